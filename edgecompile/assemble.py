@@ -1,0 +1,153 @@
+"""Everything that was found out -> the plan."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from edgecompile import plan as p
+from edgecompile.domain import Cluster
+from edgecompile.partition import link_figures
+from edgecompile.profile import Profile
+from edgecompile.quantities import parse_time
+from edgecompile.schedule import Schedule
+from edgecompile.schema import Conf
+from edgecompile.shards import Shard
+from edgecompile.units import Boundary, Chain
+
+__all__ = ["assemble_plan"]
+
+
+def assemble_plan(
+    conf: Conf,
+    *,
+    cluster: Cluster,
+    chain: Chain,
+    profile: Profile,
+    schedule: Schedule,
+    shards: Sequence[Shard],
+    golden: p.Golden,
+    data: p.DataSpec,
+    origin: str,
+    num_parameters: int,
+) -> p.Plan:
+    """The plan; rank 0 is the data host, the others follow in the order of their stages."""
+    ranks = [0] + [stage.host for stage in schedule.stages if stage.host != 0]
+    used = set(ranks)
+    return p.Plan(
+        version=p.VERSION,
+        model=p.ModelInfo(
+            name=conf.model.name,
+            microbatch=conf.microbatch,
+            num_parameters=num_parameters,
+            weights=origin,
+            capture=conf.capture.value,
+        ),
+        objective=conf.schedule.objective,
+        predicted=p.Predicted(
+            throughput_items_per_s=conf.microbatch / schedule.period_s,
+            period_s=schedule.period_s,
+            latency_s=schedule.latency_s,
+            bottleneck=_bottleneck(schedule, cluster),
+        ),
+        certificate=p.Certificate(
+            method=schedule.certificate.method,
+            period_s=schedule.certificate.period_s,
+            lower_bound_s=schedule.certificate.lower_bound_s,
+            gap=schedule.certificate.gap,
+        ),
+        hosts=tuple(_host(rank, host, cluster) for rank, host in enumerate(ranks)),
+        network=p.Network(model=cluster.network, bandwidth_bytes_per_s=cluster.medium_bytes_per_s),
+        links=_links(ranks, cluster),
+        runtime=p.Runtime(
+            num_buffers_in=conf.runtime.num_buffers_in,
+            num_buffers_out=conf.runtime.num_buffers_out,
+            timeout_s=parse_time(conf.runtime.timeout, "runtime.timeout"),
+        ),
+        inputs=_tensors(chain.boundaries[0]),
+        outputs=_tensors(chain.boundaries[-1]),
+        data=data,
+        golden=golden,
+        stages=_stages(chain, schedule, shards, ranks),
+        units=_units(chain, profile),
+        unused_hosts=tuple(host.name for index, host in enumerate(cluster.hosts) if index not in used),
+    )
+
+
+def _host(rank: int, index: int, cluster: Cluster) -> p.Host:
+    host = cluster.hosts[index]
+    device = cluster.device_of(host)
+    return p.Host(
+        rank=rank,
+        name=host.name,
+        address=host.address,
+        port=host.port,
+        device=host.device,
+        execution=device.execution,
+        dtype=device.dtype,
+        threads=host.threads,
+        limits=p.Limits(memory_bytes=host.memory_bytes, cpu_share=host.cpu_share),
+    )
+
+
+def _links(ranks: Sequence[int], cluster: Cluster) -> tuple[p.Link, ...]:
+    links = []
+    for source, first in enumerate(ranks):
+        for destination, second in enumerate(ranks):
+            if source != destination:
+                rate, latency = link_figures(cluster, first, second)
+                links.append(
+                    p.Link(source=source, destination=destination, bandwidth_bytes_per_s=rate, latency_s=latency)
+                )
+    return tuple(links)
+
+
+def _tensors(boundary: Boundary) -> tuple[p.TensorSpec, ...]:
+    return tuple(p.TensorSpec(name=item.name, shape=item.shape, dtype=item.dtype) for item in boundary.tensors)
+
+
+def _stages(chain: Chain, schedule: Schedule, shards: Sequence[Shard], ranks: Sequence[int]) -> tuple[p.Stage, ...]:
+    return tuple(
+        p.Stage(
+            stage=index,
+            rank=ranks.index(stage.host),
+            units=(stage.first, stage.last),
+            first_op=chain.units[stage.first].op,
+            last_op=chain.units[stage.last].op,
+            shard=f"shards/{shard.path.name}",
+            sha256=shard.sha256,
+            inputs=_tensors(chain.boundaries[stage.first]),
+            outputs=_tensors(chain.boundaries[stage.last + 1]),
+            predicted=p.StagePrediction(
+                compute_s=stage.compute_s, send_s=stage.send_s, memory_bytes=stage.memory_bytes
+            ),
+        )
+        for index, (stage, shard) in enumerate(zip(schedule.stages, shards, strict=True))
+    )
+
+
+def _units(chain: Chain, profile: Profile) -> tuple[p.UnitEntry, ...]:
+    return tuple(
+        p.UnitEntry(
+            unit=unit.index,
+            op=unit.op,
+            flops=unit.flops,
+            weight_bytes=unit.weight_bytes,
+            activation_bytes=unit.activation_bytes,
+            live_bytes=chain.boundaries[unit.index].num_bytes,
+            time_s={device: times[unit.index] for device, times in profile.unit_s.items()},
+        )
+        for unit in chain.units
+    )
+
+
+def _bottleneck(schedule: Schedule, cluster: Cluster) -> str:
+    """In words: `stage 1 on orin-1`, `link orin-1 -> nano-1`, `interface of orin-1`, `the shared medium`."""
+    found = schedule.bottleneck
+    names = [cluster.hosts[host].name for host in found.hosts]
+    if found.kind == "stage":
+        return f"stage {found.stage} on {names[0]}"
+    if found.kind == "link":
+        return f"link {names[0]} -> {names[1]}"
+    if found.kind == "interface":
+        return f"interface of {names[0]}"
+    return "the shared medium"

@@ -1,0 +1,148 @@
+"""Content-addressed files beside the plan: golden items, tokenizer. Each is written whole, then renamed into place."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+
+from edgecompile.capture import Captured
+from edgecompile.domain import ModelSpec
+from edgecompile.errors import UserError
+from edgecompile.plan import DataSpec, Golden, ImageSpec, TextSpec, file_sha256
+from edgecompile.reference import Reference
+from edgecompile.schema import DataConf
+from edgecompile.shards import Shard
+from edgecompile.weights import resource_path
+
+__all__ = ["data_spec", "write_golden"]
+
+
+def write_golden(reference: Reference, captured: Captured, folder: Path, whole: Shard | None) -> Golden:
+    """Writes the golden items to `folder/golden/<sha256>.safetensors`; `whole` is the unsplit model, if it was kept."""
+    from safetensors.torch import save_file
+
+    tensors: dict[str, torch.Tensor] = {}
+    for name, value in zip(captured.input_names, reference.inputs, strict=True):
+        tensors[f"input.{name}"] = value.clone().contiguous()
+    for name, value in zip(captured.output_names, reference.outputs, strict=True):
+        tensors[f"output.{name}"] = value.clone().contiguous()
+    directory = folder / "golden"
+    directory.mkdir(parents=True, exist_ok=True)
+    temporary = directory / f".{os.getpid()}.tmp"
+    try:
+        save_file(tensors, temporary)
+        digest = file_sha256(temporary)
+        os.replace(temporary, directory / f"{digest}.safetensors")
+    finally:
+        temporary.unlink(missing_ok=True)
+    return Golden(
+        file=f"golden/{digest}.safetensors",
+        sha256=digest,
+        num_items=len(reference.inputs[0]),
+        tolerance=dict(zip(captured.output_names, reference.tolerance, strict=True)),
+        reference=None if whole is None else f"golden/{whole.path.name}",
+        reference_sha256=None if whole is None else whole.sha256,
+    )
+
+
+def data_spec(conf: DataConf, spec: ModelSpec, outputs: tuple[str, ...], weights: str | None, folder: Path) -> DataSpec:
+    """What the plan says of inputs and results; copies the tokenizer beside the plan.
+
+    Raises:
+        UserError: the data option does not fit the model's inputs or outputs, or a file is missing.
+    """
+    names = {item.name: item for item in spec.inputs}
+    image = text = None
+    if conf.kind == "image":
+        image = _image(conf, spec)
+    if conf.kind == "text":
+        if conf.ids not in names:
+            raise UserError(f"data.ids: the model has no input {conf.ids!r}: its inputs are {', '.join(names)}")
+        tokenizer, digest = _tokenizer(conf, weights, folder)
+        text = TextSpec(
+            tokenizer=tokenizer,
+            sha256=digest,
+            max_length=conf.max_length or names[conf.ids].shape[-1],
+            ids=conf.ids,
+            mask=conf.mask if conf.mask in names else None,
+            types=conf.types if conf.types in names else None,
+        )
+        if text.max_length != names[conf.ids].shape[-1]:
+            raise UserError(
+                f"data.max_length: {text.max_length} does not do: {conf.ids} is {names[conf.ids].shape[-1]} long"
+            )
+    scores = conf.scores if conf.scores is not None else (outputs[0] if conf.result == "labels" else None)
+    if scores is not None and scores not in outputs:
+        raise UserError(f"data.scores: the model has no output {scores!r}: its outputs are {', '.join(outputs)}")
+    return DataSpec(
+        kind=conf.kind,
+        image=image,
+        text=text,
+        result=conf.result,
+        scores=scores,
+        labels=_labels(conf.labels),
+        top_k=conf.top_k,
+    )
+
+
+def _image(conf: DataConf, spec: ModelSpec) -> ImageSpec:
+    if len(spec.inputs) != 1 or len(spec.inputs[0].shape) != 3 or spec.inputs[0].shape[0] != 3:
+        raise UserError("data.kind: image needs a model with one input of the shape [3, height, width]")
+    height, width = spec.inputs[0].shape[1:]
+    if len(conf.mean) != 3 or len(conf.std) != 3 or min(conf.std) <= 0:
+        raise UserError(f"data.mean and data.std: {conf.mean}, {conf.std} do not do: three numbers each, std over 0")
+    if conf.interpolation not in ("nearest", "bilinear", "bicubic", "lanczos"):
+        raise UserError(
+            f"data.interpolation: {conf.interpolation!r} does not do: nearest, bilinear, bicubic or lanczos"
+        )
+    resize = conf.resize or min(height, width)
+    if resize < max(height, width):
+        raise UserError(f"data.resize: {resize} does not do: it must be at least the model's {max(height, width)}")
+    return ImageSpec(
+        size=(height, width),
+        resize=resize,
+        mean=tuple(conf.mean),
+        std=tuple(conf.std),
+        interpolation=conf.interpolation,
+    )
+
+
+def _tokenizer(conf: DataConf, weights: str | None, folder: Path) -> tuple[str | None, str | None]:
+    location = conf.tokenizer
+    if location is None and weights is not None:
+        beside = resource_path(weights, "weights")
+        found = (beside if beside.is_dir() else beside.parent) / "tokenizer.json"
+        location = str(found) if found.is_file() else None
+    if location is None:
+        return None, None
+    source = resource_path(location, "data.tokenizer")
+    if source.is_dir():
+        source = source / "tokenizer.json"
+    try:
+        content = source.read_bytes()
+        from tokenizers import Tokenizer
+
+        Tokenizer.from_str(content.decode("utf-8"))
+    except Exception as error:  # the tokenizers library raises bare Exception
+        raise UserError(f"data.tokenizer: {source}: not a readable tokenizer.json ({error})") from None
+    digest = file_sha256(source)
+    directory = folder / "tokenizer"
+    directory.mkdir(parents=True, exist_ok=True)
+    temporary = directory / f".{os.getpid()}.tmp"
+    temporary.write_bytes(content)
+    os.replace(temporary, directory / f"{digest}.json")
+    return f"tokenizer/{digest}.json", digest
+
+
+def _labels(labels: object) -> tuple[str, ...]:
+    if labels is None:
+        return ()
+    if isinstance(labels, list):
+        return tuple(str(label) for label in labels)
+    path = resource_path(str(labels), "data.labels")
+    try:
+        return tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"data.labels: {path}: not a readable text file ({error})") from None

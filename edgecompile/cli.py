@@ -1,0 +1,96 @@
+"""`edgecompile`: the Hydra entry point. Imports no torch, so that help and config errors come at once."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+
+from edgecompile import __version__, sweep
+from edgecompile.console import run_command, steps, table_console
+from edgecompile.domain import to_conf
+from edgecompile.errors import UserError, choices
+from edgecompile.schema import Conf
+
+__all__ = ["main"]
+
+ConfigStore.instance().store(name="edgecompile_schema", node=Conf)
+
+
+@hydra.main(version_base="1.3", config_path="pkg://edgecompile.conf", config_name="config")
+def _app(config: Any) -> float:
+    """One job: compiles and returns the predicted throughput in items a second, which sweepers maximise."""
+    if sweep.running():
+        return sweep.run_job(config, _compile)
+    return _compile(config)
+
+
+def _compile(config: Any) -> float:
+    conf = to_conf(config)
+    from edgecompile.explore.show import plan_tables
+
+    print(f"compiling {conf.model.name} at microbatch {conf.microbatch}", file=sys.stderr, flush=True)
+    if conf.weights is None:
+        print(f"  weights: random, seed {conf.seed} (weights=FILE loads real ones)", file=sys.stderr, flush=True)
+    from edgecompile.pipeline import compile_model
+
+    plan = compile_model(conf, steps)
+    console = table_console()
+    for part in plan_tables(plan):
+        console.print(part)
+    console.print(f"plan written to {os.path.join(conf.output_dir, 'plan.yaml')}", soft_wrap=True)
+    return plan.predicted.throughput_items_per_s
+
+
+def main() -> int:
+    """The command: 0 done, 2 the user's error in one line, 130 interrupted."""
+    if "--version" in sys.argv[1:]:
+        print(f"edgecompile {__version__}")
+        return 0
+    # Hydra would print several lines and exit with 1; this hands its errors to us.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    return run_command("edgecompile", _body)
+
+
+def _body() -> int:
+    sweep.forget()
+    try:
+        _app()
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(explain(error)) from error
+    return sweep.finish()
+
+
+def explain(error: BaseException) -> str:
+    """A config error with its cause: Hydra names the override, OmegaConf the reason and the keys that there are."""
+    parts = [str(error).split("\n\tfull_key")[0]]
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OmegaConfBaseException):
+            reason = str(cause.msg or cause).splitlines()[0]
+            if reason not in parts[0]:
+                parts.append(reason)
+            keys = getattr(cause.parent_node, "keys", None)
+            if isinstance(cause, (ConfigAttributeError, ConfigKeyError)) and callable(keys):
+                parts.append(f"the keys here are {choices(keys())}")
+            break
+        cause = cause.__cause__
+    return ": ".join(parts)
+
+
+def compose(overrides: list[str]) -> Conf:
+    """The config that these overrides compose, for programs and tests. Raises UserError as the command does."""
+    with hydra.initialize_config_module("edgecompile.conf", version_base="1.3"):
+        config = hydra.compose("config", overrides=overrides)
+    OmegaConf.resolve(config)
+    return to_conf(config)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""edgeplan: reads plans. Imports no torch."""

@@ -1,0 +1,75 @@
+"""A plan as tables that a person can read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rich.table import Table
+
+from edgecompile.plan import Plan
+from edgecompile.quantities import format_bytes, format_rate, format_time
+
+__all__ = ["plan_tables"]
+
+
+def plan_tables(plan: Plan) -> Iterator[Table | str]:
+    """What the plan does, in the order in which a reader asks: how fast, what holds it back, who runs what."""
+    predicted, certificate = plan.predicted, plan.certificate
+    yield (
+        f"{plan.model.name}: {plan.model.num_parameters / 1e6:,.1f} M parameters in {len(plan.units)} units, "
+        f"microbatch {plan.model.microbatch}, weights {plan.model.weights}"
+    )
+    yield (
+        f"predicted {predicted.throughput_items_per_s:.3g} items/s, latency {format_time(predicted.latency_s)}, "
+        f"period {format_time(predicted.period_s)} set by {predicted.bottleneck}"
+    )
+    yield _certificate(certificate.method, certificate.gap, certificate.lower_bound_s)
+    yield _stages(plan)
+    if plan.hosts and plan.stage_of_rank(0) is None:
+        yield f"rank 0, {plan.hosts[0].name}, feeds inputs and takes results; it runs no stage"
+    if plan.unused_hosts:
+        yield f"left unused, since no plan with them is better: {', '.join(plan.unused_hosts)}"
+
+
+def _certificate(method: str, gap: float, lower_bound_s: float) -> str:
+    if gap == 0:
+        return f"schedule {method}: no plan has a shorter period on this cost model (gap 0)"
+    return (
+        f"schedule {method}: within {gap:.1%} of the least period possible (lower bound {format_time(lower_bound_s)})"
+    )
+
+
+def _stages(plan: Plan) -> Table:
+    table = Table(title="stages", title_justify="left")
+    for name in ("stage", "rank", "host", "units", "first and last operator", "compute", "sends", "in", "memory"):
+        left = name in ("host", "first and last operator")
+        table.add_column(name, justify="left" if left else "right", overflow="fold")
+    for stage in plan.stages:
+        host = plan.hosts[stage.rank]
+        table.add_row(
+            str(stage.stage),
+            str(stage.rank),
+            f"{host.name}\n{host.device}",
+            f"{stage.units[0]}-{stage.units[1]}",
+            f"{stage.first_op}\n{stage.last_op}",
+            format_time(stage.predicted.compute_s),
+            format_bytes(sum(tensor.num_bytes for tensor in stage.outputs)),
+            format_time(stage.predicted.send_s) if stage.predicted.send_s else "-",
+            f"{format_bytes(stage.predicted.memory_bytes)}\nof {format_bytes(host.limits.memory_bytes)}",
+        )
+    return table
+
+
+def links_table(plan: Plan) -> Table:
+    """Bandwidth and latency of the links; pairs that are alike share a row."""
+    table = Table(title="links", title_justify="left")
+    for name in ("links", "bandwidth", "latency"):
+        table.add_column(name, justify="left" if name == "links" else "right")
+    alike: dict[tuple[float, float], list[str]] = {}
+    for link in plan.links:
+        pair = f"{plan.hosts[link.source].name} -> {plan.hosts[link.destination].name}"
+        alike.setdefault((link.bandwidth_bytes_per_s, link.latency_s), []).append(pair)
+    for (rate, latency_s), pairs in alike.items():
+        names = f"all {len(pairs)} pairs of hosts" if len(pairs) == len(plan.links) > 2 else ", ".join(pairs)
+        table.add_row(names, format_rate(rate), format_time(latency_s))
+    return table

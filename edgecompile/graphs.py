@@ -1,0 +1,199 @@
+"""What every pass over an fx graph needs: tensors' facts at each node, constants, module paths."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
+
+__all__ = [
+    "TensorFacts",
+    "attribute",
+    "called_module",
+    "constant_nodes",
+    "facts_of",
+    "is_view",
+    "module_path",
+    "op_name",
+    "propagate",
+    "rebuild",
+    "tensors_in",
+]
+
+
+@dataclass(frozen=True)
+class TensorFacts:
+    """Shape, dtype name and size of one tensor, and which storage it lives in (an id within one propagation)."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    num_bytes: int
+    storage: int
+    strides: tuple[int, ...]
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def propagate(graph_module: fx.GraphModule, inputs: Sequence[torch.Tensor]) -> None:
+    """Runs the graph on fake tensors and leaves `facts`, `flops` and `view` in each node's meta.
+
+    `facts`: TensorFacts, or a tuple of them where the operator returns several tensors, or None for anything else.
+    `flops`: floating-point operations, by torch's own counter; one an element where it does not know the operator.
+    `view`: the node's result lives in the storage of one of its arguments.
+    """
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    _Propagator(graph_module, mode).run(*[mode.from_tensor(item, static_shapes=True) for item in inputs])
+
+
+_LITERALS = (bool, int, float, torch.Size, torch.dtype)
+
+
+class _Propagator(fx.Interpreter):
+    def __init__(self, graph_module: fx.GraphModule, mode: FakeTensorMode) -> None:
+        super().__init__(graph_module)
+        self.mode = mode
+        self.fakes: dict[int, torch.Tensor] = {}
+        self.kept: list[Any] = []  # storage ids are addresses: nothing may be freed while they are compared
+
+    def run_node(self, n: fx.Node) -> Any:
+        args, kwargs = self.fetch_args_kwargs_from_env(n)
+        counter = FlopCounterMode(display=False)
+        with self.mode, counter, torch.no_grad():
+            result = getattr(self, n.op)(n.target, args, kwargs)
+        self.kept.append(result)
+        n.meta["facts"] = _facts(result)
+        n.meta["literal"] = result if isinstance(result, _LITERALS) else None
+        mine = {item.storage for item in facts_of(n)}
+        others = {item.storage for argument in n.all_input_nodes for item in facts_of(argument)}
+        calls = n.op in ("call_function", "call_method", "call_module")
+        n.meta["view"] = calls and bool(mine) and mine <= others
+        n.meta["flops"] = int(counter.get_total_flops())
+        if calls and not n.meta["view"] and n.meta["flops"] == 0:
+            n.meta["flops"] = _uncounted_flops(n)
+        return result
+
+    def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
+        value = super().get_attr(target, args, kwargs)
+        return self._fake(value) if isinstance(value, torch.Tensor) else value
+
+    def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
+        module = self.fetch_attr(target)
+        fakes = {name: self._fake(item) for name, item in [*module.named_parameters(), *module.named_buffers()]}
+        return torch.func.functional_call(module, fakes, args, kwargs)
+
+    def _fake(self, value: torch.Tensor) -> torch.Tensor:
+        if isinstance(value, FakeTensor):
+            return value
+        if id(value) not in self.fakes:
+            self.fakes[id(value)] = self.mode.from_tensor(value, static_shapes=True)
+        return self.fakes[id(value)]
+
+
+def _facts(result: Any) -> Any:
+    if isinstance(result, torch.Tensor):
+        return TensorFacts(
+            shape=tuple(int(extent) for extent in result.shape),
+            dtype=dtype_name(result.dtype),
+            num_bytes=result.numel() * result.element_size(),
+            storage=result.untyped_storage()._cdata,
+            strides=tuple(int(stride) for stride in result.stride()),
+        )
+    if isinstance(result, (tuple, list)):
+        return tuple(_facts(item) for item in result)
+    return None
+
+
+def _uncounted_flops(node: fx.Node) -> int:
+    """Operators that torch's counter does not know: attention on the CPU, and one an element for the rest."""
+    if op_name(node) == "scaled_dot_product_attention":
+        query, key, value = (facts_of(argument)[0].shape for argument in node.args[:3])  # type: ignore[arg-type]
+        return 2 * math.prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
+    return sum(math.prod(item.shape) for item in facts_of(node))
+
+
+def facts_of(node: fx.Node) -> list[TensorFacts]:
+    """The tensors that a node yields, flat."""
+    return list(tensors_in(node.meta.get("facts")))
+
+
+def tensors_in(facts: Any) -> Iterable[TensorFacts]:
+    if isinstance(facts, TensorFacts):
+        yield facts
+    elif isinstance(facts, tuple):
+        for item in facts:
+            yield from tensors_in(item)
+
+
+def is_view(node: fx.Node) -> bool:
+    """Whether the node costs nothing: its result shares the storage of an argument."""
+    return bool(node.meta.get("view"))
+
+
+def attribute(graph_module: fx.GraphModule, target: str) -> Any:
+    """The value behind a get_attr target such as `encoder.layer.0.weight`."""
+    value: Any = graph_module
+    for part in target.split("."):
+        value = getattr(value, part)
+    return value
+
+
+def constant_nodes(graph: fx.Graph) -> set[fx.Node]:
+    """Nodes that no input reaches: get_attr, and whatever is computed from those or from nothing."""
+    constant: set[fx.Node] = set()
+    for node in graph.nodes:
+        if node.op in ("placeholder", "output"):
+            continue
+        if all(argument in constant for argument in node.all_input_nodes):
+            constant.add(node)
+    return constant
+
+
+def module_path(node: fx.Node) -> str:
+    """The path of the module whose code made this node, such as `vit.layers.5.mlp.fc1`; empty for the model itself."""
+    stack = node.meta.get("nn_module_stack") or {}
+    entries = list(stack.values())
+    path = str(entries[-1][0]) if entries else ""
+    if node.op == "call_module":
+        path = str(node.target)
+    for prefix in ("L__self___module", "L['self'].module", "module"):
+        if path == prefix:
+            return ""
+        if path.startswith(prefix + "."):
+            return path[len(prefix) + 1 :]
+    return path
+
+
+def rebuild(graph_module: fx.GraphModule) -> fx.GraphModule:
+    """The same module after its graph was edited: dead nodes gone, checked, only the attributes that it uses."""
+    graph_module.graph.eliminate_dead_code()
+    graph_module.graph.lint()
+    return fx.GraphModule(graph_module, graph_module.graph, class_name="Model")
+
+
+def called_module(node: fx.Node) -> Any:
+    """The module that a call_module node calls."""
+    owner = node.graph.owning_module
+    assert owner is not None, "a graph without its module"
+    return attribute(owner, str(node.target))
+
+
+def op_name(node: fx.Node) -> str:
+    """The operator's bare name, such as `linear`, whichever way the graph calls it; empty for no call."""
+    if node.op == "call_function":
+        schema = getattr(node.target, "_schema", None)
+        if schema is not None:
+            return str(schema.name).rpartition("::")[2]
+        return str(getattr(node.target, "__name__", node.target))
+    if node.op == "call_method":
+        return str(node.target)
+    if node.op == "call_module":
+        return type(called_module(node)).__name__.lower()
+    return ""

@@ -1,0 +1,256 @@
+"""chain x profile x cluster -> the scheduling problem, and the plan's assignment of units to hosts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from edgecompile.blocks import cut_positions, cuts_of_ranges, pipeedge_cuts, unit_range
+from edgecompile.domain import Cluster
+from edgecompile.errors import UserError, choices
+from edgecompile.profile import Profile
+from edgecompile.quantities import parse_time
+from edgecompile.schedule import (
+    Assignment,
+    HostLinks,
+    Kind,
+    Objective,
+    PairwiseLinks,
+    Pin,
+    Problem,
+    SchedHost,
+    Schedule,
+    SharedMedium,
+    SharedWeight,
+    evaluate,
+    solve,
+)
+from edgecompile.schema import Conf, ConstraintsConf, ScheduleMethod
+from edgecompile.units import Chain, Weight
+
+__all__ = ["build_problem", "partition"]
+
+
+def partition(chain: Chain, profile: Profile, cluster: Cluster, conf: Conf) -> Schedule:
+    """Which host runs which units.
+
+    Raises:
+        Infeasible: no assignment fits the hosts' memory or the constraints.
+        UserError: a manual partition that does not cover the model, or names that nothing goes by.
+    """
+    problem = build_problem(chain, profile, cluster, conf)
+    method = conf.schedule.method
+    if method is ScheduleMethod.exact:
+        return solve(problem)
+    if method is ScheduleMethod.single:
+        starts = [0]
+    elif method is ScheduleMethod.even:
+        starts = _even_starts(problem, _stage_hosts(conf, cluster))
+    else:
+        starts = [0, *_manual_cuts(chain, conf)]
+    hosts = _stage_hosts(conf, cluster)
+    if len(starts) > len(hosts):
+        raise UserError(
+            f"schedule: {len(starts)} stages need as many hosts, but {len(hosts)} are there: "
+            f"add hosts (devices=local hosts.count={len(starts)}) or drop stages"
+        )
+    ends = [*starts[1:], len(chain.units)]
+    for start in starts[1:]:
+        if not chain.boundaries[start].cuttable:
+            raise UserError(f"schedule: no cut is possible before unit {start} ({chain.units[start].op})")
+    return evaluate(
+        problem,
+        tuple(
+            Assignment(first=start, last=end - 1, host=host)
+            for start, end, host in zip(starts, ends, hosts, strict=False)
+        ),
+    )
+
+
+def build_problem(chain: Chain, profile: Profile, cluster: Cluster, conf: Conf) -> Problem:
+    """The scheduler's view: seconds, bytes and limits, and nothing of graphs.
+
+    Raises:
+        UserError: a constraint names an unknown unit, module, host or kind.
+    """
+    wire_bytes = tuple(boundary.num_bytes for boundary in chain.boundaries)
+    own, shared = _weights(chain)
+    constraints = conf.schedule.constraints
+    host_names = [host.name for host in cluster.hosts]
+    limit = constraints.max_latency
+    throughput = constraints.min_throughput
+    if throughput is not None and throughput <= 0:
+        raise UserError(f"schedule.constraints.min_throughput: {throughput} does not do: it must be over 0")
+    kinds = [device.name for device in cluster.devices]
+    return Problem(
+        kinds=tuple(
+            Kind(name=device.name, unit_s=profile.unit_s[device.name], runtime_bytes=device.runtime_bytes)
+            for device in cluster.devices
+        ),
+        hosts=tuple(
+            SchedHost(
+                name=host.name,
+                kind=kinds.index(host.device),
+                memory_bytes=host.memory_bytes,
+                bandwidth_bytes_per_s=host.bandwidth_bytes_per_s,
+            )
+            for host in cluster.hosts
+        ),
+        links=_links(cluster),
+        cut_bytes=wire_bytes,
+        weight_bytes=own,
+        shared_weights=shared,
+        activation_bytes=tuple(unit.activation_bytes for unit in chain.units),
+        entry_bytes=tuple(conf.runtime.num_buffers_in * size for size in wire_bytes),
+        exit_bytes=tuple(conf.runtime.num_buffers_out * size for size in wire_bytes),
+        data_host=0,
+        objective=Objective(conf.schedule.objective),
+        latency_limit_s=None if limit is None else parse_time(limit, "schedule.constraints.max_latency"),
+        period_limit_s=None if throughput is None else conf.microbatch / throughput,
+        pins=_pins(chain, cluster, constraints),
+        together=(*_together(chain, constraints), *_uncuttable(chain)),
+        excluded_hosts=tuple(_host(name, host_names, "exclude") for name in constraints.exclude),
+        host_order=None
+        if constraints.host_order is None
+        else tuple(_host(name, host_names, "host_order") for name in constraints.host_order),
+        max_hosts=constraints.max_hosts,
+        state_budget=conf.schedule.state_budget,
+    )
+
+
+def _weights(chain: Chain) -> tuple[tuple[int, ...], tuple[SharedWeight, ...]]:
+    """Bytes of each unit's own weights, and the weights that several units read."""
+    users: dict[int, list[int]] = {}
+    sizes: dict[int, Weight] = {}
+    for unit in chain.units:
+        for weight in unit.weights:
+            users.setdefault(weight.key, []).append(unit.index)
+            if weight.key not in sizes or sizes[weight.key].num_bytes < weight.num_bytes:
+                sizes[weight.key] = weight
+    own = [0] * len(chain.units)
+    shared = []
+    for key, units in users.items():
+        if len(units) == 1:
+            own[units[0]] += sizes[key].num_bytes
+        else:
+            shared.append(SharedWeight(units=tuple(units), num_bytes=sizes[key].num_bytes))
+    return tuple(own), tuple(shared)
+
+
+def _links(cluster: Cluster) -> HostLinks | PairwiseLinks | SharedMedium:
+    if cluster.network == "shared":
+        assert cluster.medium_bytes_per_s is not None
+        return SharedMedium(bandwidth_bytes_per_s=cluster.medium_bytes_per_s, latency_s=cluster.latency_s)
+    if cluster.network == "host":
+        return HostLinks(latency_s=cluster.latency_s)
+    pairs = [[link_figures(cluster, source, destination) for destination in range(len(cluster.hosts))]
+             for source in range(len(cluster.hosts))]  # fmt: skip
+    return PairwiseLinks(
+        bandwidth_bytes_per_s=tuple(tuple(rate for rate, _ in row) for row in pairs),
+        latency_s=tuple(tuple(latency for _, latency in row) for row in pairs),
+    )
+
+
+def link_figures(cluster: Cluster, source: int, destination: int) -> tuple[float, float]:
+    """Bandwidth in bytes a second and latency in seconds from one host to another."""
+    first, second = cluster.hosts[source], cluster.hosts[destination]
+    slower = min(first.bandwidth_bytes_per_s, second.bandwidth_bytes_per_s)
+    if cluster.medium_bytes_per_s is not None:
+        slower = min(slower, cluster.medium_bytes_per_s)
+    return cluster.pairs.get((first.name, second.name), (slower, cluster.latency_s))
+
+
+def _pins(chain: Chain, cluster: Cluster, constraints: ConstraintsConf) -> tuple[Pin, ...]:
+    pins = []
+    if constraints.pin is not None and not isinstance(constraints.pin, dict):
+        raise UserError(
+            f"schedule.constraints.pin: {constraints.pin!r} does not do: it must map modules or units to hosts"
+        )
+    for name, where in (constraints.pin or {}).items():
+        key = f"schedule.constraints.pin.{name}"
+        allowed = where if isinstance(where, list) else [where]
+        hosts: set[int] = set()
+        for place in allowed:
+            found = [index for index, host in enumerate(cluster.hosts) if place in (host.name, host.device)]
+            if not found:
+                known = [host.name for host in cluster.hosts] + [device.name for device in cluster.devices]
+                raise UserError(f"{key}: no host or device kind {place!r}: there are {choices(known)}")
+            hosts.update(found)
+        pins.append(Pin(units=unit_range(name, chain, key), hosts=tuple(sorted(hosts))))
+    return tuple(pins)
+
+
+def _together(chain: Chain, constraints: ConstraintsConf) -> list[tuple[int, int]]:
+    spans = []
+    for index, names in enumerate(constraints.together):
+        key = f"schedule.constraints.together.{index}"
+        if not isinstance(names, list) or len(names) < 2:
+            raise UserError(f"{key}: {names!r} does not do: it must be a list of two or more modules or units")
+        ranges = [unit_range(name, chain, key) for name in names]
+        spans.append((min(first for first, _ in ranges), max(last for _, last in ranges)))
+    return spans
+
+
+def _uncuttable(chain: Chain) -> list[tuple[int, int]]:
+    return [(cut.index - 1, cut.index) for cut in chain.boundaries if not cut.cuttable]
+
+
+def _host(name: str, names: Sequence[str], key: str) -> int:
+    if name not in names:
+        raise UserError(f"schedule.constraints.{key}: no host {name!r}: the hosts are {choices(names)}")
+    return names.index(name)
+
+
+def _stage_hosts(conf: Conf, cluster: Cluster) -> list[int]:
+    names = [host.name for host in cluster.hosts]
+    for name in conf.schedule.hosts:
+        if name not in names:
+            raise UserError(f"schedule.hosts: no host {name!r}: the hosts are {choices(names)}")
+        if conf.schedule.hosts.count(name) > 1:
+            raise UserError(f"schedule.hosts: {name!r} is named twice: a host runs one stage")
+    return [names.index(name) for name in conf.schedule.hosts] or list(range(len(names)))
+
+
+def _manual_cuts(chain: Chain, conf: Conf) -> list[int]:
+    given = [key for key in ("cuts", "units", "pipeedge_partition") if getattr(conf.schedule, key)]
+    if len(given) != 1:
+        said = " and ".join(given) or "none of them"
+        raise UserError(
+            "schedule=manual takes exactly one of schedule.cuts=[vit.layers.6], schedule.units=[0,99,100,301] "
+            f"and schedule.pipeedge_partition=[1,24,25,48]: {said} was given"
+        )
+    if given == ["cuts"]:
+        return cut_positions(conf.schedule.cuts, chain)
+    if given == ["units"]:
+        return cuts_of_ranges(conf.schedule.units, len(chain.units) - 1, "schedule.units")
+    return pipeedge_cuts(conf.schedule.pipeedge_partition, chain)
+
+
+def _even_starts(problem: Problem, hosts: Sequence[int]) -> list[int]:
+    """Least longest stage over as many stages as hosts, all timed as the first host: chains-on-chains, by table."""
+    kind = problem.kinds[problem.hosts[hosts[0]].kind]
+    prefix = np.concatenate([[0.0], np.cumsum(kind.unit_s)])
+    num_units = len(kind.unit_s)
+    allowed = np.ones(num_units + 1, dtype=bool)
+    for first, last in problem.together:
+        allowed[first + 1 : last + 1] = False
+    num_stages = min(len(hosts), int(allowed[:num_units].sum()))
+    longest = np.full(num_units + 1, np.inf)
+    longest[0] = 0.0
+    choice = np.zeros((num_stages + 1, num_units + 1), dtype=int)
+    for stage in range(1, num_stages + 1):
+        following = np.full(num_units + 1, np.inf)
+        for end in range(stage, num_units + 1):
+            if not allowed[end] and end != num_units:
+                continue
+            costs = np.maximum(longest[:end], prefix[end] - prefix[:end])
+            choice[stage, end] = int(np.argmin(costs))
+            following[end] = costs[choice[stage, end]]
+        longest = following
+    starts = []
+    end = num_units
+    for stage in range(num_stages, 0, -1):
+        end = int(choice[stage, end])
+        starts.append(end)
+    return starts[::-1]

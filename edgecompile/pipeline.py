@@ -1,0 +1,79 @@
+"""compile_model(): the main path, one call a step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from torch import nn
+
+from edgecompile import verify
+from edgecompile.assemble import assemble_plan
+from edgecompile.assets import data_spec, write_golden
+from edgecompile.capture import FlatModel, capture
+from edgecompile.domain import ModelSpec, cluster_of, model_of
+from edgecompile.models import build_model
+from edgecompile.partition import partition
+from edgecompile.passes import run_passes
+from edgecompile.plan import Plan, write_plan
+from edgecompile.profile import analytic_profile
+from edgecompile.reference import example_inputs, golden_inputs, make_reference
+from edgecompile.schema import Conf
+from edgecompile.shards import write_reference, write_shard
+from edgecompile.units import build_chain
+from edgecompile.weights import load_weights
+
+__all__ = ["Step", "compile_model"]
+
+Step = Callable[[str], AbstractContextManager[object]]
+"""Says what is going on while its context is open."""
+
+
+def compile_model(conf: Conf, step: Step) -> Plan:
+    """Compiles the model for the cluster; writes shards, golden items and then plan.yaml below `conf.output_dir`.
+
+    Raises:
+        UserError: the config, the model, a file or the cluster does not allow it; nothing but unnamed shards is left.
+    """
+    spec, cluster, folder = model_of(conf.model), cluster_of(conf), Path(conf.output_dir)
+    with step(f"build {spec.name}"):
+        module, origin = _model(spec, conf)
+        flat = FlatModel(module, [item.name for item in spec.inputs], spec.outputs)
+        golden = golden_inputs(spec, module, conf.seed)
+        examples = example_inputs(spec, golden, conf.microbatch)
+    with step("capture"):
+        captured = run_passes(capture(flat, spec, examples, conf.capture), examples, conf.passes)
+        verify.check_captured(captured)
+        chain = build_chain(captured)
+        verify.check_chain(chain)
+        verify.check_outputs(chain, conf.microbatch)
+    with step("schedule"):
+        profile = analytic_profile(chain, cluster.devices)
+        schedule = partition(chain, profile, cluster, conf)
+        verify.check_schedule(schedule, chain)
+        data = data_spec(conf.data, spec, captured.output_names, conf.weights, folder)
+    with step("run the eager model on golden items"):
+        reference = make_reference(flat, golden, conf.microbatch)
+    shards = []
+    for index, stage in enumerate(schedule.stages):
+        with step(f"write shard {index + 1} of {len(schedule.stages)}"):
+            shards.append(write_shard(chain, stage.first, stage.last, folder / "shards"))
+    with step("compare the shards with the eager model"):
+        verify.check_shards([shard.path for shard in shards], reference, captured.output_names, conf.microbatch)
+    with step("write the plan"):
+        whole = write_reference(flat, examples, folder / "golden") if conf.reference else None
+        items = write_golden(reference, captured, folder, whole)
+        plan = assemble_plan(
+            conf, cluster=cluster, chain=chain, profile=profile, schedule=schedule, shards=shards, golden=items,
+            data=data, origin=origin, num_parameters=sum(value.numel() for value in module.parameters()),
+        )  # fmt: skip
+        write_plan(plan, folder / "plan.yaml")
+    return plan
+
+
+def _model(spec: ModelSpec, conf: Conf) -> tuple[nn.Module, str]:
+    module = build_model(spec, conf.seed)
+    if conf.weights is None:
+        return module, f"random, seed {conf.seed}"
+    return load_weights(module, conf.weights)

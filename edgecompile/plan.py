@@ -1,0 +1,332 @@
+"""plan.yaml: the one thing that ranks read. Dataclasses, read, write, validate; imports no torch.
+
+All times are seconds, sizes bytes, rates bytes a second. Paths are relative to the plan's folder and stay below it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from edgecompile.decode import decode, load_yaml
+from edgecompile.errors import UserError
+from edgecompile.plan_rules import DTYPE_BYTES, check_plan
+
+__all__ = [
+    "DTYPE_BYTES",
+    "VERSION",
+    "Certificate",
+    "DataSpec",
+    "Golden",
+    "Host",
+    "ImageSpec",
+    "Limits",
+    "Link",
+    "ModelInfo",
+    "Network",
+    "Plan",
+    "Predicted",
+    "Runtime",
+    "Stage",
+    "StagePrediction",
+    "TensorSpec",
+    "TextSpec",
+    "UnitEntry",
+    "UserError",
+    "file_sha256",
+    "read_plan",
+    "write_plan",
+]
+
+VERSION = 1
+MAX_PLAN_BYTES = 64 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorSpec:
+    """One tensor of a boundary, as it travels: its batch dimension is the first and counts the microbatch."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    wire: str = "raw"
+    """`raw`: the tensor itself. Otherwise the wire format that this tensor is a part of, such as `int8`."""
+
+    @property
+    def num_bytes(self) -> int:
+        size = DTYPE_BYTES[self.dtype]
+        for extent in self.shape:
+            size *= extent
+        return size
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelInfo:
+    name: str
+    microbatch: int
+    num_parameters: int
+    weights: str
+    """Where the weights came from, in words: a file name with its sha256, or `random, seed 0`."""
+    capture: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predicted:
+    throughput_items_per_s: float
+    period_s: float
+    latency_s: float
+    bottleneck: str
+    """In words: `stage 1 on orin-1`, `link orin-1 -> nano-1`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Certificate:
+    method: str
+    period_s: float
+    lower_bound_s: float
+    gap: float
+    """(period - lower bound) / period: 0 when no better plan exists."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    memory_bytes: int
+    cpu_share: float | None = None
+    """Cores that --emulate grants this host; null: all of them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Host:
+    """A machine that runs one rank. Rank 0 is the data host."""
+
+    rank: int
+    name: str
+    address: str
+    port: int
+    device: str
+    execution: str
+    dtype: str
+    threads: int
+    """Intra-op threads; 0: as many as the machine has cores."""
+    limits: Limits
+
+
+@dataclass(frozen=True, kw_only=True)
+class Link:
+    source: int
+    destination: int
+    bandwidth_bytes_per_s: float
+    latency_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """How links share the medium: `host` (each interface has its rate), `pairwise`, or `shared` (one channel)."""
+
+    model: str
+    bandwidth_bytes_per_s: float | None = None
+    """The channel's rate where the medium is shared."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StagePrediction:
+    compute_s: float
+    send_s: float
+    memory_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    stage: int
+    rank: int
+    units: tuple[int, int]
+    """First and last unit, 0-based, both included."""
+    first_op: str
+    last_op: str
+    shard: str
+    sha256: str
+    artifact: str = "torchscript"
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    predicted: StagePrediction
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSpec:
+    size: tuple[int, int]
+    """Height and width that the model takes."""
+    resize: int
+    """Shorter side before the centre crop."""
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str = "bicubic"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextSpec:
+    tokenizer: str | None
+    """tokenizer.json beside the plan; null: only token ids can be fed."""
+    sha256: str | None
+    max_length: int
+    ids: str
+    """The name of the input that takes token ids; mask and types may be null."""
+    mask: str | None = None
+    types: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSpec:
+    """What the model's inputs and results mean to a person."""
+
+    kind: str
+    """`tensor`, `image` or `text`."""
+    image: ImageSpec | None = None
+    text: TextSpec | None = None
+    result: str = "array"
+    """`array`, or `labels`: the output named below holds class scores."""
+    scores: str | None = None
+    """The output that holds class scores (B, classes)."""
+    labels: tuple[str, ...] = ()
+    """Class names; where empty, labels are the class numbers."""
+    top_k: int = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Golden:
+    """Inputs and eager outputs to compare with, in one .safetensors file: keys `input.NAME` and `output.NAME`."""
+
+    file: str
+    sha256: str
+    num_items: int
+    tolerance: dict[str, float]
+    """For each output, the largest absolute difference that counts as equal."""
+    reference: str | None = None
+    """The unsplit model as TorchScript, traced before any pass; null: compiled without reference=true."""
+    reference_sha256: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Runtime:
+    num_buffers_in: int
+    num_buffers_out: int
+    timeout_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnitEntry:
+    """One unit's costs: what simulate and explain need. `live_bytes` is the boundary before the unit, unencoded."""
+
+    unit: int
+    op: str
+    flops: int
+    weight_bytes: int
+    activation_bytes: int
+    live_bytes: int
+    time_s: dict[str, float]
+    """Predicted seconds on each device kind."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    version: int
+    model: ModelInfo
+    objective: str
+    predicted: Predicted
+    certificate: Certificate
+    hosts: tuple[Host, ...]
+    network: Network
+    links: tuple[Link, ...]
+    runtime: Runtime
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    data: DataSpec
+    golden: Golden
+    stages: tuple[Stage, ...]
+    units: tuple[UnitEntry, ...]
+    unused_hosts: tuple[str, ...] = ()
+    notes: tuple[str, ...] = field(default=())
+
+    def stage_of_rank(self, rank: int) -> Stage | None:
+        """The stage that this rank runs; None for a data host without one."""
+        return next((stage for stage in self.stages if stage.rank == rank), None)
+
+    def link(self, source: int, destination: int) -> Link | None:
+        return next((item for item in self.links if (item.source, item.destination) == (source, destination)), None)
+
+
+def read_plan(path: str | Path) -> Plan:
+    """Reads and validates a plan.
+
+    Raises:
+        UserError: the file is missing, no YAML, of another version, or breaks a rule; says which and where.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise UserError(f"{path} is a folder: name the plan itself, such as {path / 'plan.yaml'}")
+    document = load_yaml(path, what="plan", max_bytes=MAX_PLAN_BYTES, hint="compile one with edgecompile")
+    if not isinstance(document, dict):
+        raise UserError(f"{path}: not a plan: the top level must be a mapping, not {type(document).__name__}")
+    version = document.get("version")
+    if version != VERSION or isinstance(version, bool):
+        raise UserError(
+            f"{path}: version is {version!r}, this edgecompile reads version {VERSION}: "
+            "compile the plan again, or install the edgecompile that wrote it"
+        )
+    plan = decode(Plan, document, where=str(path))
+    check_plan(plan, str(path))
+    return plan
+
+
+def write_plan(plan: Plan, path: Path) -> None:
+    """Writes to a temporary file beside `path`, then renames: a crash leaves the old plan or the new one."""
+    check_plan(plan, str(path))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(plan_text(plan), encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def plan_text(plan: Plan) -> str:
+    """The plan as YAML: a line for each leaf mapping, in the order of the dataclasses."""
+    header = "# written by edgecompile; read by edgelaunch and edgeplan. Seconds, bytes, bytes a second.\n"
+    sections = []
+    for item in fields(plan):
+        value = _plain(getattr(plan, item.name))
+        flow = None if isinstance(value, (list, dict)) else False
+        sections.append(
+            yaml.dump({item.name: value}, Dumper=_Dumper, sort_keys=False, default_flow_style=flow, width=200)
+        )
+    return header + "".join(sections)
+
+
+class _Dumper(yaml.SafeDumper):
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "__dataclass_fields__"):
+        return {item.name: _plain(getattr(value, item.name)) for item in fields(value)}
+    if isinstance(value, (tuple, list)):
+        return [_plain(item) for item in value]
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return value
+
+
+def file_sha256(path: str | Path) -> str:
+    """Hex digest of a file's bytes, read in pieces."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()

@@ -1,0 +1,192 @@
+"""The structured config: what users write. Mutable, as OmegaConf needs it; domain.py turns it into frozen objects."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+__all__ = ["CaptureMethod", "Conf", "ProfileMethod", "ScheduleMethod"]
+
+
+class CaptureMethod(str, Enum):
+    export = "export"
+    symbolic_trace = "symbolic_trace"
+
+
+class ScheduleMethod(str, Enum):
+    exact = "exact"
+    even = "even"
+    manual = "manual"
+    single = "single"
+
+
+class ProfileMethod(str, Enum):
+    analytic = "analytic"
+
+
+@dataclass
+class InputConf:
+    """One input of the model, without the batch dimension."""
+
+    shape: list[int] = field(default_factory=list)
+    dtype: str = "float32"
+    fill: str | None = None
+    """What test items hold: normal, uniform, ids, mask, zeros, ones; null: by dtype and name."""
+    high: int | None = None
+    """For ids: one more than the largest; null: read off the model."""
+
+
+@dataclass
+class ModelConf:
+    name: str = "model"
+    build: dict[str, Any] = field(default_factory=dict)
+    inputs: Any = None
+    """A mapping from each input's name to an InputConf; untyped, so that one override can give it whole."""
+    output: Any = None
+    """Which field of the result; a list of fields; null for all."""
+
+
+@dataclass
+class DeviceConf:
+    """A kind of hardware. Quantities are numbers in SI units or text with a unit."""
+
+    execution: str = "cpu"
+    dtype: str = "float32"
+    peak: dict[str, Any] = field(default_factory=dict)
+    """Floating-point operations a second for each dtype."""
+    efficiency: float = 0.7
+    """The share of the peak that matrix products reach."""
+    memory_bandwidth: Any = "10GB/s"
+    memory: Any = "4GB"
+    """What a rank may use."""
+    runtime_memory: Any = "400MB"
+    """What the runtime itself takes of it."""
+    launch_overhead: Any = "10us"
+    """Seconds that each unit costs beside its work."""
+    network: Any = "1Gbps"
+    """The rate of its network interface, where the host says nothing."""
+    threads: int = 0
+    """Intra-op threads; 0: as many as the machine has cores."""
+    python: str = ""
+    """The newest Python its vendor's system ships; empty: unknown."""
+    source: str = ""
+
+
+@dataclass
+class HostConf:
+    device: str = "???"
+    count: int = 1
+    """More than one: hosts NAME-1 to NAME-N, with addresses and ports counting up."""
+    address: str = "127.0.0.1"
+    port: int = 29500
+    bandwidth: Any = None
+    memory: Any = None
+    threads: int | None = None
+    cpu_share: float | None = None
+
+
+@dataclass
+class NetworkConf:
+    model: str = "host"
+    latency: Any = "200us"
+    bandwidth: Any = None
+    """The channel's rate where model is shared."""
+    pairs: Any = None
+    """Where model is pairwise: `a->b: 50Mbps` or `a->b: {bandwidth: 50Mbps, latency: 1ms}`; the rest: as for host."""
+
+
+@dataclass
+class HostsConf:
+    count: int | None = None
+    """Use only the first so many hosts; null: all."""
+    data_host: str | None = None
+    """The host that feeds inputs and takes results; null: the first."""
+    network: NetworkConf = field(default_factory=NetworkConf)
+    members: dict[str, HostConf] = field(default_factory=dict)
+
+
+@dataclass
+class ConstraintsConf:
+    """What every plan must keep to."""
+
+    pin: Any = None
+    """Unit range (`3-7`), unit number or module name: the host or device kind, or a list of them, that must run it."""
+    together: list[Any] = field(default_factory=list)
+    """Pairs of modules or units that must share a stage."""
+    exclude: list[str] = field(default_factory=list)
+    host_order: list[str] | None = None
+    max_hosts: int | None = None
+    min_throughput: float | None = None
+    """Items a second."""
+    max_latency: Any = None
+
+
+@dataclass
+class ScheduleConf:
+    method: ScheduleMethod = ScheduleMethod.exact
+    objective: str = "period"
+    """period, latency, or period_under_latency (with constraints.max_latency)."""
+    cuts: list[Any] = field(default_factory=list)
+    """For manual: module names or unit numbers where a stage begins."""
+    units: list[int] = field(default_factory=list)
+    """For manual: first and last unit of each stage, `[0,99,100,301]`."""
+    pipeedge_partition: list[int] = field(default_factory=list)
+    """For manual: PipeEdge's numbers, four to a block, 1-based: `[1,24,25,48]`."""
+    hosts: list[str] = field(default_factory=list)
+    """For manual, even and single: which host runs each stage, in order; empty: as listed."""
+    state_budget: int = 50_000_000
+    """States that the exact search may visit before a bounded search takes over."""
+    constraints: ConstraintsConf = field(default_factory=ConstraintsConf)
+
+
+@dataclass
+class ProfileConf:
+    method: ProfileMethod = ProfileMethod.analytic
+
+
+@dataclass
+class DataConf:
+    kind: str = "tensor"
+    size: list[int] = field(default_factory=lambda: [224, 224])
+    resize: int | None = None
+    mean: list[float] = field(default_factory=lambda: [0.5, 0.5, 0.5])
+    std: list[float] = field(default_factory=lambda: [0.5, 0.5, 0.5])
+    interpolation: str = "bicubic"
+    tokenizer: str | None = None
+    max_length: int | None = None
+    """Tokens an item; null: as long as the model's input of ids."""
+    ids: str = "input_ids"
+    mask: str | None = "attention_mask"
+    types: str | None = "token_type_ids"
+    result: str = "array"
+    scores: str | None = None
+    labels: Any = None
+    """A list of class names, or a text file with one a line."""
+    top_k: int = 5
+
+
+@dataclass
+class RuntimeConf:
+    num_buffers_in: int = 2
+    num_buffers_out: int = 2
+    timeout: Any = "60s"
+
+
+@dataclass
+class Conf:
+    model: ModelConf = field(default_factory=ModelConf)
+    devices: dict[str, DeviceConf] = field(default_factory=dict)
+    hosts: HostsConf = field(default_factory=HostsConf)
+    microbatch: int = 1
+    weights: str | None = None
+    capture: CaptureMethod = CaptureMethod.export
+    passes: dict[str, bool] = field(default_factory=dict)
+    schedule: ScheduleConf = field(default_factory=ScheduleConf)
+    profile: ProfileConf = field(default_factory=ProfileConf)
+    data: DataConf = field(default_factory=DataConf)
+    runtime: RuntimeConf = field(default_factory=RuntimeConf)
+    reference: bool = False
+    """Whether to write the unsplit model too, so that `edgelaunch --verify` compares every item."""
+    seed: int = 0
+    output_dir: str = "outputs"

@@ -1,0 +1,130 @@
+"""Stages -> TorchScript files, content-addressed; the only writer of shards."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from edgecompile.plan import file_sha256
+from edgecompile.units import Chain
+
+__all__ = ["Shard", "stage_module", "write_reference", "write_shard"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    path: Path
+    sha256: str
+
+
+def stage_module(chain: Chain, first: int, last: int) -> fx.GraphModule:
+    """Units `first` to `last` as a module of their own, with only the weights that they read.
+
+    Takes the tensors of boundary `first` and returns those of boundary `last + 1`, both in the boundary's order.
+    """
+    graph = fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
+    for index, tensor in enumerate(chain.boundaries[first].tensors):
+        copies[tensor.node] = graph.placeholder(f"input_{index}")
+
+    def copy(node: fx.Node) -> fx.Node:
+        if node not in copies:  # a constant: each stage that reads it has its own
+            assert node.op in ("get_attr", "call_function", "call_method", "call_module"), node
+            for argument in node.all_input_nodes:
+                copy(argument)
+            copies[node] = graph.node_copy(node, lambda argument: copies[argument])
+        return copies[node]
+
+    for unit in chain.units[first : last + 1]:
+        for node in unit.nodes:
+            copy(node)
+    graph.output(tuple(copy(tensor.node) for tensor in chain.boundaries[last + 1].tensors))
+    graph.lint()
+    stage = fx.GraphModule(chain.captured.graph_module, graph, class_name="Stage")
+    if stage.graph.eliminate_dead_code():
+        stage.recompile()
+        stage.delete_all_unused_submodules()
+    return stage.eval()
+
+
+def write_shard(chain: Chain, first: int, last: int, folder: Path) -> Shard:
+    """Traces, freezes and saves one stage as `folder/<sha256>.pt`; the same stage gives the same bytes anywhere.
+
+    Raises:
+        AssertionError: an operator names a device, so that the shard would run on that one alone.
+    """
+    module = stage_module(chain, first, last)
+    examples = tuple(
+        torch.zeros(tensor.shape, dtype=getattr(torch, tensor.dtype)) for tensor in chain.boundaries[first].tensors
+    )
+    frozen = _frozen(module, examples)
+    _check_names_no_device(frozen)
+    return _save(frozen, folder)
+
+
+def write_reference(flat: nn.Module, examples: Sequence[torch.Tensor], folder: Path) -> Shard:
+    """The unsplit model, traced as it is: what `edgelaunch --verify` compares every item with."""
+    return _save(_frozen(flat, tuple(examples)), folder)
+
+
+def _save(frozen: Any, folder: Path) -> Shard:
+    folder.mkdir(parents=True, exist_ok=True)
+    raw = folder / f".{os.getpid()}.raw.tmp"
+    clean = folder / f".{os.getpid()}.tmp"
+    try:
+        torch.jit.save(frozen, str(raw))
+        _rewrite(raw, clean)
+        digest = file_sha256(clean)
+        path = folder / f"{digest}.pt"
+        os.replace(clean, path)
+    finally:
+        raw.unlink(missing_ok=True)
+        clean.unlink(missing_ok=True)
+    return Shard(path=path, sha256=digest)
+
+
+def _frozen(module: nn.Module, examples: tuple[torch.Tensor, ...]) -> Any:
+    _forget_classes()
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # torch.jit is deprecated, but it is what runs on the boards' torch
+        traced = torch.jit.trace(  # type: ignore[no-untyped-call]
+            module, examples, check_trace=False, strict=False
+        )
+        return torch.jit.freeze(traced.eval())
+
+
+def _forget_classes() -> None:
+    """TorchScript numbers classes of the same name within a process; forgotten, every shard has the same first name."""
+    torch._C._jit_clear_class_registry()
+    torch.jit._recursive.concrete_type_store = torch.jit._recursive.ConcreteTypeStore()
+    torch.jit._state._clear_class_state()
+
+
+def _check_names_no_device(frozen: Any) -> None:
+    for node in frozen.inlined_graph.nodes():
+        for output in node.outputs():
+            if node.kind() == "prim::Constant" and str(output.type()) == "Device":
+                users = ", ".join(sorted({use.user.kind() for use in output.uses()}))
+                raise AssertionError(f"the shard names a device ({node.s('value')}) in {users or 'no operator'}")
+
+
+def _rewrite(source: Path, destination: Path) -> None:
+    """Copies the archive without its debug records, which hold the paths of the machine that traced it."""
+    reader = torch._C.PyTorchFileReader(str(source))
+    with open(destination, "wb") as file:
+        writer = torch._C.PyTorchFileWriter(file)
+        for name in sorted(reader.get_all_records()):
+            if name.endswith(".debug_pkl") or name in ("version", "byteorder", ".data/serialization_id"):
+                continue
+            record = reader.get_record(name)
+            writer.write_record(name, record, len(record))
+        writer.write_end_of_file()
+        file.flush()
+        os.fsync(file.fileno())

@@ -1,0 +1,155 @@
+"""Hydra multirun: one result file a job, then one table of this sweep; a point that fails is a row, not the end."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from omegaconf.errors import OmegaConfBaseException
+from rich.table import Table
+
+from edgecompile.console import error_line, table_console
+from edgecompile.errors import UserError
+
+__all__ = ["SweepTable", "finish", "forget", "run_job", "running"]
+
+_ID = "EDGECOMPILE_SWEEP"
+_FOLDER = "EDGECOMPILE_SWEEP_DIR"
+
+
+class SweepTable:
+    """A Hydra callback: notes where the sweep writes, so that its table can be built from files afterwards."""
+
+    def __init__(self) -> None:
+        self.jobs = 0
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("on_"):
+            return lambda *args, **kwargs: None
+        raise AttributeError(name)
+
+    def on_multirun_start(self, config: Any, **kwargs: Any) -> None:
+        os.environ[_ID] = uuid.uuid4().hex
+        os.environ[_FOLDER] = str(config.hydra.sweep.dir)
+
+
+def running() -> bool:
+    """Whether this process works on a sweep."""
+    return _ID in os.environ
+
+
+def forget() -> None:
+    """Before a new command: an earlier sweep's marks are not ours."""
+    os.environ.pop(_ID, None)
+    os.environ.pop(_FOLDER, None)
+
+
+def run_job(config: Any, compile_one: Callable[[Any], float]) -> float:
+    """One point of the sweep in its own folder; writes result.json beside the plan. A failed point returns 0.0."""
+    from hydra.core.hydra_config import HydraConfig
+    from omegaconf import open_dict
+
+    job = HydraConfig.get()
+    folder = Path(job.sweep.dir) / job.sweep.subdir
+    with open_dict(config):
+        config.output_dir = str(folder)
+    result: dict[str, Any] = {
+        "sweep": os.environ[_ID],
+        "job": int(job.job.num),
+        "overrides": list(job.overrides.task),
+        "plan": str(folder / "plan.yaml"),
+        "error": None,
+    }
+    throughput = 0.0
+    (folder / "plan.yaml").unlink(missing_ok=True)
+    try:
+        throughput = compile_one(config)
+    except (UserError, OmegaConfBaseException) as error:
+        print(error_line("edgecompile", error), file=sys.stderr)
+        result["error"] = " ".join(str(error).split())
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_json(folder / "result.json", result)
+    return throughput
+
+
+def finish() -> int:
+    """After a sweep: writes manifest.json and prints the table. 0 where a point worked, else 2; 0 without a sweep."""
+    if not running():
+        return 0
+    folder, identity = Path(os.environ[_FOLDER]), os.environ[_ID]
+    results = []
+    for path in folder.glob("*/result.json"):
+        result = json.loads(path.read_text())
+        if result["sweep"] == identity:
+            results.append(result)
+    results.sort(key=lambda item: item["job"])
+    if not results:
+        return 0
+    rows = [_row(result) for result in results]
+    _write_json(folder / "manifest.json", {"jobs": [{**row, "plan": _relative(row["plan"], folder)} for row in rows]})
+    print_table(rows)
+    return 0 if any(row["error"] is None for row in rows) else 2
+
+
+def _relative(path: str, folder: Path) -> str:
+    return os.path.relpath(path, folder)
+
+
+def _row(result: dict[str, Any]) -> dict[str, Any]:
+    row = {"job": result["job"], "overrides": result["overrides"], "plan": result["plan"], "error": result["error"]}
+    if result["error"] is None:
+        from edgecompile.plan import read_plan
+
+        plan = read_plan(result["plan"])
+        row["throughput_items_per_s"] = plan.predicted.throughput_items_per_s
+        row["latency_s"] = plan.predicted.latency_s
+        row["hosts"] = len(plan.stages)
+        row["free_memory_bytes"] = min(
+            plan.hosts[stage.rank].limits.memory_bytes - stage.predicted.memory_bytes for stage in plan.stages
+        )
+    return row
+
+
+def print_table(rows: list[dict[str, Any]]) -> None:
+    """One line a point, in the order of the sweep; the best throughput is named below."""
+    from edgecompile.quantities import format_bytes, format_time
+
+    table = Table(title="sweep", title_justify="left")
+    for name in ("job", "overrides", "throughput", "latency", "hosts", "least free memory"):
+        table.add_column(name, justify="left" if name == "overrides" else "right")
+    done = [row for row in rows if row["error"] is None]
+    best = max(done, key=lambda row: row["throughput_items_per_s"], default=None)
+    for row in rows:
+        cells = [str(row["job"]), " ".join(row["overrides"])]
+        if row["error"] is None:
+            cells += [
+                f"{row['throughput_items_per_s']:.3g} items/s",
+                format_time(row["latency_s"]),
+                str(row["hosts"]),
+                format_bytes(row["free_memory_bytes"]),
+            ]
+        else:
+            cells += ["no plan", "", "", ""]
+        table.add_row(*cells, style="bold" if row is best else None)
+    console = table_console()
+    console.print(table)
+    for row in rows:
+        if row["error"] is not None:
+            console.print(f"job {row['job']}: {row['error']}", soft_wrap=True)
+    if best is not None:
+        chosen = " ".join(best["overrides"])
+        console.print(
+            f"best: job {best['job']} ({chosen}), {best['throughput_items_per_s']:.3g} items/s: {best['plan']}",
+            soft_wrap=True,
+        )
+
+
+def _write_json(path: Path, value: Any) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(value, indent=1) + "\n")
+    os.replace(temporary, path)

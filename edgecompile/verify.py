@@ -1,0 +1,109 @@
+"""What must hold between two steps of the compiler, checked between them. A broken rule here is a bug of ours."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+
+from edgecompile.capture import Captured
+from edgecompile.errors import UserError
+from edgecompile.reference import Reference
+from edgecompile.schedule import Schedule
+from edgecompile.units import Chain
+
+__all__ = ["check_captured", "check_chain", "check_outputs", "check_schedule", "check_shards"]
+
+
+def check_captured(captured: Captured) -> None:
+    """Inputs and outputs are all there, every node carries its facts, and no random operator is left."""
+    nodes = list(captured.graph_module.graph.nodes)
+    assert sum(node.op == "placeholder" for node in nodes) == len(captured.input_names), "inputs were lost"
+    assert nodes[-1].op == "output", "the graph has no output"
+    assert len(nodes[-1].args[0]) == len(captured.output_names), "outputs were lost"
+    bare = [node.name for node in nodes if node.op != "output" and "facts" not in node.meta]
+    assert not bare, f"nodes without facts: {bare}"
+
+
+def check_chain(chain: Chain) -> None:
+    """Units hold every operator once and in order, and each reads only what its boundary brings or it makes itself."""
+    position = {}
+    for unit in chain.units:
+        assert unit.nodes, f"unit {unit.index} is empty"
+        for node in unit.nodes:
+            assert node not in position, f"{node} is in two units"
+            position[node] = unit.index
+    assert len(chain.boundaries) == len(chain.units) + 1, "a boundary is missing"
+    for unit, before in zip(chain.units, chain.boundaries, strict=False):
+        alive = {tensor.node for tensor in before.tensors}
+        for node in unit.nodes:
+            for argument in node.all_input_nodes:
+                outside = argument.op == "placeholder" or position.get(argument, unit.index) < unit.index
+                assert not outside or argument in alive or not before.cuttable, f"{argument} does not reach {node}"
+    for boundary in chain.boundaries:
+        names = [tensor.node for tensor in boundary.tensors[: -1 if boundary is chain.boundaries[-1] else None]]
+        assert boundary is chain.boundaries[-1] or len(set(names)) == len(names), "a boundary sends a tensor twice"
+
+
+def check_outputs(chain: Chain, microbatch: int) -> None:
+    """Raises UserError where an output's first dimension is not the microbatch: items could not be told apart."""
+    for tensor in chain.boundaries[-1].tensors:
+        if not tensor.shape or tensor.shape[0] != microbatch:
+            raise UserError(
+                f"model.output: {tensor.name!r} has the shape {list(tensor.shape)} at microbatch {microbatch}: its "
+                "first dimension must be the items; choose other fields with model.output"
+            )
+
+
+def check_schedule(schedule: Schedule, chain: Chain) -> None:
+    """Stages cover the chain without gap or overlap, each on a host of its own, cut only where a cut is possible."""
+    assert schedule.stages[0].first == 0, "the first units are missing"
+    assert schedule.stages[-1].last == len(chain.units) - 1, "the last units are missing"
+    for before, after in pairwise(schedule.stages):
+        assert after.first == before.last + 1, f"a gap or an overlap after unit {before.last}"
+        assert chain.boundaries[after.first].cuttable, f"unit {after.first} cannot begin a stage"
+    hosts = [stage.host for stage in schedule.stages]
+    assert len(set(hosts)) == len(hosts), "a host runs two stages"
+    assert schedule.certificate.lower_bound_s <= schedule.period_s * (1 + 1e-9), "the lower bound is over the period"
+
+
+def check_shards(paths: Sequence[Path], reference: Reference, names: Sequence[str], microbatch: int) -> list[float]:
+    """Runs the golden items through the shards, one loaded at a time; returns each output's largest error to float64.
+
+    Raises:
+        AssertionError: an output is farther from the float64 model than the eager model is, by over twice.
+    """
+    values = [
+        tuple(_padded(value, start, microbatch) for value in reference.inputs)
+        for start in range(0, len(reference.inputs[0]), microbatch)
+    ]
+    for path in paths:
+        shard = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
+        with torch.no_grad():
+            values = [tuple(part.contiguous() for part in shard(*batch)) for batch in values]
+        del shard
+    count = len(reference.inputs[0])
+    errors = []
+    for index, name in enumerate(names):
+        got = torch.cat([batch[index] for batch in values])[:count]
+        errors.append(_error(name, got, reference.exact[index], reference.allowed[index]))
+    return errors
+
+
+def _padded(value: torch.Tensor, start: int, microbatch: int) -> torch.Tensor:
+    rows = torch.arange(start, start + microbatch).clamp(max=len(value) - 1)
+    return value[rows].contiguous()
+
+
+def _error(name: str, got: torch.Tensor, exact: torch.Tensor, allowed: float) -> float:
+    if not got.is_floating_point():
+        assert torch.equal(got, exact), f"the shards' {name} differs from the eager model's"
+        return 0.0
+    same = (got.double() == exact) | (got.isnan() & exact.isnan())
+    error = float((got.double() - exact)[~same].abs().max()) if not bool(same.all()) else 0.0
+    assert error <= allowed, (
+        f"the shards' {name} is {error:.3g} from the float64 model, at most {allowed:.3g} is allowed"
+    )
+    return error

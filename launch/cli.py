@@ -1,0 +1,246 @@
+"""The edgelaunch command. Imports no torch before arguments and plan have been checked."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NoReturn
+
+from edgecompile.plan import Plan, UserError, file_sha256, read_plan
+from edgelaunch import __version__
+from edgelaunch.failures import Failure, exit_code, rank_name
+
+__all__ = ["main"]
+
+DEFAULT_ITEMS = 64
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}: see edgelaunch --help")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns 0, 2 for what the user can mend (one line on stderr), 130 after Ctrl-C; 1 with a traceback is our bug."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        arguments = _parser().parse_args(argv)
+        plan_path = Path(arguments.plan)
+        plan = read_plan(plan_path)
+        _check_arguments(arguments, plan)
+        if arguments.local:
+            return _run_local(arguments, plan, plan_path)
+        _run_rank(arguments, plan, plan_path)
+    except UserError as error:
+        _say_error(str(error))
+        return 2
+    except KeyboardInterrupt:
+        print("edgelaunch: interrupted", file=sys.stderr)
+        return 130
+
+
+def _interrupt(signum: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="edgelaunch", description="Run one rank of a plan, or with --local all of them.")
+    add = parser.add_argument
+    add("plan", metavar="PLAN", help="plan.yaml, written by edgecompile")
+    add("--version", action="version", version=f"edgelaunch {__version__}")
+    which = parser.add_argument_group("which rank")
+    which.add_argument("--rank", type=int, metavar="N", help="else the plan's host that is this machine, or $RANK")
+    which.add_argument("--master", metavar="ADDR:PORT", help="where rank 0 listens, else as the plan says")
+    which.add_argument("--local", action="store_true", help="start every rank on this machine, on the CPU")
+    which.add_argument("--threads", type=int, metavar="N", help="intra-op threads, else as the plan says")
+    data = parser.add_argument_group("data, on rank 0")
+    data.add_argument(
+        "--input", metavar="PATH", help=".npy .npz .safetensors .txt .jsonl .tsv, an image, or a folder of images"
+    )
+    data.add_argument("--output", metavar="PATH", help="results as .npy, .npz or .jsonl")
+    data.add_argument(
+        "--items", type=int, metavar="N", help=f"at most so many; without --input, default {DEFAULT_ITEMS}"
+    )
+    data.add_argument("--verify", action="store_true", help="compare with the golden items of the plan")
+    add("--quiet", action="store_true", help="only results and errors")
+    for hidden in ("--listen-fd", "--supervisor-fd"):
+        add(hidden, type=int, help=argparse.SUPPRESS)
+    add("--loopback", action="store_true", help=argparse.SUPPRESS)
+    return parser
+
+
+def _check_arguments(arguments: argparse.Namespace, plan: Plan) -> None:
+    for name in ("items", "threads"):
+        value = getattr(arguments, name)
+        if value is not None and value < 1:
+            raise UserError(f"--{name} {value} does not do: it must be 1 or more")
+    if arguments.local and (arguments.rank is not None or arguments.master is not None):
+        raise UserError("--local starts every rank here: leave out --rank and --master")
+    if arguments.input is not None and not Path(arguments.input).exists():
+        raise UserError(f"{arguments.input}: no such input")
+    if arguments.output is not None and (arguments.local or arguments.rank in (None, 0)):
+        from edgelaunch.outputs import check_output
+
+        check_output(plan, Path(arguments.output))
+
+
+def _say_error(message: str) -> None:
+    print(f"edgelaunch: error: {' '.join(message.split())}", file=sys.stderr, flush=True)
+
+
+def _describe(failure: Failure, plan: Plan, own_rank: int | None) -> None:
+    """Prints why the run ended, once: a traceback for a bug, one line for anything else."""
+    name = rank_name(plan, failure.rank)
+    own = failure.rank == (own_rank or 0)
+    message = failure.message if own or name in failure.message else f"{name}: {failure.message}"
+    if failure.kind == "interrupted" and failure.rank == own_rank:
+        print("edgelaunch: interrupted", file=sys.stderr, flush=True)
+        return
+    if failure.kind == "bug" and (own_rank is None or failure.rank == own_rank):
+        sys.stderr.write(failure.trace)
+        message = message if name in message else f"{name}: {message}"
+    _say_error(message)
+
+
+# --- all ranks here --------------------------------------------------------------------------------------------------
+
+
+def _run_local(arguments: argparse.Namespace, plan: Plan, plan_path: Path) -> int:
+    from edgelaunch.local import LocalRun
+    from edgelaunch.outputs import temporary_path
+
+    if not arguments.quiet and any(host.execution == "cuda" for host in plan.hosts):
+        print("edgelaunch: --local runs every rank on the CPU, also those planned for cuda", file=sys.stderr)
+    passed = [
+        item
+        for name in ("input", "output", "items")
+        if (value := getattr(arguments, name)) is not None
+        for item in (f"--{name}", str(value))
+    ]
+    run = LocalRun(plan, plan_path, [*passed, *(["--verify"] if arguments.verify else [])], arguments.quiet)
+    try:
+        failure = run.run()
+    finally:
+        if arguments.output is not None:  # a rank 0 that was killed could not do this itself
+            for pid in run.children.pids():
+                for left in Path(arguments.output).parent.glob(temporary_path(Path(arguments.output), pid).name + "*"):
+                    left.unlink(missing_ok=True)
+    if failure is None:
+        return 0
+    _describe(failure, plan, None)
+    return exit_code(failure)
+
+
+# --- one rank --------------------------------------------------------------------------------------------------------
+
+
+def _run_rank(arguments: argparse.Namespace, plan: Plan, plan_path: Path) -> NoReturn:
+    """Ends the process itself: a thread that waits in gloo would keep the interpreter from ending."""
+    from edgelaunch.local import watch_parent
+
+    channel = watch_parent(arguments.supervisor_fd) if arguments.supervisor_fd is not None else None
+    discard: list[Any] = []
+    try:
+        failure, rank = _rank_failure(arguments, plan, plan_path, discard)
+    except UserError as error:
+        failure, rank = Failure.of(arguments.rank or 0, error), arguments.rank
+    except KeyboardInterrupt:
+        failure, rank = (
+            Failure(rank=arguments.rank or 0, kind="interrupted", message="interrupted"),
+            arguments.rank or 0,
+        )
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if failure is not None:
+        for results in discard:
+            results.discard()
+        if channel is not None:
+            _report(channel, failure)
+        else:
+            _describe(failure, plan, rank)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    code = exit_code(failure) if failure is not None else 0
+    os._exit(2 if code == 130 and failure is not None and failure.rank != rank else code)
+
+
+def _report(channel: socket.socket, failure: Failure) -> None:
+    with contextlib.suppress(OSError):  # the parent is gone: nobody is left to tell
+        channel.sendall(failure.to_json().encode() + b"\n")
+
+
+def _rank_failure(
+    arguments: argparse.Namespace, plan: Plan, plan_path: Path, discard: list[Any]
+) -> tuple[Failure | None, int]:
+    """Runs the rank; results that were begun are put into `discard`."""
+    from edgelaunch.identity import choose_rank, find_endpoint
+    from edgelaunch.shards import check_shard
+
+    folder = plan_path.resolve().parent
+    rank = choose_rank(plan, arguments.rank, {} if arguments.loopback else os.environ)
+    endpoint = find_endpoint(plan, arguments.master, os.environ, arguments.listen_fd)
+    stage = plan.stage_of_rank(rank)
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a peer that ends is no page of C++ frames
+    with ThreadPoolExecutor(1) as pool:
+        # hashing and importing torch take a second each, and neither needs the other
+        checked = pool.submit(check_shard, plan, stage, folder) if stage is not None else None
+        session = None
+        if rank == 0:
+            from edgelaunch.session import Session
+
+            session = Session(arguments, plan, folder)
+            discard.append(session)
+        import torch
+
+        from edgelaunch.rank import Rank, RankOptions
+
+        if checked is not None:
+            checked.result()
+
+    def log(text: str) -> None:
+        if not arguments.quiet:
+            print(f"{rank_name(plan, rank)}: {text}", file=sys.stderr, flush=True)
+
+    torch.set_num_interop_threads(1)
+    options = RankOptions(
+        plan=plan, folder=folder, plan_sha256=file_sha256(plan_path), rank=rank, endpoint=endpoint,
+        threads=arguments.threads or _threads(plan, rank), log=log,
+        device="cpu" if arguments.loopback else plan.hosts[rank].execution,
+    )  # fmt: skip
+    runner = Rank(options, session.source, session.results) if session is not None else Rank(options)
+    failure = _supervise(runner, rank)
+    if failure is None and session is not None:
+        session.report(runner)
+    elif failure is None:
+        log("done")
+    return failure, rank
+
+
+def _supervise(runner: Any, rank: int) -> Failure | None:
+    failure: Failure | None
+    try:
+        runner.start()
+        failure = runner.wait()
+    except KeyboardInterrupt:
+        failure = Failure(rank=rank, kind="interrupted", message="was stopped by Ctrl-C")
+    if failure is not None:
+        runner.tell(failure)
+    return failure
+
+
+def _threads(plan: Plan, rank: int) -> int:
+    """Intra-op threads: as the plan says, but no more than this rank's share where several ranks are on one machine."""
+    from edgelaunch.local import available_cores, local_threads
+
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if os.environ.get("RANK") else 1
+    if here > 1:
+        return local_threads(plan, rank, here)
+    sharing = sum(host.address == plan.hosts[rank].address for host in plan.hosts)
+    return plan.hosts[rank].threads or max(1, available_cores() // sharing)

@@ -1,0 +1,133 @@
+"""What ended a run: the first cause, as it is told to the other ranks and to the user."""
+
+from __future__ import annotations
+
+import json
+import threading
+import traceback
+from dataclasses import asdict, dataclass
+
+from edgecompile.plan import Plan, UserError
+
+__all__ = [
+    "Abandoned",
+    "AlreadyRunningError",
+    "Failure",
+    "FailureBox",
+    "PeerLostError",
+    "RankFailedError",
+    "exit_code",
+    "rank_name",
+]
+
+EXIT_CODES = {"user": 2, "lost": 2, "bug": 1, "interrupted": 130}
+
+
+class Abandoned(Exception):
+    """No error: the generation was given up, and whoever waits in it ends quietly."""
+
+
+class PeerLostError(Exception):
+    """The connection to another rank broke; `rank` is that rank."""
+
+    def __init__(self, rank: int, reason: str) -> None:
+        super().__init__(reason)
+        self.rank = rank
+
+
+class AlreadyRunningError(UserError):
+    """This rank runs elsewhere: an error of this process alone, which must not end the others."""
+
+
+class RankFailedError(RuntimeError):
+    """A rank of a pipeline that the Python API runs has failed; the message names the rank and its host."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """Why a rank ended. `kind`: `user` (can be mended), `lost` (a rank is gone), `bug` or `interrupted`."""
+
+    rank: int
+    kind: str
+    message: str
+    trace: str = ""
+    private: bool = False
+    """The other ranks go on and are not told."""
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @staticmethod
+    def from_json(text: str) -> Failure:
+        return Failure(**json.loads(text))
+
+    @staticmethod
+    def of(rank: int, error: BaseException) -> Failure:
+        """Classifies an exception that `rank` raised."""
+        if isinstance(error, UserError):
+            private = isinstance(error, AlreadyRunningError)
+            return Failure(rank=rank, kind="user", message=str(error), private=private)
+        trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+        lines = str(error).strip().splitlines()
+        # TorchScript puts the Python error on the last line, under the interpreter's own traceback
+        reason = (lines[-1] if "Traceback of TorchScript" in str(error) else lines[0]) if lines else ""
+        return Failure(rank=rank, kind="bug", message=f"{type(error).__name__}: {reason}", trace=trace)
+
+
+class FailureBox:
+    """Keeps the first failure of this process; any thread may put one in, the main thread waits for it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        self._failure: Failure | None = None
+        self._suspicion: Failure | None = None
+        self._finished = False
+        self.parting = False
+        """All results are there, and ranks end one after the other: a connection that breaks now is no failure."""
+
+    def put(self, failure: Failure) -> None:
+        with self._changed:
+            if not self.parting:
+                self._failure = self._failure or failure
+            self._changed.notify_all()
+
+    def suspect(self, failure: Failure) -> None:
+        """A peer's connection broke: the cause may still come through the store, so this counts only for want of it."""
+        with self._changed:
+            if not self.parting:
+                self._suspicion = self._suspicion or failure
+            self._changed.notify_all()
+
+    def finish(self) -> None:
+        """The run is complete, and this rank may end."""
+        with self._changed:
+            self._finished = True
+            self._changed.notify_all()
+
+    @property
+    def failure(self) -> Failure | None:
+        return self._failure
+
+    @property
+    def finished(self) -> bool:
+        return self._finished
+
+    @property
+    def suspicion(self) -> Failure | None:
+        return self._suspicion
+
+    def wait(self, timeout_s: float) -> None:
+        """Until something was put in or the run is complete, at most `timeout_s`."""
+        with self._changed:
+            if self._failure is None and not self._finished and self._suspicion is None:
+                self._changed.wait(timeout_s)
+
+
+def exit_code(failure: Failure) -> int:
+    return EXIT_CODES[failure.kind]
+
+
+def rank_name(plan: Plan, rank: int) -> str:
+    """`rank 2 (pi-3)`: how every message names a rank."""
+    return f"rank {rank} ({plan.hosts[rank].name})" if 0 <= rank < len(plan.hosts) else f"rank {rank}"

@@ -1,0 +1,61 @@
+"""The plan's golden file: valid inputs with the eager model's outputs."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from edgecompile.plan import Plan, UserError
+from edgelaunch.items import FLUSH, Entry, Flush, Item, Source
+from edgelaunch.shards import check_file
+
+__all__ = ["GoldenFile", "chain"]
+
+
+class GoldenFile:
+    """Reads items of the golden file, one at a time."""
+
+    def __init__(self, plan: Plan, folder: Path) -> None:
+        """Raises UserError where the file is missing, has other bytes than the plan says, or lacks a tensor."""
+        self._plan = plan
+        path = folder / plan.golden.file
+        check_file(path, plan.golden.sha256, "the golden file", "copy it again from where the plan was compiled")
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            file: Any = safe_open(path, framework="pt")
+        except SafetensorError as error:
+            raise UserError(f"{path}: not a readable golden file: {error}") from None
+        wanted = {f"input.{spec.name}" for spec in plan.inputs} | {f"output.{spec.name}" for spec in plan.outputs}
+        missing = wanted - set(file.keys())
+        if missing:
+            raise UserError(f"{path}: lacks {', '.join(sorted(missing))}: compile the plan again")
+        self._file = file
+
+    def items(self) -> Iterator[Item]:
+        """Each golden item once, to be compared."""
+        for index in range(self._plan.golden.num_items):
+            yield Item(Entry(index=index, stream="golden"), self._inputs(index))
+
+    def synthetic(self, count: int) -> Source:
+        """`count` items for a run without input: golden inputs in turn, since these are valid for any model."""
+        numbers = itertools.islice(itertools.cycle(range(self._plan.golden.num_items)), count)
+        items = (Item(Entry(index=index), self._inputs(number)) for index, number in enumerate(numbers))
+        return Source(items=items, num_items=count, what=f"{count} synthetic items")
+
+    def expected(self, name: str, index: int) -> Any:
+        """The eager model's output `name` for item `index`, a tensor without batch dimension."""
+        return self._file.get_slice(f"output.{name}")[index]
+
+    def _inputs(self, index: int) -> dict[str, Any]:
+        return {spec.name: self._file.get_slice(f"input.{spec.name}")[index] for spec in self._plan.inputs}
+
+
+def chain(golden: GoldenFile, source: Source | None) -> Iterator[Item | Flush]:
+    """Golden items first; no microbatch holds items of both."""
+    yield from golden.items()
+    if source is not None:
+        yield FLUSH
+        yield from source.items

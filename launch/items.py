@@ -1,0 +1,57 @@
+"""What flows: one item with its name and label, and the mark between two streams."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+__all__ = ["FLUSH", "Entry", "Flush", "Item", "Results", "Source"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a result is told with: the item's number in its stream, and what is known of it."""
+
+    index: int
+    stream: str = "items"
+    """`golden` items are compared, `items` are results."""
+    name: str | None = None
+    """A file's name or a sentence."""
+    label: int | None = None
+
+
+@dataclass(frozen=True)
+class Item:
+    """One item without batch dimension: a numpy array or a tensor for each input of the model."""
+
+    entry: Entry
+    arrays: Mapping[str, Any] = field(repr=False)
+
+
+class Flush:
+    """After this mark a partly filled microbatch is sent at once."""
+
+
+FLUSH = Flush()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Items to feed. `num_items` is None where nobody knows before the end."""
+
+    items: Iterator[Item | Flush]
+    num_items: int | None
+    what: str
+    """In words: `200 sentences of queries.txt`."""
+    labelled: bool = False
+
+
+class Results(Protocol):
+    """Takes each item's result, in order, in one thread."""
+
+    def add(self, entry: Entry, outputs: Mapping[str, Any]) -> None:
+        """`outputs`: tensors without batch dimension, views that are good until this returns."""
+
+    def finish(self) -> None:
+        """The stream is complete."""

@@ -1,0 +1,215 @@
+"""`--local`: every rank as a process on this machine, started, watched and ended by their parent. Imports no torch."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from edgecompile.plan import Plan
+from edgelaunch.failures import Failure, rank_name
+
+__all__ = ["Children", "LocalRun", "available_cores", "local_threads", "watch_parent"]
+
+LAST_WORDS_S = 4.0
+"""How long the other ranks may take to end by themselves once one has failed."""
+TERMINATE_S = 2.0
+
+
+def available_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def local_threads(plan: Plan, rank: int, num_here: int) -> int:
+    """Intra-op threads of a rank that shares this machine with others: no more than its share of the cores."""
+    cores = available_cores()
+    wanted = plan.hosts[rank].threads or cores
+    return max(1, min(wanted, cores // num_here))
+
+
+@dataclass
+class Child:
+    rank: int
+    process: subprocess.Popen[bytes]
+    channel: socket.socket
+    """Its other end tells the child, by closing, that the parent is gone."""
+    threads: list[threading.Thread] = field(default_factory=list)
+    told_to_end: bool = False
+
+
+class Children:
+    """Rank processes on this machine: starts them, relays what they print, keeps the failures that they report."""
+
+    def __init__(self, plan: Plan, plan_path: Path, port: int) -> None:
+        self._plan, self._plan_path, self._port = plan, plan_path, port
+        self._children: list[Child] = []
+        self._reports: list[Failure] = []
+
+    def start(self, rank: int, arguments: Sequence[str] = (), pass_fds: Sequence[int] = (), show: bool = False) -> None:
+        """`show`: the child prints straight to this terminal; otherwise its lines are relayed to stderr."""
+        ours, theirs = socket.socketpair()
+        threads = local_threads(self._plan, rank, len(self._plan.hosts))
+        command = [
+            sys.executable, "-m", "edgelaunch", str(self._plan_path), "--rank", str(rank), "--loopback",
+            "--master", f"127.0.0.1:{self._port}", "--threads", str(threads), "--supervisor-fd", str(theirs.fileno()),
+            *arguments,
+        ]  # fmt: skip
+        environ = {key: value for key, value in os.environ.items() if key not in ("RANK", "WORLD_SIZE")}
+        if "" not in sys.path and os.getcwd() not in sys.path:
+            environ["PYTHONSAFEPATH"] = "1"  # a folder called torch in the user's folder must not be taken for torch
+        output = None if show else subprocess.PIPE
+        # a session of its own: Ctrl-C reaches the parent alone, which ends the ranks in order
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=None if show else subprocess.STDOUT, env=environ,
+            pass_fds=(theirs.fileno(), *pass_fds), start_new_session=True,
+        )  # fmt: skip
+        theirs.close()
+        child = Child(rank, process, ours)
+        self._children.append(child)
+        for work in (self._read_reports, self._relay):
+            thread = threading.Thread(target=work, args=(child,), daemon=True)
+            thread.start()
+            child.threads.append(thread)
+
+    def first_failure(self) -> Failure | None:
+        """The cause, once a child has reported or ended badly; None while all is well."""
+        ended = [child for child in self._children if child.process.poll() not in (None, 0)]
+        if not ended and not self._reports:
+            return None
+        if not self._reports:
+            for thread in ended[0].threads:
+                thread.join(0.5)
+        for child in ended:
+            code = child.process.returncode
+            if code < 0 and not child.told_to_end:
+                return self._killed(child.rank, -code)
+        for report in list(self._reports):
+            if report.kind != "lost":
+                return report
+        if self._reports:
+            return self._reports[0]
+        child = ended[0]
+        message = f"{rank_name(self._plan, child.rank)} ended with status {child.process.returncode} and no word why"
+        return Failure(rank=child.rank, kind="lost", message=message)
+
+    def all_done(self) -> bool:
+        return all(child.process.poll() == 0 for child in self._children)
+
+    def any_running(self) -> bool:
+        return any(child.process.poll() is None for child in self._children)
+
+    def pids(self) -> list[int]:
+        return [child.process.pid for child in self._children]
+
+    def drain(self, timeout_s: float) -> None:
+        """Until the ended children's last lines are relayed."""
+        deadline = time.monotonic() + timeout_s
+        for child in self._children:
+            for thread in child.threads:
+                thread.join(max(0.0, deadline - time.monotonic()))
+
+    def end(self, grace_s: float) -> None:
+        """Ends every child: by itself within `grace_s`, else SIGTERM, else SIGKILL."""
+        self._wait(grace_s)
+        for child in self._children:
+            if child.process.poll() is None:
+                child.told_to_end = True
+                child.process.terminate()
+        self._wait(TERMINATE_S)
+        for child in self._children:
+            if child.process.poll() is None:
+                child.process.kill()
+            child.process.wait()
+            child.channel.close()
+
+    def _wait(self, timeout_s: float) -> None:
+        deadline = time.monotonic() + timeout_s
+        while self.any_running() and time.monotonic() < deadline:
+            time.sleep(0.02)
+
+    def _killed(self, rank: int, number: int) -> Failure:
+        name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
+        hint = ": the machine may be out of memory" if name == "SIGKILL" else ""
+        return Failure(rank=rank, kind="user", message=f"{rank_name(self._plan, rank)} was killed by {name}{hint}")
+
+    def _read_reports(self, child: Child) -> None:
+        with contextlib.suppress(OSError), child.channel.makefile("r", encoding="utf-8") as lines:
+            for line in lines:
+                self._reports.append(Failure.from_json(line))
+
+    def _relay(self, child: Child) -> None:
+        if child.process.stdout is None:
+            return
+        for line in child.process.stdout:
+            sys.stderr.write(line.decode("utf-8", "replace"))
+            sys.stderr.flush()
+
+
+class LocalRun:
+    """All ranks of a plan, rank 0 included, as children."""
+
+    def __init__(self, plan: Plan, plan_path: Path, arguments: Sequence[str], quiet: bool) -> None:
+        """`arguments`: the data host's, such as `--input`."""
+        self._quiet = quiet
+        self.listener = listen_on_loopback()
+        self.children = Children(plan, plan_path, self.listener.getsockname()[1])
+        self._arguments = list(arguments)
+        self._num_ranks = len(plan.hosts)
+
+    def run(self) -> Failure | None:
+        """Until all ranks have ended well (None), or one has not: then the first cause, and none runs any more.
+
+        Raises:
+            KeyboardInterrupt: passed on, after all ranks have been ended.
+        """
+        try:
+            descriptor = self.listener.fileno()
+            quiet = ["--quiet"] if self._quiet else []
+            first = [*self._arguments, "--listen-fd", str(descriptor)]
+            for rank in range(self._num_ranks):
+                own = first if rank == 0 else []
+                self.children.start(rank, [*own, *quiet], (descriptor,) if rank == 0 else (), show=rank == 0)
+            self.listener.close()
+            while not self.children.all_done():
+                time.sleep(0.02)
+                if (failure := self.children.first_failure()) is not None:
+                    # a broken connection alone is no cause: that is yet to be reported, or seen
+                    self.children.end(LAST_WORDS_S if failure.kind == "lost" else 0.0)
+                    self.children.drain(1.0)
+                    return self.children.first_failure()
+            self.children.drain(1.0)
+            return None
+        finally:
+            self.listener.close()
+            self.children.end(0.0)
+
+
+def listen_on_loopback() -> socket.socket:
+    """A free port, held until rank 0 takes it over, so that nobody else can."""
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listener.bind(("127.0.0.1", 0))
+    listener.listen(256)
+    return listener
+
+
+def watch_parent(descriptor: int) -> socket.socket:
+    """In a child: ends this process when the parent is gone. Returns the channel to report a failure through."""
+    channel = socket.socket(fileno=descriptor)
+
+    def watch() -> None:
+        with contextlib.suppress(OSError):
+            channel.recv(1)
+        os.kill(os.getpid(), signal.SIGTERM)  # the main thread removes what is half-written
+        time.sleep(TERMINATE_S)
+        os._exit(130)
+
+    threading.Thread(target=watch, name="watch parent", daemon=True).start()
+    return channel

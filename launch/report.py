@@ -1,0 +1,181 @@
+"""What a run measured beside what the plan predicted, and progress while it runs."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from edgecompile.plan import Plan
+from edgelaunch.rank import Run
+from edgelaunch.verify import Verifier
+
+__all__ = ["Meter", "bottleneck", "print_report", "print_verified"]
+
+PLAIN_WIDTH = 120
+PLAIN_EVERY_S = 5.0
+FIRST_S = 1.0
+REDRAW_S = 0.1
+BUSY = 0.85
+"""A part that is busy for this share of the period bounds it."""
+
+
+def console() -> Console:
+    plain = not sys.stdout.isatty()
+    return Console(width=PLAIN_WIDTH if plain else None, highlight=False, soft_wrap=plain)
+
+
+class Meter:
+    """Progress on stderr: a bar on a terminal, else a line every few seconds."""
+
+    def __init__(self, total: int | None, quiet: bool) -> None:
+        self._total, self._quiet = total, quiet
+        self._done = 0
+        self._begin = self._next = 0.0
+        self._bar: Progress | None = None
+
+    def advance(self, count: int) -> None:
+        """Called for each result; the clock starts with the first."""
+        if self._quiet:
+            return
+        now = time.monotonic()
+        if not self._begin:
+            self._start(now)
+        elif now >= self._next:
+            self._show(now, f"{self._done / (now - self._begin):.2f} items/s")
+        self._done += count
+
+    def _start(self, now: float) -> None:
+        self._begin = now
+        self._next = now + FIRST_S
+        if sys.stderr.isatty():
+            columns = (TextColumn("items"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"),
+                       TimeRemainingColumn())  # fmt: skip
+            self._bar = Progress(*columns, console=Console(stderr=True), transient=True, auto_refresh=False)
+            self._task = self._bar.add_task("items", total=self._total, rate="")
+            self._bar.start()
+
+    def _show(self, now: float, rate: str) -> None:
+        if self._bar is not None:
+            self._next = now + REDRAW_S
+            self._bar.update(self._task, completed=self._done, rate=rate, refresh=True)
+        else:
+            self._next = now + PLAIN_EVERY_S
+            total = f" of {self._total}" if self._total is not None else ""
+            print(f"{self._done}{total} items, {rate}", file=sys.stderr, flush=True)
+
+    def stop(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+def print_verified(verifier: Verifier, quiet: bool) -> None:
+    num_items = max(item.num_items for item in verifier.outputs.values())
+    if not quiet:
+        rows = [
+            (name, f"{item.max_value:.4g}", f"{item.max_difference:.3g}", f"{item.tolerance:.3g}")
+            for name, item in verifier.outputs.items()
+        ]
+        _print_table("golden items: pipeline against the model",
+                     ("output", "largest value", "largest difference", "allowed"), rows)  # fmt: skip
+    largest = max(item.max_difference for item in verifier.outputs.values())
+    console().print(f"verified: {num_items} items equal the unsplit model's (largest difference {largest:.3g})")
+
+
+def print_report(plan: Plan, run: Run) -> None:
+    """The table of stages, the throughput, and what bounded it."""
+    rows = []
+    for stage in plan.stages:
+        part = run.ranks[stage.rank]
+        clock, send = part["stage"], part.get("send")
+        rows.append((
+            str(stage.stage), plan.hosts[stage.rank].name,
+            _ms(clock["compute"]["median_s"]), _ms(stage.predicted.compute_s),
+            _ms(send["median_s"]) if send else "local", _ms(stage.predicted.send_s),
+            _ms(clock["wait_input"]["mean_s"]), _ms(clock["wait_output"]["mean_s"]), f"{_share(clock, 'compute'):.0%}",
+        ))  # fmt: skip
+    columns = ("stage", "host", "compute", "predicted", "send", "predicted", "wait in", "wait out", "busy")
+    _print_table(f"{plan.model.name}, microbatch {plan.model.microbatch}: ms a microbatch", columns, rows)
+    out = console()
+    out.print(_throughput(plan, run))
+    out.print(f"bottleneck: {bottleneck(plan, run)}; predicted: {plan.predicted.bottleneck}")
+
+
+def _print_table(title: str, columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
+    """A table on a terminal; elsewhere columns of plain text, for logs."""
+    out = console()
+    if not out.is_terminal:
+        widths = [max(len(row[index]) for row in (columns, *rows)) for index in range(len(columns))]
+        out.print(title, markup=False)
+        for row in (columns, *rows):
+            out.print(
+                "  " + "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)), markup=False
+            )
+        return
+    table = Table(title=title)
+    for column in columns:
+        table.add_column(column, justify="right")
+    for row in rows:
+        table.add_row(*row)
+    out.print(table)
+
+
+def _throughput(plan: Plan, run: Run) -> str:
+    collector = run.collector
+    overall_s = (collector.last_ns - run.feeder.begin_ns) / 1e9
+    overall = collector.num_items / overall_s if overall_s > 0 else 0.0
+    predicted = plan.predicted.throughput_items_per_s
+    text = f"{collector.num_items} items in {overall_s:.2f} s: {overall:.2f} items/s over all"
+    if collector.arrivals.count >= 4:
+        steady = plan.model.microbatch / max(steady_period_s(run), 1e-9)
+        text += f", {steady:.2f} items/s in steady state"
+    return text + f" (predicted {predicted:.2f})"
+
+
+def steady_period_s(run: Run) -> float:
+    """Mean time between two results, without the first ones, before which the pipeline fills."""
+    return float(run.collector.arrivals.summary()["mean_s"])
+
+
+def bottleneck(plan: Plan, run: Run) -> str:
+    """The part that was busy all the time, in words.
+
+    A stage by its compute time; the input and the output by theirs; a link where the side before it waits to get rid of
+    its results and the side after it waits for them.
+    """
+    names = [host.name for host in plan.hosts]
+    clocks = [run.ranks[stage.rank]["stage"] for stage in plan.stages]
+    stages = {f"stage {stage.stage} on {names[stage.rank]}": _share(clock, "compute")
+              for stage, clock in zip(plan.stages, clocks, strict=True)}  # fmt: skip
+    name, share = max(stages.items(), key=lambda item: item[1])
+    if share >= BUSY:
+        return f"{name} ({share:.0%} busy)"
+    period_s = max(steady_period_s(run), 1e-9)
+    feeding = min(1.0, run.feeder.busy.summary()["mean_s"] / period_s)
+    writing = min(1.0, run.collector.busy.summary()["mean_s"] / period_s)
+    others = {"the input": feeding, "the output": writing}
+    ranks = [0, *(stage.rank for stage in plan.stages), 0]
+    before = [1 - feeding, *(_share(clock, "wait_output") for clock in clocks)]
+    after = [*(_share(clock, "wait_input") for clock in clocks), 1 - writing]
+    for index, (source, destination) in enumerate(itertools.pairwise(ranks)):
+        if source != destination:
+            others[f"link {names[source]} -> {names[destination]}"] = min(before[index], after[index])
+    other, other_share = max(others.items(), key=lambda item: item[1])
+    return f"{other} ({other_share:.0%} busy)" if other_share > share else f"{name} ({share:.0%} busy)"
+
+
+def _share(clock: dict[str, Any], part: str) -> float:
+    """The share of a stage's time, once it is warm."""
+    total = sum(clock[name]["mean_s"] for name in ("wait_input", "compute", "wait_output", "pack"))
+    return float(clock[part]["mean_s"] / total) if total > 0 else 0.0
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1e3:.2f}"

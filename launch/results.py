@@ -1,0 +1,78 @@
+"""What becomes of results on the data host: compared, written, counted, shown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from edgecompile.plan import Plan
+from edgelaunch.items import Entry
+from edgelaunch.labels import Accuracy, top_labels
+from edgelaunch.outputs import Writer, as_numpy
+from edgelaunch.verify import Verifier
+
+__all__ = ["ResultHandler"]
+
+NUM_SHOWN = 5
+MAX_NAME = 60
+
+
+class ResultHandler:
+    """Sends golden results to the verifier and the others to the writer, the accuracy and the summary."""
+
+    def __init__(
+        self, plan: Plan, verifier: Verifier | None, writer: Writer | None, progress: Callable[[int], None]
+    ) -> None:
+        self._plan, self._verifier, self.writer, self._progress = plan, verifier, writer, progress
+        self.accuracy = Accuracy()
+        self.num_items = 0
+        self.shown: list[str] = []
+        """Lines about the first results, for a run without an output file."""
+
+    def add(self, entry: Entry, outputs: Mapping[str, Any]) -> None:
+        if entry.stream == "golden":
+            assert self._verifier is not None
+            self._verifier.add(entry, outputs)
+        else:
+            self._count(entry, outputs)
+            if self.writer is not None:
+                self.writer.add(entry, outputs)
+            elif len(self.shown) < NUM_SHOWN:
+                self.shown.append(self._line(entry, outputs))
+        self._progress(1)
+
+    def finish(self) -> None:
+        if self.writer is not None:
+            self.writer.finish()
+            self.writer = None
+
+    def discard(self) -> None:
+        """The run failed: nothing half-written stays."""
+        if self.writer is not None:
+            self.writer.discard()
+
+    def _count(self, entry: Entry, outputs: Mapping[str, Any]) -> None:
+        self.num_items += 1
+        data = self._plan.data
+        if entry.label is not None and data.result == "labels" and data.scores is not None:
+            self.accuracy.add(int(outputs[data.scores].reshape(-1).argmax()), entry.label)
+
+    def _line(self, entry: Entry, outputs: Mapping[str, Any]) -> str:
+        name = entry.name if entry.name is not None else f"item {entry.index}"
+        name = name if len(name) <= MAX_NAME else name[: MAX_NAME - 3] + "..."
+        data = self._plan.data
+        if data.result == "labels" and data.scores is not None:
+            top = top_labels(data, as_numpy(outputs[data.scores]))[:5]
+            return f"{name}: " + ", ".join(f"{label} {score:.1%}" for label, score in top)
+        parts = [f"{key} {_shape(tensor)} {_numbers(tensor)}" for key, tensor in outputs.items()]
+        return f"{name}: " + "; ".join(parts)
+
+
+def _shape(tensor: Any) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')}{list(tensor.shape)}"
+
+
+def _numbers(tensor: Any) -> str:
+    flat = as_numpy(tensor).reshape(-1)
+    shown = " ".join(f"{value:.4g}" if flat.dtype.kind == "f" else str(value) for value in flat[:4])
+    return shown + (" ..." if flat.size > 4 else "")

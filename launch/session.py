@@ -1,0 +1,73 @@
+"""The data host's side of one command: what is fed, what becomes of the results, what is printed at the end."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from edgecompile.plan import Plan
+from edgelaunch.golden import GoldenFile, chain
+from edgelaunch.inputs import open_source
+from edgelaunch.items import Source
+from edgelaunch.outputs import open_writer
+from edgelaunch.rank import Rank
+from edgelaunch.report import Meter, console, print_report, print_verified
+from edgelaunch.results import ResultHandler
+from edgelaunch.verify import Verifier
+
+__all__ = ["Session"]
+
+DEFAULT_ITEMS = 64
+
+
+class Session:
+    """Reads the command's data arguments: `input`, `output`, `items`, `verify`, `quiet`."""
+
+    def __init__(self, arguments: argparse.Namespace, plan: Plan, folder: Path) -> None:
+        """Raises UserError where input, output or golden file do not do."""
+        self._plan, self._quiet = plan, arguments.quiet
+        streams = not arguments.verify or any((arguments.input, arguments.items, arguments.output))
+        opened = open_source(plan, folder, Path(arguments.input), arguments.items) if arguments.input else None
+        golden = GoldenFile(plan, folder) if arguments.verify or opened is None else None
+        if streams and opened is None:
+            assert golden is not None
+            opened = golden.synthetic(arguments.items or DEFAULT_ITEMS)
+        self._opened = opened
+        self._verifier = Verifier(plan, golden) if arguments.verify and golden is not None else None
+        writer = open_writer(plan, Path(arguments.output)) if arguments.output else None
+        self._output = arguments.output
+        self.source = self._whole(golden)
+        self.meter = Meter(self.source.num_items, arguments.quiet)
+        self.results = ResultHandler(plan, self._verifier, writer, self.meter.advance)
+
+    def _whole(self, golden: GoldenFile | None) -> Source:
+        if self._verifier is None or golden is None:
+            assert self._opened is not None
+            return self._opened
+        count = self._plan.golden.num_items
+        known: int | None = count
+        if self._opened is not None:
+            known = None if self._opened.num_items is None else count + self._opened.num_items
+        return Source(items=chain(golden, self._opened), num_items=known, what="golden items")
+
+    def discard(self) -> None:
+        self.meter.stop()
+        self.results.discard()
+
+    def report(self, rank: Rank) -> None:
+        """Prints results first, then how fast they came."""
+        self.meter.stop()
+        out = console()
+        if self._verifier is not None:
+            print_verified(self._verifier, self._quiet)
+        for line in self.results.shown if not self._quiet else ():
+            out.print(line, markup=False)
+        accuracy = self.results.accuracy
+        if accuracy.num_items:
+            share = accuracy.num_correct / accuracy.num_items
+            out.print(f"accuracy: {share:.2%} ({accuracy.num_correct} of {accuracy.num_items}), "
+                      f"Matthews correlation {accuracy.matthews():.4f}")  # fmt: skip
+        if self._output is not None:
+            out.print(f"{self.results.num_items} results in {self._output}", markup=False)
+        if not self._quiet and rank.run is not None:
+            print_report(self._plan, rank.run)

@@ -1,0 +1,85 @@
+"""Checks and loads one stage's shard, and runs it on tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgecompile.plan import Plan, Stage, TensorSpec, UserError, file_sha256
+from edgelaunch.failures import rank_name
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["check_file", "check_shard", "load_shard", "run_shard"]
+
+
+def check_file(path: Path, sha256: str, what: str, fix: str) -> None:
+    """Compares a file of the plan with the hash that the plan has of it.
+
+    Raises:
+        UserError: the file is missing, cannot be read, or has other bytes.
+    """
+    try:
+        found = file_sha256(path)
+    except FileNotFoundError:
+        raise UserError(f"{path}: {what} is missing: {fix}") from None
+    except OSError as error:
+        raise UserError(f"{path}: {what} cannot be read: {error.strerror}") from None
+    if found != sha256:
+        raise UserError(f"{path}: {what} is damaged or of another plan (sha256 {found[:12]}, not {sha256[:12]}): {fix}")
+
+
+def check_shard(plan: Plan, stage: Stage, folder: Path) -> None:
+    """Raises UserError, naming file and rank, where the shard's bytes are not those that the plan was written with."""
+    what = f"the shard of {rank_name(plan, stage.rank)}"
+    check_file(folder / stage.shard, stage.sha256, what, "copy it again from where the plan was compiled")
+
+
+def load_shard(stage: Stage, folder: Path, device: str) -> Callable[..., Any]:
+    """The stage as a callable from tensors to a tuple of tensors. Its bytes have been checked.
+
+    Raises:
+        UserError: torch cannot read the file, or the device is not there.
+    """
+    import torch
+
+    path = folder / stage.shard
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError(
+            f"stage {stage.stage} is planned for cuda and torch {torch.__version__} finds no GPU here: "
+            "install a torch with CUDA, or compile with execution: cpu for this device"
+        )
+    try:
+        if stage.artifact == "pt2":
+            module = torch.export.load(path).module()
+            return module.to(device)
+        return torch.jit.load(str(path), map_location=device)  # type: ignore[no-any-return, no-untyped-call]
+    except RuntimeError as error:
+        first = (str(error).strip().splitlines() or ["?"])[0]
+        raise UserError(f"{path}: torch {torch.__version__} cannot load this shard: {first}") from None
+
+
+def run_shard(
+    module: Callable[..., Any], stage: Stage, inputs: Sequence[torch.Tensor], device: str
+) -> Sequence[torch.Tensor]:
+    """One microbatch through one stage.
+
+    Raises:
+        AssertionError: the shard's outputs are not those that the plan names.
+    """
+    if device != "cpu":
+        inputs = [tensor.to(device, non_blocking=True) for tensor in inputs]
+    result = module(*inputs)
+    outputs: Sequence[torch.Tensor] = result if isinstance(result, (tuple, list)) else (result,)
+    assert len(outputs) == len(stage.outputs), (
+        f"stage {stage.stage} gave {len(outputs)} tensors, not {len(stage.outputs)}"
+    )
+    for tensor, spec in zip(outputs, stage.outputs, strict=True):
+        assert tensor.shape == spec.shape, _misfit(stage, spec, tensor)
+    return outputs
+
+
+def _misfit(stage: Stage, spec: TensorSpec, tensor: torch.Tensor) -> str:
+    return f"stage {stage.stage} gave {spec.name} as {tuple(tensor.shape)}, the plan says {spec.shape}"

@@ -1,0 +1,177 @@
+"""Sentences as input: .txt, .jsonl and GLUE .tsv files through the plan's tokenizer."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgecompile.plan import Plan, TensorSpec, TextSpec, UserError
+from edgelaunch.inputs import fit
+from edgelaunch.items import Entry, Item, Source
+from edgelaunch.shards import check_file
+
+__all__ = ["Encoder", "open_text"]
+
+MAX_LINE_BYTES = 1 << 20
+COLA_COLUMNS = 4
+
+
+@dataclass(frozen=True)
+class Sentence:
+    text: str
+    label: int | None = None
+
+
+def open_text(plan: Plan, folder: Path, path: Path) -> Source:
+    """Sentences of a file, one a line.
+
+    Raises:
+        UserError: the model takes no text, the plan has no tokenizer, or a line cannot be read; names file and line.
+    """
+    encoder = Encoder(plan, folder, str(path))
+    parse = {".txt": _parse_txt, ".jsonl": _parse_jsonl, ".tsv": _parse_tsv}[path.suffix.lower()]
+    num_items, num_labelled = 0, 0
+    for sentence in _sentences(path, parse):
+        num_items += 1
+        num_labelled += sentence.label is not None
+    what = f"{num_items} sentences of {path.name}"
+    items = _items(path, parse, encoder)
+    return Source(items=items, num_items=num_items, what=what, labelled=0 < num_items == num_labelled)
+
+
+def _items(path: Path, parse: Callable[[str, str], Sentence | None], encoder: Encoder) -> Iterator[Item]:
+    for index, sentence in enumerate(_sentences(path, parse)):
+        entry = Entry(index=index, name=sentence.text, label=sentence.label)
+        yield Item(entry, encoder.encode(sentence.text))
+
+
+class Encoder:
+    """A sentence to the model's inputs: token ids, and mask and types where the model takes them."""
+
+    def __init__(self, plan: Plan, folder: Path, where: str) -> None:
+        """Raises UserError where the model takes no text or the plan has no tokenizer."""
+        spec = plan.data.text
+        if plan.data.kind != "text" or spec is None:
+            raise UserError(
+                f"{where}: sentences, and {plan.model.name} takes {plan.data.kind} input: give arrays instead"
+            )
+        if spec.tokenizer is None or spec.sha256 is None:
+            raise UserError(f"{where}: the plan has no tokenizer: compile with data.text.tokenizer, or give token ids")
+        names = {spec.ids, spec.mask, spec.types}
+        for tensor in plan.inputs:
+            if tensor.name not in names:
+                raise UserError(
+                    f"{where}: text gives no {tensor.name}, which {plan.model.name} takes: give arrays instead"
+                )
+        check_file(folder / spec.tokenizer, spec.sha256, "the tokenizer", "copy it again with the plan")
+        self._tokenizer = _load_tokenizer(folder / spec.tokenizer, spec)
+        self._spec, self._inputs, self._where = spec, plan.inputs, where
+
+    def encode(self, text: str) -> dict[str, Any]:
+        """Arrays by input name, each (max_length,) in the input's dtype."""
+        encoding = self._tokenizer.encode(text)
+        columns = {self._spec.ids: encoding.ids, self._spec.mask: encoding.attention_mask,
+                   self._spec.types: encoding.type_ids}  # fmt: skip
+        return {spec.name: self._column(columns[spec.name], spec) for spec in self._inputs}
+
+    def _column(self, values: list[int], spec: TensorSpec) -> Any:
+        array = np.asarray(values, dtype=np.int64)
+        if "float" in spec.dtype:  # some models take their mask as floats
+            array = array.astype(np.float32)
+        return fit(array, spec, self._where)
+
+
+def _load_tokenizer(path: Path, spec: TextSpec) -> Any:
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    from tokenizers import Tokenizer
+
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the Rust side raises bare Exception
+        raise UserError(f"{path}: not a readable tokenizer: {error}") from None
+    padding = dict(tokenizer.padding or {})
+    token = padding.get("pad_token")
+    if token is None:
+        known = [
+            name for name in ("[PAD]", "<pad>", "<|endoftext|>", "</s>") if tokenizer.token_to_id(name) is not None
+        ]
+        token = known[0] if known else None
+    number = tokenizer.token_to_id(token) if token is not None else None
+    tokenizer.enable_truncation(spec.max_length)
+    tokenizer.enable_padding(
+        length=spec.max_length,
+        direction=padding.get("direction", "right"),
+        pad_id=number if number is not None else 0,
+        pad_token=token if token is not None else "[PAD]",
+        pad_type_id=padding.get("pad_type_id", 0),
+    )
+    return tokenizer
+
+
+# --- files ---------------------------------------------------------------------------------------------------------
+
+
+def _sentences(path: Path, parse: Callable[[str, str], Sentence | None]) -> Iterator[Sentence]:
+    try:
+        with path.open("rb") as file:
+            number = 0
+            while line := file.readline(MAX_LINE_BYTES + 1):
+                number += 1
+                where = f"{path}:{number}"
+                if len(line) > MAX_LINE_BYTES:
+                    raise UserError(f"{where}: a line of more than {MAX_LINE_BYTES} bytes is no sentence")
+                sentence = parse(_decode(line, where).strip("\r\n"), where)
+                if sentence is not None:
+                    yield sentence
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def _decode(line: bytes, where: str) -> str:
+    try:
+        return line.decode("utf-8-sig" if where.endswith(":1") else "utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{where}: byte {error.start} is no UTF-8 text") from None
+
+
+def _parse_txt(line: str, where: str) -> Sentence | None:
+    return Sentence(line.strip()) if line.strip() else None
+
+
+def _parse_jsonl(line: str, where: str) -> Sentence | None:
+    if not line.strip():
+        return None
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where}: not JSON: {error}") from None
+    if isinstance(value, str):
+        return Sentence(value)
+    text = value.get("text", value.get("sentence")) if isinstance(value, dict) else None
+    if not isinstance(text, str):
+        raise UserError(f"{where}: must be a string, or an object with a string `text` or `sentence`")
+    label = value.get("label")
+    if label is not None and (isinstance(label, bool) or not isinstance(label, int)):
+        raise UserError(f"{where}: label is {label!r}, it must be a class number")
+    return Sentence(text, label)
+
+
+def _parse_tsv(line: str, where: str) -> Sentence | None:
+    """GLUE CoLA: source, label, star, sentence, without a header; or its test file, `index` and `sentence`."""
+    cells = line.split("\t")
+    if not line.strip() or cells == ["index", "sentence"]:
+        return None
+    if len(cells) == COLA_COLUMNS and cells[1].lstrip("-").isdecimal():
+        return Sentence(cells[3], int(cells[1]))
+    if len(cells) == 2 and cells[0].isdecimal():
+        return Sentence(cells[1])
+    raise UserError(
+        f"{where}: {len(cells)} columns do not read as GLUE CoLA: it must be source, label, star, sentence "
+        "(or index, sentence in a test file)"
+    )

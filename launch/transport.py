@@ -1,0 +1,115 @@
+"""The process group and its links, as one object a generation: a rank can give it up and build the next one.
+
+It owns its ProcessGroupGloo and does not use torch.distributed's global one: a failed init leaves that one's counters
+advanced, so that ranks which tried a different number of times never meet again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch._C._distributed_c10d import PrefixStore, Store
+
+from edgecompile.plan import UserError
+from edgelaunch.identity import address_is_here, is_loopback, resolve
+from edgelaunch.links import Peer, ReceiveLink, SendLink
+from edgelaunch.messages import Layout
+
+__all__ = ["Generation", "Member", "local_address"]
+
+NUM_GROUP_THREADS = 2
+TAGS_A_BOUNDARY = 1 << 16
+TAG_NOBODY_SENDS = (1 << 31) - 1
+ABANDON_S = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """This rank's place in a generation."""
+
+    generation: int
+    rank: int
+    num_ranks: int
+    address: str
+    """This machine's address on the network that the ranks share; gloo binds its interface."""
+    timeout_s: float
+    """For connecting; no message has a deadline."""
+
+
+class Generation:
+    """All that connects this rank to the others between two changes of membership."""
+
+    def __init__(self, store: Store, member: Member, fail: Callable[[BaseException], None]) -> None:
+        """Connects to all other ranks; every rank of the generation must be about to do the same.
+
+        `fail` is called from a link's thread with the exception that ended it.
+
+        Raises:
+            RuntimeError: a rank did not connect within the member's timeout.
+        """
+        gloo: Any = dist.ProcessGroupGloo  # torch's stubs leave out most of it
+        options = gloo._Options()
+        options._devices = [gloo.create_device(hostname=member.address)]
+        options._timeout = timedelta(seconds=member.timeout_s)
+        options._threads = NUM_GROUP_THREADS
+        prefix = PrefixStore(f"generation-{member.generation}", store)
+        self._group = gloo(prefix, member.rank, member.num_ranks, options)
+        self._member, self._fail = member, fail
+        self._links: list[SendLink | ReceiveLink] = []
+
+    def send_link(self, peer: int, boundary: int, layout: Layout, num_buffers: int) -> SendLink:
+        link = SendLink(self._peer(peer, boundary), layout, num_buffers)
+        self._links.append(link)
+        return link
+
+    def receive_link(self, peer: int, boundary: int, layout: Layout, num_buffers: int) -> ReceiveLink:
+        link = ReceiveLink(self._peer(peer, boundary), layout, num_buffers)
+        self._links.append(link)
+        return link
+
+    def _peer(self, rank: int, boundary: int) -> Peer:
+        return Peer(group=self._group, rank=rank, tag=boundary * TAGS_A_BOUNDARY, fail=self._fail)
+
+    def abandon(self) -> None:
+        """Gives everything up: threads that wait in a link get Abandoned, and those that wait in gloo an error.
+
+        No function of the group ends a pending operation. A receive that times out does: gloo closes all connections.
+        """
+        for link in self._links:
+            link.abandon()
+        with contextlib.suppress(RuntimeError):
+            other = 1 if self._member.rank == 0 else 0
+            self._group.recv([torch.empty(1)], other, TAG_NOBODY_SENDS).wait(timedelta(milliseconds=1))
+        for link in self._links:
+            link.thread.join(ABANDON_S)
+
+
+def local_address(plan_address: str, master_address: str) -> str:
+    """This machine's address on the network that the ranks share.
+
+    The plan's own, where it is this machine's; otherwise the one from which rank 0 is reached.
+
+    Raises:
+        UserError: there is no way to rank 0.
+    """
+    if is_loopback(master_address):
+        return "127.0.0.1"
+    for address in (plan_address, master_address):
+        if address_is_here(address) and not is_loopback(address):
+            return resolve(address) or address
+    master = resolve(master_address) or master_address
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in master else socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.connect((master, 9))
+            return str(probe.getsockname()[0])
+    except OSError as error:
+        raise UserError(
+            f"no way from this machine to rank 0 at {master_address} ({error.strerror}): give --master ADDRESS:PORT"
+        ) from None

@@ -1,0 +1,67 @@
+"""Compares what the pipeline gives for the golden items with what the eager model gave."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from edgecompile.plan import Plan, UserError
+from edgelaunch.golden import GoldenFile
+from edgelaunch.items import Entry
+
+__all__ = ["Comparison", "Verifier"]
+
+
+@dataclass
+class Comparison:
+    """One output over all golden items."""
+
+    tolerance: float
+    num_items: int = 0
+    max_difference: float = 0.0
+    max_value: float = 0.0
+
+
+class Verifier:
+    """Fed each golden item's outputs; stops at the first difference."""
+
+    def __init__(self, plan: Plan, golden: GoldenFile) -> None:
+        self._plan, self._golden = plan, golden
+        self.outputs = {spec.name: Comparison(plan.golden.tolerance[spec.name]) for spec in plan.outputs}
+
+    def add(self, entry: Entry, outputs: Mapping[str, Any]) -> None:
+        """`outputs`: tensors without batch dimension.
+
+        Raises:
+            UserError: an output differs by more than its tolerance; names output, item, difference and tolerance.
+        """
+        for name, comparison in self.outputs.items():
+            expected = self._golden.expected(name, entry.index)
+            difference = _difference(outputs[name], expected)
+            comparison.num_items += 1
+            comparison.max_difference = max(comparison.max_difference, difference)
+            if expected.numel() and expected.is_floating_point():
+                comparison.max_value = max(comparison.max_value, float(expected.nan_to_num().abs().max()))
+            if not difference <= comparison.tolerance:
+                raise UserError(
+                    f"not verified: output {name} of golden item {entry.index} differs from the model's by "
+                    f"{difference:g}, the plan allows {comparison.tolerance:g}: a shard or a machine computes "
+                    "something else than where the plan was compiled"
+                )
+
+
+def _difference(given: torch.Tensor, expected: torch.Tensor) -> float:
+    """Largest absolute difference; infinite where shapes differ, a NaN stands alone, or whole numbers differ."""
+    if given.shape != expected.shape:
+        return float("inf")
+    if not expected.numel():
+        return 0.0
+    if not expected.is_floating_point():
+        return 0.0 if torch.equal(given, expected.to(given.dtype)) else float("inf")
+    left, right = given.double(), expected.double()
+    gaps = (left - right).abs()
+    gaps[(left == right) | (left.isnan() & right.isnan())] = 0.0
+    return float(gaps.nan_to_num(nan=float("inf"), posinf=float("inf")).max())

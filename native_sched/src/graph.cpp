@@ -1,0 +1,125 @@
+#include "native_sched/graph.hpp"
+
+#include <algorithm>
+
+namespace native_sched {
+namespace {
+
+constexpr i64 kMostBytes = i64{400} << 20;
+
+}  // namespace
+
+bool Graph::within(const Model& model, i64 budget) {
+  // What a search holds for a vertex, at most: itself, its predecessors, and a bit for each cut.
+  const i64 bytes = 20 + 4 * i64{model.num_classes()} + i64{model.num_cuts()} / 8;
+  const i64 most = std::min(budget, kMostBytes / bytes);
+  if (model.ordered()) return i64{model.max_stages()} * model.num_classes() < most;
+  i64 vertices = std::max(model.num_classes(), 1);
+  for (int c = 0; c < model.num_classes(); ++c) {
+    vertices *= model.count(c) + 1;
+    if (vertices > most) return false;
+  }
+  return true;
+}
+
+Graph Graph::build(const Model& model) {
+  Graph graph;
+  graph.add(-1, 0, 0);
+  if (model.ordered()) {
+    graph.build_ordered(model);
+  } else {
+    graph.build_free(model);
+  }
+  graph.pred_begin_.push_back(static_cast<int>(graph.preds_.size()));
+  return graph;
+}
+
+void Graph::add(int cls, int stages, int counts) {
+  class_.push_back(cls);
+  stages_.push_back(stages);
+  counts_.push_back(counts);
+  pred_begin_.push_back(static_cast<int>(preds_.size()));
+}
+
+void Graph::build_free(const Model& model) {
+  const int classes = model.num_classes();
+  int total = 1;
+  for (int c = 0; c < classes; ++c) {
+    stride_.push_back(total);
+    total *= model.count(c) + 1;
+  }
+  const auto digit = [&](int counts, int c) { return counts / stride_[at(c)] % (model.count(c) + 1); };
+  std::vector<std::vector<int>> levels(at(model.max_stages() + 1));
+  for (int counts = 0; counts < total; ++counts) {
+    int stages = 0;
+    for (int c = 0; c < classes; ++c) stages += digit(counts, c);
+    if (stages <= model.max_stages()) levels[at(stages)].push_back(counts);
+  }
+  std::vector<int> vertex_of(at(total) * at(classes), -1);
+  for (int stages = 1; stages <= model.max_stages(); ++stages) {
+    for (const int counts : levels[at(stages)]) {
+      for (int c = 0; c < classes; ++c) {
+        if (digit(counts, c) == 0) continue;
+        vertex_of[at(counts) * at(classes) + at(c)] = size();
+        add(c, stages, counts);
+        const int before = counts - stride_[at(c)];
+        if (stages == 1) preds_.push_back(0);
+        for (int p = 0; p < classes && stages > 1; ++p) {
+          if (digit(before, p) > 0) preds_.push_back(vertex_of[at(before) * at(classes) + at(p)]);
+        }
+      }
+    }
+  }
+  for (const auto& level : levels) by_stages_.insert(by_stages_.end(), level.begin(), level.end());
+}
+
+void Graph::build_ordered(const Model& model) {
+  const int hosts = model.num_classes();
+  for (int stages = 1; stages <= model.max_stages(); ++stages) {
+    const int level = 1 + (stages - 2) * hosts;
+    for (int c = 0; c < hosts; ++c) {
+      add(c, stages, 0);
+      if (stages == 1) preds_.push_back(0);
+      for (int p = 0; p < c && stages > 1; ++p) preds_.push_back(level + p);
+    }
+  }
+}
+
+std::vector<int> Graph::least_cuts(const Model& model, const std::vector<Rows>& rows) const {
+  std::vector<int> least(class_.size(), 0);
+  if (model.ordered()) return least;
+  const int cuts = model.num_cuts();
+  const int classes = model.num_classes();
+  // back[c][j]: the first cut from which class c can get to cut j or beyond.
+  std::vector<std::vector<int>> back(at(classes), std::vector<int>(at(cuts), cuts));
+  for (int c = 0; c < classes; ++c) {
+    int covered = 0;
+    for (int i = 0; i < cuts - 1; ++i) {
+      const Rows& mine = rows[at(c)];
+      if (mine.begin[at(i)] == mine.begin[at(i + 1)]) continue;
+      const int furthest = mine.runs[at(mine.begin[at(i + 1)] - 1)].stop - 1;
+      for (; covered < furthest; ++covered) back[at(c)][at(covered + 1)] = i;
+    }
+  }
+  int total = 1;
+  for (int c = 0; c < classes; ++c) total *= model.count(c) + 1;
+  std::vector<int> from(at(total), cuts);
+  for (const int counts : by_stages_) {
+    int best = cuts - 1;
+    for (int c = 0; c < classes; ++c) {
+      if (counts / stride_[at(c)] % (model.count(c) + 1) == 0) continue;
+      const int next = from[at(counts - stride_[at(c)])];
+      const int cut = next == 0 ? 0 : next >= cuts ? cuts : back[at(c)][at(next)];
+      best = std::min(best, cut);
+    }
+    from[at(counts)] = best;
+  }
+  for (int v = 0; v < size(); ++v) {
+    const int left = total - 1 - counts_[at(v)];
+    // With fewer stages allowed than hosts there are, what is left is not what may still be used.
+    least[at(v)] = from[at(left)] >= cuts ? 0 : from[at(left)];
+  }
+  return least;
+}
+
+}  // namespace native_sched

@@ -1,0 +1,129 @@
+"""Every option composes; every mistake is one line that names the key, the value and what is allowed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from compiler_helpers import Compile, command
+
+import edgecompile.conf
+from edgecompile.cli import compose
+from edgecompile.domain import cluster_of, model_of
+from edgecompile.errors import UserError
+from edgecompile.quantities import parse_bytes, parse_flops, parse_rate, parse_time
+
+CONF = Path(next(iter(edgecompile.conf.__path__)))
+
+
+def options(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", [name for name in options("model") if name not in ("custom", "transformers")])
+def test_every_model_composes(name: str) -> None:
+    conf = compose([f"model={name}", "weights=x"])
+    assert conf.model.name == name
+    assert model_of(conf.model).inputs if conf.model.inputs else name == "pretrained"
+
+
+@pytest.mark.parametrize("name", options("devices"))
+def test_every_cluster_composes(name: str) -> None:
+    cluster = cluster_of(compose([f"devices={name}"]))
+    assert len(cluster.hosts) >= 2
+    assert {host.device for host in cluster.hosts} == {device.name for device in cluster.devices}
+
+
+@pytest.mark.parametrize("name", options("board"))
+def test_every_board_composes(name: str) -> None:
+    board = [] if name == "local" else [f"+board@devices.{name}={name}"]
+    cluster = cluster_of(compose([*board, f"hosts.members.local.device={name}"]))
+    assert cluster.devices[0].peak_flops_per_s > 0
+    assert name == "local" or compose([f"+board@devices.{name}={name}"]).devices[name].source
+
+
+@pytest.mark.parametrize("group", ["schedule", "profile", "data"])
+def test_every_other_option_composes(group: str) -> None:
+    for name in options(group):
+        assert compose([f"{group}={name}"])
+
+
+@pytest.mark.parametrize("name", options("experiment"))
+def test_every_experiment_composes(name: str) -> None:
+    assert compose([f"experiment={name}"])
+
+
+def test_hosts_follow_devices() -> None:
+    assert "orin-nx-1" in compose(["devices=jetson_cluster"]).hosts.members
+    assert list(compose(["devices=jetson_cluster", "hosts=local", "+board@devices.local=local"]).hosts.members)
+
+
+def test_quantities() -> None:
+    assert parse_bytes("4GB", "k") == 4_000_000_000
+    assert parse_bytes("512 MiB", "k") == 512 * 2**20
+    assert parse_rate("50Mbps", "k") == 50e6 / 8
+    assert parse_rate("25.6GB/s", "k") == 25.6e9
+    assert parse_flops("472 GFLOPS", "k") == 472e9
+    assert parse_time("12us", "k") == pytest.approx(12e-6)
+    with pytest.raises(UserError, match="unknown unit 'Mb'"):
+        parse_rate("50Mb", "hosts.x.bandwidth")
+    for bad in ("", "x", "-1Mbps", "nan", "1e400", None, True, [1]):
+        with pytest.raises(UserError, match=r"hosts\.x"):
+            parse_rate(bad, "hosts.x")
+
+
+BAD = [
+    (["model=vit_bse"], ["model/vit_bse", "vit_base"]),
+    (["devices=jetson"], ["devices/jetson", "jetson_cluster"]),
+    (["nonsense=1"], ["nonsense"]),
+    (["microbatch=0"], ["microbatch", "0", "1 or more"]),
+    (["microbatch=many"], ["microbatch", "many"]),
+    (["microbatch=-3"], ["microbatch"]),
+    (["capture=jit"], ["capture", "jit", "symbolic_trace"]),
+    (["hosts.count=0"], ["hosts.count"]),
+    (["devices=jetson_cluster", "hosts.count=9"], ["hosts.count", "9", "1 to 6"]),
+    (["hosts.members.local.bandwidth=fast"], ["hosts.members.local.bandwidth", "fast"]),
+    (["hosts.members.local.device=pi"], ["hosts.members.local.device", "pi", "local"]),
+    (["devices.local.peak.float32=12GB"], ["devices.local.peak.float32", "12GB", "GFLOPS"]),
+    (["schedule=best"], ["schedule/best", "exact"]),
+    (["weights=nowhere.npz"], ["weights", "nowhere.npz"]),
+    (["model=transformers"], ["architecture"]),
+    (["model=transformers", "model.build.architecture=BertModl", "model.inputs={x: {shape: [1], dtype: int64}}"],
+     ["BertModl", "BertModel"]),
+    (["model=deit_tiny", "+model.build.config.hiden_size=4"], ["hiden_size", "hidden_size"]),
+    (["model=deit_tiny", "passes.fold=false"], ["passes.fold", "fold_constants"]),
+    (["model=deit_tiny", "hosts.members.local.memory=401MB"], ["local-1", "bytes", "too few"]),
+    (["model=deit_tiny", "model.output=logit"], ["model.output", "logits"]),
+    (["model=custom", "model.build._target_=nowhere.Model", "model.inputs={x: {shape: [4], dtype: float32}}"],
+     ["nowhere"]),
+    (["model=deit_tiny", "data.top_k=0"], ["top_k"]),
+    (["model=minilm", "data.tokenizer=nowhere.json"], ["data.tokenizer", "nowhere.json"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("overrides", "words"), BAD, ids=lambda value: " ".join(value)[:60])
+def test_a_mistake_is_one_line_and_exit_2(tmp_path: Path, overrides: list[str], words: list[str]) -> None:
+    done = command("edgecompile.cli", *overrides, folder=tmp_path)
+    last = done.stderr.strip().splitlines()[-1]
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    assert last.startswith("edgecompile: ")
+    assert all(word in last for word in words), last
+    assert not list(tmp_path.rglob("plan.yaml"))
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+@pytest.mark.parametrize(
+    ("name", "inputs", "message"),
+    [
+        ("Random", "{x: {shape: [4], dtype: float32}}", "random"),
+        ("DataDependent", "{x: {shape: [4], dtype: float32}}", "cannot trace"),
+        ("Unbatched", "{x: {shape: [4], dtype: float32}}", "first dimension"),
+        ("Tied", "{ids: {shape: [7], dtype: int64, high: 5000}}", "index out of range"),
+        ("Forked", "{y: {shape: [4], dtype: float32}}", r"model\.inputs"),
+    ],
+)
+def test_models_that_cannot_be_compiled(compile_here: Compile, name: str, inputs: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        compile_here("model=custom", f"model.build._target_=hand_written.{name}", f"model.inputs={inputs}",
+                     "microbatch=3")  # fmt: skip

@@ -1,0 +1,144 @@
+"""plan.yaml: what is wrong in it is named; what is written is whole, deterministic and below its folder."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from compiler_helpers import Compile, command
+
+from edgecompile.errors import UserError
+from edgecompile.plan import read_plan
+
+TINY = ("model=custom", "model.build._target_=hand_written.Tied", "model.inputs={ids: {shape: [7], dtype: int64}}")
+
+
+@pytest.fixture(scope="module")
+def document(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    from edgecompile.cli import compose
+    from edgecompile.console import steps
+    from edgecompile.pipeline import compile_model
+
+    folder = tmp_path_factory.mktemp("plan")
+    compile_model(compose([*TINY, f"output_dir={folder}", "schedule=even"]), steps)
+    return yaml.safe_load((folder / "plan.yaml").read_text())
+
+
+def change(document: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
+    changed = copy.deepcopy(document)
+    *parents, last = [int(part) if part.isdigit() else part for part in path.split(".")]
+    target: Any = changed
+    for part in parents:
+        target = target[part]
+    if value is KeyError:
+        del target[last]
+    else:
+        target[last] = value
+    return changed
+
+
+BROKEN = [
+    ("version", 2, "version is 2.*reads version 1"),
+    ("version", KeyError, "version is None"),
+    ("stages.0.units", [0, 99], r"stages\.0\.units.*no gap and no overlap"),
+    ("stages.1.units", [3, 4], r"stages\.1\.units"),
+    ("stages.1.rank", 0, r"stages\.1\.rank.*without a stage"),
+    ("stages.1.rank", 7, r"stages\.1\.rank"),
+    ("stages.0.shard", "../../etc/passwd", r"stages\.0\.shard.*below the plan"),
+    ("stages.0.shard", "/etc/passwd", r"stages\.0\.shard"),
+    ("stages.0.sha256", "abc", r"stages\.0\.sha256.*64 hexadecimal"),
+    ("stages.0.artifact", "pickle", r"stages\.0\.artifact"),
+    ("stages.1.inputs.0.dtype", "object", r"stages\.1\.inputs\.0\.dtype"),
+    ("stages.1.inputs.0.shape", [1, 2], r"stages\.1\.inputs.*what comes out"),
+    ("stages.0.predicted.memory_bytes", -1, r"stages\.0\.predicted\.memory_bytes"),
+    ("hosts.0.port", 70000, r"hosts\.0\.port.*65535"),
+    ("hosts.1.rank", 5, r"hosts\.1\.rank"),
+    ("hosts.1.name", "local-1", r"hosts\.1\.name"),
+    ("hosts.0.limits.memory_bytes", "much", r"hosts\.0\.limits\.memory_bytes.*whole number"),
+    ("hosts", [], "hosts.*one host or more"),
+    ("links.0.bandwidth_bytes_per_s", 0, r"links\.0\.bandwidth"),
+    ("links.0.source", 9, r"links\.0\.source"),
+    ("golden.file", "a/../../b", r"golden\.file"),
+    ("golden.tolerance", {}, r"golden\.tolerance"),
+    ("model.microbatch", 0, r"model\.microbatch"),
+    ("model.microbatch", True, r"model\.microbatch"),
+    ("predicted.period_s", float("nan"), r"predicted\.period_s.*finite"),
+    ("outputs.0.shape", [3, 7, 50], r"outputs\.0\.shape.*first extent"),
+    ("data.kind", "sound", r"data\.kind"),
+    ("runtime.timeout_s", 0, r"runtime\.timeout_s"),
+    ("units.0.flops", -5, r"units\.0\.flops"),
+    ("nonsense", 1, "unknown key nonsense"),
+    ("stages.0.nonsense", 1, r"unknown key stages\.0\.nonsense"),
+    ("stages.0.sha256", KeyError, r"stages\.0\.sha256 is missing"),
+    ("stages", {}, "stages.*a list"),
+    ("network.model", "carrier pigeon", r"network\.model"),
+]
+
+
+@pytest.mark.parametrize(("path", "value", "message"), BROKEN, ids=lambda value: str(value)[:40])
+def test_a_broken_rule_is_named(document: dict[str, Any], tmp_path: Path, path: str, value: Any, message: str) -> None:
+    file = tmp_path / "plan.yaml"
+    file.write_text(yaml.safe_dump(change(document, path, value)))
+    with pytest.raises(UserError, match=message):
+        read_plan(file)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "top level must be a mapping"),
+        (b"[1, 2]", "top level must be a mapping"),
+        (b"version: 1\nmodel: {", "not a readable plan"),
+        (b"version: 1\nversion: 1\n", "stands here twice"),
+        (b"\xff\xfe\x00", "no UTF-8"),
+        (b"a: &a [1]\nb: *a\n", "aliases"),
+        (b"!!python/object/apply:os.system ['true']", "not a readable plan"),
+        (b"x: " + b"[" * 20000, "not a readable plan"),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_what_is_no_plan(tmp_path: Path, content: bytes, message: str) -> None:
+    file = tmp_path / "plan.yaml"
+    file.write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        read_plan(file)
+
+
+def test_missing_plan_and_folder(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such plan"):
+        read_plan(tmp_path / "plan.yaml")
+    with pytest.raises(UserError, match="is a folder"):
+        read_plan(tmp_path)
+
+
+def test_the_same_config_gives_the_same_bytes(compile_here: Compile, tmp_path: Path) -> None:
+    """Here, again in the same process, and in another process and folder."""
+    texts = []
+    for _ in range(2):
+        compile_here(*TINY, "schedule=even", "seed=3")
+        texts.append((tmp_path / "outputs" / "plan.yaml").read_bytes())
+    other = tmp_path / "another folder"
+    other.mkdir()
+    done = command("edgecompile.cli", *TINY, "schedule=even", "seed=3", folder=other,
+                   path=Path(__file__).parent)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    texts.append((other / "outputs" / "plan.yaml").read_bytes())
+    assert texts[0] == texts[1] == texts[2]
+    here, there = (
+        sorted(path.name for path in (folder / "outputs" / "shards").iterdir()) for folder in (tmp_path, other)
+    )
+    assert here == there
+
+
+def test_edgeplan_show(compile_here: Compile, tmp_path: Path) -> None:
+    compile_here(*TINY, "schedule=even")
+    done = command("edgecompile.explore.cli", "show", "outputs/plan.yaml", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "local-2" in done.stdout
+    assert "items/s" in done.stdout
+    done = command("edgecompile.explore.cli", "show", "nowhere.yaml", folder=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1

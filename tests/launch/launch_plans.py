@@ -1,0 +1,256 @@
+"""Writes tiny plans with hand-made TorchScript shards: what the compiler would write, without the compiler."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from safetensors.torch import save_file
+
+from edgecompile.plan import (
+    Certificate,
+    DataSpec,
+    Golden,
+    Host,
+    Limits,
+    ModelInfo,
+    Network,
+    Plan,
+    Predicted,
+    Runtime,
+    Stage,
+    StagePrediction,
+    TensorSpec,
+    UnitEntry,
+    file_sha256,
+)
+
+Tensors = dict[str, torch.Tensor]
+
+
+@dataclass
+class Part:
+    """One stage: a module from the tensors of the boundary before to those named in `outputs`."""
+
+    module: torch.nn.Module
+    outputs: Sequence[str]
+
+
+@dataclass
+class Written:
+    path: Path
+    plan: Plan
+    parts: list[Part]
+    microbatch: int
+    names: list[str] = field(default_factory=list)
+
+    def eager(self, items: Tensors) -> Tensors:
+        """All items (N, ...) through the parts, a microbatch at a time, padded as the runtime pads."""
+        names = [spec.name for spec in self.plan.inputs]
+        count = len(items[names[0]])
+        results: list[list[torch.Tensor]] = []
+        for begin in range(0, count, self.microbatch):
+            rows = [min(begin + index, count - 1) for index in range(self.microbatch)]
+            values: Any = tuple(items[name][rows] for name in names)
+            for part in self.parts:
+                values = part.module(*values)
+            valid = min(self.microbatch, count - begin)
+            results.append([value[:valid] for value in values])
+        outputs = self.parts[-1].outputs
+        return {name: torch.cat([row[index] for row in results]) for index, name in enumerate(outputs)}
+
+
+class _Dumper(yaml.SafeDumper):
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def save(written: Written) -> None:
+    """Writes the plan, also one that breaks a rule."""
+    text = yaml.dump(asdict(written.plan), Dumper=_Dumper, sort_keys=False)
+    written.path.write_text(text, encoding="utf-8")
+
+
+def rehash_golden(written: Written) -> None:
+    """After a test changed the golden file."""
+    golden = replace(written.plan.golden, sha256=file_sha256(written.path.parent / written.plan.golden.file))
+    written.plan = replace(written.plan, golden=golden)
+    save(written)
+
+
+def export_stage(written: Written, number: int, module: torch.nn.Module) -> None:
+    """Writes a stage's shard as a torch.export program."""
+    stage = written.plan.stages[number]
+    inputs = tuple(torch.zeros(spec.shape, dtype=getattr(torch, spec.dtype)) for spec in stage.inputs)
+    path = written.path.parent / "shards" / f"{number}.pt2"
+    torch.export.save(torch.export.export(module.eval(), inputs, strict=False), path)
+    stage = replace(stage, shard=f"shards/{number}.pt2", sha256=file_sha256(path), artifact="pt2")
+    stages = [stage if index == number else other for index, other in enumerate(written.plan.stages)]
+    written.plan = replace(written.plan, stages=tuple(stages))
+    save(written)
+
+
+def specs_of(names: Sequence[str], tensors: Sequence[torch.Tensor]) -> tuple[TensorSpec, ...]:
+    return tuple(
+        TensorSpec(name=name, shape=tuple(tensor.shape), dtype=str(tensor.dtype).removeprefix("torch."))
+        for name, tensor in zip(names, tensors, strict=True)
+    )
+
+
+def write(
+    folder: Path,
+    inputs: Tensors,
+    parts: list[Part],
+    *,
+    microbatch: int = 2,
+    ranks: Sequence[int] | None = None,
+    addresses: Sequence[str] | None = None,
+    data: DataSpec | None = None,
+    timeout_s: float = 20.0,
+    port: int = 29999,
+    change: Callable[[Plan], Plan] = lambda plan: plan,
+) -> Written:
+    """`inputs`: golden items (N, ...) by input name. `ranks`: each stage's, default 0, 1, ..."""
+    folder.mkdir(parents=True, exist_ok=True)
+    ranks = list(range(len(parts))) if ranks is None else list(ranks)
+    names = list(inputs)
+    values: tuple[torch.Tensor, ...] = tuple(inputs[name][[0] * microbatch] for name in names)
+    boundary = specs_of(names, values)
+    model_inputs = boundary
+    stages = []
+    (folder / "shards").mkdir(exist_ok=True)
+    for number, part in enumerate(parts):
+        module = part.module.eval()
+        if isinstance(module, torch.jit.ScriptModule):
+            traced = torch.jit.freeze(module)
+        else:
+            traced = torch.jit.freeze(torch.jit.trace(module, values, check_trace=False))
+        shard = folder / "shards" / f"{number}.pt"
+        traced.save(str(shard))
+        values = module(*values)
+        outputs = specs_of(part.outputs, values)
+        stages.append(
+            Stage(
+                stage=number, rank=ranks[number], units=(number, number), first_op=f"op{number}", last_op=f"op{number}",
+                shard=f"shards/{number}.pt", sha256=file_sha256(shard), inputs=boundary, outputs=outputs,
+                predicted=StagePrediction(compute_s=0.001, send_s=0.0001, memory_bytes=1 << 20),
+            )
+        )  # fmt: skip
+        boundary = outputs
+    num_hosts = max(ranks) + 1
+    addresses = addresses or ["127.0.0.1"] * num_hosts
+    plan = Plan(
+        version=1,
+        model=ModelInfo(name="tiny", microbatch=microbatch, num_parameters=1, weights="random", capture="export"),
+        objective="period",
+        predicted=Predicted(throughput_items_per_s=1000.0, period_s=0.002, latency_s=0.004, bottleneck="stage 0"),
+        certificate=Certificate(method="exact", period_s=0.002, lower_bound_s=0.002, gap=0.0),
+        hosts=tuple(
+            Host(rank=rank, name=f"host-{rank}", address=addresses[rank], port=port, device="cpu", execution="cpu",
+                 dtype="float32", threads=1, limits=Limits(memory_bytes=1 << 30))
+            for rank in range(num_hosts)
+        ),
+        network=Network(model="host"),
+        links=(),
+        runtime=Runtime(num_buffers_in=2, num_buffers_out=2, timeout_s=timeout_s),
+        inputs=model_inputs,
+        outputs=boundary,
+        data=data or DataSpec(kind="tensor"),
+        golden=Golden(file="golden.safetensors", sha256="0" * 64, num_items=len(inputs[names[0]]),
+                      tolerance={spec.name: 1e-5 for spec in boundary}),
+        stages=tuple(stages),
+        units=tuple(
+            UnitEntry(unit=number, op=f"op{number}", flops=1, weight_bytes=1, activation_bytes=1, live_bytes=1,
+                      time_s={"cpu": 0.001})
+            for number in range(len(parts))
+        ),
+    )  # fmt: skip
+    written = Written(folder / "plan.yaml", plan, parts, microbatch)
+    with torch.no_grad():
+        outputs_by_name = written.eager(inputs)
+    golden = {f"input.{name}": tensor.contiguous() for name, tensor in inputs.items()}
+    golden |= {f"output.{name}": tensor.contiguous() for name, tensor in outputs_by_name.items()}
+    save_file(golden, folder / plan.golden.file)
+    plan = replace(plan, golden=replace(plan.golden, sha256=file_sha256(folder / plan.golden.file)))
+    plan = change(plan)
+    written.plan = plan
+    save(written)
+    return written
+
+
+# --- models --------------------------------------------------------------------------------------------------------
+
+
+class First(torch.nn.Module):
+    """Two inputs; an int and a bool tensor cross the cut, and one input passes through as it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = torch.nn.Embedding(50, 8)
+
+    def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return self.embedding(ids), mask, ids.sum(1), ids > 7
+
+
+class Second(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = torch.nn.Linear(8, 8)
+
+    def forward(self, hidden: torch.Tensor, mask: torch.Tensor, total: torch.Tensor, big: torch.Tensor) -> Any:
+        # a view of an input and a transposed tensor leave this stage: neither is a fresh contiguous tensor
+        return self.linear(hidden).transpose(1, 2), mask.view(mask.shape), total, big
+
+
+class Third(torch.nn.Module):
+    def forward(self, hidden: torch.Tensor, mask: torch.Tensor, total: torch.Tensor, big: torch.Tensor) -> Any:
+        weights = mask.unsqueeze(1).to(hidden.dtype)
+        return (hidden * weights).sum(2).softmax(-1), total + 1, big & mask.bool(), hidden.bfloat16()
+
+
+def three_stages(folder: Path, **options: Any) -> Written:
+    torch.manual_seed(0)
+    inputs = {"ids": torch.randint(0, 50, (5, 6)), "mask": torch.randint(0, 2, (5, 6))}
+    boundary = ["hidden", "mask", "total", "big"]
+    parts = [Part(First(), boundary), Part(Second(), boundary), Part(Third(), ["scores", "total", "big", "raw"])]
+    return write(folder, inputs, parts, **options)
+
+
+class Scale(torch.nn.Module):
+    """Sleeps or fails where the first element says so: for runs that must last, or end badly."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor]:
+        return (x * self.factor,)
+
+
+class Failing(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor]:
+        assert bool((x >= 0).all()), "the shard met a negative number"
+        return (x,)
+
+
+class Heavy(torch.nn.Module):
+    """Keeps a core busy for some milliseconds."""
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor]:
+        y = torch.ones(400, 400) * x.sum()  # of x, so that no optimiser computes it once and for all
+        for _ in range(20):
+            y = (y @ y).clamp(0.0, 1.0)
+        return (x + y[0, 0] - y[0, 0],)
+
+
+def floats(folder: Path, num_stages: int = 2, middle: torch.nn.Module | None = None, **options: Any) -> Written:
+    """One float input (4,), one output `y`; `middle` in place of the second stage's module."""
+    torch.manual_seed(1)
+    parts = [Part(Scale(2.0), ["y"]) for _ in range(num_stages)]
+    if middle is not None:
+        parts[min(1, num_stages - 1)] = Part(torch.jit.script(middle), ["y"])
+    return write(folder, {"x": torch.rand(6, 4)}, parts, **options)

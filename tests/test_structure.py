@@ -1,0 +1,75 @@
+"""Import arrows point one way, and what must stay light stays light."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+LOW = {
+    "edgecompile.errors",
+    "edgecompile.quantities",
+    "edgecompile.decode",
+    "edgecompile.plan",
+    "edgecompile.plan_rules",
+}
+HIGH = {"edgecompile.cli", "edgecompile.pipeline", "edgecompile.sweep"}
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+    return found
+
+
+def test_launch_imports_the_plan_and_nothing_else_of_the_compiler() -> None:
+    for path in (ROOT / "launch").rglob("*.py"):
+        ours = {name for name in imports(path) if name.split(".")[0] == "edgecompile"}
+        assert ours <= {"edgecompile", "edgecompile.plan"}, path
+
+
+def test_the_compiler_never_imports_the_launcher() -> None:
+    for path in (ROOT / "edgecompile").rglob("*.py"):
+        assert not any(name.split(".")[0] in ("edgelaunch", "launch") for name in imports(path)), path
+
+
+def test_steps_do_not_reach_back() -> None:
+    for path in (ROOT / "edgecompile").rglob("*.py"):
+        module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        ours = {name for name in imports(path) if name.startswith("edgecompile.")}
+        if module in LOW:
+            assert ours <= LOW, module
+        if module not in HIGH:
+            assert not ours & HIGH, module
+
+
+@pytest.mark.parametrize(
+    ("module", "heavy"),
+    [
+        ("edgecompile.cli", {"torch", "transformers", "numpy"}),
+        ("edgecompile.explore.cli", {"torch", "hydra", "transformers"}),
+        ("edgecompile.plan", {"torch", "hydra", "numpy"}),
+        ("edgelaunch.cli", {"torch", "hydra", "transformers"}),
+    ],
+)
+def test_light_imports(module: str, heavy: set[str]) -> None:
+    code = f"import sys, {module}; print(' '.join(set(sys.modules) & {heavy!r}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == ""
+
+
+@pytest.mark.parametrize("name", ["edgecompile", "edgelaunch", "edgeplan", "edgesched"])
+def test_installed_scripts_tell_their_version_from_anywhere(name: str, tmp_path: Path) -> None:
+    script = Path(sys.executable).with_name(name)
+    done = subprocess.run([script, "--version"], capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(name)

@@ -1,0 +1,14 @@
+"""Prints what pyproject.toml asks for, with the dev extra: requirements that pip can install without the project."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    from pip._vendor import tomli as tomllib
+
+project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]
+print("\n".join([*project["dependencies"], *project["optional-dependencies"]["dev"]]))
