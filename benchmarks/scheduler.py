@@ -33,11 +33,13 @@ class Case:
 
 
 def chain(seed: int, units: int, kinds: int, hosts: int, *, tight: float = 0.0, distinct_cuts: bool = True) -> Problem:
-    """A chain of random units on `hosts` hosts of each kind; `tight` > 0 gives each host that share of an even split."""
+    """A chain of random units on `hosts` hosts of each kind; `tight` > 0: memory as a share of an even split."""
     rng = random.Random(seed)
     base = [rng.uniform(0.2, 1.0) * 1e-2 for _ in range(units)]
     speeds = [2.0**-k for k in range(kinds)]
-    sizes = [rng.randint(10_000, 400_000) if distinct_cuts else rng.choice((200_000, 400_000)) for _ in range(units + 1)]
+    sizes = [
+        rng.randint(10_000, 400_000) if distinct_cuts else rng.choice((200_000, 400_000)) for _ in range(units + 1)
+    ]
     weights = [rng.randint(100_000, 3_000_000) for _ in range(units)]
     room = int(tight * sum(weights) / (kinds * hosts)) if tight else 1 << 40
     return Problem(
@@ -47,7 +49,10 @@ def chain(seed: int, units: int, kinds: int, hosts: int, *, tight: float = 0.0, 
         ),
         hosts=tuple(
             SchedHost(
-                name=f"host{k}-{h}", kind=k, memory_bytes=int(room * (1.0 + 0.3 * k)), bandwidth_bytes_per_s=(4 - k % 4) * 5e6
+                name=f"host{k}-{h}",
+                kind=k,
+                memory_bytes=int(room * (1.0 + 0.3 * k)),
+                bandwidth_bytes_per_s=(4 - k % 4) * 5e6,
             )
             for k in range(kinds)
             for h in range(hosts)
@@ -91,7 +96,11 @@ def cases() -> list[Case]:
         Case("1,000 units, 12 all different, pairwise", pairwise(8, 1000, 12), 200.0),
         Case("500 x 3 x 6, data host", replace(chain(5, 500, 3, 6), data_host=0), 2.0),
         Case("10,000 x 4 x 12", chain(9, 10_000, 4, 12), 2000.0),
-        Case("192 x 2 x 4, shared medium", replace(chain(10, 192, 2, 4), links=SharedMedium(bandwidth_bytes_per_s=2e7)), 100.0),
+        Case(
+            "192 x 2 x 4, shared medium",
+            replace(chain(10, 192, 2, 4), links=SharedMedium(bandwidth_bytes_per_s=2e7)),
+            100.0,
+        ),
     ]
 
 
@@ -113,7 +122,9 @@ def textbook_ms(binary: Path, problem: Problem) -> tuple[float, int]:
     """The textbook programme's time and its period in picoseconds."""
     lines = [f"{len(problem.weight_bytes)} {len(problem.kinds)} {len(problem.hosts) // len(problem.kinds)}"]
     lines += [" ".join(str(round(value * 1e12)) for value in kind.unit_s) for kind in problem.kinds]
-    rates = [next(host for host in problem.hosts if host.kind == k).bandwidth_bytes_per_s for k in range(len(problem.kinds))]
+    rates = [
+        next(host for host in problem.hosts if host.kind == k).bandwidth_bytes_per_s for k in range(len(problem.kinds))
+    ]
     lines += [" ".join(repr(rate) for rate in rates), " ".join(map(str, problem.cut_bytes))]
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as file:
         file.write("\n".join(lines) + "\n")
@@ -140,8 +151,9 @@ def main() -> int:
         late = period_ms > case.target_ms or ties_ms > 10 * case.target_ms
         missed += late
         print(
-            f"{case.name:42} {period_ms:7.2f} ms {case.target_ms:5.0f} ms   {ties_ms:7.2f} ms {10 * case.target_ms:5.0f} ms"
-            f"  {gap:6.4f} {solution.method.name:16} {solution.num_probes}{'  MISSED' if late else ''}",
+            f"{case.name:42} {period_ms:7.2f} ms {case.target_ms:5.0f} ms   "
+            f"{ties_ms:7.2f} ms {10 * case.target_ms:5.0f} ms  "
+            f"{gap:6.4f} {solution.method.name:16} {solution.num_probes}{'  MISSED' if late else ''}",
             flush=True,
         )
         if args.textbook and case.name == "500 x 3 x 6":

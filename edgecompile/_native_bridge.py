@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from edgecompile import schedule as domain
 
@@ -17,6 +17,8 @@ __all__ = ["assignments_of", "native_module", "plan_of", "schedule_of", "spec_of
 
 _METHODS = {"EXACT": "exact", "EXACT_TIES_OPEN": "exact, ties open", "BOUNDED": "bounded"}
 _INT64 = 1 << 63
+
+T = TypeVar("T")
 
 
 def native_module() -> ModuleType:
@@ -40,23 +42,27 @@ def spec_of(problem: domain.Problem) -> native.ProblemSpec:
     """
     module = native_module()
     spec = module.ProblemSpec()
-    spec.kinds = [_kind(module, f"kinds[{k}]", kind) for k, kind in enumerate(problem.kinds)]
-    spec.hosts = [_host(module, f"hosts[{h}]", host) for h, host in enumerate(problem.hosts)]
+    spec.kinds = [_kind(module, where, kind) for where, kind in _items("kinds", problem.kinds, domain.Kind)]
+    spec.hosts = [_host(module, where, host) for where, host in _items("hosts", problem.hosts, domain.SchedHost)]
     spec.links = _links(module, problem.links)
     for name in ("cut_bytes", "weight_bytes", "activation_bytes", "entry_bytes", "exit_bytes", "excluded_hosts"):
         _put(spec, name, getattr(problem, name), name, _integer)
-    spec.shared_weights = [
-        _shared(module, f"shared_weights[{w}]", weight) for w, weight in enumerate(problem.shared_weights)
-    ]
-    spec.pins = [_pin(module, f"pins[{p}]", pin) for p, pin in enumerate(problem.pins)]
-    spec.together = [_range(module, f"together[{t}]", units) for t, units in enumerate(problem.together)]
+    shared_weights = _items("shared_weights", problem.shared_weights, domain.SharedWeight)
+    spec.shared_weights = [_shared(module, where, weight) for where, weight in shared_weights]
+    spec.pins = [_pin(module, where, pin) for where, pin in _items("pins", problem.pins, domain.Pin)]
+    spec.together = [_range(module, where, units) for where, units in _items("together", problem.together, tuple)]
     for name in ("data_host", "max_hosts", "state_budget"):
         _put(spec, name, getattr(problem, name), name, _integer)
     for name in ("latency_limit_s", "period_limit_s"):
         _put(spec, name, getattr(problem, name), name, _number)
     if problem.host_order is not None:
         _put(spec, "host_order", problem.host_order, "host_order", _integer)
-    spec.objective = getattr(module.Objective, domain.Objective(problem.objective).name)
+    try:
+        spec.objective = getattr(module.Objective, domain.Objective(problem.objective).name)
+    except ValueError:
+        raise ValueError(
+            f"objective is {problem.objective!r:.60}: it must be one of {list(domain.Objective)}"
+        ) from None
     return spec  # type: ignore[no-any-return]
 
 
@@ -136,6 +142,16 @@ def _host(module: ModuleType, where: str, host: domain.SchedHost) -> native.Host
     return spec  # type: ignore[no-any-return]
 
 
+def _items(where: str, values: Any, kind: type[T]) -> list[tuple[str, T]]:
+    """Each item with the name that messages give it."""
+    if not isinstance(values, (list, tuple)):
+        raise ValueError(f"{where} is {values!r:.60}: it must be a tuple of {kind.__name__}")
+    for index, value in enumerate(values):
+        if not isinstance(value, kind):
+            raise ValueError(f"{where}[{index}] is {value!r:.60}: it must be a {kind.__name__}")
+    return [(f"{where}[{index}]", value) for index, value in enumerate(values)]
+
+
 def _links(module: ModuleType, links: domain.Links) -> native.LinksSpec:
     spec = module.LinksSpec()
     if isinstance(links, domain.PairwiseLinks):
@@ -143,6 +159,8 @@ def _links(module: ModuleType, links: domain.Links) -> native.LinksSpec:
         for name, there in (("bandwidth", "bandwidth_bytes_per_s"), ("latency", "latency_s")):
             _put(spec, name, getattr(links, there), f"links.{there}", _numbers)
         return spec  # type: ignore[no-any-return]
+    if not isinstance(links, (domain.HostLinks, domain.SharedMedium)):
+        raise ValueError(f"links is {links!r:.60}: it must be HostLinks, PairwiseLinks or SharedMedium")
     _put(spec, "latency_s", links.latency_s, "links.latency_s", _number)
     spec.model = module.LinkModel.HOST
     if isinstance(links, domain.SharedMedium):
@@ -172,6 +190,8 @@ def _range(module: ModuleType, where: str, units: tuple[int, int]) -> native.Ran
 
 
 def _put_range(spec: Any, units: tuple[int, int], where: str) -> None:
+    if not isinstance(units, (list, tuple)):
+        raise ValueError(f"{where} is {units!r:.60}: it must be (first, last)")
     if len(units) != 2:
         raise ValueError(f"{where} has {len(units)} entries: it must be (first, last)")
     for name, index, value in (("first", 0, units[0]), ("last", 1, units[1])):

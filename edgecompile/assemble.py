@@ -13,6 +13,7 @@ from edgecompile.schedule import Schedule
 from edgecompile.schema import Conf
 from edgecompile.shards import Shard
 from edgecompile.units import Boundary, Chain
+from edgecompile.wire import FORMATS, WireFormat, wire_tensors
 
 __all__ = ["assemble_plan"]
 
@@ -25,12 +26,17 @@ def assemble_plan(
     profile: Profile,
     schedule: Schedule,
     shards: Sequence[Shard],
+    wires: Sequence[WireFormat],
     golden: p.Golden,
     data: p.DataSpec,
     origin: str,
     num_parameters: int,
 ) -> p.Plan:
-    """The plan; rank 0 is the data host, the others follow in the order of their stages."""
+    """The plan; rank 0 is the data host, the others follow in the order of their stages.
+
+    Args:
+        wires: the format at both ends of each stage, one more than stages.
+    """
     ranks = [0] + [stage.host for stage in schedule.stages if stage.host != 0]
     used = set(ranks)
     return p.Plan(
@@ -67,7 +73,7 @@ def assemble_plan(
         outputs=_tensors(chain.boundaries[-1]),
         data=data,
         golden=golden,
-        stages=_stages(chain, schedule, shards, ranks),
+        stages=_stages(chain, schedule, shards, wires, ranks),
         units=_units(chain, profile),
         unused_hosts=tuple(host.name for index, host in enumerate(cluster.hosts) if index not in used),
     )
@@ -101,11 +107,13 @@ def _links(ranks: Sequence[int], cluster: Cluster) -> tuple[p.Link, ...]:
     return tuple(links)
 
 
-def _tensors(boundary: Boundary) -> tuple[p.TensorSpec, ...]:
-    return tuple(p.TensorSpec(name=item.name, shape=item.shape, dtype=item.dtype) for item in boundary.tensors)
+def _tensors(boundary: Boundary, wire: WireFormat = FORMATS["fp32"]) -> tuple[p.TensorSpec, ...]:
+    return tuple(spec for tensor in boundary.tensors for spec in wire_tensors(tensor, wire))
 
 
-def _stages(chain: Chain, schedule: Schedule, shards: Sequence[Shard], ranks: Sequence[int]) -> tuple[p.Stage, ...]:
+def _stages(
+    chain: Chain, schedule: Schedule, shards: Sequence[Shard], wires: Sequence[WireFormat], ranks: Sequence[int]
+) -> tuple[p.Stage, ...]:
     return tuple(
         p.Stage(
             stage=index,
@@ -115,8 +123,8 @@ def _stages(chain: Chain, schedule: Schedule, shards: Sequence[Shard], ranks: Se
             last_op=chain.units[stage.last].op,
             shard=f"shards/{shard.path.name}",
             sha256=shard.sha256,
-            inputs=_tensors(chain.boundaries[stage.first]),
-            outputs=_tensors(chain.boundaries[stage.last + 1]),
+            inputs=_tensors(chain.boundaries[stage.first], wires[index]),
+            outputs=_tensors(chain.boundaries[stage.last + 1], wires[index + 1]),
             predicted=p.StagePrediction(
                 compute_s=stage.compute_s, send_s=stage.send_s, memory_bytes=stage.memory_bytes
             ),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from edgecompile.capture import Captured
 from edgecompile.domain import ModelSpec
+from edgecompile.equality import Equality
 from edgecompile.errors import UserError
 from edgecompile.plan import DataSpec, Golden, ImageSpec, TextSpec, file_sha256
 from edgecompile.reference import Reference
@@ -19,14 +21,21 @@ from edgecompile.weights import resource_path
 __all__ = ["data_spec", "write_golden"]
 
 
-def write_golden(reference: Reference, captured: Captured, folder: Path, whole: Shard | None) -> Golden:
-    """Writes the golden items to `folder/golden/<sha256>.safetensors`; `whole` is the unsplit model, if it was kept."""
+def write_golden(
+    reference: Reference, captured: Captured, equality: Equality, whole: Shard | None, folder: Path
+) -> Golden:
+    """Writes the golden items to `folder/golden/<sha256>.safetensors`.
+
+    Args:
+        equality: how the shards compare with the model.
+        whole: the unsplit model, if it was kept.
+    """
     from safetensors.torch import save_file
 
     tensors: dict[str, torch.Tensor] = {}
     for name, value in zip(captured.input_names, reference.inputs, strict=True):
         tensors[f"input.{name}"] = value.clone().contiguous()
-    for name, value in zip(captured.output_names, reference.outputs, strict=True):
+    for name, value in zip(captured.output_names, equality.outputs, strict=True):
         tensors[f"output.{name}"] = value.clone().contiguous()
     directory = folder / "golden"
     directory.mkdir(parents=True, exist_ok=True)
@@ -41,10 +50,17 @@ def write_golden(reference: Reference, captured: Captured, folder: Path, whole: 
         file=f"golden/{digest}.safetensors",
         sha256=digest,
         num_items=len(reference.inputs[0]),
-        tolerance=dict(zip(captured.output_names, reference.tolerance, strict=True)),
+        tolerance=dict(zip(captured.output_names, equality.tolerance, strict=True)),
+        error=_relative(equality.errors, reference, captured),
+        eager_error=_relative(reference.own_error, reference, captured),
         reference=None if whole is None else f"golden/{whole.path.name}",
         reference_sha256=None if whole is None else whole.sha256,
     )
+
+
+def _relative(errors: Sequence[float], reference: Reference, captured: Captured) -> dict[str, float]:
+    triples = zip(captured.output_names, errors, reference.scale, strict=True)
+    return {name: error / scale if scale else 0.0 for name, error, scale in triples}
 
 
 def data_spec(conf: DataConf, spec: ModelSpec, outputs: tuple[str, ...], weights: str | None, folder: Path) -> DataSpec:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import fx, nn
@@ -115,7 +115,9 @@ def _field(value: Any, part: str, name: str, result: Any) -> Any:
 
 
 def _flatten(result: Any, prefix: str = "") -> dict[str, torch.Tensor]:
-    if isinstance(result, (torch.Tensor, fx.Proxy)):  # a proxy stands for a tensor while fx traces
+    if isinstance(result, fx.Proxy):  # stands for a tensor while fx traces
+        return {prefix or "output": cast(torch.Tensor, result)}
+    if isinstance(result, torch.Tensor):
         return {prefix or "output": result}
     if isinstance(result, Mapping):
         pairs = [(str(key), value) for key, value in result.items()]
@@ -200,4 +202,8 @@ def _symbolic_trace(flat: FlatModel, num_inputs: int) -> fx.GraphModule:
     fixed = type("FixedFlatModel", (FlatModel,), {"forward": forward})
     root: FlatModel = FlatModel.__new__(fixed)
     root.__dict__ = flat.__dict__
-    return fx.symbolic_trace(root)
+    traced = fx.symbolic_trace(root)
+    for node in traced.graph.nodes:
+        if node.op == "call_method" and str(node.target).endswith("_") and not str(node.target).endswith("__"):
+            raise TypeError(f"the model writes into a tensor with {node.target}")
+    return traced

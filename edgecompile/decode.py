@@ -16,17 +16,13 @@ __all__ = ["decode", "load_yaml"]
 
 T = TypeVar("T")
 
+_MOST_NESTED = 50
+
 _Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
-class _NoAliases(_Base):  # type: ignore[misc]
-    """A safe loader that refuses aliases, with which a small file can name a huge document, and repeated keys."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            event = self.peek_event()
-            raise yaml.MarkedYAMLError(problem="aliases (*name) are not allowed here", problem_mark=event.start_mark)
-        return super().compose_node(parent, index)
+class _UniqueKeys(_Base):  # type: ignore[misc]
+    """A safe loader that refuses repeated keys."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
         seen = set()
@@ -58,7 +54,8 @@ def load_yaml(path: Path, *, what: str, max_bytes: int, hint: str = "") -> Any:
     except OSError as error:
         raise UserError(f"{path}: cannot read this {what}: {error.strerror}") from None
     try:
-        return yaml.load(text, Loader=_NoAliases)  # noqa: S506 - a safe loader, stricter
+        _refuse_bombs(text)
+        return yaml.load(text, Loader=_UniqueKeys)  # noqa: S506 - a safe loader, stricter
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         at = f":{mark.line + 1}:{mark.column + 1}" if mark is not None else ""
@@ -66,6 +63,22 @@ def load_yaml(path: Path, *, what: str, max_bytes: int, hint: str = "") -> Any:
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{path}: not a readable {what}: {first}{ending}") from None
+
+
+def _refuse_bombs(text: str) -> None:
+    """Aliases let a small file name a huge document; deep nesting exhausts the stack of whoever walks it."""
+    depth = 0
+    for event in yaml.parse(text, Loader=_Base):
+        problem = None
+        if isinstance(event, yaml.AliasEvent):
+            problem = "aliases (*name) are not allowed here"
+        elif isinstance(event, (yaml.MappingStartEvent, yaml.SequenceStartEvent)):
+            depth += 1
+            problem = f"nested more than {_MOST_NESTED} deep" if depth > _MOST_NESTED else None
+        elif isinstance(event, (yaml.MappingEndEvent, yaml.SequenceEndEvent)):
+            depth -= 1
+        if problem is not None:
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
 
 
 def decode(cls: type[T], value: Any, *, where: str, key: str = "") -> T:

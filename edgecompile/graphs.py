@@ -17,6 +17,7 @@ __all__ = [
     "attribute",
     "called_module",
     "constant_nodes",
+    "erase_dead",
     "facts_of",
     "is_view",
     "module_path",
@@ -171,9 +172,16 @@ def module_path(node: fx.Node) -> str:
     return path
 
 
+def erase_dead(graph: fx.Graph) -> None:
+    """Erases every operator that nobody reads. fx itself spares attention, which may draw random numbers in training."""
+    for node in reversed(list(graph.nodes)):
+        if not node.users and node.op not in ("placeholder", "output"):
+            graph.erase_node(node)
+
+
 def rebuild(graph_module: fx.GraphModule) -> fx.GraphModule:
     """The same module after its graph was edited: dead nodes gone, checked, only the attributes that it uses."""
-    graph_module.graph.eliminate_dead_code()
+    erase_dead(graph_module.graph)
     graph_module.graph.lint()
     return fx.GraphModule(graph_module, graph_module.graph, class_name="Model")
 

@@ -74,8 +74,8 @@ def _tight_unit(problem: Problem, usable: list[int]) -> str | None:
             worst = (
                 short,
                 (
-                    f"{_name(first, last)} fits on no host{allowance}: it needs {need:,} bytes on {have.name}, the nearest, "
-                    f"which has {have.memory_bytes:,}: {short:,} too few"
+                    f"{_name(first, last)} fits on no host{allowance}: it needs {need:,} bytes on {have.name}, "
+                    f"the nearest, which has {have.memory_bytes:,}: {short:,} too few"
                 ),
             )
     return worst[1] if worst else None
@@ -115,7 +115,8 @@ def _limits(problem: Problem, free: Problem) -> str | None:
         reasons.append(f"the least latency is {fastest:.6g} s, above latency_limit_s = {problem.latency_limit_s:.6g}")
     if not reasons:
         reasons.append(
-            f"no plan keeps both period_limit_s = {problem.period_limit_s} and latency_limit_s = {problem.latency_limit_s}: "
+            f"no plan keeps both period_limit_s = {problem.period_limit_s} "
+            f"and latency_limit_s = {problem.latency_limit_s}: "
             f"the least period alone is {least:.6g} s, the least latency alone {fastest:.6g} s"
         )
     return "; ".join(reasons)

@@ -26,6 +26,7 @@ def build_model(spec: ModelSpec, seed: int) -> nn.Module:
     from hydra.errors import InstantiationException
     from hydra.utils import instantiate
 
+    _hush_transformers()
     torch.manual_seed(seed)
     target = spec.build["_target_"]
     try:
@@ -41,6 +42,14 @@ def build_model(spec: ModelSpec, seed: int) -> nn.Module:
     if not any(True for _ in module.parameters()) and not any(True for _ in module.modules()):
         raise UserError(f"model.build: {target} returned an empty module")
     return module.eval().requires_grad_(False)
+
+
+def _hush_transformers() -> None:
+    """Its advice on training and loading is not for those who compile."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
 
 
 def from_transformers(architecture: str | None = None, config: Mapping[str, Any] | None = None) -> nn.Module:

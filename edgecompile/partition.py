@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -28,6 +29,7 @@ from edgecompile.schedule import (
 )
 from edgecompile.schema import Conf, ConstraintsConf, ScheduleMethod
 from edgecompile.units import Chain, Weight
+from edgecompile.wire import FORMATS, WireFormat, cut_formats, decode_s, encode_s, wire_bytes
 
 __all__ = ["build_problem", "partition"]
 
@@ -39,8 +41,8 @@ def partition(chain: Chain, profile: Profile, cluster: Cluster, conf: Conf) -> S
         Infeasible: no assignment fits the hosts' memory or the constraints.
         UserError: a manual partition that does not cover the model, or names that nothing goes by.
     """
-    problem = build_problem(chain, profile, cluster, conf)
     method = conf.schedule.method
+    problem = build_problem(chain, profile, cluster, conf)
     if method is ScheduleMethod.exact:
         return solve(problem)
     if method is ScheduleMethod.single:
@@ -59,22 +61,37 @@ def partition(chain: Chain, profile: Profile, cluster: Cluster, conf: Conf) -> S
     for start in starts[1:]:
         if not chain.boundaries[start].cuttable:
             raise UserError(f"schedule: no cut is possible before unit {start} ({chain.units[start].op})")
-    return evaluate(
-        problem,
-        tuple(
-            Assignment(first=start, last=end - 1, host=host)
-            for start, end, host in zip(starts, ends, hosts, strict=False)
-        ),
+    problem = build_problem(chain, profile, cluster, conf, starts)
+    triples = zip(starts, ends, hosts, strict=False)
+    assignments = tuple(Assignment(first=start, last=end - 1, host=host) for start, end, host in triples)
+    return _compared(evaluate(problem, assignments), problem, method.value)
+
+
+def _compared(schedule: Schedule, problem: Problem, method: str) -> Schedule:
+    """A given schedule with the best period that these hosts allow as its lower bound."""
+    free = replace(problem, objective=Objective.PERIOD, latency_limit_s=None, period_limit_s=None, pins=(),
+                   excluded_hosts=(), host_order=None, max_hosts=None)  # fmt: skip
+    bound_s = min(solve(free).certificate.lower_bound_s, schedule.period_s)
+    certificate = replace(
+        schedule.certificate, method=method, lower_bound_s=bound_s, gap=1 - bound_s / schedule.period_s
     )
+    return replace(schedule, certificate=certificate)
 
 
-def build_problem(chain: Chain, profile: Profile, cluster: Cluster, conf: Conf) -> Problem:
+def build_problem(
+    chain: Chain, profile: Profile, cluster: Cluster, conf: Conf, starts: Sequence[int] | None = None
+) -> Problem:
     """The scheduler's view: seconds, bytes and limits, and nothing of graphs.
+
+    Args:
+        starts: where stages begin, if that is given; each cut then has its own wire format.
 
     Raises:
         UserError: a constraint names an unknown unit, module, host or kind.
     """
-    wire_bytes = tuple(boundary.num_bytes for boundary in chain.boundaries)
+    wires = _wires(chain, conf, starts)
+    sizes = tuple(wire_bytes(boundary, wire) for boundary, wire in zip(chain.boundaries, wires, strict=True))
+    pairs = list(zip(chain.boundaries, wires, strict=True))
     own, shared = _weights(chain)
     constraints = conf.schedule.constraints
     host_names = [host.name for host in cluster.hosts]
@@ -85,7 +102,13 @@ def build_problem(chain: Chain, profile: Profile, cluster: Cluster, conf: Conf) 
     kinds = [device.name for device in cluster.devices]
     return Problem(
         kinds=tuple(
-            Kind(name=device.name, unit_s=profile.unit_s[device.name], runtime_bytes=device.runtime_bytes)
+            Kind(
+                name=device.name,
+                unit_s=profile.unit_s[device.name],
+                encode_s=tuple(encode_s(boundary, wire, device) for boundary, wire in pairs),
+                decode_s=tuple(decode_s(boundary, wire, device) for boundary, wire in pairs),
+                runtime_bytes=device.runtime_bytes,
+            )
             for device in cluster.devices
         ),
         hosts=tuple(
@@ -98,12 +121,12 @@ def build_problem(chain: Chain, profile: Profile, cluster: Cluster, conf: Conf) 
             for host in cluster.hosts
         ),
         links=_links(cluster),
-        cut_bytes=wire_bytes,
+        cut_bytes=sizes,
         weight_bytes=own,
         shared_weights=shared,
         activation_bytes=tuple(unit.activation_bytes for unit in chain.units),
-        entry_bytes=tuple(conf.runtime.num_buffers_in * size for size in wire_bytes),
-        exit_bytes=tuple(conf.runtime.num_buffers_out * size for size in wire_bytes),
+        entry_bytes=tuple(conf.runtime.num_buffers_in * size for size in sizes),
+        exit_bytes=tuple(conf.runtime.num_buffers_out * size for size in sizes),
         data_host=0,
         objective=Objective(conf.schedule.objective),
         latency_limit_s=None if limit is None else parse_time(limit, "schedule.constraints.max_latency"),
@@ -117,6 +140,18 @@ def build_problem(chain: Chain, profile: Profile, cluster: Cluster, conf: Conf) 
         max_hosts=constraints.max_hosts,
         state_budget=conf.schedule.state_budget,
     )
+
+
+def _wires(chain: Chain, conf: Conf, starts: Sequence[int] | None) -> list[WireFormat]:
+    """The format of each boundary. Inputs and results travel as they are."""
+    raw = FORMATS["fp32"]
+    inner = len(chain.boundaries) - 2
+    if starts is None:
+        return [raw, *cut_formats(conf, None)[:1] * inner, raw]
+    wires = [raw, *[raw] * inner, raw]
+    for start, wire in zip(starts[1:], cut_formats(conf, len(starts) - 1), strict=True):
+        wires[start] = wire
+    return wires
 
 
 def _weights(chain: Chain) -> tuple[tuple[int, ...], tuple[SharedWeight, ...]]:

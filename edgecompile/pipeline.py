@@ -13,6 +13,7 @@ from edgecompile.assemble import assemble_plan
 from edgecompile.assets import data_spec, write_golden
 from edgecompile.capture import FlatModel, capture
 from edgecompile.domain import ModelSpec, cluster_of, model_of
+from edgecompile.equality import check_shards
 from edgecompile.models import build_model
 from edgecompile.partition import partition
 from edgecompile.passes import run_passes
@@ -20,9 +21,10 @@ from edgecompile.plan import Plan, write_plan
 from edgecompile.profile import analytic_profile
 from edgecompile.reference import example_inputs, golden_inputs, make_reference
 from edgecompile.schema import Conf
-from edgecompile.shards import write_reference, write_shard
+from edgecompile.shards import RAW, write_reference, write_shard
 from edgecompile.units import build_chain
 from edgecompile.weights import load_weights
+from edgecompile.wire import cut_formats
 
 __all__ = ["Step", "compile_model"]
 
@@ -55,18 +57,22 @@ def compile_model(conf: Conf, step: Step) -> Plan:
         data = data_spec(conf.data, spec, captured.output_names, conf.weights, folder)
     with step("run the eager model on golden items"):
         reference = make_reference(flat, golden, conf.microbatch)
+    wires = [RAW, *cut_formats(conf, len(schedule.stages) - 1), RAW]
     shards = []
     for index, stage in enumerate(schedule.stages):
         with step(f"write shard {index + 1} of {len(schedule.stages)}"):
-            shards.append(write_shard(chain, stage.first, stage.last, folder / "shards"))
+            shards.append(
+                write_shard(chain, stage.first, stage.last, folder / "shards", wires[index], wires[index + 1])
+            )
     with step("compare the shards with the eager model"):
-        verify.check_shards([shard.path for shard in shards], reference, captured.output_names, conf.microbatch)
+        lossy = not all(wire.lossless for wire in wires)
+        equality = check_shards(chain, schedule, shards, reference, conf.microbatch, lossy)
     with step("write the plan"):
         whole = write_reference(flat, examples, folder / "golden") if conf.reference else None
-        items = write_golden(reference, captured, folder, whole)
+        items = write_golden(reference, captured, equality, whole, folder)
         plan = assemble_plan(
-            conf, cluster=cluster, chain=chain, profile=profile, schedule=schedule, shards=shards, golden=items,
-            data=data, origin=origin, num_parameters=sum(value.numel() for value in module.parameters()),
+            conf, cluster=cluster, chain=chain, profile=profile, schedule=schedule, shards=shards, wires=wires,
+            golden=items, data=data, origin=origin, num_parameters=sum(value.numel() for value in module.parameters()),
         )  # fmt: skip
         write_plan(plan, folder / "plan.yaml")
     return plan

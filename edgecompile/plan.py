@@ -206,6 +206,10 @@ class Golden:
     num_items: int
     tolerance: dict[str, float]
     """For each output, the largest absolute difference that counts as equal."""
+    error: dict[str, float] = field(default_factory=dict)
+    """For each output, the shards' largest error to the model in float64, relative to its largest value."""
+    eager_error: dict[str, float] = field(default_factory=dict)
+    """The same of the eager model in its own precision."""
     reference: str | None = None
     """The unsplit model as TorchScript, traced before any pass; null: compiled without reference=true."""
     reference_sha256: str | None = None

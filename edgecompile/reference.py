@@ -30,10 +30,14 @@ class Reference:
     """Of the eager model, in its own precision."""
     exact: tuple[torch.Tensor, ...]
     """Of the same model computed in float64; equal to `outputs` where those are no floats."""
+    own_error: tuple[float, ...]
+    """For each output the eager model's largest absolute error to `exact`."""
     allowed: tuple[float, ...]
     """For each output the largest absolute error to `exact`: twice the eager model's own, plus 1e-6 of the scale."""
     tolerance: tuple[float, ...]
     """For each output the largest absolute difference to `outputs` that follows from `allowed`."""
+    scale: tuple[float, ...]
+    """For each output its largest absolute value; 0 where it is no float."""
 
 
 def golden_inputs(spec: ModelSpec, module: nn.Module, seed: int) -> tuple[torch.Tensor, ...]:
@@ -116,24 +120,28 @@ def make_reference(flat: FlatModel, inputs: Sequence[torch.Tensor], microbatch: 
         if not torch.allclose(value[:size], repeated, equal_nan=True):
             raise UserError(f"the model is random: its output {name!r} differs between two runs on the same input")
     exact = _run_float64(flat, inputs, size)
-    allowed, tolerance = [], []
+    owns, allowed, tolerance, scales = [], [], [], []
     for value, true in zip(outputs, exact, strict=True):
         own, scale = (0.0, 0.0) if not value.is_floating_point() else _error_and_scale(value, true)
+        owns.append(own)
         allowed.append(2 * own + 1e-6 * scale)
         tolerance.append(3 * own + 1e-6 * scale)
+        scales.append(scale)
     return Reference(
         inputs=tuple(inputs),
         outputs=outputs,
         exact=exact,
+        own_error=tuple(owns),
         allowed=tuple(allowed),
         tolerance=tuple(tolerance),
+        scale=tuple(scales),
     )
 
 
 def _run_float64(flat: FlatModel, inputs: Sequence[torch.Tensor], size: int) -> tuple[torch.Tensor, ...]:
     """All items at once, so that each weight is widened once; in batches of `size` where the model insists on them."""
     wide = [value.double() if value.is_floating_point() else value for value in inputs]
-    with _WidenMixed(), _Float64():
+    with _WidenMixed(), _Float64():  # type: ignore[no-untyped-call]
         try:
             return _run(flat, wide, len(wide[0]))
         except UserError:

@@ -1,14 +1,14 @@
 """Which host runs which units: a problem in, a certified schedule out, solved by the native scheduler.
 
-Cost model. Stage compute = decode at its first cut + its units + encode at its last cut. Transfer of a cut = wire bytes
-over the link's bandwidth. Period = the largest of all stage and transfer times, of what the data host's interface
-carries in each direction, and, with a shared medium, of all transfers together. Latency = all stages, transfers and link
-latencies one after another. Memory of a stage = the runtime + its weights (shared ones once) + its largest live
-activation + the buffers at both ends. The solver counts whole picoseconds, so that ties are ties.
+Cost model. Stage compute = decode at its first cut + its units + encode at its last cut. Transfer of a cut = wire
+bytes over the link's bandwidth. Period = the largest of all stage and transfer times, of what the data host's
+interface carries in each direction, and, with a shared medium, of all transfers together. Latency = all stages,
+transfers and link latencies one after another. Memory of a stage = the runtime + its weights (shared ones once) + its
+largest live activation + the buffers at both ends. The solver counts whole picoseconds, so that ties are ties.
 
-Order among plans of equal period, latency and host count: from the last stage to the first, the host (its group of hosts
-that are alike in kind, memory, links and pins, the groups in order of their first host), then the first unit, the
-smaller first. Hosts alike are used in ascending order from the first stage on.
+Order among plans of equal period, latency and host count: from the last stage to the first, the host (its group of
+hosts that are alike in kind, memory, links and pins, the groups in order of their first host), then the first unit,
+the smaller first. Hosts alike are used in ascending order from the first stage on.
 
 References: Pinar and Aykanat 2004 (chains-on-chains partitioning, probe-based search); Pinar, Tabak and Aykanat 2008
 (unequal processors; polynomial for a fixed number of kinds); Benoit and Robert 2008 (pipeline period and latency);
@@ -240,7 +240,7 @@ class Certificate:
     """What is proved about a plan."""
 
     method: str
-    """'exact'; 'exact, ties open' (nothing is better, but ties went unsettled); 'bounded'; 'given' for a plan made elsewhere."""
+    """'exact'; 'exact, ties open' (proved best, ties not settled); 'bounded'; 'given' for a plan made elsewhere."""
     period_s: float
     """The plan's period."""
     lower_bound_s: float
@@ -285,7 +285,7 @@ def solve(problem: Problem) -> Schedule:
 def pareto(problem: Problem) -> tuple[Schedule, ...]:
     """All trade-offs of period, latency and number of hosts: no plan is as good in all three as one of these.
 
-    In order of hosts, then period. Limits and constraints of the problem hold; its objective does not matter.
+    In order of hosts, then period; the certificate of each says that this is proved. Limits and constraints of the problem hold; its objective does not matter.
 
     Raises:
         ValueError: the problem is malformed, or over its state budget.
@@ -307,7 +307,8 @@ def evaluate(problem: Problem, assignments: Sequence[Assignment]) -> Schedule:
     """What a given plan costs, in the same cost model; pins, orders and limits are not checked.
 
     Raises:
-        ValueError: the problem is malformed, or the assignments leave gaps, overlap, go beyond the last unit or use a host twice.
+        ValueError: the problem is malformed, or the assignments leave gaps, overlap, go beyond the last unit or use a
+            host twice.
         Infeasible: a stage does not fit its host's memory.
     """
     from edgecompile._native_bridge import assignments_of, native_module, plan_of, spec_of

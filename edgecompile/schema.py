@@ -146,6 +146,19 @@ class ProfileConf:
 
 
 @dataclass
+class WireConf:
+    """How float32 tensors travel between stages; all other tensors travel as they are."""
+
+    format: str = "fp32"
+    per_cut: list[str] = field(default_factory=list)
+    """A format for each cut, in order, where the cuts are given (schedule=manual, even); empty: `format` for all."""
+    scale: str = "channel"
+    """Integer formats: an offset and a step for each item, or for each channel of an item."""
+    clipping: bool = True
+    """Integer formats of 6 bits and fewer: clip outliers where that lowers the expected error."""
+
+
+@dataclass
 class DataConf:
     kind: str = "tensor"
     size: list[int] = field(default_factory=lambda: [224, 224])
@@ -184,6 +197,7 @@ class Conf:
     passes: dict[str, bool] = field(default_factory=dict)
     schedule: ScheduleConf = field(default_factory=ScheduleConf)
     profile: ProfileConf = field(default_factory=ProfileConf)
+    wire: WireConf = field(default_factory=WireConf)
     data: DataConf = field(default_factory=DataConf)
     runtime: RuntimeConf = field(default_factory=RuntimeConf)
     reference: bool = False

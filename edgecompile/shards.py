@@ -12,10 +12,16 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from edgecompile.graphs import erase_dead
+from edgecompile.passes.wire import insert_decoding, insert_encoding
 from edgecompile.plan import file_sha256
 from edgecompile.units import Chain
+from edgecompile.wire import FORMATS, WireFormat, wire_tensors
 
 __all__ = ["Shard", "stage_module", "write_reference", "write_shard"]
+
+
+RAW = FORMATS["fp32"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,15 +30,16 @@ class Shard:
     sha256: str
 
 
-def stage_module(chain: Chain, first: int, last: int) -> fx.GraphModule:
+def stage_module(
+    chain: Chain, first: int, last: int, incoming: WireFormat = RAW, outgoing: WireFormat = RAW
+) -> fx.GraphModule:
     """Units `first` to `last` as a module of their own, with only the weights that they read.
 
-    Takes the tensors of boundary `first` and returns those of boundary `last + 1`, both in the boundary's order.
+    Takes the tensors of boundary `first` and returns those of boundary `last + 1`, both in the boundary's order, each
+    as the tensors that travel for it (wire.wire_tensors).
     """
     graph = fx.Graph()
-    copies: dict[fx.Node, fx.Node] = {}
-    for index, tensor in enumerate(chain.boundaries[first].tensors):
-        copies[tensor.node] = graph.placeholder(f"input_{index}")
+    copies = insert_decoding(graph, chain.boundaries[first].tensors, incoming)
 
     def copy(node: fx.Node) -> fx.Node:
         if node not in copies:  # a constant: each stage that reads it has its own
@@ -45,25 +52,24 @@ def stage_module(chain: Chain, first: int, last: int) -> fx.GraphModule:
     for unit in chain.units[first : last + 1]:
         for node in unit.nodes:
             copy(node)
-    graph.output(tuple(copy(tensor.node) for tensor in chain.boundaries[last + 1].tensors))
+    results = chain.boundaries[last + 1].tensors
+    graph.output(insert_encoding(graph, [copy(tensor.node) for tensor in results], results, outgoing))
+    erase_dead(graph)
     graph.lint()
-    stage = fx.GraphModule(chain.captured.graph_module, graph, class_name="Stage")
-    if stage.graph.eliminate_dead_code():
-        stage.recompile()
-        stage.delete_all_unused_submodules()
-    return stage.eval()
+    return fx.GraphModule(chain.captured.graph_module, graph, class_name="Stage").eval()
 
 
-def write_shard(chain: Chain, first: int, last: int, folder: Path) -> Shard:
+def write_shard(
+    chain: Chain, first: int, last: int, folder: Path, incoming: WireFormat = RAW, outgoing: WireFormat = RAW
+) -> Shard:
     """Traces, freezes and saves one stage as `folder/<sha256>.pt`; the same stage gives the same bytes anywhere.
 
     Raises:
         AssertionError: an operator names a device, so that the shard would run on that one alone.
     """
-    module = stage_module(chain, first, last)
-    examples = tuple(
-        torch.zeros(tensor.shape, dtype=getattr(torch, tensor.dtype)) for tensor in chain.boundaries[first].tensors
-    )
+    module = stage_module(chain, first, last, incoming, outgoing)
+    travelling = [spec for tensor in chain.boundaries[first].tensors for spec in wire_tensors(tensor, incoming)]
+    examples = tuple(torch.zeros(spec.shape, dtype=getattr(torch, spec.dtype)) for spec in travelling)
     frozen = _frozen(module, examples)
     _check_names_no_device(frozen)
     return _save(frozen, folder)
@@ -102,7 +108,7 @@ def _frozen(module: nn.Module, examples: tuple[torch.Tensor, ...]) -> Any:
 
 def _forget_classes() -> None:
     """TorchScript numbers classes of the same name within a process; forgotten, every shard has the same first name."""
-    torch._C._jit_clear_class_registry()
+    torch.jit._state._python_cu = torch._C.CompilationUnit()
     torch.jit._recursive.concrete_type_store = torch.jit._recursive.ConcreteTypeStore()
     torch.jit._state._clear_class_state()
 

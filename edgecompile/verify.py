@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import pairwise
-from pathlib import Path
-
-import torch
 
 from edgecompile.capture import Captured
 from edgecompile.errors import UserError
-from edgecompile.reference import Reference
 from edgecompile.schedule import Schedule
 from edgecompile.units import Chain
 
-__all__ = ["check_captured", "check_chain", "check_outputs", "check_schedule", "check_shards"]
+__all__ = ["check_captured", "check_chain", "check_outputs", "check_schedule"]
 
 
 def check_captured(captured: Captured) -> None:
@@ -67,43 +62,3 @@ def check_schedule(schedule: Schedule, chain: Chain) -> None:
     hosts = [stage.host for stage in schedule.stages]
     assert len(set(hosts)) == len(hosts), "a host runs two stages"
     assert schedule.certificate.lower_bound_s <= schedule.period_s * (1 + 1e-9), "the lower bound is over the period"
-
-
-def check_shards(paths: Sequence[Path], reference: Reference, names: Sequence[str], microbatch: int) -> list[float]:
-    """Runs the golden items through the shards, one loaded at a time; returns each output's largest error to float64.
-
-    Raises:
-        AssertionError: an output is farther from the float64 model than the eager model is, by over twice.
-    """
-    values = [
-        tuple(_padded(value, start, microbatch) for value in reference.inputs)
-        for start in range(0, len(reference.inputs[0]), microbatch)
-    ]
-    for path in paths:
-        shard = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
-        with torch.no_grad():
-            values = [tuple(part.contiguous() for part in shard(*batch)) for batch in values]
-        del shard
-    count = len(reference.inputs[0])
-    errors = []
-    for index, name in enumerate(names):
-        got = torch.cat([batch[index] for batch in values])[:count]
-        errors.append(_error(name, got, reference.exact[index], reference.allowed[index]))
-    return errors
-
-
-def _padded(value: torch.Tensor, start: int, microbatch: int) -> torch.Tensor:
-    rows = torch.arange(start, start + microbatch).clamp(max=len(value) - 1)
-    return value[rows].contiguous()
-
-
-def _error(name: str, got: torch.Tensor, exact: torch.Tensor, allowed: float) -> float:
-    if not got.is_floating_point():
-        assert torch.equal(got, exact), f"the shards' {name} differs from the eager model's"
-        return 0.0
-    same = (got.double() == exact) | (got.isnan() & exact.isnan())
-    error = float((got.double() - exact)[~same].abs().max()) if not bool(same.all()) else 0.0
-    assert error <= allowed, (
-        f"the shards' {name} is {error:.3g} from the float64 model, at most {allowed:.3g} is allowed"
-    )
-    return error

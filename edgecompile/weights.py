@@ -149,38 +149,19 @@ def _through_transformers(module: nn.Module, state: dict[str, torch.Tensor], pat
     own = module.state_dict()
     if not isinstance(module, PreTrainedModel):
         return module, sorted(_required(module, own) - set(state))
-    verbosity = _quiet_transformers()
-    try:
-        loaded, report = type(module).from_pretrained(
-            None,
-            config=module.config,
-            state_dict=state,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,
-            dtype=torch.float32,
-        )
-    finally:
-        _loud_transformers(verbosity)
+    loaded, report = type(module).from_pretrained(
+        None,
+        config=module.config,
+        state_dict=state,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,
+        dtype=torch.float32,
+    )
     mismatched = sorted(report["mismatched_keys"])
     if mismatched:
         name, found, wanted = mismatched[0]
         raise _misfit(path, name, found, wanted)
     return loaded, sorted(report["missing_keys"])
-
-
-def _quiet_transformers() -> int:
-    from transformers.utils import logging
-
-    before = int(logging.get_verbosity())
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    return before
-
-
-def _loud_transformers(verbosity: int) -> None:
-    from transformers.utils import logging
-
-    logging.set_verbosity(verbosity)
 
 
 def _misfit(path: object, name: str, found: Any, wanted: Any) -> UserError:

@@ -16,10 +16,11 @@ from typing import Any, NoReturn
 from edgecompile.plan import Plan, UserError, file_sha256, read_plan
 from edgelaunch import __version__
 from edgelaunch.failures import Failure, exit_code, rank_name
+from edgelaunch.items import DEFAULT_ITEMS
 
 __all__ = ["main"]
 
-DEFAULT_ITEMS = 64
+SWITCH_S = 0.0005
 
 
 class _Parser(argparse.ArgumentParser):
@@ -29,7 +30,9 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns 0, 2 for what the user can mend (one line on stderr), 130 after Ctrl-C; 1 with a traceback is our bug."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
+            signal.signal(number, _interrupt)
     try:
         arguments = _parser().parse_args(argv)
         plan_path = Path(arguments.plan)
@@ -124,7 +127,9 @@ def _run_local(arguments: argparse.Namespace, plan: Plan, plan_path: Path) -> in
         if (value := getattr(arguments, name)) is not None
         for item in (f"--{name}", str(value))
     ]
-    run = LocalRun(plan, plan_path, [*passed, *(["--verify"] if arguments.verify else [])], arguments.quiet)
+    if arguments.verify:
+        passed.append("--verify")
+    run = LocalRun(plan, plan_path, passed, quiet=arguments.quiet, max_threads=arguments.threads)
     try:
         failure = run.run()
     finally:
@@ -147,15 +152,15 @@ def _run_rank(arguments: argparse.Namespace, plan: Plan, plan_path: Path) -> NoR
 
     channel = watch_parent(arguments.supervisor_fd) if arguments.supervisor_fd is not None else None
     discard: list[Any] = []
+    own = arguments.rank or 0
     try:
         failure, rank = _rank_failure(arguments, plan, plan_path, discard)
-    except UserError as error:
-        failure, rank = Failure.of(arguments.rank or 0, error), arguments.rank
     except KeyboardInterrupt:
-        failure, rank = (
-            Failure(rank=arguments.rank or 0, kind="interrupted", message="interrupted"),
-            arguments.rank or 0,
-        )
+        failure, rank = Failure(rank=own, kind="interrupted", message="interrupted"), own
+    except BrokenPipeError:  # whoever read our output has seen enough
+        os._exit(1)
+    except Exception as error:
+        failure, rank = Failure.of(own, error), own
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if failure is not None:
@@ -209,6 +214,8 @@ def _rank_failure(
             print(f"{rank_name(plan, rank)}: {text}", file=sys.stderr, flush=True)
 
     torch.set_num_interop_threads(1)
+    # the thread that computes must not wait long for Python's lock when another prepares items
+    sys.setswitchinterval(SWITCH_S)
     options = RankOptions(
         plan=plan, folder=folder, plan_sha256=file_sha256(plan_path), rank=rank, endpoint=endpoint,
         threads=arguments.threads or _threads(plan, rank), log=log,

@@ -6,7 +6,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-__all__ = ["FLUSH", "Entry", "Flush", "Item", "Results", "Source"]
+__all__ = ["DEFAULT_ITEMS", "FLUSH", "Entry", "Flush", "Item", "Results", "Source"]
+
+
+DEFAULT_ITEMS = 64
+"""Synthetic items, where the command does not say how many."""
 
 
 @dataclass(frozen=True)

@@ -109,9 +109,8 @@ class SendLink:
         self._free, self._filled = SlotQueue(), SlotQueue()
         for _ in range(num_buffers):
             self._free.put(Slot(layout))
-        self.message_bytes = layout.num_bytes
         self.busy = Series()
-        """From handing a message to gloo until the kernel has all of it, nanoseconds."""
+        """From handing a message to gloo until the kernel has it, waiting for the receiver included, nanoseconds."""
         self.thread = threading.Thread(target=self._run, name=f"send to rank {peer.rank}", daemon=True)
         self.thread.start()
 
@@ -165,6 +164,10 @@ class ReceiveLink:
             self.release(Slot(layout))
         self.thread = threading.Thread(target=self._run, name=f"receive from rank {peer.rank}", daemon=True)
         self.thread.start()
+
+    def share_timed(self) -> float:
+        """The share of a message's bytes that `busy` saw arriving: all but the first piece."""
+        return 1.0 - float(self._layout.pieces[0][1]) / float(self._layout.num_bytes)
 
     def get(self) -> Slot:
         return self._filled.take()

@@ -48,8 +48,8 @@ class Child:
 class Children:
     """Rank processes on this machine: starts them, relays what they print, keeps the failures that they report."""
 
-    def __init__(self, plan: Plan, plan_path: Path, port: int) -> None:
-        self._plan, self._plan_path, self._port = plan, plan_path, port
+    def __init__(self, plan: Plan, plan_path: Path, port: int, max_threads: int | None = None) -> None:
+        self._plan, self._plan_path, self._port, self._max_threads = plan, plan_path, port, max_threads
         self._children: list[Child] = []
         self._reports: list[Failure] = []
 
@@ -57,6 +57,7 @@ class Children:
         """`show`: the child prints straight to this terminal; otherwise its lines are relayed to stderr."""
         ours, theirs = socket.socketpair()
         threads = local_threads(self._plan, rank, len(self._plan.hosts))
+        threads = min(threads, self._max_threads or threads)
         command = [
             sys.executable, "-m", "edgelaunch", str(self._plan_path), "--rank", str(rank), "--loopback",
             "--master", f"127.0.0.1:{self._port}", "--threads", str(threads), "--supervisor-fd", str(theirs.fileno()),
@@ -156,11 +157,13 @@ class Children:
 class LocalRun:
     """All ranks of a plan, rank 0 included, as children."""
 
-    def __init__(self, plan: Plan, plan_path: Path, arguments: Sequence[str], quiet: bool) -> None:
+    def __init__(
+        self, plan: Plan, plan_path: Path, arguments: Sequence[str], *, quiet: bool, max_threads: int | None
+    ) -> None:
         """`arguments`: the data host's, such as `--input`."""
         self._quiet = quiet
         self.listener = listen_on_loopback()
-        self.children = Children(plan, plan_path, self.listener.getsockname()[1])
+        self.children = Children(plan, plan_path, self.listener.getsockname()[1], max_threads)
         self._arguments = list(arguments)
         self._num_ranks = len(plan.hosts)
 

@@ -32,6 +32,7 @@ from edgelaunch.watch import Watch
 
 __all__ = ["Rank", "RankOptions", "Run"]
 
+STALL_S = 2.0
 JOIN_S = 0.5
 """A thread may be in the caller's own iterable, or in a long computation: it is left behind then."""
 SUSPICION_S = 1.5
@@ -77,6 +78,7 @@ class Rank:
         self._watch: Watch | None = None
         self._generation: Generation | None = None
         self._local: dict[int, LocalLink] = {}
+        self._wires: list[tuple[int, SendLink | ReceiveLink]] = []
         self._clock = StageClock()
         self._threads: list[threading.Thread] = []
 
@@ -85,11 +87,16 @@ class Rank:
 
     def wait(self) -> Failure | None:
         """Until the run is complete (None) or has failed. Serves signals meanwhile: it waits in Python."""
+        looked = time.monotonic()
         while self.box.failure is None and not self.box.finished:
             if self.box.suspicion is not None:
                 self._await_cause()
             self.box.wait(0.2)
-            self._check_watch()
+            before, looked = looked, time.monotonic()
+            if looked - before < STALL_S:
+                self._check_watch()
+            elif self._watch is not None:
+                self._watch.last_answer = looked  # torch.jit.load keeps Python's lock: all threads stood still
         if self.box.finished:
             return None
         return self.box.failure
@@ -161,7 +168,8 @@ class Rank:
         self.streaming.set()
         ends = self._start_ends() if self._source is not None else None
         if self._stage is not None and module is not None:
-            self._run_stage(self._stage, module, *self._stage_links(self._stage))
+            number = self._stage.stage
+            self._run_stage(self._stage, module, self._input(number), self._output(number + 1))
         if ends is not None:
             self._finish_ends(*ends)
         summary = self._summary()
@@ -222,24 +230,24 @@ class Rank:
         if peer == self._rank:
             return self._local_link(boundary)
         assert self._generation is not None
-        return self._generation.send_link(peer, boundary, self._layout(boundary), self._plan.runtime.num_buffers_out)
+        link = self._generation.send_link(peer, boundary, self._layout(boundary), self._plan.runtime.num_buffers_out)
+        self._wires.append((boundary, link))
+        return link
 
     def _input(self, boundary: int) -> Consumer:
         peer = self._rank_at(boundary - 1)
         if peer == self._rank:
             return self._local_link(boundary)
         assert self._generation is not None
-        return self._generation.receive_link(peer, boundary, self._layout(boundary), self._plan.runtime.num_buffers_in)
+        link = self._generation.receive_link(peer, boundary, self._layout(boundary), self._plan.runtime.num_buffers_in)
+        self._wires.append((boundary, link))
+        return link
 
     def _local_link(self, boundary: int) -> LocalLink:
         if boundary not in self._local:
             # one being filled, one being read, and what the plan lets wait between
             self._local[boundary] = LocalLink(self._layout(boundary), self._plan.runtime.num_buffers_in + 1)
         return self._local[boundary]
-
-    def _stage_links(self, stage: Stage) -> tuple[Consumer, Producer]:
-        self._source_link, self._sink_link = self._input(stage.stage), self._output(stage.stage + 1)
-        return self._source_link, self._sink_link
 
     # --- the data host's ends --------------------------------------------------------------------------------------
 
@@ -288,14 +296,14 @@ class Rank:
         sink.publish(out)
 
     def _summary(self) -> dict[str, Any]:
-        """This rank's counters for rank 0's report."""
-        summary: dict[str, Any] = {}
+        """This rank's counters for rank 0's report; links by the number of their boundary."""
+        summary: dict[str, Any] = {"send": {}, "receive": {}}
         if self._stage is not None:
             summary["stage"] = self._clock.summary()
-            source, sink = self._source_link, self._sink_link
-            if isinstance(source, ReceiveLink):
-                summary["receive"] = source.busy.summary()
-            if isinstance(sink, SendLink):
-                summary["send"] = sink.busy.summary()
-                summary["send_bytes"] = sink.message_bytes
+        for boundary, link in self._wires:
+            if isinstance(link, SendLink):
+                summary["send"][str(boundary)] = link.busy.summary()
+            else:
+                timed = {"share_timed": link.share_timed()}
+                summary["receive"][str(boundary)] = link.busy.summary() | timed
         return summary

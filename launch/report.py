@@ -93,19 +93,33 @@ def print_report(plan: Plan, run: Run) -> None:
     """The table of stages, the throughput, and what bounded it."""
     rows = []
     for stage in plan.stages:
-        part = run.ranks[stage.rank]
-        clock, send = part["stage"], part.get("send")
+        clock, transfer_s = run.ranks[stage.rank]["stage"], _transfer_s(run, stage.stage + 1)
         rows.append((
             str(stage.stage), plan.hosts[stage.rank].name,
             _ms(clock["compute"]["median_s"]), _ms(stage.predicted.compute_s),
-            _ms(send["median_s"]) if send else "local", _ms(stage.predicted.send_s),
+            _ms(transfer_s) if transfer_s is not None else "local", _ms(stage.predicted.send_s),
             _ms(clock["wait_input"]["mean_s"]), _ms(clock["wait_output"]["mean_s"]), f"{_share(clock, 'compute'):.0%}",
         ))  # fmt: skip
-    columns = ("stage", "host", "compute", "predicted", "send", "predicted", "wait in", "wait out", "busy")
+    columns = ("stage", "host", "compute", "predicted", "transfer", "predicted", "wait in", "wait out", "busy")
     _print_table(f"{plan.model.name}, microbatch {plan.model.microbatch}: ms a microbatch", columns, rows)
     out = console()
     out.print(_throughput(plan, run))
     out.print(f"bottleneck: {bottleneck(plan, run)}; predicted: {plan.predicted.bottleneck}")
+
+
+def _transfer_s(run: Run, boundary: int) -> float | None:
+    """Seconds that one message took on the wire; None where no wire is crossed.
+
+    The receiver sees its pieces come in, whether or not the sender had to wait before. A message of one piece shows
+    nothing there: then the quickest send, which had not to wait.
+    """
+    key = str(boundary)
+    received = next((part["receive"][key] for part in run.ranks.values() if key in part["receive"]), None)
+    if received is None:
+        return None
+    if received["share_timed"] > 0:
+        return float(received["median_s"] / received["share_timed"])
+    return float(next(part["send"][key]["least_s"] for part in run.ranks.values() if key in part["send"]))
 
 
 def _print_table(title: str, columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:

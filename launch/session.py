@@ -8,7 +8,7 @@ from pathlib import Path
 from edgecompile.plan import Plan
 from edgelaunch.golden import GoldenFile, chain
 from edgelaunch.inputs import open_source
-from edgelaunch.items import Source
+from edgelaunch.items import DEFAULT_ITEMS, Source
 from edgelaunch.outputs import open_writer
 from edgelaunch.rank import Rank
 from edgelaunch.report import Meter, console, print_report, print_verified
@@ -16,8 +16,6 @@ from edgelaunch.results import ResultHandler
 from edgelaunch.verify import Verifier
 
 __all__ = ["Session"]
-
-DEFAULT_ITEMS = 64
 
 
 class Session:

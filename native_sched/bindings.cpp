@@ -125,7 +125,9 @@ NB_MODULE(_native_sched, m) {
   bind_result(m);
   m.def("solve", &solve, nb::arg("problem"), nb::call_guard<nb::gil_scoped_release>());
   m.def("pareto", &pareto, nb::arg("problem"), nb::call_guard<nb::gil_scoped_release>());
-  m.def("evaluate", &evaluate, nb::arg("problem"), nb::arg("assignments"), nb::call_guard<nb::gil_scoped_release>());
-  m.def("lower_bound_ps", [](const ProblemSpec& problem) { return Instance(problem).trivial_period_ps(); },
-        nb::arg("problem"), nb::call_guard<nb::gil_scoped_release>());
+  m.def("evaluate", &evaluate, nb::arg("problem"), nb::arg("assignments"),
+        nb::call_guard<nb::gil_scoped_release>());
+  m.def(
+      "lower_bound_ps", [](const ProblemSpec& problem) { return Instance(problem).trivial_period_ps(); },
+      nb::arg("problem"), nb::call_guard<nb::gil_scoped_release>());
 }

@@ -33,7 +33,9 @@ def plan_tables(plan: Plan) -> Iterator[Table | str]:
 
 def _certificate(method: str, gap: float, lower_bound_s: float) -> str:
     if gap == 0:
-        return f"schedule {method}: no plan has a shorter period on this cost model (gap 0)"
+        return f"schedule {method}: no plan does better on this cost model (gap 0)"
+    if method in ("even", "manual", "single"):
+        return f"schedule {method}: the best plan's period is {gap:.1%} shorter ({format_time(lower_bound_s)})"
     return (
         f"schedule {method}: within {gap:.1%} of the least period possible (lower bound {format_time(lower_bound_s)})"
     )

@@ -14,12 +14,15 @@ from torch import fx
 from edgecompile.capture import Captured
 from edgecompile.errors import UserError, choices
 from edgecompile.graphs import propagate, rebuild
+from edgecompile.passes.drop_copies import drop_copies
 from edgecompile.passes.drop_devices import drop_devices
 from edgecompile.passes.drop_dropout import drop_dropout
 from edgecompile.passes.drop_guards import drop_guards
 from edgecompile.passes.drop_identities import drop_identities
+from edgecompile.passes.drop_true_masks import drop_true_masks
 from edgecompile.passes.fold_constants import fold_constants
 from edgecompile.passes.fold_literals import fold_literals
+from edgecompile.passes.push_selection_up import push_selection_up
 from edgecompile.passes.sink_views import sink_views
 
 __all__ = ["PASSES", "run_passes"]
@@ -34,8 +37,15 @@ PASSES: Mapping[str, Pass] = {
     "fold_constants": fold_constants,
     "drop_devices": drop_devices,
     "drop_identities": drop_identities,
+    "drop_copies": drop_copies,
+    "drop_true_masks": drop_true_masks,
+    "push_selection_up": push_selection_up,
     "sink_views": sink_views,
 }
+
+
+_REPEATED = frozenset({"push_selection_up"})
+"""Passes whose result may give them more to do; each ends, since every round moves a selection further up."""
 
 
 def run_passes(captured: Captured, inputs: Sequence[torch.Tensor], switches: Mapping[str, bool]) -> Captured:
@@ -50,7 +60,9 @@ def run_passes(captured: Captured, inputs: Sequence[torch.Tensor], switches: Map
     graph_module = captured.graph_module
     propagate(graph_module, inputs)
     for name, run in PASSES.items():
-        if switches.get(name, True) and run(graph_module):
+        while switches.get(name, True) and run(graph_module):
             graph_module = rebuild(graph_module)
             propagate(graph_module, inputs)
+            if name not in _REPEATED:
+                break
     return replace(captured, graph_module=graph_module)

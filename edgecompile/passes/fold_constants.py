@@ -9,7 +9,7 @@ from torch import fx, nn
 
 from edgecompile.graphs import TensorFacts, attribute, facts_of, is_view, op_name
 
-__all__ = ["fold_constants"]
+__all__ = ["ConstantValues", "fold_constants"]
 
 _MOST_BYTES = 64 << 20
 _SHAPE_ONLY = frozenset(
@@ -22,7 +22,7 @@ def fold_constants(graph_module: fx.GraphModule) -> int:
     """Replaces constant results by buffers `folded_N`. Views stay operators, so that no weight is copied."""
     graph = graph_module.graph
     constant = _constants(graph)
-    folder = _Folder(graph_module)
+    folder = ConstantValues(graph_module)
     folded = 0
     for node in list(graph.nodes):
         if node not in constant or not _worth_folding(node, constant):
@@ -63,7 +63,7 @@ def _worth_folding(node: fx.Node, constant: set[fx.Node]) -> bool:
     return bool(facts.num_bytes <= max(_MOST_BYTES, sources))
 
 
-class _Folder:
+class ConstantValues:
     """Runs constant nodes on real values; only the results of work are kept, not weights."""
 
     def __init__(self, graph_module: fx.GraphModule) -> None:

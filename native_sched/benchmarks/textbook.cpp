@@ -1,6 +1,6 @@
-// The textbook dynamic programme with prefix sums, for benchmarks/scheduler.py to compare with: over (units done, how
-// many hosts of each kind are used, kind of the next host), O(L^2 M T^2). Reads a problem, prints milliseconds and the
-// least period in picoseconds. Memory is not limited in it.
+// The textbook dynamic programme with prefix sums, for benchmarks/scheduler.py to compare with: over (units
+// done, how many hosts of each kind are used, kind of the next host), O(L^2 M T^2). Reads a problem, prints
+// milliseconds and the least period in picoseconds. Memory is not limited in it.
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -18,7 +18,7 @@ struct Case {
   int units = 0;
   int kinds = 0;
   int hosts = 0;
-  std::vector<std::vector<i64>> prefix;                // kind, cut
+  std::vector<std::vector<i64>> prefix;                 // kind, cut
   std::vector<std::vector<std::vector<i64>>> transfer;  // kind, kind, cut
 };
 

@@ -14,17 +14,25 @@ namespace native_sched {
 namespace {
 
 constexpr i64 kRelaxedStates = 100'000;
+constexpr int kLeastOrders = 20;
 constexpr int kMostOrders = 400;
+constexpr int kOrderWork = 120'000;  // an order's cost grows with the square of its hosts
 
 std::size_t at(i64 index) { return static_cast<std::size_t>(index); }
 
-double whole_chain_s(const KindSpec& kind) { return std::accumulate(kind.unit_s.begin(), kind.unit_s.end(), 0.0); }
+double whole_chain_s(const KindSpec& kind) {
+  return std::accumulate(kind.unit_s.begin(), kind.unit_s.end(), 0.0);
+}
 
 double distance(const ProblemSpec& spec, int u, int v) {
   const HostSpec& a = spec.hosts[at(u)];
   const HostSpec& b = spec.hosts[at(v)];
-  const auto ratio = [](double x, double y) { return x == y ? 0.0 : std::abs(std::log((x + 1e-12) / (y + 1e-12))); };
-  double sum = a.kind == b.kind ? 0.0 : 0.05 + ratio(whole_chain_s(spec.kinds[at(a.kind)]), whole_chain_s(spec.kinds[at(b.kind)]));
+  const auto ratio = [](double x, double y) {
+    return x == y ? 0.0 : std::abs(std::log((x + 1e-12) / (y + 1e-12)));
+  };
+  double sum = a.kind == b.kind ? 0.0
+                                : 0.05 + ratio(whole_chain_s(spec.kinds[at(a.kind)]),
+                                               whole_chain_s(spec.kinds[at(b.kind)]));
   sum += 0.2 * ratio(static_cast<double>(a.memory_bytes), static_cast<double>(b.memory_bytes));
   if (std::isfinite(a.bandwidth_bytes_per_s) && std::isfinite(b.bandwidth_bytes_per_s)) {
     sum += 0.2 * ratio(a.bandwidth_bytes_per_s, b.bandwidth_bytes_per_s);
@@ -37,7 +45,8 @@ std::vector<std::vector<int>> group_hosts(const ProblemSpec& spec, i64 budget) {
   std::iota(hosts.begin(), hosts.end(), 0);
   std::ranges::stable_sort(hosts, {}, [&](int h) {
     const HostSpec& host = spec.hosts[at(h)];
-    return std::tuple(spec.data_host == h, whole_chain_s(spec.kinds[at(host.kind)]), host.kind, host.memory_bytes);
+    return std::tuple(spec.data_host == h, whole_chain_s(spec.kinds[at(host.kind)]), host.kind,
+                      host.memory_bytes);
   });
   std::vector<std::vector<int>> groups;
   for (const int host : hosts) groups.push_back({host});
@@ -121,8 +130,10 @@ void try_order(const ProblemSpec& spec, Trial& trial, bool settle_ties) {
       trial.plan = search->least_period();
       const bool late = trial.plan && trial.plan->latency_ps > model.most_latency();
       if (trial.plan && (late || settle_ties)) {
-        auto plan = search->cheapest(late ? model.most_period() : trial.plan->period_ps, model.most_latency());
-        if (plan && late) plan = search->squeeze(std::move(*plan), trial.plan->period_ps, model.most_latency());
+        auto plan =
+            search->cheapest(late ? model.most_period() : trial.plan->period_ps, model.most_latency());
+        if (plan && late)
+          plan = search->squeeze(std::move(*plan), trial.plan->period_ps, model.most_latency());
         if (plan || late) trial.plan = std::move(plan);
       }
     }
@@ -146,7 +157,8 @@ Trial improve(const ProblemSpec& spec, Trial best, i64 lower) {
     state = state * 6364136223846793005U + 1442695040888963407U;
     return static_cast<std::size_t>(state >> 33) % count;
   };
-  for (int k = 0; k < kMostOrders && hosts > 1; ++k) {
+  const int orders = std::clamp(kOrderWork / static_cast<int>(hosts * hosts), kLeastOrders, kMostOrders);
+  for (int k = 0; k < orders && hosts > 1; ++k) {
     if (best.plan && figure(spec, *best.plan) <= lower) break;
     Trial trial{best.order, {}, 0};
     const std::size_t a = draw(hosts);
@@ -229,7 +241,8 @@ ProblemSpec relax(const ProblemSpec& spec, i64 budget) {
     relaxed.kinds.push_back(std::move(kind));
     for (const int h : group) relaxed.hosts[at(h)] = best;
     for (PinSpec& pin : relaxed.pins) {
-      const bool any = std::ranges::any_of(group, [&](int h) { return std::ranges::find(pin.hosts, h) != pin.hosts.end(); });
+      const bool any = std::ranges::any_of(
+          group, [&](int h) { return std::ranges::find(pin.hosts, h) != pin.hosts.end(); });
       if (any) pin.hosts.insert(pin.hosts.end(), group.begin(), group.end());
     }
   }
@@ -250,13 +263,15 @@ Solution solve_bounded(const ProblemSpec& spec, i64 lower_ps) {
     if (relaxation.plan) starts.push_back({order_of(spec, *relaxation.plan), {}, 0});
     std::vector<i64> by_speed(spec.hosts.size());
     std::iota(by_speed.begin(), by_speed.end(), 0);
-    std::ranges::stable_sort(by_speed, {}, [&](i64 h) { return whole_chain_s(spec.kinds[at(spec.hosts[at(h)].kind)]); });
+    std::ranges::stable_sort(by_speed, {},
+                             [&](i64 h) { return whole_chain_s(spec.kinds[at(spec.hosts[at(h)].kind)]); });
     starts.push_back({by_speed, {}, 0});
     std::ranges::reverse(by_speed);
     starts.push_back({by_speed, {}, 0});
   }
   for (Trial& start : starts) try_order(spec, start, false);
-  Trial best = *std::ranges::min_element(starts, [&](const Trial& a, const Trial& b) { return better(spec, a, b); });
+  Trial best =
+      *std::ranges::min_element(starts, [&](const Trial& a, const Trial& b) { return better(spec, a, b); });
   if (!spec.host_order) best = improve(spec, std::move(best), solution.lower_bound_ps);
   if (best.plan) {
     Trial settled = best;

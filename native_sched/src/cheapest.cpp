@@ -6,73 +6,10 @@ namespace native_sched {
 namespace {
 
 constexpr std::size_t kMostValues = std::size_t{40} << 20;  // 320 MiB
+// A table larger than this is worth the time that better bounds take.
+constexpr std::size_t kManyValues = std::size_t{1} << 18;
 
 }  // namespace
-
-CostModel::CostModel(const Model& model, Cost cost) : model_(model), cost_(cost), zeros_(at(model.num_cuts())) {}
-
-void CostModel::restrict(const std::vector<Rows>& rows, const Limits& limits) {
-  rows_ = &rows;
-  const int classes = model_.num_classes();
-  slides_.assign(at(classes), true);
-  for (int c = 0; c < classes; ++c) {
-    int stop = 0;
-    const Rows& mine = rows[at(c)];
-    for (int i = 0; i < model_.last_cut() && slides_[at(c)]; ++i) {
-      const int count = mine.begin[at(i + 1)] - mine.begin[at(i)];
-      if (count == 0) continue;
-      const Run run = mine.runs[at(mine.begin[at(i)])];
-      slides_[at(c)] = count == 1 && run.first == i + 1 && run.stop >= stop;
-      stop = run.stop;
-    }
-  }
-  const int last = model_.last_cut();
-  least_ = kNever;
-  rest_.assign(at(classes), std::vector<i64>(at(model_.num_cuts()), kNever));
-  for (int c = 0; c < classes; ++c) {
-    if (model_.output(c) <= limits.output) rest_[at(c)][at(last)] = output(c);
-  }
-  std::vector<std::vector<int>> queues(at(classes));
-  std::vector<std::size_t> heads(at(classes));
-  std::vector<i64> begun(at(classes));
-  for (int i = last - 1; i >= 0; --i) {
-    for (int c = 0; c < classes; ++c) {
-      const Rows& mine = rows[at(c)];
-      const auto total = [&](int j) { return end(c)[j] + rest_[at(c)][at(j)]; };
-      i64 least = kNever;
-      if (slides_[at(c)]) {
-        // A queue of ends whose totals fall from front to back would be popped at both ends; the window's far end
-        // only moves toward the start here.
-        auto& queue = queues[at(c)];
-        auto& head = heads[at(c)];
-        while (queue.size() > head && total(queue.back()) >= total(i + 1)) queue.pop_back();
-        queue.push_back(i + 1);
-        if (mine.begin[at(i)] < mine.begin[at(i + 1)]) {
-          const int stop = mine.runs[at(mine.begin[at(i)])].stop;
-          while (queue[head] >= stop) ++head;
-          least = total(queue[head]);
-        }
-      } else {
-        for (int r = mine.begin[at(i)]; r < mine.begin[at(i + 1)]; ++r) {
-          for (int j = mine.runs[at(r)].first; j < mine.runs[at(r)].stop; ++j) least = std::min(least, total(j));
-        }
-      }
-      begun[at(c)] = least >= kNever / 2 ? kNever : least + start(c)[i];
-    }
-    for (int c = 0; c < classes && i == 0; ++c) {
-      if (begun[at(c)] < kNever && model_.input(c) <= limits.input) least_ = std::min(least_, begun[at(c)] + input(c));
-    }
-    for (int c = 0; c < classes && i > 0; ++c) {
-      i64 least = kNever;
-      for (int next = 0; next < classes; ++next) {
-        if (begun[at(next)] >= kNever || (next == c && model_.count(c) == 1)) continue;
-        const i64 crossing = model_.transfer(c, next, i);
-        if (crossing <= model_.transfer_limit(c, next, limits)) least = std::min(least, begun[at(next)] + crossing + link(c, next));
-      }
-      rest_[at(c)][at(i)] = least;
-    }
-  }
-}
 
 bool comes_before(const Steps& a, const Steps& b) {
   const std::size_t common = std::min(a.size(), b.size());
@@ -86,7 +23,11 @@ bool comes_before(const Steps& a, const Steps& b) {
 }
 
 Cheapest::Cheapest(const Model& model, const Graph& graph, Cost cost)
-    : model_(model), graph_(graph), costs_(model, cost), begun_(at(model.num_cuts())), ended_(at(model.num_cuts())) {}
+    : model_(model),
+      graph_(graph),
+      costs_(model, cost),
+      begun_(at(model.num_cuts())),
+      ended_(at(model.num_cuts())) {}
 
 Cheapest::Window Cheapest::gather(int vertex, const Limits& limits) {
   const int c = graph_.cls(vertex);
@@ -133,7 +74,8 @@ void Cheapest::spread(int cls, Window starts, int least) {
       if (begun >= kNever) continue;
       for (int r = rows.begin[at(i)]; r < rows.begin[at(i + 1)]; ++r) {
         const Run run = rows.runs[at(r)];
-        for (int j = std::max(run.first, least); j < run.stop; ++j) ended_[at(j)] = std::min(ended_[at(j)], begun);
+        for (int j = std::max(run.first, least); j < run.stop; ++j)
+          ended_[at(j)] = std::min(ended_[at(j)], begun);
       }
     }
     return;
@@ -159,11 +101,12 @@ void Cheapest::keep(int vertex, int first, i64 most) {
   const int c = graph_.cls(vertex);
   const i64* end = costs_.end(c);
   Window window{pool_.size(), model_.num_cuts(), 0};
+  const i64 bar = slack_.empty() ? most : most + slack_[at(vertex)];
   for (int j = std::max(first, least_[at(vertex)]); j < model_.num_cuts(); ++j) {
     i64& ended = ended_[at(j)];
     if (ended >= kNever) continue;
     ended += end[j];
-    if (ended + costs_.rest(c, j) > most) {
+    if (ended + costs_.rest(c, j) > bar) {
       ended = kNever;
       continue;
     }
@@ -180,10 +123,20 @@ void Cheapest::prepare(const Limits& limits) {
   rows_.clear();
   for (int c = 0; c < model_.num_classes(); ++c) rows_.push_back(model_.rows(c, limits.period));
   costs_.restrict(rows_, limits);
-  least_ = graph_.least_cuts(model_, rows_);
+  least_ = graph_.least_cuts(model_, rows_, limits);
+  slack_.clear();
 }
 
-void Cheapest::fill(const Limits& limits, i64 most) {
+void Cheapest::tune(const Limits& limits) {
+  costs_.tune(limits);
+  slack_.assign(at(graph_.size()), 0);
+  for (int v = 0; v < graph_.size() && !model_.ordered(); ++v) {
+    for (int c = 0; c < model_.num_classes(); ++c)
+      slack_[at(v)] += costs_.penalty(c) * graph_.left(model_, v, c);
+  }
+}
+
+bool Cheapest::fill(const Limits& limits, i64 most, std::size_t room) {
   pool_.clear();
   windows_.assign(at(graph_.size()), Window{});
   for (int v = 1; v < graph_.size(); ++v) {
@@ -191,8 +144,9 @@ void Cheapest::fill(const Limits& limits, i64 most) {
     if (starts.first >= starts.stop) continue;
     spread(graph_.cls(v), starts, least_[at(v)]);
     keep(v, starts.first + 1, most);
-    if (pool_.size() > kMostValues) throw TableFull();
+    if (pool_.size() > room) return false;
   }
+  return true;
 }
 
 i64 Cheapest::value(int vertex, int cut) const {
@@ -212,7 +166,9 @@ Steps Cheapest::trace(int vertex, const Limits& limits) const {
     int start = 0;
     for (int i = 1; i < cut && from < 0; ++i) {
       const auto holds = [&](const Run& run) { return run.first <= cut && cut < run.stop; };
-      if (std::none_of(rows.runs.begin() + rows.begin[at(i)], rows.runs.begin() + rows.begin[at(i + 1)], holds)) continue;
+      if (std::none_of(rows.runs.begin() + rows.begin[at(i)], rows.runs.begin() + rows.begin[at(i + 1)],
+                       holds))
+        continue;
       for (const int* p = graph_.preds_begin(vertex); p != graph_.preds_end(vertex); ++p) {
         const i64 before = value(*p, i);
         const i64 crossing = model_.transfer(graph_.cls(*p), c, i);
@@ -232,7 +188,8 @@ Steps Cheapest::trace(int vertex, const Limits& limits) const {
   return steps;
 }
 
-std::optional<Cheapest::Plan> Cheapest::best_of(const std::vector<int>& vertices, const Limits& limits, i64 most) const {
+std::optional<Cheapest::Plan> Cheapest::best_of(const std::vector<int>& vertices, const Limits& limits,
+                                                i64 most) const {
   const auto total = [&](int v) {
     const int c = graph_.cls(v);
     const i64 ended = value(v, model_.last_cut());
@@ -260,24 +217,37 @@ std::optional<Cheapest::Plan> Cheapest::best_of(const std::vector<int>& vertices
 
 std::optional<Cheapest::Plan> Cheapest::find(const Limits& limits, i64 most) {
   prepare(limits);
-  if (costs_.least() > most) return std::nullopt;
-  // The closer `most` is to the best plan's cost, the less there is to look at: it grows until there is a plan.
-  i64 step = costs_.least() / 256;
-  for (i64 cap = costs_.least();; cap += step, step *= 2) {
-    cap = most - cap <= step / 2 ? most : std::min(cap, most);
-    fill(limits, cap);
+  // The closer the cap is to the best plan's cost, the less there is to look at: it grows until there is a
+  // plan.
+  i64 step = std::max<i64>(costs_.least() / 256, 1);
+  i64 cap = costs_.least();
+  while (costs_.least() <= most) {
+    cap = std::min(cap, most);
+    const bool tuned = !slack_.empty();
+    if (!fill(limits, cap, tuned ? kMostValues : kManyValues)) {
+      if (tuned) throw TableFull();
+      tune(limits);
+      step = std::max<i64>(costs_.least() / 1024, 1);
+      cap = costs_.least();
+      continue;
+    }
     std::vector<int> ends;
     for (int v = 1; v < graph_.size(); ++v) {
       if (value(v, model_.last_cut()) < kNever) ends.push_back(v);
     }
     if (auto plan = best_of(ends, limits, cap); plan || cap == most) return plan;
-    step = std::max<i64>(step, 1);
+    cap = most - cap <= step ? most : cap + step;
+    step *= 2;
   }
+  return std::nullopt;
 }
 
 std::vector<std::optional<Cheapest::Plan>> Cheapest::find_each(const Limits& limits, i64 most) {
   prepare(limits);
-  fill(limits, most);
+  if (!fill(limits, most, kManyValues)) {
+    tune(limits);
+    if (!fill(limits, most, kMostValues)) throw TableFull();
+  }
   std::vector<std::optional<Plan>> plans(at(model_.max_stages() + 1));
   std::vector<std::vector<int>> ends(plans.size());
   for (int v = 1; v < graph_.size(); ++v) {

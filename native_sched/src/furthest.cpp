@@ -8,13 +8,15 @@
 namespace native_sched {
 namespace {
 
-// The last two lanes of a table are no sizes: one is always 0, the start; one is the end of the chain, where reached.
+// The last two lanes of a table are no sizes: one is always 0, the start; one is the end of the chain, where
+// reached.
 constexpr int kSpareLanes = 2;
 constexpr int kMostLanes = 16 - kSpareLanes;
 
 template <typename Cut, int kLanes>
 void raise(std::array<Cut, kLanes>& best, const Cut* other) {
-  for (int k = 0; k < kLanes; ++k) best[static_cast<std::size_t>(k)] = std::max(best[static_cast<std::size_t>(k)], other[k]);
+  for (int k = 0; k < kLanes; ++k)
+    best[static_cast<std::size_t>(k)] = std::max(best[static_cast<std::size_t>(k)], other[k]);
 }
 
 // Does `cost` never fall as the cuts in `order` get larger, and is it equal where they are equal?
@@ -24,7 +26,8 @@ bool rises(const std::vector<int>& order, const std::vector<int>& size, Cost cos
     const auto a = order[k - 1];
     const auto b = order[k];
     if (cost(a) > cost(b)) return false;
-    if (size[static_cast<std::size_t>(a)] == size[static_cast<std::size_t>(b)] && cost(a) != cost(b)) return false;
+    if (size[static_cast<std::size_t>(a)] == size[static_cast<std::size_t>(b)] && cost(a) != cost(b))
+      return false;
   }
   return true;
 }
@@ -72,14 +75,16 @@ bool Furthest::rank_cuts() {
   return starts_alike_ || num_sizes_ <= kMostLanes;
 }
 
-// Where a stage's cost does not depend on the cut it starts at, only what the classes can carry tells sizes apart.
+// Where a stage's cost does not depend on the cut it starts at, only what the classes can carry tells sizes
+// apart.
 void Furthest::choose_lanes(i64 period) {
   const Model& model = *model_;
   const int cuts = model.num_cuts();
   limit_.assign(at(model.num_classes()), -1);
   for (int cut = 1; cut < cuts - 1; ++cut) {
     for (int c = 0; c < model.num_classes(); ++c) {
-      if (size_[at(cut)] > limit_[at(c)] && model.own_transfer(c, cut) <= period) limit_[at(c)] = size_[at(cut)];
+      if (size_[at(cut)] > limit_[at(c)] && model.own_transfer(c, cut) <= period)
+        limit_[at(c)] = size_[at(cut)];
     }
   }
   if (starts_alike_) {
@@ -105,8 +110,8 @@ void Furthest::choose_lanes(i64 period) {
   }
 }
 
-// The lanes a stage of this class may start from: of the cuts it can receive the furthest, where their size matters no
-// further; else all. A class that can receive none starts the chain or has no stage.
+// The lanes a stage of this class may start from: of the cuts it can receive the furthest, where their size
+// matters no further; else all. A class that can receive none starts the chain or has no stage.
 template <int kLanes>
 std::pair<int, int> Furthest::start_lanes(int cls) const {
   const int top = start_lane_[at(cls)];
@@ -170,7 +175,8 @@ std::optional<Steps> Furthest::run(i64 period) {
       const Cut* before = far.data() + at(counts - stride_[at(c)]) * kLanes;
       const auto [low, high] = start_lanes<kLanes>(c);
       raise<Cut, kLanes>(best, before);
-      for (int lane = low; lane <= high; ++lane) raise<Cut, kLanes>(best, rows[at(c)].data() + at(before[lane]) * kLanes);
+      for (int lane = low; lane <= high; ++lane)
+        raise<Cut, kLanes>(best, rows[at(c)].data() + at(before[lane]) * kLanes);
     }
     std::ranges::copy(best, far.begin() + std::ptrdiff_t{counts} * kLanes);
     if (best[kLanes - 1] != 0) return trace<Cut, kLanes>(counts, far, rows);
@@ -189,7 +195,8 @@ Steps Furthest::trace(int counts, const std::vector<Cut>& far, const std::vector
   // A host that changes nothing is dropped without a stage; one that does is found by what it adds.
   const auto step_to = [&](int cut) {
     for (int c = 0; c < model_->num_classes(); ++c) {
-      if (used(counts, c) && holds(far.data() + at(counts - stride_[at(c)]) * kLanes, cut)) return Model::Step{c, -1};
+      if (used(counts, c) && holds(far.data() + at(counts - stride_[at(c)]) * kLanes, cut))
+        return Model::Step{c, -1};
     }
     for (int c = 0; c < model_->num_classes(); ++c) {
       if (!used(counts, c)) continue;
@@ -215,7 +222,8 @@ Steps Furthest::trace(int counts, const std::vector<Cut>& far, const std::vector
 std::optional<Steps> Furthest::probe(i64 period) {
   choose_lanes(period);
   const bool narrow = model_->num_cuts() < 32767;
-  if (lanes_.size() <= 8 - kSpareLanes) return narrow ? run<std::int16_t, 8>(period) : run<std::int32_t, 8>(period);
+  if (lanes_.size() <= 8 - kSpareLanes)
+    return narrow ? run<std::int16_t, 8>(period) : run<std::int32_t, 8>(period);
   return narrow ? run<std::int16_t, 16>(period) : run<std::int32_t, 16>(period);
 }
 

@@ -85,22 +85,59 @@ void Graph::build_ordered(const Model& model) {
   }
 }
 
-std::vector<int> Graph::least_cuts(const Model& model, const std::vector<Rows>& rows) const {
+namespace {
+
+// For each cut the last one up to it at which class c may end a stage, over any of its links; -1 for none.
+std::vector<int> last_exits(const Model& model, int c, const Limits& limits) {
+  std::vector<int> exits(static_cast<std::size_t>(model.num_cuts()), -1);
+  for (int cut = 1; cut < model.num_cuts(); ++cut) {
+    bool open = cut == model.last_cut() && model.output(c) <= limits.output;
+    for (int to = 0; to < model.num_classes() && !open && cut < model.last_cut(); ++to) {
+      if (to == c && model.count(c) == 1) continue;
+      open = model.transfer(c, to, cut) <= model.transfer_limit(c, to, limits);
+    }
+    exits[static_cast<std::size_t>(cut)] = open ? cut : exits[static_cast<std::size_t>(cut - 1)];
+  }
+  return exits;
+}
+
+bool may_start(const Model& model, int c, int cut, const Limits& limits) {
+  if (cut == 0) return model.input(c) <= limits.input;
+  for (int from = 0; from < model.num_classes(); ++from) {
+    if (from == c && model.count(c) == 1) continue;
+    if (model.transfer(from, c, cut) <= model.transfer_limit(from, c, limits)) return true;
+  }
+  return false;
+}
+
+// For each cut the first from which one stage of class c gets there or beyond; the number of cuts where none
+// does.
+std::vector<int> first_starts(const Model& model, int c, const Rows& rows, const Limits& limits) {
+  std::vector<int> starts(static_cast<std::size_t>(model.num_cuts()), model.num_cuts());
+  const std::vector<int> exits = last_exits(model, c, limits);
+  int covered = 0;
+  for (int i = 0; i < model.last_cut() && covered < model.last_cut(); ++i) {
+    const int first = rows.begin[static_cast<std::size_t>(i)];
+    const int stop = rows.begin[static_cast<std::size_t>(i + 1)];
+    if (first == stop) continue;
+    const int furthest =
+        exits[static_cast<std::size_t>(rows.runs[static_cast<std::size_t>(stop - 1)].stop - 1)];
+    if (furthest <= covered || !may_start(model, c, i, limits)) continue;
+    while (covered < furthest) starts[static_cast<std::size_t>(++covered)] = i;
+  }
+  return starts;
+}
+
+}  // namespace
+
+std::vector<int> Graph::least_cuts(const Model& model, const std::vector<Rows>& rows,
+                                   const Limits& limits) const {
   std::vector<int> least(class_.size(), 0);
   if (model.ordered()) return least;
   const int cuts = model.num_cuts();
   const int classes = model.num_classes();
-  // back[c][j]: the first cut from which class c can get to cut j or beyond.
-  std::vector<std::vector<int>> back(at(classes), std::vector<int>(at(cuts), cuts));
-  for (int c = 0; c < classes; ++c) {
-    int covered = 0;
-    for (int i = 0; i < cuts - 1; ++i) {
-      const Rows& mine = rows[at(c)];
-      if (mine.begin[at(i)] == mine.begin[at(i + 1)]) continue;
-      const int furthest = mine.runs[at(mine.begin[at(i + 1)] - 1)].stop - 1;
-      for (; covered < furthest; ++covered) back[at(c)][at(covered + 1)] = i;
-    }
-  }
+  std::vector<std::vector<int>> back;
+  for (int c = 0; c < classes; ++c) back.push_back(first_starts(model, c, rows[at(c)], limits));
   int total = 1;
   for (int c = 0; c < classes; ++c) total *= model.count(c) + 1;
   std::vector<int> from(at(total), cuts);

@@ -2,48 +2,17 @@
 
 #include <algorithm>
 #include <cmath>
-#include <stdexcept>
 #include <string>
+
+#include "refuse.hpp"
 
 namespace native_sched {
 namespace {
 
 __extension__ using u128 = unsigned __int128;
 
-constexpr i64 kMostBytes = i64{1} << 62;
 constexpr std::size_t kMostUnits = 1'000'000;
 constexpr std::size_t kMostHosts = 4096;
-
-[[noreturn]] void fail(const std::string& message) { throw std::invalid_argument(message); }
-
-std::string item(const std::string& field, std::size_t index) { return field + "[" + std::to_string(index) + "]"; }
-
-void check_length(const std::string& field, std::size_t have, std::size_t want) {
-  if (have != want) fail(field + " has " + std::to_string(have) + " entries: it must have " + std::to_string(want));
-}
-
-void check_bytes(const std::string& field, i64 value) {
-  if (value < 0) fail(field + " is " + std::to_string(value) + ": bytes cannot be negative");
-  if (value > kMostBytes) fail(field + " is " + std::to_string(value) + ": more than 2^62 bytes");
-}
-
-void check_all_bytes(const std::string& field, const std::vector<i64>& values) {
-  for (std::size_t k = 0; k < values.size(); ++k) {
-    if (values[k] < 0 || values[k] > kMostBytes) check_bytes(item(field, k), values[k]);
-  }
-}
-
-void check_rate(const std::string& field, double value) {
-  if (!std::isfinite(value) || value <= 0.0) {
-    fail(field + " is " + std::to_string(value) + ": a bandwidth must be a finite number above 0");
-  }
-}
-
-void check_index(const std::string& field, i64 value, int count) {
-  if (value < 0 || value >= count) {
-    fail(field + " is " + std::to_string(value) + ": it must be from 0 to " + std::to_string(count - 1));
-  }
-}
 
 i64 sum_bytes(const std::string& field, const std::vector<i64>& values, i64 total) {
   for (std::size_t k = 0; k < values.size(); ++k) {
@@ -74,10 +43,12 @@ std::vector<i64> all_ps(const std::string& field, const std::vector<double>& sec
 }  // namespace
 
 i64 to_ps(double seconds, const std::string& field) {
-  if (!std::isfinite(seconds)) fail(field + " is " + std::to_string(seconds) + ": it must be a finite number");
+  if (!std::isfinite(seconds))
+    fail(field + " is " + std::to_string(seconds) + ": it must be a finite number");
   if (seconds < 0.0) fail(field + " is " + std::to_string(seconds) + ": a time cannot be negative");
   const double ps = seconds * 1e12;
-  if (!(ps < 0x1p59)) fail(field + " is " + std::to_string(seconds) + " s: more than 2^59 picoseconds (6 days)");
+  if (!(ps < 0x1p59))
+    fail(field + " is " + std::to_string(seconds) + " s: more than 2^59 picoseconds (6 days)");
   return static_cast<i64>(std::nearbyint(ps));
 }
 
@@ -126,6 +97,7 @@ Instance::Instance(const ProblemSpec& spec) : spec_(spec) {
   }
   read_constraints();
   bound_times();
+  bound_period();
 }
 
 void Instance::check_sizes() const {
@@ -225,7 +197,8 @@ void Instance::read_bytes() {
   total = sum_bytes("entry_bytes (largest)", {largest(spec_.entry_bytes)}, total);
   total = sum_bytes("exit_bytes (largest)", {largest(spec_.exit_bytes)}, total);
   for (const KindSpec& kind : spec_.kinds) {
-    if (kind.runtime_bytes >= 0) (void)sum_bytes("kinds.runtime_bytes", {std::min(kind.runtime_bytes, kMostBytes)}, total);
+    if (kind.runtime_bytes >= 0)
+      (void)sum_bytes("kinds.runtime_bytes", {std::min(kind.runtime_bytes, kMostBytes)}, total);
   }
 }
 
@@ -239,13 +212,15 @@ void Instance::read_constraints() const {
     check_index(name + ".units[1]", pin.last, num_units_);
     if (pin.first > pin.last) fail(name + ".units: the first unit comes after the last");
     if (pin.hosts.empty()) fail(name + ".hosts is empty: name one host at least");
-    for (std::size_t k = 0; k < pin.hosts.size(); ++k) check_index(item(name + ".hosts", k), pin.hosts[k], hosts);
+    for (std::size_t k = 0; k < pin.hosts.size(); ++k)
+      check_index(item(name + ".hosts", k), pin.hosts[k], hosts);
   }
   for (std::size_t t = 0; t < spec_.together.size(); ++t) {
     const std::string name = item("together", t);
     check_index(name + "[0]", spec_.together[t].first, num_units_);
     check_index(name + "[1]", spec_.together[t].last, num_units_);
-    if (spec_.together[t].first > spec_.together[t].last) fail(name + ": the first unit comes after the last");
+    if (spec_.together[t].first > spec_.together[t].last)
+      fail(name + ": the first unit comes after the last");
   }
   for (std::size_t k = 0; k < spec_.excluded_hosts.size(); ++k) {
     check_index(item("excluded_hosts", k), spec_.excluded_hosts[k], hosts);
@@ -256,12 +231,15 @@ void Instance::read_constraints() const {
     for (std::size_t k = 0; k < spec_.host_order->size(); ++k) {
       const i64 host = (*spec_.host_order)[k];
       check_index(item("host_order", k), host, hosts);
-      if (seen[static_cast<std::size_t>(host)]) fail(item("host_order", k) + " names host " + std::to_string(host) + " again");
+      if (seen[static_cast<std::size_t>(host)])
+        fail(item("host_order", k) + " names host " + std::to_string(host) + " again");
       seen[static_cast<std::size_t>(host)] = true;
     }
   }
-  if (spec_.max_hosts && *spec_.max_hosts < 1) fail("max_hosts is " + std::to_string(*spec_.max_hosts) + ": it must be 1 at least");
-  if (spec_.state_budget < 1) fail("state_budget is " + std::to_string(spec_.state_budget) + ": it must be 1 at least");
+  if (spec_.max_hosts && *spec_.max_hosts < 1)
+    fail("max_hosts is " + std::to_string(*spec_.max_hosts) + ": it must be 1 at least");
+  if (spec_.state_budget < 1)
+    fail("state_budget is " + std::to_string(spec_.state_budget) + ": it must be 1 at least");
   if (spec_.period_limit_s) (void)to_ps(*spec_.period_limit_s, "period_limit_s");
   if (spec_.latency_limit_s) (void)to_ps(*spec_.latency_limit_s, "latency_limit_s");
   if (spec_.objective == Objective::kPeriodUnderLatency && !spec_.latency_limit_s) {
@@ -272,29 +250,16 @@ void Instance::read_constraints() const {
 void Instance::bound_times() {
   i64 total = 0;
   i64 most_extra = 0;
-  std::vector<i64> least(at(num_units_), kLimit);
   for (std::size_t k = 0; k < spec_.kinds.size(); ++k) {
-    const std::string name = item("kinds", k) + ".unit_s";
-    const i64 units = end_ps_[k].back();
-    total = add_time(name, total, units);
-    for (int u = 0; u < num_units_; ++u) {
-      least[at(u)] = std::min(least[at(u)], to_ps(spec_.kinds[k].unit_s[at(u)], name));
-    }
+    const std::string name = item("kinds", k);
+    total = add_time(name + ".unit_s", total, end_ps_[k].back());
     for (const auto* costs : {&spec_.kinds[k].encode_s, &spec_.kinds[k].decode_s}) {
       if (!costs->empty()) most_extra = std::max(most_extra, to_ps(*std::ranges::max_element(*costs), name));
     }
   }
-  double slowest = spec_.links.model == LinkModel::kMedium ? spec_.links.medium_bytes_per_s : kNoBandwidth;
-  i64 latency = common_latency_ps_;
-  for (int u = 0; u < num_hosts_; ++u) {
-    for (int v = 0; v < num_hosts_ && spec_.links.model == LinkModel::kPairwise; ++v) {
-      if (u == v) continue;
-      slowest = std::min(slowest, spec_.links.bandwidth[at(u)][at(v)]);
-      latency = std::max(latency, latency_ps_[at(u)][at(v)]);
-    }
-    if (spec_.links.model != LinkModel::kPairwise) slowest = std::min(slowest, spec_.hosts[at(u)].bandwidth_bytes_per_s);
-  }
-  const auto widest = static_cast<std::size_t>(std::ranges::max_element(spec_.cut_bytes) - spec_.cut_bytes.begin());
+  const auto [slowest, latency] = slowest_link();
+  const auto widest =
+      static_cast<std::size_t>(std::ranges::max_element(spec_.cut_bytes) - spec_.cut_bytes.begin());
   const i64 transfer = transfer_ps(spec_.cut_bytes[widest], slowest);
   for (int stage = 0; stage < std::min(num_hosts_, num_units_) + 2; ++stage) {
     total = add_time("kinds.encode_s or kinds.decode_s", total, most_extra);
@@ -303,131 +268,37 @@ void Instance::bound_times() {
     total = add_time("links.latency_s", total, latency);
   }
   horizon_ps_ = total;
+}
+
+// The least bandwidth and the most latency, in picoseconds, of any pair of hosts.
+std::pair<double, i64> Instance::slowest_link() const {
+  double bandwidth = spec_.links.medium_bytes_per_s;
+  if (spec_.links.model != LinkModel::kMedium) bandwidth = kNoBandwidth;
+  i64 latency = common_latency_ps_;
+  for (int u = 0; u < num_hosts_; ++u) {
+    for (int v = 0; v < num_hosts_ && spec_.links.model == LinkModel::kPairwise; ++v) {
+      if (u == v) continue;
+      bandwidth = std::min(bandwidth, spec_.links.bandwidth[at(u)][at(v)]);
+      latency = std::max(latency, latency_ps_[at(u)][at(v)]);
+    }
+    if (spec_.links.model == LinkModel::kPairwise) continue;
+    bandwidth = std::min(bandwidth, spec_.hosts[at(u)].bandwidth_bytes_per_s);
+  }
+  return {bandwidth, latency};
+}
+
+// The dearest unit on its fastest kind, and the mean over hosts of all units on theirs.
+void Instance::bound_period() {
   i64 sum = 0;
-  for (const i64 unit : least) {
-    sum += unit;
-    trivial_period_ps_ = std::max(trivial_period_ps_, unit);
+  for (std::size_t u = 0; u < spec_.weight_bytes.size(); ++u) {
+    double least = spec_.kinds.front().unit_s[u];
+    for (const KindSpec& kind : spec_.kinds) least = std::min(least, kind.unit_s[u]);
+    const i64 time = to_ps(least, "kinds.unit_s");
+    sum += time;
+    trivial_period_ps_ = std::max(trivial_period_ps_, time);
   }
   const i64 stages = std::min(num_hosts_, num_units_);
   trivial_period_ps_ = std::max(trivial_period_ps_, (sum + stages - 1) / stages);
-}
-
-double Instance::bandwidth(int from, int to) const {
-  const LinksSpec& links = spec_.links;
-  if (links.model == LinkModel::kPairwise) return links.bandwidth[at(from)][at(to)];
-  const double ends = std::min(spec_.hosts[at(from)].bandwidth_bytes_per_s, spec_.hosts[at(to)].bandwidth_bytes_per_s);
-  return links.model == LinkModel::kMedium ? std::min(ends, links.medium_bytes_per_s) : ends;
-}
-
-i64 Instance::transfer(int from, int to, int cut) const {
-  return from == to ? 0 : transfer_ps(spec_.cut_bytes[at(cut)], bandwidth(from, to));
-}
-
-i64 Instance::latency(int from, int to) const {
-  if (from == to) return 0;
-  return spec_.links.model == LinkModel::kPairwise ? latency_ps_[at(from)][at(to)] : common_latency_ps_;
-}
-
-i64 Instance::stage_memory(int kind, int first_cut, int last_cut) const {
-  i64 weights = 0;
-  i64 live = 0;
-  for (int u = first_cut; u < last_cut; ++u) {
-    weights += spec_.weight_bytes[at(u)];
-    live = std::max(live, spec_.activation_bytes[at(u)]);
-  }
-  for (const SharedWeight& shared : shared_weights_) {
-    const auto use = std::ranges::lower_bound(shared.units, first_cut);
-    if (use != shared.units.end() && *use < last_cut) weights += shared.num_bytes;
-  }
-  return spec_.kinds[at(kind)].runtime_bytes + weights + live + spec_.entry_bytes[at(first_cut)] + spec_.exit_bytes[at(last_cut)];
-}
-
-void Instance::check_chain(const std::vector<AssignmentSpec>& assignments) const {
-  if (assignments.empty()) fail("assignments is empty: a plan has one stage at least");
-  std::vector<i64> user(at(num_hosts_), -1);
-  i64 next = 0;
-  for (std::size_t s = 0; s < assignments.size(); ++s) {
-    const AssignmentSpec& stage = assignments[s];
-    const std::string name = item("assignments", s);
-    check_index(name + ".first", stage.first, num_units_);
-    check_index(name + ".last", stage.last, num_units_);
-    check_index(name + ".host", stage.host, num_hosts_);
-    if (stage.first > stage.last) fail(name + ": the first unit comes after the last");
-    if (stage.first != next) {
-      fail(name + ".first is " + std::to_string(stage.first) + ": it must be " + std::to_string(next) +
-           (stage.first > next ? ", or units are left out" : ", or units run twice"));
-    }
-    i64& used_by = user[static_cast<std::size_t>(stage.host)];
-    if (used_by >= 0) {
-      fail(name + ".host is " + std::to_string(stage.host) + ", which runs stage " + std::to_string(used_by) + " already");
-    }
-    used_by = static_cast<i64>(s);
-    next = stage.last + 1;
-  }
-  if (next != num_units_) {
-    fail(item("assignments", assignments.size() - 1) + ".last is " + std::to_string(next - 1) + ": the last unit is " +
-         std::to_string(num_units_ - 1));
-  }
-}
-
-PlanCost Instance::cost(const std::vector<AssignmentSpec>& assignments) const {
-  check_chain(assignments);
-  PlanCost plan;
-  const int data_host = spec_.data_host ? static_cast<int>(*spec_.data_host) : -1;
-  int previous = data_host;
-  i64 crossing = 0;
-  i64 input = 0;
-  for (const AssignmentSpec& given : assignments) {
-    const int host = static_cast<int>(given.host);
-    const int begin = static_cast<int>(given.first);
-    const int end = static_cast<int>(given.last) + 1;
-    crossing = previous < 0 ? 0 : transfer(previous, host, begin);
-    if (previous >= 0) plan.latency_ps += crossing + latency(previous, host);
-    if (plan.stages.empty()) {
-      input = crossing;
-    } else {
-      plan.stages.back().send_ps = crossing;
-    }
-    const i64 compute = start_ps(kind_of(host))[at(begin)] + end_ps(kind_of(host))[at(end)];
-    plan.latency_ps += compute;
-    plan.stages.push_back({given.first, given.last, given.host, compute, crossing, 0, stage_memory(kind_of(host), begin, end)});
-    previous = host;
-  }
-  const i64 output = data_host < 0 ? 0 : transfer(previous, data_host, num_units_);
-  if (data_host >= 0) plan.latency_ps += output + latency(previous, data_host);
-  plan.stages.back().send_ps = output;
-  find_period(plan, input, output);
-  return plan;
-}
-
-void Instance::find_period(PlanCost& plan, i64 input_ps, i64 output_ps) const {
-  const i64 data_host = spec_.data_host.value_or(-1);
-  bool first = true;
-  const auto consider = [&](i64 time, BottleneckKind kind, i64 stage, std::vector<i64> hosts) {
-    if (!first && time <= plan.period_ps) return;
-    first = false;
-    plan.period_ps = time;
-    plan.bottleneck = {kind, stage, std::move(hosts)};
-  };
-  i64 medium = input_ps + output_ps;
-  i64 sent = 0;
-  i64 received = 0;
-  if (plan.stages.front().host != data_host) sent += input_ps;
-  if (plan.stages.back().host != data_host) received += output_ps;
-  for (std::size_t s = 0; s < plan.stages.size(); ++s) {
-    consider(plan.stages[s].compute_ps, BottleneckKind::kStage, static_cast<i64>(s), {plan.stages[s].host});
-  }
-  consider(input_ps, BottleneckKind::kLink, -1, {data_host, plan.stages.front().host});
-  for (std::size_t s = 0; s + 1 < plan.stages.size(); ++s) {
-    const i64 crossing = plan.stages[s].send_ps;
-    medium += crossing;
-    if (plan.stages[s].host == data_host) sent += crossing;
-    if (plan.stages[s + 1].host == data_host) received += crossing;
-    consider(crossing, BottleneckKind::kLink, -1, {plan.stages[s].host, plan.stages[s + 1].host});
-  }
-  consider(output_ps, BottleneckKind::kLink, -1, {plan.stages.back().host, data_host});
-  if (data_host >= 0) consider(std::max(sent, received), BottleneckKind::kInterface, -1, {data_host});
-  if (spec_.links.model == LinkModel::kMedium) consider(medium, BottleneckKind::kMedium, -1, {});
 }
 
 }  // namespace native_sched

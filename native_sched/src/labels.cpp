@@ -101,7 +101,7 @@ void Labels::fill(i64 period, i64 most) {
   for (int c = 0; c < model_.num_classes(); ++c) rows_.push_back(model_.rows(c, period));
   latency_.restrict(rows_, Limits::of(period));
   transfers_.restrict(rows_, Limits::of(period));
-  least_ = graph_.least_cuts(model_, rows_);
+  least_ = graph_.least_cuts(model_, rows_, Limits::of(period));
   labels_.assign(1, Label{});
   begin_.assign(at(graph_.size()) + 1, 1);
   at_cut_.assign(at(model_.num_cuts()), {});
@@ -136,7 +136,9 @@ std::vector<std::optional<Steps>> Labels::find_each(i64 period, i64 most) {
   std::vector<std::optional<Steps>> plans(at(model_.max_stages() + 1));
   fill(period, most);
   std::vector<int> best(plans.size(), -1);
-  const auto total = [&](int k) { return labels_[at(k)].latency + latency_.output(graph_.cls(labels_[at(k)].vertex)); };
+  const auto total = [&](int k) {
+    return labels_[at(k)].latency + latency_.output(graph_.cls(labels_[at(k)].vertex));
+  };
   for (int k = 1; k < static_cast<int>(labels_.size()); ++k) {
     if (!finishes(labels_[at(k)])) continue;
     int& holder = best[at(graph_.stages(labels_[at(k)].vertex))];

@@ -10,10 +10,12 @@ namespace {
 bool same_links(const Instance& instance, int u, int v) {
   if (instance.spec().links.model != LinkModel::kPairwise) {
     const auto& hosts = instance.spec().hosts;
-    return hosts[static_cast<std::size_t>(u)].bandwidth_bytes_per_s == hosts[static_cast<std::size_t>(v)].bandwidth_bytes_per_s;
+    return hosts[static_cast<std::size_t>(u)].bandwidth_bytes_per_s ==
+           hosts[static_cast<std::size_t>(v)].bandwidth_bytes_per_s;
   }
   const auto alike = [&](int a, int b, int c, int d) {
-    return instance.bandwidth(a, b) == instance.bandwidth(c, d) && instance.latency(a, b) == instance.latency(c, d);
+    return instance.bandwidth(a, b) == instance.bandwidth(c, d) &&
+           instance.latency(a, b) == instance.latency(c, d);
   };
   if (!alike(u, v, v, u)) return false;
   for (int w = 0; w < instance.num_hosts(); ++w) {
@@ -24,7 +26,8 @@ bool same_links(const Instance& instance, int u, int v) {
 
 bool same_pins(const ProblemSpec& spec, int u, int v) {
   return std::ranges::all_of(spec.pins, [&](const PinSpec& pin) {
-    return (std::ranges::find(pin.hosts, u) != pin.hosts.end()) == (std::ranges::find(pin.hosts, v) != pin.hosts.end());
+    return (std::ranges::find(pin.hosts, u) != pin.hosts.end()) ==
+           (std::ranges::find(pin.hosts, v) != pin.hosts.end());
   });
 }
 
@@ -33,10 +36,23 @@ bool alike(const Instance& instance, int u, int v) {
   const HostSpec& a = spec.hosts[static_cast<std::size_t>(u)];
   const HostSpec& b = spec.hosts[static_cast<std::size_t>(v)];
   if (spec.data_host && (*spec.data_host == u || *spec.data_host == v)) return false;
-  return a.kind == b.kind && a.memory_bytes == b.memory_bytes && same_links(instance, u, v) && same_pins(spec, u, v);
+  return a.kind == b.kind && a.memory_bytes == b.memory_bytes && same_links(instance, u, v) &&
+         same_pins(spec, u, v);
 }
 
 }  // namespace
+
+bool Rows::slide() const {
+  int furthest = 0;
+  for (int i = 0; i + 1 < static_cast<int>(begin.size()); ++i) {
+    if (empty(i)) continue;
+    const auto first = static_cast<std::size_t>(begin[static_cast<std::size_t>(i)]);
+    if (begin[static_cast<std::size_t>(i) + 1] != begin[static_cast<std::size_t>(i)] + 1) return false;
+    if (runs[first].first != i + 1 || runs[first].stop < furthest) return false;
+    furthest = runs[first].stop;
+  }
+  return true;
+}
 
 Model::Model(const Instance& instance) : instance_(&instance) {
   const ProblemSpec& spec = instance.spec();
@@ -45,8 +61,10 @@ Model::Model(const Instance& instance) : instance_(&instance) {
   has_data_host_ = spec.data_host.has_value();
   most_period_ = instance.horizon_ps();
   most_latency_ = instance.horizon_ps();
-  if (spec.period_limit_s) most_period_ = std::min(most_period_, to_ps(*spec.period_limit_s, "period_limit_s"));
-  if (spec.latency_limit_s) most_latency_ = std::min(most_latency_, to_ps(*spec.latency_limit_s, "latency_limit_s"));
+  if (spec.period_limit_s)
+    most_period_ = std::min(most_period_, to_ps(*spec.period_limit_s, "period_limit_s"));
+  if (spec.latency_limit_s)
+    most_latency_ = std::min(most_latency_, to_ps(*spec.latency_limit_s, "latency_limit_s"));
   find_cuts();
   find_classes();
   read_times();
@@ -111,7 +129,8 @@ void Model::read_times() {
     const KindSpec& kind = instance_->spec().kinds[k];
     const auto coded = [&](const std::vector<double>& seconds) {
       std::vector<i64> costs(cut_of_.size(), 0);
-      for (std::size_t c = 0; c < cut_of_.size() && !seconds.empty(); ++c) costs[c] = to_ps(seconds[at(cut_of_[c])], "");
+      for (std::size_t c = 0; c < cut_of_.size() && !seconds.empty(); ++c)
+        costs[c] = to_ps(seconds[at(cut_of_[c])], "");
       return costs;
     };
     decode_.push_back(coded(kind.decode_s));
@@ -214,7 +233,8 @@ std::vector<int> Model::pin_stops(const HostClass& cls) const {
 }
 
 bool Model::all_fits(const HostClass& cls) const {
-  i64 most = *std::ranges::max_element(activation_) + *std::ranges::max_element(entry_) + *std::ranges::max_element(exit_);
+  i64 most = *std::ranges::max_element(activation_) + *std::ranges::max_element(entry_) +
+             *std::ranges::max_element(exit_);
   for (const i64 weight : weight_) most += weight;
   for (const SharedWeight& shared : instance_->shared_weights()) most += shared.num_bytes;
   return most <= cls.memory_bytes;
@@ -317,7 +337,8 @@ i64 Model::next_candidate(i64 period) const {
   return next;
 }
 
-// The distinct times of `ends` (inputs, or results) that leave different rooms for what else the interface carries.
+// The distinct times of `ends` (inputs, or results) that leave different rooms for what else the interface
+// carries.
 std::vector<i64> Model::shares(const std::vector<i64>& ends, bool sends, i64 period) const {
   std::vector<i64> distinct = ends;
   std::ranges::sort(distinct);
@@ -330,7 +351,8 @@ std::vector<i64> Model::shares(const std::vector<i64>& ends, bool sends, i64 per
     std::vector<std::size_t> room;
     for (int c = 0; c < num_classes(); ++c) {
       const auto& times = times_[at(sends ? rate(data_class_, c) : rate(c, data_class_))];
-      room.push_back(static_cast<std::size_t>(std::ranges::upper_bound(times, period - share) - times.begin()));
+      room.push_back(
+          static_cast<std::size_t>(std::ranges::upper_bound(times, period - share) - times.begin()));
     }
     if (!kept.empty() && room == last_room) kept.pop_back();
     kept.push_back(share);

@@ -54,7 +54,8 @@ std::optional<PlanCost> Search::probe(i64 period) {
   ++num_probes_;
   if (model_.medium()) return probe_medium(period);
   std::optional<Steps> steps = furthest_ ? furthest_->probe(period) : reach().probe(Limits::of(period));
-  furthest_cut_ = std::max(furthest_cut_, model_.cut_of(furthest_ ? furthest_->furthest_cut() : reach().furthest_cut()));
+  furthest_cut_ =
+      std::max(furthest_cut_, model_.cut_of(furthest_ ? furthest_->furthest_cut() : reach().furthest_cut()));
   if (!steps) return std::nullopt;
   PlanCost plan = cost(*steps);
   if (plan.period_ps <= period) return plan;
@@ -71,8 +72,8 @@ std::optional<PlanCost> Search::any_plan() {
   return cheapest(model_.most_period(), model_.most_latency());
 }
 
-// No plan has a period above this one and below what this returns. Over a shared medium any sum of transfers may be the
-// period, so that the next whole picosecond is the next candidate.
+// No plan has a period above this one and below what this returns. Over a shared medium any sum of transfers
+// may be the period, so that the next whole picosecond is the next candidate.
 i64 Search::after(i64 period) const {
   return model_.medium() ? period + 1 : std::max(period + 1, model_.next_candidate(period));
 }

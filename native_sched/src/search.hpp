@@ -28,8 +28,8 @@ class Search {
   std::optional<PlanCost> cheapest(i64 period, i64 most_latency);
   // The same for each number of hosts.
   std::vector<std::optional<PlanCost>> cheapest_each(i64 period, i64 most_latency);
-  // Of the plans of at most this latency the one of least period, and among those what `cheapest` says; no such plan has
-  // a period below `lower`. `found` is one such plan.
+  // Of the plans of at most this latency the one of least period, and among those what `cheapest` says; no
+  // such plan has a period below `lower`. `found` is one such plan.
   PlanCost squeeze(PlanCost found, i64 lower, i64 most_latency);
 
   [[nodiscard]] i64 num_probes() const { return num_probes_; }

@@ -101,12 +101,15 @@ std::vector<PlanCost> pareto(const ProblemSpec& spec) {
   const Model model(instance);
   if (model.num_classes() == 0) return {};
   const auto search = Search::build(model, spec.state_budget);
-  if (!search) throw std::length_error("state_budget is " + std::to_string(spec.state_budget) + ": a Pareto front needs more");
+  if (!search)
+    throw std::length_error("state_budget is " + std::to_string(spec.state_budget) +
+                            ": a Pareto front needs more");
   std::vector<PlanCost> found;
   try {
     found = trade_offs(model, *search);
   } catch (const TableFull&) {
-    throw std::length_error("hosts: their combinations are too many for a Pareto front; set max_hosts or latency_limit_s");
+    throw std::length_error(
+        "hosts: their combinations are too many for a Pareto front; set max_hosts or latency_limit_s");
   }
   std::ranges::stable_sort(found, [](const PlanCost& a, const PlanCost& b) {
     if (a.stages.size() != b.stages.size()) return a.stages.size() < b.stages.size();
@@ -115,7 +118,8 @@ std::vector<PlanCost> pareto(const ProblemSpec& spec) {
   });
   std::vector<PlanCost> front;
   for (PlanCost& plan : found) {
-    if (std::ranges::none_of(front, [&](const PlanCost& other) { return beats(other, plan); })) front.push_back(std::move(plan));
+    if (std::ranges::none_of(front, [&](const PlanCost& other) { return beats(other, plan); }))
+      front.push_back(std::move(plan));
   }
   return front;
 }

@@ -1,4 +1,5 @@
-// Where the search over furthest cuts applies, it must agree with the bitsets at every period: the two share no idea.
+// Where the search over furthest cuts applies, it must agree with the bitsets at every period: the two share
+// no idea.
 #include <algorithm>
 
 #include "check.hpp"
@@ -18,7 +19,8 @@ void test_one(Random& random) {
     for (auto* buffers : {&spec.entry_bytes, &spec.exit_bytes}) *buffers = spec.cut_bytes;
     for (KindSpec& kind : spec.kinds) {
       if (random.chance(50)) kind.encode_s.clear();
-      for (std::size_t c = 0; c < kind.encode_s.size(); ++c) kind.encode_s[c] = static_cast<double>(spec.cut_bytes[c]) * 0.1;
+      for (std::size_t c = 0; c < kind.encode_s.size(); ++c)
+        kind.encode_s[c] = static_cast<double>(spec.cut_bytes[c]) * 0.1;
       kind.decode_s = kind.encode_s;
     }
   }

@@ -9,12 +9,12 @@
 
 #include "native_sched/spec.hpp"
 
-#define CHECK(condition)                                                                   \
-  do {                                                                                     \
-    if (!(condition)) {                                                                    \
-      std::fprintf(stderr, "%s:%d: not so: %s\n", __FILE__, __LINE__, #condition);         \
-      std::exit(1);                                                                        \
-    }                                                                                      \
+#define CHECK(condition)                                                           \
+  do {                                                                             \
+    if (!(condition)) {                                                            \
+      std::fprintf(stderr, "%s:%d: not so: %s\n", __FILE__, __LINE__, #condition); \
+      std::exit(1);                                                                \
+    }                                                                              \
   } while (false)
 
 namespace native_sched {
@@ -23,7 +23,9 @@ class Random {
  public:
   explicit Random(std::uint64_t seed) : engine_(seed) {}
   // From low to high, both included; the same on every machine, unlike std::uniform_int_distribution.
-  i64 number(i64 low, i64 high) { return low + static_cast<i64>(engine_() % static_cast<std::uint64_t>(high - low + 1)); }
+  i64 number(i64 low, i64 high) {
+    return low + static_cast<i64>(engine_() % static_cast<std::uint64_t>(high - low + 1));
+  }
   bool chance(int percent) { return number(1, 100) <= percent; }
   std::vector<i64> numbers(std::size_t count, i64 high) {
     const i64 top = chance(30) ? number(0, 2) : high;
@@ -56,7 +58,8 @@ inline ProblemSpec draw(Random& random, i64 most_units, i64 most_hosts, bool pai
   const i64 room = random.chance(50) ? random.number(30, 200) : 1'000'000;
   for (std::size_t h = 0; h < hosts; ++h) {
     const double rate = static_cast<double>(random.number(1, 4)) * 0.7;
-    spec.hosts.push_back({random.number(0, static_cast<i64>(kinds) - 1), room + random.number(0, 1) * 20, rate});
+    spec.hosts.push_back(
+        {random.number(0, static_cast<i64>(kinds) - 1), room + random.number(0, 1) * 20, rate});
   }
   spec.links.latency_s = random.chance(50) ? 0.5 : 0.0;
   if (medium) {
@@ -76,9 +79,11 @@ inline ProblemSpec draw(Random& random, i64 most_units, i64 most_hosts, bool pai
   spec.activation_bytes = random.numbers(units, 20);
   spec.entry_bytes = random.chance(50) ? spec.cut_bytes : random.numbers(units + 1, 20);
   spec.exit_bytes = random.chance(50) ? spec.cut_bytes : random.numbers(units + 1, 20);
-  if (random.chance(30)) spec.shared_weights.push_back({{0, static_cast<i64>(units) - 1}, random.number(0, 30)});
+  if (random.chance(30))
+    spec.shared_weights.push_back({{0, static_cast<i64>(units) - 1}, random.number(0, 30)});
   if (random.chance(50)) spec.data_host = random.number(0, static_cast<i64>(hosts) - 1);
-  if (random.chance(20)) spec.together.push_back({random.number(0, static_cast<i64>(units) - 1), static_cast<i64>(units) - 1});
+  if (random.chance(20))
+    spec.together.push_back({random.number(0, static_cast<i64>(units) - 1), static_cast<i64>(units) - 1});
   if (random.chance(20)) spec.pins.push_back({0, 0, {random.number(0, static_cast<i64>(hosts) - 1)}});
   if (random.chance(20)) spec.max_hosts = random.number(1, most_hosts);
   spec.state_budget = 1'000'000;

@@ -20,11 +20,13 @@ struct All {
   std::vector<Figures> found{};
 
   [[nodiscard]] bool cut_allowed(i64 cut) const {
-    return std::ranges::none_of(spec.together, [&](const RangeSpec& r) { return r.first < cut && cut <= r.last; });
+    return std::ranges::none_of(spec.together,
+                                [&](const RangeSpec& r) { return r.first < cut && cut <= r.last; });
   }
   [[nodiscard]] bool stage_allowed(const AssignmentSpec& stage) const {
     const int kind = instance.kind_of(static_cast<int>(stage.host));
-    const i64 memory = instance.stage_memory(kind, static_cast<int>(stage.first), static_cast<int>(stage.last) + 1);
+    const i64 memory =
+        instance.stage_memory(kind, static_cast<int>(stage.first), static_cast<int>(stage.last) + 1);
     if (memory > spec.hosts[static_cast<std::size_t>(stage.host)].memory_bytes) return false;
     return std::ranges::all_of(spec.pins, [&](const PinSpec& pin) {
       const bool apart = stage.last < pin.first || stage.first > pin.last;
@@ -71,6 +73,7 @@ void test_one(Random& random, int k) {
   CHECK(std::tuple(first, second, plan.stages.size()) == std::ranges::min(all.found));
   CHECK(solution.method == Method::kExact);
   CHECK(solution.lower_bound_ps == first);
+  if (k % 10 != 0) return;
   spec.state_budget = 4;
   const Solution bounded = solve(spec);
   if (!bounded.feasible) return;

@@ -91,7 +91,8 @@ void test_refusals() {
   refused("hosts[1].kind", [&](ProblemSpec& s) { s.hosts[1].kind = 1; });
   refused("hosts[1].memory_bytes", [&](ProblemSpec& s) { s.hosts[1].memory_bytes = -1; });
   refused("hosts[0].bandwidth_bytes_per_s", [&](ProblemSpec& s) { s.hosts[0].bandwidth_bytes_per_s = 0.0; });
-  refused("hosts[0].bandwidth_bytes_per_s", [&](ProblemSpec& s) { s.hosts[0].bandwidth_bytes_per_s = infinity; });
+  refused("hosts[0].bandwidth_bytes_per_s",
+          [&](ProblemSpec& s) { s.hosts[0].bandwidth_bytes_per_s = infinity; });
   refused("cut_bytes", [&](ProblemSpec& s) { s.cut_bytes.pop_back(); });
   refused("cut_bytes[3]", [&](ProblemSpec& s) { s.cut_bytes[3] = (i64{1} << 62) + 1; });
   refused("cut_bytes[2]", [&](ProblemSpec& s) { s.cut_bytes[2] = i64{1} << 62; });

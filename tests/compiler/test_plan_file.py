@@ -56,7 +56,7 @@ BROKEN = [
     ("stages.0.predicted.memory_bytes", -1, r"stages\.0\.predicted\.memory_bytes"),
     ("hosts.0.port", 70000, r"hosts\.0\.port.*65535"),
     ("hosts.1.rank", 5, r"hosts\.1\.rank"),
-    ("hosts.1.name", "local-1", r"hosts\.1\.name"),
+    ("hosts.1.name", "local-1", r"hosts\.0\.name"),
     ("hosts.0.limits.memory_bytes", "much", r"hosts\.0\.limits\.memory_bytes.*whole number"),
     ("hosts", [], "hosts.*one host or more"),
     ("links.0.bandwidth_bytes_per_s", 0, r"links\.0\.bandwidth"),

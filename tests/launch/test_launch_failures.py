@@ -85,10 +85,10 @@ def test_ranks_of_the_environment(two_stages: Written, copied: Written) -> None:
     run(two_stages.path, RANK="2", WORLD_SIZE="2").expect_error("RANK 2 is out of range")
     run(two_stages.path, RANK="0", WORLD_SIZE="3").expect_error("WORLD_SIZE is 3")
     run(two_stages.path, "--rank", "1", RANK="0").expect_error("differ")
-    hosts = [replace(host, address="192.0.2.9") for host in copied.plan.hosts]
+    hosts = [replace(host, address="198.51.100.9") for host in copied.plan.hosts]
     copied.plan = replace(copied.plan, hosts=tuple(hosts))
     launch_plans.save(copied)
-    run(copied.path).expect_error("none of the plan's hosts", "host-1 (192.0.2.9)")
+    run(copied.path).expect_error("none of the plan's hosts", "host-1 (198.51.100.9)")
     run(copied.path, RANK="1").expect_error("RANK=1 is host-1")
 
 
@@ -112,7 +112,9 @@ def test_port_taken(two_stages: Written) -> None:
 
 
 def test_address_of_another_machine(two_stages: Written) -> None:
-    run(two_stages.path, "--rank", 0, "--master", "192.0.2.1:29500").expect_error("cannot listen at 192.0.2.1:29500")
+    run(two_stages.path, "--rank", 0, "--master", "198.51.100.1:29500").expect_error(
+        "cannot listen at 198.51.100.1:29500"
+    )
 
 
 def test_missing_ranks_are_named(tmp_path: Path) -> None:
@@ -132,7 +134,6 @@ def test_no_rank_0(tmp_path: Path) -> None:
 def test_a_rank_that_is_there_twice(slow: Written) -> None:
     master = f"127.0.0.1:{free_port()}"
     started = [Running([slow.path, "--rank", rank, "--master", master, "--items", 100]) for rank in (0, 1)]
-    started[0].wait_for("", 1.0)
     twin = Running([slow.path, "--rank", 1, "--master", master])
     ended = wait_all([*started, twin])
     loser = next(item for item in (ended[1], ended[2]) if item.code)

@@ -70,7 +70,7 @@ def test_ranks_by_hand(two_stages: Written, x: Path, tmp_path: Path) -> None:
 
 
 def test_ranks_by_hand_whose_plan_names_other_machines(tmp_path: Path, x: Path) -> None:
-    plan = launch_plans.floats(tmp_path / "far", addresses=["192.0.2.1", "192.0.2.2"])
+    plan = launch_plans.floats(tmp_path / "far", addresses=["198.51.100.1", "198.51.100.2"])
     master = f"127.0.0.1:{free_port()}"
     for ended in run_ranks([[plan.path, "--rank", rank, "--master", master, "--verify"] for rank in (0, 1)]):
         ended.expect(0)

@@ -1,4 +1,4 @@
-"""An independent brute force: every way of cutting, every choice of hosts, costed from the definition with fractions."""
+"""An independent brute force: every way of cutting and every choice of hosts, costed from the definition."""
 
 from __future__ import annotations
 
@@ -70,10 +70,7 @@ def memory(problem: Problem, i: int, j: int, host: int) -> int:
 def stage_allowed(problem: Problem, i: int, j: int, host: int) -> bool:
     if memory(problem, i, j, host) > problem.hosts[host].memory_bytes:
         return False
-    for pin in problem.pins:
-        if i <= pin.units[1] and pin.units[0] < j and host not in pin.hosts:
-            return False
-    return True
+    return all(host in pin.hosts for pin in problem.pins if i <= pin.units[1] and pin.units[0] < j)
 
 
 def cost(problem: Problem, cuts: tuple[int, ...], hosts: tuple[int, ...]) -> Plan:

@@ -83,9 +83,10 @@ def draw_constraints(rng: random.Random, num_units: int, num_hosts: int) -> dict
     return found
 
 
-def draw_problem(rng: random.Random) -> Problem:
-    num_units = rng.choice((1, 2, 3, 4, 5, 6, 6, 7))
-    num_hosts = rng.randint(1, 4)
+def draw_problem(rng: random.Random, *, larger: bool = False) -> Problem:
+    """Small enough for brute force in about a millisecond; `larger` in about a tenth of a second."""
+    num_units = rng.randint(7, 9) if larger else rng.choice((1, 2, 3, 4, 5, 6, 6, 7))
+    num_hosts = rng.randint(4, 5) if larger else rng.randint(1, 4)
     num_kinds = rng.randint(1, 3)
     coded = rng.random() < 0.3
     kinds = tuple(draw_kind(rng, f"kind{k}", num_units, coded) for k in range(num_kinds))

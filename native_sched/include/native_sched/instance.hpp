@@ -1,5 +1,5 @@
-// A checked problem in integers: picoseconds and bytes. Costs any assignment of stages to hosts; every plan that the
-// solver returns is costed here once more, apart from the search.
+// A checked problem in integers: picoseconds and bytes. Costs any assignment of stages to hosts; every plan
+// that the solver returns is costed here once more, apart from the search.
 #pragma once
 
 #include <utility>
@@ -30,7 +30,8 @@ class Instance {
   [[nodiscard]] int num_hosts() const { return num_hosts_; }
   [[nodiscard]] int kind_of(int host) const { return static_cast<int>(spec_.hosts[at(host)].kind); }
 
-  // A stage's time is start_ps[i] + end_ps[j]: decode and encode with prefix sums of the unit times folded in.
+  // A stage's time is start_ps[i] + end_ps[j]: decode and encode with prefix sums of the unit times folded
+  // in.
   [[nodiscard]] const std::vector<i64>& start_ps(int kind) const { return start_ps_[at(kind)]; }
   [[nodiscard]] const std::vector<i64>& end_ps(int kind) const { return end_ps_[at(kind)]; }
 
@@ -45,7 +46,7 @@ class Instance {
 
   // A time no plan of this problem exceeds.
   [[nodiscard]] i64 horizon_ps() const { return horizon_ps_; }
-  // A period, and a latency, that no plan can be below.
+  // A period that no plan can be below.
   [[nodiscard]] i64 trivial_period_ps() const { return trivial_period_ps_; }
 
  private:
@@ -57,6 +58,8 @@ class Instance {
   void read_bytes();
   void read_constraints() const;
   void bound_times();
+  void bound_period();
+  [[nodiscard]] std::pair<double, i64> slowest_link() const;
   void check_chain(const std::vector<AssignmentSpec>& assignments) const;
   void find_period(PlanCost& plan, i64 input_ps, i64 output_ps) const;
 

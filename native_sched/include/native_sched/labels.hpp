@@ -1,6 +1,6 @@
-// Plans of least latency under a limit on what a shared medium carries in all. A search of two criteria: each state keeps
-// the labels that no other label is at least as good as in both. The data host's interface needs no limit of its own
-// here, since the medium carries all that the interface does.
+// Plans of least latency under a limit on what a shared medium carries in all. A search of two criteria: each
+// state keeps the labels that no other label is at least as good as in both. The data host's interface needs
+// no limit of its own here, since the medium carries all that the interface does.
 #pragma once
 
 #include <optional>
@@ -15,14 +15,14 @@ class Labels {
   Labels(const Model& model, const Graph& graph)
       : model_(model), graph_(graph), latency_(model, Cost::kLatency), transfers_(model, Cost::kTransfers) {}
 
-  // For each number of stages the plan of period and medium time at most `period` and of latency at most `most`: of
-  // least latency, then first in order. Nothing where there is none. Raises TableFull.
+  // For each number of stages the plan of period and medium time at most `period` and of latency at most
+  // `most`: of least latency, then first in order. Nothing where there is none. Raises TableFull.
   std::vector<std::optional<Steps>> find_each(i64 period, i64 most);
 
  private:
   struct Label {
     i64 latency = 0;
-    i64 carried = 0;   // by the medium
+    i64 carried = 0;  // by the medium
     int parent = -1;
     int vertex = 0;
     int cut = 0;
@@ -43,8 +43,8 @@ class Labels {
   std::vector<Rows> rows_;
   std::vector<int> least_;
   std::vector<Label> labels_;
-  std::vector<std::size_t> begin_;           // a vertex: where its labels start
-  std::vector<std::vector<Label>> at_cut_;   // of the vertex in work
+  std::vector<std::size_t> begin_;          // a vertex: where its labels start
+  std::vector<std::vector<Label>> at_cut_;  // of the vertex in work
   i64 period_ = 0;
   i64 most_ = 0;
   std::size_t pending_ = 0;

@@ -1,5 +1,5 @@
-// The problem as the searches see it: cuts that may not be used are gone, hosts that are alike are one class with a
-// count, transfer times are a table.
+// The problem as the searches see it: cuts that may not be used are gone, hosts that are alike are one class
+// with a count, transfer times are a table.
 #pragma once
 
 #include <cstdint>
@@ -11,8 +11,8 @@ namespace native_sched {
 
 struct HostClass {
   int kind = 0;
-  std::vector<int> hosts;     // ascending; alike in every respect
-  i64 memory_bytes = 0;       // what stages may use: the runtime's own share is taken off
+  std::vector<int> hosts;  // ascending; alike in every respect
+  i64 memory_bytes = 0;    // what stages may use: the runtime's own share is taken off
   bool is_data_host = false;
 };
 
@@ -24,10 +24,21 @@ struct Run {
 struct Rows {
   std::vector<int> begin;
   std::vector<Run> runs;
+
+  [[nodiscard]] bool empty(int start) const {
+    return begin[static_cast<std::size_t>(start)] == begin[static_cast<std::size_t>(start) + 1];
+  }
+  // Where the only, or the first, run of a start that has one stops.
+  [[nodiscard]] int stop(int start) const {
+    return runs[static_cast<std::size_t>(begin[static_cast<std::size_t>(start)])].stop;
+  }
+  // Has each start at most one run, right behind it, and do the runs' ends only move forward as the starts
+  // do?
+  [[nodiscard]] bool slide() const;
 };
 
-// What a plan may take. Where the data host runs a stage amid the chain, its interface also sends the inputs and takes
-// the results; each such sum is kept by a pair of limits, one for each part.
+// What a plan may take. Where the data host runs a stage amid the chain, its interface also sends the inputs
+// and takes the results; each such sum is kept by a pair of limits, one for each part.
 struct Limits {
   i64 period = 0;    // of each stage and each transfer
   i64 input = 0;     // of the inputs' transfer
@@ -43,7 +54,9 @@ class Model {
   explicit Model(const Instance& instance);
 
   [[nodiscard]] const Instance& instance() const { return *instance_; }
-  [[nodiscard]] int num_cuts() const { return static_cast<int>(cut_of_.size()); }  // with both ends of the chain
+  [[nodiscard]] int num_cuts() const {
+    return static_cast<int>(cut_of_.size());
+  }  // with both ends of the chain
   [[nodiscard]] int last_cut() const { return num_cuts() - 1; }
   [[nodiscard]] int cut_of(int cut) const { return cut_of_[at(cut)]; }
   [[nodiscard]] int num_classes() const { return static_cast<int>(classes_.size()); }
@@ -128,16 +141,16 @@ class Model {
   i64 most_period_ = 0;
   i64 most_latency_ = 0;
   bool rates_by_host_ = false;
-  std::vector<bool> fits_always_;                 // a class
-  std::vector<std::vector<i64>> own_times_;       // class x distinct cut bytes
-  std::vector<std::vector<i64>> decode_, encode_; // a kind
-  std::vector<std::vector<i64>> start_, end_;   // a kind
-  std::vector<std::vector<i64>> sorted_end_;    // a kind; for next_candidate
-  std::vector<bool> end_ascends_;               // a kind
-  std::vector<int> rate_;                       // class x class -> row of times_
+  std::vector<bool> fits_always_;                  // a class
+  std::vector<std::vector<i64>> own_times_;        // class x distinct cut bytes
+  std::vector<std::vector<i64>> decode_, encode_;  // a kind
+  std::vector<std::vector<i64>> start_, end_;      // a kind
+  std::vector<std::vector<i64>> sorted_end_;       // a kind; for next_candidate
+  std::vector<bool> end_ascends_;                  // a kind
+  std::vector<int> rate_;                          // class x class -> row of times_
   std::vector<i64> latency_;
-  std::vector<std::vector<i64>> times_;         // rate x distinct cut bytes (ascending)
-  std::vector<int> bytes_id_;                   // compressed cut -> column of times_
+  std::vector<std::vector<i64>> times_;  // rate x distinct cut bytes (ascending)
+  std::vector<int> bytes_id_;            // compressed cut -> column of times_
   std::vector<i64> input_, output_, input_latency_, output_latency_;
   std::vector<Rows> memory_rows_;
   // Sums of what units weigh between compressed cuts.

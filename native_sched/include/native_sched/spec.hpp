@@ -1,5 +1,5 @@
-// What a caller states and what it gets back, in the caller's units (seconds, bytes). No invariant holds here:
-// `Instance` checks everything.
+// What a caller states and what it gets back, in the caller's units (seconds, bytes). No invariant holds
+// here: `Instance` checks everything.
 #pragma once
 
 #include <cstdint>
@@ -31,10 +31,10 @@ enum class LinkModel { kHost, kPairwise, kMedium };
 
 struct LinksSpec {
   LinkModel model = LinkModel::kHost;
-  double medium_bytes_per_s = kNoBandwidth;       // kMedium
-  double latency_s = 0.0;                         // kHost, kMedium
-  std::vector<std::vector<double>> bandwidth;     // kPairwise, bytes per second, [from][to]
-  std::vector<std::vector<double>> latency;       // kPairwise, seconds, [from][to]
+  double medium_bytes_per_s = kNoBandwidth;    // kMedium
+  double latency_s = 0.0;                      // kHost, kMedium
+  std::vector<std::vector<double>> bandwidth;  // kPairwise, bytes per second, [from][to]
+  std::vector<std::vector<double>> latency;    // kPairwise, seconds, [from][to]
 };
 
 struct SharedWeightSpec {
@@ -99,8 +99,8 @@ enum class BottleneckKind { kStage, kLink, kInterface, kMedium };
 
 struct Bottleneck {
   BottleneckKind kind = BottleneckKind::kStage;
-  i64 stage = -1;           // kStage
-  std::vector<i64> hosts;   // the stage's host, the link's two ends, the interface's host
+  i64 stage = -1;          // kStage
+  std::vector<i64> hosts;  // the stage's host, the link's two ends, the interface's host
 };
 
 struct PlanCost {
@@ -116,8 +116,8 @@ struct Solution {
   bool feasible = false;
   PlanCost plan;
   Method method = Method::kExact;
-  i64 lower_bound_ps = 0;   // of the objective's figure: period, or latency for kLatency
-  i64 furthest_cut = 0;     // where infeasible: no plan covers more units than this
+  i64 lower_bound_ps = 0;  // of the objective's figure: period, or latency for kLatency
+  i64 furthest_cut = 0;    // where infeasible: no plan covers more units than this
   i64 num_probes = 0;
 };
 

@@ -1,0 +1,91 @@
+"""Whether the shards, chained, equal the model: strictly but for what lossy wire formats are allowed to lose."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from edgecompile.reference import Reference
+from edgecompile.schedule import Schedule
+from edgecompile.shards import Shard, stage_module
+from edgecompile.units import Chain
+
+__all__ = ["Equality", "check_shards"]
+
+Stage = Callable[..., Sequence[torch.Tensor]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Equality:
+    """How the shards compare with the model on the golden items; one entry an output."""
+
+    errors: tuple[float, ...]
+    """The shards' largest absolute error to the float64 model."""
+    tolerance: tuple[float, ...]
+    """The largest absolute difference to the eager outputs that a run of the pipeline may show."""
+    outputs: tuple[torch.Tensor, ...]
+    """What a run must reproduce: the eager outputs; where the wire is lossy, integers and bools of the shards."""
+
+
+def check_shards(
+    chain: Chain, schedule: Schedule, shards: Sequence[Shard], reference: Reference, microbatch: int, lossy: bool
+) -> Equality:
+    """Runs the golden items through the shards, one loaded at a time, and compares with the model in float64.
+
+    Where a wire format is lossy, the stages are compared strictly without it, and what it loses is the tolerance.
+
+    Raises:
+        AssertionError: an output is farther from the float64 model than the eager model is, by over twice.
+    """
+    got = _run([_loader(shard) for shard in shards], reference, microbatch)
+    strict = got
+    if lossy:
+        strict = _run([_builder(chain, stage.first, stage.last) for stage in schedule.stages], reference, microbatch)
+    for index, name in enumerate(chain.captured.output_names):
+        error, allowed = _error(strict[index], reference.exact[index]), reference.allowed[index]
+        assert error <= allowed, f"the shards' {name} is {error:.3g} from the float64 model, {allowed:.3g} is allowed"
+    errors = tuple(_error(value, exact) for value, exact in zip(got, reference.exact, strict=True))
+    if not lossy:
+        return Equality(errors=errors, tolerance=reference.tolerance, outputs=reference.outputs)
+    pairs = list(zip(got, reference.outputs, strict=True))
+    outputs = tuple(eager if eager.is_floating_point() else value for value, eager in pairs)
+    lost = [_error(value, eager) for value, eager in zip(got, outputs, strict=True)]
+    tolerance = tuple(1.01 * loss + own for loss, own in zip(lost, reference.tolerance, strict=True))
+    return Equality(errors=errors, tolerance=tolerance, outputs=outputs)
+
+
+def _loader(shard: Shard) -> Callable[[], Stage]:
+    return lambda: torch.jit.load(str(shard.path), map_location="cpu")  # type: ignore[no-untyped-call]
+
+
+def _builder(chain: Chain, first: int, last: int) -> Callable[[], Stage]:
+    return lambda: stage_module(chain, first, last)
+
+
+def _run(stages: Sequence[Callable[[], Stage]], reference: Reference, microbatch: int) -> tuple[torch.Tensor, ...]:
+    """Each output for all golden items; a stage is built, run on every microbatch, and let go before the next."""
+    count = len(reference.inputs[0])
+    values = [
+        tuple(_padded(value, start, microbatch) for value in reference.inputs) for start in range(0, count, microbatch)
+    ]
+    for build in stages:
+        stage = build()
+        with torch.no_grad():
+            values = [tuple(part.contiguous() for part in stage(*batch)) for batch in values]
+    return tuple(torch.cat(parts)[:count] for parts in zip(*values, strict=True))
+
+
+def _padded(value: torch.Tensor, start: int, microbatch: int) -> torch.Tensor:
+    rows = torch.arange(start, start + microbatch).clamp(max=len(value) - 1)
+    return value[rows].contiguous()
+
+
+def _error(got: torch.Tensor, wanted: torch.Tensor) -> float:
+    """The largest absolute difference; NaN and infinities must be the same, and integers and bools equal."""
+    if not got.is_floating_point():
+        return 0.0 if torch.equal(got, wanted) else math.inf
+    same = (got.double() == wanted) | (got.isnan() & wanted.isnan())
+    return 0.0 if bool(same.all()) else float((got.double() - wanted)[~same].abs().max().nan_to_num(math.inf))

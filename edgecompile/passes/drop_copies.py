@@ -1,0 +1,26 @@
+"""Drops copies that the trace brought in: nothing writes into a tensor, so that no one needs one of his own."""
+
+from __future__ import annotations
+
+from torch import fx
+
+from edgecompile.graphs import TensorFacts, op_name
+
+__all__ = ["drop_copies"]
+
+_COPIES = frozenset({"clone", "contiguous", "detach", "alias", "lift_fresh_copy", "detach_copy"})
+
+
+def drop_copies(graph_module: fx.GraphModule) -> int:
+    """Replaces each copy by what it copies; a reshape that needs the copy's layout makes one itself."""
+    dropped = 0
+    for node in list(graph_module.graph.nodes):
+        source = node.args[0] if node.args else None
+        if op_name(node) not in _COPIES or not isinstance(source, fx.Node):
+            continue
+        mine, theirs = node.meta.get("facts"), source.meta.get("facts")
+        if isinstance(mine, TensorFacts) and isinstance(theirs, TensorFacts) and mine.dtype == theirs.dtype:
+            node.replace_all_uses_with(source)
+            graph_module.graph.erase_node(node)
+            dropped += 1
+    return dropped

@@ -1,0 +1,133 @@
+"""The edgesched command: PipeEdge's sched-pipeline, with its files and flags, over this project's scheduler."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from edgecompile.errors import UserError
+from edgecompile.pipeedge import Files, Request, conf_options, format_schedule, problem_of, read_files
+from edgecompile.schedule import solve
+
+__all__ = ["main"]
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}: see edgesched --help")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns 0, or 2 for what the user can mend (one line on stderr)."""
+    try:
+        _run(_parser().parse_args(argv))
+    except UserError as error:
+        print(f"edgesched: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        sys.stderr.close()
+    return 0
+
+
+def _count(least: int) -> type[int]:
+    def parse(text: str) -> int:
+        value = int(text)
+        if not least <= value < 1 << 31:
+            raise argparse.ArgumentTypeError(f"{text} is not from {least} up")
+        return value
+
+    parse.__name__ = "whole number"  # what argparse calls it in its message
+    return parse  # type: ignore[return-value]
+
+
+def _parser() -> argparse.ArgumentParser:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        number = version("edgecompile")
+    except PackageNotFoundError:
+        number = "not installed"
+    parser = _Parser(
+        prog="edgesched", description="Schedule a model from PipeEdge's three files; print its schedule YAML."
+    )
+    add = parser.add_argument
+    add("--version", action="version", version=f"edgesched {number}")
+    add("-m", "--model-name", default="google/vit-base-patch16-224", metavar="NAME", help="default: %(default)s")
+    add("-b", "--batch-size", type=_count(1), default=8, metavar="N", help="default: %(default)s")
+    add("-d", "--dtype", default="torch.float32", metavar="NAME", help="default: %(default)s")
+    add("-i", "--buffers-in", type=_count(0), default=2, metavar="N", help="receive buffers of a stage (default: 2)")
+    add("-o", "--buffers-out", type=_count(0), default=2, metavar="N", help="send buffers of a stage (default: 2)")
+    add("-M", "--models-file", type=Path, default=Path("models.yml"), metavar="PATH", help="default: %(default)s")
+    add(
+        "-T",
+        "--dev-types-file",
+        type=Path,
+        default=Path("device_types.yml"),
+        metavar="PATH",
+        help="default: %(default)s",
+    )
+    add("-D", "--dev-file", type=Path, default=Path("devices.yml"), metavar="PATH", help="default: %(default)s")
+    add("--verbose", action="store_true", help="say on stderr what the schedule costs and what is proved of it")
+    convert = parser.add_argument_group("converting")
+    convert.add_argument(
+        "--to-conf", type=Path, metavar="DIR", help="write DIR/devices/NAME.yaml and DIR/hosts/NAME.yaml instead"
+    )
+    convert.add_argument("--conf-name", default="pipeedge", metavar="NAME", help="default: %(default)s")
+    convert.add_argument(
+        "--flops", type=float, metavar="N", help="operations an item, for models that edgesched does not know"
+    )
+    return parser
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    request = Request(
+        model=arguments.model_name,
+        dtype=arguments.dtype,
+        batch_size=arguments.batch_size,
+        buffers_in=arguments.buffers_in,
+        buffers_out=arguments.buffers_out,
+    )
+    files = read_files(
+        request, models=arguments.models_file, types=arguments.dev_types_file, devices=arguments.dev_file
+    )
+    for warning in files.warnings:
+        print(f"edgesched: warning: {warning}", file=sys.stderr)
+    if arguments.to_conf is not None:
+        _write_conf(arguments, request, files)
+        return
+    problem = problem_of(request, files)
+    try:
+        schedule = solve(problem)
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(f"these files do not make a problem: {error}") from None
+    if arguments.verbose:
+        proof = schedule.certificate
+        print(
+            f"edgesched: period {schedule.period_s:.6g} s, "
+            f"{request.batch_size / max(schedule.period_s, 1e-12):.6g} items/s, latency "
+            f"{schedule.latency_s:.6g} s; {proof.method}, gap {proof.gap:.4g}",
+            file=sys.stderr,
+        )
+    print(format_schedule(problem, schedule), end="", flush=True)
+
+
+def _write_conf(arguments: argparse.Namespace, request: Request, files: Files) -> None:
+    name = arguments.conf_name
+    if not name.replace("_", "").replace("-", "").isalnum():
+        raise UserError(f"--conf-name {name}: letters, digits, - and _ only")
+    if arguments.flops is not None and not 0 < arguments.flops < 1e30:
+        raise UserError(f"--flops {arguments.flops}: it must be a number above 0")
+    texts = conf_options(request, files, item_flops=arguments.flops)
+    for group, text in zip(("devices", "hosts"), texts, strict=True):
+        path = arguments.to_conf / group / f"{name}.yaml"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"{path}: cannot write it: {error.strerror}") from None
+        print(path)
