@@ -78,7 +78,8 @@ def _refuse_bombs(text: str) -> None:
         elif isinstance(event, (yaml.MappingEndEvent, yaml.SequenceEndEvent)):
             depth -= 1
         if problem is not None:
-            raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
+            mark = cast(yaml.Mark, event.start_mark)
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=mark)
 
 
 def decode(cls: type[T], value: Any, *, where: str, key: str = "") -> T:

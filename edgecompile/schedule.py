@@ -285,7 +285,8 @@ def solve(problem: Problem) -> Schedule:
 def pareto(problem: Problem) -> tuple[Schedule, ...]:
     """All trade-offs of period, latency and number of hosts: no plan is as good in all three as one of these.
 
-    In order of hosts, then period; the certificate of each says that this is proved. Limits and constraints of the problem hold; its objective does not matter.
+    In order of hosts, then period; the certificate of each says that this is proved. Limits and constraints of the
+    problem hold; its objective does not matter.
 
     Raises:
         ValueError: the problem is malformed, or over its state budget.

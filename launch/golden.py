@@ -49,6 +49,13 @@ class GoldenFile:
         """The eager model's output `name` for item `index`, a tensor without batch dimension."""
         return self._file.get_slice(f"output.{name}")[index]
 
+    def largest(self, name: str) -> float:
+        """The largest absolute value of the eager model's output `name`; 0 where it holds no floats."""
+        values = self._file.get_tensor(f"output.{name}")
+        if not values.numel() or not values.is_floating_point():
+            return 0.0
+        return float(values.nan_to_num().abs().max())
+
     def _inputs(self, index: int) -> dict[str, Any]:
         return {spec.name: self._file.get_slice(f"input.{spec.name}")[index] for spec in self._plan.inputs}
 

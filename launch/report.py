@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -14,7 +14,7 @@ from rich.table import Table
 
 from edgecompile.plan import Plan
 from edgelaunch.rank import Run
-from edgelaunch.verify import Verifier
+from edgelaunch.verify import Comparison
 
 __all__ = ["Meter", "bottleneck", "print_report", "print_verified"]
 
@@ -76,16 +76,16 @@ class Meter:
             self._bar = None
 
 
-def print_verified(verifier: Verifier, quiet: bool) -> None:
-    num_items = max(item.num_items for item in verifier.outputs.values())
+def print_verified(what: str, outputs: Mapping[str, Comparison], quiet: bool) -> None:
+    num_items = max(item.num_items for item in outputs.values())
     if not quiet:
         rows = [
             (name, f"{item.max_value:.4g}", f"{item.max_difference:.3g}", f"{item.tolerance:.3g}")
-            for name, item in verifier.outputs.items()
+            for name, item in outputs.items()
         ]
-        _print_table("golden items: pipeline against the model",
+        _print_table(f"{what}: pipeline against the model",
                      ("output", "largest value", "largest difference", "allowed"), rows)  # fmt: skip
-    largest = max(item.max_difference for item in verifier.outputs.values())
+    largest = max(item.max_difference for item in outputs.values())
     console().print(f"verified: {num_items} items equal the unsplit model's (largest difference {largest:.3g})")
 
 

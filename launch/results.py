@@ -9,6 +9,7 @@ from edgecompile.plan import Plan
 from edgelaunch.items import Entry
 from edgelaunch.labels import Accuracy, top_labels
 from edgelaunch.outputs import Writer, as_numpy
+from edgelaunch.reference import Reference
 from edgelaunch.verify import Verifier
 
 __all__ = ["ResultHandler"]
@@ -21,9 +22,15 @@ class ResultHandler:
     """Sends golden results to the verifier and the others to the writer, the accuracy and the summary."""
 
     def __init__(
-        self, plan: Plan, verifier: Verifier | None, writer: Writer | None, progress: Callable[[int], None]
+        self,
+        plan: Plan,
+        verifier: Verifier | None,
+        reference: Reference | None,
+        writer: Writer | None,
+        progress: Callable[[int], None],
     ) -> None:
-        self._plan, self._verifier, self.writer, self._progress = plan, verifier, writer, progress
+        self._plan, self._verifier, self._reference = plan, verifier, reference
+        self.writer, self._progress = writer, progress
         self.accuracy = Accuracy()
         self.num_items = 0
         self.shown: list[str] = []
@@ -35,6 +42,8 @@ class ResultHandler:
             self._verifier.add(entry, outputs)
         else:
             self._count(entry, outputs)
+            if self._reference is not None:
+                self._reference.add(entry, outputs)
             if self.writer is not None:
                 self.writer.add(entry, outputs)
             elif len(self.shown) < NUM_SHOWN:
@@ -42,6 +51,8 @@ class ResultHandler:
         self._progress(1)
 
     def finish(self) -> None:
+        if self._reference is not None:
+            self._reference.finish()
         if self.writer is not None:
             self.writer.finish()
             self.writer = None

@@ -11,6 +11,7 @@ from edgelaunch.inputs import open_source
 from edgelaunch.items import DEFAULT_ITEMS, Source
 from edgelaunch.outputs import open_writer
 from edgelaunch.rank import Rank
+from edgelaunch.reference import Reference
 from edgelaunch.report import Meter, console, print_report, print_verified
 from edgelaunch.results import ResultHandler
 from edgelaunch.verify import Verifier
@@ -32,11 +33,13 @@ class Session:
             opened = golden.synthetic(arguments.items or DEFAULT_ITEMS)
         self._opened = opened
         self._verifier = Verifier(plan, golden) if arguments.verify and golden is not None else None
+        compared = self._verifier is not None and opened is not None and plan.golden.reference is not None
+        self._reference = Reference(plan, folder, golden) if compared and golden is not None else None
         writer = open_writer(plan, Path(arguments.output)) if arguments.output else None
         self._output = arguments.output
         self.source = self._whole(golden)
         self.meter = Meter(self.source.num_items, arguments.quiet)
-        self.results = ResultHandler(plan, self._verifier, writer, self.meter.advance)
+        self.results = ResultHandler(plan, self._verifier, self._reference, writer, self.meter.advance)
 
     def _whole(self, golden: GoldenFile | None) -> Source:
         if self._verifier is None or golden is None:
@@ -46,7 +49,10 @@ class Session:
         known: int | None = count
         if self._opened is not None:
             known = None if self._opened.num_items is None else count + self._opened.num_items
-        return Source(items=chain(golden, self._opened), num_items=known, what="golden items")
+        items = chain(golden, self._opened)
+        if self._reference is not None:
+            items = self._reference.watch(items)
+        return Source(items=items, num_items=known, what="golden items")
 
     def discard(self) -> None:
         self.meter.stop()
@@ -57,7 +63,9 @@ class Session:
         self.meter.stop()
         out = console()
         if self._verifier is not None:
-            print_verified(self._verifier, self._quiet)
+            print_verified("golden items", self._verifier.outputs, self._quiet)
+        if self._reference is not None:
+            print_verified("every item, computed again", self._reference.outputs, self._quiet)
         for line in self.results.shown if not self._quiet else ():
             out.print(line, markup=False)
         accuracy = self.results.accuracy

@@ -12,7 +12,7 @@ from edgecompile.plan import Plan, UserError
 from edgelaunch.golden import GoldenFile
 from edgelaunch.items import Entry
 
-__all__ = ["Comparison", "Verifier"]
+__all__ = ["Comparison", "Verifier", "difference"]
 
 
 @dataclass
@@ -40,20 +40,20 @@ class Verifier:
         """
         for name, comparison in self.outputs.items():
             expected = self._golden.expected(name, entry.index)
-            difference = _difference(outputs[name], expected)
+            gap = difference(outputs[name], expected)
             comparison.num_items += 1
-            comparison.max_difference = max(comparison.max_difference, difference)
+            comparison.max_difference = max(comparison.max_difference, gap)
             if expected.numel() and expected.is_floating_point():
                 comparison.max_value = max(comparison.max_value, float(expected.nan_to_num().abs().max()))
-            if not difference <= comparison.tolerance:
+            if not gap <= comparison.tolerance:
                 raise UserError(
                     f"not verified: output {name} of golden item {entry.index} differs from the model's by "
-                    f"{difference:g}, the plan allows {comparison.tolerance:g}: a shard or a machine computes "
+                    f"{gap:g}, the plan allows {comparison.tolerance:g}: a shard or a machine computes "
                     "something else than where the plan was compiled"
                 )
 
 
-def _difference(given: torch.Tensor, expected: torch.Tensor) -> float:
+def difference(given: torch.Tensor, expected: torch.Tensor) -> float:
     """Largest absolute difference; infinite where shapes differ, a NaN stands alone, or whole numbers differ."""
     if given.shape != expected.shape:
         return float("inf")

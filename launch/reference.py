@@ -1,0 +1,90 @@
+"""Compares every item of a run with the unsplit model, where the plan was compiled with reference=true."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from edgecompile.plan import Plan, UserError
+from edgelaunch.golden import GoldenFile
+from edgelaunch.items import Entry, Flush, Item
+from edgelaunch.shards import check_file
+from edgelaunch.verify import Comparison, difference
+
+__all__ = ["Reference"]
+
+SLACK = 4.0
+"""How much farther than the golden items a run's own items may be: their errors are known on four items only."""
+
+
+class Reference:
+    """Keeps each item's inputs until its result is there, then runs the unsplit model on both."""
+
+    def __init__(self, plan: Plan, folder: Path, golden: GoldenFile) -> None:
+        """Raises UserError where the model's file is missing, or has other bytes than the plan says."""
+        assert plan.golden.reference is not None
+        assert plan.golden.reference_sha256 is not None
+        path = folder / plan.golden.reference
+        check_file(path, plan.golden.reference_sha256, "the unsplit model", "compile again with reference=true")
+        self._model: Any = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
+        self._plan = plan
+        self._lossy = any(spec.wire != "raw" for stage in plan.stages for spec in stage.outputs)
+        self._fed: deque[tuple[Entry, dict[str, torch.Tensor]]] = deque()
+        self._waiting: list[tuple[Entry, dict[str, torch.Tensor], dict[str, torch.Tensor]]] = []
+        self._scale = {spec.name: golden.largest(spec.name) for spec in plan.outputs}
+        self.outputs = {spec.name: Comparison(plan.golden.tolerance[spec.name] * SLACK) for spec in plan.outputs}
+
+    def watch(self, items: Iterator[Item | Flush]) -> Iterator[Item | Flush]:
+        """The same items; keeps a copy of the inputs of those that are no golden items."""
+        for item in items:
+            if isinstance(item, Item) and item.entry.stream != "golden":
+                self._fed.append((item.entry, {name: _copy(value) for name, value in item.arrays.items()}))
+            yield item
+
+    def add(self, entry: Entry, outputs: Mapping[str, Any]) -> None:
+        """`outputs`: tensors without batch dimension.
+
+        Raises:
+            UserError: an output differs from the unsplit model's by more than its tolerance; names both.
+        """
+        fed, inputs = self._fed.popleft()
+        assert fed.index == entry.index, f"the result of item {entry.index} came for item {fed.index}"
+        self._waiting.append((entry, inputs, {name: value.clone() for name, value in outputs.items()}))
+        if len(self._waiting) == self._plan.model.microbatch:
+            self.finish()
+
+    def finish(self) -> None:
+        """Compares what waits for a full microbatch."""
+        if not self._waiting:
+            return
+        rows = [self._waiting[min(index, len(self._waiting) - 1)][1] for index in range(self._plan.model.microbatch)]
+        with torch.no_grad():
+            expected = self._model(*(torch.stack([row[spec.name] for row in rows]) for spec in self._plan.inputs))
+        for index, (entry, _, outputs) in enumerate(self._waiting):
+            for spec, batch in zip(self._plan.outputs, expected, strict=True):
+                self._compare(spec.name, entry, outputs[spec.name], batch[index])
+        self._waiting.clear()
+
+    def _compare(self, name: str, entry: Entry, given: torch.Tensor, expected: torch.Tensor) -> None:
+        comparison = self.outputs[name]
+        comparison.num_items += 1
+        if self._lossy and not expected.is_floating_point():
+            return  # a lossy wire may turn a close decision
+        gap = difference(given, expected)
+        largest = float(expected.abs().max()) if expected.numel() and expected.is_floating_point() else 0.0
+        comparison.max_difference = max(comparison.max_difference, gap)
+        comparison.max_value = max(comparison.max_value, largest)
+        allowed = comparison.tolerance * max(1.0, largest / self._scale[name] if self._scale[name] else 1.0)
+        if not gap <= allowed:
+            raise UserError(
+                f"not verified: output {name} of item {entry.index} differs from the unsplit model's by {gap:g}, "
+                f"{allowed:g} is allowed: a shard or a machine computes something else than where the plan was compiled"
+            )
+
+
+def _copy(value: Any) -> torch.Tensor:
+    return value.clone() if isinstance(value, torch.Tensor) else torch.from_numpy(value.copy())
