@@ -66,14 +66,14 @@ def chain(seed: int, units: int, kinds: int, hosts: int, *, tight: float = 0.0, 
     )
 
 
-def pairwise(seed: int, units: int, hosts: int) -> Problem:
+def pairwise(seed: int, units: int, hosts: int, *, speed: float = 1.0) -> Problem:
     """Hosts that all differ, each pair with a link of its own."""
     rng = random.Random(seed)
     rows = range(hosts)
     return replace(
         chain(seed, units, hosts, 1),
         links=PairwiseLinks(
-            bandwidth_bytes_per_s=tuple(tuple(rng.uniform(5e6, 2e7) for _ in rows) for _ in rows),
+            bandwidth_bytes_per_s=tuple(tuple(speed * rng.uniform(5e6, 2e7) for _ in rows) for _ in rows),
             latency_s=tuple(tuple(rng.uniform(1e-4, 5e-3) for _ in rows) for _ in rows),
         ),
         kinds=tuple(
@@ -94,6 +94,7 @@ def cases() -> list[Case]:
         Case("1,000 x 4 x 12", chain(6, 1000, 4, 12), 50.0),
         Case("1,000 x 4 x 12, tight memory", chain(7, 1000, 4, 12, tight=1.15), 500.0),
         Case("1,000 units, 12 all different, pairwise", pairwise(8, 1000, 12), 200.0),
+        Case("the same, 33 times slower links", pairwise(21, 1000, 12, speed=0.03), 200.0),
         Case("500 x 3 x 6, data host", replace(chain(5, 500, 3, 6), data_host=0), 2.0),
         Case("10,000 x 4 x 12", chain(9, 10_000, 4, 12), 2000.0),
         Case(

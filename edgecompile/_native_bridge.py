@@ -94,6 +94,11 @@ def schedule_of(problem: domain.Problem, solution: native.Solution) -> domain.Sc
     )
 
 
+def is_proved(solution: native.Solution) -> bool:
+    """Whether the search behind this answer was exhaustive: an infeasible problem then has no plan at all."""
+    return _METHODS[solution.method.name] != "bounded"
+
+
 def plan_of(plan: native.PlanCost, *, method: str, lower_bound_ps: int, objective_ps: int) -> domain.Schedule:
     """A costed plan as a Schedule; `objective_ps` is the plan's figure that the bound is of."""
     stages = tuple(

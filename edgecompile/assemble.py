@@ -123,6 +123,7 @@ def _stages(
             last_op=chain.units[stage.last].op,
             shard=f"shards/{shard.path.name}",
             sha256=shard.sha256,
+            artifact=shard.artifact,
             inputs=_tensors(chain.boundaries[stage.first], wires[index]),
             outputs=_tensors(chain.boundaries[stage.last + 1], wires[index + 1]),
             predicted=p.StagePrediction(

@@ -44,8 +44,20 @@ class FlatModel(nn.Module):
         output_names: filled by the first call; nested results have dotted names, such as `hidden_states.0`.
     """
 
-    def __init__(self, module: nn.Module, input_names: Sequence[str], outputs: Sequence[str]) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        input_names: Sequence[str],
+        outputs: Sequence[str],
+        pixels: tuple[Sequence[float], Sequence[float]] | None = None,
+    ) -> None:
+        """`pixels`: the mean and deviation of each channel, where the first input takes images as uint8."""
         super().__init__()
+        if pixels is not None:
+            mean, deviation = (torch.tensor(values).reshape(1, -1, 1, 1) * 255 for values in pixels)
+            self.register_buffer("pixel_mean", mean, persistent=False)
+            self.register_buffer("pixel_scale", 1 / deviation, persistent=False)
+        self._has_pixels = pixels is not None
         self.module = module
         self.names = tuple(input_names)
         self._outputs = tuple(outputs)
@@ -57,6 +69,9 @@ class FlatModel(nn.Module):
         return self._found.names
 
     def forward(self, *args: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        if self._has_pixels:
+            mean, scale = self.get_buffer("pixel_mean"), self.get_buffer("pixel_scale")
+            args = ((args[0].to(torch.float32) - mean) * scale, *args[1:])
         named = dict(zip(self.names, args, strict=True))
         result = self.module(**named) if self._by_name else self.module(*args)
         chosen = _flatten(_choose(result, self._outputs))

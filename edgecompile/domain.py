@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from edgecompile.decode import decode
 from edgecompile.errors import UserError, choices
 from edgecompile.plan import DTYPE_BYTES
 from edgecompile.quantities import parse_bytes, parse_flops, parse_rate, parse_time
-from edgecompile.schema import Conf, DeviceConf, HostConf, InputConf, ModelConf, NetworkConf
+from edgecompile.schema import Conf, DataConf, DeviceConf, HostConf, InputConf, ModelConf, NetworkConf
 
-__all__ = ["Cluster", "ClusterHost", "Device", "InputSpec", "ModelSpec", "cluster_of", "model_of", "to_conf"]
+__all__ = [
+    "Cluster",
+    "ClusterHost",
+    "Device",
+    "InputSpec",
+    "ModelSpec",
+    "cluster_of",
+    "model_of",
+    "to_conf",
+    "with_pixels",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +139,23 @@ def model_of(conf: ModelConf) -> ModelSpec:
     else:
         outputs = (str(conf.output),)
     return ModelSpec(name=conf.name, build=conf.build, inputs=tuple(inputs), outputs=outputs)
+
+
+def with_pixels(spec: ModelSpec, data: DataConf) -> ModelSpec:
+    """The model with its image input as bytes, where `data.pixels` says so.
+
+    Raises:
+        UserError: the value is unknown, or the model takes no image.
+    """
+    _one_of(data.pixels, ("float32", "uint8"), "data.pixels")
+    if data.pixels == "float32":
+        return spec
+    image = spec.inputs[0]
+    if data.kind != "image" or len(image.shape) != 3 or image.dtype != "float32":
+        raise UserError("data.pixels: uint8 is for data=image or imagenet and a model whose first input is an image")
+    if len(data.mean) != image.shape[0] or len(data.std) != image.shape[0] or min(data.std) <= 0:
+        raise UserError(f"data.mean and data.std: {data.mean}, {data.std} do not do: one number a channel, std over 0")
+    return replace(spec, inputs=(replace(image, dtype="uint8", fill="ids", high=256), *spec.inputs[1:]))
 
 
 def cluster_of(conf: Conf) -> Cluster:

@@ -58,6 +58,8 @@ def check_shards(
 
 
 def _loader(shard: Shard) -> Callable[[], Stage]:
+    if shard.artifact == "pt2":
+        return lambda: torch.export.load(shard.path).module()
     return lambda: torch.jit.load(str(shard.path), map_location="cpu")  # type: ignore[no-untyped-call]
 
 

@@ -12,7 +12,7 @@ from edgecompile import verify
 from edgecompile.assemble import assemble_plan
 from edgecompile.assets import data_spec, write_golden
 from edgecompile.capture import FlatModel, capture
-from edgecompile.domain import ModelSpec, cluster_of, model_of
+from edgecompile.domain import ModelSpec, cluster_of, model_of, with_pixels
 from edgecompile.equality import check_shards
 from edgecompile.models import build_model
 from edgecompile.partition import partition
@@ -21,7 +21,7 @@ from edgecompile.plan import Plan, write_plan
 from edgecompile.profile import analytic_profile
 from edgecompile.reference import example_inputs, golden_inputs, make_reference
 from edgecompile.schema import Conf
-from edgecompile.shards import RAW, write_reference, write_shard
+from edgecompile.shards import RAW, artifact_formats, write_reference, write_shard
 from edgecompile.units import build_chain
 from edgecompile.weights import load_weights
 from edgecompile.wire import cut_formats
@@ -38,10 +38,11 @@ def compile_model(conf: Conf, step: Step) -> Plan:
     Raises:
         UserError: the config, the model, a file or the cluster does not allow it; nothing but unnamed shards is left.
     """
-    spec, cluster, folder = model_of(conf.model), cluster_of(conf), Path(conf.output_dir)
+    spec, cluster, folder = with_pixels(model_of(conf.model), conf.data), cluster_of(conf), Path(conf.output_dir)
     with step(f"build {spec.name}"):
         module, origin = _model(spec, conf)
-        flat = FlatModel(module, [item.name for item in spec.inputs], spec.outputs)
+        pixels = (conf.data.mean, conf.data.std) if conf.data.pixels == "uint8" else None
+        flat = FlatModel(module, [item.name for item in spec.inputs], spec.outputs, pixels)
         golden = golden_inputs(spec, module, conf.seed)
         examples = example_inputs(spec, golden, conf.microbatch)
     with step("capture"):
@@ -57,12 +58,15 @@ def compile_model(conf: Conf, step: Step) -> Plan:
         data = data_spec(conf.data, spec, captured.output_names, conf.weights, folder)
     with step("run the eager model on golden items"):
         reference = make_reference(flat, golden, conf.microbatch)
+    formats = artifact_formats(conf, len(schedule.stages))
     wires = [RAW, *cut_formats(conf, len(schedule.stages) - 1), RAW]
     shards = []
     for index, stage in enumerate(schedule.stages):
         with step(f"write shard {index + 1} of {len(schedule.stages)}"):
             shards.append(
-                write_shard(chain, stage.first, stage.last, folder / "shards", wires[index], wires[index + 1])
+                write_shard(
+                    chain, stage.first, stage.last, folder / "shards", wires[index], wires[index + 1], formats[index]
+                )
             )
     with step("compare the shards with the eager model"):
         lossy = not all(wire.lossless for wire in wires)

@@ -272,13 +272,18 @@ def solve(problem: Problem) -> Schedule:
         ValueError: the problem is malformed; names field and index.
         Infeasible: no plan fits; says why.
     """
-    from edgecompile._native_bridge import native_module, schedule_of, spec_of
+    from edgecompile._native_bridge import is_proved, native_module, schedule_of, spec_of
     from edgecompile.infeasible import explain
 
     spec = spec_of(problem)
     solution = native_module().solve(spec)
     if not solution.feasible:
-        raise Infeasible(explain(problem, solution.furthest_cut))
+        if is_proved(solution):
+            raise Infeasible(explain(problem, solution.furthest_cut))
+        raise Infeasible(
+            f"no plan was found within state_budget = {problem.state_budget:,}, which is no proof that there is none: "
+            "raise the budget, or leave hosts out"
+        )
     return schedule_of(problem, solution)
 
 

@@ -159,10 +159,21 @@ class WireConf:
 
 
 @dataclass
+class ArtifactConf:
+    """What a shard is: torchscript (frozen), or pt2 (torch.export's ExportedProgram)."""
+
+    format: str = "torchscript"
+    per_stage: list[str] = field(default_factory=list)
+    """A format for each stage, in order; empty: `format` for all."""
+
+
+@dataclass
 class DataConf:
     kind: str = "tensor"
     size: list[int] = field(default_factory=lambda: [224, 224])
     resize: int | None = None
+    pixels: str = "float32"
+    """What travels of an image: float32, normalised by the data host, or uint8, normalised in the first shard."""
     mean: list[float] = field(default_factory=lambda: [0.5, 0.5, 0.5])
     std: list[float] = field(default_factory=lambda: [0.5, 0.5, 0.5])
     interpolation: str = "bicubic"
@@ -198,6 +209,7 @@ class Conf:
     schedule: ScheduleConf = field(default_factory=ScheduleConf)
     profile: ProfileConf = field(default_factory=ProfileConf)
     wire: WireConf = field(default_factory=WireConf)
+    artifact: ArtifactConf = field(default_factory=ArtifactConf)
     data: DataConf = field(default_factory=DataConf)
     runtime: RuntimeConf = field(default_factory=RuntimeConf)
     reference: bool = False

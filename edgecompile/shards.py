@@ -1,20 +1,23 @@
-"""Stages -> TorchScript files, content-addressed; the only writer of shards."""
+"""Stages -> TorchScript or pt2 files, content-addressed; the only writer of shards."""
 
 from __future__ import annotations
 
+import io
 import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import fx, nn
 
+from edgecompile.errors import UserError, choices
 from edgecompile.graphs import erase_dead
 from edgecompile.passes.wire import insert_decoding, insert_encoding
 from edgecompile.plan import file_sha256
+from edgecompile.schema import Conf
 from edgecompile.units import Chain
 from edgecompile.wire import FORMATS, WireFormat, wire_tensors
 
@@ -22,12 +25,25 @@ __all__ = ["Shard", "stage_module", "write_reference", "write_shard"]
 
 
 RAW = FORMATS["fp32"]
+ARTIFACTS = ("torchscript", "pt2")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shard:
     path: Path
     sha256: str
+    artifact: str = "torchscript"
+
+
+def artifact_formats(conf: Conf, num_stages: int) -> list[str]:
+    """The format of each stage's shard. Raises UserError for an unknown one, or another count than stages."""
+    names = conf.artifact.per_stage or [conf.artifact.format] * num_stages
+    for name in names:
+        if name not in ARTIFACTS:
+            raise UserError(f"artifact: {name!r} does not do: it must be one of {choices(ARTIFACTS)}")
+    if len(names) != num_stages:
+        raise UserError(f"artifact.per_stage: {names} names {len(names)} formats, but there are {num_stages} stages")
+    return names
 
 
 def stage_module(
@@ -60,7 +76,13 @@ def stage_module(
 
 
 def write_shard(
-    chain: Chain, first: int, last: int, folder: Path, incoming: WireFormat = RAW, outgoing: WireFormat = RAW
+    chain: Chain,
+    first: int,
+    last: int,
+    folder: Path,
+    incoming: WireFormat = RAW,
+    outgoing: WireFormat = RAW,
+    artifact: str = "torchscript",
 ) -> Shard:
     """Traces, freezes and saves one stage as `folder/<sha256>.pt`; the same stage gives the same bytes anywhere.
 
@@ -70,6 +92,8 @@ def write_shard(
     module = stage_module(chain, first, last, incoming, outgoing)
     travelling = [spec for tensor in chain.boundaries[first].tensors for spec in wire_tensors(tensor, incoming)]
     examples = tuple(torch.zeros(spec.shape, dtype=getattr(torch, spec.dtype)) for spec in travelling)
+    if artifact == "pt2":
+        return _save_exported(torch.export.export(module, examples, strict=False), folder)
     frozen = _frozen(module, examples)
     _check_names_no_device(frozen)
     return _save(frozen, folder)
@@ -78,6 +102,23 @@ def write_shard(
 def write_reference(flat: nn.Module, examples: Sequence[torch.Tensor], folder: Path) -> Shard:
     """The unsplit model, traced as it is: what `edgelaunch --verify` compares every item with."""
     return _save(_frozen(flat, tuple(examples)), folder)
+
+
+def _save_exported(program: torch.export.ExportedProgram, folder: Path) -> Shard:
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / f".{os.getpid()}.tmp.pt2"
+    for node in program.graph.nodes:  # paths of the machine that traced it
+        for key in ("stack_trace", "source_fn_stack", "from_node"):
+            node.meta.pop(key, None)
+    try:
+        with open(temporary, "wb") as file:  # by path, torch would write the file's own name into the archive
+            torch.export.save(program, cast(io.BytesIO, file))
+        digest = file_sha256(temporary)
+        path = folder / f"{digest}.pt2"
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return Shard(path=path, sha256=digest, artifact="pt2")
 
 
 def _save(frozen: Any, folder: Path) -> Shard:

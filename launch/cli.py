@@ -16,11 +16,12 @@ from typing import Any, NoReturn
 from edgecompile.plan import Plan, UserError, file_sha256, read_plan
 from edgelaunch import __version__
 from edgelaunch.failures import Failure, exit_code, rank_name
-from edgelaunch.items import DEFAULT_ITEMS
+from edgelaunch.items import DEFAULT_ITEMS, STDIN, WHEN_FULL
 
 __all__ = ["main"]
 
 SWITCH_S = 0.0005
+MAX_RATE_PER_S = 1e6
 
 
 class _Parser(argparse.ArgumentParser):
@@ -65,7 +66,17 @@ def _parser() -> argparse.ArgumentParser:
     which.add_argument("--threads", type=int, metavar="N", help="intra-op threads, else as the plan says")
     data = parser.add_argument_group("data, on rank 0")
     data.add_argument(
-        "--input", metavar="PATH", help=".npy .npz .safetensors .txt .jsonl .tsv, an image, or a folder of images"
+        "--input",
+        metavar="PATH",
+        help=".npy .npz .safetensors .txt .jsonl .tsv, an image, a folder of images, or - for "
+        "standard input: a line a sentence or image path, or JSON with an array by input name",
+    )
+    data.add_argument("--rate", type=float, metavar="R", help="feed R items a second, whether results keep up or not")
+    data.add_argument(
+        "--when-full",
+        choices=WHEN_FULL,
+        metavar="POLICY",
+        help="wait (default) or drop-oldest: what becomes of live items that the pipeline cannot take",
     )
     data.add_argument("--output", metavar="PATH", help="results as .npy, .npz or .jsonl")
     data.add_argument(
@@ -86,12 +97,24 @@ def _check_arguments(arguments: argparse.Namespace, plan: Plan) -> None:
             raise UserError(f"--{name} {value} does not do: it must be 1 or more")
     if arguments.local and (arguments.rank is not None or arguments.master is not None):
         raise UserError("--local starts every rank here: leave out --rank and --master")
-    if arguments.input is not None and not Path(arguments.input).exists():
+    if arguments.input not in (None, STDIN) and not Path(arguments.input).exists():
         raise UserError(f"{arguments.input}: no such input")
+    _check_live(arguments)
     if arguments.output is not None and (arguments.local or arguments.rank in (None, 0)):
         from edgelaunch.outputs import check_output
 
         check_output(plan, Path(arguments.output))
+
+
+def _check_live(arguments: argparse.Namespace) -> None:
+    if arguments.rate is not None and not 0 < arguments.rate <= MAX_RATE_PER_S:
+        raise UserError(f"--rate {arguments.rate:g} does not do: it must be over 0, and {MAX_RATE_PER_S:g} at most")
+    if arguments.when_full is not None and arguments.rate is None and arguments.input != STDIN:
+        raise UserError("--when-full is for live items: give --rate R, or --input - for standard input")
+    drops = arguments.when_full == "drop-oldest"
+    if drops and arguments.output is not None and not arguments.output.lower().endswith(".jsonl"):
+        raise UserError(f"{arguments.output}: has no place for the items' numbers, and --when-full drop-oldest leaves "
+                        "gaps: name a .jsonl")  # fmt: skip
 
 
 def _say_error(message: str) -> None:
@@ -123,9 +146,9 @@ def _run_local(arguments: argparse.Namespace, plan: Plan, plan_path: Path) -> in
         print("edgelaunch: --local runs every rank on the CPU, also those planned for cuda", file=sys.stderr)
     passed = [
         item
-        for name in ("input", "output", "items")
+        for name in ("input", "output", "items", "rate", "when_full")
         if (value := getattr(arguments, name)) is not None
-        for item in (f"--{name}", str(value))
+        for item in (f"--{name.replace('_', '-')}", str(value))
     ]
     if arguments.verify:
         passed.append("--verify")
@@ -221,13 +244,27 @@ def _rank_failure(
         threads=arguments.threads or _threads(plan, rank), log=log,
         device="cpu" if arguments.loopback else plan.hosts[rank].execution,
     )  # fmt: skip
-    runner = Rank(options, session.source, session.results) if session is not None else Rank(options)
+    live = _live(arguments, plan, session) if session is not None else None
+    ends = live or session
+    runner = Rank(options, ends.source, ends.results) if ends is not None else Rank(options)
     failure = _supervise(runner, rank)
     if failure is None and session is not None:
         session.report(runner)
+        if live is not None and not arguments.quiet:
+            print(live.report())
     elif failure is None:
         log("done")
     return failure, rank
+
+
+def _live(arguments: argparse.Namespace, plan: Plan, session: Any) -> Any:
+    """What stands between the session and the pipeline where items come live; None where they are just there."""
+    if arguments.rate is None and arguments.input != STDIN:
+        return None
+    from edgelaunch.live import Live
+
+    drops = arguments.when_full == "drop-oldest"
+    return Live(plan, session.source, session.results, rate_per_s=arguments.rate, drop_oldest=drops)
 
 
 def _supervise(runner: Any, rank: int) -> Failure | None:

@@ -15,7 +15,7 @@ from edgecompile.plan import ImageSpec, Plan, UserError
 from edgelaunch.inputs import fit
 from edgelaunch.items import Entry, Item, Source
 
-__all__ = ["SUFFIXES", "open_images", "prepare"]
+__all__ = ["SUFFIXES", "open_images", "prepare", "read_image"]
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 MAX_PIXELS = 64 << 20
@@ -48,19 +48,33 @@ def open_images(plan: Plan, folder: Path, path: Path) -> Source:
         raise UserError(f"{path}: holds no images ({', '.join(SUFFIXES)})")
     labels = _labels(plan, [file.relative_to(root) for file in files])
     what = f"{len(files)} image{'s' if len(files) > 1 else ''} of {path.name or path}"
-    items = _items(plan, spec, root, files, labels)
+    items = _items(plan, root, files, labels)
     return Source(items=items, num_items=len(files), what=what, labelled=None not in labels)
 
 
-def _items(plan: Plan, spec: ImageSpec, root: Path, files: list[Path], labels: list[int | None]) -> Iterator[Item]:
+def _items(plan: Plan, root: Path, files: list[Path], labels: list[int | None]) -> Iterator[Item]:
     (tensor,) = plan.inputs
     for index, (file, label) in enumerate(zip(files, labels, strict=True)):
-        pixels = fit(prepare(file, spec), tensor, str(file))
-        yield Item(Entry(index=index, name=file.relative_to(root).as_posix(), label=label), {tensor.name: pixels})
+        entry = Entry(index=index, name=file.relative_to(root).as_posix(), label=label)
+        yield Item(entry, {tensor.name: read_image(plan, file)})
 
 
-def prepare(file: Path, spec: ImageSpec) -> NDArray[Any]:
-    """Reads an image, resizes its shorter side, crops the centre, normalises: float32 (3, height, width).
+def read_image(plan: Plan, file: Path) -> NDArray[Any]:
+    """An image as this plan's input takes it: pixels where that is uint8, as its first shard normalises them.
+
+    Raises:
+        UserError: the file is no readable image, or has too many pixels.
+    """
+    spec, (tensor,) = plan.data.image, plan.inputs
+    assert spec is not None
+    return fit(prepare(file, spec, normalise=tensor.dtype != "uint8"), tensor, str(file))
+
+
+def prepare(file: Path, spec: ImageSpec, *, normalise: bool = True) -> NDArray[Any]:
+    """Reads an image, resizes its shorter side, crops the centre: (3, height, width).
+
+    Returns:
+        float32, normalised; without `normalise` uint8, as the image has them.
 
     Raises:
         UserError: the file is no readable image, or has too many pixels.
@@ -80,6 +94,8 @@ def prepare(file: Path, spec: ImageSpec) -> NDArray[Any]:
         raise error if str(file) in str(error) else UserError(f"{file}: {error}") from None
     except Exception as error:  # Pillow's decoders raise a dozen kinds for a damaged file
         raise UserError(f"{file}: not a readable image: {error}") from None
+    if not normalise:
+        return np.ascontiguousarray(np.asarray(cropped, dtype=np.uint8).transpose(2, 0, 1))
     pixels = np.asarray(cropped, dtype=np.float32) / np.float32(255)
     normalised = (pixels - np.asarray(spec.mean, np.float32)) / np.asarray(spec.std, np.float32)
     return np.ascontiguousarray(normalised.transpose(2, 0, 1))

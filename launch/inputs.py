@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgecompile.plan import Plan, TensorSpec, UserError
-from edgelaunch.items import Entry, Item, Source
+from edgelaunch.items import STDIN, Entry, Item, Source
 
-__all__ = ["fit", "open_source"]
+__all__ = ["LABEL_KEY", "fit", "open_source"]
 
 TEXT_SUFFIXES = (".txt", ".jsonl", ".tsv")
 ARRAY_SUFFIXES = (".npy", ".npz", ".safetensors")
@@ -22,7 +22,7 @@ LABEL_KEY = "label"
 
 
 def open_source(plan: Plan, folder: Path, path: Path, limit: int | None) -> Source:
-    """Opens `--input PATH` and checks what can be checked before the run.
+    """Opens `--input PATH` and checks what can be checked before the run; `-` is standard input.
 
     Args:
         folder: the plan's, where the tokenizer lies.
@@ -32,7 +32,7 @@ def open_source(plan: Plan, folder: Path, path: Path, limit: int | None) -> Sour
         UserError: the path is missing, of a kind that this model does not take, empty, or has other names, shapes or
             dtypes than the model's inputs.
     """
-    if not path.exists():
+    if str(path) != STDIN and not path.exists():
         raise UserError(f"{path}: no such input")
     source = _opener(path)(plan, folder, path)
     if source.num_items == 0:
@@ -44,8 +44,10 @@ def open_source(plan: Plan, folder: Path, path: Path, limit: int | None) -> Sour
 
 
 def _opener(path: Path) -> Callable[[Plan, Path, Path], Source]:
-    from edgelaunch import images, text
+    from edgelaunch import images, stdin, text
 
+    if str(path) == STDIN:
+        return lambda plan, folder, path: stdin.open_stdin(plan, folder)
     suffix = path.suffix.lower()
     if path.is_dir() or suffix in images.SUFFIXES:
         return images.open_images
@@ -111,7 +113,8 @@ def _check_array(array: Any, plan: Plan, name: str, path: Path) -> int:
     given = f"{array.dtype} {tuple(array.shape)}"
     if array.ndim == 0 or tuple(array.shape[1:]) != spec.shape[1:]:
         raise UserError(f"{path}: {name} is {given}, the model takes {wanted}")
-    if not _convertible(array.dtype, spec):
+    pixels = plan.data.kind == "image" and spec.dtype == "uint8"  # other whole numbers may be scaled in another way
+    if not _convertible(array.dtype, spec) or (pixels and array.dtype != np.uint8):
         raise UserError(f"{path}: {name} is {given}, the model takes {wanted}: convert it first")
     return len(array)
 

@@ -6,9 +6,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-__all__ = ["DEFAULT_ITEMS", "FLUSH", "Entry", "Flush", "Item", "Results", "Source"]
+__all__ = ["DEFAULT_ITEMS", "FLUSH", "STDIN", "WHEN_FULL", "Entry", "Flush", "Item", "Results", "Source"]
 
 
+STDIN = "-"
+"""The input's name that means standard input."""
+WHEN_FULL = ("wait", "drop-oldest")
+"""What a live source may do while the pipeline is full."""
 DEFAULT_ITEMS = 64
 """Synthetic items, where the command does not say how many."""
 
@@ -31,6 +35,8 @@ class Item:
 
     entry: Entry
     arrays: Mapping[str, Any] = field(repr=False)
+    due_ns: int | None = None
+    """When a live source wanted it done, time.perf_counter_ns(); None: when it is fed."""
 
 
 class Flush:

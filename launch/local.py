@@ -54,7 +54,7 @@ class Children:
         self._reports: list[Failure] = []
 
     def start(self, rank: int, arguments: Sequence[str] = (), pass_fds: Sequence[int] = (), show: bool = False) -> None:
-        """`show`: the child prints straight to this terminal; otherwise its lines are relayed to stderr."""
+        """`show`: the child has this terminal and standard input; otherwise its lines are relayed to stderr."""
         ours, theirs = socket.socketpair()
         threads = local_threads(self._plan, rank, len(self._plan.hosts))
         threads = min(threads, self._max_threads or threads)
@@ -69,8 +69,9 @@ class Children:
         output = None if show else subprocess.PIPE
         # a session of its own: Ctrl-C reaches the parent alone, which ends the ranks in order
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=None if show else subprocess.STDOUT, env=environ,
-            pass_fds=(theirs.fileno(), *pass_fds), start_new_session=True,
+            command, stdin=None if show else subprocess.DEVNULL, stdout=output,
+            stderr=None if show else subprocess.STDOUT, env=environ, pass_fds=(theirs.fileno(), *pass_fds),
+            start_new_session=True,
         )  # fmt: skip
         theirs.close()
         child = Child(rank, process, ours)

@@ -98,13 +98,22 @@ def print_report(plan: Plan, run: Run) -> None:
             str(stage.stage), plan.hosts[stage.rank].name,
             _ms(clock["compute"]["median_s"]), _ms(stage.predicted.compute_s),
             _ms(transfer_s) if transfer_s is not None else "local", _ms(stage.predicted.send_s),
-            _ms(clock["wait_input"]["mean_s"]), _ms(clock["wait_output"]["mean_s"]), f"{_share(clock, 'compute'):.0%}",
+            _ms(clock["wait_input"]["mean_s"]), _ms(clock["wait_output"]["mean_s"]), f"{_share(clock, 'compute'):.1%}",
         ))  # fmt: skip
     columns = ("stage", "host", "compute", "predicted", "transfer", "predicted", "wait in", "wait out", "busy")
     _print_table(f"{plan.model.name}, microbatch {plan.model.microbatch}: ms a microbatch", columns, rows)
     out = console()
     out.print(_throughput(plan, run))
+    if run.collector.latencies.count:
+        out.print(latency_line(run))
     out.print(f"bottleneck: {bottleneck(plan, run)}; predicted: {plan.predicted.bottleneck}")
+
+
+def latency_line(run: Run) -> str:
+    """Percentiles of the time from when an item was due, or was fed where nothing said when, to its result."""
+    latency = run.collector.latencies.summary()
+    parts = ", ".join(f"{name} {_ms(latency[f'{name}_s'])} ms" for name in ("p50", "p95", "p99", "max"))
+    return f"latency of {latency['count']} items, from due or fed to result: {parts}"
 
 
 def _transfer_s(run: Run, boundary: int) -> float | None:
@@ -149,7 +158,8 @@ def _throughput(plan: Plan, run: Run) -> str:
     text = f"{collector.num_items} items in {overall_s:.2f} s: {overall:.2f} items/s over all"
     if collector.arrivals.count >= 4:
         steady = plan.model.microbatch / max(steady_period_s(run), 1e-9)
-        text += f", {steady:.2f} items/s in steady state"
+        digits = 2 if steady >= 10 else 3
+        text += f", {steady:.{digits}f} items/s in steady state"
     return text + f" (predicted {predicted:.2f})"
 
 

@@ -5,7 +5,7 @@
 namespace native_sched {
 namespace {
 
-constexpr std::size_t kMostValues = std::size_t{40} << 20;  // 320 MiB
+constexpr std::size_t kMostValues = std::size_t{20} << 20;  // 160 MiB, and as much again while it grows
 // A table larger than this is worth the time that better bounds take.
 constexpr std::size_t kManyValues = std::size_t{1} << 18;
 

@@ -5,7 +5,7 @@
 namespace native_sched {
 namespace {
 
-constexpr i64 kMostBytes = i64{400} << 20;
+constexpr i64 kMostBytes = i64{300} << 20;
 
 }  // namespace
 
@@ -70,7 +70,6 @@ void Graph::build_free(const Model& model) {
       }
     }
   }
-  for (const auto& level : levels) by_stages_.insert(by_stages_.end(), level.begin(), level.end());
 }
 
 void Graph::build_ordered(const Model& model) {
@@ -90,24 +89,17 @@ namespace {
 // For each cut the last one up to it at which class c may end a stage, over any of its links; -1 for none.
 std::vector<int> last_exits(const Model& model, int c, const Limits& limits) {
   std::vector<int> exits(static_cast<std::size_t>(model.num_cuts()), -1);
+  int sizes = 0;
+  for (int to = 0; to < model.num_classes(); ++to)
+    sizes = std::max(sizes, model.crossing_sizes(c, to, limits));
+  int last = -1;
   for (int cut = 1; cut < model.num_cuts(); ++cut) {
-    bool open = cut == model.last_cut() && model.output(c) <= limits.output;
-    for (int to = 0; to < model.num_classes() && !open && cut < model.last_cut(); ++to) {
-      if (to == c && model.count(c) == 1) continue;
-      open = model.transfer(c, to, cut) <= model.transfer_limit(c, to, limits);
-    }
-    exits[static_cast<std::size_t>(cut)] = open ? cut : exits[static_cast<std::size_t>(cut - 1)];
+    const bool open =
+        cut == model.last_cut() ? model.output(c) <= limits.output : model.bytes_id(cut) < sizes;
+    if (open) last = cut;
+    exits[static_cast<std::size_t>(cut)] = last;
   }
   return exits;
-}
-
-bool may_start(const Model& model, int c, int cut, const Limits& limits) {
-  if (cut == 0) return model.input(c) <= limits.input;
-  for (int from = 0; from < model.num_classes(); ++from) {
-    if (from == c && model.count(c) == 1) continue;
-    if (model.transfer(from, c, cut) <= model.transfer_limit(from, c, limits)) return true;
-  }
-  return false;
 }
 
 // For each cut the first from which one stage of class c gets there or beyond; the number of cuts where none
@@ -115,6 +107,9 @@ bool may_start(const Model& model, int c, int cut, const Limits& limits) {
 std::vector<int> first_starts(const Model& model, int c, const Rows& rows, const Limits& limits) {
   std::vector<int> starts(static_cast<std::size_t>(model.num_cuts()), model.num_cuts());
   const std::vector<int> exits = last_exits(model, c, limits);
+  int sizes = 0;
+  for (int from = 0; from < model.num_classes(); ++from)
+    sizes = std::max(sizes, model.crossing_sizes(from, c, limits));
   int covered = 0;
   for (int i = 0; i < model.last_cut() && covered < model.last_cut(); ++i) {
     const int first = rows.begin[static_cast<std::size_t>(i)];
@@ -122,7 +117,8 @@ std::vector<int> first_starts(const Model& model, int c, const Rows& rows, const
     if (first == stop) continue;
     const int furthest =
         exits[static_cast<std::size_t>(rows.runs[static_cast<std::size_t>(stop - 1)].stop - 1)];
-    if (furthest <= covered || !may_start(model, c, i, limits)) continue;
+    const bool open = i == 0 ? model.input(c) <= limits.input : model.bytes_id(i) < sizes;
+    if (furthest <= covered || !open) continue;
     while (covered < furthest) starts[static_cast<std::size_t>(++covered)] = i;
   }
   return starts;
@@ -141,13 +137,22 @@ std::vector<int> Graph::least_cuts(const Model& model, const std::vector<Rows>& 
   int total = 1;
   for (int c = 0; c < classes; ++c) total *= model.count(c) + 1;
   std::vector<int> from(at(total), cuts);
-  for (const int counts : by_stages_) {
+  from[0] = cuts - 1;
+  std::vector<int> digits(at(classes), 0);
+  int stages = 0;
+  for (int counts = 1; counts < total; ++counts) {
+    std::size_t raised = 0;
+    for (; digits[raised] == model.count(static_cast<int>(raised)); ++raised) {
+      stages -= digits[raised];
+      digits[raised] = 0;
+    }
+    ++digits[raised];
+    if (++stages > model.max_stages()) continue;
     int best = cuts - 1;
     for (int c = 0; c < classes; ++c) {
-      if (counts / stride_[at(c)] % (model.count(c) + 1) == 0) continue;
+      if (digits[at(c)] == 0) continue;
       const int next = from[at(counts - stride_[at(c)])];
-      const int cut = next == 0 ? 0 : next >= cuts ? cuts : back[at(c)][at(next)];
-      best = std::min(best, cut);
+      best = std::min(best, next == 0 ? 0 : back[at(c)][at(next)]);
     }
     from[at(counts)] = best;
   }

@@ -5,7 +5,7 @@
 namespace native_sched {
 namespace {
 
-constexpr std::size_t kMostLabels = std::size_t{6} << 20;  // 336 MiB
+constexpr std::size_t kMostLabels = std::size_t{4} << 20;  // 160 MiB, and as much again while it grows
 
 }  // namespace
 

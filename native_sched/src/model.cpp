@@ -337,6 +337,12 @@ i64 Model::next_candidate(i64 period) const {
   return next;
 }
 
+int Model::crossing_sizes(int from, int to, const Limits& limits) const {
+  if (from == to && count(from) == 1) return 0;
+  const std::vector<i64>& times = times_[at(rate(from, to))];
+  return static_cast<int>(std::ranges::upper_bound(times, transfer_limit(from, to, limits)) - times.begin());
+}
+
 // The distinct times of `ends` (inputs, or results) that leave different rooms for what else the interface
 // carries.
 std::vector<i64> Model::shares(const std::vector<i64>& ends, bool sends, i64 period) const {

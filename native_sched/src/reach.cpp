@@ -40,12 +40,10 @@ void Reach::allow(const Limits& limits) {
   allowed_.assign(at(classes) * at(classes), std::vector<Word>(at(words_)));
   for (int from = 0; from < classes; ++from) {
     for (int to = 0; to < classes; ++to) {
-      if (from == to && model_.count(from) == 1) continue;
       std::vector<Word>& words = allowed_[at(from * classes + to)];
-      const i64* times = model_.rate_times(model_.rate(from, to));
-      const i64 most = model_.transfer_limit(from, to, limits);
-      for (int i = 0; i < model_.num_cuts(); ++i) {
-        words[at(i / 64)] |= static_cast<Word>(times[model_.bytes_id(i)] <= most) << (i % 64);
+      const int sizes = model_.crossing_sizes(from, to, limits);
+      for (int i = 0; i < model_.num_cuts() && sizes > 0; ++i) {
+        words[at(i / 64)] |= static_cast<Word>(model_.bytes_id(i) < sizes) << (i % 64);
       }
     }
   }

@@ -42,7 +42,7 @@ def test_every_board_composes(name: str) -> None:
     assert name == "local" or compose([f"+board@devices.{name}={name}"]).devices[name].source
 
 
-@pytest.mark.parametrize("group", ["schedule", "profile", "data", "wire"])
+@pytest.mark.parametrize("group", ["schedule", "profile", "data", "wire", "artifact"])
 def test_every_other_option_composes(group: str) -> None:
     for name in options(group):
         assert compose([f"{group}={name}"])

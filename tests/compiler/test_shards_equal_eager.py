@@ -141,6 +141,33 @@ def test_no_operator_of_a_shard_names_a_device(compile_here: Compile, tmp_path: 
         )
 
 
+def test_formats_of_shards_can_be_mixed(compile_here: Compile, tmp_path: Path) -> None:
+    digests = []
+    for _ in range(2):
+        plan = compile_hand_written(compile_here, "Forked", "schedule=even", "artifact.per_stage=[pt2,torchscript]")
+        digests.append([stage.sha256 for stage in plan.stages])
+    assert digests[0] == digests[1]
+    assert [stage.artifact for stage in plan.stages] == ["pt2", "torchscript"]
+    assert all((tmp_path / "outputs" / stage.shard).is_file() for stage in plan.stages)
+    with pytest.raises(UserError, match="names 3 formats, but there are 2 stages"):
+        compile_hand_written(compile_here, "Forked", "schedule=even", "artifact.per_stage=[pt2,torchscript,pt2]")
+
+
+def test_images_may_travel_as_bytes(compile_here: Compile) -> None:
+    plan = compile_here("model=deit_tiny", "data.pixels=uint8", "microbatch=2")
+    assert (plan.inputs[0].dtype, plan.inputs[0].num_bytes) == ("uint8", 2 * 3 * 224 * 224)
+    with pytest.raises(UserError, match=r"data\.pixels: uint8 is for"):
+        compile_hand_written(compile_here, "Tied", "data.pixels=uint8")
+
+
+def test_the_unsplit_model_is_kept_on_request(compile_here: Compile, tmp_path: Path) -> None:
+    plan = compile_hand_written(compile_here, "Forked", "reference=true", "schedule=even")
+    assert plan.golden.reference is not None
+    reference = torch.jit.load(tmp_path / "outputs" / plan.golden.reference)
+    results = reference(*(torch.ones(spec.shape, dtype=getattr(torch, spec.dtype)) for spec in plan.inputs))
+    assert [list(value.shape) for value in results] == [list(spec.shape) for spec in plan.outputs]
+
+
 def test_units_are_operators_not_blocks(compile_here: Compile) -> None:
     plan = compile_here("model=deit_tiny", "schedule=single")
     for block in range(12):

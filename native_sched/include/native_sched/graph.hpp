@@ -40,7 +40,7 @@ class Graph {
 
   std::vector<int> class_, stages_, counts_;  // counts_: the used counts as one mixed-radix number
   std::vector<int> pred_begin_, preds_;
-  std::vector<int> stride_, by_stages_;
+  std::vector<int> stride_;
 };
 
 }  // namespace native_sched

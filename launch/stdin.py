@@ -1,0 +1,106 @@
+"""Standard input as a live source: a sentence, an image's path or a JSON object a line."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgecompile.plan import Plan, TensorSpec, UserError
+from edgelaunch.inputs import LABEL_KEY, fit
+from edgelaunch.items import Entry, Item, Source
+
+__all__ = ["open_stdin"]
+
+MAX_LINE_BYTES = 64 << 20
+"""Room for one large image as JSON numbers."""
+
+Parse = Callable[[str, int, str], Item]
+"""A line, the item's index, and the place for messages."""
+
+
+def open_stdin(plan: Plan, folder: Path) -> Source:
+    """Items from standard input until it ends, each read when it is needed; empty lines count as nothing.
+
+    A plan that takes text and has a tokenizer reads a sentence a line. Any other reads JSON: an object with an array,
+    as nested lists, for each input, and perhaps `label`; or the array alone where the model has one input. A plan that
+    takes images also reads paths of images.
+
+    Raises:
+        UserError: the plan's tokenizer does not do. While items are drawn: a line does not; names its number.
+    """
+    return Source(items=_items(_parser(plan, folder)), num_items=None, what="items of standard input")
+
+
+def _parser(plan: Plan, folder: Path) -> Parse:
+    if plan.data.kind == "text" and plan.data.text is not None and plan.data.text.tokenizer is not None:
+        from edgelaunch.text import Encoder
+
+        encoder = Encoder(plan, folder, "standard input")
+        return lambda line, index, where: Item(Entry(index=index, name=line), encoder.encode(line))
+    if plan.data.kind == "image" and plan.data.image is not None:
+        return lambda line, index, where: _parse_image(plan, line, index, where)
+    return lambda line, index, where: _parse_json(plan, line, index, where)
+
+
+def _items(parse: Parse) -> Iterator[Item]:
+    index = number = 0
+    while line := sys.stdin.buffer.readline(MAX_LINE_BYTES + 1):
+        number += 1
+        where = f"standard input:{number}"
+        if len(line) > MAX_LINE_BYTES:
+            raise UserError(f"{where}: a line of more than {MAX_LINE_BYTES} bytes is no item")
+        try:
+            text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
+        except UnicodeDecodeError as error:
+            raise UserError(f"{where}: byte {error.start} is no UTF-8 text") from None
+        if text:
+            yield parse(text, index, where)
+            index += 1
+    if not index:
+        raise UserError("standard input: holds no items")
+
+
+def _parse_image(plan: Plan, line: str, index: int, where: str) -> Item:
+    if line.startswith(("{", "[")):
+        return _parse_json(plan, line, index, where)
+    from edgelaunch.images import read_image
+
+    path = Path(line)
+    if not path.is_file():
+        raise UserError(f"{where}: {line}: no such image")
+    return Item(Entry(index=index, name=line), {plan.inputs[0].name: read_image(plan, path)})
+
+
+def _parse_json(plan: Plan, line: str, index: int, where: str) -> Item:
+    names = [spec.name for spec in plan.inputs]
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where}: not JSON: {error}") from None
+    if isinstance(value, list) and len(names) == 1:
+        value = {names[0]: value}
+    if not isinstance(value, dict):
+        raise UserError(f"{where}: must be an object with an array for each input: {', '.join(names)}")
+    label = value.pop(LABEL_KEY, None) if LABEL_KEY not in names else None
+    if label is not None and (isinstance(label, bool) or not isinstance(label, int)):
+        raise UserError(f"{where}: {LABEL_KEY} is {label!r}, it must be a class number")
+    if set(value) != set(names):
+        raise UserError(f"{where}: holds {', '.join(sorted(value)) or 'nothing'}, the model takes {', '.join(names)}")
+    arrays = {spec.name: _array(value[spec.name], spec, where) for spec in plan.inputs}
+    return Item(Entry(index=index, label=label), arrays)
+
+
+def _array(value: Any, spec: TensorSpec, where: str) -> Any:
+    """Nested lists to the input's array; JSON writes 1.0 as 1 where it likes, so whole numbers do for floats."""
+    try:
+        array = np.asarray(value)
+    except (ValueError, OverflowError) as error:
+        raise UserError(f"{where}: {spec.name} is no array: {error}") from None
+    if "float" in spec.dtype and array.dtype.kind in "iu":
+        array = array.astype(np.float64)
+    return fit(array, spec, where)
