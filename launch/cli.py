@@ -8,12 +8,12 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NoReturn
 
-from edgecompile.plan import Plan, UserError, file_sha256, read_plan
+from edgecompile.plan import Host, Plan, UserError, file_sha256, read_plan
 from edgelaunch import __version__
 from edgelaunch.failures import Failure, exit_code, rank_name
 from edgelaunch.items import DEFAULT_ITEMS, STDIN, WHEN_FULL
@@ -242,7 +242,7 @@ def _rank_failure(
     options = RankOptions(
         plan=plan, folder=folder, plan_sha256=file_sha256(plan_path), rank=rank, endpoint=endpoint,
         threads=arguments.threads or _threads(plan, rank), log=log,
-        device="cpu" if arguments.loopback else plan.hosts[rank].execution,
+        device=_device(arguments, plan.hosts[rank], endpoint.address, log),
     )  # fmt: skip
     live = _live(arguments, plan, session) if session is not None else None
     ends = live or session
@@ -255,6 +255,18 @@ def _rank_failure(
     elif failure is None:
         log("done")
     return failure, rank
+
+
+def _device(arguments: argparse.Namespace, host: Host, master: str, log: Callable[[str], None]) -> str:
+    """As planned; but where rank 0 is met on loopback all ranks share this machine, as with --local: on the CPU."""
+    from edgelaunch.identity import is_loopback
+
+    if arguments.loopback or host.execution == "cpu":
+        return "cpu"
+    if arguments.master is not None and is_loopback(master):
+        log("planned for cuda; runs on the CPU, since --master on loopback puts every rank on this machine")
+        return "cpu"
+    return host.execution
 
 
 def _live(arguments: argparse.Namespace, plan: Plan, session: Any) -> Any:

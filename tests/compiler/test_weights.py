@@ -39,7 +39,7 @@ def same(first: torch.nn.Module, second: torch.nn.Module) -> bool:
 def google_layout(model: torch.nn.Module) -> dict[str, np.ndarray]:
     """The arrays that Google's files hold: kernels (in, out), heads apart, patches (height, width, in, out)."""
     state = {name: value.detach().numpy() for name, value in model.state_dict().items()}
-    hidden, heads = CONFIG["hidden_size"], CONFIG["num_attention_heads"]
+    hidden, heads = model.config.hidden_size, model.config.num_attention_heads
     width = hidden // heads
     arrays = {
         "cls": state["vit.embeddings.cls_token"],
@@ -51,7 +51,7 @@ def google_layout(model: torch.nn.Module) -> dict[str, np.ndarray]:
         "head/kernel": state["classifier.weight"].T,
         "head/bias": state["classifier.bias"],
     }
-    for index in range(CONFIG["num_hidden_layers"]):
+    for index in range(model.config.num_hidden_layers):
         ours, theirs = f"vit.layers.{index}.", f"Transformer/encoderblock_{index}/"
         for norm, name in (("layernorm_before", "LayerNorm_0"), ("layernorm_after", "LayerNorm_2")):
             arrays[f"{theirs}{name}/scale"] = state[f"{ours}{norm}.weight"]
@@ -75,6 +75,21 @@ def test_google_npz_equals_the_same_weights_through_transformers(tmp_path: Path)
     loaded, origin = load_weights(vit(4), str(tmp_path / "vit.npz"))
     assert same(loaded, model)
     assert origin.startswith("vit.npz sha256 ")
+
+
+def test_vit_base_itself_from_an_npz(tmp_path: Path) -> None:
+    """The model option's own size: compiled from the file, it equals the model that wrote it."""
+    from edgecompile.cli import compose
+    from edgecompile.domain import model_of
+    from edgecompile.models import build_model
+
+    spec = model_of(compose(["model=vit_base"]).model)
+    model = build_model(spec, seed=3)
+    np.savez(tmp_path / "ViT-B_16-224.npz", **google_layout(model))
+    loaded, _ = load_weights(build_model(spec, seed=4), str(tmp_path / "ViT-B_16-224.npz"))
+    image = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        assert torch.equal(loaded(image).logits, model(image).logits)
 
 
 @pytest.mark.parametrize(

@@ -117,6 +117,8 @@ def test_golden_items_and_flushes_are_never_dropped(two_stages: Written) -> None
     golden = [next_item(given) for _ in range(5)]
     assert [item.entry.stream for item in golden] == ["golden"] * 5
     assert all(item.due_ns is None for item in golden)
+    for item in golden:
+        source.results.add(item.entry, {})
     rest = list(given)
     assert any(isinstance(value, Flush) for value in rest)
     numbers = [value.entry.index for value in rest if isinstance(value, Item)]
@@ -291,9 +293,12 @@ def test_arrays_for_pixels_must_be_uint8(pixels: Plan, tmp_path: Path, dtype: st
 class Normalise(torch.nn.Module):
     """What the first shard of such a plan begins with."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.mean, self.std = (torch.tensor(value).view(1, 3, 1, 1) for value in (IMAGE.mean, IMAGE.std))
+
     def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor]:
-        mean, std = (torch.tensor(value).view(1, 3, 1, 1) for value in (IMAGE.mean, IMAGE.std))
-        return ((pixels.float() / 255 - mean) / std,)
+        return ((pixels.float() / 255 - self.mean) / self.std,)
 
 
 # --- whole runs --------------------------------------------------------------------------------------------------
