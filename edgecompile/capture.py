@@ -6,6 +6,7 @@ torch.export is the default: torch.fx.symbolic_trace, kept as an option, fails o
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -159,7 +160,8 @@ def capture(flat: FlatModel, spec: ModelSpec, inputs: Sequence[torch.Tensor], me
         UserError: the model cannot be captured; says what it does that stands in the way.
     """
     try:
-        with torch.no_grad():
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch.export's advice is for those who train what they export
             if method is CaptureMethod.export:
                 graph_module = _export(flat, tuple(inputs))
             else:

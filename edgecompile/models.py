@@ -27,6 +27,8 @@ def build_model(spec: ModelSpec, seed: int) -> nn.Module:
     from hydra.utils import instantiate
 
     _hush_transformers()
+    # torch's fused encoder writes zeros where the mask pads; what is captured, and what trains, does not.
+    torch.backends.mha.set_fastpath_enabled(False)
     torch.manual_seed(seed)
     target = spec.build["_target_"]
     try:

@@ -84,7 +84,7 @@ def encode_tensor(value: torch.Tensor, shape: tuple[int, ...], wire: WireFormat)
         return [value.to(torch.bfloat16)]
     count, groups = math.prod(shape[1:]), _groups(shape, wire)
     rows = value.reshape(shape[0], count // groups, groups) if groups > 1 else value.reshape(shape[0], count)
-    low, high = torch.aminmax(rows, dim=1, keepdim=True)
+    low, high = rows.amin(1, keepdim=True), rows.amax(1, keepdim=True)  # aminmax of a dimension takes ten times as long
     clips = wire.clipping and wire.bits in CLIP_FACTOR
     if clips:
         mean = rows.mean(1, keepdim=True)

@@ -72,6 +72,20 @@ class Convolutions(nn.Module):
         return self.head(h.flatten(2).mean(-1))
 
 
+class Encoder(nn.Module):
+    """torch's own encoder, whose fused form in eval mode differs where the mask pads, and a recurrent network."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        part = nn.TransformerEncoderLayer(16, 4, 32, batch_first=True)
+        self.encoder = nn.TransformerEncoder(part, 2)
+        self.recurrent = nn.LSTM(16, 8, batch_first=True)
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        states = self.encoder(x, src_key_padding_mask=mask == 0)
+        return states, self.recurrent(states)[0]
+
+
 class Random(nn.Module):
     """Not a function of its input: must be refused."""
 
