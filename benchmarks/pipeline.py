@@ -179,7 +179,10 @@ def rounds(contenders: Sequence[Contender], pairs: int, count: int) -> dict[str,
         periods = [contender.period_s(count) for contender in contenders[::order]][::order]
         found.append((neighbours.cores(), periods))
     kept = sorted(found)[:pairs]
-    print(f"  {len(found)} rounds; in the {pairs} kept, other processes took {kept[-1][0]:.2f} cores at most")
+    disturbed = "" if kept[-1][0] <= QUIET_CORES else ": too much for a verdict, run this again on a quiet machine"
+    print(
+        f"  {len(found)} rounds; in the {pairs} kept, other processes took at most {kept[-1][0]:.2f} cores{disturbed}"
+    )
     return {contender.name: np.array([periods[index] for _, periods in kept])
             for index, contender in enumerate(contenders)}  # fmt: skip
 

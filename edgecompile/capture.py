@@ -180,12 +180,11 @@ def capture(flat: FlatModel, spec: ModelSpec, inputs: Sequence[torch.Tensor], me
 def _explain(error: Exception, method: CaptureMethod, name: str) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     first = lines[0] if lines else type(error).__name__
-    other = (
-        "torch.export needs control flow that does not depend on data"
-        if method is CaptureMethod.export
-        else "try capture=export, which traces more models"
-    )
-    return f"capture={method.value}: cannot trace the model {name!r}: {type(error).__name__}: {first} ({other})"
+    hint = "try capture=export, which traces more models"
+    if method is CaptureMethod.export:
+        data = "DataDependent" in type(error).__name__
+        hint = "its control flow looks at data" if data else "does it run on inputs of the shapes in model.inputs?"
+    return f"capture={method.value}: cannot trace the model {name!r}: {type(error).__name__}: {first} ({hint})"
 
 
 def _export(flat: FlatModel, inputs: tuple[torch.Tensor, ...]) -> fx.GraphModule:

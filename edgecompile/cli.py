@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from typing import Any
@@ -19,6 +20,11 @@ from edgecompile.errors import UserError, choices
 from edgecompile.schema import Conf
 
 __all__ = ["main"]
+
+_NOT_WRITABLE = (
+    errno.EACCES, errno.EDQUOT, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG, errno.ENOENT, errno.ENOSPC,
+    errno.ENOTDIR, errno.EPERM, errno.EROFS,
+)  # fmt: skip
 
 ConfigStore.instance().store(name="edgecompile_schema", node=Conf)
 
@@ -40,7 +46,14 @@ def _compile(config: Any) -> float:
         print(f"  weights: random, seed {conf.seed} (weights=FILE loads real ones)", file=sys.stderr, flush=True)
     from edgecompile.pipeline import compile_model
 
-    plan = compile_model(conf, steps)
+    try:
+        os.makedirs(conf.output_dir, exist_ok=True)
+        plan = compile_model(conf, steps)
+    except OSError as error:
+        if error.errno not in _NOT_WRITABLE:
+            raise
+        where = error.filename or conf.output_dir
+        raise UserError(f"{where}: {error.strerror}: choose another output_dir, or make room there") from error
     console = table_console()
     for part in plan_tables(plan):
         console.print(part)

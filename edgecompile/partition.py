@@ -34,8 +34,32 @@ from edgecompile.wire import FORMATS, WireFormat, cut_formats, decode_s, encode_
 __all__ = ["build_problem", "partition"]
 
 
+# What the scheduler calls the limits, and what the user wrote.
+_KEYS = {
+    "period_limit_s": "the period that schedule.constraints.min_throughput asks for",
+    "latency_limit_s": "schedule.constraints.max_latency",
+    "max_hosts": "schedule.constraints.max_hosts",
+    "state_budget": "schedule.state_budget",
+}
+
+
 def partition(chain: Chain, profile: Profile, cluster: Cluster, conf: Conf) -> Schedule:
     """Which host runs which units.
+
+    Raises:
+        UserError: as `_partition` does, in the config's own words.
+    """
+    try:
+        return _partition(chain, profile, cluster, conf)
+    except ValueError as error:  # the scheduler names its own fields, all of which come from the config
+        text = str(error)
+        for field, key in _KEYS.items():
+            text = text.replace(field, key)
+        raise UserError(text) from error
+
+
+def _partition(chain: Chain, profile: Profile, cluster: Cluster, conf: Conf) -> Schedule:
+    """Chooses or takes the stages, and costs them.
 
     Raises:
         Infeasible: no assignment fits the hosts' memory or the constraints.
