@@ -21,7 +21,13 @@ demo: $(VENV)/.installed ## compile MiniLM, run 241 real sentences through two r
 test: lint types native-test python-test ## lint, types, native tests, Python tests against the installed package
 
 bench: $(VENV)/.installed ## run the benchmarks; they print ratios
-	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+	cmake -S . -B build/bench -DNATIVE_SCHED_PYTHON=OFF -DNATIVE_SCHED_BENCHMARKS=ON >/dev/null
+	cmake --build build/bench -j 2 >/dev/null
+	$(BIN)/python benchmarks/scheduler.py --textbook build/bench/native_sched/benchmarks/textbook
+	$(BIN)/python benchmarks/wire.py
+	$(BIN)/python benchmarks/compute.py
+	$(BIN)/python benchmarks/equality.py --models minilm,deit_small
+	$(BIN)/python benchmarks/pipeline.py --quick
 
 lint: $(VENV)/.dependencies ## ruff and clang-format
 	$(BIN)/ruff check $(wildcard $(PACKAGES))

@@ -123,7 +123,6 @@ def build_problem(
     throughput = constraints.min_throughput
     if throughput is not None and throughput <= 0:
         raise UserError(f"schedule.constraints.min_throughput: {throughput} does not do: it must be over 0")
-    kinds = [device.name for device in cluster.devices]
     return Problem(
         kinds=tuple(
             Kind(
@@ -135,15 +134,7 @@ def build_problem(
             )
             for device in cluster.devices
         ),
-        hosts=tuple(
-            SchedHost(
-                name=host.name,
-                kind=kinds.index(host.device),
-                memory_bytes=host.memory_bytes,
-                bandwidth_bytes_per_s=host.bandwidth_bytes_per_s,
-            )
-            for host in cluster.hosts
-        ),
+        hosts=_hosts(cluster),
         links=_links(cluster),
         cut_bytes=sizes,
         weight_bytes=own,
@@ -163,6 +154,19 @@ def build_problem(
         else tuple(_host(name, host_names, "host_order") for name in constraints.host_order),
         max_hosts=constraints.max_hosts,
         state_budget=conf.schedule.state_budget,
+    )
+
+
+def _hosts(cluster: Cluster) -> tuple[SchedHost, ...]:
+    kinds = [device.name for device in cluster.devices]
+    return tuple(
+        SchedHost(
+            name=host.name,
+            kind=kinds.index(host.device),
+            memory_bytes=host.memory_bytes,
+            bandwidth_bytes_per_s=host.bandwidth_bytes_per_s,
+        )
+        for host in cluster.hosts
     )
 
 
