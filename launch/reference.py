@@ -17,6 +17,9 @@ from edgelaunch.verify import Comparison, difference
 
 __all__ = ["Reference"]
 
+BACKLOG_BYTES = 256 << 20
+"""How much of inputs and results may wait for its comparison."""
+
 SLACK = 4.0
 """How much farther than the golden items a run's own items may be: their errors are known on four items only."""
 
@@ -35,6 +38,7 @@ class Reference:
         self._lossy = any(spec.wire != "raw" for stage in plan.stages for spec in stage.outputs)
         self._fed: deque[tuple[Entry, dict[str, torch.Tensor]]] = deque()
         self._waiting: list[tuple[Entry, dict[str, torch.Tensor], dict[str, torch.Tensor]]] = []
+        self._waiting_bytes = 0
         self._scale = {spec.name: golden.largest(spec.name) for spec in plan.outputs}
         self.outputs = {spec.name: Comparison(plan.golden.tolerance[spec.name] * SLACK) for spec in plan.outputs}
 
@@ -53,21 +57,25 @@ class Reference:
         """
         fed, inputs = self._fed.popleft()
         assert fed.index == entry.index, f"the result of item {entry.index} came for item {fed.index}"
-        self._waiting.append((entry, inputs, {name: value.clone() for name, value in outputs.items()}))
-        if len(self._waiting) == self._plan.model.microbatch:
+        kept = {name: value.clone() for name, value in outputs.items()}
+        self._waiting.append((entry, inputs, kept))
+        self._waiting_bytes += sum(value.nbytes for value in (*inputs.values(), *kept.values()))
+        if self._waiting_bytes > BACKLOG_BYTES:
             self.finish()
 
     def finish(self) -> None:
-        """Compares what waits for a full microbatch."""
-        if not self._waiting:
-            return
-        rows = [self._waiting[min(index, len(self._waiting) - 1)][1] for index in range(self._plan.model.microbatch)]
-        with torch.no_grad():
-            expected = self._model(*(torch.stack([row[spec.name] for row in rows]) for spec in self._plan.inputs))
-        for index, (entry, _, outputs) in enumerate(self._waiting):
-            for spec, batch in zip(self._plan.outputs, expected, strict=True):
-                self._compare(spec.name, entry, outputs[spec.name], batch[index])
+        """Compares what waits. A short stream is compared after its end, so that it does not slow the stream down."""
+        size = self._plan.model.microbatch
+        for start in range(0, len(self._waiting), size):
+            batch = self._waiting[start : start + size]
+            rows = [batch[min(index, len(batch) - 1)][1] for index in range(size)]
+            with torch.no_grad():
+                expected = self._model(*(torch.stack([row[spec.name] for row in rows]) for spec in self._plan.inputs))
+            for index, (entry, _, outputs) in enumerate(batch):
+                for spec, values in zip(self._plan.outputs, expected, strict=True):
+                    self._compare(spec.name, entry, outputs[spec.name], values[index])
         self._waiting.clear()
+        self._waiting_bytes = 0
 
     def _compare(self, name: str, entry: Entry, given: torch.Tensor, expected: torch.Tensor) -> None:
         comparison = self.outputs[name]

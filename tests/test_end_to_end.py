@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 DEADLINE_S = 240
 DEMO = Path(__file__).parent.parent / "demo"
@@ -45,6 +46,26 @@ def test_sentences_through_minilm_on_two_ranks(tmp_path: Path) -> None:
     sentences = (DEMO / "proverbs.txt").read_text().splitlines()
     nearest = [sentences[index] for index in (queries @ vectors.T).argmax(1)]
     assert nearest[0] == "Like father, like son."
+
+
+def test_an_item_that_differs_from_the_unsplit_model_is_refused(tmp_path: Path) -> None:
+    """The plan's shards with another model's reference: the golden items agree, the run's own must not."""
+    config = "{hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2, intermediate_size: 32, vocab_size: 50}"
+    for seed in (0, 1):
+        run("edgecompile", "model=transformers", "model.build.architecture=BertModel", f"model.build.config={config}",
+            "model.inputs={input_ids: {shape: [5], dtype: int64}}", "reference=true", f"seed={seed}",
+            f"output_dir=seed{seed}", folder=tmp_path)  # fmt: skip
+    plans = [yaml.safe_load((tmp_path / f"seed{seed}" / "plan.yaml").read_text()) for seed in (0, 1)]
+    for key in ("reference", "reference_sha256"):
+        plans[0]["golden"][key] = plans[1]["golden"][key]
+    name = Path(plans[1]["golden"]["reference"]).name
+    (tmp_path / "seed0/golden" / name).write_bytes((tmp_path / "seed1/golden" / name).read_bytes())
+    (tmp_path / "seed0/plan.yaml").write_text(yaml.safe_dump(plans[0]))
+    done = subprocess.run([SCRIPTS / "edgelaunch", "seed0/plan.yaml", "--local", "--verify", "--items", "5"],
+                          cwd=tmp_path, capture_output=True, text=True, timeout=DEADLINE_S)  # fmt: skip
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "not verified: output" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_images_become_labels(tmp_path: Path) -> None:
