@@ -136,7 +136,7 @@ class ScheduleConf:
     hosts: list[str] = field(default_factory=list)
     """For manual, even and single: which host runs each stage, in order; empty: as listed."""
     state_budget: int = 50_000_000
-    """States that the exact search may visit before a bounded search takes over."""
+    """Combinations of used hosts that the exact search may tell apart before a bounded search takes over."""
     constraints: ConstraintsConf = field(default_factory=ConstraintsConf)
 
 
