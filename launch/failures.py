@@ -83,6 +83,8 @@ class FailureBox:
         self._failure: Failure | None = None
         self._suspicion: Failure | None = None
         self._finished = False
+        self.abandoned = False
+        """The rank was given up: its threads end without waiting for others."""
         self.parting = False
         """All results are there, and ranks end one after the other: a connection that breaks now is no failure."""
 

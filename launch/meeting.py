@@ -206,6 +206,6 @@ class Meeting:
         return [rank for rank in range(first, len(self._plan.hosts)) if not self._board.has(f"{prefix}/{rank}")]
 
     def _breathe(self) -> None:
-        if self._box.failure is not None:
+        if self._box.failure is not None or self._box.abandoned:
             raise Abandoned
         time.sleep(POLL_S)
