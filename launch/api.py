@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from edgecompile.plan import Plan, UserError, file_sha256, read_plan
+from edgelaunch.allocator import use_one_arena
 from edgelaunch.failures import Failure, RankFailedError, rank_name
 from edgelaunch.identity import Endpoint, choose_rank, find_endpoint
 from edgelaunch.inputs import fit
@@ -197,6 +198,7 @@ class Pipeline:
             log=lambda text: None,
         )  # fmt: skip
         source = Source(items=self._items(), num_items=None, what="an application's items")
+        use_one_arena()
         self._rank = Rank(options, source, _Results(self))
         self._rank.start()
         threading.Thread(target=self._supervise, name="supervise", daemon=True).start()

@@ -171,8 +171,10 @@ def _run_local(arguments: argparse.Namespace, plan: Plan, plan_path: Path) -> in
 
 def _run_rank(arguments: argparse.Namespace, plan: Plan, plan_path: Path) -> NoReturn:
     """Ends the process itself: a thread that waits in gloo would keep the interpreter from ending."""
+    from edgelaunch.allocator import use_one_arena
     from edgelaunch.local import watch_parent
 
+    use_one_arena()
     channel = watch_parent(arguments.supervisor_fd) if arguments.supervisor_fd is not None else None
     discard: list[Any] = []
     own = arguments.rank or 0

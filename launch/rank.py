@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from edgecompile.plan import Plan, Stage
+from edgelaunch.allocator import keep_freed_memory
 from edgelaunch.failures import Abandoned, Failure, FailureBox, PeerLostError, rank_name
 from edgelaunch.feed import Collector, Feeder
 from edgelaunch.identity import Endpoint
@@ -180,6 +181,7 @@ class Rank:
         torch.set_num_threads(self._options.threads)
         meeting = self._join() if len(self._plan.hosts) > 1 else None
         module = self._load()
+        keep_freed_memory()
         if meeting is not None:
             self._connect(meeting)
         self.streaming.set()
