@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -15,6 +17,7 @@ from edgecompile.quantities import parse_time
 from edgecompile.schedule import (
     Assignment,
     HostLinks,
+    Infeasible,
     Kind,
     Objective,
     PairwiseLinks,
@@ -34,41 +37,33 @@ from edgecompile.wire import FORMATS, WireFormat, cut_formats, decode_s, encode_
 __all__ = ["build_problem", "partition"]
 
 
-# What the scheduler calls the limits, and what the user wrote.
+# What the scheduler calls its fields, and what the user wrote. `together` is a plain word too: only as a field.
 _KEYS = {
     "period_limit_s": "the period that schedule.constraints.min_throughput asks for",
     "latency_limit_s": "schedule.constraints.max_latency",
     "max_hosts": "schedule.constraints.max_hosts",
+    "excluded_hosts": "schedule.constraints.exclude",
+    "host_order": "schedule.constraints.host_order",
+    "pins": "schedule.constraints.pin",
+    "together": "schedule.constraints.together",
     "state_budget": "schedule.state_budget",
 }
+_FIELD = re.compile(rf"\b(?:{'|'.join(key for key in _KEYS if key != 'together')}|together(?= =|\[))")
 
 
 def partition(chain: Chain, profile: Profile, cluster: Cluster, conf: Conf) -> Schedule:
-    """Which host runs which units.
-
-    Raises:
-        UserError: as `_partition` does, in the config's own words.
-    """
-    try:
-        return _partition(chain, profile, cluster, conf)
-    except ValueError as error:  # the scheduler names its own fields, all of which come from the config
-        text = str(error)
-        for field, key in _KEYS.items():
-            text = text.replace(field, key)
-        raise UserError(text) from error
-
-
-def _partition(chain: Chain, profile: Profile, cluster: Cluster, conf: Conf) -> Schedule:
-    """Chooses or takes the stages, and costs them.
+    """Which host runs which units: chooses or takes the stages, and costs them.
 
     Raises:
         Infeasible: no assignment fits the hosts' memory or the constraints.
-        UserError: a manual partition that does not cover the model, or names that nothing goes by.
+        UserError: a manual partition that does not cover the model, names that nothing goes by, or a figure that the
+            scheduler does not take.
     """
     method = conf.schedule.method
     problem = build_problem(chain, profile, cluster, conf)
     if method is ScheduleMethod.exact:
-        return solve(problem)
+        with _users_words():
+            return solve(problem)
     if method is ScheduleMethod.single:
         starts = [0]
     elif method is ScheduleMethod.even:
@@ -88,7 +83,19 @@ def _partition(chain: Chain, profile: Profile, cluster: Cluster, conf: Conf) -> 
     problem = build_problem(chain, profile, cluster, conf, starts)
     triples = zip(starts, ends, hosts, strict=False)
     assignments = tuple(Assignment(first=start, last=end - 1, host=host) for start, end, host in triples)
-    return _compared(evaluate(problem, assignments), problem, method.value)
+    with _users_words():
+        return _compared(evaluate(problem, assignments), problem, method.value)
+
+
+@contextmanager
+def _users_words() -> Iterator[None]:
+    """Around the scheduler: what it refuses comes from the config, so it is the user's error, in the user's words."""
+    try:
+        yield
+    except ValueError as error:
+        text = _FIELD.sub(lambda match: _KEYS[match[0]], str(error))
+        kind = Infeasible if isinstance(error, Infeasible) else UserError
+        raise kind(text) from error
 
 
 def _compared(schedule: Schedule, problem: Problem, method: str) -> Schedule:

@@ -1,14 +1,21 @@
-"""What the compiler's tests share: running installed commands, and the type of the compile_here fixture."""
+"""What the compiler's tests share: running installed commands, schedules alone, and the type of compile_here."""
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from edgecompile.cli import compose
+from edgecompile.domain import cluster_of, model_of
+from edgecompile.partition import partition
 from edgecompile.plan import Plan
+from edgecompile.profile import analytic_profile
+from edgecompile.schedule import Schedule
+from edgecompile.units import Chain
 
 DEADLINE_S = 240
 
@@ -31,3 +38,27 @@ def command(
         timeout=deadline_s,
         stdin=subprocess.DEVNULL,
     )
+
+
+@functools.cache
+def chain_of(*model: str) -> Chain:
+    """The chain of a model, captured once a session."""
+    from edgecompile.capture import FlatModel, capture
+    from edgecompile.models import build_model
+    from edgecompile.passes import run_passes
+    from edgecompile.reference import example_inputs, golden_inputs
+    from edgecompile.units import build_chain
+
+    conf = compose(model)
+    spec = model_of(conf.model)
+    module = build_model(spec, conf.seed)
+    flat = FlatModel(module, [item.name for item in spec.inputs], spec.outputs)
+    examples = example_inputs(spec, golden_inputs(spec, module, conf.seed), conf.microbatch)
+    return build_chain(run_passes(capture(flat, spec, examples, conf.capture), examples, conf.passes))
+
+
+def schedule_of(model: tuple[str, ...], *overrides: str) -> Schedule:
+    """The schedule alone, without shards and plan; `model` is what the chain depends on."""
+    conf = compose([*model, *overrides])
+    chain, cluster = chain_of(*model), cluster_of(conf)
+    return partition(chain, analytic_profile(chain, cluster.devices), cluster, conf)
