@@ -80,11 +80,11 @@ def partition(chain: Chain, profile: Profile, cluster: Cluster, conf: Conf) -> S
     for start in starts[1:]:
         if not chain.boundaries[start].cuttable:
             raise UserError(f"schedule: no cut is possible before unit {start} ({chain.units[start].op})")
-    problem = build_problem(chain, profile, cluster, conf, starts)
     triples = zip(starts, ends, hosts, strict=False)
     assignments = tuple(Assignment(first=start, last=end - 1, host=host) for start, end, host in triples)
+    with_formats = build_problem(chain, profile, cluster, conf, starts)
     with _users_words():
-        return _compared(evaluate(problem, assignments), problem, method.value)
+        return _compared(evaluate(with_formats, assignments), _unbound(problem, chain), conf)
 
 
 @contextmanager
@@ -98,15 +98,29 @@ def _users_words() -> Iterator[None]:
         raise kind(text) from error
 
 
-def _compared(schedule: Schedule, problem: Problem, method: str) -> Schedule:
-    """A given schedule with the best period that these hosts allow as its lower bound."""
-    free = replace(problem, objective=Objective.PERIOD, latency_limit_s=None, period_limit_s=None, pins=(),
-                   excluded_hosts=(), host_order=None, max_hosts=None)  # fmt: skip
-    bound_s = min(solve(free).certificate.lower_bound_s, schedule.period_s)
-    certificate = replace(
-        schedule.certificate, method=method, lower_bound_s=bound_s, gap=1 - bound_s / schedule.period_s
-    )
-    return replace(schedule, certificate=certificate)
+def _compared(given: Schedule, unbound: Problem, conf: Conf) -> Schedule:
+    """A given schedule with the best period that these hosts and formats allow as its lower bound.
+
+    `unbound` is the problem of any stages on any hosts. Where several formats may be at a boundary, each at its best,
+    or where the search is over its budget, the bound is no plan's period: the certificate's method then is `given`, as
+    it is where no bound but the scheduler's own was found.
+    """
+    certificate = given.certificate
+    try:
+        best = solve(unbound).certificate
+    except Infeasible:  # nothing was found within the budget: the given stages themselves do fit
+        return given
+    bound_s = min(max(best.lower_bound_s, certificate.lower_bound_s), given.period_s)
+    attained = best.gap == 0 and len(set(conf.wire.per_cut)) <= 1
+    method = conf.schedule.method.value if attained else certificate.method
+    certificate = replace(certificate, method=method, lower_bound_s=bound_s, gap=1 - bound_s / given.period_s)
+    return replace(given, certificate=certificate)
+
+
+def _unbound(problem: Problem, chain: Chain) -> Problem:
+    """Without the user's constraints, which given stages need not keep."""
+    return replace(problem, objective=Objective.PERIOD, latency_limit_s=None, period_limit_s=None, pins=(),
+                   together=tuple(_uncuttable(chain)), excluded_hosts=(), host_order=None, max_hosts=None)  # fmt: skip
 
 
 def build_problem(
@@ -115,14 +129,15 @@ def build_problem(
     """The scheduler's view: seconds, bytes and limits, and nothing of graphs.
 
     Args:
-        starts: where stages begin, if that is given; each cut then has its own wire format.
+        starts: where stages begin, if that is given; each cut then has its own wire format. Without them every
+            boundary has the format of all cuts. Where wire.per_cut names several, it has the least bytes and the
+            least seconds of any of them, each by itself: no choice of cuts and of formats among these costs less.
 
     Raises:
         UserError: a constraint names an unknown unit, module, host or kind.
     """
-    wires = _wires(chain, conf, starts)
-    sizes = tuple(wire_bytes(boundary, wire) for boundary, wire in zip(chain.boundaries, wires, strict=True))
-    pairs = list(zip(chain.boundaries, wires, strict=True))
+    pairs = list(zip(chain.boundaries, _wires(chain, conf, starts), strict=True))
+    sizes = tuple(min(wire_bytes(boundary, wire) for wire in wires) for boundary, wires in pairs)
     own, shared = _weights(chain)
     constraints = conf.schedule.constraints
     host_names = [host.name for host in cluster.hosts]
@@ -135,8 +150,8 @@ def build_problem(
             Kind(
                 name=device.name,
                 unit_s=profile.unit_s[device.name],
-                encode_s=tuple(encode_s(boundary, wire, device) for boundary, wire in pairs),
-                decode_s=tuple(decode_s(boundary, wire, device) for boundary, wire in pairs),
+                encode_s=tuple(min(encode_s(boundary, wire, device) for wire in wires) for boundary, wires in pairs),
+                decode_s=tuple(min(decode_s(boundary, wire, device) for wire in wires) for boundary, wires in pairs),
                 runtime_bytes=device.runtime_bytes,
             )
             for device in cluster.devices
@@ -177,15 +192,15 @@ def _hosts(cluster: Cluster) -> tuple[SchedHost, ...]:
     )
 
 
-def _wires(chain: Chain, conf: Conf, starts: Sequence[int] | None) -> list[WireFormat]:
-    """The format of each boundary. Inputs and results travel as they are."""
-    raw = FORMATS["fp32"]
+def _wires(chain: Chain, conf: Conf, starts: Sequence[int] | None) -> list[list[WireFormat]]:
+    """The formats that may be at each boundary. Inputs and results travel as they are."""
+    raw = [FORMATS["fp32"]]
     inner = len(chain.boundaries) - 2
     if starts is None:
-        return [raw, *cut_formats(conf, None)[:1] * inner, raw]
+        return [raw, *[cut_formats(conf, None)] * inner, raw]
     wires = [raw, *[raw] * inner, raw]
     for start, wire in zip(starts[1:], cut_formats(conf, len(starts) - 1), strict=True):
-        wires[start] = wire
+        wires[start] = [wire]
     return wires
 
 
