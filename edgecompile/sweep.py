@@ -15,6 +15,7 @@ from rich.table import Table
 
 from edgecompile.console import error_line, table_console
 from edgecompile.errors import UserError
+from edgecompile.store import replacing
 
 __all__ = ["SweepTable", "finish", "forget", "run_job", "running"]
 
@@ -72,7 +73,6 @@ def run_job(config: Any, compile_one: Callable[[Any], float]) -> float:
     except (UserError, OmegaConfBaseException) as error:
         print(error_line("edgecompile", error), file=sys.stderr)
         result["error"] = " ".join(str(error).split())
-    folder.mkdir(parents=True, exist_ok=True)
     _write_json(folder / "result.json", result)
     return throughput
 
@@ -150,6 +150,5 @@ def print_table(rows: list[dict[str, Any]]) -> None:
 
 
 def _write_json(path: Path, value: Any) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(value, indent=1) + "\n")
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=1) + "\n")
