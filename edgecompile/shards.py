@@ -20,8 +20,7 @@ from edgecompile.store import store, temporary_in
 from edgecompile.units import Chain
 from edgecompile.wire import FORMATS, WireFormat, wire_tensors
 
-__all__ = ["Shard", "stage_module", "write_reference", "write_shard"]
-
+__all__ = ["RAW", "Shard", "artifact_formats", "stage_module", "write_reference", "write_shard"]
 
 RAW = FORMATS["fp32"]
 ARTIFACTS = ("torchscript", "pt2")
