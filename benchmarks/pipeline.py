@@ -42,6 +42,15 @@ CONTENDERS = Path(__file__).with_name("contenders.py")
 TORCH = {"TORCH_CPP_LOG_LEVEL": "ERROR", "GLOO_SOCKET_IFNAME": "lo", "PYTHONWARNINGS": "ignore"}
 
 
+def end(process: subprocess.Popen[str] | subprocess.Popen[bytes]) -> None:
+    """Waits for the end of a process that was told to end; kills one that does not."""
+    try:
+        process.wait(20)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
 class Contender:
     """Processes that run bursts of microbatches on demand; the last process's times are the pipeline's."""
 
@@ -72,11 +81,7 @@ class Contender:
             with contextlib.suppress(OSError):
                 process.stdin.close()
         for process in self._processes:
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            end(process)
 
     def _answer(self, process: subprocess.Popen[str]) -> list[float]:
         assert process.stdout is not None
@@ -155,11 +160,7 @@ def ours_over(link: SlowLink, plan: Path, port: int) -> Iterator[Contender]:
         yield first
     finally:
         first.close()
-        try:
-            second.wait(20)
-        except subprocess.TimeoutExpired:
-            second.kill()
-            second.wait()
+        end(second)
 
 
 # --- measuring -------------------------------------------------------------------------------------------------------

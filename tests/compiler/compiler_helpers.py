@@ -21,6 +21,20 @@ DEADLINE_S = 240
 
 Compile = Callable[..., Plan]
 
+HAND_WRITTEN = {
+    "Forked": "{x: {shape: [6, 24], dtype: float32}, ids: {shape: [6], dtype: int64, high: 9}}",
+    "Tied": "{ids: {shape: [7], dtype: int64}}",
+    "InPlace": "{x: {shape: [8], dtype: float32}}",
+    "Convolutions": "{image: {shape: [3, 12, 12], dtype: float32}}",
+    "Encoder": "{x: {shape: [5, 16], dtype: float32}, mask: {shape: [5], dtype: int64}}",
+}
+"""The inputs of the modules in hand_written.py that can be compiled."""
+
+
+def hand_written(name: str) -> tuple[str, ...]:
+    """The overrides that choose a module of hand_written.py."""
+    return "model=custom", f"model.build._target_=hand_written.{name}", f"model.inputs={HAND_WRITTEN[name]}"
+
 
 def command(
     module: str, *arguments: str, folder: Path, deadline_s: float = DEADLINE_S, path: Path | None = None

@@ -5,18 +5,13 @@ from __future__ import annotations
 from itertools import combinations
 
 import pytest
-from compiler_helpers import chain_of, schedule_of
+from compiler_helpers import chain_of, hand_written, schedule_of
 
 from edgecompile import partition as module
 from edgecompile.errors import UserError
 from edgecompile.schedule import Infeasible
 
-FORKED = (
-    "model=custom",
-    "model.build._target_=hand_written.Forked",
-    "model.inputs={x: {shape: [6, 24], dtype: float32}, ids: {shape: [6], dtype: int64, high: 9}}",
-    "microbatch=4000",
-)
+FORKED = (*hand_written("Forked"), "microbatch=4000")
 HOSTS = ("hosts.count=3", "hosts.members.local.bandwidth=3Gbps")
 CUTS = ("schedule=manual", "schedule.cuts=[2,5]")
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import yaml
-from compiler_helpers import Compile, command
+from compiler_helpers import Compile, command, hand_written
 
 from edgecompile.errors import UserError
 from edgecompile.plan import read_plan
 
-TINY = ("model=custom", "model.build._target_=hand_written.Tied", "model.inputs={ids: {shape: [7], dtype: int64}}")
+TINY = hand_written("Tied")
 
 
 @pytest.fixture(scope="module")

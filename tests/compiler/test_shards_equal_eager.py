@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from compiler_helpers import Compile
+from compiler_helpers import HAND_WRITTEN, Compile, hand_written
 
 from edgecompile.errors import UserError
 from edgecompile.plan import Plan, read_plan
@@ -68,19 +68,8 @@ def test_transformers_architectures_at_three_stages(compile_here: Compile, archi
     assert set(plan.golden.tolerance) == {spec.name for spec in plan.outputs}
 
 
-HAND_WRITTEN = {
-    "Forked": "{x: {shape: [6, 24], dtype: float32}, ids: {shape: [6], dtype: int64, high: 9}}",
-    "Tied": "{ids: {shape: [7], dtype: int64}}",
-    "InPlace": "{x: {shape: [8], dtype: float32}}",
-    "Convolutions": "{image: {shape: [3, 12, 12], dtype: float32}}",
-    "Encoder": "{x: {shape: [5, 16], dtype: float32}, mask: {shape: [5], dtype: int64}}",
-}
-
-
 def compile_hand_written(compile_here: Compile, name: str, *overrides: str) -> Plan:
-    return compile_here(
-        "model=custom", f"model.build._target_=hand_written.{name}", f"model.inputs={HAND_WRITTEN[name]}", *overrides
-    )
+    return compile_here(*hand_written(name), *overrides)
 
 
 @pytest.mark.parametrize("name", HAND_WRITTEN)

@@ -5,19 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from compiler_helpers import command
+from compiler_helpers import command, hand_written
 
 from edgecompile.plan import read_plan
 
-HAND_WRITTEN = (
-    "model=custom",
-    "model.build._target_=hand_written.Tied",
-    "model.inputs={ids: {shape: [7], dtype: int64}}",
-)
-
 
 def test_a_sweep_writes_plans_and_names_the_best(tmp_path: Path) -> None:
-    done = command("edgecompile.cli", "-m", *HAND_WRITTEN, "microbatch=1,2,0,4", folder=tmp_path,
+    done = command("edgecompile.cli", "-m", *hand_written("Tied"), "microbatch=1,2,0,4", folder=tmp_path,
                    path=Path(__file__).parent)  # fmt: skip
     assert done.returncode == 0, done.stderr
     sweep = tmp_path / "outputs" / "multirun"
@@ -33,14 +27,14 @@ def test_a_sweep_writes_plans_and_names_the_best(tmp_path: Path) -> None:
 
 def test_an_earlier_sweeps_points_are_not_in_the_table(tmp_path: Path) -> None:
     for points in ("1,2,3", "4"):
-        done = command("edgecompile.cli", "-m", *HAND_WRITTEN, f"microbatch={points}", folder=tmp_path,
+        done = command("edgecompile.cli", "-m", *hand_written("Tied"), f"microbatch={points}", folder=tmp_path,
                        path=Path(__file__).parent)  # fmt: skip
         assert done.returncode == 0, done.stderr
     assert len(json.loads((tmp_path / "outputs/multirun/manifest.json").read_text())["jobs"]) == 1
 
 
 def test_a_sweep_without_a_plan_fails(tmp_path: Path) -> None:
-    done = command("edgecompile.cli", "-m", *HAND_WRITTEN, "microbatch=0,-1", folder=tmp_path,
+    done = command("edgecompile.cli", "-m", *hand_written("Tied"), "microbatch=0,-1", folder=tmp_path,
                    path=Path(__file__).parent)  # fmt: skip
     assert done.returncode == 2
     assert "Traceback" not in done.stderr

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-from compiler_helpers import chain_of, schedule_of
+from compiler_helpers import chain_of, hand_written, schedule_of
 from torch import fx
 
 from edgecompile.capture import Captured
@@ -15,12 +15,7 @@ from edgecompile.schedule import Schedule
 from edgecompile.units import Boundary, Chain
 from edgecompile.verify import check_captured, check_chain, check_outputs, check_schedule
 
-FORKED = (
-    "model=custom",
-    "model.build._target_=hand_written.Forked",
-    "model.inputs={x: {shape: [6, 24], dtype: float32}, ids: {shape: [6], dtype: int64, high: 9}}",
-    "microbatch=2",
-)
+FORKED = (*hand_written("Forked"), "microbatch=2")
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from compiler_helpers import Compile
+from compiler_helpers import Compile, hand_written
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -82,14 +82,7 @@ def test_constant_and_empty_ranges() -> None:
         assert torch.allclose(decoded, value)
 
 
-FORKED = (
-    "model=custom",
-    "model.build._target_=hand_written.Forked",
-    "model.inputs={x: {shape: [6, 24], dtype: float32}, ids: {shape: [6], dtype: int64, high: 9}}",
-    "schedule=even",
-    "hosts.count=3",
-    "microbatch=2",
-)
+FORKED = (*hand_written("Forked"), "schedule=even", "hosts.count=3", "microbatch=2")
 
 
 @pytest.mark.parametrize("name", FORMATS)
