@@ -63,7 +63,7 @@ class Row:
     fitted: bool
 
 
-# --- models that no option names ---------------------------------------------------------------------------------------
+# --- models that no option names -------------------------------------------------------------------------------------
 
 
 def vgg(depths: Sequence[int]) -> nn.Module:
@@ -85,6 +85,8 @@ def yolo(scale: str) -> nn.Module:
 
     model: Any = DetectionModel(f"yolo11{scale}.yaml", verbose=False).eval().fuse(verbose=False)
     model.model[-1].export, model.model[-1].format = True, "torchscript"
+    with torch.inference_mode(mode=False), torch.no_grad():
+        model(torch.zeros(1, 3, 640, 640))  # its head computes anchors once, and then keeps them
     return _Positional(model)
 
 
@@ -178,8 +180,9 @@ def tell(board: str) -> None:
         error = analytic / row.published_s - 1
         part = "" if row.part is None else f" part {row.part}"
         mark = " " if row.fitted else "*"
-        print(f"  {row.model + part:22s} {row.dtype:8s} x{row.microbatch}  published {format_time(row.published_s):>8s}  "
-              f"analytic {format_time(analytic):>8s}  {error:+7.1%}{mark} {row.source}")  # fmt: skip
+        what = f"{row.model + part:22s} {row.dtype:8s} x{row.microbatch}"
+        print(f"  {what}  published {format_time(row.published_s):>8s}  analytic {format_time(analytic):>8s}  "
+              f"{error:+7.1%}{mark} {row.source}")  # fmt: skip
         if row.fitted:
             errors.append(abs(error))
     if errors:

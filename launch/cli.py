@@ -35,7 +35,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
             signal.signal(number, _interrupt)
     try:
-        arguments = _parser().parse_args(argv)
+        words = sys.argv[1:] if argv is None else list(argv)
+        if words[:1] == ["links"]:
+            return _measure_links(words[1:])
+        arguments = _parser().parse_args(words)
         plan_path = Path(arguments.plan)
         plan = read_plan(plan_path)
         _check_arguments(arguments, plan)
@@ -54,8 +57,37 @@ def _interrupt(signum: int, frame: object) -> None:
     raise KeyboardInterrupt
 
 
+def _measure_links(words: Sequence[str]) -> int:
+    from edgelaunch import links_command
+
+    parser = _Parser(
+        prog="edgelaunch links",
+        description="Measure bandwidth and latency between all pairs of a plan's hosts; start it on each of them.",
+    )
+    links_command.add_arguments(parser)
+    arguments = parser.parse_args(words)
+    plan_path = Path(arguments.plan)
+    plan = read_plan(plan_path)
+    links_command.check_arguments(arguments, plan)
+    if not arguments.local:
+        _run_rank(arguments, plan, plan_path, links_command.rank_failure)
+    from edgelaunch.local import LocalRun
+
+    passed = ["--output", arguments.output] if arguments.output is not None else []
+    run = LocalRun(plan, plan_path, passed, quiet=arguments.quiet, max_threads=1,
+                   command=("links", "--seconds", str(arguments.seconds)))  # fmt: skip
+    failure = run.run()
+    if failure is not None:
+        _describe(failure, plan, None)
+    return exit_code(failure) if failure is not None else 0
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="edgelaunch", description="Run one rank of a plan, or with --local all of them.")
+    parser = _Parser(
+        prog="edgelaunch",
+        description="Run one rank of a plan, or with --local all of them.",
+        epilog="edgelaunch links PLAN measures the links between a plan's hosts: edgelaunch links --help",
+    )
     add = parser.add_argument
     add("plan", metavar="PLAN", help="plan.yaml, written by edgecompile")
     add("--version", action="version", version=f"edgelaunch {__version__}")
@@ -169,7 +201,10 @@ def _run_local(arguments: argparse.Namespace, plan: Plan, plan_path: Path) -> in
 # --- one rank --------------------------------------------------------------------------------------------------------
 
 
-def _run_rank(arguments: argparse.Namespace, plan: Plan, plan_path: Path) -> NoReturn:
+RankWork = Callable[[argparse.Namespace, Plan, Path, list[Any]], tuple["Failure | None", int]]
+
+
+def _run_rank(arguments: argparse.Namespace, plan: Plan, plan_path: Path, work: RankWork | None = None) -> NoReturn:
     """Ends the process itself: a thread that waits in gloo would keep the interpreter from ending."""
     from edgelaunch.allocator import use_one_arena
     from edgelaunch.local import watch_parent
@@ -179,7 +214,7 @@ def _run_rank(arguments: argparse.Namespace, plan: Plan, plan_path: Path) -> NoR
     discard: list[Any] = []
     own = arguments.rank or 0
     try:
-        failure, rank = _rank_failure(arguments, plan, plan_path, discard)
+        failure, rank = (work or _rank_failure)(arguments, plan, plan_path, discard)
     except KeyboardInterrupt:
         failure, rank = Failure(rank=own, kind="interrupted", message="interrupted"), own
     except BrokenPipeError:  # whoever read our output has seen enough

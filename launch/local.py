@@ -48,8 +48,12 @@ class Child:
 class Children:
     """Rank processes on this machine: starts them, relays what they print, keeps the failures that they report."""
 
-    def __init__(self, plan: Plan, plan_path: Path, port: int, max_threads: int | None = None) -> None:
+    def __init__(
+        self, plan: Plan, plan_path: Path, port: int, max_threads: int | None = None, command: Sequence[str] = ()
+    ) -> None:
+        """`command`: the words between `edgelaunch` and the plan, such as `links`."""
         self._plan, self._plan_path, self._port, self._max_threads = plan, plan_path, port, max_threads
+        self._command = tuple(command)
         self._children: list[Child] = []
         self._reports: list[Failure] = []
 
@@ -59,7 +63,7 @@ class Children:
         threads = local_threads(self._plan, rank, len(self._plan.hosts))
         threads = min(threads, self._max_threads or threads)
         command = [
-            sys.executable, "-m", "edgelaunch", str(self._plan_path), "--rank", str(rank), "--loopback",
+            sys.executable, "-m", "edgelaunch", *self._command, str(self._plan_path), "--rank", str(rank), "--loopback",
             "--master", f"127.0.0.1:{self._port}", "--threads", str(threads), "--supervisor-fd", str(theirs.fileno()),
             *arguments,
         ]  # fmt: skip
@@ -159,12 +163,19 @@ class LocalRun:
     """All ranks of a plan, rank 0 included, as children."""
 
     def __init__(
-        self, plan: Plan, plan_path: Path, arguments: Sequence[str], *, quiet: bool, max_threads: int | None
+        self,
+        plan: Plan,
+        plan_path: Path,
+        arguments: Sequence[str],
+        *,
+        quiet: bool,
+        max_threads: int | None,
+        command: Sequence[str] = (),
     ) -> None:
-        """`arguments`: the data host's, such as `--input`."""
+        """`arguments`: the data host's, such as `--input`; `command`: as of Children."""
         self._quiet = quiet
         self.listener = listen_on_loopback()
-        self.children = Children(plan, plan_path, self.listener.getsockname()[1], max_threads)
+        self.children = Children(plan, plan_path, self.listener.getsockname()[1], max_threads, command)
         self._arguments = list(arguments)
         self._num_ranks = len(plan.hosts)
 

@@ -19,7 +19,7 @@ from torch._C._distributed_c10d import PrefixStore, Store
 
 from edgecompile.plan import UserError
 from edgelaunch.identity import address_is_here, is_loopback, resolve
-from edgelaunch.links import Peer, ReceiveLink, SendLink
+from edgelaunch.links import Group, Peer, ReceiveLink, SendLink
 from edgelaunch.messages import Layout
 
 __all__ = ["Generation", "Member", "local_address"]
@@ -63,6 +63,12 @@ class Generation:
         self._group = gloo(prefix, member.rank, member.num_ranks, options)
         self._member, self._fail = member, fail
         self._links: list[SendLink | ReceiveLink] = []
+
+    @property
+    def group(self) -> Group:
+        """For messages that are no plan's."""
+        group: Group = self._group
+        return group
 
     def send_link(self, peer: int, boundary: int, layout: Layout, num_buffers: int) -> SendLink:
         link = SendLink(self._peer(peer, boundary), layout, num_buffers)
