@@ -9,6 +9,7 @@ from edgecompile.domain import Cluster
 from edgecompile.partition import link_figures
 from edgecompile.profile import Profile
 from edgecompile.quantities import parse_time
+from edgecompile.readiness import planning_notes
 from edgecompile.schedule import Schedule
 from edgecompile.schema import Conf
 from edgecompile.shards import Shard
@@ -76,6 +77,7 @@ def assemble_plan(
         stages=_stages(chain, schedule, shards, wires, ranks),
         units=_units(chain, profile),
         unused_hosts=tuple(host.name for index, host in enumerate(cluster.hosts) if index not in used),
+        notes=planning_notes(cluster, used),
     )
 
 

@@ -54,7 +54,7 @@ class DeviceConf:
     execution: str = "cpu"
     dtype: str = "float32"
     peak: dict[str, Any] = field(default_factory=dict)
-    """Floating-point operations a second for each dtype."""
+    """Operations a second for each dtype; `dtype` names the one that counts."""
     efficiency: float = 0.7
     """The share of the peak that matrix products reach."""
     memory_bandwidth: Any = "10GB/s"
@@ -69,7 +69,7 @@ class DeviceConf:
     threads: int = 0
     """Intra-op threads; 0: as many as the machine has cores."""
     python: str = ""
-    """The newest Python its vendor's system ships; empty: unknown."""
+    """The newest Python its vendor's system ships; empty: unknown. Below 3.10 a board can only be planned for."""
     source: str = ""
 
 

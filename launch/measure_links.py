@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from itertools import combinations
 from time import perf_counter
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -28,6 +28,8 @@ from edgelaunch.messages import PIECE_BYTES
 from edgelaunch.rank import Rank, RankOptions
 
 __all__ = ["LinkRank"]
+
+T = TypeVar("T")
 
 SMALL_BYTES = 64
 NUM_ROUND_TRIPS = 100
@@ -66,7 +68,7 @@ class Wire:
     def wait(self, work: dist.Work) -> None:
         self._guarded(lambda: work.wait(FOREVER))
 
-    def _guarded(self, call: Callable[[], Any]) -> Any:
+    def _guarded(self, call: Callable[[], T]) -> T:
         try:
             return call()
         except RuntimeError as error:

@@ -11,6 +11,7 @@ import edgecompile.conf
 from edgecompile.cli import compose
 from edgecompile.domain import cluster_of, model_of
 from edgecompile.errors import UserError
+from edgecompile.explore.show import plan_tables
 from edgecompile.quantities import parse_bytes, parse_flops, parse_rate, parse_time
 
 CONF = Path(next(iter(edgecompile.conf.__path__)))
@@ -40,6 +41,26 @@ def test_every_board_composes(name: str) -> None:
     cluster = cluster_of(compose([*board, f"hosts.members.local.device={name}"]))
     assert cluster.devices[0].peak_flops_per_s > 0
     assert name == "local" or compose([f"+board@devices.{name}={name}"]).devices[name].source
+
+
+@pytest.mark.parametrize("name", options("board"))
+def test_every_board_says_where_its_figures_come_from(name: str) -> None:
+    device = compose([] if name == "local" else [f"+board@devices.{name}={name}"]).devices[name]
+    assert device.dtype in device.peak
+    assert all(parse_flops(value, "peak") > 0 for value in device.peak.values())
+    assert name == "local" or device.python
+    head = (CONF / "board" / f"{name}.yaml").read_text().split("execution:")[0].replace("\n# ", " ").lower()
+    assert name == "local" or "calibrated" in head
+
+
+def test_a_board_that_can_only_be_planned_for_is_named(compile_here: Compile) -> None:
+    words = ["model=custom", "model.build._target_=hand_written.Tied", "model.inputs={ids: {shape: [7], dtype: int64}}"]
+    plan = compile_here(*words, "devices=jetson_legacy", "hosts.count=1")
+    (note,) = plan.notes
+    assert note.startswith("agx-xavier (jetson_agx_xavier) can only be planned for")
+    assert "Python 3.8, and edgelaunch needs 3.10" in note
+    assert note in list(plan_tables(plan))
+    assert compile_here(*words, "devices=local", "hosts.count=1").notes == ()
 
 
 @pytest.mark.parametrize("group", ["schedule", "profile", "data", "wire", "artifact"])
@@ -85,6 +106,7 @@ BAD = [
     (["hosts.members.local.bandwidth=fast"], ["hosts.members.local.bandwidth", "fast"]),
     (["hosts.members.local.device=pi"], ["hosts.members.local.device", "pi", "local"]),
     (["devices.local.peak.float32=12GB"], ["devices.local.peak.float32", "12GB", "GFLOPS"]),
+    (["devices.local.python=new"], ["devices.local.python", "new"]),
     (["schedule=best"], ["schedule/best", "exact"]),
     (["weights=nowhere.npz"], ["weights", "nowhere.npz"]),
     (["model=transformers"], ["architecture"]),
