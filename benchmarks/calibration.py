@@ -16,13 +16,12 @@ import math
 import statistics
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import yaml
 from torch import nn
@@ -30,24 +29,19 @@ from torch import nn
 from edgecompile.blocks import pipeedge_cuts
 from edgecompile.capture import FlatModel, capture
 from edgecompile.cli import compose
-from edgecompile.domain import model_of
+from edgecompile.domain import Device, cluster_of, model_of
 from edgecompile.models import build_model
 from edgecompile.passes import run_passes
 from edgecompile.plan import DTYPE_BYTES
-from edgecompile.quantities import format_time, parse_flops, parse_rate, parse_time
+from edgecompile.profile import analytic_profile
+from edgecompile.quantities import format_time, parse_flops
 from edgecompile.reference import example_inputs, golden_inputs
-from edgecompile.schema import DeviceConf
 from edgecompile.units import Chain, build_chain
 
 DATA = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text())
 VGG_CHANNELS = (64, 128, 256, 512, 512)
-
-
-@dataclass(frozen=True)
-class Figures:
-    flops_per_s: float
-    memory_bytes_per_s: float
-    launch_s: float
+EFFICIENCIES = [percent / 100 for percent in range(6, 100, 2)]
+LAUNCHES_S = [1e-6 * 1.25**step for step in range(28)]
 
 
 @dataclass(frozen=True)
@@ -125,41 +119,35 @@ def chain_of(model: str, microbatch: int) -> Chain:
     return build_chain(run_passes(capture(flat, spec, examples, conf.capture), examples, conf.passes))
 
 
-@cache
-def work_of(model: str, microbatch: int, part: int | None) -> tuple[np.ndarray, np.ndarray]:
-    """Operations and float32 bytes of each unit."""
-    chain = chain_of(model, microbatch)
-    units = list(chain.units)
-    if part is not None:
-        first, end = pipeedge_cuts([1, part - 1, part, part, part + 1, quarters(chain)], chain)
-        units = units[first:end]
-    return np.array([unit.flops for unit in units], float), np.array([unit.moved_bytes for unit in units], float)
-
-
 def quarters(chain: Chain) -> int:
     blocks = {unit.module.split("layers.")[1].split(".")[0] for unit in chain.units if "layers." in unit.module}
     return 4 * len(blocks)
 
 
-def analytic_s(row: Row, figures: Figures) -> float:
-    """The cost model of edgecompile.profile: arithmetic or traffic, whichever is longer, and a launch, a unit."""
-    flops, moved = work_of(row.model, row.microbatch, row.part)
-    traffic = moved * DTYPE_BYTES[row.dtype] / DTYPE_BYTES["float32"]
-    times = np.maximum(flops / figures.flops_per_s, traffic / figures.memory_bytes_per_s) + figures.launch_s
-    return float(times.sum())
+@cache
+def part_of(model: str, microbatch: int, part: int | None) -> slice:
+    """The units of a quarter of a block; all of them without one."""
+    if part is None:
+        return slice(None)
+    chain = chain_of(model, microbatch)
+    return slice(*pipeedge_cuts([1, part - 1, part, part, part + 1, quarters(chain)], chain))
 
 
-def device_of(board: str) -> DeviceConf:
+def analytic_s(row: Row, device: Device) -> float:
+    times = analytic_profile(chain_of(row.model, row.microbatch), [device]).unit_s[device.name]
+    return sum(times[part_of(row.model, row.microbatch, row.part)])
+
+
+@cache
+def device_of(board: str, dtype: str) -> Device:
+    """The board as the compiler sees it, computing in `dtype`: its peak, and smaller values on the same memory."""
     added = [] if board == "local" else [f"+board@devices.{board}={board}"]
-    return compose(added).devices[board]
-
-
-def figures_of(board: str, dtype: str) -> Figures:
-    device = device_of(board)
-    return Figures(
-        parse_flops(device.peak[dtype], "peak") * device.efficiency,
-        parse_rate(device.memory_bandwidth, "memory_bandwidth"),
-        parse_time(device.launch_overhead, "launch_overhead"),
+    conf = compose([*added, f"hosts.members.local.device={board}"])
+    device, option = cluster_of(conf).devices[0], conf.devices[board]
+    return replace(
+        device,
+        peak_flops_per_s=parse_flops(option.peak[dtype], "peak") * option.efficiency,
+        memory_bytes_per_s=device.memory_bytes_per_s * DTYPE_BYTES["float32"] / DTYPE_BYTES[dtype],
     )
 
 
@@ -176,7 +164,7 @@ def tell(board: str) -> None:
     print(f"\n{board}" + (f" ({missing} rows left out: pip install ultralytics)" if missing else ""))
     errors = []
     for row in rows:
-        analytic = analytic_s(row, figures_of(board, row.dtype))
+        analytic = analytic_s(row, device_of(board, row.dtype))
         error = analytic / row.published_s - 1
         part = "" if row.part is None else f" part {row.part}"
         mark = " " if row.fitted else "*"
@@ -192,24 +180,18 @@ def tell(board: str) -> None:
 def fit(board: str) -> None:
     """Least mean squared logarithm of analytic over published, by trying a grid; bandwidth stays as it is."""
     rows = [row for row in available(board) if row.fitted]
-    efficiencies = [round(value, 3) for value in np.arange(0.05, 1.0, 0.01)]
-    launches = [0.0, *np.geomspace(1e-6, 5e-4, 60)]
+    efficiency_now = compose([f"+board@devices.{board}={board}"]).devices[board].efficiency
     best = (math.inf, 0.0, 0.0)
-    for efficiency, launch_s in itertools.product(efficiencies, launches):
+    for efficiency, launch_s in itertools.product(EFFICIENCIES, LAUNCHES_S):
         loss = 0.0
         for row in rows:
-            own = figures_of_peak(board, row.dtype)
-            analytic = analytic_s(row, Figures(own[0] * efficiency, own[1], launch_s))
-            loss += math.log(analytic / row.published_s) ** 2 / len(rows)
+            now = device_of(board, row.dtype)
+            peak = now.peak_flops_per_s / efficiency_now * efficiency
+            tried = replace(now, peak_flops_per_s=peak, launch_s=launch_s)
+            loss += math.log(analytic_s(row, tried) / row.published_s) ** 2 / len(rows)
         best = min(best, (loss, efficiency, launch_s))
     print(f"{board}: efficiency {best[1]:.2f}, launch_overhead {format_time(best[2])}: "
           f"about {math.exp(math.sqrt(best[0])) - 1:.1%} off")  # fmt: skip
-
-
-@cache
-def figures_of_peak(board: str, dtype: str) -> tuple[float, float]:
-    device = device_of(board)
-    return parse_flops(device.peak[dtype], "peak"), parse_rate(device.memory_bandwidth, "memory_bandwidth")
 
 
 def main() -> int:

@@ -110,11 +110,11 @@ def _lines(figure: Figure, rows: Sequence[Mapping[str, Any]], microbatches: Sequ
             # the first ones are wider, so that lines on top of each other are all seen
             (handles[name],) = axis.plot(
                 [place for place, _ in done], [height for _, height in done], color=colour, marker=marker,
-                linewidth=max(1.6, 3.4 - 0.6 * number), markersize=max(5, 9 - number),
+                linewidth=max(1.4, 4.4 - 1.5 * number), markersize=max(5, 10 - 2.5 * number),
                 linestyle="-" if number < len(_COLOURS) else "--",
             )  # fmt: skip
             _cross(axis, [point.place for point in points if unit.of(point) is None], colour)
-        _finish(axis, unit)
+        _finish(axis, unit, rows)
     panels[1].set_xticks(range(len(values)), [str(value) for value in values])
     panels[1].set_xlim(-0.3, len(values) - 0.7)
     panels[1].set_xlabel("microbatch (items that travel together)")
@@ -129,7 +129,7 @@ def _bars(figure: Figure, rows: Sequence[Mapping[str, Any]]) -> None:
     for axis, unit in zip(panels, _units(rows), strict=True):
         axis.bar(range(len(points)), [unit.of(point) or 0.0 for point in points], width=0.6, color=_COLOURS[0])
         _cross(axis, [point.place for point in points if unit.of(point) is None], _COLOURS[1])
-        _finish(axis, unit)
+        _finish(axis, unit, rows)
     shared = set(common_overrides(rows))
     names = ["\n".join(word for word in row["overrides"] if word not in shared) for row in rows]
     longest = max((len(line) for name in names for line in name.split("\n")), default=0)
@@ -177,8 +177,9 @@ def _cross(axis: Axes, places: Sequence[int], colour: str) -> None:
         axis.annotate("x: no plan", (1.0, 1.0), xycoords="axes fraction", ha="right", va="bottom", fontsize=9)
 
 
-def _finish(axis: Axes, unit: _Unit) -> None:
-    axis.set_ylim(bottom=0.0)
+def _finish(axis: Axes, unit: _Unit, rows: Sequence[Mapping[str, Any]]) -> None:
+    heights = [height for row in rows if (height := unit.of(_point(row, 0))) is not None]
+    axis.set_ylim(0.0, 1.08 * max(heights))
     axis.set_ylabel(unit.label)
     axis.grid(axis="y", color=_GRID, linewidth=0.8)
     axis.set_axisbelow(True)
