@@ -1,4 +1,4 @@
-"""What the compiler's tests share: running installed commands, schedules alone, and the type of compile_here."""
+"""What the compiler's tests share: running installed commands, schedules alone, and the types of fixtures."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from edgecompile.units import Chain
 DEADLINE_S = 240
 
 Compile = Callable[..., Plan]
+Command = Callable[..., subprocess.CompletedProcess[str]]
 
 HAND_WRITTEN = {
     "Forked": "{x: {shape: [6, 24], dtype: float32}, ids: {shape: [6], dtype: int64, high: 9}}",

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
-from compiler_helpers import Compile, command
+from compiler_helpers import SMALL_DEIT, Command, Compile, command
 
 import edgecompile.conf
 from edgecompile.cli import compose
@@ -108,31 +109,45 @@ BAD = [
     (["devices.local.peak.float32=12GB"], ["devices.local.peak.float32", "12GB", "GFLOPS"]),
     (["devices.local.python=new"], ["devices.local.python", "new"]),
     (["schedule=best"], ["schedule/best", "exact"]),
-    (["weights=nowhere.npz"], ["weights", "nowhere.npz"]),
+    (["weights=nowhere.npz", *SMALL_DEIT], ["weights", "nowhere.npz"]),
     (["model=transformers"], ["architecture"]),
     (["model=transformers", "model.build.architecture=BertModl", "model.inputs={x: {shape: [1], dtype: int64}}"],
      ["BertModl", "BertModel"]),
-    (["model=deit_tiny", "+model.build.config.hiden_size=4"], ["hiden_size", "hidden_size"]),
-    (["model=deit_tiny", "passes.fold=false"], ["passes.fold", "fold_constants"]),
-    (["model=deit_tiny", "hosts.members.local.memory=401MB"], ["local-1", "bytes", "too few"]),
-    (["model=deit_tiny", "model.output=logit"], ["model.output", "logits"]),
+    (["+model.build.config.hiden_size=4", "model=deit_tiny"], ["hiden_size", "hidden_size"]),
+    (["passes.fold=false", *SMALL_DEIT], ["passes.fold", "fold_constants"]),
+    (["hosts.members.local.memory=400MB", *SMALL_DEIT], ["local-1", "bytes", "too few"]),
+    (["model.output=logit", *SMALL_DEIT], ["model.output", "logits"]),
     (["model=custom", "model.build._target_=nowhere.Model", "model.inputs={x: {shape: [4], dtype: float32}}"],
      ["nowhere"]),
-    (["model=deit_tiny", "data.top_k=0"], ["top_k"]),
-    (["model=minilm", "data.tokenizer=nowhere.json"], ["data.tokenizer", "nowhere.json"]),
+    (["data.top_k=0", *SMALL_DEIT], ["top_k"]),
+    (["data.tokenizer=nowhere.json", "model=minilm",
+      "++model.build.config={hidden_size: 24, num_hidden_layers: 1, intermediate_size: 48, vocab_size: 64}"],
+     ["data.tokenizer", "nowhere.json"]),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("overrides", "words"), BAD, ids=lambda value: " ".join(value)[:60])
-def test_a_mistake_is_one_line_and_exit_2(tmp_path: Path, overrides: list[str], words: list[str]) -> None:
-    done = command("edgecompile.cli", *overrides, folder=tmp_path)
+def check_mistake(done: subprocess.CompletedProcess[str], words: list[str], folder: Path) -> None:
     last = done.stderr.strip().splitlines()[-1]
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
     assert last.startswith("edgecompile: ")
     assert all(word in last for word in words), last
-    assert not list(tmp_path.rglob("plan.yaml"))
-    assert not list(tmp_path.rglob("*.tmp"))
+    assert not list(folder.rglob("plan.yaml"))
+    assert not list(folder.rglob("*.tmp"))
+
+
+@pytest.mark.parametrize(("overrides", "words"), BAD, ids=lambda value: " ".join(value)[:60])
+def test_a_mistake_is_one_line_and_exit_2(
+    main_here: Command, tmp_path: Path, overrides: list[str], words: list[str]
+) -> None:
+    check_mistake(main_here(*overrides), words, tmp_path)
+
+
+@pytest.mark.parametrize("override", ["model=vit_bse", "microbatch=0", "model.output=logit"])
+def test_the_command_itself_ends_so_too(tmp_path: Path, override: str) -> None:
+    """Found by Hydra, by ourselves, and after torch and the model were there."""
+    overrides, words = next(item for item in BAD if item[0][0] == override)
+    check_mistake(command("edgecompile.cli", *overrides, folder=tmp_path), words, tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -17,14 +17,20 @@ TINY = hand_written("Tied")
 
 
 @pytest.fixture(scope="module")
-def document(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A plan as the compiler writes it."""
     from edgecompile.cli import compose
     from edgecompile.console import steps
     from edgecompile.pipeline import compile_model
 
     folder = tmp_path_factory.mktemp("plan")
     compile_model(compose([*TINY, f"output_dir={folder}", "schedule=even"]), steps)
-    return yaml.safe_load((folder / "plan.yaml").read_text())
+    return folder / "plan.yaml"
+
+
+@pytest.fixture(scope="module")
+def document(written: Path) -> dict[str, Any]:
+    return yaml.safe_load(written.read_text())
 
 
 def change(document: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
@@ -133,9 +139,8 @@ def test_the_same_config_gives_the_same_bytes(compile_here: Compile, tmp_path: P
     assert here == there
 
 
-def test_edgeplan_show(compile_here: Compile, tmp_path: Path) -> None:
-    compile_here(*TINY, "schedule=even")
-    done = command("edgecompile.explore.cli", "show", "outputs/plan.yaml", folder=tmp_path)
+def test_edgeplan_show(written: Path, tmp_path: Path) -> None:
+    done = command("edgecompile.explore.cli", "show", str(written), folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "local-2" in done.stdout
     assert "items/s" in done.stdout

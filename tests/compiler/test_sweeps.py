@@ -8,7 +8,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from compiler_helpers import command, hand_written
+from compiler_helpers import Command, command, hand_written
 
 from edgecompile.plan import read_plan
 from edgecompile.sweep_plot import common_overrides, write_plot
@@ -41,17 +41,15 @@ def test_a_sweep_writes_plans_and_names_the_best(tmp_path: Path) -> None:
     assert ElementTree.parse(sweep / "sweep.svg").getroot().tag.endswith("svg")
 
 
-def test_an_earlier_sweeps_points_are_not_in_the_table(tmp_path: Path) -> None:
+def test_an_earlier_sweeps_points_are_not_in_the_table(main_here: Command, tmp_path: Path) -> None:
     for points in ("1,2,3", "4"):
-        done = command("edgecompile.cli", "-m", *hand_written("Tied"), f"microbatch={points}", folder=tmp_path,
-                       path=Path(__file__).parent)  # fmt: skip
+        done = main_here("-m", *hand_written("Tied"), f"microbatch={points}")
         assert done.returncode == 0, done.stderr
     assert len(json.loads((tmp_path / "outputs/multirun/manifest.json").read_text())["jobs"]) == 1
 
 
-def test_a_sweep_without_a_plan_fails(tmp_path: Path) -> None:
-    done = command("edgecompile.cli", "-m", *hand_written("Tied"), "microbatch=0,-1", folder=tmp_path,
-                   path=Path(__file__).parent)  # fmt: skip
+def test_a_sweep_without_a_plan_fails(main_here: Command, tmp_path: Path) -> None:
+    done = main_here("-m", *hand_written("Tied"), "microbatch=0,-1")
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert not list(tmp_path.rglob("*.svg"))
