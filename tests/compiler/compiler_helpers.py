@@ -55,6 +55,14 @@ def command(
     )
 
 
+SMALL_DEIT = (
+    "model=deit_tiny",
+    "++model.build.config={hidden_size: 24, intermediate_size: 48, num_labels: 5, image_size: 32}",
+    "model.inputs.pixel_values.shape=[3,32,32]",
+)
+"""deit_tiny with all its blocks and units, and little work in them."""
+
+
 @functools.cache
 def chain_of(*model: str) -> Chain:
     """The chain of a model, captured once a session."""
