@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from edgecompile.cli import compose
+from edgecompile.console import steps
 from edgecompile.domain import cluster_of, model_of
 from edgecompile.partition import partition
 from edgecompile.plan import Plan
@@ -53,6 +54,13 @@ def command(
         timeout=deadline_s,
         stdin=subprocess.DEVNULL,
     )
+
+
+def compile_into(folder: Path, *overrides: str) -> Plan:
+    """Compiles these overrides into `folder`, in this process."""
+    from edgecompile.pipeline import compile_model
+
+    return compile_model(compose([*overrides, f"output_dir={folder}"]), steps)
 
 
 SMALL_DEIT = (

@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from compiler_helpers import Command, Compile
+from compiler_helpers import Command, Compile, compile_into
 
 from edgecompile import cli
-from edgecompile.cli import compose
-from edgecompile.console import steps
-from edgecompile.plan import Plan
 
 
 @pytest.fixture
 def compile_here(tmp_path: Path) -> Compile:
     """Compiles these overrides into the test's own folder and returns the plan."""
 
-    def run(*overrides: str) -> Plan:
-        from edgecompile.pipeline import compile_model
-
-        conf = compose([*overrides, f"output_dir={tmp_path / 'outputs'}"])
-        return compile_model(conf, steps)
-
-    return run
+    return functools.partial(compile_into, tmp_path / "outputs")
 
 
 @pytest.fixture

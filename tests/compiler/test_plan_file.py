@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from compiler_helpers import Compile, command, hand_written
+from compiler_helpers import Compile, command, compile_into, hand_written
 
 from edgecompile.errors import UserError
 from edgecompile.plan import read_plan
@@ -19,12 +19,8 @@ TINY = hand_written("Tied")
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A plan as the compiler writes it."""
-    from edgecompile.cli import compose
-    from edgecompile.console import steps
-    from edgecompile.pipeline import compile_model
-
     folder = tmp_path_factory.mktemp("plan")
-    compile_model(compose([*TINY, f"output_dir={folder}", "schedule=even"]), steps)
+    compile_into(folder, *TINY, "schedule=even")
     return folder / "plan.yaml"
 
 
