@@ -21,6 +21,8 @@ SLOW_PERIOD_S = 0.1
 MIN_QUOTA_S = 0.001
 """The kernel grants no less at a time."""
 REMOVE_S = 5.0
+SLACK_BYTES = 1 << 20
+"""A group that met its limit may have stayed so far below it: the kernel hands memory out in batches."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +120,8 @@ class Group:
             events = _counters(folder / "memory.events")
             return events.get("oom_kill", 0) > 0 and events.get("max", 0) > 0
         killed = _counters(folder / "memory.oom_control").get("oom_kill", 0) > 0
-        return killed and _number(folder / "memory.failcnt") > 0
+        # failcnt stays 0 on newer kernels
+        return killed and self.peak_bytes() + SLACK_BYTES >= _number(folder / "memory.limit_in_bytes")
 
     def peak_bytes(self) -> int:
         """The most that the group ever held, page cache included; 0 where the kernel does not say."""

@@ -6,6 +6,7 @@ Also for benchmarks and tests: `with Emulation(plan) as emulation:`, then `emula
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import os
 import re
@@ -25,6 +26,9 @@ __all__ = ["EmulatedRun", "Emulation", "check_can_emulate", "describe", "interfa
 
 MASTER_PORT = 29500
 SLOWEST_UNSEEN_LATENCY_S = 0.001
+
+_numbers = itertools.count()
+"""Of this process's emulations."""
 
 
 def check_can_emulate() -> None:
@@ -48,7 +52,7 @@ class Emulation:
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
-        self._mark = f"{_family()}{os.getpid()}-{_start_time(os.getpid())}"
+        self._mark = f"{_family()}{os.getpid()}-{_start_time(os.getpid())}-{next(_numbers)}"
         self._groups: list[cgroups.Group] = []
         self._namespaces = netns.Namespaces(self._mark, len(plan.hosts))
         shares = [host.limits.cpu_share for host in plan.hosts]
