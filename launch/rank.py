@@ -6,7 +6,6 @@ to hear a signal: several torch calls wait in C++ where no signal is served.
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import threading
 import time
@@ -24,6 +23,7 @@ from edgelaunch.failures import Abandoned, Failure, FailureBox, PeerLostError, r
 from edgelaunch.feed import Collector, Feeder
 from edgelaunch.identity import Endpoint
 from edgelaunch.items import Results, Source
+from edgelaunch.left_behind import await_at_exit
 from edgelaunch.links import Consumer, LocalLink, Producer, ReceiveLink, SendLink
 from edgelaunch.meeting import Board, Meeting
 from edgelaunch.messages import END, Layout
@@ -39,20 +39,6 @@ JOIN_S = 0.5
 """A thread may be in the caller's own iterable, or in a long computation: it is left behind then."""
 SUSPICION_S = 1.5
 """How long the true cause of a broken connection may take to arrive through the store."""
-
-
-EXIT_S = 8.0
-"""How long the interpreter's end waits for threads that were left behind."""
-
-_left_behind: list[threading.Thread] = []
-
-
-@atexit.register
-def _await_left_behind() -> None:
-    """A daemon thread that comes back from C++ once the interpreter ends is unwound through it, which aborts."""
-    deadline = time.monotonic() + EXIT_S
-    for thread in _left_behind:
-        thread.join(max(0.0, deadline - time.monotonic()))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +120,8 @@ class Rank:
             self._generation.abandon()
         for thread in self._threads:
             thread.join(JOIN_S)
-        _left_behind.extend(thread for thread in self._threads if thread.is_alive())
+            if thread.is_alive():
+                await_at_exit(thread)
 
     # --- failures ------------------------------------------------------------------------------------------------
 

@@ -19,6 +19,7 @@ from torch._C._distributed_c10d import PrefixStore, Store
 
 from edgecompile.plan import UserError
 from edgelaunch.identity import address_is_here, is_loopback, resolve
+from edgelaunch.left_behind import await_at_exit
 from edgelaunch.links import Group, Peer, ReceiveLink, SendLink
 from edgelaunch.messages import Layout
 
@@ -95,6 +96,8 @@ class Generation:
             self._group.recv([torch.empty(1)], other, TAG_NOBODY_SENDS).wait(timedelta(milliseconds=1))
         for link in self._links:
             link.thread.join(ABANDON_S)
+            if link.thread.is_alive():
+                await_at_exit(link.thread)
 
 
 def local_address(plan_address: str, master_address: str) -> str:
