@@ -14,6 +14,7 @@ from edgecompile.plan import UserError
 
 __all__ = ["Controller", "Group", "find_controllers", "groups_named", "remove_groups"]
 
+CONTROLLERS = ("cpu", "memory")
 PERIOD_S = 0.02
 """How often a group's processor time is granted. Measured with shares of 0.9, 0.45 and 0.225: a busy loop gets what was
 asked for within 1 % at 20 ms, within 2 % at 100 ms, and up to 3 % too little at 10 ms."""
@@ -52,18 +53,20 @@ def find_controllers(proc: Path = Path("/proc/self")) -> dict[str, Controller]:
             names = _words(mount / "cgroup.controllers")
         else:
             names = set(options.split(",")) if kind == "cgroup" else set()
-        for name in names & {"cpu", "memory"}:
+        for name in CONTROLLERS:
+            if name not in names:
+                continue
             version = 2 if kind == "cgroup2" else 1
             parent = mount
             if version == 1 and own.get(name, "/").startswith(root):
                 below = mount / own.get(name, "/")[len(root) :].lstrip("/")
                 parent = below if below.is_dir() else mount
             found.setdefault(name, Controller(name=name, version=version, mount=mount, parent=parent))
-    for name in ("cpu", "memory"):
+    for name in CONTROLLERS:
         if name not in found:
             hint = ": on a Raspberry Pi add cgroup_enable=memory to cmdline.txt" if name == "memory" else ""
             raise UserError(f"--emulate needs the kernel's {name} control groups, and none are mounted here{hint}")
-    return found
+    return {name: found[name] for name in CONTROLLERS}
 
 
 def _own_groups(text: str) -> dict[str, str]:
@@ -158,7 +161,7 @@ class Group:
 def groups_named(prefix: str, controllers: dict[str, Controller]) -> list[Path]:
     """Every group anywhere whose name begins so: another start may have made its groups elsewhere."""
     found = []
-    for mount in {controller.mount for controller in controllers.values()}:
+    for mount in dict.fromkeys(controllers[name].mount for name in CONTROLLERS):
         for folder, below, _ in os.walk(mount):
             ours = [name for name in below if name.startswith(prefix)]
             found += [Path(folder, name) for name in ours]
