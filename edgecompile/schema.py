@@ -153,9 +153,9 @@ class WireConf:
     per_cut: list[str] = field(default_factory=list)
     """A format for each cut, in order, where the cuts are given (schedule=manual, even); empty: `format` for all."""
     scale: str = "channel"
-    """Integer formats: an offset and a step for each item, or for each channel of an item."""
+    """Integer formats: an offset and a step for each item, or for each channel of an item whose codes outweigh them."""
     clipping: bool = True
-    """Integer formats of 6 bits and fewer: clip outliers where that lowers the expected error."""
+    """Integer formats of 6 bits and fewer: clip an item's outliers where that lowers the error; fit int2's levels."""
 
 
 @dataclass
