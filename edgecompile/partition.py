@@ -12,6 +12,7 @@ import numpy as np
 from edgecompile.blocks import cut_positions, cuts_of_ranges, pipeedge_cuts, unit_range
 from edgecompile.domain import Cluster
 from edgecompile.errors import UserError, choices
+from edgecompile.memory import data_host_bytes, heap_bytes
 from edgecompile.profile import Profile
 from edgecompile.quantities import parse_time
 from edgecompile.schedule import (
@@ -156,12 +157,12 @@ def build_problem(
             )
             for device in cluster.devices
         ),
-        hosts=_hosts(cluster),
+        hosts=_hosts(cluster, data_host_bytes(conf.runtime, sizes[0], sizes[-1], first=False, last=False)),
         links=_links(cluster),
         cut_bytes=sizes,
         weight_bytes=own,
         shared_weights=shared,
-        activation_bytes=tuple(unit.activation_bytes for unit in chain.units),
+        activation_bytes=tuple(heap_bytes(unit.activation_bytes) for unit in chain.units),
         entry_bytes=tuple(conf.runtime.num_buffers_in * size for size in sizes),
         exit_bytes=tuple(conf.runtime.num_buffers_out * size for size in sizes),
         data_host=0,
@@ -179,16 +180,17 @@ def build_problem(
     )
 
 
-def _hosts(cluster: Cluster) -> tuple[SchedHost, ...]:
+def _hosts(cluster: Cluster, ends_bytes: int) -> tuple[SchedHost, ...]:
+    """The hosts; the first one, the data host, has the pipeline's two ends beside the stage that it may run."""
     kinds = [device.name for device in cluster.devices]
     return tuple(
         SchedHost(
             name=host.name,
             kind=kinds.index(host.device),
-            memory_bytes=host.memory_bytes,
+            memory_bytes=host.memory_bytes if index else max(0, host.memory_bytes - ends_bytes),
             bandwidth_bytes_per_s=host.bandwidth_bytes_per_s,
         )
-        for host in cluster.hosts
+        for index, host in enumerate(cluster.hosts)
     )
 
 

@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 from edgecompile.plan import Host, Plan, UserError, file_sha256, read_plan
 from edgelaunch import __version__
+from edgelaunch.allocator import restart_with_heap_environment
 from edgelaunch.failures import Failure, exit_code, rank_name
 from edgelaunch.items import DEFAULT_ITEMS, STDIN, WHEN_FULL
 
@@ -39,6 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if words[:1] == ["links"]:
             return _measure_links(words[1:])
         arguments = _parser().parse_args(words)
+        if argv is None and not arguments.local:
+            restart_with_heap_environment()
         plan_path = Path(arguments.plan)
         plan = read_plan(plan_path)
         _check_arguments(arguments, plan)

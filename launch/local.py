@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Protocol
 
 from edgecompile.plan import Plan
+from edgelaunch.allocator import heap_environment
 from edgelaunch.failures import Failure, rank_name
 
 __all__ = ["Children", "LocalRun", "OnLoopback", "Place", "available_cores", "local_threads", "watch_parent"]
@@ -97,6 +98,7 @@ class Children:
         environ = {key: value for key, value in os.environ.items() if key not in ("RANK", "WORLD_SIZE")}
         if "" not in sys.path and os.getcwd() not in sys.path:
             environ["PYTHONSAFEPATH"] = "1"  # a folder called torch in the user's folder must not be taken for torch
+        environ |= heap_environment(environ)
         output = None if show else subprocess.PIPE
         # a session of its own: Ctrl-C reaches the parent alone, which ends the ranks in order
         process = subprocess.Popen(

@@ -275,9 +275,13 @@ class Rank:
     # --- the stage -------------------------------------------------------------------------------------------------
 
     def _run_stage(self, stage: Stage, module: Callable[..., Any], source: Consumer, sink: Producer) -> None:
-        """The compute loop. An output may be a view of an input, so the input is released only after the packing."""
+        """The compute loop. An output may be a view of an input, so the input is released only after the packing.
+
+        A frozen shard leaves TorchScript's optimiser nothing to gain, and the profiled copy of its graph that it would
+        run instead keeps tensors alive for longer: half a resnet50 at microbatch 8 took 70 MB more.
+        """
         sequence = 0
-        with torch.inference_mode():
+        with torch.inference_mode(), torch.jit.optimized_execution(False):  # type: ignore[no-untyped-call]
             while True:
                 begin_ns = perf_counter_ns()
                 slot = source.get()
@@ -289,8 +293,7 @@ class Rank:
                 computed_ns = perf_counter_ns()
                 out = sink.acquire()
                 acquired_ns = perf_counter_ns()
-                for tensor, view in zip(outputs, out.tensors, strict=True):
-                    view.copy_(tensor)
+                out.fill(outputs)
                 del outputs
                 out.write_header(sequence, header.num_valid)
                 sink.publish(out)

@@ -14,6 +14,8 @@ from compiler_helpers import HAND_WRITTEN, SMALL_DEIT, Compile, compile_into, ha
 from edgecompile.errors import UserError
 from edgecompile.plan import Plan, read_plan
 
+RUNTIME_BYTES = 165_000_000
+"""What devices=local says of the runtime itself."""
 SMALL = "hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 4, intermediate_size: 64"
 VISION = "{pixel_values: {shape: [3, 32, 32], dtype: float32}}"
 TEXT = "{input_ids: {shape: [12], dtype: int64}, attention_mask: {shape: [12], dtype: int64}}"
@@ -114,11 +116,12 @@ def test_shared_weights_count_once_a_stage(compile_here: Compile) -> None:
     table_bytes = 50 * 16 * 4
     assert sum(unit.weight_bytes for unit in whole.units) > whole.model.num_parameters * 4
     weights = whole.model.num_parameters * 4
-    buffers = 2 * (sum(s.num_bytes for s in whole.inputs) + sum(s.num_bytes for s in whole.outputs))
-    peak = max(unit.activation_bytes for unit in whole.units)
-    assert whole.stages[0].predicted.memory_bytes == 400_000_000 + weights + buffers + peak
+    # two of each, and one more where the data host fills and takes them itself
+    buffers = 3 * (sum(s.num_bytes for s in whole.inputs) + sum(s.num_bytes for s in whole.outputs))
+    peak = max(unit.activation_bytes for unit in whole.units) * 3 // 2
+    assert whole.stages[0].predicted.memory_bytes == RUNTIME_BYTES + weights + buffers + peak
     split = compile_hand_written(compile_here, "Tied", "schedule=even", "hosts.count=2")
-    assert all(stage.predicted.memory_bytes > 400_000_000 + table_bytes for stage in split.stages)
+    assert all(stage.predicted.memory_bytes > RUNTIME_BYTES + table_bytes for stage in split.stages)
 
 
 @pytest.fixture(scope="module")
