@@ -109,9 +109,12 @@ def test_mistakes(two_stages: Written, one_stage: Written, tmp_path: Path) -> No
 def test_a_killed_rank_ends_all(three_stages: Written, tmp_path: Path) -> None:
     output = tmp_path / "measured.yaml"
     running = Running(["links", three_stages.path, "--local", "--seconds", "100", "--output", output])
-    running.wait_for("(1 of 3)")
-    os.kill(rank_process(three_stages.path, 1), signal.SIGKILL)
-    running.wait(three_stages.plan.runtime.timeout_s + 3).expect_error("rank 1 (host-1) was killed by SIGKILL")
+    try:
+        running.wait_for("(1 of 3)")
+        os.kill(rank_process(three_stages.path, 1), signal.SIGKILL)
+        running.wait(three_stages.plan.runtime.timeout_s + 3).expect_error("rank 1 (host-1) was killed by SIGKILL")
+    finally:
+        running.process.kill()
     assert processes_of(three_stages.path) == []
     assert list(tmp_path.iterdir()) == []
 
