@@ -1,4 +1,4 @@
-"""What a rank's memory holds beside its weights and the runtime itself: activations in a heap, and messages' buffers."""
+"""What a rank's memory holds beside its weights and the runtime itself: activations in a heap, messages' buffers."""
 
 from __future__ import annotations
 

@@ -17,11 +17,11 @@ TUNABLES = "glibc.malloc.tcache_count=0:glibc.malloc.mxfast=0"
 
 
 def heap_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """What a rank's process must find in its environment; empty where there is nothing to add, or the user tunes malloc.
+    """What a rank's process must find in its environment; empty where nothing is to be added, or the user tunes malloc.
 
     glibc before 2.38 cuts a sliver off every aligned block and keeps it in a cache of small blocks, so that a freed
-    tensor's place is too small for the next tensor of that size (its bug 14581): the heap grows to several times what is
-    alive, and on. Without these caches the sliver joins the block again. No call sets this, only the environment.
+    tensor's place is too small for the next tensor of that size (its bug 14581): the heap grows to several times what
+    is alive, and on. Without these caches the sliver joins the block again. No call sets this, only the environment.
     """
     given = environ.get(VARIABLE, "")
     if _glibc() is None or "glibc.malloc." in given or any(name.startswith("MALLOC_") for name in environ):
@@ -33,7 +33,7 @@ def restart_with_heap_environment() -> None:
     """Starts this program again, in this very process, where its environment lacks something; early, it costs 50 ms."""
     added = heap_environment(os.environ)
     if added and sys.executable:
-        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **added})
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **added})  # noqa: S606
 
 
 def use_one_arena() -> bool:
