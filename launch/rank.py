@@ -10,6 +10,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter_ns
@@ -166,8 +167,10 @@ class Rank:
 
     def _body(self) -> None:
         torch.set_num_threads(self._options.threads)
-        meeting = self._join() if len(self._plan.hosts) > 1 else None
-        module = self._load()
+        with ThreadPoolExecutor(1) as pool:
+            loading = pool.submit(self._load)  # while the others come
+            meeting = self._join() if len(self._plan.hosts) > 1 else None
+            module = loading.result()
         keep_freed_memory()
         if meeting is not None:
             self._connect(meeting)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgecompile.plan import Plan
-from edgelaunch.emulate import EmulatedRun
 from edgelaunch.failures import Failure
 from edgelaunch.local import LocalRun
-from edgelaunch.outputs import temporary_path
+
+if TYPE_CHECKING:
+    from edgelaunch.emulate import EmulatedRun
 
 __all__ = ["run_together"]
 
@@ -28,12 +31,26 @@ def run_together(arguments: argparse.Namespace, plan: Plan, plan_path: Path) -> 
     ]
     if arguments.verify:
         passed.append("--verify")
-    kind = EmulatedRun if arguments.emulate else LocalRun
-    run = kind(plan, plan_path, passed, quiet=arguments.quiet, max_threads=arguments.threads)
+    run = _kind(arguments.emulate)(plan, plan_path, passed, quiet=arguments.quiet, max_threads=arguments.threads)
     try:
         return run.run()
     finally:
-        if arguments.output is not None:  # a rank 0 that was killed could not do this itself
-            for pid in run.children.pids():
-                for left in Path(arguments.output).parent.glob(temporary_path(Path(arguments.output), pid).name + "*"):
-                    left.unlink(missing_ok=True)
+        if arguments.output is not None:
+            _remove_left_by(run.children.pids(), Path(arguments.output))
+
+
+def _kind(emulate: bool) -> type[LocalRun] | type[EmulatedRun]:
+    if not emulate:
+        return LocalRun
+    from edgelaunch.emulate import EmulatedRun
+
+    return EmulatedRun
+
+
+def _remove_left_by(processes: Iterable[int], output: Path) -> None:
+    """A rank 0 that was killed could not do this itself."""
+    from edgelaunch.outputs import temporary_path
+
+    for process in processes:
+        for left in output.parent.glob(temporary_path(output, process).name + "*"):
+            left.unlink(missing_ok=True)
