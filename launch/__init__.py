@@ -19,7 +19,10 @@ def __getattr__(name: str) -> Any:
 
         return Pipeline
     if name == "__version__":
-        import edgecompile
+        from importlib.metadata import PackageNotFoundError, version  # 50 ms, which few commands need
 
-        return edgecompile.__version__
+        try:
+            return version("edgecompile")
+        except PackageNotFoundError:  # a source tree that was never installed
+            return "0+unknown"
     raise AttributeError(f"module 'edgelaunch' has no attribute {name!r}")
