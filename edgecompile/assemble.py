@@ -76,6 +76,7 @@ def assemble_plan(
         stages=_stages(chain, schedule, shards, wires, ranks),
         units=_units(chain, profile),
         unused_hosts=tuple(host.name for index, host in enumerate(cluster.hosts) if index not in used),
+        notes=profile.notes,
     )
 
 
@@ -141,7 +142,7 @@ def _units(chain: Chain, profile: Profile) -> tuple[p.UnitEntry, ...]:
             op=unit.op,
             flops=unit.flops,
             weight_bytes=unit.weight_bytes,
-            activation_bytes=unit.activation_bytes,
+            activation_bytes=profile.activation_bytes[unit.index],
             live_bytes=chain.boundaries[unit.index].num_bytes,
             time_s={device: times[unit.index] for device, times in profile.unit_s.items()},
         )

@@ -29,7 +29,7 @@ from edgecompile.schedule import (
 )
 from edgecompile.schema import Conf, ConstraintsConf, ScheduleMethod
 from edgecompile.units import Chain, Weight
-from edgecompile.wire import FORMATS, WireFormat, cut_formats, decode_s, encode_s, wire_bytes
+from edgecompile.wire import FORMATS, WireFormat, cut_formats, wire_bytes
 
 __all__ = ["build_problem", "partition"]
 
@@ -128,9 +128,9 @@ def build_problem(
             Kind(
                 name=device.name,
                 unit_s=profile.unit_s[device.name],
-                encode_s=tuple(encode_s(boundary, wire, device) for boundary, wire in pairs),
-                decode_s=tuple(decode_s(boundary, wire, device) for boundary, wire in pairs),
-                runtime_bytes=device.runtime_bytes,
+                encode_s=tuple(profile.wires[device.name].encode_s(boundary, wire) for boundary, wire in pairs),
+                decode_s=tuple(profile.wires[device.name].decode_s(boundary, wire) for boundary, wire in pairs),
+                runtime_bytes=profile.runtime_bytes[device.name],
             )
             for device in cluster.devices
         ),
@@ -139,7 +139,7 @@ def build_problem(
         cut_bytes=sizes,
         weight_bytes=own,
         shared_weights=shared,
-        activation_bytes=tuple(unit.activation_bytes for unit in chain.units),
+        activation_bytes=profile.activation_bytes,
         entry_bytes=tuple(conf.runtime.num_buffers_in * size for size in sizes),
         exit_bytes=tuple(conf.runtime.num_buffers_out * size for size in sizes),
         data_host=0,
