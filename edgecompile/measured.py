@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from importlib.resources import files
 from pathlib import Path
 
 from edgecompile.domain import Cluster, Device
@@ -110,7 +111,10 @@ def _path(device: Device, conf: Conf) -> Path:
 
 
 def _command(device: Device, conf: Conf) -> str:
-    return f"edgeprofile model={conf.model.name} profile.device={device.profile_of}"
+    """What the user types; the model's own words where it is no option of ours."""
+    option = files("edgecompile.conf") / "model" / f"{conf.model.name}.yaml"
+    model = f"model={conf.model.name}" if option.is_file() else "model=... (as here)"
+    return f"edgeprofile {model} profile.device={device.profile_of}"
 
 
 def _check(

@@ -109,7 +109,8 @@ def _remarks(profile: DeviceProfile) -> Iterator[str]:
     yield f"{machine.processor}, {machine.cores} cores, {threads} used; {machine.system}"
     yield (
         f"matrix products {rates.matrix_flops_per_s / 1e9:.3g} GFLOPS, "
-        f"memory {rates.memory_bytes_per_s / 1e9:.3g} GB/s, a rank without its shard {profile.runtime_bytes / 1e6:.0f} MB"
+        f"memory {rates.memory_bytes_per_s / 1e9:.3g} GB/s, "
+        f"a rank without its shard {profile.runtime_bytes / 1e6:.0f} MB"
     )
     worst = max(item.disturbed for item in profile.microbatches)
     if worst > 0.25:

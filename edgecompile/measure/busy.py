@@ -25,7 +25,9 @@ while True:
 def busy_cores(count: int) -> Iterator[None]:
     """So many processes of one thread each multiply matrices until the context is left."""
     loads = [
-        subprocess.Popen([sys.executable, "-c", _LOAD], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        subprocess.Popen(
+            [sys.executable, "-c", _LOAD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+        )
         for _ in range(count)
     ]
     try:

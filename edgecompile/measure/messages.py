@@ -9,16 +9,21 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
+from edgecompile.errors import UserError
 from edgecompile.profile_file import Cost, Messages
 
 __all__ = ["affine", "measure_messages"]
 
 _SIZES = (4 << 10, 256 << 10, 2 << 20, 8 << 20)
-_DEADLINE_S = 120
+_DEADLINE_S = 600
 
 
 def measure_messages(threads: int) -> tuple[Messages, int]:
-    """The costs of messages, and the bytes of a rank without weights and activations."""
+    """The costs of messages, and the bytes of a rank without weights and activations.
+
+    Raises:
+        UserError: the two processes do not come to an end.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -26,12 +31,19 @@ def measure_messages(threads: int) -> tuple[Messages, int]:
     environ = os.environ | {"TORCH_CPP_LOG_LEVEL": "ERROR"}
     peers = [
         subprocess.Popen(
-            [*command, str(rank), str(port), str(threads), *map(str, _SIZES)], stdout=subprocess.PIPE, env=environ
+            [*command, str(rank), str(port), str(threads), *map(str, _SIZES)],
+            stdout=subprocess.PIPE,
+            env=environ,
+            start_new_session=True,
         )
         for rank in range(2)
     ]
     try:
         texts = [peer.communicate(timeout=_DEADLINE_S)[0] for peer in peers]
+    except subprocess.TimeoutExpired:
+        raise UserError(
+            f"two processes did not exchange messages on 127.0.0.1 within {_DEADLINE_S} s: is the machine overloaded?"
+        ) from None
     finally:
         for peer in peers:
             peer.kill()

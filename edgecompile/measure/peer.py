@@ -26,7 +26,7 @@ _FIRST_PIECE_BYTES = 64 << 10
 _PIECE_BYTES = 1 << 20
 _NUM_BUFFERS = 2
 _MOST_BYTES = 64 << 20
-_TIMEOUT = timedelta(seconds=60)
+_TIMEOUT = timedelta(seconds=600)
 
 
 def main() -> int:

@@ -164,7 +164,7 @@ def _settings(setup: _Setup, conf: Conf, fingerprint: str) -> dict[str, object]:
         "busy_cores": setup.busy,
         "max_bytes": setup.effort.max_bytes,
         "seed": conf.seed,
-        "versions": [edgecompile.__version__, torch.__version__],
+        "versions": [edgecompile.__version__, str(torch.__version__)],
         "machine": [platform.node(), available_cores()],
     }
 
@@ -208,7 +208,7 @@ def _profile(
         date=datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         machine=machine_info(execution),
         versions=file.Versions(
-            edgecompile=edgecompile.__version__, torch=torch.__version__, python=platform.python_version()
+            edgecompile=edgecompile.__version__, torch=str(torch.__version__), python=platform.python_version()
         ),
         rates=rates,
         runtime_bytes=runtime_bytes,
