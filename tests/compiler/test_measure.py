@@ -43,7 +43,7 @@ def test_stretches_cover_the_chain_and_blocks_are_one_class(chain: Chain) -> Non
 
 
 def test_stretches_fit_the_memory_or_say_which_unit_does_not(chain: Chain) -> None:
-    most = 2 * max(range_bytes(chain, index, index) for index in range(len(chain.units)))
+    most = max(range_bytes(chain, index, index) for index in range(len(chain.units)))
     stretches = stretches_of(chain, most)
     assert len(stretches) > len(stretches_of(chain, LARGE))
     assert all(range_bytes(chain, stretch.first, stretch.last) <= most for stretch in stretches)
