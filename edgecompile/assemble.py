@@ -6,9 +6,11 @@ from collections.abc import Sequence
 
 from edgecompile import plan as p
 from edgecompile.domain import Cluster
+from edgecompile.memory import data_host_bytes
 from edgecompile.partition import link_figures
 from edgecompile.profile import Profile
 from edgecompile.quantities import parse_time
+from edgecompile.readiness import planning_notes
 from edgecompile.schedule import Schedule
 from edgecompile.schema import Conf
 from edgecompile.shards import Shard
@@ -73,10 +75,10 @@ def assemble_plan(
         outputs=_tensors(chain.boundaries[-1]),
         data=data,
         golden=golden,
-        stages=_stages(chain, schedule, shards, wires, ranks),
+        stages=_stages(conf, chain, schedule, shards, wires, ranks),
         units=_units(chain, profile),
         unused_hosts=tuple(host.name for index, host in enumerate(cluster.hosts) if index not in used),
-        notes=profile.notes,
+        notes=(*profile.notes, *planning_notes(cluster, used)),
     )
 
 
@@ -113,7 +115,12 @@ def _tensors(boundary: Boundary, wire: WireFormat = FORMATS["fp32"]) -> tuple[p.
 
 
 def _stages(
-    chain: Chain, schedule: Schedule, shards: Sequence[Shard], wires: Sequence[WireFormat], ranks: Sequence[int]
+    conf: Conf,
+    chain: Chain,
+    schedule: Schedule,
+    shards: Sequence[Shard],
+    wires: Sequence[WireFormat],
+    ranks: Sequence[int],
 ) -> tuple[p.Stage, ...]:
     return tuple(
         p.Stage(
@@ -128,11 +135,19 @@ def _stages(
             inputs=_tensors(chain.boundaries[stage.first], wires[index]),
             outputs=_tensors(chain.boundaries[stage.last + 1], wires[index + 1]),
             predicted=p.StagePrediction(
-                compute_s=stage.compute_s, send_s=stage.send_s, memory_bytes=stage.memory_bytes
+                compute_s=stage.compute_s,
+                send_s=stage.send_s,
+                memory_bytes=stage.memory_bytes + (_ends_bytes(conf, chain, schedule) if stage.host == 0 else 0),
             ),
         )
         for index, (stage, shard) in enumerate(zip(schedule.stages, shards, strict=True))
     )
+
+
+def _ends_bytes(conf: Conf, chain: Chain, schedule: Schedule) -> int:
+    sizes = [sum(spec.num_bytes for spec in _tensors(chain.boundaries[end])) for end in (0, -1)]
+    first, last = (schedule.stages[end].host == 0 for end in (0, -1))
+    return data_host_bytes(conf.runtime, *sizes, first=first, last=last)
 
 
 def _units(chain: Chain, profile: Profile) -> tuple[p.UnitEntry, ...]:
@@ -142,7 +157,7 @@ def _units(chain: Chain, profile: Profile) -> tuple[p.UnitEntry, ...]:
             op=unit.op,
             flops=unit.flops,
             weight_bytes=unit.weight_bytes,
-            activation_bytes=profile.activation_bytes[unit.index],
+            activation_bytes=unit.activation_bytes,
             live_bytes=chain.boundaries[unit.index].num_bytes,
             time_s={device: times[unit.index] for device, times in profile.unit_s.items()},
         )

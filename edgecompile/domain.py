@@ -60,6 +60,8 @@ class Device:
     """Cores that its hosts have, where that is not the whole machine."""
     profile_of: str
     """The device whose measured profile holds."""
+    python: tuple[int, ...] | None = None
+    """The newest Python that its vendor's system ships; None: unknown."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,7 +225,16 @@ def _device(name: str, conf: DeviceConf) -> Device:
         threads=conf.threads,
         cpu_share=conf.cpu_share,
         profile_of=conf.profile_of or name,
+        python=_python(conf.python, f"{key}.python"),
     )
+
+
+def _python(text: str, key: str) -> tuple[int, ...] | None:
+    if not text:
+        return None
+    if not all(part.isdecimal() for part in text.split(".")):
+        raise UserError(f'{key}: {text!r} does not do: it must be a version such as "3.11", or "" for unknown')
+    return tuple(int(part) for part in text.split("."))
 
 
 def _hosts(name: str, conf: HostConf, devices: Mapping[str, Device]) -> list[ClusterHost]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from edgecompile.domain import Device
+from edgecompile.memory import heap_bytes
 from edgecompile.units import Chain
 from edgecompile.wire_costs import AnalyticWires, WireCosts
 
@@ -23,7 +24,7 @@ class Profile:
     runtime_bytes: Mapping[str, int]
     """Memory of a rank that holds nothing yet."""
     activation_bytes: tuple[int, ...]
-    """Peak of live activations while each unit runs, on whichever kind takes most."""
+    """What a rank's heap holds of activations while each unit runs, on whichever kind takes most."""
     notes: tuple[str, ...] = field(default=())
     """For the plan: where the figures come from."""
 
@@ -42,7 +43,7 @@ def analytic_profile(chain: Chain, devices: Sequence[Device]) -> Profile:
         },
         wires={device.name: AnalyticWires(device) for device in devices},
         runtime_bytes={device.name: device.runtime_bytes for device in devices},
-        activation_bytes=tuple(unit.activation_bytes for unit in chain.units),
+        activation_bytes=tuple(heap_bytes(unit.activation_bytes) for unit in chain.units),
     )
 
 

@@ -18,6 +18,7 @@ from edgecompile.console import run_command, steps, table_console
 from edgecompile.domain import to_conf
 from edgecompile.errors import UserError
 from edgecompile.hydra_app import run_app
+from edgecompile.measure.allocator import restart_as_ranks_start, use_one_arena
 
 if TYPE_CHECKING:
     from edgecompile.profile_file import DeviceProfile
@@ -122,6 +123,8 @@ def main() -> int:
     if "--version" in sys.argv[1:]:
         print(f"edgeprofile {__version__}")
         return 0
+    restart_as_ranks_start()
+    use_one_arena()
     return run_command("edgeprofile", _body)
 
 

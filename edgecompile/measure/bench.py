@@ -6,6 +6,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,8 @@ from edgecompile.units import Chain
 __all__ = ["Bench", "Sample", "peak_growth_bytes"]
 
 _WARM_RUNS = 2
-"""TorchScript looks at its first run and makes its plan at the second."""
+_MEMORY_RUNS = 4
+"""The heap of a rank grows for a few microbatches, until each operator finds a place of the right size."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ class Bench:
 
     def run_whole(self) -> Sample:
         """One run of the whole range."""
-        with torch.inference_mode():
+        with torch.inference_mode(), _as_ranks_run():
             begin_s, begin_cpu_s = self._now()
             results = self._whole(*self._inputs)
             end_s, end_cpu_s = self._now()
@@ -80,7 +82,7 @@ class Bench:
         """One run, each atom timed by itself; tensors are freed as soon as no later atom reads them."""
         samples = []
         values: Sequence[torch.Tensor] = self._inputs
-        with torch.inference_mode():
+        with torch.inference_mode(), _as_ranks_run():
             for module in self._atoms:
                 begin_s, begin_cpu_s = self._now()
                 values = module(*values)
@@ -100,6 +102,12 @@ class Bench:
 
 def _nothing() -> None:
     pass
+
+
+def _as_ranks_run() -> AbstractContextManager[Any]:
+    jit: Any = torch.jit  # does not export it to type checkers
+    context: AbstractContextManager[Any] = jit.optimized_execution(False)
+    return context
 
 
 class _Weights:
@@ -149,7 +157,7 @@ def _boundary_tensors(
 
 
 def peak_growth_bytes(bench: Bench) -> int | None:
-    """How much memory one run adds to this process at its peak; None where the system does not tell."""
+    """How much memory its runs add to this process at its peak; None where the system does not tell."""
     status, clear = Path("/proc/self/status"), Path("/proc/self/clear_refs")
     if bench.device == "cuda":
         torch.cuda.reset_peak_memory_stats()
@@ -160,12 +168,12 @@ def peak_growth_bytes(bench: Bench) -> int | None:
         give_back()
         clear.write_text("5")  # the high-water mark starts anew
         before = _kilobytes(status.read_text(), "VmRSS")
-        bench.run_whole()
+        for _ in range(_MEMORY_RUNS):
+            bench.run_whole()
         after = _kilobytes(status.read_text(), "VmHWM")
     except (OSError, KeyError):
         return None
-    bench.run_whole()  # takes back the pages that the next runs shall find
-    bench.run_atoms()
+    bench.run_atoms()  # takes back the pages that the next runs shall find
     return max(0, after - before) * 1024
 
 

@@ -22,6 +22,8 @@ import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore, TCPStore
 
+from edgecompile.measure.allocator import keep_freed_memory, use_one_arena
+
 _FIRST_PIECE_BYTES = 64 << 10
 _PIECE_BYTES = 1 << 20
 _NUM_BUFFERS = 2
@@ -31,6 +33,7 @@ _TIMEOUT = timedelta(seconds=600)
 
 def main() -> int:
     rank, port, threads, *sizes = (int(word) for word in sys.argv[1:])
+    use_one_arena()
     torch.set_num_threads(threads)
     torch.set_num_interop_threads(1)
     store = TCPStore("127.0.0.1", port, None, rank == 0, _TIMEOUT, False)
@@ -40,6 +43,7 @@ def main() -> int:
     options._timeout = _TIMEOUT
     options._threads = 2
     group = gloo(PrefixStore("peer", store), rank, 2, options)
+    keep_freed_memory()
     cpu_s = [_messages(group, rank, size) for size in sizes]
     print(json.dumps({"cpu_s": cpu_s, "runtime_bytes": _runtime_bytes()}), flush=True)
     group.barrier().wait(_TIMEOUT)

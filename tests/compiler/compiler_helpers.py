@@ -1,7 +1,8 @@
-"""What the compiler's tests share: running installed commands, and the type of the compile_here fixture."""
+"""What the compiler's tests share: running installed commands, schedules alone, and the types of fixtures."""
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import sys
@@ -10,18 +11,33 @@ from pathlib import Path
 
 import torch
 
-from edgecompile.capture import FlatModel
 from edgecompile.cli import compose
-from edgecompile.domain import model_of
-from edgecompile.front import chain_of
-from edgecompile.models import build_model
+from edgecompile.console import steps
+from edgecompile.domain import cluster_of, model_of
+from edgecompile.partition import partition
 from edgecompile.plan import Plan
-from edgecompile.reference import example_inputs, golden_inputs
+from edgecompile.profile import analytic_profile
+from edgecompile.schedule import Schedule
 from edgecompile.units import Chain
 
 DEADLINE_S = 240
 
 Compile = Callable[..., Plan]
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+HAND_WRITTEN = {
+    "Forked": "{x: {shape: [6, 24], dtype: float32}, ids: {shape: [6], dtype: int64, high: 9}}",
+    "Tied": "{ids: {shape: [7], dtype: int64}}",
+    "InPlace": "{x: {shape: [8], dtype: float32}}",
+    "Convolutions": "{image: {shape: [3, 12, 12], dtype: float32}}",
+    "Encoder": "{x: {shape: [5, 16], dtype: float32}, mask: {shape: [5], dtype: int64}}",
+}
+"""The inputs of the modules in hand_written.py that can be compiled."""
+
+
+def hand_written(name: str) -> tuple[str, ...]:
+    """The overrides that choose a module of hand_written.py."""
+    return "model=custom", f"model.build._target_=hand_written.{name}", f"model.inputs={HAND_WRITTEN[name]}"
 
 
 def command(
@@ -42,6 +58,13 @@ def command(
     )
 
 
+def compile_into(folder: Path, *overrides: str) -> Plan:
+    """Compiles these overrides into `folder`, in this process."""
+    from edgecompile.pipeline import compile_model
+
+    return compile_model(compose([*overrides, f"output_dir={folder}"]), steps)
+
+
 TINY_VIT = (
     "model=transformers",
     "model.name=tiny_vit",
@@ -52,12 +75,37 @@ TINY_VIT = (
 )
 """Four equal blocks, of which the last computes one token alone."""
 
+SMALL_DEIT = (
+    "model=deit_tiny",
+    "++model.build.config={hidden_size: 24, intermediate_size: 48, num_labels: 5, image_size: 32}",
+    "model.inputs.pixel_values.shape=[3,32,32]",
+)
+"""deit_tiny with all its blocks and units, and little work in them."""
 
-def captured_chain(overrides: Sequence[str], microbatch: int) -> tuple[Chain, tuple[torch.Tensor, ...]]:
+
+def captured_chain(overrides: Sequence[str], microbatch: int | None = None) -> tuple[Chain, tuple[torch.Tensor, ...]]:
     """The units of the model that these overrides describe, and one microbatch of its inputs."""
+    from edgecompile import front
+    from edgecompile.capture import FlatModel
+    from edgecompile.models import build_model
+    from edgecompile.reference import example_inputs, golden_inputs
+
     conf = compose(list(overrides))
     spec = model_of(conf.model)
     module = build_model(spec, conf.seed)
     flat = FlatModel(module, [item.name for item in spec.inputs], spec.outputs)
-    examples = example_inputs(spec, golden_inputs(spec, module, conf.seed), microbatch)
-    return chain_of(flat, spec, examples, conf), examples
+    examples = example_inputs(spec, golden_inputs(spec, module, conf.seed), microbatch or conf.microbatch)
+    return front.chain_of(flat, spec, examples, conf), examples
+
+
+@functools.cache
+def chain_of(*model: str) -> Chain:
+    """The chain of a model, captured once a session."""
+    return captured_chain(model)[0]
+
+
+def schedule_of(model: tuple[str, ...], *overrides: str) -> Schedule:
+    """The schedule alone, without shards and plan; `model` is what the chain depends on."""
+    conf = compose([*model, *overrides])
+    chain, cluster = chain_of(*model), cluster_of(conf)
+    return partition(chain, analytic_profile(chain, cluster.devices), cluster, conf)
