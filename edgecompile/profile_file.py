@@ -96,6 +96,8 @@ class WireCost:
     format: str
     scale: str
     """`item` or `channel`, as the config's wire.scale."""
+    clipping: bool
+    """As the config's wire.clipping; true also for formats that never clip."""
     encode: Cost
     decode: Cost
 

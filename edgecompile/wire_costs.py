@@ -8,9 +8,10 @@ from typing import Protocol
 
 from edgecompile import wire as analytic
 from edgecompile.domain import Device
-from edgecompile.profile_file import Cost, DeviceProfile
+from edgecompile.errors import UserError
+from edgecompile.profile_file import Cost, DeviceProfile, WireCost
 from edgecompile.units import Boundary
-from edgecompile.wire import WireFormat, is_encoded, wire_bytes
+from edgecompile.wire import WireFormat, is_encoded, may_clip, wire_bytes
 
 __all__ = ["AnalyticWires", "MeasuredWires", "WireCosts"]
 
@@ -59,10 +60,20 @@ class MeasuredWires:
         return call_s + decode_s + self._taken_s(self.profile.messages.receive, wire_bytes(boundary, wire))
 
     def _formats(self, boundary: Boundary, wire: WireFormat, side: str) -> list[float]:
-        scale = "channel" if wire.by_channel or not wire.is_integer else "item"
-        costs = [getattr(item, side) for item in self.profile.wires if (item.format, item.scale) == (wire.name, scale)]
-        encoded = [tensor for tensor in boundary.tensors if is_encoded(tensor, wire)]
-        return [cost.seconds(math.prod(tensor.shape), self.cores) for tensor in encoded for cost in costs]
+        shapes = [tensor.shape for tensor in boundary.tensors if is_encoded(tensor, wire)]
+        costs: list[Cost] = [getattr(self._cost(wire, wire.num_groups(shape)), side) for shape in shapes]
+        return [cost.seconds(math.prod(shape), self.cores) for cost, shape in zip(costs, shapes, strict=True)]
+
+    def _cost(self, wire: WireFormat, num_groups: int) -> WireCost:
+        scale = "channel" if num_groups > 1 else "item"
+        clipping = wire.clipping or not may_clip(wire, num_groups)
+        for found in self.profile.wires:
+            if (found.format, found.scale, found.clipping) == (wire.name, scale, clipping):
+                return found
+        raise UserError(
+            f"the profile of {self.profile.model} on {self.profile.device} has no costs of the wire format "
+            f"{wire.name} (scale: {scale}): measure again with edgeprofile"
+        )
 
     def _taken_s(self, message: Cost, num_bytes: int) -> float:
         """Links work beside the computing: they cost it nothing where a core is free for them."""

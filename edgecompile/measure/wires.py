@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,13 +16,15 @@ from edgecompile.passes.wire import decode_tensor, encode_tensor
 from edgecompile.profile_file import Cost, WireCost
 from edgecompile.shards import freeze_module
 from edgecompile.units import Chain
-from edgecompile.wire import FORMATS, WireFormat
+from edgecompile.wire import FORMATS, WireFormat, may_clip
 
 __all__ = ["measure_wires"]
 
 _MOST_ELEMENTS = 1 << 20
 _NUM_RUNS = 7
 _ITEMS = (1, 4)
+_MANY_GROUPS = 2
+"""More than one."""
 
 
 class _Encode(nn.Module):
@@ -44,20 +46,27 @@ class _Decode(nn.Module):
 
 
 def measure_wires(chain: Chain, microbatch: int, device: str) -> list[WireCost]:
-    """Every lossy format at the shape that most boundaries of the model have, one item and four."""
+    """Every lossy format, with its variants, at the shape that most boundaries of the model have, one item and four."""
     shape = _usual_shape(chain, microbatch)
     found = []
-    for name, wire in FORMATS.items():
-        if wire.lossless:
-            continue
-        for scale in ("item", "channel"):
-            if not wire.is_integer and scale == "item":
-                continue
-            chosen = replace(wire, by_channel=scale == "channel")
-            encode, decode = zip(*(_times((items, *shape), chosen, device) for items in _ITEMS), strict=True)
-            counts = [items * torch.Size(shape).numel() for items in _ITEMS]
-            found.append(WireCost(format=name, scale=scale, encode=_cost(counts, encode), decode=_cost(counts, decode)))
+    counts = [items * torch.Size(shape).numel() for items in _ITEMS]
+    for wire in _variants():
+        encode, decode = zip(*(_times((items, *shape), wire, device) for items in _ITEMS), strict=True)
+        scale = "channel" if wire.by_channel else "item"
+        costs = {"encode": _cost(counts, encode), "decode": _cost(counts, decode)}
+        found.append(WireCost(format=wire.name, scale=scale, clipping=wire.clipping, **costs))
     return found
+
+
+def _variants() -> Iterator[WireFormat]:
+    """Every lossy format that costs something else than the others."""
+    for wire in FORMATS.values():
+        for by_channel in (False, True) if wire.is_integer else (False,):
+            chosen = replace(wire, by_channel=by_channel)
+            if not wire.lossless:
+                yield chosen
+            if may_clip(wire, _MANY_GROUPS if by_channel else 1):
+                yield replace(chosen, clipping=False)
 
 
 def _usual_shape(chain: Chain, microbatch: int) -> tuple[int, ...]:

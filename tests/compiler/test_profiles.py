@@ -62,7 +62,11 @@ def test_a_profile_says_what_was_measured_where(profile: Path) -> None:
     assert found.rates.memory_bytes_per_s > 1e7
     assert found.runtime_bytes > 20e6
     assert found.messages.send.each_cpu_s > 0
-    assert {(item.format, item.scale) for item in found.wires} >= {("int8", "item"), ("fp16", "channel")}
+    assert {(item.format, item.scale) for item in found.wires} >= {
+        ("int8", "item"),
+        ("fp16", "item"),
+        ("int4", "channel"),
+    }
     assert {item.rounds for item in found.microbatches} == {3}
     for item in found.microbatches:
         assert len(item.wall_s) == len(item.cpu_s) == len(found.units)
@@ -109,16 +113,16 @@ def test_outside_of_what_was_measured(compile_measured: Callable[..., Plan], pro
 
 
 def test_kinds_that_are_shares_of_the_machine_that_was_measured(compile_measured: Callable[..., Plan]) -> None:
-    one = "devices.local.cpu_share=1"
-    half = "+devices.half={execution: cpu, peak: {float32: 1GFLOPS}, threads: 1, cpu_share: 0.5, profile_of: local}"
-    members = "hosts.members={a: {device: local}, b: {device: half, port: 29600}}"
-    plan = compile_measured(one, half, members, "schedule=manual", "schedule.cuts=[vit.layers.2]")
+    kinds = ("hosts.count=1", "devices.local.cpu_share=1", "+board@devices.half=local")
+    half = ("devices.half.threads=1", "devices.half.cpu_share=0.5", "devices.half.profile_of=local")
+    words = (*kinds, *half, "+hosts.members={b: {device: half, port: 29600}}")
+    plan = compile_measured(*words, "schedule=manual", "schedule.cuts=[vit.layers.2]")
     assert [host.limits.cpu_share for host in plan.hosts] == [1.0, 0.5]
     full, halved = (sum(unit.time_s[kind] for unit in plan.units) for kind in ("local", "half"))
     assert halved == pytest.approx(2 * full, rel=0.1)
     assert "0.5 of" in plan.notes[1]
-    with pytest.raises(UserError, match=r"a has a cpu_share of 0.2, its device local one of 1.*profile_of: local"):
-        compile_measured(one, half, members, "hosts.members.a.cpu_share=0.2")
+    with pytest.raises(UserError, match=r"b has a cpu_share of 0.2, its device half one of 0.5.*profile_of: local"):
+        compile_measured(*words, "hosts.members.b.cpu_share=0.2")
 
 
 @pytest.mark.parametrize(
