@@ -112,10 +112,23 @@ def test_outside_of_what_was_measured(compile_measured: Callable[..., Plan], pro
         compile_measured("profile.outside=guess")
 
 
-def test_kinds_that_are_shares_of_the_machine_that_was_measured(compile_measured: Callable[..., Plan]) -> None:
-    kinds = ("hosts.count=1", "devices.local.cpu_share=1", "+board@devices.half=local")
-    half = ("devices.half.threads=1", "devices.half.cpu_share=0.5", "devices.half.profile_of=local")
-    words = (*kinds, *half, "+hosts.members={b: {device: half, port: 29600}}")
+SHARES = {
+    "devices": """
+defaults: [{/board@local: local}, {/board@half: local}, _self_]
+local: {threads: 1, cpu_share: 1}
+half: {threads: 1, cpu_share: 0.5, profile_of: local}
+""",
+    "hosts": "members: {a: {device: local}, b: {device: half, port: 29600}}",
+}
+
+
+def test_kinds_that_are_shares_of_the_machine_that_was_measured(
+    compile_measured: Callable[..., Plan], tmp_path: Path
+) -> None:
+    for group, text in SHARES.items():
+        (tmp_path / group).mkdir()
+        (tmp_path / group / "shares.yaml").write_text(text)
+    words = (f"hydra.searchpath=[file://{tmp_path}]", "devices=shares")
     plan = compile_measured(*words, "schedule=manual", "schedule.cuts=[vit.layers.2]")
     assert [host.limits.cpu_share for host in plan.hosts] == [1.0, 0.5]
     full, halved = (sum(unit.time_s[kind] for unit in plan.units) for kind in ("local", "half"))
@@ -156,10 +169,10 @@ def test_a_missing_profile_names_the_command_that_makes_it(
     wanted = r"no profile of tiny_vit on local: run `edgeprofile model=... \(as here\) profile.device=local`"
     with pytest.raises(UserError, match=wanted):
         compile_measured(folder=tmp_path / "none")
-    plan = compile_measured(f"profile.files={{local: {profile}}}", "hosts.count=1", folder=tmp_path / "none")
+    plan = compile_measured(f"+profile.files={{local: {profile}}}", "hosts.count=1", folder=tmp_path / "none")
     assert plan.notes
     with pytest.raises(UserError, match=r"profile.files.nano: no device kind 'nano': the kinds here are local"):
-        compile_measured("profile.files={nano: x.yaml}")
+        compile_measured("+profile.files={nano: x.yaml}")
 
 
 @pytest.mark.parametrize(
