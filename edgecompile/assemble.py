@@ -78,7 +78,7 @@ def assemble_plan(
         stages=_stages(conf, chain, schedule, shards, wires, ranks),
         units=_units(chain, profile),
         unused_hosts=tuple(host.name for index, host in enumerate(cluster.hosts) if index not in used),
-        notes=planning_notes(cluster, used),
+        notes=(*profile.notes, *planning_notes(cluster, used)),
     )
 
 

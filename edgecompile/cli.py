@@ -8,15 +8,13 @@ import sys
 from typing import Any
 
 import hydra
-from hydra.core.config_store import ConfigStore
-from hydra.errors import HydraException
 from omegaconf import OmegaConf
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from edgecompile import __version__, sweep
 from edgecompile.console import run_command, steps, table_console
 from edgecompile.domain import to_conf
-from edgecompile.errors import UserError, choices
+from edgecompile.errors import UserError
+from edgecompile.hydra_app import run_app
 from edgecompile.schema import Conf
 
 __all__ = ["main"]
@@ -25,8 +23,6 @@ _NOT_WRITABLE = (
     errno.EACCES, errno.EDQUOT, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG, errno.ENOENT, errno.ENOSPC,
     errno.ENOTDIR, errno.EPERM, errno.EROFS,
 )  # fmt: skip
-
-ConfigStore.instance().store(name="edgecompile_schema", node=Conf)
 
 
 @hydra.main(version_base="1.3", config_path="pkg://edgecompile.conf", config_name="config")
@@ -66,35 +62,13 @@ def main() -> int:
     if "--version" in sys.argv[1:]:
         print(f"edgecompile {__version__}")
         return 0
-    # Hydra would print several lines and exit with 1; this hands its errors to us.
-    os.environ["HYDRA_FULL_ERROR"] = "1"
     return run_command("edgecompile", _body)
 
 
 def _body() -> int:
     sweep.forget()
-    try:
-        _app()
-    except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(explain(error)) from error
+    run_app(_app)
     return sweep.finish()
-
-
-def explain(error: BaseException) -> str:
-    """A config error with its cause: Hydra names the override, OmegaConf the reason and the keys that there are."""
-    parts = [str(error).split("\n\tfull_key")[0]]
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, OmegaConfBaseException):
-            reason = str(cause.msg or cause).splitlines()[0]
-            if reason not in parts[0]:
-                parts.append(reason)
-            keys = getattr(cause.parent_node, "keys", None)
-            if isinstance(cause, (ConfigAttributeError, ConfigKeyError)) and callable(keys):
-                parts.append(f"the keys here are {choices(keys())}")
-            break
-        cause = cause.__cause__
-    return ": ".join(parts)
 
 
 def compose(overrides: list[str]) -> Conf:

@@ -56,6 +56,10 @@ class Device:
     launch_s: float
     network_bytes_per_s: float
     threads: int
+    cpu_share: float | None
+    """Cores that its hosts have, where that is not the whole machine."""
+    profile_of: str
+    """The device whose measured profile holds."""
     python: tuple[int, ...] | None = None
     """The newest Python that its vendor's system ships; None: unknown."""
 
@@ -101,6 +105,7 @@ def to_conf(config: Any) -> Conf:
     _at_least(conf.microbatch, 1, "microbatch")
     _one_of(conf.data.kind, ("tensor", "image", "text"), "data.kind")
     _one_of(conf.data.result, ("array", "labels"), "data.result")
+    _one_of(conf.profile.outside, ("refuse", "analytic"), "profile.outside")
     _one_of(conf.schedule.objective, ("period", "latency", "period_under_latency"), "schedule.objective")
     _at_least(conf.runtime.num_buffers_in, 1, "runtime.num_buffers_in")
     _at_least(conf.runtime.num_buffers_out, 1, "runtime.num_buffers_out")
@@ -206,6 +211,7 @@ def _device(name: str, conf: DeviceConf) -> Device:
         raise UserError(f"{key}.efficiency: {conf.efficiency} does not do: it must be over 0 and at most 1")
     if not 0 <= conf.threads <= 4096:
         raise UserError(f"{key}.threads: {conf.threads} does not do: it must be 0 (all cores) to 4096")
+    _over_zero(conf.cpu_share, f"{key}.cpu_share")
     return Device(
         name=name,
         execution=conf.execution,
@@ -217,6 +223,8 @@ def _device(name: str, conf: DeviceConf) -> Device:
         launch_s=parse_time(conf.launch_overhead, f"{key}.launch_overhead"),
         network_bytes_per_s=parse_rate(conf.network, f"{key}.network"),
         threads=conf.threads,
+        cpu_share=conf.cpu_share,
+        profile_of=conf.profile_of or name,
         python=_python(conf.python, f"{key}.python"),
     )
 
@@ -236,8 +244,7 @@ def _hosts(name: str, conf: HostConf, devices: Mapping[str, Device]) -> list[Clu
     if conf.count < 0:
         raise UserError(f"{key}.count: {conf.count} does not do: it must be 0 or more")
     _between(conf.port, 1, 65535 - max(conf.count - 1, 0), f"{key}.port")
-    if conf.cpu_share is not None and conf.cpu_share <= 0:
-        raise UserError(f"{key}.cpu_share: {conf.cpu_share} does not do: it must be over 0")
+    _over_zero(conf.cpu_share, f"{key}.cpu_share")
     if conf.threads is not None:
         _between(conf.threads, 0, 4096, f"{key}.threads")
     device = devices[conf.device]
@@ -254,7 +261,7 @@ def _hosts(name: str, conf: HostConf, devices: Mapping[str, Device]) -> list[Clu
             bandwidth_bytes_per_s=bandwidth,
             memory_bytes=memory,
             threads=device.threads if conf.threads is None else conf.threads,
-            cpu_share=conf.cpu_share,
+            cpu_share=device.cpu_share if conf.cpu_share is None else conf.cpu_share,
         )
         for index in range(conf.count)
     ]
@@ -303,6 +310,11 @@ def _positive_bytes(value: object, key: str) -> int:
     if size <= 0:
         raise UserError(f"{key}: {value!r} does not do: it must be over 0 bytes")
     return size
+
+
+def _over_zero(value: float | None, key: str) -> None:
+    if value is not None and not value > 0:
+        raise UserError(f"{key}: {value} does not do: it must be over 0")
 
 
 def _at_least(value: int, least: int, key: str) -> None:

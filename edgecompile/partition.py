@@ -12,7 +12,7 @@ import numpy as np
 from edgecompile.blocks import cut_positions, cuts_of_ranges, pipeedge_cuts, unit_range
 from edgecompile.domain import Cluster
 from edgecompile.errors import UserError, choices
-from edgecompile.memory import data_host_bytes, heap_bytes
+from edgecompile.memory import data_host_bytes
 from edgecompile.profile import Profile
 from edgecompile.quantities import parse_time
 from edgecompile.schedule import (
@@ -33,7 +33,7 @@ from edgecompile.schedule import (
 )
 from edgecompile.schema import Conf, ConstraintsConf, ScheduleMethod
 from edgecompile.units import Chain, Weight
-from edgecompile.wire import FORMATS, WireFormat, cut_formats, decode_s, encode_s, wire_bytes
+from edgecompile.wire import FORMATS, WireFormat, cut_formats, wire_bytes
 
 __all__ = ["build_problem", "partition"]
 
@@ -151,18 +151,19 @@ def build_problem(
             Kind(
                 name=device.name,
                 unit_s=profile.unit_s[device.name],
-                encode_s=tuple(min(encode_s(boundary, wire, device) for wire in wires) for boundary, wires in pairs),
-                decode_s=tuple(min(decode_s(boundary, wire, device) for wire in wires) for boundary, wires in pairs),
-                runtime_bytes=device.runtime_bytes,
+                encode_s=tuple(min(costs.encode_s(boundary, wire) for wire in wires) for boundary, wires in pairs),
+                decode_s=tuple(min(costs.decode_s(boundary, wire) for wire in wires) for boundary, wires in pairs),
+                runtime_bytes=profile.runtime_bytes[device.name],
             )
             for device in cluster.devices
+            for costs in (profile.wires[device.name],)
         ),
         hosts=_hosts(cluster, data_host_bytes(conf.runtime, sizes[0], sizes[-1], first=False, last=False)),
         links=_links(cluster),
         cut_bytes=sizes,
         weight_bytes=own,
         shared_weights=shared,
-        activation_bytes=tuple(heap_bytes(unit.activation_bytes) for unit in chain.units),
+        activation_bytes=profile.activation_bytes,
         entry_bytes=tuple(conf.runtime.num_buffers_in * size for size in sizes),
         exit_bytes=tuple(conf.runtime.num_buffers_out * size for size in sizes),
         data_host=0,

@@ -11,18 +11,17 @@ from torch import nn
 from edgecompile import verify
 from edgecompile.assemble import assemble_plan
 from edgecompile.assets import data_spec, write_golden
-from edgecompile.capture import FlatModel, capture
+from edgecompile.capture import FlatModel
 from edgecompile.domain import ModelSpec, cluster_of, model_of, with_pixels
 from edgecompile.equality import check_shards
+from edgecompile.front import chain_of
+from edgecompile.measured import make_profile
 from edgecompile.models import build_model
 from edgecompile.partition import partition
-from edgecompile.passes import run_passes
 from edgecompile.plan import Plan, write_plan
-from edgecompile.profile import analytic_profile
 from edgecompile.reference import example_inputs, golden_inputs, make_reference
 from edgecompile.schema import Conf
 from edgecompile.shards import RAW, artifact_formats, write_reference, write_shard
-from edgecompile.units import build_chain
 from edgecompile.weights import load_weights
 from edgecompile.wire import cut_formats
 
@@ -46,13 +45,10 @@ def compile_model(conf: Conf, step: Step) -> Plan:
         golden = golden_inputs(spec, module, conf.seed)
         examples = example_inputs(spec, golden, conf.microbatch)
     with step("capture"):
-        captured = run_passes(capture(flat, spec, examples, conf.capture), examples, conf.passes)
-        verify.check_captured(captured)
-        chain = build_chain(captured)
-        verify.check_chain(chain)
-        verify.check_outputs(chain, conf.microbatch)
+        chain = chain_of(flat, spec, examples, conf)
+        captured = chain.captured
     with step("schedule"):
-        profile = analytic_profile(chain, cluster.devices)
+        profile = make_profile(chain, cluster, conf)
         schedule = partition(chain, profile, cluster, conf)
         verify.check_schedule(schedule, chain)
         data = data_spec(conf.data, spec, captured.output_names, conf.weights, folder)

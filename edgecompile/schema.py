@@ -23,6 +23,7 @@ class ScheduleMethod(str, Enum):
 
 class ProfileMethod(str, Enum):
     analytic = "analytic"
+    measured = "measured"
 
 
 @dataclass
@@ -68,6 +69,11 @@ class DeviceConf:
     """The rate of its network interface, where the host says nothing."""
     threads: int = 0
     """Intra-op threads; 0: as many as the machine has cores."""
+    cpu_share: float | None = None
+    """This kind is so many cores of the machine that was profiled: times become the larger of the seconds measured and
+    the CPU seconds over the share, and --emulate grants its hosts as many. Null: the whole machine."""
+    profile_of: str | None = None
+    """The device whose profile holds for this kind; null: its own."""
     python: str = ""
     """The newest Python its vendor's system ships; empty: unknown. Below 3.10 a board can only be planned for."""
     source: str = ""
@@ -142,7 +148,26 @@ class ScheduleConf:
 
 @dataclass
 class ProfileConf:
+    """Where the units' times come from; the keys from `device` on are what edgeprofile measures, and how."""
+
     method: ProfileMethod = ProfileMethod.analytic
+    folder: str = "profiles"
+    """Where edgeprofile writes and profile=measured looks: FOLDER/DEVICE-MODEL.yaml."""
+    files: dict[str, str] = field(default_factory=dict)
+    """A device's profile that lies elsewhere."""
+    outside: str = "refuse"
+    """For a microbatch outside of those measured: refuse, or analytic (the roofline, scaled to meet the nearest)."""
+    device: str | None = None
+    """Which of `devices` this machine is; null: the only one."""
+    microbatches: list[int] = field(default_factory=lambda: [1, 8])
+    rounds: int = 15
+    """How often everything is measured at each microbatch."""
+    time_limit: Any = "60s"
+    """For the rounds of each microbatch; three are measured whatever they take."""
+    max_memory: Any = "1GB"
+    """For the weights and activations that are held at once; the model is measured in pieces that fit."""
+    busy_cores: int = 0
+    """Other cores to keep busy with matrix products meanwhile, as the other ranks of a shared machine do."""
 
 
 @dataclass

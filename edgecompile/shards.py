@@ -20,7 +20,7 @@ from edgecompile.store import store, temporary_in
 from edgecompile.units import Chain
 from edgecompile.wire import FORMATS, WireFormat, wire_tensors
 
-__all__ = ["RAW", "Shard", "artifact_formats", "stage_module", "write_reference", "write_shard"]
+__all__ = ["RAW", "Shard", "artifact_formats", "freeze_module", "stage_module", "write_reference", "write_shard"]
 
 RAW = FORMATS["fp32"]
 ARTIFACTS = ("torchscript", "pt2")
@@ -92,14 +92,14 @@ def write_shard(
     examples = tuple(torch.zeros(spec.shape, dtype=getattr(torch, spec.dtype)) for spec in travelling)
     if artifact == "pt2":
         return _save_exported(torch.export.export(module, examples, strict=False), folder)
-    frozen = _frozen(module, examples)
+    frozen = freeze_module(module, examples)
     _check_names_no_device(frozen)
     return _save(frozen, folder)
 
 
 def write_reference(flat: nn.Module, examples: Sequence[torch.Tensor], folder: Path) -> Shard:
     """The unsplit model, traced as it is: what `edgelaunch --verify` compares every item with."""
-    return _save(_frozen(flat, tuple(examples)), folder)
+    return _save(freeze_module(flat, tuple(examples)), folder)
 
 
 def _save_exported(program: torch.export.ExportedProgram, folder: Path) -> Shard:
@@ -122,7 +122,7 @@ def _save(frozen: Any, folder: Path) -> Shard:
     return Shard(path=path, sha256=digest)
 
 
-def _frozen(module: nn.Module, examples: tuple[torch.Tensor, ...]) -> Any:
+def freeze_module(module: nn.Module, examples: tuple[torch.Tensor, ...]) -> Any:
     _forget_classes()
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # torch.jit is deprecated, but it is what runs on the boards' torch

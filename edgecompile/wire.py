@@ -28,6 +28,7 @@ __all__ = [
     "decode_s",
     "encode_s",
     "is_encoded",
+    "may_clip",
     "wire_bytes",
     "wire_format",
     "wire_tensors",
@@ -139,6 +140,12 @@ def cut_formats(conf: Conf, num_cuts: int | None) -> list[WireFormat]:
 
 def is_encoded(tensor: BoundaryTensor, wire: WireFormat) -> bool:
     return tensor.dtype == "float32" and not wire.lossless
+
+
+def may_clip(wire: WireFormat, num_groups: int) -> bool:
+    """Whether its `clipping` makes a difference."""
+    clipping = replace(wire, clipping=True)
+    return wire.is_integer and (clipping.clips(num_groups) or clipping.fits(num_groups))
 
 
 def wire_tensors(tensor: BoundaryTensor, wire: WireFormat) -> tuple[TensorSpec, ...]:

@@ -57,6 +57,7 @@ def test_steps_do_not_reach_back() -> None:
     ("module", "heavy"),
     [
         ("edgecompile.cli", {"torch", "transformers", "numpy"}),
+        ("edgecompile.profile_cli", {"torch", "transformers", "numpy"}),
         ("edgecompile.explore.cli", {"torch", "hydra", "transformers"}),
         ("edgecompile.plan", {"torch", "hydra", "numpy"}),
         ("edgelaunch.cli", {"torch", "hydra", "transformers"}),
@@ -68,7 +69,7 @@ def test_light_imports(module: str, heavy: set[str]) -> None:
     assert done.stdout.strip() == ""
 
 
-@pytest.mark.parametrize("name", ["edgecompile", "edgelaunch", "edgeplan", "edgesched"])
+@pytest.mark.parametrize("name", ["edgecompile", "edgelaunch", "edgeplan", "edgeprofile", "edgesched"])
 def test_installed_scripts_tell_their_version_from_anywhere(name: str, tmp_path: Path) -> None:
     script = Path(sys.executable).with_name(name)
     done = subprocess.run([script, "--version"], capture_output=True, text=True, timeout=60, cwd=tmp_path)

@@ -6,8 +6,10 @@ import functools
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+
+import torch
 
 from edgecompile.cli import compose
 from edgecompile.console import steps
@@ -63,6 +65,16 @@ def compile_into(folder: Path, *overrides: str) -> Plan:
     return compile_model(compose([*overrides, f"output_dir={folder}"]), steps)
 
 
+TINY_VIT = (
+    "model=transformers",
+    "model.name=tiny_vit",
+    "model.build.architecture=ViTForImageClassification",
+    "+model.build.config={hidden_size: 16, num_hidden_layers: 4, num_attention_heads: 2, intermediate_size: 32, "
+    "image_size: 32, patch_size: 8}",
+    "model.inputs={pixel_values: {shape: [3, 32, 32], dtype: float32}}",
+)
+"""Four equal blocks, of which the last computes one token alone."""
+
 SMALL_DEIT = (
     "model=deit_tiny",
     "++model.build.config={hidden_size: 24, intermediate_size: 48, num_labels: 5, image_size: 32}",
@@ -71,21 +83,25 @@ SMALL_DEIT = (
 """deit_tiny with all its blocks and units, and little work in them."""
 
 
-@functools.cache
-def chain_of(*model: str) -> Chain:
-    """The chain of a model, captured once a session."""
-    from edgecompile.capture import FlatModel, capture
+def captured_chain(overrides: Sequence[str], microbatch: int | None = None) -> tuple[Chain, tuple[torch.Tensor, ...]]:
+    """The units of the model that these overrides describe, and one microbatch of its inputs."""
+    from edgecompile import front
+    from edgecompile.capture import FlatModel
     from edgecompile.models import build_model
-    from edgecompile.passes import run_passes
     from edgecompile.reference import example_inputs, golden_inputs
-    from edgecompile.units import build_chain
 
-    conf = compose(model)
+    conf = compose(list(overrides))
     spec = model_of(conf.model)
     module = build_model(spec, conf.seed)
     flat = FlatModel(module, [item.name for item in spec.inputs], spec.outputs)
-    examples = example_inputs(spec, golden_inputs(spec, module, conf.seed), conf.microbatch)
-    return build_chain(run_passes(capture(flat, spec, examples, conf.capture), examples, conf.passes))
+    examples = example_inputs(spec, golden_inputs(spec, module, conf.seed), microbatch or conf.microbatch)
+    return front.chain_of(flat, spec, examples, conf), examples
+
+
+@functools.cache
+def chain_of(*model: str) -> Chain:
+    """The chain of a model, captured once a session."""
+    return captured_chain(model)[0]
 
 
 def schedule_of(model: tuple[str, ...], *overrides: str) -> Schedule:

@@ -1,0 +1,367 @@
+"""How far the throughput of a pipeline is from what its plan says, on emulated clusters. Linux, root.
+
+    python benchmarks/fidelity.py                                    # 18 cases: 3 models, 3 clusters, 2 schedules
+    python benchmarks/fidelity.py --models deit_small --clusters four --folder work
+    python benchmarks/fidelity.py --folder work --only-prepare       # profiles and plans, no runs
+
+Each model is profiled once with edgeprofile, on one thread. Of each model and cluster the exact and the even plan are
+alive together, each with namespaces, rates and cores of its own, and send bursts of microbatches in turns, so that a
+slow moment of the machine falls on both. A burst's throughput is that of its middle, while the pipeline is full.
+
+Machines drift: right before each burst a large matrix product tells the speed of the machine, as it did around the
+profile. The table has the error as it is, how much slower or faster the machine was, and the error without that.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from commands import run
+from processes import figures
+
+from edgecompile.errors import UserError
+from edgecompile.plan import Plan, read_plan
+from edgelaunch.emulate import MASTER_PORT, Emulation
+from edgelaunch.local import heap_environment
+
+MODELS = ("deit_small", "bert_base", "vit_base")
+SCHEDULES = ("exact", "even")
+CLUSTERS = {
+    "equal": ((0.9, "1Gbps"), (0.9, "1Gbps")),
+    "four": ((0.9, "100Mbps"), (0.45, "100Mbps"), (0.225, "50Mbps"), (0.225, "20Mbps")),
+    "slow_link": ((0.45, "100Mbps"), (0.45, "100Mbps"), (0.9, "10Mbps")),
+}
+"""Cores and the rate of the interface of each host."""
+TARGET, LIMIT = 0.05, 0.10
+MEMORY_SHARE, MEMORY_BYTES = 0.10, 20e6
+BURST_S = 2.5
+LEAST_MICROBATCHES = 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One case; throughputs in items a second."""
+
+    model: str
+    cluster: str
+    schedule: str
+    num_stages: int
+    bottleneck: str
+    predicted: float
+    simulated: float | None
+    measured: tuple[float, ...]
+    """Of each burst."""
+    drift: tuple[float, ...]
+    """The machine's speed before each burst over that around the profile, less 1."""
+    memory: tuple[tuple[int, int, int], ...]
+    """Rank, bytes predicted, and its peak of anonymous bytes."""
+
+    @property
+    def throughput(self) -> float:
+        return statistics.median(self.measured)
+
+    @property
+    def error(self) -> float:
+        """Of the prediction."""
+        return self.predicted / self.throughput - 1
+
+    @property
+    def steady_error(self) -> float:
+        """Had the machine been as fast as when it was profiled, where a stage sets the pace."""
+        if not self.bottleneck.startswith("stage"):
+            return self.error
+        speeds = zip(self.measured, self.drift, strict=True)
+        return self.predicted / statistics.median(value / (1 + drift) for value, drift in speeds) - 1
+
+
+# --- profiles and plans ---------------------------------------------------------------------------------------------
+
+
+def write_conf(folder: Path) -> Path:
+    """A config folder with the clusters; all kinds are shares of one core, whose profile holds for them."""
+    for name, hosts in CLUSTERS.items():
+        boards, kinds, members = [], [], []
+        for index, (share, rate) in enumerate(hosts):
+            kind = f"core{round(share * 1000)}"
+            if f"  - /board@{kind}: local" not in boards:
+                boards.append(f"  - /board@{kind}: local")
+                kinds.append(f"{kind}: {{threads: 1, cpu_share: {share}, profile_of: core}}")
+            members.append(
+                f"  h{index}: {{device: {kind}, address: 127.0.0.1, port: {29500 + index}, bandwidth: {rate}}}"
+            )
+        network = "network: {model: host, latency: 100us}"
+        for group, lines in (
+            ("devices", ["defaults:", *boards, "  - _self_", *kinds]),
+            ("hosts", [network, "members:", *members]),
+        ):
+            path = folder / "conf" / group / f"{name}.yaml"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("\n".join(lines) + "\n")
+    for group, text in (
+        ("devices", "defaults:\n  - /board@core: local\n  - _self_\ncore: {threads: 1}\n"),
+        ("hosts", "members: {one: {device: core}}\n"),
+    ):
+        (folder / "conf" / group / "one_core.yaml").write_text(text)
+    return folder / "conf"
+
+
+def machine_speed() -> float:
+    """Large matrix products a second on one thread."""
+    left, right = torch.ones(1024, 1024), torch.ones(1024, 1024)
+    result = torch.empty_like(left)
+    times = []
+    for _ in range(6):
+        begin = time.perf_counter()
+        torch.mm(left, right, out=result)
+        times.append(time.perf_counter() - begin)
+    return 1 / statistics.median(times[1:])
+
+
+def profile(model: str, folder: Path, args: argparse.Namespace) -> float:
+    """Profiles the model if that is yet to be done; returns the machine's speed then."""
+    note = folder / f"{model}-speed.json"
+    if not note.exists():
+        before = machine_speed()
+        sizes = ",".join(map(str, args.profiled))
+        run("edgecompile.profile_cli", "--config-dir", write_conf(folder), "devices=one_core", f"model={model}",
+            f"profile.folder={folder / 'profiles'}", f"profile.microbatches=[{sizes}]",
+            f"profile.busy_cores={args.busy_cores}")  # fmt: skip
+        note.write_text(json.dumps(statistics.mean([before, machine_speed()])))
+    return float(json.loads(note.read_text()))
+
+
+def compiled(model: str, cluster: str, schedule: str, folder: Path, args: argparse.Namespace) -> Path:
+    """The plan's path; compiled if that is yet to be done."""
+    into = folder / "plans" / f"{model}-{cluster}-{schedule}-{args.microbatch}"
+    if not (into / "plan.yaml").exists():
+        run("edgecompile.cli", "--config-dir", write_conf(folder), f"devices={cluster}", f"model={model}",
+            f"schedule={schedule}", f"microbatch={args.microbatch}", "profile=measured",
+            f"profile.folder={folder / 'profiles'}", f"output_dir={into}")  # fmt: skip
+    return into / "plan.yaml"
+
+
+def simulated(path: Path) -> float | None:
+    """What `edgeplan simulate` says; None where this version has no such command."""
+    command = [sys.executable, "-m", "edgecompile.explore.cli", "simulate", str(path), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        if "invalid choice" not in done.stderr:
+            raise SystemExit(done.stderr)
+        return None
+    found = json.loads(done.stdout)
+    return float(found["throughput_items_per_s"])
+
+
+# --- runs -----------------------------------------------------------------------------------------------------------
+
+
+class LivePipeline:
+    """All ranks of a plan, each on its emulated host, waiting for bursts."""
+
+    def __init__(self, path: Path, emulation: Emulation) -> None:
+        self.plan = read_plan(path)
+        self.peaks: dict[int, int] = {}
+        """Each rank's most anonymous bytes, looked at every few milliseconds."""
+        self._stop = threading.Event()
+        master = f"{emulation.address(0)}:{MASTER_PORT}"
+        script = Path(__file__).with_name("burst.py")
+        commands = [[sys.executable, str(script), str(path), master]]
+        for rank in range(1, len(self.plan.hosts)):
+            words = [str(path), "--rank", str(rank), "--master", master, "--threads", str(emulation.threads(rank))]
+            commands.append([sys.executable, "-m", "edgelaunch", *words, "--quiet"])
+        environ = _environ()
+        self._ranks = [
+            subprocess.Popen([*emulation.prefix(rank), *command], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                             text=True, env=environ)
+            for rank, command in enumerate(commands)
+        ]  # fmt: skip
+        self._looker = threading.Thread(target=self._look, daemon=True)
+        self._looker.start()
+
+    def result(self) -> list[float]:
+        """The data host's next line."""
+        stream = self._ranks[0].stdout
+        assert stream is not None
+        line = stream.readline()
+        if not line:
+            raise SystemExit("the pipeline's data host ended; its last words are above")
+        return list(json.loads(line))
+
+    def burst(self) -> float:
+        """Items a second while the pipeline is full."""
+        num_stages = len(self.plan.stages)
+        begin, end = num_stages + 1, num_stages
+        middle = max(LEAST_MICROBATCHES, math.ceil(BURST_S / self.plan.predicted.period_s))
+        stream = self._ranks[0].stdin
+        assert stream is not None
+        stream.write(f"{begin + middle + end}\n")
+        stream.flush()
+        seen = self.result()
+        return middle * self.plan.model.microbatch / (seen[begin - 1 + middle] - seen[begin - 1])
+
+    def end(self) -> None:
+        self._stop.set()
+        self._looker.join()
+        for process in self._ranks:
+            assert process.stdin is not None
+            process.stdin.close()
+        for process in self._ranks:
+            try:
+                process.wait(15)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+    def _look(self) -> None:
+        while not self._stop.wait(0.01):
+            for rank, process in enumerate(self._ranks):
+                seen = figures(process.pid)
+                if seen is not None:
+                    self.peaks[rank] = max(self.peaks.get(rank, 0), seen.anonymous_bytes)
+
+
+def _environ() -> dict[str, str]:
+
+    return dict(os.environ) | heap_environment(os.environ)
+
+
+@contextlib.contextmanager
+def live(path: Path) -> Iterator[LivePipeline]:
+    with Emulation(read_plan(path)) as emulation:
+        pipeline = LivePipeline(path, emulation)
+        try:
+            pipeline.result()
+            yield pipeline
+        finally:
+            pipeline.end()
+
+
+def run_pair(model: str, cluster: str, folder: Path, args: argparse.Namespace, speed: float) -> list[Row]:
+    """Both schedules of a model on a cluster, alive together."""
+    paths = [compiled(model, cluster, schedule, folder, args) for schedule in SCHEDULES]
+    measured: list[list[float]] = [[] for _ in paths]
+    drift: list[list[float]] = [[] for _ in paths]
+    with contextlib.ExitStack() as stack:
+        pipelines = [stack.enter_context(live(path)) for path in paths]
+        for number in range(args.bursts + 1):
+            for index, pipeline in enumerate(pipelines):
+                now = machine_speed() / speed - 1
+                rate = pipeline.burst()
+                if number:  # the first is a warm-up
+                    measured[index].append(rate)
+                    drift[index].append(now)
+    rows = []
+    for index, (schedule, pipeline) in enumerate(zip(SCHEDULES, pipelines, strict=True)):
+        plan = pipeline.plan
+        rows.append(
+            Row(
+                model=model, cluster=cluster, schedule=schedule, num_stages=len(plan.stages),
+                bottleneck=plan.predicted.bottleneck, predicted=plan.predicted.throughput_items_per_s,
+                simulated=simulated(paths[index]), measured=tuple(measured[index]), drift=tuple(drift[index]),
+                memory=memory(plan, pipeline.peaks),
+            )
+        )  # fmt: skip
+    return rows
+
+
+def memory(plan: Plan, peaks: dict[int, int]) -> tuple[tuple[int, int, int], ...]:
+    return tuple((stage.rank, stage.predicted.memory_bytes, peaks[stage.rank]) for stage in plan.stages)
+
+
+# --- the report ------------------------------------------------------------------------------------------------------
+
+
+def tell(row: Row) -> None:
+    low, high = min(row.measured), max(row.measured)
+    simulated_text = (
+        "" if row.simulated is None else f"  simulated {row.simulated:7.3f} ({row.simulated / row.throughput - 1:+.1%})"
+    )
+    print(
+        f"{row.model:>10} {row.cluster:>9} {row.schedule:>5}  {row.num_stages} stages  predicted {row.predicted:7.3f}"
+        f"  measured {row.throughput:7.3f} ({low:.3f} to {high:.3f})  error {row.error:+6.1%}"
+        f"  machine {statistics.median(row.drift):+5.1%}  without {row.steady_error:+6.1%}{simulated_text}"
+        f"  {row.bottleneck}",
+        flush=True,
+    )
+    for rank, predicted, peak in row.memory:
+        missed = abs(peak - predicted) > max(MEMORY_SHARE * predicted, MEMORY_BYTES)
+        if missed:
+            print(f"{'':>28}rank {rank}: {predicted / 1e6:.0f} MB predicted, {peak / 1e6:.0f} MB taken  MISSED")
+
+
+def judge(rows: Sequence[Row]) -> bool:
+    """Prints what the rows say together; whether all targets are met."""
+    errors = [abs(row.error) for row in rows]
+    worst = max(rows, key=lambda row: abs(row.error))
+    within = sum(error <= TARGET for error in errors)
+    print(f"{within} of {len(rows)} within {TARGET:.0%}, {sum(error <= LIMIT for error in errors)} within {LIMIT:.0%}; "
+          f"worst: {worst.model} {worst.cluster} {worst.schedule} {worst.error:+.1%}")  # fmt: skip
+    met = within >= 16 / 18 * len(rows) and max(errors) <= LIMIT
+    cells = [(rank, peak - predicted, predicted) for row in rows for rank, predicted, peak in row.memory]
+    fitting = [abs(off) <= max(MEMORY_SHARE * predicted, MEMORY_BYTES) for _, off, predicted in cells]
+    print(f"memory: {sum(fitting)} of {len(cells)} ranks within {MEMORY_SHARE:.0%} or {MEMORY_BYTES / 1e6:.0f} MB")
+    return _judge_order(rows) and met and all(fitting)
+
+
+def _judge_order(rows: Sequence[Row]) -> bool:
+    met = True
+    for exact, even in zip(rows[::2], rows[1::2], strict=True):
+        gain, planned = exact.throughput / even.throughput, exact.predicted / even.predicted
+        least = 1.5 if exact.cluster == "four" else 0.97
+        good = gain >= least and (abs(planned - 1) <= LIMIT or (gain > 1) == (planned > 1))
+        print(f"{exact.model} {exact.cluster}: exact over even {gain:.2f}, predicted {planned:.2f}, at least {least}: "
+              f"{'met' if good else 'MISSED'}")  # fmt: skip
+        met &= good
+    return met
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", default=MODELS)
+    parser.add_argument("--clusters", nargs="+", choices=CLUSTERS, default=list(CLUSTERS))
+    parser.add_argument("--bursts", type=int, default=8, help="of each plan")
+    parser.add_argument("--microbatch", type=int, default=1)
+    parser.add_argument("--profiled", type=int, nargs="+", default=[1, 4], help="microbatch sizes to profile")
+    parser.add_argument("--busy-cores", type=int, default=1, help="kept busy while profiling, as other hosts do")
+    parser.add_argument("--folder", type=Path, help="for profiles and plans, which are used again; else thrown away")
+    parser.add_argument("--only-prepare", action="store_true", help="profiles and plans, no runs")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory(prefix="edgebench-") as own:
+        folder = (args.folder or Path(own)).resolve()
+        for model in args.models:
+            speed = profile(model, folder, args)
+            for cluster in args.clusters:
+                if args.only_prepare:
+                    for schedule in SCHEDULES:
+                        compiled(model, cluster, schedule, folder, args)
+                    continue
+                rows += run_pair(model, cluster, folder, args, speed)
+                for row in rows[-2:]:
+                    tell(row)
+        if args.folder and rows:
+            name = f"rows-{'-'.join(args.models)}-{'-'.join(args.clusters)}.json"
+            (folder / name).write_text(json.dumps([asdict(row) for row in rows]))
+    return 0 if not rows or judge(rows) else 1
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except UserError as error:
+        raise SystemExit(str(error)) from None

@@ -1,0 +1,1 @@
+"""edgeprofile: measures what the units of a model take on this device."""

@@ -1,0 +1,75 @@
+"""What sending and receiving take of the cores, and what a rank's process takes of memory, measured over loopback."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+
+from edgecompile.errors import UserError
+from edgecompile.profile_file import Cost, Messages
+
+__all__ = ["affine", "measure_messages"]
+
+_SIZES = (4 << 10, 256 << 10, 2 << 20, 8 << 20)
+_DEADLINE_S = 600
+
+
+def measure_messages(threads: int) -> tuple[Messages, int]:
+    """The costs of messages, and the bytes of a rank without weights and activations.
+
+    Raises:
+        UserError: the two processes do not come to an end.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "edgecompile.measure.peer"]
+    environ = os.environ | {"TORCH_CPP_LOG_LEVEL": "ERROR"}
+    peers = [
+        subprocess.Popen(
+            [*command, str(rank), str(port), str(threads), *map(str, _SIZES)],
+            stdout=subprocess.PIPE,
+            env=environ,
+            start_new_session=True,
+        )
+        for rank in range(2)
+    ]
+    try:
+        texts = [peer.communicate(timeout=_DEADLINE_S)[0] for peer in peers]
+    except subprocess.TimeoutExpired:
+        raise UserError(
+            f"two processes did not exchange messages on 127.0.0.1 within {_DEADLINE_S} s: is the machine overloaded?"
+        ) from None
+    finally:
+        for peer in peers:
+            peer.kill()
+            peer.wait()
+    assert all(peer.returncode == 0 for peer in peers), "a process that measured messages ended badly"
+    sender, receiver = (json.loads(text) for text in texts)
+    costs = Messages(send=_cpu_cost(sender["cpu_s"]), receive=_cpu_cost(receiver["cpu_s"]))
+    return costs, max(sender["runtime_bytes"], receiver["runtime_bytes"])
+
+
+def _cpu_cost(cpu_s: Sequence[float]) -> Cost:
+    fixed_s, each_s = affine(_SIZES, cpu_s)
+    return Cost(fixed_cpu_s=fixed_s, each_cpu_s=each_s)
+
+
+def affine(counts: Sequence[int], seconds: Sequence[float]) -> tuple[float, float]:
+    """Seconds a call and each, neither below 0, that come closest relative to what was measured."""
+    weights = [1 / max(value, 1e-12) ** 2 for value in seconds]
+    total = sum(weights)
+    mean_count = sum(weight * count for weight, count in zip(weights, counts, strict=True)) / total
+    mean_s = sum(weight * value for weight, value in zip(weights, seconds, strict=True)) / total
+    spread = sum(weight * (count - mean_count) ** 2 for weight, count in zip(weights, counts, strict=True))
+    together = sum(
+        weight * (count - mean_count) * (value - mean_s)
+        for weight, count, value in zip(weights, counts, seconds, strict=True)
+    )
+    each_s = max(0.0, together / spread) if spread else 0.0
+    fixed_s = mean_s - each_s * mean_count
+    return (fixed_s, each_s) if fixed_s >= 0 else (0.0, mean_s / mean_count)

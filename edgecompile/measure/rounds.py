@@ -1,0 +1,205 @@
+"""Measures stretches in turns, so that a slow moment of the machine falls on all of them; keeps what it has on disk."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+
+from edgecompile.measure.allocator import give_back
+from edgecompile.measure.bench import Bench, Sample, peak_growth_bytes
+from edgecompile.measure.caches import Caches
+from edgecompile.measure.stretches import Atom, Stretch, check_ranges, classes, range_bytes, stretches_of
+from edgecompile.units import Chain
+
+__all__ = ["Effort", "Measured", "Span", "Store", "Tell", "measure_chain", "spans_of"]
+
+_LEAST_ROUNDS = 3
+_NUM_CHECKS = 3
+"""One of them is measured in each round: they are longer than the stretches."""
+_VISITS = 3
+"""Where not all fits into memory at once: how often each group comes back."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """Units to measure together; those with atoms also one by one. `places`: the first units of all that are alike."""
+
+    name: str
+    first: int
+    last: int
+    atoms: tuple[Atom, ...]
+    places: tuple[int, ...]
+    num_bytes: int
+    turn: int = 0
+    """A check takes part in the rounds of this number, counted by the number of checks."""
+
+
+@dataclass
+class Measured:
+    """What was measured of one span."""
+
+    rounds: int = 0
+    """That it has been through."""
+    whole: list[Sample] = field(default_factory=list)
+    atoms: list[list[Sample]] = field(default_factory=list)
+    """For each run a list of samples, in the order of the span's atoms."""
+    growth_bytes: int | None = None
+    """What a run adds to the memory of the process."""
+
+    def to_plain(self) -> dict[str, Any]:
+        whole = [[item.wall_s, item.cpu_s] for item in self.whole]
+        atoms = [[[item.wall_s, item.cpu_s] for item in row] for row in self.atoms]
+        return {"rounds": self.rounds, "whole": whole, "atoms": atoms, "growth_bytes": self.growth_bytes}
+
+    @classmethod
+    def of_plain(cls, value: dict[str, Any]) -> Measured:
+        whole = [Sample(*pair) for pair in value["whole"]]
+        atoms = [[Sample(*pair) for pair in row] for row in value["atoms"]]
+        return cls(value["rounds"], whole, atoms, value["growth_bytes"])
+
+
+class Store(Protocol):
+    """Keeps samples, so that a measurement that was stopped goes on where it was."""
+
+    def measured(self, microbatch: int) -> dict[str, Measured]: ...
+    def is_complete(self, microbatch: int) -> bool: ...
+    def keep(self, microbatch: int, found: Mapping[str, Measured], *, complete: bool) -> None: ...
+
+
+Tell = Callable[[str, int, int], None]
+"""Says how far the measurement is: what is measured, how many rounds are done, and of how many."""
+
+
+def spans_of(chain: Chain, max_bytes: int, seed: int) -> list[Span]:
+    """One stretch of each class, the one in the middle, and random ranges that check the sums."""
+    stretches = stretches_of(chain, max_bytes)
+    spans = [_stretch_span(chain, alike) for alike in classes(stretches).values()]
+    for turn, (first, last) in enumerate(check_ranges(chain, stretches, _NUM_CHECKS, max_bytes, seed)):
+        num_bytes = range_bytes(chain, first, last)
+        spans.append(Span(f"check {first}-{last}", first, last, (), (first,), num_bytes, turn))
+    return spans
+
+
+def _stretch_span(chain: Chain, alike: Sequence[Stretch]) -> Span:
+    chosen = alike[len(alike) // 2]
+    return Span(
+        name=f"stretch {chosen.first}-{chosen.last}",
+        first=chosen.first,
+        last=chosen.last,
+        atoms=chosen.atoms,
+        places=tuple(stretch.first for stretch in alike),
+        num_bytes=range_bytes(chain, chosen.first, chosen.last),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Effort:
+    rounds: int
+    time_limit_s: float
+    max_bytes: int
+    seed: int
+    device: str
+
+
+def measure_chain(
+    chain: Chain, examples: Sequence[torch.Tensor], effort: Effort, store: Store, tell: Tell
+) -> tuple[list[Span], dict[str, Measured]]:
+    """Every span `rounds` times, or until the time limit, three times at least.
+
+    Raises:
+        UserError: one unit alone needs more than `max_bytes`.
+    """
+    microbatch = len(examples[0])
+    spans = spans_of(chain, effort.max_bytes, effort.seed)
+    kept = store.measured(microbatch)
+    found = {span.name: kept.get(span.name) or Measured() for span in spans}
+    if store.is_complete(microbatch):
+        return spans, found
+    groups = _groups(spans, effort.max_bytes)
+    visits = 1 if len(groups) == 1 else _VISITS
+    caches = Caches(chain)
+    for visit in range(1, visits + 1):
+        for number, group in enumerate(groups):
+            part = f", part {number + 1} of {len(groups)}" if len(groups) > 1 else ""
+            turn = _Turn(
+                label=f"microbatch {microbatch}{part}",
+                rounds=-(-effort.rounds * visit // visits),
+                least=-(-_LEAST_ROUNDS * visit // visits),
+                limit_s=effort.time_limit_s / (visits * len(groups)),
+            )
+            benches = _measure_group(chain, examples, group, turn, effort, found, caches)
+            for done in benches:
+                tell(turn.label, done, turn.rounds)
+                store.keep(microbatch, found, complete=False)
+            del benches
+            give_back()
+    store.keep(microbatch, found, complete=True)
+    return spans, found
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Turn:
+    """One visit to one group of spans."""
+
+    label: str
+    rounds: int
+    """That the group shall have been through by its end."""
+    least: int
+    limit_s: float
+
+
+def _measure_group(
+    chain: Chain,
+    examples: Sequence[torch.Tensor],
+    group: Sequence[Span],
+    turn: _Turn,
+    effort: Effort,
+    found: Mapping[str, Measured],
+    caches: Caches,
+) -> Iterator[int]:
+    """Builds the group's benches and runs them in turns; yields the rounds done, before the first and after each."""
+    done = min(found[span.name].rounds for span in group)
+    yield done
+    if done >= turn.rounds:
+        return
+    benches = [Bench(chain, span.first, span.last, span.atoms, examples, effort.device) for span in group]
+    begin_s = time.monotonic()
+    while done < turn.rounds and (done < turn.least or time.monotonic() - begin_s <= turn.limit_s):
+        for span, bench in zip(group, benches, strict=True):
+            _measure(bench, found[span.name], caches, span, done)
+        done += 1
+        yield done
+
+
+def _measure(bench: Bench, measured: Measured, caches: Caches, span: Span, done: int) -> None:
+    if measured.rounds > done:  # a stop fell between this span and the next
+        return
+    measured.rounds += 1
+    if not span.atoms and done % _NUM_CHECKS != span.turn:
+        return
+    if measured.growth_bytes is None and span.atoms:
+        measured.growth_bytes = peak_growth_bytes(bench)
+    if span.atoms:
+        caches.as_after_the_rest(span.num_bytes)
+        bench.warm_inputs()
+        measured.atoms.append(bench.run_atoms())
+    caches.as_after_the_rest(span.num_bytes)
+    bench.warm_inputs()
+    measured.whole.append(bench.run_whole())
+
+
+def _groups(spans: Sequence[Span], max_bytes: int) -> list[list[Span]]:
+    """Spans that fit into memory together, in order."""
+    groups: list[list[Span]] = []
+    room = 0
+    for span in spans:
+        if span.num_bytes > room:
+            groups.append([])
+            room = max_bytes
+        groups[-1].append(span)
+        room -= span.num_bytes
+    return groups

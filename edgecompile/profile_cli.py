@@ -1,0 +1,137 @@
+"""`edgeprofile`: the Hydra entry point, on the device that is to be measured. Imports no torch at module level."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import hydra
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from edgecompile import __version__
+from edgecompile.console import run_command, steps, table_console
+from edgecompile.domain import to_conf
+from edgecompile.errors import UserError
+from edgecompile.hydra_app import run_app
+from edgecompile.measure.allocator import restart_as_ranks_start, use_one_arena
+
+if TYPE_CHECKING:
+    from edgecompile.profile_file import DeviceProfile
+
+__all__ = ["main"]
+
+_SAY_EVERY_S = 10.0
+
+
+@hydra.main(version_base="1.3", config_path="pkg://edgecompile.conf", config_name="edgeprofile")
+def _app(config: Any) -> None:
+    conf = to_conf(config)
+    from edgecompile.measure.session import Ui, profile_device
+
+    begin_s = time.monotonic()
+    print(f"profiling {conf.model.name}; the machine should be idle otherwise", file=sys.stderr, flush=True)
+    try:
+        profile, path = profile_device(conf, Ui(steps, _rounds, _say))
+    except OSError as error:
+        raise UserError(f"{error.filename or conf.profile.folder}: {error.strerror}") from error
+    console = table_console()
+    console.print(_table(profile))
+    for line in _remarks(profile):
+        console.print(line, soft_wrap=True)
+    console.print(f"profile written to {path} in {time.monotonic() - begin_s:.0f} s", soft_wrap=True)
+
+
+@contextmanager
+def _rounds() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar on a terminal, elsewhere a line every ten seconds."""
+    console = Console(stderr=True, highlight=False)
+    if not console.is_terminal:
+        yield _Lines()
+        return
+    columns = (TextColumn("  {task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console) as progress:
+        tasks: dict[str, Any] = {}
+
+        def tell(text: str, done: int, total: int) -> None:
+            if text not in tasks:
+                tasks[text] = progress.add_task(text, total=total)
+            progress.update(tasks[text], completed=done, total=total)
+
+        yield tell
+
+
+class _Lines:
+    """Progress for logs."""
+
+    def __init__(self) -> None:
+        self._said_s = -_SAY_EVERY_S
+
+    def __call__(self, text: str, done: int, total: int) -> None:
+        now_s = time.monotonic()
+        if now_s - self._said_s >= _SAY_EVERY_S or done == total:
+            self._said_s = now_s
+            _say(f"{text}: {done} of {total} rounds")
+
+
+def _say(text: str) -> None:
+    print(f"  {text}", file=sys.stderr, flush=True)
+
+
+def _table(profile: DeviceProfile) -> Table:
+    """What each microbatch takes, and how far sums of units are from stages that were measured whole."""
+    from edgecompile.quantities import format_time
+
+    table = Table(title=f"{profile.model} on {profile.device}", title_justify="left")
+    for name in ("microbatch", "all units", "an item", "items/s", "quartiles", "sums off by", "rounds"):
+        table.add_column(name, justify="right")
+    for item in profile.microbatches:
+        whole_s = sum(item.wall_s)
+        errors = [abs(check.predicted_s / check.measured_s - 1) for check in item.checks]
+        table.add_row(
+            str(item.microbatch),
+            format_time(whole_s),
+            format_time(whole_s / item.microbatch),
+            f"{item.microbatch / whole_s:.3g}",
+            f"-{1 - sum(item.wall_q1_s) / whole_s:.1%} +{sum(item.wall_q3_s) / whole_s - 1:.1%}",
+            f"{max(errors):.1%} at most" if errors else "-",
+            str(item.rounds),
+        )
+    return table
+
+
+def _remarks(profile: DeviceProfile) -> Iterator[str]:
+    machine, rates = profile.machine, profile.rates
+    threads = f"{profile.threads} thread" + ("s" if profile.threads > 1 else "")
+    yield f"{machine.processor}, {machine.cores} cores, {threads} used; {machine.system}"
+    yield (
+        f"matrix products {rates.matrix_flops_per_s / 1e9:.3g} GFLOPS, "
+        f"memory {rates.memory_bytes_per_s / 1e9:.3g} GB/s, "
+        f"a rank without its shard {profile.runtime_bytes / 1e6:.0f} MB"
+    )
+    worst = max(item.disturbed for item in profile.microbatches)
+    if worst > 0.25:
+        yield f"something else had the cores in {worst:.0%} of the samples: measure again when the machine is idle"
+
+
+def main() -> int:
+    """The command: 0 done, 2 the user's error in one line, 130 interrupted."""
+    if "--version" in sys.argv[1:]:
+        print(f"edgeprofile {__version__}")
+        return 0
+    restart_as_ranks_start()
+    use_one_arena()
+    return run_command("edgeprofile", _body)
+
+
+def _body() -> int:
+    run_app(_app)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
