@@ -48,7 +48,9 @@ def check_plan(plan: Plan, where: str) -> None:
     for key in ("num_buffers_in", "num_buffers_out"):
         value = getattr(plan.runtime, key)
         _require(1 <= value <= 1024, where, f"runtime.{key}", value, "1 to 1024")
-    _require(plan.runtime.timeout_s > 0, where, "runtime.timeout_s", plan.runtime.timeout_s, "more than 0")
+    for key in ("timeout_s", "detect_s"):
+        _require(getattr(plan.runtime, key) > 0, where, f"runtime.{key}", getattr(plan.runtime, key), "more than 0")
+    _require(plan.runtime.rejoin_s >= 0, where, "runtime.rejoin_s", plan.runtime.rejoin_s, "0 or more")
     for key in ("throughput_items_per_s", "period_s", "latency_s"):
         value = getattr(plan.predicted, key)
         _require(value >= 0, where, f"predicted.{key}", value, "0 or more")

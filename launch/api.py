@@ -187,7 +187,8 @@ class Pipeline:
         stage = self._plan.stage_of_rank(0)
         if stage is not None:
             check_shard(self._plan, stage, self._folder)
-        from edgelaunch.rank import Rank, RankOptions
+        from edgelaunch.rank import RankOptions
+        from edgelaunch.supervise import Supervisor
 
         host = self._plan.hosts[0]
         num_here = len(self._plan.hosts) if self._local else 1
@@ -197,7 +198,7 @@ class Pipeline:
             log=lambda text: None,
         )  # fmt: skip
         source = Source(items=self._items(), num_items=None, what="an application's items")
-        self._rank = Rank(options, source, _Results(self))
+        self._rank = Supervisor(options, source, _Results(self))
         self._rank.start()
         threading.Thread(target=self._supervise, name="supervise", daemon=True).start()
 

@@ -227,7 +227,8 @@ def _rank_failure(
             discard.append(session)
         import torch
 
-        from edgelaunch.rank import Rank, RankOptions
+        from edgelaunch.rank import RankOptions
+        from edgelaunch.supervise import Supervisor
 
         if checked is not None:
             checked.result()
@@ -246,7 +247,7 @@ def _rank_failure(
     )  # fmt: skip
     live = _live(arguments, plan, session) if session is not None else None
     ends = live or session
-    runner = Rank(options, ends.source, ends.results) if ends is not None else Rank(options)
+    runner = Supervisor(options, ends.source, ends.results) if ends is not None else Supervisor(options)
     failure = _supervise(runner, rank)
     if failure is None and session is not None:
         session.report(runner)

@@ -10,10 +10,10 @@ from edgelaunch.golden import GoldenFile, chain
 from edgelaunch.inputs import open_source
 from edgelaunch.items import DEFAULT_ITEMS, Source
 from edgelaunch.outputs import open_writer
-from edgelaunch.rank import Rank
 from edgelaunch.reference import Reference
 from edgelaunch.report import Meter, console, print_report, print_verified
 from edgelaunch.results import ResultHandler
+from edgelaunch.supervise import Supervisor
 from edgelaunch.verify import Verifier
 
 __all__ = ["Session"]
@@ -58,7 +58,7 @@ class Session:
         self.meter.stop()
         self.results.discard()
 
-    def report(self, rank: Rank) -> None:
+    def report(self, rank: Supervisor) -> None:
         """Prints results first, then how fast they came."""
         self.meter.stop()
         out = console()
@@ -76,4 +76,4 @@ class Session:
         if self._output is not None:
             out.print(f"{self.results.num_items} results in {self._output}", markup=False)
         if not self._quiet and rank.run is not None:
-            print_report(self._plan, rank.run)
+            print_report(rank.run.plan, rank.run)

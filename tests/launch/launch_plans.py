@@ -111,6 +111,8 @@ def write(
     addresses: Sequence[str] | None = None,
     data: DataSpec | None = None,
     timeout_s: float = 20.0,
+    detect_s: float = 4.0,
+    rejoin_s: float = 0.0,
     port: int = 29999,
     change: Callable[[Plan], Plan] = lambda plan: plan,
 ) -> Written:
@@ -156,7 +158,9 @@ def write(
         ),
         network=Network(model="host"),
         links=(),
-        runtime=Runtime(num_buffers_in=2, num_buffers_out=2, timeout_s=timeout_s),
+        runtime=Runtime(
+            num_buffers_in=2, num_buffers_out=2, timeout_s=timeout_s, detect_s=detect_s, rejoin_s=rejoin_s
+        ),
         inputs=model_inputs,
         outputs=boundary,
         data=data or DataSpec(kind="tensor"),
