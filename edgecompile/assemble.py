@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from edgecompile import plan as p
+from edgecompile.contingency import Contingencies
 from edgecompile.domain import Cluster
-from edgecompile.partition import link_figures
+from edgecompile.partition import kept_inputs_bytes, link_figures
 from edgecompile.profile import Profile
 from edgecompile.quantities import parse_time
 from edgecompile.schedule import Schedule
@@ -31,6 +32,7 @@ def assemble_plan(
     data: p.DataSpec,
     origin: str,
     num_parameters: int,
+    contingencies: Contingencies,
 ) -> p.Plan:
     """The plan; rank 0 is the data host, the others follow in the order of their stages.
 
@@ -49,18 +51,8 @@ def assemble_plan(
             capture=conf.capture.value,
         ),
         objective=conf.schedule.objective,
-        predicted=p.Predicted(
-            throughput_items_per_s=conf.microbatch / schedule.period_s,
-            period_s=schedule.period_s,
-            latency_s=schedule.latency_s,
-            bottleneck=_bottleneck(schedule, cluster),
-        ),
-        certificate=p.Certificate(
-            method=schedule.certificate.method,
-            period_s=schedule.certificate.period_s,
-            lower_bound_s=schedule.certificate.lower_bound_s,
-            gap=schedule.certificate.gap,
-        ),
+        predicted=_predicted(conf, schedule, cluster),
+        certificate=_certificate(schedule),
         hosts=tuple(_host(rank, host, cluster) for rank, host in enumerate(ranks)),
         network=p.Network(model=cluster.network, bandwidth_bytes_per_s=cluster.medium_bytes_per_s),
         links=_links(ranks, cluster),
@@ -68,14 +60,44 @@ def assemble_plan(
             num_buffers_in=conf.runtime.num_buffers_in,
             num_buffers_out=conf.runtime.num_buffers_out,
             timeout_s=parse_time(conf.runtime.timeout, "runtime.timeout"),
+            detect_s=parse_time(conf.runtime.detect, "runtime.detect"),
+            rejoin_s=parse_time(conf.runtime.rejoin, "runtime.rejoin"),
         ),
         inputs=_tensors(chain.boundaries[0]),
         outputs=_tensors(chain.boundaries[-1]),
         data=data,
         golden=golden,
-        stages=_stages(chain, schedule, shards, wires, ranks),
+        stages=_stages(conf, chain, schedule, shards, wires, ranks),
         units=_units(chain, profile),
         unused_hosts=tuple(host.name for index, host in enumerate(cluster.hosts) if index not in used),
+        notes=contingencies.notes,
+        contingencies=tuple(
+            p.Contingency(
+                lost=cluster.hosts[item.lost].name,
+                predicted=_predicted(conf, item.schedule, cluster),
+                certificate=_certificate(item.schedule),
+                stages=_stages(conf, chain, item.schedule, item.shards, item.wires, ranks),
+            )
+            for item in contingencies.fallbacks
+        ),
+    )
+
+
+def _predicted(conf: Conf, schedule: Schedule, cluster: Cluster) -> p.Predicted:
+    return p.Predicted(
+        throughput_items_per_s=conf.microbatch / schedule.period_s,
+        period_s=schedule.period_s,
+        latency_s=schedule.latency_s,
+        bottleneck=_bottleneck(schedule, cluster),
+    )
+
+
+def _certificate(schedule: Schedule) -> p.Certificate:
+    return p.Certificate(
+        method=schedule.certificate.method,
+        period_s=schedule.certificate.period_s,
+        lower_bound_s=schedule.certificate.lower_bound_s,
+        gap=schedule.certificate.gap,
     )
 
 
@@ -112,8 +134,14 @@ def _tensors(boundary: Boundary, wire: WireFormat = FORMATS["fp32"]) -> tuple[p.
 
 
 def _stages(
-    chain: Chain, schedule: Schedule, shards: Sequence[Shard], wires: Sequence[WireFormat], ranks: Sequence[int]
+    conf: Conf,
+    chain: Chain,
+    schedule: Schedule,
+    shards: Sequence[Shard],
+    wires: Sequence[WireFormat],
+    ranks: Sequence[int],
 ) -> tuple[p.Stage, ...]:
+    kept_bytes = kept_inputs_bytes(conf, chain, len(schedule.stages))
     return tuple(
         p.Stage(
             stage=index,
@@ -127,7 +155,9 @@ def _stages(
             inputs=_tensors(chain.boundaries[stage.first], wires[index]),
             outputs=_tensors(chain.boundaries[stage.last + 1], wires[index + 1]),
             predicted=p.StagePrediction(
-                compute_s=stage.compute_s, send_s=stage.send_s, memory_bytes=stage.memory_bytes
+                compute_s=stage.compute_s,
+                send_s=stage.send_s,
+                memory_bytes=stage.memory_bytes + (kept_bytes if stage.host == 0 else 0),
             ),
         )
         for index, (stage, shard) in enumerate(zip(schedule.stages, shards, strict=True))

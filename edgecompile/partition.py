@@ -31,7 +31,7 @@ from edgecompile.schema import Conf, ConstraintsConf, ScheduleMethod
 from edgecompile.units import Chain, Weight
 from edgecompile.wire import FORMATS, WireFormat, cut_formats, decode_s, encode_s, wire_bytes
 
-__all__ = ["build_problem", "partition"]
+__all__ = ["build_problem", "kept_inputs_bytes", "partition"]
 
 
 # What the scheduler calls the limits, and what the user wrote.
@@ -134,7 +134,7 @@ def build_problem(
             )
             for device in cluster.devices
         ),
-        hosts=_hosts(cluster),
+        hosts=_hosts(cluster, kept_inputs_bytes(conf, chain, len(cluster.hosts))),
         links=_links(cluster),
         cut_bytes=sizes,
         weight_bytes=own,
@@ -157,16 +157,26 @@ def build_problem(
     )
 
 
-def _hosts(cluster: Cluster) -> tuple[SchedHost, ...]:
+def kept_inputs_bytes(conf: Conf, chain: Chain, num_stages: int) -> int:
+    """What the data host keeps until results are there, to send it again after the loss of a rank.
+
+    The inputs of as many microbatches as the pipeline has buffers: those at both ends of each boundary.
+    """
+    num_buffers = conf.runtime.num_buffers_in + conf.runtime.num_buffers_out
+    return (num_stages + 1) * num_buffers * chain.boundaries[0].num_bytes
+
+
+def _hosts(cluster: Cluster, kept_bytes: int) -> tuple[SchedHost, ...]:
+    """The data host comes first, and has so much less memory for a stage."""
     kinds = [device.name for device in cluster.devices]
     return tuple(
         SchedHost(
             name=host.name,
             kind=kinds.index(host.device),
-            memory_bytes=host.memory_bytes,
+            memory_bytes=max(0, host.memory_bytes - (kept_bytes if index == 0 else 0)),
             bandwidth_bytes_per_s=host.bandwidth_bytes_per_s,
         )
-        for host in cluster.hosts
+        for index, host in enumerate(cluster.hosts)
     )
 
 

@@ -17,6 +17,7 @@ from edgecompile.plan import Host, Plan, UserError, file_sha256, read_plan
 from edgelaunch import __version__
 from edgelaunch.failures import Failure, exit_code, rank_name
 from edgelaunch.items import DEFAULT_ITEMS, STDIN, WHEN_FULL
+from edgelaunch.restarts import DEFAULT_RESTARTS
 
 __all__ = ["main"]
 
@@ -64,6 +65,10 @@ def _parser() -> argparse.ArgumentParser:
     which.add_argument("--master", metavar="ADDR:PORT", help="where rank 0 listens, else as the plan says")
     which.add_argument("--local", action="store_true", help="start every rank on this machine, on the CPU")
     which.add_argument("--threads", type=int, metavar="N", help="intra-op threads, else as the plan says")
+    which.add_argument(
+        "--restarts", type=int, metavar="N",
+        help=f"with --local: start a rank that was killed or lost again, so often (default {DEFAULT_RESTARTS})",
+    )  # fmt: skip
     data = parser.add_argument_group("data, on rank 0")
     data.add_argument(
         "--input",
@@ -95,6 +100,8 @@ def _check_arguments(arguments: argparse.Namespace, plan: Plan) -> None:
         value = getattr(arguments, name)
         if value is not None and value < 1:
             raise UserError(f"--{name} {value} does not do: it must be 1 or more")
+    if arguments.restarts is not None and (arguments.restarts < 0 or not arguments.local):
+        raise UserError(f"--restarts {arguments.restarts} does not do: it is for --local, and 0 or more")
     if arguments.local and (arguments.rank is not None or arguments.master is not None):
         raise UserError("--local starts every rank here: leave out --rank and --master")
     if arguments.input not in (None, STDIN) and not Path(arguments.input).exists():
@@ -125,7 +132,8 @@ def _describe(failure: Failure, plan: Plan, own_rank: int | None) -> None:
     """Prints why the run ended, once: a traceback for a bug, one line for anything else."""
     name = rank_name(plan, failure.rank)
     own = failure.rank == (own_rank or 0)
-    message = failure.message if own or name in failure.message else f"{name}: {failure.message}"
+    named = own or f"rank {failure.rank} (" in failure.message
+    message = failure.message if named else f"{name}: {failure.message}"
     if failure.kind == "interrupted" and failure.rank == own_rank:
         print("edgelaunch: interrupted", file=sys.stderr, flush=True)
         return
@@ -152,7 +160,8 @@ def _run_local(arguments: argparse.Namespace, plan: Plan, plan_path: Path) -> in
     ]
     if arguments.verify:
         passed.append("--verify")
-    run = LocalRun(plan, plan_path, passed, quiet=arguments.quiet, max_threads=arguments.threads)
+    restarts = DEFAULT_RESTARTS if arguments.restarts is None else arguments.restarts
+    run = LocalRun(plan, plan_path, passed, quiet=arguments.quiet, max_threads=arguments.threads, restarts=restarts)
     try:
         failure = run.run()
     finally:
@@ -177,7 +186,7 @@ def _run_rank(arguments: argparse.Namespace, plan: Plan, plan_path: Path) -> NoR
     discard: list[Any] = []
     own = arguments.rank or 0
     try:
-        failure, rank = _rank_failure(arguments, plan, plan_path, discard)
+        failure, rank = _rank_failure(arguments, plan, plan_path, discard, channel)
     except KeyboardInterrupt:
         failure, rank = Failure(rank=own, kind="interrupted", message="interrupted"), own
     except BrokenPipeError:  # whoever read our output has seen enough
@@ -205,20 +214,20 @@ def _report(channel: socket.socket, failure: Failure) -> None:
 
 
 def _rank_failure(
-    arguments: argparse.Namespace, plan: Plan, plan_path: Path, discard: list[Any]
+    arguments: argparse.Namespace, plan: Plan, plan_path: Path, discard: list[Any], channel: socket.socket | None
 ) -> tuple[Failure | None, int]:
     """Runs the rank; results that were begun are put into `discard`."""
-    from edgelaunch.identity import choose_rank, find_endpoint
-    from edgelaunch.shards import check_shard
+    from edgelaunch.identity import choose_rank, find_endpoint, rank_environment
+    from edgelaunch.shards import check_rank
 
     folder = plan_path.resolve().parent
-    rank = choose_rank(plan, arguments.rank, {} if arguments.loopback else os.environ)
-    endpoint = find_endpoint(plan, arguments.master, os.environ, arguments.listen_fd)
-    stage = plan.stage_of_rank(rank)
+    environ = {} if arguments.loopback else rank_environment(plan, os.environ)
+    rank = choose_rank(plan, arguments.rank, environ)
+    endpoint = find_endpoint(plan, arguments.master, environ, arguments.listen_fd)
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a peer that ends is no page of C++ frames
     with ThreadPoolExecutor(1) as pool:
         # hashing and importing torch take a second each, and neither needs the other
-        checked = pool.submit(check_shard, plan, stage, folder) if stage is not None else None
+        checked = pool.submit(check_rank, plan, rank, folder)
         session = None
         if rank == 0:
             from edgelaunch.session import Session
@@ -230,8 +239,7 @@ def _rank_failure(
         from edgelaunch.rank import RankOptions
         from edgelaunch.supervise import Supervisor
 
-        if checked is not None:
-            checked.result()
+        checked.result()
 
     def log(text: str) -> None:
         if not arguments.quiet:
@@ -247,7 +255,12 @@ def _rank_failure(
     )  # fmt: skip
     live = _live(arguments, plan, session) if session is not None else None
     ends = live or session
-    runner = Supervisor(options, ends.source, ends.results) if ends is not None else Supervisor(options)
+
+    def lost(silent: int, process: int) -> None:
+        if channel is not None:
+            _report(channel, Failure(rank=silent, kind="silent", message=str(process)))
+
+    runner = Supervisor(options, ends.source, ends.results, lost) if ends is not None else Supervisor(options)
     failure = _supervise(runner, rank)
     if failure is None and session is not None:
         session.report(runner)

@@ -30,7 +30,7 @@ class Flight:
 
     The one that draws lives as long as the process, since it may wait in the user's own iterator; the others live one
     generation and get Abandoned when theirs is over. A microbatch is under way from the moment that it is taken to be
-    sent. Its inputs are those that were drawn, so nothing is copied to keep them; there are never more under way than the
+    sent. Its inputs are those that were drawn, so nothing is copied to keep them; never more are under way than the
     pipeline has buffers.
     """
 

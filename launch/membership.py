@@ -69,6 +69,8 @@ class Hello:
     incarnation: str
     sha256: str
     """Of its plan."""
+    process: int
+    """Its number on its machine, for whoever started it there."""
 
     def to_json(self) -> str:
         return json.dumps({"kind": "hello", **asdict(self)})

@@ -39,9 +39,9 @@ class Coordinator:
     """Used by rank 0's main thread. `step` is called every few hundredths of a second, with the monotonic clock."""
 
     def __init__(
-        self, plan: Plan, roster: Roster, log: Callable[[str], None], lost: Callable[[int], None] = lambda rank: None
+        self, plan: Plan, roster: Roster, log: Callable[[str], None], lost: Callable[[int, int], None]
     ) -> None:
-        """`lost` is called with each rank that is lost."""
+        """`lost` is called with each rank that fell silent and its process, which may be started again."""
         self._plan, self._roster, self._log, self._tell = plan, roster, log, lost
         self._begin = time.monotonic()
         self._current: Announcement | None = None
@@ -86,7 +86,8 @@ class Coordinator:
             self._lost[loss.rank], self._lost_at[loss.rank] = loss, now
             self._num_losses[loss.rank] += 1
             self._log(self._describe(loss, num_items))
-            self._tell(loss.rank)
+            if loss.silent_process is not None:
+                self._tell(loss.rank, loss.silent_process)
 
     def _describe(self, loss: Loss, num_items: int) -> str:
         after = f", after item {num_items:,}" if num_items else ""
@@ -114,7 +115,7 @@ class Coordinator:
             return False
         for suspicion in self._roster.suspicions(number):
             if suspicion.lost in staying:
-                self._roster.lose(suspicion.lost, "is gone: it closed its connection")
+                self._roster.lose(suspicion.lost, "is gone: it closed its connection", silent=False)
         return True  # whoever else is silent is found by its heartbeats
 
     # --- forming -----------------------------------------------------------------------------------------------------

@@ -25,6 +25,8 @@ class Seat:
     """A rank that is there."""
 
     incarnation: str
+    process: int
+    """Its process's number on its machine."""
     changed: float
     """When its last beat came, seconds on the monotonic clock."""
     beat: Beat | None = None
@@ -45,6 +47,8 @@ class Loss:
     rank: int
     reason: str
     """In words, to follow the rank's name."""
+    silent_process: int | None
+    """Where its heartbeats stopped: its process, which may still be there; None where a connection of it broke."""
 
 
 @dataclass
@@ -89,16 +93,16 @@ class Roster:
             self._suspicions = [item for item in self._suspicions if item.number >= number]
             return [item for item in self._suspicions if item.number == number]
 
-    def lose(self, rank: int, reason: str) -> None:
+    def lose(self, rank: int, reason: str, *, silent: bool = True) -> None:
         with self._lock:
             seat = self._seats.pop(rank, None)
             if seat is None:
                 return
             self.verdicts[seat.incarnation] = ""
-            self._losses.append(Loss(rank, reason))
+            self._losses.append(Loss(rank, reason, seat.process if silent else None))
             waiting = self._waiting.pop(rank, None)
             if waiting is not None:
-                self._seats[rank] = Seat(waiting.hello.incarnation, waiting.since)
+                self._seats[rank] = Seat(waiting.hello.incarnation, waiting.hello.process, waiting.since)
 
     def close(self) -> dict[str, str]:
         """Turns away whoever still waits for a place; returns all verdicts that are yet to be published."""
@@ -124,7 +128,7 @@ class Roster:
                 self.wrong_plan = hello.rank
                 self.verdicts[hello.incarnation] = f"{name} has another plan than rank 0: copy the same plan to both"
             elif hello.rank not in self._seats:
-                self._seats[hello.rank] = Seat(hello.incarnation, now)
+                self._seats[hello.rank] = Seat(hello.incarnation, hello.process, now)
             elif self._seats[hello.rank].incarnation != hello.incarnation:
                 before = self._waiting.get(hello.rank)
                 if before is not None:

@@ -74,11 +74,12 @@ class Supervisor:
         options: RankOptions,
         source: Source | None = None,
         results: Results | None = None,
-        lost: Callable[[int], None] = lambda rank: None,
+        lost: Callable[[int, int], None] = lambda rank, process: None,
     ) -> None:
         """`source` and `results` are the data host's, rank 0; the others have none.
 
-        `lost` is called on rank 0 with each rank that is lost, for whoever can start it again.
+        `lost` is called on rank 0 with each rank that fell silent and the number of its process, for whoever can start
+        it again.
         """
         assert (options.rank == 0) == (source is not None) == (results is not None)
         self._options, self._plan, self._rank, self._lost = options, options.plan, options.rank, lost
@@ -102,6 +103,7 @@ class Supervisor:
         self._announcement: Announcement | None = None
         self._number = 0
         self._pauses_s: list[float] = []
+        self._given_up = False
         self._threads: list[threading.Thread] = []
 
     def start(self) -> None:
@@ -133,6 +135,7 @@ class Supervisor:
 
     def abandon(self) -> None:
         """Ends all threads of this process's rank, for a process that goes on. Takes a few seconds at most."""
+        self._given_up = True
         if self._watch is not None:
             self._watch.stop()
         self._flight.switch(0)
@@ -212,7 +215,7 @@ class Supervisor:
 
     def _draw(self, feeder: Feeder, source: Source) -> None:
         while not self.streaming.wait(POLL_S):
-            if self.box.ended:
+            if self.box.ended or self._given_up:
                 return
         feeder.draw(source.items)
         self._flight.end()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import secrets
 import threading
 import time
@@ -101,7 +102,8 @@ class Watch:
     # --- inside ------------------------------------------------------------------------------------------------------
 
     def _say_hello(self) -> None:
-        self._outbox.append(Hello(rank=self._rank, incarnation=self.incarnation, sha256=self._sha256).to_json())
+        hello = Hello(rank=self._rank, incarnation=self.incarnation, sha256=self._sha256, process=os.getpid())
+        self._outbox.append(hello.to_json())
 
     def _change(self, **values: Any) -> None:
         with self._lock:
@@ -115,8 +117,10 @@ class Watch:
         with contextlib.suppress(PeerLostError):  # without the store nobody is left to tell
             self._board.publish_failure(failure)
             self._board.put(f"bye/{self._rank}", "1")
-            seats = self.roster.seats() if self.roster is not None else {}
-            while not all(self._board.has(f"bye/{rank}") for rank in seats):
+            ranks = list(self.roster.seats()) if self.roster is not None else []
+            if self.roster is not None and self.roster.wrong_plan is not None:
+                ranks.append(self.roster.wrong_plan)
+            while not all(self._board.has(f"bye/{rank}") for rank in ranks):
                 time.sleep(0.05)
 
     def _run(self) -> None:

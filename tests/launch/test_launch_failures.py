@@ -201,7 +201,7 @@ def test_a_killed_rank_by_hand_is_named_by_the_others(tmp_path: Path) -> None:
     started[2].process.kill()
     ended = wait_all(started, slow.plan.runtime.timeout_s + 3)
     for rank in (0, 1):
-        ended[rank].expect_error("rank 2 (host-2) is gone")
+        ended[rank].expect_error("rank 2 (host-2, units 2-2) is gone: it closed its connection, after item")
 
 
 def test_a_stopped_rank_is_named_within_the_timeout(slow: Written) -> None:
@@ -210,7 +210,7 @@ def test_a_stopped_rank_is_named_within_the_timeout(slow: Written) -> None:
     started[0].wait_for("items, ", 30.0)
     started[1].process.send_signal(signal.SIGSTOP)
     try:
-        started[0].wait(slow.plan.runtime.timeout_s + 3).expect_error("rank 1 (host-1) stopped answering")
+        started[0].wait(slow.plan.runtime.timeout_s + 3).expect_error("rank 1 (host-1, units 1-1) stopped answering")
     finally:
         started[1].process.kill()
 
