@@ -84,6 +84,7 @@ def _parser() -> argparse.ArgumentParser:
         help="wait (default) or drop-oldest: what becomes of live items that the pipeline cannot take",
     )
     data.add_argument("--output", metavar="PATH", help="results as .npy, .npz or .jsonl")
+    data.add_argument("--resume", action="store_true", help="go on where an earlier run with the same --output ended")
     data.add_argument(
         "--items", type=int, metavar="N", help=f"at most so many; without --input, default {DEFAULT_ITEMS}"
     )
@@ -102,6 +103,9 @@ def _check_arguments(arguments: argparse.Namespace, plan: Plan) -> None:
             raise UserError(f"--{name} {value} does not do: it must be 1 or more")
     if arguments.restarts is not None and (arguments.restarts < 0 or not arguments.local):
         raise UserError(f"--restarts {arguments.restarts} does not do: it is for --local, and 0 or more")
+    live = arguments.rate is not None or arguments.input == STDIN
+    if arguments.resume and (live or (arguments.output is None and arguments.rank in (None, 0))):
+        raise UserError("--resume goes on from an --output, with an --input that is the same again: a file or a folder")
     if arguments.local and (arguments.rank is not None or arguments.master is not None):
         raise UserError("--local starts every rank here: leave out --rank and --master")
     if arguments.input not in (None, STDIN) and not Path(arguments.input).exists():
@@ -148,7 +152,6 @@ def _describe(failure: Failure, plan: Plan, own_rank: int | None) -> None:
 
 def _run_local(arguments: argparse.Namespace, plan: Plan, plan_path: Path) -> int:
     from edgelaunch.local import LocalRun
-    from edgelaunch.outputs import temporary_path
 
     if not arguments.quiet and any(host.execution == "cuda" for host in plan.hosts):
         print("edgelaunch: --local runs every rank on the CPU, also those planned for cuda", file=sys.stderr)
@@ -158,21 +161,26 @@ def _run_local(arguments: argparse.Namespace, plan: Plan, plan_path: Path) -> in
         if (value := getattr(arguments, name)) is not None
         for item in (f"--{name.replace('_', '-')}", str(value))
     ]
-    if arguments.verify:
-        passed.append("--verify")
+    passed += [f"--{name}" for name in ("verify", "resume") if getattr(arguments, name)]
     restarts = DEFAULT_RESTARTS if arguments.restarts is None else arguments.restarts
     run = LocalRun(plan, plan_path, passed, quiet=arguments.quiet, max_threads=arguments.threads, restarts=restarts)
     try:
         failure = run.run()
     finally:
-        if arguments.output is not None:  # a rank 0 that was killed could not do this itself
-            for pid in run.children.pids():
-                for left in Path(arguments.output).parent.glob(temporary_path(Path(arguments.output), pid).name + "*"):
-                    left.unlink(missing_ok=True)
+        _say_left_behind(arguments)
     if failure is None:
         return 0
     _describe(failure, plan, None)
     return exit_code(failure)
+
+
+def _say_left_behind(arguments: argparse.Namespace) -> None:
+    """Once no rank runs any more: what became of results that are not complete."""
+    from edgelaunch.partial import left_behind
+
+    told = left_behind(Path(arguments.output)) if arguments.output is not None else None
+    if told is not None:
+        print(f"edgelaunch: {told}", file=sys.stderr, flush=True)
 
 
 # --- one rank --------------------------------------------------------------------------------------------------------
@@ -201,6 +209,8 @@ def _run_rank(arguments: argparse.Namespace, plan: Plan, plan_path: Path) -> NoR
         if channel is not None:
             _report(channel, failure)
         else:
+            if rank == 0:
+                _say_left_behind(arguments)
             _describe(failure, plan, rank)
     sys.stdout.flush()
     sys.stderr.flush()
