@@ -92,7 +92,7 @@ BAD = [
      ["BertModl", "BertModel"]),
     (["model=deit_tiny", "+model.build.config.hiden_size=4"], ["hiden_size", "hidden_size"]),
     (["model=deit_tiny", "passes.fold=false"], ["passes.fold", "fold_constants"]),
-    (["model=deit_tiny", "hosts.members.local.memory=401MB"], ["local-1", "bytes", "too few"]),
+    (["model=deit_tiny", "hosts.members.local.memory=401MB"], ["local-2", "bytes", "too few"]),
     (["model=deit_tiny", "model.output=logit"], ["model.output", "logits"]),
     (["model=custom", "model.build._target_=nowhere.Model", "model.inputs={x: {shape: [4], dtype: float32}}"],
      ["nowhere"]),

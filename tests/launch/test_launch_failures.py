@@ -169,7 +169,7 @@ def test_a_bug_in_a_shard_shows_its_traceback_once(failing: tuple[Written, Path]
     assert ended.err.count("edgelaunch: error:") == 1
     assert "rank 1 (host-1)" in ended.err
     assert "the shard met a negative number" in ended.err
-    assert list(tmp_path.iterdir()) == []
+    assert not (tmp_path / "y.jsonl").exists()
 
 
 def test_a_bug_ends_every_rank_by_hand(failing: tuple[Written, Path]) -> None:
@@ -190,7 +190,9 @@ def test_a_killed_rank_ends_all(slow: Written, tmp_path: Path, rank: int) -> Non
     os.kill(rank_process(slow.path, rank), signal.SIGKILL)
     running.wait(slow.plan.runtime.timeout_s + 3).expect_error(f"rank {rank} (host-{rank}) was killed by SIGKILL")
     assert processes_of(slow.path) == []
-    assert list(tmp_path.iterdir()) == []
+    # what was done stays, under a name that says so, for --resume
+    assert [file.name for file in tmp_path.iterdir()] == ["y.npy.partial"]
+    assert "y.npy.partial: go on with --resume" in running.text()[1]
 
 
 def test_a_killed_rank_by_hand_is_named_by_the_others(tmp_path: Path) -> None:
@@ -228,8 +230,9 @@ def test_interrupted(slow: Written, tmp_path: Path, how: str) -> None:
     ended = running.wait(END_S).expect(130)
     assert ended.err.splitlines()[-1] == "edgelaunch: interrupted"
     assert "Traceback" not in ended.err
+    assert "y.npy.partial: go on with --resume" in ended.err
     wait_gone(slow.path, 0.5)
-    assert list(tmp_path.iterdir()) == []
+    assert [file.name for file in tmp_path.iterdir()] == ["y.npy.partial"]
 
 
 def test_interrupted_while_starting(slow: Written) -> None:
@@ -246,7 +249,7 @@ def test_no_orphans_when_the_parent_is_killed(slow: Written, tmp_path: Path) -> 
     running.process.kill()
     running.wait(END_S)
     wait_gone(slow.path, END_S)
-    assert list(tmp_path.iterdir()) == []
+    assert [file.name for file in tmp_path.iterdir()] == ["y.npy.partial"]
 
 
 def test_interrupted_rank_by_hand_tells_the_others(slow: Written) -> None:
@@ -271,4 +274,4 @@ def test_an_output_that_cannot_grow(tmp_path: Path) -> None:
     )
     ended = Running(["-c", code], program=[sys.executable]).wait()
     ended.expect_error("y.jsonl: cannot be written: File too large")
-    assert list(folder.iterdir()) == []
+    assert [file.name for file in folder.iterdir()] == ["y.jsonl.partial"]  # for when there is room again
