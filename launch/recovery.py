@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -16,8 +16,10 @@ __all__ = ["Coordinator", "Form", "Halt"]
 
 GRACE_S = 0.75
 """How long a rank whose connection broke may take to show that it is there."""
-BACK_OFF_S = 10.0
-"""A rank that was lost more than once is gone back to only after so long, times one less than its losses."""
+BACK_OFF_S = 2.0
+"""A rank that comes and goes is gone back to only so long after its loss, times its other losses lately."""
+LATELY_S = 60.0
+MANY = 100
 MAX_ATTEMPTS = 10
 """Generations in a row without one result."""
 
@@ -49,7 +51,8 @@ class Coordinator:
         self._halted: float | None = None
         self._lost: dict[int, Loss] = {}
         self._lost_at: dict[int, float] = {}
-        self._num_losses: Counter[int] = Counter()
+        self._all_losses: deque[tuple[int, float]] = deque(maxlen=MANY)
+        """Who was lost, and when."""
         self._attempts = 0
         self._num_items = -1
         self._num_formed = 0
@@ -84,7 +87,7 @@ class Coordinator:
     def _note_losses(self, now: float, num_items: int) -> None:
         for loss in self._roster.take_losses():
             self._lost[loss.rank], self._lost_at[loss.rank] = loss, now
-            self._num_losses[loss.rank] += 1
+            self._all_losses.append((loss.rank, now))
             self._log(self._describe(loss, num_items))
             if loss.silent_process is not None:
                 self._tell(loss.rank, loss.silent_process)
@@ -184,5 +187,6 @@ class Coordinator:
         if self._current.without is None:
             return False
         rank = next(host.rank for host in self._plan.hosts if host.name == self._current.without)
-        wait_s = BACK_OFF_S * (self._num_losses[rank] - 1)
+        lately = sum(lost == rank and now - at < LATELY_S for lost, at in self._all_losses)
+        wait_s = BACK_OFF_S * (lately - 1)
         return self._able(None, self._roster.seats()) and now - self._lost_at.get(rank, now) >= wait_s

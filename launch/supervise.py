@@ -35,7 +35,7 @@ __all__ = ["Run", "Supervisor"]
 POLL_S = 0.2
 URGENT_POLL_S = 0.02
 STALL_S = 2.0
-"""A main loop that was so long away stood still together with all other threads."""
+"""A main loop that was so long away, or half the time of detection, stood still together with all other threads."""
 JOIN_S = 0.5
 """A thread may be in the caller's own iterable, or in a long computation: it is left behind then."""
 FAREWELL_S = 3.0
@@ -115,11 +115,12 @@ class Supervisor:
     def wait(self) -> Failure | None:
         """Until the run is complete (None) or has failed. Serves signals meanwhile: it waits in Python."""
         looked = time.monotonic()
+        stall_s = min(STALL_S, self._plan.runtime.detect_s / 2)
         while not self.box.ended:
             urgent = self._coordinator is not None and self._coordinator.recovering
             self.box.wait(URGENT_POLL_S if urgent else POLL_S)
             before, looked = looked, time.monotonic()
-            if looked - before < STALL_S:
+            if looked - before < stall_s:
                 self._check_watch()
             elif self._watch is not None:
                 self._watch.last_answer = looked  # torch.jit.load keeps Python's lock: all threads stood still
@@ -163,7 +164,7 @@ class Supervisor:
         """Called from any thread with the exception that ended it. Only a lost rank can be recovered from."""
         if isinstance(error, PeerLostError):
             message = f"{rank_name(self._plan, 0)} is gone: its store does not answer any more"
-            self.box.put(Failure(rank=0, kind="lost", message=message, trace=str(error)))
+            self.box.put(Failure(rank=0, kind="lost", message=message, trace=str(error), private=True))
             return
         self.box.put(Failure.of(self._rank, error))
 
@@ -172,7 +173,7 @@ class Supervisor:
         silent_s = time.monotonic() - self._watch.last_answer if self._watch is not None else 0.0
         if self._rank and silent_s > self._plan.runtime.detect_s:
             message = f"{rank_name(self._plan, 0)} stopped answering {silent_s:.1f} s ago"
-            self.box.put(Failure(rank=0, kind="lost", message=message))
+            self.box.put(Failure(rank=0, kind="lost", message=message, private=True))
 
     def _join(self) -> None:
         options = self._options

@@ -134,7 +134,7 @@ class Watch:
             except PeerLostError as error:
                 if not self._stop.is_set() and not self._box.parting:
                     message = f"{rank_name(self._plan, 0)} is gone: its store does not answer any more"
-                    self._box.put(Failure(rank=0, kind="lost", message=message, trace=str(error)))
+                    self._box.put(Failure(rank=0, kind="lost", message=message, trace=str(error), private=True))
                 return
             if now - self.last_answer > self._detect_s / 2:  # this process itself was stopped for a while
                 self._leader = (None, now)
@@ -194,9 +194,7 @@ class Watch:
                 if announcement.phase == HALT:
                     self._change(left=announcement.number)
                 if announcement.phase == DONE:
-                    self._box.parting = True
-                    self._board.put(f"bye/{self._rank}", "1")
-                    self._box.finish()
+                    self._finish()
                     return True
                 self._box.wake()
         if due:
@@ -207,6 +205,16 @@ class Watch:
             self._listen_for_beats(now)
         return False
 
+    def _finish(self) -> None:
+        """All results are there: this rank may end, unless it is one too many."""
+        self.verdict = self._board.get(f"verdict/{self.incarnation}")
+        if self.verdict:
+            self._box.wake()
+            return
+        self._box.parting = True
+        self._board.put(f"bye/{self._rank}", "1")
+        self._box.finish()
+
     def _listen_for_beats(self, now: float) -> None:
         beat = self._board.get("beat/0")
         seen, since = self._leader
@@ -216,4 +224,4 @@ class Watch:
         limit_s = self._detect_s if Beat.from_text(beat).ready else max(self._detect_s, self._plan.runtime.timeout_s)
         if now - since > limit_s:
             message = f"{rank_name(self._plan, 0)} stopped answering {now - since:.1f} s ago"
-            self._box.put(Failure(rank=0, kind="lost", message=message))
+            self._box.put(Failure(rank=0, kind="lost", message=message, private=True))

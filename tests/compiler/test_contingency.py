@@ -15,8 +15,8 @@ from edgecompile.plan import Plan, Stage, read_plan
 
 # weights of 4 MB a linear layer, so that memory can be short
 WIDE = (
-    "model=custom", "model.build._target_=test_contingency.wide", "model.inputs={input: {shape: [1000], dtype: float32}}",
-    "hosts.count=3", "schedule=even",
+    "model=custom", "model.build._target_=test_contingency.wide",
+    "model.inputs={input: {shape: [1000], dtype: float32}}", "hosts.count=3", "schedule=even",
 )  # fmt: skip
 
 
