@@ -34,6 +34,7 @@ WIDTH = 32
 TOLERANCE = 1e-5
 AHEAD = 64
 PATIENCE_S = 120.0
+KINDS = ("kill-contingency", "stop-contingency", "kill-restart", "stop-restart", "data-host", "everything")
 EDGELAUNCH = (sys.executable, "-m", "edgelaunch")
 
 
@@ -47,7 +48,9 @@ def row(index: int) -> np.ndarray:
     return np.random.default_rng(index).standard_normal(WIDTH).astype(np.float32)
 
 
-def compile_tiny(folder: Path, num_ranks: int, contingency: bool, detect_s: float) -> torch.nn.Module:
+def compile_tiny(
+    folder: Path, num_ranks: int, contingency: bool, detect_s: float, rejoin_s: float = 60.0
+) -> torch.nn.Module:
     """Writes the plan, and returns the eager model."""
     from edgecompile.cli import compose
     from edgecompile.domain import model_of
@@ -58,6 +61,7 @@ def compile_tiny(folder: Path, num_ranks: int, contingency: bool, detect_s: floa
         "model=custom", "model.name=tiny", "model.build._target_=kills.tiny",
         f"model.inputs={{input: {{shape: [{WIDTH}], dtype: float32}}}}", "devices=local", f"hosts.count={num_ranks}",
         "schedule=even", "microbatch=2", f"contingency={int(contingency)}", f"runtime.detect={detect_s}s",
+        f"runtime.rejoin={rejoin_s}s",
         f"output_dir={folder}",
     ])  # fmt: skip
     compile_model(conf, lambda text: threading.Lock())
@@ -253,16 +257,20 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=50, help="of each of the four kinds")
     parser.add_argument("--ends", type=int, default=10, help="of the data host, and as many of everything")
     parser.add_argument("--ranks", default="3,4,5")
+    parser.add_argument("--only", choices=KINDS, action="append", help="this kind; may be given more than once")
+    parser.add_argument("--raw", action="store_true", help="print every pause too")
     parser.add_argument("--detect", type=float, default=2.0, help="seconds: runtime.detect")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     ranks = [int(word) for word in arguments.ranks.split(",")]
     num_kills, num_ends = (3, 2) if arguments.quick else (arguments.kills, arguments.ends)
+    only = arguments.only or KINDS
     folder = Path(tempfile.mkdtemp(prefix="kills-"))
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
     try:
         for contingency in (True, False):
             for how in (signal.SIGKILL, signal.SIGSTOP):
+                if f"{how.name[3:].lower()}-{'contingency' if contingency else 'restart'}" not in only:
+                    continue
                 done: list[Kill] = []
                 for index, (num_ranks, count) in enumerate(zip(ranks, shares(num_kills, len(ranks)), strict=True)):
                     place = folder / f"{contingency}-{how.name}-{num_ranks}"
@@ -270,7 +278,11 @@ def main() -> None:
                 way = "with a contingency plan" if contingency else "by a restarted rank"
                 after = f", detection after {arguments.detect:g} s included" if how == signal.SIGSTOP else ""
                 show(f"{how.name}, {way}{after}", done)
+                if arguments.raw:
+                    print("pauses", *(f"{kill.pause_s:.2f}" for kill in done), flush=True)
         for everything in (False, True):
+            if ("everything" if everything else "data-host") not in only:
+                continue
             resumes(folder / f"resume-{everything}", ranks[0], num_ends, arguments.seed, everything)
             what = "of everything at once" if everything else "of the data host"
             print(f"{num_ends} kills {what}: after --resume the output is complete, in order and equal", flush=True)

@@ -270,7 +270,12 @@ def _rank_failure(
         if channel is not None:
             _report(channel, Failure(rank=silent, kind="silent", message=str(process)))
 
-    runner = Supervisor(options, ends.source, ends.results, lost) if ends is not None else Supervisor(options)
+    def last_resort(failure: Failure) -> None:
+        _say_error(failure.message)
+        os._exit(exit_code(failure))
+
+    source, results = (ends.source, ends.results) if ends is not None else (None, None)
+    runner = Supervisor(options, source, results, lost, last_resort)
     failure = _supervise(runner, rank)
     if failure is None and session is not None:
         session.report(runner)

@@ -75,14 +75,17 @@ class Supervisor:
         source: Source | None = None,
         results: Results | None = None,
         lost: Callable[[int, int], None] = lambda rank, process: None,
+        last_resort: Callable[[Failure], None] = lambda failure: None,
     ) -> None:
         """`source` and `results` are the data host's, rank 0; the others have none.
 
         `lost` is called on rank 0 with each rank that fell silent and the number of its process, for whoever can start
-        it again.
+        it again. `last_resort` is called where the main thread itself hangs in a store that does not answer.
         """
         assert (options.rank == 0) == (source is not None) == (results is not None)
-        self._options, self._plan, self._rank, self._lost = options, options.plan, options.rank, lost
+        self._options, self._plan, self._rank = options, options.plan, options.rank
+        self._lost, self._last_resort = lost, last_resort
+        self._looked = time.monotonic()
         self.box = FailureBox()
         self.run: Run | None = None
         self.streaming = threading.Event()
@@ -114,18 +117,19 @@ class Supervisor:
 
     def wait(self) -> Failure | None:
         """Until the run is complete (None) or has failed. Serves signals meanwhile: it waits in Python."""
-        looked = time.monotonic()
+        threading.Thread(target=self._watch_over, name="watchdog", daemon=True).start()
+        self._looked = time.monotonic()
         stall_s = min(STALL_S, self._plan.runtime.detect_s / 2)
         while not self.box.ended:
             urgent = self._coordinator is not None and self._coordinator.recovering
             self.box.wait(URGENT_POLL_S if urgent else POLL_S)
-            before, looked = looked, time.monotonic()
-            if looked - before < stall_s:
+            before, self._looked = self._looked, time.monotonic()
+            if self._looked - before < stall_s:
                 self._check_watch()
             elif self._watch is not None:
-                self._watch.last_answer = looked  # torch.jit.load keeps Python's lock: all threads stood still
+                self._watch.last_answer = self._looked  # torch.jit.load keeps Python's lock: all threads stood still
             if not self.box.ended:
-                self._step(looked)
+                self._step(self._looked)
         return None if self.box.finished else self.box.failure
 
     def tell(self, failure: Failure) -> None:
@@ -171,9 +175,28 @@ class Supervisor:
     def _check_watch(self) -> None:
         """A store call through a cut link hangs whatever its timeout: then the watch thread's silence tells."""
         silent_s = time.monotonic() - self._watch.last_answer if self._watch is not None else 0.0
-        if self._rank and silent_s > self._plan.runtime.detect_s:
+        limit_s = self._plan.runtime.detect_s
+        if self._rank and silent_s > limit_s:
             message = f"{rank_name(self._plan, 0)} stopped answering {silent_s:.1f} s ago"
             self.box.put(Failure(rank=0, kind="lost", message=message, private=True))
+        elif silent_s > 2 * limit_s:
+            message = f"the store of this very rank stopped answering {silent_s:.1f} s ago: is its network down?"
+            self.box.put(Failure(rank=0, kind="lost", message=message, private=True))
+
+    def _watch_over(self) -> None:
+        """Rank 0's main thread calls the store too, and such a call may never come back."""
+        limit_s = 3 * self._plan.runtime.detect_s
+        while not self.box.finished and not self._given_up:
+            looked = self._looked
+            time.sleep(limit_s)
+            watch = self._watch
+            silent = watch is not None and time.monotonic() - watch.last_answer > limit_s
+            if looked == self._looked and silent and not self.box.finished and not self._given_up:
+                message = f"the store of {rank_name(self._plan, 0)} does not answer any more: is its network down?"
+                failure = Failure(rank=self._rank, kind="lost", message=message, private=True)
+                self.box.put(failure)
+                self._last_resort(failure)
+                return
 
     def _join(self) -> None:
         options = self._options
