@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from edgecompile import plan as p
 from edgecompile.contingency import Contingencies
 from edgecompile.domain import Cluster
-from edgecompile.partition import kept_inputs_bytes, link_figures
+from edgecompile.memory import data_host_bytes, kept_inputs_bytes
+from edgecompile.partition import link_figures
 from edgecompile.profile import Profile
 from edgecompile.quantities import parse_time
+from edgecompile.readiness import planning_notes
 from edgecompile.schedule import Schedule
 from edgecompile.schema import Conf
 from edgecompile.shards import Shard
@@ -70,7 +72,7 @@ def assemble_plan(
         stages=_stages(conf, chain, schedule, shards, wires, ranks),
         units=_units(chain, profile),
         unused_hosts=tuple(host.name for index, host in enumerate(cluster.hosts) if index not in used),
-        notes=contingencies.notes,
+        notes=(*planning_notes(cluster, used), *contingencies.notes),
         contingencies=tuple(
             p.Contingency(
                 lost=cluster.hosts[item.lost].name,
@@ -141,7 +143,6 @@ def _stages(
     wires: Sequence[WireFormat],
     ranks: Sequence[int],
 ) -> tuple[p.Stage, ...]:
-    kept_bytes = kept_inputs_bytes(conf, chain, len(schedule.stages))
     return tuple(
         p.Stage(
             stage=index,
@@ -157,11 +158,18 @@ def _stages(
             predicted=p.StagePrediction(
                 compute_s=stage.compute_s,
                 send_s=stage.send_s,
-                memory_bytes=stage.memory_bytes + (kept_bytes if stage.host == 0 else 0),
+                memory_bytes=stage.memory_bytes + (_ends_bytes(conf, chain, schedule) if stage.host == 0 else 0),
             ),
         )
         for index, (stage, shard) in enumerate(zip(schedule.stages, shards, strict=True))
     )
+
+
+def _ends_bytes(conf: Conf, chain: Chain, schedule: Schedule) -> int:
+    sizes = [sum(spec.num_bytes for spec in _tensors(chain.boundaries[end])) for end in (0, -1)]
+    first, last = (schedule.stages[end].host == 0 for end in (0, -1))
+    buffers = data_host_bytes(conf.runtime, *sizes, first=first, last=last)
+    return buffers + kept_inputs_bytes(conf.runtime, sizes[0], len(schedule.stages))
 
 
 def _units(chain: Chain, profile: Profile) -> tuple[p.UnitEntry, ...]:

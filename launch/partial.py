@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 from edgecompile.plan import Plan, UserError, file_sha256
 from edgelaunch.items import STDIN
 
-__all__ = ["Origin", "Partial", "left_behind", "origin_of"]
+__all__ = ["Origin", "Partial", "left_behind", "origin_of", "say_left_behind"]
 
 RECORD = "run.json"
 VERSION = 1
@@ -137,3 +138,10 @@ def left_behind(path: Path) -> str | None:
     except (OSError, ValueError):
         pass  # there is none, or another run has taken it over
     return None
+
+
+def say_left_behind(output: str | None) -> None:
+    """Once no rank runs any more: prints what became of an output that is not complete."""
+    told = left_behind(Path(output)) if output is not None else None
+    if told is not None:
+        print(f"edgelaunch: {told}", file=sys.stderr, flush=True)

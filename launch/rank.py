@@ -190,14 +190,14 @@ class Rank:
         options, place = self._options, self.place
         timeout_s = min(CONNECT_S, self._plan.runtime.timeout_s)
         # of its own: one that waits for a rank that never comes would block all other calls
-        board = Board(options.endpoint, serve=False, timeout_s=timeout_s)
-        self._meeting = Meeting(board, place.number, place.group, lambda: self._abandoned)
+        self._board = Board(options.endpoint, serve=False, timeout_s=timeout_s)
+        self._meeting = Meeting(self._board, place.number, place.group, lambda: self._abandoned)
         self._meeting.all_ready(self._rank)
         address = local_address(self._plan.hosts[self._rank].address, options.endpoint.address)
         member = Member(
             generation=place.number, rank=self._rank, group=place.group, address=address, timeout_s=timeout_s
         )
-        generation = Generation(board.store, member, self._link_failed)
+        generation = Generation(self._board.store, member, self._link_failed)
         with self._lock:
             abandoned, self._generation = self._abandoned, generation
         if abandoned:
@@ -270,9 +270,13 @@ class Rank:
         return self._store.clocks.setdefault(stage.units, StageClock())
 
     def _run_stage(self, stage: Stage, module: Callable[..., Any], source: Consumer, sink: Producer) -> None:
-        """The compute loop. An output may be a view of an input, so the input is released only after the packing."""
+        """The compute loop. An output may be a view of an input, so the input is released only after the packing.
+
+        A frozen shard leaves TorchScript's optimiser nothing to gain, and the profiled copy of its graph that it would
+        run instead keeps tensors alive for longer: half a resnet50 at microbatch 8 took 70 MB more.
+        """
         clock = self._clock(stage)
-        with torch.inference_mode():
+        with torch.inference_mode(), torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
             while True:
                 begin_ns = perf_counter_ns()
                 slot = source.get()
@@ -284,8 +288,7 @@ class Rank:
                 computed_ns = perf_counter_ns()
                 out = sink.acquire()
                 acquired_ns = perf_counter_ns()
-                for tensor, view in zip(outputs, out.tensors, strict=True):
-                    view.copy_(tensor)
+                out.fill(outputs)
                 del outputs
                 out.write_header(header.sequence, header.num_valid)
                 sink.publish(out)

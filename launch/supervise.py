@@ -6,7 +6,6 @@ connection to rank 0's store, leave the generation, and join the next one, in wh
 
 from __future__ import annotations
 
-import atexit
 import gc
 import threading
 import time
@@ -17,10 +16,12 @@ from typing import Any
 import torch
 
 from edgecompile.plan import Plan, Stage
+from edgelaunch.allocator import keep_freed_memory
 from edgelaunch.failures import AlreadyRunningError, Failure, FailureBox, PeerLostError, rank_name
 from edgelaunch.feed import Collector, Feeder
 from edgelaunch.flight import Flight
 from edgelaunch.items import Results, Source
+from edgelaunch.left_behind import await_at_exit
 from edgelaunch.meeting import Board, Meeting
 from edgelaunch.membership import DONE, HALT, RUN, Announcement, plan_without
 from edgelaunch.rank import Ends, Place, Rank, RankOptions, Store
@@ -39,18 +40,6 @@ STALL_S = 2.0
 JOIN_S = 0.5
 """A thread may be in the caller's own iterable, or in a long computation: it is left behind then."""
 FAREWELL_S = 3.0
-EXIT_S = 8.0
-"""How long the interpreter's end waits for threads that were left behind."""
-
-_left_behind: list[threading.Thread] = []
-
-
-@atexit.register
-def _await_left_behind() -> None:
-    """A daemon thread that comes back from C++ once the interpreter ends is unwound through it, which aborts."""
-    deadline = time.monotonic() + EXIT_S
-    for thread in _left_behind:
-        thread.join(max(0.0, deadline - time.monotonic()))
 
 
 @dataclass
@@ -149,7 +138,8 @@ class Supervisor:
             self._threads.extend(self._current.threads)
         for thread in self._threads:
             thread.join(JOIN_S)
-        _left_behind.extend(thread for thread in self._threads if thread.is_alive())
+            if thread.is_alive():
+                await_at_exit(thread)
 
     # --- the process -------------------------------------------------------------------------------------------------
 
@@ -212,13 +202,19 @@ class Supervisor:
         self._watch = Watch(board, self._plan, self._rank, options.plan_sha256, self.box)
         if self._watch.roster is not None:
             self._coordinator = Coordinator(self._plan, self._watch.roster, options.log, self._lost)
+        self._prepare()
+
+    def _prepare(self) -> None:
+        """Gets ready to take part, and says so."""
         stage = self._plan.stage_of_rank(self._rank)
-        if stage is None:
-            options.log("the data host, no stage: ready")
-            self._watch.set_ready(True)
-        else:
+        if stage is not None:
             with self._store.computing:
                 self._load(stage)
+            return
+        keep_freed_memory()
+        self._options.log("the data host, no stage: ready")
+        if self._watch is not None:
+            self._watch.set_ready(True)
 
     def _load(self, stage: Stage) -> Callable[..., Any]:
         """The stage's module. One shard is in memory at a time: the one before is let go of first."""
@@ -226,10 +222,12 @@ class Supervisor:
             return self._loaded[1]
         if self._watch is not None:
             self._watch.set_ready(False)
-        self._loaded = None
-        gc.collect()
+        if self._loaded is not None:
+            self._loaded = None
+            gc.collect()
         module = load_shard(stage, self._options.folder, self._options.device)
         self._loaded = (stage.sha256, module)
+        keep_freed_memory()
         first, last = stage.units
         threads = f"{self._options.threads} thread" + ("s" if self._options.threads > 1 else "")
         self._options.log(f"stage {stage.stage}, units {first}-{last}, {self._options.device}, {threads}: ready")
@@ -263,8 +261,11 @@ class Supervisor:
         if self._rank not in group:
             return  # there is no stage for this rank without the one that is lost
         place = Place(number=announcement.number, plan=plan, group=group, first=announcement.first)
-        self._current = Rank(place, self._store, self._ends, self.streaming, self._failed_in(announcement.number))
+        self._current = self._new_rank(place, self._failed_in(announcement.number))
         self._current.start()
+
+    def _new_rank(self, place: Place, fail: Callable[[BaseException], None]) -> Rank:
+        return Rank(place, self._store, self._ends, self.streaming, fail)
 
     def _leave(self) -> None:
         if self._current is not None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from edgecompile.plan import Plan
 from edgelaunch.failures import Failure, FailureBox, PeerLostError, rank_name
+from edgelaunch.left_behind import await_at_exit
 from edgelaunch.meeting import Board
 from edgelaunch.membership import DONE, HALT, Announcement, Beat, Hello, Suspicion, read_news
 from edgelaunch.roster import Roster, beat_s
@@ -91,12 +92,14 @@ class Watch:
     def stop(self) -> None:
         self._stop.set()
         self._wake.set()
+        await_at_exit(self._thread)
 
     def told_all(self, failure: Failure) -> None:
         """Publishes this rank's failure and, on rank 0, stays until the others have read it; at most 1.5 s."""
         self.stop()
         teller = threading.Thread(target=self._tell, args=(failure,), daemon=True)
         teller.start()
+        await_at_exit(teller)
         teller.join(FAREWELL_S)
 
     # --- inside ------------------------------------------------------------------------------------------------------
@@ -113,6 +116,7 @@ class Watch:
         self._wake.set()
 
     def _tell(self, failure: Failure) -> None:
+        deadline = time.monotonic() + FAREWELL_S
         self._thread.join(FAREWELL_S)  # the board is the watch thread's until it ends
         with contextlib.suppress(PeerLostError):  # without the store nobody is left to tell
             self._board.publish_failure(failure)
@@ -120,7 +124,7 @@ class Watch:
             ranks = list(self.roster.seats()) if self.roster is not None else []
             if self.roster is not None and self.roster.wrong_plan is not None:
                 ranks.append(self.roster.wrong_plan)
-            while not all(self._board.has(f"bye/{rank}") for rank in ranks):
+            while time.monotonic() < deadline and not all(self._board.has(f"bye/{rank}") for rank in ranks):
                 time.sleep(0.05)
 
     def _run(self) -> None:

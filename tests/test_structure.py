@@ -17,6 +17,7 @@ LOW = {
     "edgecompile.decode",
     "edgecompile.plan",
     "edgecompile.plan_rules",
+    "edgecompile.store",
 }
 HIGH = {"edgecompile.cli", "edgecompile.pipeline", "edgecompile.sweep"}
 

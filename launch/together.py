@@ -1,0 +1,37 @@
+"""`--local` and `--emulate` from the command line: every rank on this machine."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from edgecompile.plan import Plan
+from edgelaunch.emulate import EmulatedRun
+from edgelaunch.failures import Failure
+from edgelaunch.local import LocalRun
+from edgelaunch.partial import say_left_behind
+from edgelaunch.restarts import DEFAULT_RESTARTS
+
+__all__ = ["run_together"]
+
+
+def run_together(arguments: argparse.Namespace, plan: Plan, plan_path: Path) -> Failure | None:
+    """Runs all ranks; returns the first cause where they have not all ended well."""
+    if not arguments.quiet and any(host.execution == "cuda" for host in plan.hosts):
+        option = "--emulate" if arguments.emulate else "--local"
+        print(f"edgelaunch: {option} runs every rank on the CPU, also those planned for cuda", file=sys.stderr)
+    passed = [
+        item
+        for name in ("input", "output", "items", "rate", "when_full")
+        if (value := getattr(arguments, name)) is not None
+        for item in (f"--{name.replace('_', '-')}", str(value))
+    ]
+    passed += [f"--{name}" for name in ("verify", "resume") if getattr(arguments, name)]
+    kind = EmulatedRun if arguments.emulate else LocalRun
+    restarts = DEFAULT_RESTARTS if arguments.restarts is None else arguments.restarts
+    run = kind(plan, plan_path, passed, quiet=arguments.quiet, max_threads=arguments.threads, restarts=restarts)
+    try:
+        return run.run()
+    finally:
+        say_left_behind(arguments.output)
