@@ -19,6 +19,7 @@ from edgelaunch.allocator import restart_with_heap_environment
 from edgelaunch.failures import Failure, exit_code, rank_name
 from edgelaunch.items import DEFAULT_ITEMS, STDIN, WHEN_FULL
 from edgelaunch.restarts import DEFAULT_RESTARTS
+from edgelaunch.say import say
 
 __all__ = ["main"]
 
@@ -59,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _say_error(str(error))
         return 2
     except KeyboardInterrupt:
-        print("edgelaunch: interrupted", file=sys.stderr)
+        say("edgelaunch: interrupted")
         return 130
 
 
@@ -179,7 +180,7 @@ def _check_live(arguments: argparse.Namespace) -> None:
 
 
 def _say_error(message: str) -> None:
-    print(f"edgelaunch: error: {' '.join(message.split())}", file=sys.stderr, flush=True)
+    say(f"edgelaunch: error: {' '.join(message.split())}")
 
 
 def _describe(failure: Failure, plan: Plan, own_rank: int | None) -> None:
@@ -189,7 +190,7 @@ def _describe(failure: Failure, plan: Plan, own_rank: int | None) -> None:
     named = own or f"rank {failure.rank} (" in failure.message
     message = failure.message if named else f"{name}: {failure.message}"
     if failure.kind == "interrupted" and failure.rank == own_rank:
-        print("edgelaunch: interrupted", file=sys.stderr, flush=True)
+        say("edgelaunch: interrupted")
         return
     if failure.kind == "bug" and (own_rank is None or failure.rank == own_rank):
         sys.stderr.write(failure.trace)
@@ -275,7 +276,7 @@ def _rank_failure(
 
     def log(text: str) -> None:
         if not arguments.quiet:
-            print(f"{rank_name(plan, rank)}: {text}", file=sys.stderr, flush=True)
+            say(f"{rank_name(plan, rank)}: {text}")
 
     torch.set_num_interop_threads(1)
     # the thread that computes must not wait long for Python's lock when another prepares items

@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import os
 import socket
-import sys
 from pathlib import Path
 from typing import Any
 
 from edgecompile.plan import Plan, UserError, file_sha256
 from edgelaunch.failures import Failure, rank_name
 from edgelaunch.identity import choose_rank, find_endpoint
+from edgelaunch.say import say
 
 __all__ = ["add_arguments", "check_arguments", "rank_failure"]
 
@@ -61,7 +61,7 @@ def rank_failure(
 
     def log(text: str) -> None:
         if not arguments.quiet:
-            print(f"{rank_name(plan, rank)}: {text}", file=sys.stderr, flush=True)
+            say(f"{rank_name(plan, rank)}: {text}")
 
     options = RankOptions(
         plan=plan, folder=plan_path.resolve().parent, plan_sha256=file_sha256(plan_path), rank=rank,

@@ -19,6 +19,7 @@ from edgecompile.plan import Plan
 from edgelaunch.allocator import heap_environment
 from edgelaunch.failures import Failure, rank_name
 from edgelaunch.restarts import DEFAULT_RESTARTS, Restarts
+from edgelaunch.say import say
 
 __all__ = ["Children", "LocalRun", "OnLoopback", "Place", "available_cores", "local_threads", "watch_parent"]
 
@@ -181,7 +182,7 @@ class Children:
         if child.told_to_end or reason is None or self._place.why_killed(child.rank) is not None:
             return False
         name = rank_name(self._plan, child.rank)
-        print(f"edgelaunch: {name} {reason}: starts it again", file=sys.stderr, flush=True)
+        say(f"edgelaunch: {name} {reason}: starts it again")
         self._children.remove(child)
         if child.report in self._reports:
             self._reports.remove(child.report)

@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import shutil
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 from edgecompile.plan import Plan, UserError, file_sha256
 from edgelaunch.items import STDIN
+from edgelaunch.say import say
 
 __all__ = ["Origin", "Partial", "left_behind", "origin_of", "say_left_behind"]
 
@@ -144,4 +144,4 @@ def say_left_behind(output: str | None) -> None:
     """Once no rank runs any more: prints what became of an output that is not complete."""
     told = left_behind(Path(output)) if output is not None else None
     if told is not None:
-        print(f"edgelaunch: {told}", file=sys.stderr, flush=True)
+        say(f"edgelaunch: {told}")

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from edgecompile.plan import Plan
+from edgelaunch.say import say
 from edgelaunch.supervise import Run
 from edgelaunch.verify import Comparison
 
@@ -68,7 +69,7 @@ class Meter:
         else:
             self._next = now + PLAIN_EVERY_S
             total = f" of {self._total}" if self._total is not None else ""
-            print(f"{self._done}{total} items, {rate}", file=sys.stderr, flush=True)
+            say(f"{self._done}{total} items, {rate}")
 
     def stop(self) -> None:
         if self._bar is not None:

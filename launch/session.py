@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -17,6 +16,7 @@ from edgelaunch.partial import origin_of
 from edgelaunch.reference import Reference
 from edgelaunch.report import Meter, console, print_report, print_verified
 from edgelaunch.results import ResultHandler
+from edgelaunch.say import say
 from edgelaunch.supervise import Supervisor
 from edgelaunch.verify import Verifier
 
@@ -72,7 +72,7 @@ class Session:
         self._opened = replace(opened, items=islice(opened.items, count, None), num_items=known)
         self._num_earlier = count
         if not self._quiet:
-            print(f"goes on after item {count:,}", file=sys.stderr, flush=True)
+            say(f"goes on after item {count:,}")
 
     def discard(self) -> None:
         self.meter.stop()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 from edgecompile.plan import Plan
@@ -12,6 +11,7 @@ from edgelaunch.failures import Failure
 from edgelaunch.local import LocalRun
 from edgelaunch.partial import say_left_behind
 from edgelaunch.restarts import DEFAULT_RESTARTS
+from edgelaunch.say import say
 
 __all__ = ["run_together"]
 
@@ -20,7 +20,7 @@ def run_together(arguments: argparse.Namespace, plan: Plan, plan_path: Path) -> 
     """Runs all ranks; returns the first cause where they have not all ended well."""
     if not arguments.quiet and any(host.execution == "cuda" for host in plan.hosts):
         option = "--emulate" if arguments.emulate else "--local"
-        print(f"edgelaunch: {option} runs every rank on the CPU, also those planned for cuda", file=sys.stderr)
+        say(f"edgelaunch: {option} runs every rank on the CPU, also those planned for cuda")
     passed = [
         item
         for name in ("input", "output", "items", "rate", "when_full")
