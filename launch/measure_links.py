@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import statistics
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -25,7 +24,7 @@ from edgelaunch.hosts_option import Figures
 from edgelaunch.items import Entry, Source
 from edgelaunch.links import FOREVER, Group
 from edgelaunch.messages import PIECE_BYTES
-from edgelaunch.rank import Ends, Place, Rank, RankOptions, Store
+from edgelaunch.rank import Ends, Owner, Place, Rank, RankOptions, Store
 from edgelaunch.supervise import Supervisor
 
 __all__ = ["LinkSupervisor"]
@@ -182,14 +181,13 @@ class LinkRank(Rank):
         place: Place,
         store: Store,
         ends: Ends | None,
-        streaming: threading.Event,
-        fail: Callable[[BaseException], None],
+        owner: Owner,
         *,
         least_s: float,
         found: dict[tuple[int, int], Figures],
     ) -> None:
         """`found` is filled on rank 0, once all pairs are done: by source and destination."""
-        super().__init__(place, store, ends, streaming, fail)
+        super().__init__(place, store, ends, owner)
         self._least_s, self._found = least_s, found
 
     def _body(self) -> None:
@@ -210,7 +208,7 @@ class LinkRank(Rank):
                 text = self._board.get(self._figures_of(*way))
                 assert text is not None, f"the figures of {way} are not there at the end"
                 self._found[way] = Figures(**json.loads(text))
-        self.complete.set()
+        self._finish()
 
     def _turn(self, number: int) -> str:
         return f"turn/{self.place.number}/{number}"
@@ -272,5 +270,5 @@ class LinkSupervisor(Supervisor):
         if self._watch is not None:
             self._watch.set_ready(True)
 
-    def _new_rank(self, place: Place, fail: Callable[[BaseException], None]) -> Rank:
-        return LinkRank(place, self._store, self._ends, self.streaming, fail, least_s=self._least_s, found=self.found)
+    def _new_rank(self, place: Place, owner: Owner) -> Rank:
+        return LinkRank(place, self._store, self._ends, owner, least_s=self._least_s, found=self.found)

@@ -27,7 +27,7 @@ from edgelaunch.shards import run_shard
 from edgelaunch.timing import Series, StageClock
 from edgelaunch.transport import Generation, Member, local_address
 
-__all__ = ["Ends", "Place", "Rank", "RankOptions", "Store"]
+__all__ = ["Ends", "Owner", "Place", "Rank", "RankOptions", "Store"]
 
 L = TypeVar("L", SendLink, ReceiveLink)
 
@@ -70,6 +70,18 @@ class Ends:
     collector: Collector
 
 
+@dataclass(frozen=True, kw_only=True)
+class Owner:
+    """What a rank tells the process that it runs in."""
+
+    streaming: threading.Event
+    """Set once all ranks are connected."""
+    fail: Callable[[BaseException], None]
+    """Called with what ended a thread."""
+    wake: Callable[[], None]
+    """Called once the rank is complete."""
+
+
 class Store:
     """What a process keeps from one generation to the next: its shard, and what was counted."""
 
@@ -92,20 +104,16 @@ class Rank:
         place: Place,
         store: Store,
         ends: Ends | None,
-        streaming: threading.Event,
-        fail: Callable[[BaseException], None],
+        owner: Owner,
     ) -> None:
-        """`ends` are the data host's, rank 0; the others have none.
-
-        `streaming` is set once all ranks are connected; `fail` is called with what ended a thread.
-        """
+        """`ends` are the data host's, rank 0; the others have none."""
         self._options = store.options
         assert (self._options.rank == 0) == (ends is not None)
-        self.place, self._store, self._ends, self._streaming, self._fail = place, store, ends, streaming, fail
+        self.place, self._store, self._ends, self._owner = place, store, ends, owner
         self._plan, self._rank = place.plan, self._options.rank
         self._stage = place.plan.stage_of_rank(self._rank)
-        self.complete = threading.Event()
-        """Set once all is through: on rank 0 every result is there, elsewhere everything was passed on."""
+        self.complete = False
+        """Whether all is through: on rank 0 every result is there, elsewhere everything was passed on."""
         self._abandoned = False
         self._lock = threading.Lock()
         self._generation: Generation | None = None
@@ -152,7 +160,7 @@ class Rank:
                 pass
             except BaseException as error:
                 if not self._abandoned:
-                    self._fail(error)
+                    self._owner.fail(error)
 
         thread = threading.Thread(target=body, name=name, daemon=True)
         self.threads.append(thread)
@@ -168,7 +176,7 @@ class Rank:
         if len(self.place.group) > 1:
             self._connect()
         self._check()
-        self._streaming.set()
+        self._owner.streaming.set()
         ends = self._start_ends(self._ends) if self._ends is not None else ()
         if self._stage is not None and module is not None:
             number = self._stage.stage
@@ -180,7 +188,11 @@ class Rank:
         self._check()
         if self._meeting is not None and self._rank:
             self._meeting.give_timing(self._rank, self.summary())
-        self.complete.set()
+        self._finish()
+
+    def _finish(self) -> None:
+        self.complete = True
+        self._owner.wake()
 
     def _check(self) -> None:
         if self._abandoned:
@@ -206,7 +218,7 @@ class Rank:
 
     def _link_failed(self, error: BaseException) -> None:
         if not isinstance(error, Abandoned) and not self._abandoned:
-            self._fail(error)
+            self._owner.fail(error)
 
     # --- boundaries: number 0 feeds stage 0, number i + 1 comes out of stage i ------------------------------------
 

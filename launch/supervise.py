@@ -24,7 +24,7 @@ from edgelaunch.items import Results, Source
 from edgelaunch.left_behind import await_at_exit
 from edgelaunch.meeting import Board, Meeting
 from edgelaunch.membership import DONE, HALT, RUN, Announcement, plan_without
-from edgelaunch.rank import Ends, Place, Rank, RankOptions, Store
+from edgelaunch.rank import Ends, Owner, Place, Rank, RankOptions, Store
 from edgelaunch.recovery import Coordinator, Form, Halt
 from edgelaunch.roster import Roster
 from edgelaunch.shards import load_shard
@@ -246,7 +246,7 @@ class Supervisor:
 
     def _step(self, now: float) -> None:
         if self._rank == 0:
-            if self._current is not None and self._current.complete.is_set():
+            if self._current is not None and self._current.complete:
                 self._conclude(self._current)
             elif self._coordinator is not None:
                 self._lead(self._coordinator, now)
@@ -261,11 +261,12 @@ class Supervisor:
         if self._rank not in group:
             return  # there is no stage for this rank without the one that is lost
         place = Place(number=announcement.number, plan=plan, group=group, first=announcement.first)
-        self._current = self._new_rank(place, self._failed_in(announcement.number))
+        owner = Owner(streaming=self.streaming, fail=self._failed_in(announcement.number), wake=self.box.wake)
+        self._current = self._new_rank(place, owner)
         self._current.start()
 
-    def _new_rank(self, place: Place, fail: Callable[[BaseException], None]) -> Rank:
-        return Rank(place, self._store, self._ends, self.streaming, fail)
+    def _new_rank(self, place: Place, owner: Owner) -> Rank:
+        return Rank(place, self._store, self._ends, owner)
 
     def _leave(self) -> None:
         if self._current is not None:
@@ -292,6 +293,7 @@ class Supervisor:
             watch.renew()
             self._options.log("was out of reach and taken for lost: joins again")
         announcement = watch.announcement
+        watch.urgent = announcement is None or announcement.phase == HALT
         if announcement is None or announcement == self._announcement:
             return
         self._announcement = announcement
