@@ -133,12 +133,17 @@ def test_no_rank_0(tmp_path: Path) -> None:
 
 def test_a_rank_that_is_there_twice(slow: Written) -> None:
     master = f"127.0.0.1:{free_port()}"
-    started = [Running([slow.path, "--rank", rank, "--master", master, "--items", 100]) for rank in (0, 1)]
-    twin = Running([slow.path, "--rank", 1, "--master", master])
-    ended = wait_all([*started, twin])
-    loser = next(item for item in (ended[1], ended[2]) if item.code)
-    loser.expect_error("rank 1 (host-1) runs already")
-    assert [item.code for item in ended].count(0) == 2
+    first = Running([slow.path, "--rank", 0, "--master", master, "--items", 100_000])
+    twins = [Running([slow.path, "--rank", 1, "--master", master]) for _ in range(2)]
+    while all(twin.process.poll() is None for twin in twins):
+        assert first.process.poll() is None, first.text()
+        time.sleep(0.05)
+    first.wait_for("items, ")
+    twins.sort(key=lambda twin: twin.process.poll() is None)
+    twins[0].wait().expect_error("rank 1 (host-1) runs already")
+    first.process.send_signal(signal.SIGINT)
+    first.wait().expect(130)
+    twins[1].wait().expect_error("rank 0 (host-0): was stopped by Ctrl-C")
 
 
 def test_ranks_with_different_plans(two_stages: Written, copied: Written) -> None:
@@ -237,7 +242,9 @@ def test_interrupted(slow: Written, tmp_path: Path, how: str) -> None:
 
 def test_interrupted_while_starting(slow: Written) -> None:
     running = Running([slow.path, "--local", "--items", 100_000])
-    time.sleep(0.7)  # the ranks are importing torch
+    while len(processes_of(slow.path)) < 3:  # the parent has started the ranks, which import torch now
+        time.sleep(0.05)
+    time.sleep(0.3)
     running.process.send_signal(signal.SIGINT)
     ended = running.wait(END_S).expect(130)
     assert "Traceback" not in ended.err
