@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from edgecompile import plan as p
+from edgecompile.contingency import Contingencies
 from edgecompile.domain import Cluster
-from edgecompile.memory import data_host_bytes
+from edgecompile.memory import data_host_bytes, kept_inputs_bytes
 from edgecompile.partition import link_figures
 from edgecompile.profile import Profile
 from edgecompile.quantities import parse_time
@@ -33,6 +34,7 @@ def assemble_plan(
     data: p.DataSpec,
     origin: str,
     num_parameters: int,
+    contingencies: Contingencies,
 ) -> p.Plan:
     """The plan; rank 0 is the data host, the others follow in the order of their stages.
 
@@ -51,18 +53,8 @@ def assemble_plan(
             capture=conf.capture.value,
         ),
         objective=conf.schedule.objective,
-        predicted=p.Predicted(
-            throughput_items_per_s=conf.microbatch / schedule.period_s,
-            period_s=schedule.period_s,
-            latency_s=schedule.latency_s,
-            bottleneck=_bottleneck(schedule, cluster),
-        ),
-        certificate=p.Certificate(
-            method=schedule.certificate.method,
-            period_s=schedule.certificate.period_s,
-            lower_bound_s=schedule.certificate.lower_bound_s,
-            gap=schedule.certificate.gap,
-        ),
+        predicted=_predicted(conf, schedule, cluster),
+        certificate=_certificate(schedule),
         hosts=tuple(_host(rank, host, cluster) for rank, host in enumerate(ranks)),
         network=p.Network(model=cluster.network, bandwidth_bytes_per_s=cluster.medium_bytes_per_s),
         links=_links(ranks, cluster),
@@ -70,6 +62,8 @@ def assemble_plan(
             num_buffers_in=conf.runtime.num_buffers_in,
             num_buffers_out=conf.runtime.num_buffers_out,
             timeout_s=parse_time(conf.runtime.timeout, "runtime.timeout"),
+            detect_s=parse_time(conf.runtime.detect, "runtime.detect"),
+            rejoin_s=parse_time(conf.runtime.rejoin, "runtime.rejoin"),
         ),
         inputs=_tensors(chain.boundaries[0]),
         outputs=_tensors(chain.boundaries[-1]),
@@ -78,7 +72,34 @@ def assemble_plan(
         stages=_stages(conf, chain, schedule, shards, wires, ranks),
         units=_units(chain, profile),
         unused_hosts=tuple(host.name for index, host in enumerate(cluster.hosts) if index not in used),
-        notes=(*profile.notes, *planning_notes(cluster, used)),
+        notes=(*profile.notes, *planning_notes(cluster, used), *contingencies.notes),
+        contingencies=tuple(
+            p.Contingency(
+                lost=cluster.hosts[item.lost].name,
+                predicted=_predicted(conf, item.schedule, cluster),
+                certificate=_certificate(item.schedule),
+                stages=_stages(conf, chain, item.schedule, item.shards, item.wires, ranks),
+            )
+            for item in contingencies.fallbacks
+        ),
+    )
+
+
+def _predicted(conf: Conf, schedule: Schedule, cluster: Cluster) -> p.Predicted:
+    return p.Predicted(
+        throughput_items_per_s=conf.microbatch / schedule.period_s,
+        period_s=schedule.period_s,
+        latency_s=schedule.latency_s,
+        bottleneck=_bottleneck(schedule, cluster),
+    )
+
+
+def _certificate(schedule: Schedule) -> p.Certificate:
+    return p.Certificate(
+        method=schedule.certificate.method,
+        period_s=schedule.certificate.period_s,
+        lower_bound_s=schedule.certificate.lower_bound_s,
+        gap=schedule.certificate.gap,
     )
 
 
@@ -147,7 +168,8 @@ def _stages(
 def _ends_bytes(conf: Conf, chain: Chain, schedule: Schedule) -> int:
     sizes = [sum(spec.num_bytes for spec in _tensors(chain.boundaries[end])) for end in (0, -1)]
     first, last = (schedule.stages[end].host == 0 for end in (0, -1))
-    return data_host_bytes(conf.runtime, *sizes, first=first, last=last)
+    buffers = data_host_bytes(conf.runtime, *sizes, first=first, last=last)
+    return buffers + kept_inputs_bytes(conf.runtime, sizes[0], len(schedule.stages))
 
 
 def _units(chain: Chain, profile: Profile) -> tuple[p.UnitEntry, ...]:

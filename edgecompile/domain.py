@@ -107,6 +107,7 @@ def to_conf(config: Any) -> Conf:
     _one_of(conf.data.result, ("array", "labels"), "data.result")
     _one_of(conf.profile.outside, ("refuse", "analytic"), "profile.outside")
     _one_of(conf.schedule.objective, ("period", "latency", "period_under_latency"), "schedule.objective")
+    _between(conf.contingency, 0, 1, "contingency")
     _at_least(conf.runtime.num_buffers_in, 1, "runtime.num_buffers_in")
     _at_least(conf.runtime.num_buffers_out, 1, "runtime.num_buffers_out")
     return conf

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from edgecompile.schema import RuntimeConf
 
-__all__ = ["data_host_bytes", "heap_bytes"]
+__all__ = ["data_host_bytes", "heap_bytes", "kept_inputs_bytes"]
 
 HOLES = 0.5
 """Beside so many blocks that are alive, a heap has half as many holes.
@@ -30,3 +30,14 @@ def data_host_bytes(runtime: RuntimeConf, input_bytes: int, output_bytes: int, *
     feeding = input_bytes * (1 if first else runtime.num_buffers_out)
     taking = runtime.num_buffers_in + 1 - runtime.num_buffers_out if last else runtime.num_buffers_in
     return feeding + output_bytes * taking
+
+
+def kept_inputs_bytes(runtime: RuntimeConf, input_bytes: int, num_stages: int) -> int:
+    """What the data host keeps until results are there, to send it again after the loss of a rank.
+
+    The inputs of as many microbatches as the pipeline has buffers: those at both ends of each boundary.
+
+    Args:
+        input_bytes: of one microbatch.
+    """
+    return (num_stages + 1) * (runtime.num_buffers_in + runtime.num_buffers_out) * input_bytes

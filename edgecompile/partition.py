@@ -12,7 +12,7 @@ import numpy as np
 from edgecompile.blocks import cut_positions, cuts_of_ranges, pipeedge_cuts, unit_range
 from edgecompile.domain import Cluster
 from edgecompile.errors import UserError, choices
-from edgecompile.memory import data_host_bytes
+from edgecompile.memory import data_host_bytes, kept_inputs_bytes
 from edgecompile.profile import Profile
 from edgecompile.quantities import parse_time
 from edgecompile.schedule import (
@@ -158,7 +158,7 @@ def build_problem(
             for device in cluster.devices
             for costs in (profile.wires[device.name],)
         ),
-        hosts=_hosts(cluster, data_host_bytes(conf.runtime, sizes[0], sizes[-1], first=False, last=False)),
+        hosts=_hosts(cluster, _ends_bytes(conf, sizes, len(cluster.hosts))),
         links=_links(cluster),
         cut_bytes=sizes,
         weight_bytes=own,
@@ -179,6 +179,12 @@ def build_problem(
         max_hosts=constraints.max_hosts,
         state_budget=conf.schedule.state_budget,
     )
+
+
+def _ends_bytes(conf: Conf, sizes: Sequence[int], num_hosts: int) -> int:
+    """What the data host needs at most beside its stage, which is not known yet; `sizes`: of all boundaries."""
+    buffers = data_host_bytes(conf.runtime, sizes[0], sizes[-1], first=False, last=False)
+    return buffers + kept_inputs_bytes(conf.runtime, sizes[0], num_hosts)
 
 
 def _hosts(cluster: Cluster, ends_bytes: int) -> tuple[SchedHost, ...]:

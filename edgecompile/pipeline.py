@@ -12,6 +12,7 @@ from edgecompile import verify
 from edgecompile.assemble import assemble_plan
 from edgecompile.assets import data_spec, write_golden
 from edgecompile.capture import FlatModel
+from edgecompile.contingency import check_fallbacks, find_contingencies, write_fallbacks
 from edgecompile.domain import ModelSpec, cluster_of, model_of, with_pixels
 from edgecompile.equality import check_shards
 from edgecompile.front import chain_of
@@ -51,6 +52,7 @@ def compile_model(conf: Conf, step: Step) -> Plan:
         profile = make_profile(chain, cluster, conf)
         schedule = partition(chain, profile, cluster, conf)
         verify.check_schedule(schedule, chain)
+        contingencies = find_contingencies(chain, profile, cluster, conf, schedule)
         data = data_spec(conf.data, spec, captured.output_names, conf.weights, folder)
     with step("run the eager model on golden items"):
         reference = make_reference(flat, golden, conf.microbatch)
@@ -64,15 +66,20 @@ def compile_model(conf: Conf, step: Step) -> Plan:
                     chain, stage.first, stage.last, folder / "shards", wires[index], wires[index + 1], formats[index]
                 )
             )
+    if contingencies.fallbacks:
+        with step(f"write shards for the loss of any of {len(contingencies.fallbacks)} hosts"):
+            contingencies = write_fallbacks(contingencies, chain, folder / "shards", conf.artifact.format)
     with step("compare the shards with the eager model"):
         lossy = not all(wire.lossless for wire in wires)
         equality = check_shards(chain, schedule, shards, reference, conf.microbatch, lossy)
+        equality = check_fallbacks(contingencies, chain, reference, conf.microbatch, equality)
     with step("write the plan"):
         whole = write_reference(flat, examples, folder / "golden") if conf.reference else None
         items = write_golden(reference, captured, equality, whole, folder)
         plan = assemble_plan(
             conf, cluster=cluster, chain=chain, profile=profile, schedule=schedule, shards=shards, wires=wires,
             golden=items, data=data, origin=origin, num_parameters=sum(value.numel() for value in module.parameters()),
+            contingencies=contingencies,
         )  # fmt: skip
         write_plan(plan, folder / "plan.yaml")
     return plan

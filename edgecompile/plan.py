@@ -21,6 +21,7 @@ __all__ = [
     "DTYPE_BYTES",
     "VERSION",
     "Certificate",
+    "Contingency",
     "DataSpec",
     "Golden",
     "Host",
@@ -219,6 +220,22 @@ class Runtime:
     num_buffers_in: int
     num_buffers_out: int
     timeout_s: float
+    """For joining: how long ranks wait for each other."""
+    detect_s: float = 10.0
+    """A rank that is silent for so long is lost."""
+    rejoin_s: float = 60.0
+    """How long the others wait for a lost rank that they cannot do without; 0: not at all."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contingency:
+    """What is done without one host: the other ranks' stages, and what these are predicted to do."""
+
+    lost: str
+    """The host's name."""
+    predicted: Predicted
+    certificate: Certificate
+    stages: tuple[Stage, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -254,6 +271,7 @@ class Plan:
     units: tuple[UnitEntry, ...]
     unused_hosts: tuple[str, ...] = ()
     notes: tuple[str, ...] = field(default=())
+    contingencies: tuple[Contingency, ...] = ()
 
     def stage_of_rank(self, rank: int) -> Stage | None:
         """The stage that this rank runs; None for a data host without one."""

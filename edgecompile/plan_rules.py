@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from edgecompile.errors import UserError, choices
 
 if TYPE_CHECKING:
-    from edgecompile.plan import Plan, TensorSpec
+    from edgecompile.plan import Plan, Stage, TensorSpec
 
 __all__ = ["DTYPE_BYTES", "check_plan"]
 
@@ -35,7 +35,10 @@ def check_plan(plan: Plan, where: str) -> None:
     for key, specs in (("inputs", plan.inputs), ("outputs", plan.outputs)):
         _check_tensors(specs, where, key, plan.model.microbatch)
     _check_units(plan, where)
-    _check_stages(plan, where)
+    _check_stages(plan, plan.stages, where, "stages")
+    idle = set(range(1, len(plan.hosts))) - {stage.rank for stage in plan.stages}
+    _require(not idle, where, "hosts", sorted(idle), "ranks with a stage (only rank 0 may have none)")
+    _check_contingencies(plan, where)
     _check_data(plan, where)
     _check_path(plan.golden.file, where, "golden.file")
     if plan.golden.reference is not None:
@@ -48,7 +51,9 @@ def check_plan(plan: Plan, where: str) -> None:
     for key in ("num_buffers_in", "num_buffers_out"):
         value = getattr(plan.runtime, key)
         _require(1 <= value <= 1024, where, f"runtime.{key}", value, "1 to 1024")
-    _require(plan.runtime.timeout_s > 0, where, "runtime.timeout_s", plan.runtime.timeout_s, "more than 0")
+    for key in ("timeout_s", "detect_s"):
+        _require(getattr(plan.runtime, key) > 0, where, f"runtime.{key}", getattr(plan.runtime, key), "more than 0")
+    _require(plan.runtime.rejoin_s >= 0, where, "runtime.rejoin_s", plan.runtime.rejoin_s, "0 or more")
     for key in ("throughput_items_per_s", "period_s", "latency_s"):
         value = getattr(plan.predicted, key)
         _require(value >= 0, where, f"predicted.{key}", value, "0 or more")
@@ -112,12 +117,12 @@ def _check_units(plan: Plan, where: str) -> None:
             _require(value >= 0, where, f"units.{index}.{key}", value, "0 or more")
 
 
-def _check_stages(plan: Plan, where: str) -> None:
-    _require(bool(plan.stages), where, "stages", [], "one stage or more")
+def _check_stages(plan: Plan, stages: tuple[Stage, ...], where: str, base: str) -> None:
+    _require(bool(stages), where, base, [], "one stage or more")
     following = 0
     ranks: set[int] = set()
-    for index, stage in enumerate(plan.stages):
-        key = f"stages.{index}"
+    for index, stage in enumerate(stages):
+        key = f"{base}.{index}"
         _require(stage.stage == index, where, f"{key}.stage", stage.stage, str(index))
         free = 0 <= stage.rank < len(plan.hosts) and stage.rank not in ranks
         _require(free, where, f"{key}.rank", stage.rank, f"a rank without a stage, 0 to {len(plan.hosts) - 1}")
@@ -133,18 +138,31 @@ def _check_stages(plan: Plan, where: str) -> None:
         _require(stage.artifact in artifacts, where, f"{key}.artifact", stage.artifact, choices(artifacts))
         _check_tensors(stage.inputs, where, f"{key}.inputs", None)
         _check_tensors(stage.outputs, where, f"{key}.outputs", None)
-        before = plan.stages[index - 1].outputs if index else plan.inputs
+        before = stages[index - 1].outputs if index else plan.inputs
         _require(stage.inputs == before, where, f"{key}.inputs", [spec.name for spec in stage.inputs],
                  "what comes out of the stage before, tensor for tensor")  # fmt: skip
         for name in ("compute_s", "send_s", "memory_bytes"):
             value = getattr(stage.predicted, name)
             _require(value >= 0, where, f"{key}.predicted.{name}", value, "0 or more")
-    _require(following == len(plan.units), where, f"stages.{len(plan.stages) - 1}.units", following - 1,
+    _require(following == len(plan.units), where, f"{base}.{len(stages) - 1}.units", following - 1,
              f"{len(plan.units) - 1}, the last unit")  # fmt: skip
-    _require(plan.stages[-1].outputs == plan.outputs, where, "outputs", [spec.name for spec in plan.outputs],
+    _require(stages[-1].outputs == plan.outputs, where, "outputs", [spec.name for spec in plan.outputs],
              "what comes out of the last stage")  # fmt: skip
-    idle = set(range(1, len(plan.hosts))) - ranks
-    _require(not idle, where, "hosts", sorted(idle), "ranks with a stage (only rank 0 may have none)")
+
+
+def _check_contingencies(plan: Plan, where: str) -> None:
+    names = [host.name for host in plan.hosts[1:]]
+    seen = set()
+    for index, item in enumerate(plan.contingencies):
+        key = f"contingencies.{index}"
+        good = item.lost in names and item.lost not in seen
+        _require(good, where, f"{key}.lost", item.lost, "one of " + choices(names) + ", each once")
+        seen.add(item.lost)
+        _check_stages(plan, item.stages, where, f"{key}.stages")
+        ranks = [stage.rank for stage in item.stages]
+        lost = 1 + names.index(item.lost)
+        _require(lost not in ranks, where, f"{key}.stages", ranks, f"ranks without {lost}, which is lost")
+        _require(item.predicted.period_s >= 0, where, f"{key}.predicted.period_s", item.predicted.period_s, "0 or more")
 
 
 def _check_data(plan: Plan, where: str) -> None:

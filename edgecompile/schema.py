@@ -220,6 +220,11 @@ class RuntimeConf:
     num_buffers_in: int = 2
     num_buffers_out: int = 2
     timeout: Any = "60s"
+    """How long ranks wait for each other to join."""
+    detect: Any = "10s"
+    """A rank that is silent for so long is lost."""
+    rejoin: Any = "60s"
+    """How long the others wait for a lost rank that they cannot do without; 0: the run ends at once."""
 
 
 @dataclass
@@ -239,5 +244,7 @@ class Conf:
     runtime: RuntimeConf = field(default_factory=RuntimeConf)
     reference: bool = False
     """Whether to write the unsplit model too, so that `edgelaunch --verify` compares every item."""
+    contingency: int = 0
+    """1: plan for the loss of each single host too, and write the shards that the others then run."""
     seed: int = 0
     output_dir: str = "outputs"

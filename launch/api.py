@@ -21,7 +21,7 @@ from edgelaunch.inputs import fit
 from edgelaunch.items import FLUSH, Entry, Flush, Item, Source
 from edgelaunch.local import Children, OnLoopback, listen_on_loopback, local_threads
 from edgelaunch.outputs import as_numpy
-from edgelaunch.shards import check_shard
+from edgelaunch.shards import check_rank
 
 __all__ = ["Pipeline"]
 
@@ -185,10 +185,9 @@ class Pipeline:
     def _start(self) -> None:
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
         endpoint = self._start_children() if self._local else self._own_endpoint()
-        stage = self._plan.stage_of_rank(0)
-        if stage is not None:
-            check_shard(self._plan, stage, self._folder)
-        from edgelaunch.rank import Rank, RankOptions
+        check_rank(self._plan, 0, self._folder)
+        from edgelaunch.rank import RankOptions
+        from edgelaunch.supervise import Supervisor
 
         host = self._plan.hosts[0]
         num_here = len(self._plan.hosts) if self._local else 1
@@ -199,7 +198,8 @@ class Pipeline:
         )  # fmt: skip
         source = Source(items=self._items(), num_items=None, what="an application's items")
         use_one_arena()
-        self._rank = Rank(options, source, _Results(self))
+        lost = self._children.kill if self._children is not None else lambda rank, process: None
+        self._rank = Supervisor(options, source, _Results(self), lost)
         self._rank.start()
         threading.Thread(target=self._supervise, name="supervise", daemon=True).start()
 
@@ -215,6 +215,7 @@ class Pipeline:
         self._children = Children(self._plan, self._path, OnLoopback(self._plan, port))
         for rank in range(1, len(self._plan.hosts)):
             self._children.start(rank, ["--quiet"])
+        threading.Thread(target=self._watch_children, args=(self._children,), name="children", daemon=True).start()
         return Endpoint(address="127.0.0.1", port=port, listen_fd=listener.detach())
 
     def _supervise(self) -> None:
@@ -223,13 +224,19 @@ class Pipeline:
             self._failure = failure
             self._rank.tell(failure)
 
+    def _watch_children(self, children: Children) -> None:
+        """Starts a rank that was killed or lost again, also while the application does something else."""
+        while not self._closed and children.first_failure() is None:
+            time.sleep(POLL_S)
+
     def _check(self) -> None:
         failure = self._failure
         if self._children is not None and not self._closed:
             failure = self._children.first_failure() or failure
         if failure is not None:
             name = rank_name(self._plan, failure.rank)
-            message = failure.message if name in failure.message else f"{name}: {failure.message}"
+            named = f"rank {failure.rank} (" in failure.message
+            message = failure.message if named else f"{name}: {failure.message}"
             raise RankFailedError(message + (f"\n{failure.trace}" if failure.trace else ""))
         if self._closed:
             raise RuntimeError("the pipeline is closed")

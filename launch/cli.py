@@ -18,6 +18,8 @@ from edgecompile.plan import Host, Plan, UserError, file_sha256, read_plan
 from edgelaunch.allocator import restart_with_heap_environment
 from edgelaunch.failures import Failure, exit_code, rank_name
 from edgelaunch.items import DEFAULT_ITEMS, STDIN, WHEN_FULL
+from edgelaunch.restarts import DEFAULT_RESTARTS
+from edgelaunch.say import say
 
 __all__ = ["main"]
 
@@ -66,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _say_error(str(error))
         return 2
     except KeyboardInterrupt:
-        print("edgelaunch: interrupted", file=sys.stderr)
+        say("edgelaunch: interrupted")
         return 130
 
 
@@ -91,7 +93,7 @@ def _measure_links(words: Sequence[str]) -> int:
     from edgelaunch.local import LocalRun
 
     passed = ["--output", arguments.output] if arguments.output is not None else []
-    run = LocalRun(plan, plan_path, passed, quiet=arguments.quiet, max_threads=1,
+    run = LocalRun(plan, plan_path, passed, quiet=arguments.quiet, max_threads=1, restarts=0,
                    command=("links", "--seconds", str(arguments.seconds)))  # fmt: skip
     failure = run.run()
     if failure is not None:
@@ -117,6 +119,11 @@ def _parser() -> argparse.ArgumentParser:
         help="the same, each rank with its host's bandwidth, CPU share and memory limit (Linux, root)",
     )  # fmt: skip
     which.add_argument("--threads", type=int, metavar="N", help="intra-op threads, else as the plan says")
+    which.add_argument(
+        "--restarts", type=int, metavar="N",
+        help="with --local or --emulate: start a rank that was killed or lost again, so often "
+        f"(default {DEFAULT_RESTARTS})",
+    )  # fmt: skip
     data = parser.add_argument_group("data, on rank 0")
     data.add_argument(
         "--input",
@@ -132,6 +139,7 @@ def _parser() -> argparse.ArgumentParser:
         help="wait (default) or drop-oldest: what becomes of live items that the pipeline cannot take",
     )
     data.add_argument("--output", metavar="PATH", help="results as .npy, .npz or .jsonl")
+    data.add_argument("--resume", action="store_true", help="go on where an earlier run with the same --output ended")
     data.add_argument(
         "--items", type=int, metavar="N", help=f"at most so many; without --input, default {DEFAULT_ITEMS}"
     )
@@ -148,12 +156,17 @@ def _check_arguments(arguments: argparse.Namespace, plan: Plan) -> None:
         value = getattr(arguments, name)
         if value is not None and value < 1:
             raise UserError(f"--{name} {value} does not do: it must be 1 or more")
+    live = arguments.rate is not None or arguments.input == STDIN
+    if arguments.resume and (live or (arguments.output is None and arguments.rank in (None, 0))):
+        raise UserError("--resume goes on from an --output, with an --input that is the same again: a file or a folder")
     if arguments.local and arguments.emulate:
         raise UserError("--local and --emulate both start every rank here: give one of them")
     together = arguments.local or arguments.emulate
     if together and (arguments.rank is not None or arguments.master is not None):
         option = "--local" if arguments.local else "--emulate"
         raise UserError(f"{option} starts every rank here: leave out --rank and --master")
+    if arguments.restarts is not None and (arguments.restarts < 0 or not together):
+        raise UserError(f"--restarts {arguments.restarts} does not do: it is for --local or --emulate, and 0 or more")
     if arguments.input not in (None, STDIN) and not Path(arguments.input).exists():
         raise UserError(f"{arguments.input}: no such input")
     _check_live(arguments)
@@ -175,16 +188,17 @@ def _check_live(arguments: argparse.Namespace) -> None:
 
 
 def _say_error(message: str) -> None:
-    print(f"edgelaunch: error: {' '.join(message.split())}", file=sys.stderr, flush=True)
+    say(f"edgelaunch: error: {' '.join(message.split())}")
 
 
 def _describe(failure: Failure, plan: Plan, own_rank: int | None) -> None:
     """Prints why the run ended, once: a traceback for a bug, one line for anything else."""
     name = rank_name(plan, failure.rank)
     own = failure.rank == (own_rank or 0)
-    message = failure.message if own or name in failure.message else f"{name}: {failure.message}"
+    named = own or f"rank {failure.rank} (" in failure.message
+    message = failure.message if named else f"{name}: {failure.message}"
     if failure.kind == "interrupted" and failure.rank == own_rank:
-        print("edgelaunch: interrupted", file=sys.stderr, flush=True)
+        say("edgelaunch: interrupted")
         return
     if failure.kind == "bug" and (own_rank is None or failure.rank == own_rank):
         sys.stderr.write(failure.trace)
@@ -195,20 +209,23 @@ def _describe(failure: Failure, plan: Plan, own_rank: int | None) -> None:
 # --- one rank --------------------------------------------------------------------------------------------------------
 
 
-RankWork = Callable[[argparse.Namespace, Plan, Path, list[Any]], tuple["Failure | None", int]]
+Channel = socket.socket | None
+"""To the parent that started this rank, if one did."""
+RankWork = Callable[[argparse.Namespace, Plan, Path, list[Any], Channel], tuple[Failure | None, int]]
 
 
 def _run_rank(arguments: argparse.Namespace, plan: Plan, plan_path: Path, work: RankWork | None = None) -> NoReturn:
     """Ends the process itself: a thread that waits in gloo would keep the interpreter from ending."""
     from edgelaunch.allocator import use_one_arena
     from edgelaunch.local import watch_parent
+    from edgelaunch.partial import say_left_behind
 
     use_one_arena()
     channel = watch_parent(arguments.supervisor_fd) if arguments.supervisor_fd is not None else None
     discard: list[Any] = []
     own = arguments.rank or 0
     try:
-        failure, rank = (work or _rank_failure)(arguments, plan, plan_path, discard)
+        failure, rank = (work or _rank_failure)(arguments, plan, plan_path, discard, channel)
     except KeyboardInterrupt:
         failure, rank = Failure(rank=own, kind="interrupted", message="interrupted"), own
     except BrokenPipeError:  # whoever read our output has seen enough
@@ -223,6 +240,8 @@ def _run_rank(arguments: argparse.Namespace, plan: Plan, plan_path: Path, work: 
         if channel is not None:
             _report(channel, failure)
         else:
+            if rank == 0:
+                say_left_behind(arguments.output)
             _describe(failure, plan, rank)
     sys.stdout.flush()
     sys.stderr.flush()
@@ -236,20 +255,20 @@ def _report(channel: socket.socket, failure: Failure) -> None:
 
 
 def _rank_failure(
-    arguments: argparse.Namespace, plan: Plan, plan_path: Path, discard: list[Any]
+    arguments: argparse.Namespace, plan: Plan, plan_path: Path, discard: list[Any], channel: Channel
 ) -> tuple[Failure | None, int]:
     """Runs the rank; results that were begun are put into `discard`."""
-    from edgelaunch.identity import choose_rank, find_endpoint
-    from edgelaunch.shards import check_shard
+    from edgelaunch.identity import choose_rank, find_endpoint, rank_environment
+    from edgelaunch.shards import check_rank
 
     folder = plan_path.resolve().parent
-    rank = choose_rank(plan, arguments.rank, {} if arguments.loopback else os.environ)
-    endpoint = find_endpoint(plan, arguments.master, os.environ, arguments.listen_fd)
-    stage = plan.stage_of_rank(rank)
+    environ = {} if arguments.loopback else rank_environment(plan, os.environ)
+    rank = choose_rank(plan, arguments.rank, environ)
+    endpoint = find_endpoint(plan, arguments.master, environ, arguments.listen_fd)
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a peer that ends is no page of C++ frames
     with ThreadPoolExecutor(1) as pool:
         # hashing and importing torch take a second each, and neither needs the other
-        checked = pool.submit(check_shard, plan, stage, folder) if stage is not None else None
+        checked = pool.submit(check_rank, plan, rank, folder)
         session = None
         gc.disable()  # what is imported stays: looking for garbage in it is a tenth of the time that importing takes
         if rank == 0:
@@ -259,16 +278,16 @@ def _rank_failure(
             discard.append(session)
         import torch
 
-        from edgelaunch.rank import Rank, RankOptions
+        from edgelaunch.rank import RankOptions
+        from edgelaunch.supervise import Supervisor
 
         gc.freeze()
         gc.enable()
-        if checked is not None:
-            checked.result()
+        checked.result()
 
     def log(text: str) -> None:
         if not arguments.quiet:
-            print(f"{rank_name(plan, rank)}: {text}", file=sys.stderr, flush=True)
+            say(f"{rank_name(plan, rank)}: {text}")
 
     torch.set_num_interop_threads(1)
     # the thread that computes must not wait long for Python's lock when another prepares items
@@ -280,7 +299,17 @@ def _rank_failure(
     )  # fmt: skip
     live = _live(arguments, plan, session) if session is not None else None
     ends = live or session
-    runner = Rank(options, ends.source, ends.results) if ends is not None else Rank(options)
+
+    def lost(silent: int, process: int) -> None:
+        if channel is not None:
+            _report(channel, Failure(rank=silent, kind="silent", message=str(process)))
+
+    def last_resort(failure: Failure) -> None:
+        _say_error(failure.message)
+        os._exit(exit_code(failure))
+
+    source, results = (ends.source, ends.results) if ends is not None else (None, None)
+    runner = Supervisor(options, source, results, lost, last_resort)
     failure = _supervise(runner, rank)
     if failure is None and session is not None:
         session.report(runner)

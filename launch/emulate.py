@@ -21,6 +21,7 @@ from edgecompile.plan import Plan, UserError
 from edgelaunch import cgroups, netns
 from edgelaunch.failures import Failure, rank_name
 from edgelaunch.local import Children, available_cores, local_threads
+from edgelaunch.restarts import DEFAULT_RESTARTS
 
 __all__ = ["EmulatedRun", "Emulation", "check_can_emulate", "describe", "interface_rates", "pinned_cores"]
 
@@ -136,12 +137,19 @@ class EmulatedRun:
     """All ranks of a plan as children, each in its own namespace and control groups."""
 
     def __init__(
-        self, plan: Plan, plan_path: Path, arguments: Sequence[str], *, quiet: bool, max_threads: int | None
+        self,
+        plan: Plan,
+        plan_path: Path,
+        arguments: Sequence[str],
+        *,
+        quiet: bool,
+        max_threads: int | None,
+        restarts: int = DEFAULT_RESTARTS,
     ) -> None:
-        """`arguments`: the data host's, such as `--input`."""
+        """`arguments`: the data host's, such as `--input`; `restarts`: as of Children."""
         self._plan, self._arguments, self._quiet, self._max_threads = plan, list(arguments), quiet, max_threads
         self._emulation = Emulation(plan)
-        self.children = Children(plan, plan_path, self)
+        self.children = Children(plan, plan_path, self, restarts=restarts)
 
     def run(self) -> Failure | None:
         """As LocalRun.run; leaves no namespace and no group behind.

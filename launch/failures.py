@@ -18,6 +18,7 @@ __all__ = [
     "RankFailedError",
     "exit_code",
     "rank_name",
+    "rank_title",
 ]
 
 EXIT_CODES = {"user": 2, "lost": 2, "bug": 1, "interrupted": 130}
@@ -80,11 +81,9 @@ class FailureBox:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
+        self._news = False
         self._failure: Failure | None = None
-        self._suspicion: Failure | None = None
         self._finished = False
-        self.abandoned = False
-        """The rank was given up: its threads end without waiting for others."""
         self.parting = False
         """All results are there, and ranks end one after the other: a connection that breaks now is no failure."""
 
@@ -94,17 +93,16 @@ class FailureBox:
                 self._failure = self._failure or failure
             self._changed.notify_all()
 
-    def suspect(self, failure: Failure) -> None:
-        """A peer's connection broke: the cause may still come through the store, so this counts only for want of it."""
-        with self._changed:
-            if not self.parting:
-                self._suspicion = self._suspicion or failure
-            self._changed.notify_all()
-
     def finish(self) -> None:
         """The run is complete, and this rank may end."""
         with self._changed:
             self._finished = True
+            self._changed.notify_all()
+
+    def wake(self) -> None:
+        """Something happened that the main thread should look at."""
+        with self._changed:
+            self._news = True
             self._changed.notify_all()
 
     @property
@@ -116,14 +114,15 @@ class FailureBox:
         return self._finished
 
     @property
-    def suspicion(self) -> Failure | None:
-        return self._suspicion
+    def ended(self) -> bool:
+        return self._finished or self._failure is not None
 
     def wait(self, timeout_s: float) -> None:
-        """Until something was put in or the run is complete, at most `timeout_s`."""
+        """Until something was put in, the run is complete or somebody woke it, at most `timeout_s`."""
         with self._changed:
-            if self._failure is None and not self._finished and self._suspicion is None:
+            if not self.ended and not self._news:
                 self._changed.wait(timeout_s)
+            self._news = False
 
 
 def exit_code(failure: Failure) -> int:
@@ -133,3 +132,11 @@ def exit_code(failure: Failure) -> int:
 def rank_name(plan: Plan, rank: int) -> str:
     """`rank 2 (pi-3)`: how every message names a rank."""
     return f"rank {rank} ({plan.hosts[rank].name})" if 0 <= rank < len(plan.hosts) else f"rank {rank}"
+
+
+def rank_title(plan: Plan, rank: int) -> str:
+    """`rank 2 (pi-3, units 40-71)`: for messages about a rank that is lost."""
+    stage = plan.stage_of_rank(rank)
+    if stage is None:
+        return rank_name(plan, rank)
+    return f"rank {rank} ({plan.hosts[rank].name}, units {stage.units[0]}-{stage.units[1]})"

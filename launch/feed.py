@@ -1,76 +1,77 @@
-"""The two ends of the pipeline, on the data host: items into microbatches, and results out of them again."""
+"""The two ends of the pipeline, on the data host: items into microbatches, and results out of them again.
+
+Both live as long as the process; what they do for one generation takes its number.
+"""
 
 from __future__ import annotations
 
-from collections import deque
+import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from time import perf_counter_ns
 from typing import Any
 
 import torch
 
-from edgelaunch.items import Entry, Flush, Item, Results
+from edgelaunch.flight import Batch, Flight
+from edgelaunch.items import Flush, Item, Results
 from edgelaunch.links import Consumer, Producer
 from edgelaunch.messages import END, Slot
 from edgelaunch.timing import Latencies, Series
 
-__all__ = ["Collector", "Feeder", "UnderWay"]
-
-
-@dataclass
-class UnderWay:
-    """What is known of a microbatch's items until their results are there."""
-
-    entries: list[Entry] = field(default_factory=list)
-    due_ns: list[int] = field(default_factory=list)
-    """When each item was due, or fed; time.perf_counter_ns()."""
+__all__ = ["Collector", "Feeder"]
 
 
 class Feeder:
-    """Fills microbatches from items and publishes them; the last of a stream is padded by repeating its last item."""
+    """Draws items and sends them in microbatches; the last of a stream is padded by repeating its last item."""
 
-    def __init__(self, microbatch: int, link: Producer) -> None:
-        self._microbatch, self._link = microbatch, link
-        self.in_flight: deque[UnderWay] = deque()
-        """The microbatches that are under way, in order; as many as the pipeline has buffers."""
+    def __init__(self, microbatch: int, flight: Flight) -> None:
+        self._microbatch, self._flight = microbatch, flight
         self.busy = Series()
-        """Reading and preparing one microbatch, nanoseconds."""
+        """Drawing, preparing and packing one microbatch, nanoseconds."""
         self.begin_ns = 0
-        self._sequence = 0
 
-    def run(self, items: Iterator[Item | Flush]) -> None:
-        slot: Slot | None = None
-        batch = UnderWay()
+    def draw(self, items: Iterator[Item | Flush]) -> None:
+        """In a thread that lives as long as the process."""
         self.begin_ns = begin_ns = perf_counter_ns()
+        batch = Batch(0)
         for item in items:
             if isinstance(item, Item):
-                due_ns = perf_counter_ns() if item.due_ns is None else item.due_ns
-                if slot is None:
-                    prepared_ns = perf_counter_ns() - begin_ns
-                    slot = self._link.acquire()
-                    begin_ns = perf_counter_ns() - prepared_ns
-                _fill(slot, len(batch.entries), item.arrays)
-                batch.entries.append(item.entry)
-                batch.due_ns.append(due_ns)
-            if slot is not None and (len(batch.entries) == self._microbatch or isinstance(item, Flush)):
-                self._publish(slot, batch)
-                self.busy.add(perf_counter_ns() - begin_ns)
-                slot, batch, begin_ns = None, UnderWay(), perf_counter_ns()
-        if slot is not None:
-            self._publish(slot, batch)
-        slot = self._link.acquire()
-        slot.write_header(self._sequence, 0, END)
-        self._link.publish(slot)
+                batch.items.append(item)
+                batch.due_ns.append(perf_counter_ns() if item.due_ns is None else item.due_ns)
+            if batch.items and (len(batch.items) == self._microbatch or isinstance(item, Flush)):
+                batch.drawn_ns = perf_counter_ns() - begin_ns
+                self._flight.put(batch)
+                batch, begin_ns = Batch(batch.number + 1), perf_counter_ns()
+        if batch.items:
+            self._flight.put(batch)
+        self._flight.end()
 
-    def _publish(self, slot: Slot, batch: UnderWay) -> None:
-        num_valid = len(batch.entries)
+    def send(self, generation: int, link: Producer, first: int) -> None:
+        """What is under way already, then what is drawn, then the end."""
+        sequence = first
+        for batch in self._flight.under_way(generation):
+            assert batch.number == sequence, f"message {batch.number} would be sent as {sequence}"
+            self._send(batch, link)
+            sequence += 1
+        while (following := self._flight.take(generation)) is not None:
+            pack_ns = self._send(following, link)
+            self.busy.add(following.drawn_ns + pack_ns)
+            sequence = following.number + 1
+        slot = link.acquire()
+        slot.write_header(sequence, 0, END)
+        link.publish(slot)
+
+    def _send(self, batch: Batch, link: Producer) -> int:
+        slot = link.acquire()
+        begin_ns = perf_counter_ns()
+        for index, item in enumerate(batch.items):
+            _fill(slot, index, item.arrays)
+        num_valid = len(batch.items)
         for tensor in slot.tensors:
             tensor[num_valid:] = tensor[num_valid - 1]
-        slot.write_header(self._sequence, num_valid)
-        self._sequence += 1
-        self.in_flight.append(batch)
-        self._link.publish(slot)
+        slot.write_header(batch.number, num_valid)
+        link.publish(slot)
+        return perf_counter_ns() - begin_ns
 
 
 def _fill(slot: Slot, index: int, arrays: Any) -> None:
@@ -80,43 +81,63 @@ def _fill(slot: Slot, index: int, arrays: Any) -> None:
 
 
 class Collector:
-    """Hands each item's result on, in order, and drops the padding."""
+    """Hands each item's result on, once and in order, and drops the padding."""
 
-    def __init__(self, link: Consumer, in_flight: deque[UnderWay], results: Results) -> None:
-        self._link, self._in_flight, self._results = link, in_flight, results
+    def __init__(self, flight: Flight, results: Results) -> None:
+        self._flight, self._results = flight, results
+        self._handing_on = threading.Lock()
+        """A thread of an earlier generation may still hand on: whoever takes results may be slow."""
         self.busy = Series()
         """Writing one microbatch's results, nanoseconds."""
         self.arrivals = Series()
         """Time between two microbatches' results, nanoseconds."""
         self.latencies = Latencies()
-        """From when an item was due, or fed, to its microbatch's result; golden items are not counted."""
+        """From when an item was due, or drawn, to its microbatch's result; golden items are not counted."""
         self.first_ns = self.last_ns = 0
         self.num_items = 0
+        self._paused = False
+        self._pauses_ns: list[int] = []
 
-    def run(self) -> None:
+    def pause(self) -> None:
+        """A generation ended early: the time to the next result is a pause, and no arrival in steady state."""
+        self._paused = self.num_items > 0
+
+    def take_pauses(self) -> list[int]:
+        """Those since the last call, nanoseconds from the last result before to the first after."""
+        pauses, self._pauses_ns = self._pauses_ns, []
+        return pauses
+
+    def collect(self, generation: int, link: Consumer) -> None:
         while True:
-            slot = self._link.get()
+            slot = link.get()
             header = slot.read_header()
             if header.end:
                 break
-            self._mark(perf_counter_ns())
-            batch = self._in_flight.popleft()
-            entries = batch.entries
-            assert header.num_valid == len(entries), f"{header.num_valid} results came for {len(entries)} items"
-            if entries[0].stream != "golden":
-                for due_ns in batch.due_ns:
-                    self.latencies.add(self.last_ns - due_ns)
-            named = slot.named()
-            for index, entry in enumerate(entries):
-                self._results.add(entry, {name: tensor[index] for name, tensor in named.items()})
-            self.num_items += len(entries)
-            self._link.release(slot)
-            self.busy.add(perf_counter_ns() - self.last_ns)
-        assert not self._in_flight, f"{len(self._in_flight)} microbatches have no result"
-        self._results.finish()
+            with self._handing_on:
+                batch = self._flight.arrive(generation, header.sequence)
+                assert header.num_valid == len(batch.items), f"{header.num_valid} results for {len(batch.items)} items"
+                self._mark(perf_counter_ns())
+                self._hand_on(batch, slot)
+                self.busy.add(perf_counter_ns() - self.last_ns)
+            link.release(slot)
+        with self._handing_on:
+            assert self._flight.empty(), "the stream ended, and microbatches have no result"
+            self._results.finish()
+
+    def _hand_on(self, batch: Batch, slot: Slot) -> None:
+        if batch.items[0].entry.stream != "golden":
+            for due_ns in batch.due_ns:
+                self.latencies.add(self.last_ns - due_ns)
+        named = slot.named()
+        for index, item in enumerate(batch.items):
+            self._results.add(item.entry, {name: tensor[index] for name, tensor in named.items()})
+        self.num_items += len(batch.items)
 
     def _mark(self, now_ns: int) -> None:
-        if self.first_ns:
+        if self._paused:
+            self._paused = False
+            self._pauses_ns.append(now_ns - self.last_ns)
+        elif self.first_ns:
             self.arrivals.add(now_ns - self.last_ns)
         self.first_ns = self.first_ns or now_ns
         self.last_ns = now_ns

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from edgecompile.plan import Host, Plan, UserError
 
-__all__ = ["Endpoint", "address_is_here", "choose_rank", "find_endpoint", "is_loopback", "resolve"]
+__all__ = ["Endpoint", "address_is_here", "choose_rank", "find_endpoint", "is_loopback", "rank_environment", "resolve"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +91,12 @@ def choose_rank(plan: Plan, wanted: int | None, environ: Mapping[str, str]) -> i
         f"{len(here)} of the plan's hosts are this machine: say which with --rank {here[0]} to {here[-1]}, "
         "or --local to run all of them here"
     )
+
+
+def rank_environment(plan: Plan, environ: Mapping[str, str]) -> Mapping[str, str]:
+    """What the environment says of ranks: nothing where torchrun starts this one rank again and again, and no other."""
+    alone = environ.get("WORLD_SIZE") == "1" and len(plan.hosts) > 1
+    return {} if alone and environ.get("TORCHELASTIC_RUN_ID") else environ
 
 
 def find_endpoint(plan: Plan, master: str | None, environ: Mapping[str, str], listen_fd: int | None = None) -> Endpoint:

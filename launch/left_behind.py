@@ -11,13 +11,15 @@ __all__ = ["await_at_exit"]
 EXIT_S = 8.0
 
 _threads: list[threading.Thread] = []
+_lock = threading.Lock()
 
 
 def await_at_exit(thread: threading.Thread) -> None:
     """For a daemon thread that calls torch: one that comes back from C++ once the interpreter has ended is unwound
     through it, which aborts the process."""
-    _threads[:] = [other for other in _threads if other.is_alive()]
-    _threads.append(thread)
+    with _lock:
+        _threads[:] = [other for other in _threads if other.is_alive()]
+        _threads.append(thread)
 
 
 @atexit.register

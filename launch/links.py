@@ -50,6 +50,9 @@ class Peer:
 
     group: Group
     rank: int
+    """Its rank in the plan, for messages."""
+    place: int
+    """Its number in the group."""
     tag: int
     """The first piece's; the others count up from it."""
     fail: Callable[[BaseException], None]
@@ -139,7 +142,7 @@ class SendLink:
         begin_ns = perf_counter_ns()
         pieces = slot.pieces[:1] if end else slot.pieces
         try:
-            works = [peer.group.send([piece], peer.rank, peer.tag + index) for index, piece in enumerate(pieces)]
+            works = [peer.group.send([piece], peer.place, peer.tag + index) for index, piece in enumerate(pieces)]
             for work in works:
                 work.wait(FOREVER)
         except RuntimeError as error:
@@ -153,9 +156,11 @@ class SendLink:
 class ReceiveLink:
     """From another rank: the receives of all free slots are posted ahead, which saves a round trip a message."""
 
-    def __init__(self, peer: Peer, layout: Layout, num_buffers: int) -> None:
+    def __init__(self, peer: Peer, layout: Layout, num_buffers: int, first: int = 0) -> None:
+        """`first`: the sequence number that the first message must have; the others count up from it."""
         self._peer = peer
         self._layout = layout
+        self._first = first
         self._posted: queue.SimpleQueue[tuple[Slot, list[dist.Work]] | None] = queue.SimpleQueue()
         self._filled = SlotQueue()
         self.busy = Series()
@@ -176,7 +181,7 @@ class ReceiveLink:
         """Posts the slot's receives. Called by one thread only, since the order of posting is the order of messages."""
         peer = self._peer
         try:
-            works = [peer.group.recv([piece], peer.rank, peer.tag + index) for index, piece in enumerate(slot.pieces)]
+            works = [peer.group.recv([piece], peer.place, peer.tag + index) for index, piece in enumerate(slot.pieces)]
         except RuntimeError as error:
             raise PeerLostError(self._peer.rank, str(error)) from error
         self._posted.put((slot, works))
@@ -187,7 +192,7 @@ class ReceiveLink:
 
     def _run(self) -> None:
         try:
-            sequence = 0
+            sequence = self._first
             while (entry := self._posted.get()) is not None and self._receive(*entry, sequence):
                 sequence += 1
         except BaseException as error:

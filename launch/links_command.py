@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
+import socket
 from pathlib import Path
 from typing import Any
 
 from edgecompile.plan import Plan, UserError, file_sha256
 from edgelaunch.failures import Failure, rank_name
 from edgelaunch.identity import choose_rank, find_endpoint
+from edgelaunch.say import say
 
 __all__ = ["add_arguments", "check_arguments", "rank_failure"]
 
@@ -48,25 +49,25 @@ def check_arguments(arguments: argparse.Namespace, plan: Plan) -> None:
 
 
 def rank_failure(
-    arguments: argparse.Namespace, plan: Plan, plan_path: Path, discard: list[Any]
+    arguments: argparse.Namespace, plan: Plan, plan_path: Path, discard: list[Any], channel: socket.socket | None
 ) -> tuple[Failure | None, int]:
     """Measures as one rank of all; rank 0 prints and writes what was found."""
     rank = choose_rank(plan, arguments.rank, {} if arguments.loopback else os.environ)
     endpoint = find_endpoint(plan, arguments.master, os.environ, arguments.listen_fd)
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a peer that ends is no page of C++ frames
     from edgelaunch.hosts_option import print_links
-    from edgelaunch.measure_links import LinkRank
+    from edgelaunch.measure_links import LinkSupervisor
     from edgelaunch.rank import RankOptions
 
     def log(text: str) -> None:
         if not arguments.quiet:
-            print(f"{rank_name(plan, rank)}: {text}", file=sys.stderr, flush=True)
+            say(f"{rank_name(plan, rank)}: {text}")
 
     options = RankOptions(
         plan=plan, folder=plan_path.resolve().parent, plan_sha256=file_sha256(plan_path), rank=rank,
         endpoint=endpoint, threads=1, device="cpu", log=log,
     )  # fmt: skip
-    runner = LinkRank(options, arguments.seconds)
+    runner = LinkSupervisor(options, arguments.seconds)
     failure: Failure | None
     try:
         runner.start()

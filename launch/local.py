@@ -18,6 +18,8 @@ from typing import Protocol
 from edgecompile.plan import Plan
 from edgelaunch.allocator import heap_environment
 from edgelaunch.failures import Failure, rank_name
+from edgelaunch.restarts import DEFAULT_RESTARTS, Restarts
+from edgelaunch.say import say
 
 __all__ = ["Children", "LocalRun", "OnLoopback", "Place", "available_cores", "local_threads", "watch_parent"]
 
@@ -73,19 +75,35 @@ class Child:
     process: subprocess.Popen[bytes]
     channel: socket.socket
     """Its other end tells the child, by closing, that the parent is gone."""
+    arguments: Sequence[str] = ()
+    """To start it again with."""
     threads: list[threading.Thread] = field(default_factory=list)
     told_to_end: bool = False
+    report: Failure | None = None
 
 
 class Children:
     """Rank processes on this machine: starts them, relays what they print, keeps the failures that they report."""
 
-    def __init__(self, plan: Plan, plan_path: Path, place: Place, command: Sequence[str] = ()) -> None:
-        """`command`: the words between `edgelaunch` and the plan, such as `links`."""
+    def __init__(
+        self,
+        plan: Plan,
+        plan_path: Path,
+        place: Place,
+        command: Sequence[str] = (),
+        *,
+        restarts: int = DEFAULT_RESTARTS,
+    ) -> None:
+        """`command`: the words between `edgelaunch` and the plan, such as `links`.
+
+        `restarts`: how often each rank but 0 is started again after it was killed or lost.
+        """
         self._plan, self._plan_path, self._place = plan, plan_path, place
         self._command = tuple(command)
         self._children: list[Child] = []
         self._reports: list[Failure] = []
+        self._restarts = Restarts(plan, restarts)
+        self._lock = threading.RLock()
 
     def start(self, rank: int, arguments: Sequence[str] = (), pass_fds: Sequence[int] = (), show: bool = False) -> None:
         """`show`: the child has this terminal and standard input; otherwise its lines are relayed to stderr."""
@@ -107,7 +125,7 @@ class Children:
             start_new_session=True,
         )  # fmt: skip
         theirs.close()
-        child = Child(rank, process, ours)
+        child = Child(rank, process, ours, arguments)
         self._children.append(child)
         for work in (self._read_reports, self._relay):
             thread = threading.Thread(target=work, args=(child,), daemon=True)
@@ -127,8 +145,16 @@ class Children:
         return None
 
     def first_failure(self) -> Failure | None:
-        """The cause, once a child has reported or ended badly; None while all is well."""
+        """The cause, once a child has reported or ended badly; None while all is well.
+
+        A rank that was killed or lost is started again here, while it may be.
+        """
+        with self._lock:
+            return self._first_failure()
+
+    def _first_failure(self) -> Failure | None:
         ended = [child for child in self._children if child.process.poll() not in (None, 0)]
+        ended = [child for child in ended if not self._start_again(child)]
         if not ended and not self._reports:
             return None
         if not self._reports:
@@ -146,6 +172,23 @@ class Children:
         child = ended[0]
         message = f"{rank_name(self._plan, child.rank)} ended with status {child.process.returncode} and no word why"
         return Failure(rank=child.rank, kind="lost", message=message)
+
+    def _start_again(self, child: Child) -> bool:
+        if child.process.returncode == 2:
+            for thread in child.threads:
+                thread.join(0.5)  # its report says why
+        leader = next((other.process.poll() is None for other in self._children if other.rank == 0), True)
+        reason = self._restarts.reason(child.rank, child.process.returncode, child.report) if leader else None
+        if child.told_to_end or reason is None or self._place.why_killed(child.rank) is not None:
+            return False
+        name = rank_name(self._plan, child.rank)
+        say(f"edgelaunch: {name} {reason}: starts it again")
+        self._children.remove(child)
+        if child.report in self._reports:
+            self._reports.remove(child.report)
+        child.channel.close()
+        self.start(child.rank, child.arguments)
+        return True
 
     def all_done(self) -> bool:
         return all(child.process.poll() == 0 for child in self._children)
@@ -165,6 +208,8 @@ class Children:
 
     def end(self, grace_s: float) -> None:
         """Ends every child: by itself within `grace_s`, else SIGTERM, else SIGKILL."""
+        with self._lock:
+            self._restarts.stop()
         self._wait(grace_s)
         for child in self._children:
             if child.process.poll() is None:
@@ -192,7 +237,19 @@ class Children:
     def _read_reports(self, child: Child) -> None:
         with contextlib.suppress(OSError), child.channel.makefile("r", encoding="utf-8") as lines:
             for line in lines:
-                self._reports.append(Failure.from_json(line))
+                report = Failure.from_json(line)
+                if report.kind == "silent":  # of another rank, which stands still: only its parent can end it
+                    self.kill(report.rank, int(report.message))
+                    continue
+                child.report = report
+                self._reports.append(report)
+
+    def kill(self, rank: int, process: int) -> None:
+        """A rank that fell silent, so that it is started again."""
+        with self._lock:
+            for child in self._children:
+                if child.process.pid == process and self._restarts.left(rank):
+                    child.process.kill()
 
     def _relay(self, child: Child) -> None:
         if child.process.stdout is None:
@@ -214,12 +271,13 @@ class LocalRun:
         quiet: bool,
         max_threads: int | None,
         command: Sequence[str] = (),
+        restarts: int = DEFAULT_RESTARTS,
     ) -> None:
-        """`arguments`: the data host's, such as `--input`; `command`: as of Children."""
+        """`arguments`: the data host's, such as `--input`; `command` and `restarts`: as of Children."""
         self._quiet = quiet
         self.listener = listen_on_loopback()
         place = OnLoopback(plan, self.listener.getsockname()[1], max_threads)
-        self.children = Children(plan, plan_path, place, command)
+        self.children = Children(plan, plan_path, place, command, restarts=restarts)
         self._arguments = list(arguments)
         self._num_ranks = len(plan.hosts)
 

@@ -6,13 +6,12 @@ until one takes a while; both without the waiting that first messages bring.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import statistics
 import time
 from collections import deque
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
 from itertools import combinations
 from time import perf_counter
 from typing import Any, TypeVar
@@ -20,14 +19,15 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
-from edgelaunch.failures import Abandoned, PeerLostError, rank_name
+from edgelaunch.failures import PeerLostError, rank_name
 from edgelaunch.hosts_option import Figures
-from edgelaunch.items import Source
+from edgelaunch.items import Entry, Source
 from edgelaunch.links import FOREVER, Group
 from edgelaunch.messages import PIECE_BYTES
-from edgelaunch.rank import Rank, RankOptions
+from edgelaunch.rank import Ends, Owner, Place, Rank, RankOptions, Store
+from edgelaunch.supervise import Supervisor
 
-__all__ = ["LinkRank"]
+__all__ = ["LinkSupervisor"]
 
 T = TypeVar("T")
 
@@ -176,40 +176,49 @@ def piece_sizes(num_bytes: int) -> list[int]:
 class LinkRank(Rank):
     """A rank that joins the others as in a run, and then measures instead of computing."""
 
-    def __init__(self, options: RankOptions, least_s: float) -> None:
-        ends: tuple[Any, Any] = (None, None)
-        if options.rank == 0:
-            ends = Source(items=iter(()), num_items=0, what="nothing"), object()
-        super().__init__(options, *ends)
-        self._least_s = least_s
-        self.found: dict[tuple[int, int], Figures] = {}
-        """On rank 0, once all pairs are done: by source and destination."""
+    def __init__(
+        self,
+        place: Place,
+        store: Store,
+        ends: Ends | None,
+        owner: Owner,
+        *,
+        least_s: float,
+        found: dict[tuple[int, int], Figures],
+    ) -> None:
+        """`found` is filled on rank 0, once all pairs are done: by source and destination."""
+        super().__init__(place, store, ends, owner)
+        self._least_s, self._found = least_s, found
 
     def _body(self) -> None:
-        torch.set_num_threads(1)
-        meeting = self._join()
-        self._connect(meeting)
-        assert self._generation is not None
-        pairs = list(combinations(range(len(self._plan.hosts)), 2))
+        self._connect()
+        pairs = list(combinations(self.place.group, 2))
         for number, pair in enumerate(pairs):
             if self._rank in pair:
-                self._await(f"turn/{number}" if number else "go")
+                self._await(self._turn(number))
                 self._measure(pair, f"({number + 1} of {len(pairs)})")
                 if self._rank == pair[0]:
-                    self._board.put(f"turn/{number + 1}", "1")
-        self._await(f"turn/{len(pairs)}")
-        if not self._rank:
-            for source, destination in (way for pair in pairs for way in (pair, pair[::-1])):
-                text = self._board.get(f"link/{source}/{destination}") or "{}"
-                self.found[source, destination] = Figures(**json.loads(text))
-        with contextlib.suppress(PeerLostError):  # all figures are there
-            meeting.part()
-        self.box.finish()
+                    self._board.put(self._turn(number + 1), "1")
+        self._await(self._turn(len(pairs)))
+        assert self._meeting is not None
+        if self._rank:
+            self._meeting.give_timing(self._rank, self.summary())
+        else:
+            for way in (way for pair in pairs for way in (pair, pair[::-1])):
+                text = self._board.get(self._figures_of(*way))
+                assert text is not None, f"the figures of {way} are not there at the end"
+                self._found[way] = Figures(**json.loads(text))
+        self._finish()
+
+    def _turn(self, number: int) -> str:
+        return f"turn/{self.place.number}/{number}"
+
+    def _figures_of(self, source: int, destination: int) -> str:
+        return f"link/{self.place.number}/{source}/{destination}"
 
     def _await(self, key: str) -> None:
-        while self._board.get(key) is None:
-            if self.box.failure is not None or self.box.abandoned:
-                raise Abandoned
+        while not key.endswith("/0") and self._board.get(key) is None:
+            self._check()
             time.sleep(POLL_S)
 
     def _measure(self, pair: tuple[int, int], progress: str) -> None:
@@ -224,7 +233,7 @@ class LinkRank(Rank):
                 round_trip_s = lead_round_trips(wire)
                 rate = send_growing(wire, round_trip_s, self._least_s)
                 figures = Figures(bandwidth_bytes_per_s=rate, latency_s=round_trip_s / 2)
-                self._board.put(f"link/{source}/{destination}", json.dumps(asdict(figures)))
+                self._board.put(self._figures_of(source, destination), json.dumps(asdict(figures)))
                 if not leads:
                     wire.send(torch.zeros(1, dtype=torch.uint8), DONE)
             else:
@@ -232,3 +241,34 @@ class LinkRank(Rank):
                 receive_growing(wire)
                 if leads:  # the other end's figures are on the board before the next pair's turn
                     wire.receive(torch.zeros(1, dtype=torch.uint8), DONE)
+
+
+class _Nothing:
+    """The results of a run that has none."""
+
+    def add(self, entry: Entry, outputs: Mapping[str, Any]) -> None:
+        raise AssertionError("a result came while links are measured")
+
+    def finish(self) -> None:
+        pass
+
+
+class LinkSupervisor(Supervisor):
+    """A process that measures with the others; the loss of one of them is the end, since all links are wanted."""
+
+    def __init__(self, options: RankOptions, least_s: float) -> None:
+        plan = replace(options.plan, contingencies=(), runtime=replace(options.plan.runtime, rejoin_s=0.0))
+        leads = options.rank == 0
+        source = Source(items=iter(()), num_items=0, what="nothing") if leads else None
+        super().__init__(replace(options, plan=plan), source, _Nothing() if leads else None)
+        self._least_s = least_s
+        self.found: dict[tuple[int, int], Figures] = {}
+        """On rank 0, once all pairs are done: by source and destination."""
+
+    def _prepare(self) -> None:
+        """No shard is needed."""
+        if self._watch is not None:
+            self._watch.set_ready(True)
+
+    def _new_rank(self, place: Place, owner: Owner) -> Rank:
+        return LinkRank(place, self._store, self._ends, owner, least_s=self._least_s, found=self.found)

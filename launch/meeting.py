@@ -7,20 +7,19 @@ import errno
 import json
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any
 
 from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 
-from edgecompile.plan import Plan, UserError
-from edgelaunch.failures import Abandoned, AlreadyRunningError, Failure, FailureBox, PeerLostError, rank_name
+from edgecompile.plan import UserError
+from edgelaunch.failures import Abandoned, Failure, PeerLostError
 from edgelaunch.identity import Endpoint
 
 __all__ = ["Board", "Meeting"]
 
 POLL_S = 0.02
-FAREWELL_S = 1.5
 
 
 @contextlib.contextmanager
@@ -73,9 +72,22 @@ class Board:
         with _answers():
             return bytes(self.store.get(key)).decode() if self.store.check([key]) else None
 
-    def count(self, key: str) -> int:
+    def append(self, name: str, text: str) -> None:
+        """Adds a text to a list that any rank may add to."""
         with _answers():
-            return int(self.store.add(key, 1))
+            self.store.set(f"{name}/{self.store.add(name, 1)}", text)
+
+    def num_appended(self, name: str) -> int:
+        with _answers():
+            return int(self.store.add(name, 0))
+
+    def take(self, name: str, number: int) -> str | None:
+        """Removes a list's text, counted from 1; None where it was announced, but is not there yet."""
+        text = self.get(f"{name}/{number}")
+        if text is not None:
+            with _answers():
+                self.store.delete_key(f"{name}/{number}")
+        return text
 
     def publish_failure(self, failure: Failure) -> None:
         """Tells all ranks; the first one told is the one that counts."""
@@ -125,87 +137,32 @@ def _await_answer(endpoint: Endpoint, timeout_s: float) -> None:
 
 
 class Meeting:
-    """What the ranks agree on before and after the stream. Used by one thread."""
+    """What the ranks of one generation agree on through the store. Used by one thread."""
 
-    def __init__(self, board: Board, plan: Plan, rank: int, plan_sha256: str, box: FailureBox) -> None:
-        self._board, self._plan, self._rank, self._sha256, self._box = board, plan, rank, plan_sha256, box
+    def __init__(self, board: Board, number: int, group: Sequence[int], abandoned: Callable[[], bool]) -> None:
+        """`group`: the ranks that take part. `abandoned`: whether this rank has left the generation."""
+        self._board, self._number, self._group, self._abandoned = board, number, group, abandoned
 
-    def join(self) -> None:
-        """Until all ranks are here with the same plan.
+    def all_ready(self, rank: int) -> None:
+        """Until every rank has its shard. Has no deadline: heartbeats find a rank that stopped.
 
         Raises:
-            UserError: a rank did not come within the plan's timeout, came twice, or has another plan; names it.
+            Abandoned: the generation was given up.
         """
-        name = rank_name(self._plan, self._rank)
-        if self._board.count(f"claims/{self._rank}") > 1:
-            raise AlreadyRunningError(f"{name} runs already: start each rank once")
-        entry = {"sha256": self._sha256, "machine": socket.gethostname()}
-        self._board.put(f"joined/{self._rank}", json.dumps(entry))
-        timeout_s = self._plan.runtime.timeout_s
-        if self._rank:
-            # rank 0 reports who is missing after its own timeout, which may have begun later than this one
-            self._await("go", 2 * timeout_s, "rank 0 did not begin")
-            return
-        others = range(1, len(self._plan.hosts))
-        missing = self._await_all("joined", timeout_s)
-        if missing:
-            names = ", ".join(rank_name(self._plan, rank) for rank in missing)
-            raise UserError(f"{names} did not join within {timeout_s:g} s: start edgelaunch with the same plan there")
-        for rank in others:
-            if json.loads(self._board.get(f"joined/{rank}") or "{}").get("sha256") != self._sha256:
-                raise UserError(
-                    f"{rank_name(self._plan, rank)} has another plan than rank 0: copy the same plan to both"
-                )
-        self._board.put("go", "1")
+        self._board.put(self._key("ready", rank), "1")
+        for other in self._group:
+            while not self._board.has(self._key("ready", other)):
+                if self._abandoned():
+                    raise Abandoned
+                time.sleep(POLL_S)
 
-    def all_ready(self) -> None:
-        """Until every rank has loaded its shard. Has no deadline: heartbeats find a rank that stopped."""
-        self._board.put(f"ready/{self._rank}", "1")
-        self._await_all("ready", None)
+    def give_timing(self, rank: int, summary: dict[str, Any]) -> None:
+        self._board.put(self._key("timing", rank), json.dumps(summary))
 
-    def give_timing(self, summary: dict[str, Any]) -> None:
-        self._board.put(f"timing/{self._rank}", json.dumps(summary))
+    def timing(self, rank: int) -> dict[str, Any] | None:
+        """A rank's summary, once it has given it; never waits."""
+        text = self._board.get(self._key("timing", rank))
+        return json.loads(text) if text is not None else None
 
-    def collect_timing(self) -> dict[int, dict[str, Any]]:
-        """Each rank's summary; rank 0 calls this once the last result is there."""
-        self._await_all("timing", None)
-        ranks = range(len(self._plan.hosts))
-        return {rank: json.loads(self._board.get(f"timing/{rank}") or "{}") for rank in ranks}
-
-    def part(self) -> None:
-        """The clean end: rank 0, which may own the store, goes last."""
-        if self._rank:
-            self._await("done", None, "")
-            self._box.parting = True
-            self._board.put(f"bye/{self._rank}", "1")
-            return
-        self._box.parting = True
-        self._board.put("done", "1")
-        deadline = time.monotonic() + FAREWELL_S
-        while time.monotonic() < deadline and self._missing("bye"):
-            time.sleep(POLL_S)
-
-    def _await(self, key: str, timeout_s: float | None, message: str) -> None:
-        begin = time.monotonic()
-        while self._board.get(key) is None:
-            self._breathe()
-            if timeout_s is not None and time.monotonic() - begin > timeout_s:
-                raise UserError(f"{message} within {timeout_s:g} s")
-
-    def _await_all(self, prefix: str, timeout_s: float | None) -> list[int]:
-        """The ranks that did not write their key in time."""
-        begin = time.monotonic()
-        while missing := self._missing(prefix):
-            self._breathe()
-            if timeout_s is not None and time.monotonic() - begin > timeout_s:
-                return missing
-        return []
-
-    def _missing(self, prefix: str) -> list[int]:
-        first = 1 if prefix == "bye" else 0
-        return [rank for rank in range(first, len(self._plan.hosts)) if not self._board.has(f"{prefix}/{rank}")]
-
-    def _breathe(self) -> None:
-        if self._box.failure is not None or self._box.abandoned:
-            raise Abandoned
-        time.sleep(POLL_S)
+    def _key(self, what: str, rank: int) -> str:
+        return f"{what}/{self._number}/{rank}"

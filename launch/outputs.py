@@ -1,7 +1,8 @@
-"""Turns `--output` into a file: .npy, .npz or .jsonl, complete or not there at all."""
+"""Turns `--output` into a file: .npy, .npz or .jsonl, complete or not there at all; until then in PATH.partial."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -16,18 +17,24 @@ from numpy.typing import NDArray
 from edgecompile.plan import Plan, TensorSpec, UserError
 from edgelaunch.items import Entry
 from edgelaunch.labels import label_name, top_labels
+from edgelaunch.partial import Origin, Partial
 
-__all__ = ["Writer", "as_numpy", "check_output", "open_writer", "temporary_path"]
+__all__ = ["Writer", "as_numpy", "check_output", "open_writer"]
 
 SUFFIXES = (".npy", ".npz", ".jsonl")
+NAME = "rows.jsonl"
 
 
 class Writer(Protocol):
-    """Takes results in order; `finish` gives the file its name, `discard` leaves nothing."""
+    """Takes results in order; `finish` gives the file its name."""
+
+    next_index: int
+    """The first item whose result is not there; over 0 where an earlier run is gone on with."""
 
     def add(self, entry: Entry, outputs: Mapping[str, Any]) -> None: ...
     def finish(self) -> None: ...
-    def discard(self) -> None: ...
+    def discard(self, keep: bool = True) -> None:
+        """The run failed: leaves nothing but what --resume can go on from, and that only with `keep`."""
 
 
 def check_output(plan: Plan, path: Path) -> None:
@@ -50,18 +57,22 @@ def check_output(plan: Plan, path: Path) -> None:
         raise UserError(f"{path}: cannot be written: permission denied")
 
 
-def temporary_path(path: Path, process: int) -> Path:
-    """Where a process writes until the run is complete."""
-    return path.with_name(f".{path.name}.{process}.tmp")
+def open_writer(plan: Plan, path: Path, origin: Origin | None = None, *, resume: bool = False) -> Writer:
+    """A writer for PATH. What it writes is in PATH.partial until it is complete.
 
+    Args:
+        origin: what the results come from; None: nobody will go on from them.
+        resume: go on from an earlier run's PATH.partial, if there is one.
 
-def open_writer(plan: Plan, path: Path) -> Writer:
-    """Raises UserError where the file cannot be written."""
+    Raises:
+        UserError: the file cannot be written, or `resume` and the earlier run had another plan or input.
+    """
     check_output(plan, path)
     try:
+        partial = Partial(path, origin, resume=resume)
         if path.suffix.lower() == ".jsonl":
-            return _JsonWriter(plan, path)
-        return _ArrayWriter(plan, path)
+            return _JsonWriter(plan, partial)
+        return _ArrayWriter(plan, partial)
     except OSError as error:
         raise _cannot_write(path, error) from None
 
@@ -79,43 +90,57 @@ class _ArrayFile:
     """A .npy that grows: numpy pads its header so that the number of rows can be filled in at the end."""
 
     def __init__(self, path: Path, spec: TensorSpec) -> None:
-        dtype = "float32" if spec.dtype == "bfloat16" else spec.dtype
-        self._header = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": (0, *spec.shape[1:])}
+        dtype = np.dtype("float32" if spec.dtype == "bfloat16" else spec.dtype)
+        self._header = {"descr": dtype.str, "fortran_order": False, "shape": (0, *spec.shape[1:])}
         self.path = path
-        self._rows = 0
-        self._file: BinaryIO = path.open("wb")
-        np.lib.format.write_array_header_1_0(self._file, self._header)
+        self.row_bytes = math.prod(spec.shape[1:]) * dtype.itemsize
+        self._file: BinaryIO = path.open("r+b" if path.exists() else "w+b")
+        self._write_header(0)
         self._header_bytes = self._file.tell()
+        self.rows = 0
+
+    @property
+    def num_whole_rows(self) -> int:
+        size = self._file.seek(0, os.SEEK_END) - self._header_bytes
+        return max(0, size) // self.row_bytes if self.row_bytes else 0
+
+    def cut(self, rows: int) -> None:
+        """Drops what comes after so many rows: a torn one, or one that another output lacks."""
+        self.rows = rows
+        self._file.truncate(self._header_bytes + rows * self.row_bytes)
+        self._file.seek(0, os.SEEK_END)
 
     def add(self, tensor: Any) -> None:
         self._file.write(np.ascontiguousarray(as_numpy(tensor)).tobytes())
-        self._rows += 1
+        self._file.flush()
+        self.rows += 1
 
-    def close(self) -> None:
-        self._file.seek(0)
-        shape = (self._rows, *self._header["shape"][1:])  # type: ignore[index]
-        np.lib.format.write_array_header_1_0(self._file, {**self._header, "shape": shape})
+    def finish(self) -> None:
+        self._write_header(self.rows)
         assert self._file.tell() == self._header_bytes, "numpy's header grew"
         self._file.close()
 
-    def discard(self) -> None:
+    def close(self) -> None:
         self._file.close()
-        self.path.unlink(missing_ok=True)
+
+    def _write_header(self, rows: int) -> None:
+        self._file.seek(0)
+        shape = (rows, *self._header["shape"][1:])  # type: ignore[index]
+        np.lib.format.write_array_header_1_0(self._file, {**self._header, "shape": shape})
 
 
 class _ArrayWriter:
     """.npy with one array, (items, ...); .npz with one an output, by its name."""
 
-    def __init__(self, plan: Plan, path: Path) -> None:
-        self._path, self._temporary = path, temporary_path(path, os.getpid())
-        single = path.suffix.lower() == ".npy"
+    def __init__(self, plan: Plan, partial: Partial) -> None:
+        self._path, self._partial = partial.path, partial
         self._files = {
-            spec.name: _ArrayFile(self._temporary if single else self._part(number), spec)
-            for number, spec in enumerate(plan.outputs)
+            spec.name: _ArrayFile(partial.folder / f"{number}.npy", spec) for number, spec in enumerate(plan.outputs)
         }
-
-    def _part(self, number: int) -> Path:
-        return self._temporary.with_name(f"{self._temporary.name}{number}")
+        rows = min(file.num_whole_rows for file in self._files.values()) if partial.resumes else 0
+        for file in self._files.values():
+            file.cut(rows)
+        self.next_index = rows
 
     def add(self, entry: Entry, outputs: Mapping[str, Any]) -> None:
         try:
@@ -127,28 +152,33 @@ class _ArrayWriter:
     def finish(self) -> None:
         try:
             for file in self._files.values():
-                file.close()
+                file.finish()
+            name = "0.npy"
             if self._path.suffix.lower() == ".npz":
-                with zipfile.ZipFile(self._temporary, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
-                    for name, file in self._files.items():
-                        archive.write(file.path, f"{name}.npy")
-                        file.path.unlink()
-            os.replace(self._temporary, self._path)
+                name = "all.npz"
+                with zipfile.ZipFile(self._partial.folder / name, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
+                    for output, file in self._files.items():
+                        archive.write(file.path, f"{output}.npy")
+            self._partial.finish(name)
         except OSError as error:
             raise _cannot_write(self._path, error) from None
 
-    def discard(self) -> None:
+    def discard(self, keep: bool = True) -> None:
+        rows = min(file.rows for file in self._files.values())
         for file in self._files.values():
-            file.discard()
-        self._temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # the disk may be full: what is lost is computed again
+                file.close()
+        _discard(self._partial, keep and rows > 0)
 
 
 class _JsonWriter:
     """One object an item: `index`, `name` or `text` where known, then `outputs`, or `label`, `score` and `top`."""
 
-    def __init__(self, plan: Plan, path: Path) -> None:
-        self._plan, self._path, self._temporary = plan, path, temporary_path(path, os.getpid())
-        self._file = self._temporary.open("w", encoding="utf-8")
+    def __init__(self, plan: Plan, partial: Partial) -> None:
+        self._plan, self._path, self._partial = plan, partial.path, partial
+        file = partial.folder / NAME
+        self.next_index = _cut_torn(file) if partial.resumes and file.exists() else 0
+        self._file = file.open("a", encoding="utf-8")
 
     def add(self, entry: Entry, outputs: Mapping[str, Any]) -> None:
         record: dict[str, Any] = {"index": entry.index}
@@ -165,21 +195,45 @@ class _JsonWriter:
             record["outputs"] = {name: _json_value(as_numpy(tensor).tolist()) for name, tensor in outputs.items()}
         try:
             self._file.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
+            self._file.flush()
         except OSError as error:
             raise _cannot_write(self._path, error) from None
+        self.next_index = entry.index + 1
 
     def finish(self) -> None:
         try:
             self._file.close()
-            os.replace(self._temporary, self._path)
+            self._partial.finish(NAME)
         except OSError as error:
             raise _cannot_write(self._path, error) from None
 
-    def discard(self) -> None:
-        try:
+    def discard(self, keep: bool = True) -> None:
+        with contextlib.suppress(OSError):  # the disk may be full: what is lost is computed again
             self._file.close()
-        finally:
-            self._temporary.unlink(missing_ok=True)
+        _discard(self._partial, keep and self.next_index > 0)
+
+
+def _discard(partial: Partial, keep: bool) -> None:
+    if keep and partial.resumable:
+        partial.close()
+    else:
+        partial.remove()
+
+
+def _cut_torn(path: Path) -> int:
+    """Drops a last record that is not whole, and returns the index of the first item that has none."""
+    following = end = 0
+    with path.open("r+b") as file:
+        for line in file:
+            try:
+                index = int(json.loads(line)["index"]) if line.endswith(b"\n") else None
+            except (ValueError, KeyError, TypeError):
+                index = None
+            if index is None:
+                break
+            following, end = index + 1, end + len(line)
+        file.truncate(end)
+    return following
 
 
 def _json_value(value: Any) -> Any:

@@ -13,7 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from edgecompile.plan import Plan
-from edgelaunch.rank import Run
+from edgelaunch.say import say
+from edgelaunch.supervise import Run
 from edgelaunch.verify import Comparison
 
 __all__ = ["Meter", "bottleneck", "print_report", "print_verified"]
@@ -68,7 +69,7 @@ class Meter:
         else:
             self._next = now + PLAIN_EVERY_S
             total = f" of {self._total}" if self._total is not None else ""
-            print(f"{self._done}{total} items, {rate}", file=sys.stderr, flush=True)
+            say(f"{self._done}{total} items, {rate}")
 
     def stop(self) -> None:
         if self._bar is not None:
@@ -128,7 +129,8 @@ def _transfer_s(run: Run, boundary: int) -> float | None:
         return None
     if received["share_timed"] > 0:
         return float(received["median_s"] / received["share_timed"])
-    return float(next(part["send"][key]["least_s"] for part in run.ranks.values() if key in part["send"]))
+    sent = next((part["send"][key] for part in run.ranks.values() if key in part["send"]), None)
+    return None if sent is None else float(sent["least_s"])  # none: its sender was lost after the last result
 
 
 def _print_table(title: str, columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:

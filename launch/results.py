@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from edgecompile.plan import Plan
+from edgecompile.plan import Plan, UserError
 from edgelaunch.items import Entry
 from edgelaunch.labels import Accuracy, top_labels
 from edgelaunch.outputs import Writer, as_numpy
@@ -32,6 +32,7 @@ class ResultHandler:
         self._plan, self._verifier, self._reference = plan, verifier, reference
         self.writer, self._progress = writer, progress
         self.accuracy = Accuracy()
+        self._distrusted = False
         self.num_items = 0
         self.shown: list[str] = []
         """Lines about the first results, for a run without an output file."""
@@ -39,11 +40,11 @@ class ResultHandler:
     def add(self, entry: Entry, outputs: Mapping[str, Any]) -> None:
         if entry.stream == "golden":
             assert self._verifier is not None
-            self._verifier.add(entry, outputs)
+            self._compare(self._verifier, entry, outputs)
         else:
             self._count(entry, outputs)
             if self._reference is not None:
-                self._reference.add(entry, outputs)
+                self._compare(self._reference, entry, outputs)
             if self.writer is not None:
                 self.writer.add(entry, outputs)
             elif len(self.shown) < NUM_SHOWN:
@@ -58,9 +59,16 @@ class ResultHandler:
             self.writer = None
 
     def discard(self) -> None:
-        """The run failed: nothing half-written stays."""
+        """The run failed: nothing stays but what another run can go on from."""
         if self.writer is not None:
-            self.writer.discard()
+            self.writer.discard(keep=not self._distrusted)
+
+    def _compare(self, judge: Verifier | Reference, entry: Entry, outputs: Mapping[str, Any]) -> None:
+        try:
+            judge.add(entry, outputs)
+        except UserError:
+            self._distrusted = True
+            raise
 
     def _count(self, entry: Entry, outputs: Mapping[str, Any]) -> None:
         self.num_items += 1

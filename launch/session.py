@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 from edgecompile.plan import Plan
@@ -10,17 +12,19 @@ from edgelaunch.golden import GoldenFile, chain
 from edgelaunch.inputs import open_source
 from edgelaunch.items import DEFAULT_ITEMS, Source
 from edgelaunch.outputs import open_writer
-from edgelaunch.rank import Rank
+from edgelaunch.partial import origin_of
 from edgelaunch.reference import Reference
 from edgelaunch.report import Meter, console, print_report, print_verified
 from edgelaunch.results import ResultHandler
+from edgelaunch.say import say
+from edgelaunch.supervise import Supervisor
 from edgelaunch.verify import Verifier
 
 __all__ = ["Session"]
 
 
 class Session:
-    """Reads the command's data arguments: `input`, `output`, `items`, `verify`, `quiet`."""
+    """Reads the command's data arguments: `plan`, `input`, `output`, `items`, `rate`, `resume`, `verify`, `quiet`."""
 
     def __init__(self, arguments: argparse.Namespace, plan: Plan, folder: Path) -> None:
         """Raises UserError where input, output or golden file do not do."""
@@ -35,7 +39,12 @@ class Session:
         self._verifier = Verifier(plan, golden) if arguments.verify and golden is not None else None
         compared = self._verifier is not None and opened is not None and plan.golden.reference is not None
         self._reference = Reference(plan, folder, golden) if compared and golden is not None else None
-        writer = open_writer(plan, Path(arguments.output)) if arguments.output else None
+        writer = None
+        self._num_earlier = 0
+        if arguments.output:
+            origin = origin_of(plan, Path(arguments.plan), arguments.input, live=arguments.rate is not None)
+            writer = open_writer(plan, Path(arguments.output), origin, resume=arguments.resume)
+            self._skip(writer.next_index)
         self._output = arguments.output
         self.source = self._whole(golden)
         self.meter = Meter(self.source.num_items, arguments.quiet)
@@ -54,11 +63,22 @@ class Session:
             items = self._reference.watch(items)
         return Source(items=items, num_items=known, what="golden items")
 
+    def _skip(self, count: int) -> None:
+        """Leaves out the first items, whose results an earlier run has written."""
+        if not count or self._opened is None:
+            return
+        opened = self._opened
+        known = None if opened.num_items is None else max(0, opened.num_items - count)
+        self._opened = replace(opened, items=islice(opened.items, count, None), num_items=known)
+        self._num_earlier = count
+        if not self._quiet:
+            say(f"goes on after item {count:,}")
+
     def discard(self) -> None:
         self.meter.stop()
         self.results.discard()
 
-    def report(self, rank: Rank) -> None:
+    def report(self, rank: Supervisor) -> None:
         """Prints results first, then how fast they came."""
         self.meter.stop()
         out = console()
@@ -74,6 +94,8 @@ class Session:
             out.print(f"accuracy: {share:.2%} ({accuracy.num_correct} of {accuracy.num_items}), "
                       f"Matthews correlation {accuracy.matthews():.4f}")  # fmt: skip
         if self._output is not None:
-            out.print(f"{self.results.num_items} results in {self._output}", markup=False)
+            earlier = f", {self._num_earlier} of them of an earlier run" if self._num_earlier else ""
+            total = self.results.num_items + self._num_earlier
+            out.print(f"{total} results in {self._output}{earlier}", markup=False)
         if not self._quiet and rank.run is not None:
-            print_report(self._plan, rank.run)
+            print_report(rank.run.plan, rank.run)

@@ -12,7 +12,7 @@ from edgelaunch.failures import rank_name
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["check_file", "check_shard", "load_shard", "run_shard"]
+__all__ = ["check_file", "check_rank", "check_shard", "load_shard", "run_shard"]
 
 
 def check_file(path: Path, sha256: str, what: str, fix: str) -> None:
@@ -35,6 +35,17 @@ def check_shard(plan: Plan, stage: Stage, folder: Path) -> None:
     """Raises UserError, naming file and rank, where the shard's bytes are not those that the plan was written with."""
     what = f"the shard of {rank_name(plan, stage.rank)}"
     check_file(folder / stage.shard, stage.sha256, what, "copy it again from where the plan was compiled")
+
+
+def check_rank(plan: Plan, rank: int, folder: Path) -> None:
+    """Checks all shards that a rank may need: its stage's, and those for the loss of another host.
+
+    Raises:
+        UserError: as check_shard does.
+    """
+    stages = [stage for stages in (plan.stages, *(item.stages for item in plan.contingencies)) for stage in stages]
+    for stage in {stage.sha256: stage for stage in stages if stage.rank == rank}.values():
+        check_shard(plan, stage, folder)
 
 
 def load_shard(stage: Stage, folder: Path, device: str) -> Callable[..., Any]:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgecompile.plan import Plan
 from edgelaunch.failures import Failure
 from edgelaunch.local import LocalRun
+from edgelaunch.partial import say_left_behind
+from edgelaunch.restarts import DEFAULT_RESTARTS
+from edgelaunch.say import say
 
 if TYPE_CHECKING:
     from edgelaunch.emulate import EmulatedRun
@@ -22,21 +23,22 @@ def run_together(arguments: argparse.Namespace, plan: Plan, plan_path: Path) -> 
     """Runs all ranks; returns the first cause where they have not all ended well."""
     if not arguments.quiet and any(host.execution == "cuda" for host in plan.hosts):
         option = "--emulate" if arguments.emulate else "--local"
-        print(f"edgelaunch: {option} runs every rank on the CPU, also those planned for cuda", file=sys.stderr)
+        say(f"edgelaunch: {option} runs every rank on the CPU, also those planned for cuda")
     passed = [
         item
         for name in ("input", "output", "items", "rate", "when_full")
         if (value := getattr(arguments, name)) is not None
         for item in (f"--{name.replace('_', '-')}", str(value))
     ]
-    if arguments.verify:
-        passed.append("--verify")
-    run = _kind(arguments.emulate)(plan, plan_path, passed, quiet=arguments.quiet, max_threads=arguments.threads)
+    passed += [f"--{name}" for name in ("verify", "resume") if getattr(arguments, name)]
+    restarts = DEFAULT_RESTARTS if arguments.restarts is None else arguments.restarts
+    run = _kind(arguments.emulate)(
+        plan, plan_path, passed, quiet=arguments.quiet, max_threads=arguments.threads, restarts=restarts
+    )
     try:
         return run.run()
     finally:
-        if arguments.output is not None:
-            _remove_left_by(run.children.pids(), Path(arguments.output))
+        say_left_behind(arguments.output)
 
 
 def _kind(emulate: bool) -> type[LocalRun] | type[EmulatedRun]:
@@ -45,12 +47,3 @@ def _kind(emulate: bool) -> type[LocalRun] | type[EmulatedRun]:
     from edgelaunch.emulate import EmulatedRun
 
     return EmulatedRun
-
-
-def _remove_left_by(processes: Iterable[int], output: Path) -> None:
-    """A rank 0 that was killed could not do this itself."""
-    from edgelaunch.outputs import temporary_path
-
-    for process in processes:
-        for left in output.parent.glob(temporary_path(output, process).name + "*"):
-            left.unlink(missing_ok=True)

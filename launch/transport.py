@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -18,6 +19,7 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore, Store
 
 from edgecompile.plan import UserError
+from edgelaunch.failures import Abandoned, PeerLostError
 from edgelaunch.identity import address_is_here, is_loopback, resolve
 from edgelaunch.left_behind import await_at_exit
 from edgelaunch.links import Group, Peer, ReceiveLink, SendLink
@@ -37,7 +39,8 @@ class Member:
 
     generation: int
     rank: int
-    num_ranks: int
+    group: tuple[int, ...]
+    """The ranks of the generation, in order: the place in it is the number in the process group."""
     address: str
     """This machine's address on the network that the ranks share; gloo binds its interface."""
     timeout_s: float
@@ -53,7 +56,7 @@ class Generation:
         `fail` is called from a link's thread with the exception that ended it.
 
         Raises:
-            RuntimeError: a rank did not connect within the member's timeout.
+            PeerLostError: a rank did not connect within the member's timeout; which one is not known (-1).
         """
         gloo: Any = dist.ProcessGroupGloo  # torch's stubs leave out most of it
         options = gloo._Options()
@@ -61,9 +64,14 @@ class Generation:
         options._timeout = timedelta(seconds=member.timeout_s)
         options._threads = NUM_GROUP_THREADS
         prefix = PrefixStore(f"generation-{member.generation}", store)
-        self._group = gloo(prefix, member.rank, member.num_ranks, options)
+        try:
+            self._group = gloo(prefix, member.group.index(member.rank), len(member.group), options)
+        except RuntimeError as error:
+            raise PeerLostError(-1, str(error)) from error
         self._member, self._fail = member, fail
         self._links: list[SendLink | ReceiveLink] = []
+        self._lock = threading.Lock()
+        self._abandoned = False
 
     @property
     def group(self) -> Group:
@@ -72,30 +80,43 @@ class Generation:
         return group
 
     def send_link(self, peer: int, boundary: int, layout: Layout, num_buffers: int) -> SendLink:
-        link = SendLink(self._peer(peer, boundary), layout, num_buffers)
-        self._links.append(link)
+        """Raises Abandoned where the generation was given up."""
+        with self._lock:
+            self._check()
+            link = SendLink(self._peer(peer, boundary), layout, num_buffers)
+            self._links.append(link)
         return link
 
-    def receive_link(self, peer: int, boundary: int, layout: Layout, num_buffers: int) -> ReceiveLink:
-        link = ReceiveLink(self._peer(peer, boundary), layout, num_buffers)
-        self._links.append(link)
+    def receive_link(self, peer: int, boundary: int, layout: Layout, num_buffers: int, first: int) -> ReceiveLink:
+        """`first`: the sequence number of the first message. Raises Abandoned where the generation was given up."""
+        with self._lock:
+            self._check()
+            link = ReceiveLink(self._peer(peer, boundary), layout, num_buffers, first)
+            self._links.append(link)
         return link
+
+    def _check(self) -> None:
+        if self._abandoned:
+            raise Abandoned
 
     def _peer(self, rank: int, boundary: int) -> Peer:
-        return Peer(group=self._group, rank=rank, tag=boundary * TAGS_A_BOUNDARY, fail=self._fail)
+        place = self._member.group.index(rank)
+        return Peer(group=self._group, rank=rank, place=place, tag=boundary * TAGS_A_BOUNDARY, fail=self._fail)
 
-    def abandon(self) -> None:
+    def abandon(self, wait_s: float = ABANDON_S) -> None:
         """Gives everything up: threads that wait in a link get Abandoned, and those that wait in gloo an error.
 
         No function of the group ends a pending operation. A receive that times out does: gloo closes all connections.
         """
+        with self._lock:
+            self._abandoned = True
         for link in self._links:
             link.abandon()
         with contextlib.suppress(RuntimeError):
-            other = 1 if self._member.rank == 0 else 0
+            other = 0 if self._member.group.index(self._member.rank) else 1
             self._group.recv([torch.empty(1)], other, TAG_NOBODY_SENDS).wait(timedelta(milliseconds=1))
         for link in self._links:
-            link.thread.join(ABANDON_S)
+            link.thread.join(wait_s)
             if link.thread.is_alive():
                 await_at_exit(link.thread)
 

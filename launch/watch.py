@@ -1,46 +1,97 @@
-"""Heartbeats and news of failures: one thread a rank with its own connection to the store."""
+"""Heartbeats and news: one thread a rank with its own connection to the store, which no stage and no link holds up."""
 
 from __future__ import annotations
 
 import contextlib
+import os
+import secrets
 import threading
 import time
+from collections import deque
+from dataclasses import replace
+from typing import Any
 
 from edgecompile.plan import Plan
 from edgelaunch.failures import Failure, FailureBox, PeerLostError, rank_name
 from edgelaunch.left_behind import await_at_exit
 from edgelaunch.meeting import Board
+from edgelaunch.membership import DONE, HALT, Announcement, Beat, Hello, Suspicion, read_news
+from edgelaunch.roster import Roster, beat_s
 
 __all__ = ["Watch"]
 
-POLL_S = 0.25
-BEAT_S = 1.0
+POLL_S = 0.2
+LEADER_POLL_S = 0.1
+URGENT_POLL_S = 0.03
 FAREWELL_S = 1.5
+FLUSH_S = 1.0
 
 
 class Watch:
-    """Beats for this rank, listens for the others' beats, and passes a failure on in both directions.
+    """Beats for this rank, and carries news in both directions.
 
-    Rank 0 listens to all, the others to rank 0: what rank 0 finds it publishes. Operation timeouts play no part: a slow
-    stage or a quiet source is no failure, and one timed-out gloo operation closes the whole group.
+    Rank 0 listens to all, the others to rank 0: what rank 0 decides it announces. Operation timeouts play no part: a
+    slow stage or a quiet source is no failure, and one timed-out gloo operation closes the whole group.
     """
 
-    def __init__(self, board: Board, plan: Plan, rank: int, box: FailureBox) -> None:
-        self._board, self._plan, self._rank, self._box = board, plan, rank, box
-        # a beat is up to this old when it is seen, and the ranks are to end within the plan's timeout
-        self._timeout_s = max(plan.runtime.timeout_s - 2 * BEAT_S, min(plan.runtime.timeout_s, 2 * BEAT_S))
-        self._stop = threading.Event()
-        self._listened_to = [0] if rank else list(range(1, len(plan.hosts)))
-        self._last_beat: dict[int, tuple[str | None, float]] = {}
-        self.joined = threading.Event()
-        """Set once all ranks have come together; before, a rank that does not beat is not missed."""
+    def __init__(self, board: Board, plan: Plan, rank: int, sha256: str, box: FailureBox) -> None:
+        self._board, self._plan, self._rank, self._sha256, self._box = board, plan, rank, sha256, box
+        self._detect_s, self._beat_s = plan.runtime.detect_s, beat_s(plan)
+        self.roster = Roster(plan, sha256) if rank == 0 else None
+        self.incarnation = secrets.token_hex(8)
+        """Tells this process, or what it came back as, from all others that had its rank."""
+        self.announcement: Announcement | None = None
+        """The latest of rank 0's; not kept on rank 0 itself."""
+        self.verdict: str | None = None
+        """What rank 0 said of this incarnation: "" that it is out, else why it is turned away."""
+        self.urgent = False
+        """Whether a generation is being left or formed."""
         self.last_answer = time.monotonic()
         """When the store last answered. A call to it can hang whatever its timeout: the main thread looks at this."""
+        self._outbox: deque[str] = deque()
+        self._beat = Beat(incarnation=self.incarnation, count=0, left=0, ready=False)
+        self._lock = threading.Lock()
+        """Of the beat, which other threads change."""
+        self._next_beat = 0.0
+        self._num_read = 0
+        self._leader: tuple[str | None, float] = (None, time.monotonic())
+        self._wake, self._stop, self._flushed = threading.Event(), threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
+        if rank:
+            self._say_hello()
         self._thread.start()
+
+    # --- any thread's side -------------------------------------------------------------------------------------------
+
+    def suspect(self, number: int, lost: int, reason: str) -> None:
+        """Tells rank 0 that a connection of this generation broke."""
+        suspicion = Suspicion(rank=self._rank, number=number, lost=lost, reason=reason)
+        if self.roster is not None:
+            self.roster.suspect(suspicion)
+            self._box.wake()
+            return
+        self._outbox.append(suspicion.to_json())
+        self._wake.set()
+
+    def set_ready(self, ready: bool) -> None:
+        """Whether this rank has its shard. Returns once rank 0 can know, or after a second."""
+        self._change(ready=ready)
+        self._flushed.wait(FLUSH_S)
+
+    def set_left(self, number: int) -> None:
+        """This rank has left a generation."""
+        self._change(left=number)
+
+    def renew(self) -> None:
+        """Asks for this rank's place again, as another incarnation."""
+        self.incarnation = secrets.token_hex(8)
+        self.verdict = None
+        self._say_hello()
+        self._change(incarnation=self.incarnation)
 
     def stop(self) -> None:
         self._stop.set()
+        self._wake.set()
         await_at_exit(self._thread)
 
     def told_all(self, failure: Failure) -> None:
@@ -51,53 +102,130 @@ class Watch:
         await_at_exit(teller)
         teller.join(FAREWELL_S)
 
+    # --- inside ------------------------------------------------------------------------------------------------------
+
+    def _say_hello(self) -> None:
+        hello = Hello(rank=self._rank, incarnation=self.incarnation, sha256=self._sha256, process=os.getpid())
+        self._outbox.append(hello.to_json())
+
+    def _change(self, **values: Any) -> None:
+        with self._lock:
+            self._flushed.clear()
+            self._beat = replace(self._beat, **values)
+            self._next_beat = 0.0
+        self._wake.set()
+
     def _tell(self, failure: Failure) -> None:
         deadline = time.monotonic() + FAREWELL_S
         self._thread.join(FAREWELL_S)  # the board is the watch thread's until it ends
         with contextlib.suppress(PeerLostError):  # without the store nobody is left to tell
             self._board.publish_failure(failure)
             self._board.put(f"bye/{self._rank}", "1")
-            while not self._rank and time.monotonic() < deadline and not self._all_read():
+            ranks = list(self.roster.seats()) if self.roster is not None else []
+            if self.roster is not None and self.roster.wrong_plan is not None:
+                ranks.append(self.roster.wrong_plan)
+            while time.monotonic() < deadline and not all(self._board.has(f"bye/{rank}") for rank in ranks):
                 time.sleep(0.05)
 
-    def _all_read(self) -> bool:
-        ranks = [rank for rank in range(1, len(self._plan.hosts)) if self._board.has(f"joined/{rank}")]
-        return all(self._board.has(f"bye/{rank}") for rank in ranks)
-
     def _run(self) -> None:
-        beat, next_beat = 0, 0.0
-        while not self._stop.wait(POLL_S):
+        while not self._stop.is_set():
+            self._wake.wait(URGENT_POLL_S if self.urgent else POLL_S if self._rank else LEADER_POLL_S)
+            self._wake.clear()
             now = time.monotonic()
             try:
-                failure = self._board.failure()
-                if failure is not None:
-                    self._box.put(failure)
+                if self._stop.is_set() or self._round(now):
                     return
-                if now >= next_beat:
-                    beat += 1
-                    next_beat = now + BEAT_S
-                    self._board.put(f"beat/{self._rank}", str(beat))
-                    self._listen(now)
             except PeerLostError as error:
-                if not self._stop.is_set():
+                if not self._stop.is_set() and not self._box.parting:
                     message = f"{rank_name(self._plan, 0)} is gone: its store does not answer any more"
-                    self._box.put(Failure(rank=0, kind="lost", message=message, trace=str(error)))
+                    self._box.put(Failure(rank=0, kind="lost", message=message, trace=str(error), private=True))
                 return
-            if now - self.last_answer > self._timeout_s / 2:
-                self._last_beat.clear()  # this process itself was stopped for a while: nobody is to blame
+            if now - self.last_answer > self._detect_s / 2:  # this process itself was stopped for a while
+                self._leader = (None, now)
+                if self.roster is not None:
+                    self.roster.forgive(now)
             self.last_answer = time.monotonic()
 
-    def _listen(self, now: float) -> None:
-        if not self.joined.is_set():
+    def _round(self, now: float) -> bool:
+        """One exchange with the store. True: nothing more is to come."""
+        failure = self._board.failure()
+        if failure is not None:
+            self._box.put(failure)
+            return True
+        while self._outbox:
+            self._board.append("news", self._outbox.popleft())
+        due = now >= self._next_beat
+        if due:
+            with self._lock:
+                self._next_beat = now + self._beat_s
+                beat = self._beat = replace(self._beat, count=self._beat.count + 1)
+            self._board.put(f"beat/{self._rank}", beat.to_text())
+            with self._lock:
+                if beat is self._beat:
+                    self._flushed.set()
+        if self.roster is not None:
+            self._listen_to_all(self.roster, now, due or self.urgent)
+            return False
+        return self._listen_to_leader(now, due)
+
+    def _listen_to_all(self, roster: Roster, now: float, due: bool) -> None:
+        announced = self._board.num_appended("news")
+        while self._num_read < announced and (text := self._board.take("news", self._num_read + 1)) is not None:
+            self._num_read += 1
+            news = read_news(text)
+            if isinstance(news, Hello):
+                roster.take_hello(news, now)
+            else:
+                roster.suspect(news)
+            self._box.wake()
+        if due:
+            for rank in roster.seats():
+                text = self._board.get(f"beat/{rank}")
+                if text is not None:
+                    roster.take_beat(rank, Beat.from_text(text), now)
+            roster.look(now)
+            self._box.wake()
+        while roster.verdicts:
+            incarnation, verdict = roster.verdicts.popitem()
+            self._board.put(f"verdict/{incarnation}", verdict)
+
+    def _listen_to_leader(self, now: float, due: bool) -> bool:
+        text = self._board.get("announcement")
+        if text is not None:
+            announcement = Announcement.from_json(text)
+            if announcement != self.announcement:
+                self.announcement = announcement
+                if announcement.phase == HALT:
+                    self._change(left=announcement.number)
+                if announcement.phase == DONE:
+                    self._finish()
+                    return True
+                self._box.wake()
+        if due:
+            verdict = self._board.get(f"verdict/{self.incarnation}")
+            if verdict is not None and verdict != self.verdict:
+                self.verdict = verdict
+                self._box.wake()
+            self._listen_for_beats(now)
+        return False
+
+    def _finish(self) -> None:
+        """All results are there: this rank may end, unless it is one too many."""
+        self.verdict = self._board.get(f"verdict/{self.incarnation}")
+        if self.verdict:
+            self._box.wake()
             return
-        for rank in self._listened_to:
-            beat = self._board.get(f"beat/{rank}")
-            seen, since = self._last_beat.get(rank, (None, now))
-            if beat != seen or rank not in self._last_beat:
-                self._last_beat[rank] = (beat, now)
-            elif now - since > self._timeout_s:
-                message = f"{rank_name(self._plan, rank)} stopped answering {now - since:.1f} s ago"
-                failure = Failure(rank=rank, kind="lost", message=message)
-                self._board.publish_failure(failure)
-                self._box.put(failure)
-                return
+        self._box.parting = True
+        self._board.put(f"bye/{self._rank}", "1")
+        self._box.finish()
+
+    def _listen_for_beats(self, now: float) -> None:
+        beat = self._board.get("beat/0")
+        seen, since = self._leader
+        if beat != seen or beat is None:
+            self._leader = (beat, now)
+            return
+        limit_s = self._detect_s if Beat.from_text(beat).ready else max(self._detect_s, self._plan.runtime.timeout_s)
+        if now - since > limit_s:
+            message = f"{rank_name(self._plan, 0)} stopped answering {now - since:.1f} s ago"
+            self._box.put(Failure(rank=0, kind="lost", message=message, private=True))

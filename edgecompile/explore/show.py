@@ -29,7 +29,14 @@ def plan_tables(plan: Plan) -> Iterator[Table | str]:
         yield f"rank 0, {plan.hosts[0].name}, feeds inputs and takes results; it runs no stage"
     if plan.unused_hosts:
         yield f"left unused, since no plan with them is better: {', '.join(plan.unused_hosts)}"
+    for item in plan.contingencies:
+        rate = item.predicted.throughput_items_per_s
+        yield f"without {item.lost}: {rate:.3g} items/s in {len(item.stages)} stages, {_gap(item.certificate.gap)}"
     yield from plan.notes
+
+
+def _gap(gap: float) -> str:
+    return "no plan does better" if gap == 0 else f"within {gap:.1%} of the best possible"
 
 
 def _certificate(method: str, gap: float, lower_bound_s: float) -> str:

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 
 from edgecompile.plan import (
     Certificate,
+    Contingency,
     DataSpec,
     Golden,
     Host,
@@ -115,6 +116,8 @@ def write(
     addresses: Sequence[str] | None = None,
     data: DataSpec | None = None,
     timeout_s: float = 20.0,
+    detect_s: float = 4.0,
+    rejoin_s: float = 0.0,
     port: int = 29999,
     change: Callable[[Plan], Plan] = lambda plan: plan,
 ) -> Written:
@@ -136,7 +139,9 @@ def write(
         ),
         network=Network(model="host"),
         links=(),
-        runtime=Runtime(num_buffers_in=2, num_buffers_out=2, timeout_s=timeout_s),
+        runtime=Runtime(
+            num_buffers_in=2, num_buffers_out=2, timeout_s=timeout_s, detect_s=detect_s, rejoin_s=rejoin_s
+        ),
         inputs=stages[0].inputs,
         outputs=outputs,
         data=data or DataSpec(kind="tensor"),
@@ -264,3 +269,40 @@ def floats(folder: Path, num_stages: int = 2, middle: torch.nn.Module | None = N
     if middle is not None:
         parts[min(1, num_stages - 1)] = Part(torch.jit.script(middle), ["y"])
     return write(folder, {"x": torch.rand(6, 4)}, parts, **options)
+
+
+def with_contingencies(written: Written) -> Written:
+    """For the loss of each rank but 0: the stage before it takes over its unit. For plans of `floats`."""
+    plan, folder = written.plan, written.path.parent
+    fallbacks = []
+    for lost in range(1, len(plan.stages)):
+        pair = torch.nn.Sequential(_Unpacked(written.parts[lost - 1].module), _Unpacked(written.parts[lost].module))
+        modules: list[torch.nn.Module] = [part.module for part in written.parts]
+        modules[lost - 1 : lost + 1] = [_Packed(pair)]
+        kept = [stage for stage in plan.stages if stage.rank != lost]
+        stages = []
+        for number, (stage, module) in enumerate(zip(kept, modules, strict=True)):
+            units = (stage.units[0], stage.units[1] + (number == lost - 1))
+            name = f"shards/without-{lost}-{number}.pt"
+            values = tuple(torch.ones(spec.shape) for spec in stage.inputs)
+            torch.jit.freeze(torch.jit.trace(module.eval(), values, check_trace=False)).save(str(folder / name))
+            stages.append(replace(stage, stage=number, units=units, shard=name, sha256=file_sha256(folder / name)))
+        fallbacks.append(Contingency(lost=plan.hosts[lost].name, predicted=plan.predicted,
+                                     certificate=plan.certificate, stages=tuple(stages)))  # fmt: skip
+    written.plan = replace(plan, contingencies=tuple(fallbacks))
+    save(written)
+    return written
+
+
+class _Unpacked(torch.nn.Module):
+    def __init__(self, module: torch.nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.module(x)[0]
+
+
+class _Packed(_Unpacked):
+    def forward(self, x: torch.Tensor) -> Any:
+        return (self.module(x),)

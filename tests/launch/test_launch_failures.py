@@ -133,12 +133,17 @@ def test_no_rank_0(tmp_path: Path) -> None:
 
 def test_a_rank_that_is_there_twice(slow: Written) -> None:
     master = f"127.0.0.1:{free_port()}"
-    started = [Running([slow.path, "--rank", rank, "--master", master, "--items", 100]) for rank in (0, 1)]
-    twin = Running([slow.path, "--rank", 1, "--master", master])
-    ended = wait_all([*started, twin])
-    loser = next(item for item in (ended[1], ended[2]) if item.code)
-    loser.expect_error("rank 1 (host-1) runs already")
-    assert [item.code for item in ended].count(0) == 2
+    first = Running([slow.path, "--rank", 0, "--master", master, "--items", 100_000])
+    twins = [Running([slow.path, "--rank", 1, "--master", master]) for _ in range(2)]
+    while all(twin.process.poll() is None for twin in twins):
+        assert first.process.poll() is None, first.text()
+        time.sleep(0.05)
+    first.wait_for("items, ")
+    twins.sort(key=lambda twin: twin.process.poll() is None)
+    twins[0].wait().expect_error("rank 1 (host-1) runs already")
+    first.process.send_signal(signal.SIGINT)
+    first.wait().expect(130)
+    twins[1].wait().expect_error("rank 0 (host-0): was stopped by Ctrl-C")
 
 
 def test_ranks_with_different_plans(two_stages: Written, copied: Written) -> None:
@@ -169,7 +174,7 @@ def test_a_bug_in_a_shard_shows_its_traceback_once(failing: tuple[Written, Path]
     assert ended.err.count("edgelaunch: error:") == 1
     assert "rank 1 (host-1)" in ended.err
     assert "the shard met a negative number" in ended.err
-    assert list(tmp_path.iterdir()) == []
+    assert not (tmp_path / "y.jsonl").exists()
 
 
 def test_a_bug_ends_every_rank_by_hand(failing: tuple[Written, Path]) -> None:
@@ -190,7 +195,9 @@ def test_a_killed_rank_ends_all(slow: Written, tmp_path: Path, rank: int) -> Non
     os.kill(rank_process(slow.path, rank), signal.SIGKILL)
     running.wait(slow.plan.runtime.timeout_s + 3).expect_error(f"rank {rank} (host-{rank}) was killed by SIGKILL")
     assert processes_of(slow.path) == []
-    assert list(tmp_path.iterdir()) == []
+    # what was done stays, under a name that says so, for --resume
+    assert [file.name for file in tmp_path.iterdir()] == ["y.npy.partial"]
+    assert "y.npy.partial: go on with --resume" in running.text()[1]
 
 
 def test_a_killed_rank_by_hand_is_named_by_the_others(tmp_path: Path) -> None:
@@ -201,7 +208,7 @@ def test_a_killed_rank_by_hand_is_named_by_the_others(tmp_path: Path) -> None:
     started[2].process.kill()
     ended = wait_all(started, slow.plan.runtime.timeout_s + 3)
     for rank in (0, 1):
-        ended[rank].expect_error("rank 2 (host-2) is gone")
+        ended[rank].expect_error("rank 2 (host-2, units 2-2) is gone: it closed its connection, after item")
 
 
 def test_a_stopped_rank_is_named_within_the_timeout(slow: Written) -> None:
@@ -210,7 +217,7 @@ def test_a_stopped_rank_is_named_within_the_timeout(slow: Written) -> None:
     started[0].wait_for("items, ", 30.0)
     started[1].process.send_signal(signal.SIGSTOP)
     try:
-        started[0].wait(slow.plan.runtime.timeout_s + 3).expect_error("rank 1 (host-1) stopped answering")
+        started[0].wait(slow.plan.runtime.timeout_s + 3).expect_error("rank 1 (host-1, units 1-1) stopped answering")
     finally:
         started[1].process.kill()
 
@@ -228,13 +235,16 @@ def test_interrupted(slow: Written, tmp_path: Path, how: str) -> None:
     ended = running.wait(END_S).expect(130)
     assert ended.err.splitlines()[-1] == "edgelaunch: interrupted"
     assert "Traceback" not in ended.err
+    assert "y.npy.partial: go on with --resume" in ended.err
     wait_gone(slow.path, 0.5)
-    assert list(tmp_path.iterdir()) == []
+    assert [file.name for file in tmp_path.iterdir()] == ["y.npy.partial"]
 
 
 def test_interrupted_while_starting(slow: Written) -> None:
     running = Running([slow.path, "--local", "--items", 100_000])
-    time.sleep(0.7)  # the ranks are importing torch
+    while len(processes_of(slow.path)) < 3:  # the parent has started the ranks, which import torch now
+        time.sleep(0.05)
+    time.sleep(0.3)
     running.process.send_signal(signal.SIGINT)
     ended = running.wait(END_S).expect(130)
     assert "Traceback" not in ended.err
@@ -246,7 +256,7 @@ def test_no_orphans_when_the_parent_is_killed(slow: Written, tmp_path: Path) -> 
     running.process.kill()
     running.wait(END_S)
     wait_gone(slow.path, END_S)
-    assert list(tmp_path.iterdir()) == []
+    assert [file.name for file in tmp_path.iterdir()] == ["y.npy.partial"]
 
 
 def test_interrupted_rank_by_hand_tells_the_others(slow: Written) -> None:
@@ -271,4 +281,4 @@ def test_an_output_that_cannot_grow(tmp_path: Path) -> None:
     )
     ended = Running(["-c", code], program=[sys.executable]).wait()
     ended.expect_error("y.jsonl: cannot be written: File too large")
-    assert list(folder.iterdir()) == []
+    assert [file.name for file in folder.iterdir()] == ["y.jsonl.partial"]  # for when there is room again

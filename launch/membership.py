@@ -1,0 +1,104 @@
+"""What the ranks tell each other about who takes part: small texts in the store, each with its reader and writer."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from edgecompile.plan import Plan
+
+__all__ = ["DONE", "HALT", "RUN", "Announcement", "Beat", "Hello", "Suspicion", "plan_without", "read_news"]
+
+RUN, HALT, DONE = "run", "halt", "done"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Announcement:
+    """A generation, as rank 0 publishes it: who takes part, and in which plan."""
+
+    number: int
+    phase: str
+    """`run`: connect and stream; `halt`: leave it, and wait for the next; `done`: all results are there."""
+    without: str | None
+    """The host that was lost and is done without; None for the plan as it is."""
+    members: dict[int, str]
+    """The incarnation of every rank that is there, those without a stage in this generation included."""
+    first: int
+    """The sequence number of its first microbatch."""
+
+    def group(self, plan: Plan) -> tuple[int, ...]:
+        """The ranks that are connected, in order; `plan` is the generation's own (`plan_without`)."""
+        return tuple(sorted({0, *(stage.rank for stage in plan.stages)}))
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @staticmethod
+    def from_json(text: str) -> Announcement:
+        values: dict[str, Any] = json.loads(text)
+        members = {int(rank): str(incarnation) for rank, incarnation in values.pop("members").items()}
+        return Announcement(members=members, **values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Beat:
+    """One heartbeat. The incarnation tells a process from the one that had its rank before."""
+
+    incarnation: str
+    count: int
+    left: int
+    """The last generation that this rank has left, or seen halted."""
+    ready: bool
+    """Its shard is loaded. While it loads, Python stands still, and beats may come late."""
+
+    def to_text(self) -> str:
+        return f"{self.incarnation} {self.count} {self.left} {int(self.ready)}"
+
+    @staticmethod
+    def from_text(text: str) -> Beat:
+        incarnation, count, left, ready = text.split()
+        return Beat(incarnation=incarnation, count=int(count), left=int(left), ready=ready == "1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hello:
+    """A process that wants to be a rank. Whatever it must prove, it proves here, before it is given anything."""
+
+    rank: int
+    incarnation: str
+    sha256: str
+    """Of its plan."""
+    process: int
+    """Its number on its machine, for whoever started it there."""
+
+    def to_json(self) -> str:
+        return json.dumps({"kind": "hello", **asdict(self)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suspicion:
+    """A connection broke in a generation."""
+
+    rank: int
+    """Who says so."""
+    number: int
+    lost: int
+    """The rank at its other end; -1: the generation did not come about."""
+    reason: str
+
+    def to_json(self) -> str:
+        return json.dumps({"kind": "suspicion", **asdict(self)})
+
+
+def read_news(text: str) -> Hello | Suspicion:
+    values: dict[str, Any] = json.loads(text)
+    return Hello(**values) if values.pop("kind") == "hello" else Suspicion(**values)
+
+
+def plan_without(plan: Plan, host: str | None) -> Plan:
+    """The plan for the loss of a host, with that contingency's stages and prediction; the plan itself for None."""
+    if host is None:
+        return plan
+    found = next(item for item in plan.contingencies if item.lost == host)
+    return replace(plan, stages=found.stages, predicted=found.predicted, certificate=found.certificate)

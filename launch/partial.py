@@ -1,0 +1,147 @@
+"""PATH.partial: the results of a run that is not complete, in a folder that survives it, for --resume to go on from."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgecompile.plan import Plan, UserError, file_sha256
+from edgelaunch.items import STDIN
+from edgelaunch.say import say
+
+__all__ = ["Origin", "Partial", "left_behind", "origin_of", "say_left_behind"]
+
+RECORD = "run.json"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What results come from: they can be gone on with only where this is the same again."""
+
+    plan: str
+    """The plan's sha256."""
+    input: Mapping[str, Any] | None
+    """What tells the input from others; None where it does not come again: standard input, or items at a rate."""
+
+
+def origin_of(plan: Plan, plan_path: Path, input_path: str | None, *, live: bool) -> Origin:
+    """The origin of a run's results. A folder's is the list of its files."""
+    sha256 = file_sha256(plan_path)
+    if live or input_path == STDIN:
+        return Origin(sha256, None)
+    if input_path is None:
+        return Origin(sha256, {"golden": plan.golden.sha256})
+    path = Path(input_path).resolve()
+    return Origin(sha256, {"path": str(path), **_facts(path)})
+
+
+def _facts(path: Path) -> dict[str, Any]:
+    if not path.is_dir():
+        facts = path.stat()
+        return {"bytes": facts.st_size, "modified_ns": facts.st_mtime_ns}
+    digest = hashlib.sha256()
+    for file in sorted(item for item in path.rglob("*") if item.is_file()):
+        facts = file.stat()
+        digest.update(f"{file.relative_to(path)}\0{facts.st_size}\0{facts.st_mtime_ns}\n".encode())
+    return {"files": digest.hexdigest()}
+
+
+class Partial:
+    """The folder of one output; no other process writes into it at the same time."""
+
+    def __init__(self, path: Path, origin: Origin | None, *, resume: bool) -> None:
+        """Opens or makes the folder. Without `resume`, what an earlier run left in it is dropped.
+
+        Raises:
+            UserError: another run writes there, or `resume` and what is there comes from another plan or input.
+            OSError: it cannot be written.
+        """
+        self.path, self.folder = path, _folder(path)
+        self.resumable = origin is not None and origin.input is not None
+        self.folder.mkdir(exist_ok=True)
+        self._lock = open(self.folder / RECORD, "a+", encoding="utf-8")  # noqa: SIM115 - locked as long as we live
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(f"{path}: another run writes this output: wait for it, or name another file") from None
+        self._lock.seek(0)
+        text = self._lock.read()
+        self.resumes = resume and self._check(text, origin)
+        if not self.resumes:
+            self._begin(origin)
+
+    def _check(self, text: str, origin: Origin | None) -> bool:
+        """Whether there is something to go on from."""
+        try:
+            record = json.loads(text)
+        except ValueError:
+            return False  # the run ended before it had written this
+        assert origin is not None
+        if record.get("version") != VERSION or record.get("input") is None:
+            return False
+        for key, wanted in (("plan", origin.plan), ("input", origin.input)):
+            if record.get(key) != wanted:
+                raise UserError(
+                    f"{self.folder}: holds results of another {key} than this run's, so --resume cannot go on from it: "
+                    f"give the same {key}, or leave out --resume to start over"
+                )
+        return True
+
+    def _begin(self, origin: Origin | None) -> None:
+        for file in self.folder.iterdir():
+            if file.name != RECORD:
+                file.unlink()
+        record = {"version": VERSION, "plan": origin.plan if origin else "", "input": origin.input if origin else None}
+        self._lock.seek(0)
+        self._lock.truncate()
+        self._lock.write(json.dumps(record) + "\n")
+        self._lock.flush()
+
+    def finish(self, file: str) -> None:
+        """Gives a file of the folder the output's own name; the folder is gone then."""
+        os.replace(self.folder / file, self.path)
+        self.remove()
+
+    def remove(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self._lock.close()
+
+    def close(self) -> None:
+        self._lock.close()
+
+
+def _folder(path: Path) -> Path:
+    return path.with_name(f"{path.name}.partial")
+
+
+def left_behind(path: Path) -> str | None:
+    """After a run that was not complete: what to do with its results, in one line.
+
+    Removes them, and says nothing, where no run could go on from them.
+    """
+    folder = _folder(path)
+    try:
+        with open(folder / RECORD, encoding="utf-8") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            record = json.loads(file.read() or "{}")
+        if record.get("input") is not None:
+            return f"the results so far are in {folder}: go on with --resume"
+        shutil.rmtree(folder, ignore_errors=True)
+    except (OSError, ValueError):
+        pass  # there is none, or another run has taken it over
+    return None
+
+
+def say_left_behind(output: str | None) -> None:
+    """Once no rank runs any more: prints what became of an output that is not complete."""
+    told = left_behind(Path(output)) if output is not None else None
+    if told is not None:
+        say(f"edgelaunch: {told}")

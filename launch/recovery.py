@@ -1,0 +1,192 @@
+"""What rank 0 decides: when a generation ends, with whom and by which plan the next one goes on, when all is over."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from edgecompile.plan import Plan
+from edgelaunch.failures import Failure, rank_name, rank_title
+from edgelaunch.membership import Announcement, plan_without
+from edgelaunch.roster import Loss, Roster, Seat
+
+__all__ = ["Coordinator", "Form", "Halt"]
+
+GRACE_S = 0.75
+"""How long a rank whose connection broke may take to show that it is there."""
+BACK_OFF_S = 2.0
+"""A rank that comes and goes is gone back to only so long after its loss, times its other losses lately."""
+LATELY_S = 60.0
+MANY = 100
+MAX_ATTEMPTS = 10
+"""Generations in a row without one result."""
+
+
+@dataclass(frozen=True)
+class Halt:
+    """Everybody is to leave the generation."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """A new generation is to begin."""
+
+    without: str | None
+    members: dict[int, str]
+
+
+class Coordinator:
+    """Used by rank 0's main thread. `step` is called every few hundredths of a second, with the monotonic clock."""
+
+    def __init__(
+        self, plan: Plan, roster: Roster, log: Callable[[str], None], lost: Callable[[int, int], None]
+    ) -> None:
+        """`lost` is called with each rank that fell silent and its process, which may be started again."""
+        self._plan, self._roster, self._log, self._tell = plan, roster, log, lost
+        self._begin = time.monotonic()
+        self._current: Announcement | None = None
+        """The generation that runs, or that is being left."""
+        self._halted: float | None = None
+        self._lost: dict[int, Loss] = {}
+        self._lost_at: dict[int, float] = {}
+        self._all_losses: deque[tuple[int, float]] = deque(maxlen=MANY)
+        """Who was lost, and when."""
+        self._attempts = 0
+        self._num_items = -1
+        self._num_formed = 0
+
+    @property
+    def recovering(self) -> bool:
+        """Whether ranks are being waited for, so that every moment counts."""
+        return self._current is None or self._halted is not None
+
+    def formed(self, announcement: Announcement) -> None:
+        """The generation that `step` asked for was published."""
+        self._current, self._halted = announcement, None
+
+    def step(self, now: float, num_items: int) -> Form | Halt | Failure | None:
+        """`num_items`: whose results are there."""
+        self._note_losses(now, num_items)
+        if self._current is not None and self._halted is None:
+            if self._must_halt() or self._may_go_back(now):
+                self._halted = now
+                return Halt()
+            return None
+        if self._current is not None and not self._all_left(now):
+            return None
+        self._note_losses(now, num_items)
+        self._current, self._halted = None, None
+        if self._num_formed == 0:
+            return self._first(now)
+        return self._next(now, num_items)
+
+    # --- losses ------------------------------------------------------------------------------------------------------
+
+    def _note_losses(self, now: float, num_items: int) -> None:
+        for loss in self._roster.take_losses():
+            self._lost[loss.rank], self._lost_at[loss.rank] = loss, now
+            self._all_losses.append((loss.rank, now))
+            self._log(self._describe(loss, num_items))
+            if loss.silent_process is not None:
+                self._tell(loss.rank, loss.silent_process)
+
+    def _describe(self, loss: Loss, num_items: int) -> str:
+        after = f", after item {num_items:,}" if num_items else ""
+        return f"{rank_title(self._plan, loss.rank)} {loss.reason}{after}"
+
+    def _must_halt(self) -> bool:
+        assert self._current is not None
+        seats = self._roster.seats()
+        plan = plan_without(self._plan, self._current.without)
+        for rank in self._current.group(plan)[1:]:
+            if rank not in seats or seats[rank].incarnation != self._current.members[rank]:
+                return True
+        return bool(self._roster.suspicions(self._current.number))
+
+    def _all_left(self, now: float) -> bool:
+        """Whether every member has left the generation; one that was suspected and is silent is lost."""
+        assert self._current is not None
+        assert self._halted is not None
+        number, seats = self._current.number, self._roster.seats()
+        members = self._current.members
+        staying = [rank for rank, seat in seats.items() if seat.incarnation == members.get(rank) and seat.left < number]
+        if not staying:
+            return True
+        if now - self._halted < GRACE_S:
+            return False
+        for suspicion in self._roster.suspicions(number):
+            if suspicion.lost in staying:
+                self._roster.lose(suspicion.lost, "is gone: it closed its connection", silent=False)
+        return True  # whoever else is silent is found by its heartbeats
+
+    # --- forming -----------------------------------------------------------------------------------------------------
+
+    def _first(self, now: float) -> Form | Failure | None:
+        timeout_s = self._plan.runtime.timeout_s
+        if self._roster.wrong_plan is not None:
+            name = rank_name(self._plan, self._roster.wrong_plan)
+            return Failure(
+                rank=0, kind="user", message=f"{name} has another plan than rank 0: copy the same plan to both"
+            )
+        seats = self._roster.seats()
+        missing = [rank for rank in range(1, len(self._plan.hosts)) if rank not in seats]
+        if missing and now - self._begin > timeout_s:
+            names = ", ".join(rank_name(self._plan, rank) for rank in missing)
+            message = f"{names} did not join within {timeout_s:g} s: start edgelaunch with the same plan there"
+            return Failure(rank=0, kind="user", message=message)
+        return self._form(None, seats) if not missing and self._able(None, seats) else None
+
+    def _next(self, now: float, num_items: int) -> Form | Failure | None:
+        seats = self._roster.seats()
+        missing = [stage.rank for stage in self._plan.stages
+                   if stage.rank and not (stage.rank in seats and seats[stage.rank].ready)]  # fmt: skip
+        if not missing:
+            return self._attempt(None, seats, num_items)
+        if len(missing) == 1 and self._able(self._plan.hosts[missing[0]].name, seats):
+            return self._attempt(self._plan.hosts[missing[0]].name, seats, num_items)
+        gone = [rank for rank in missing if rank not in seats]
+        rejoin_s = self._plan.runtime.rejoin_s
+        if gone and now - max(self._lost_at[rank] for rank in gone) >= rejoin_s:
+            rank = min(gone, key=lambda rank: self._lost_at[rank])
+            message = self._describe(self._lost[rank], num_items)
+            waited = f": it did not come back within {rejoin_s:g} s" if rejoin_s else ""
+            return Failure(rank=rank, kind="lost", message=message + waited)
+        return None
+
+    def _able(self, without: str | None, seats: dict[int, Seat]) -> bool:
+        """Whether all ranks of a plan are there, with a shard loaded."""
+        if without is not None and without not in {item.lost for item in self._plan.contingencies}:
+            return False
+        stages = plan_without(self._plan, without).stages
+        return all(stage.rank == 0 or (stage.rank in seats and seats[stage.rank].ready) for stage in stages)
+
+    def _attempt(self, without: str | None, seats: dict[int, Seat], num_items: int) -> Form | Failure:
+        self._attempts = self._attempts + 1 if num_items == self._num_items else 1
+        self._num_items = num_items
+        if self._attempts > MAX_ATTEMPTS:
+            reasons = [item.reason for item in self._lost.values()][-1:] or ["connections broke"]
+            message = f"no result came in {MAX_ATTEMPTS} attempts to connect the ranks; the last reason: {reasons[0]}"
+            return Failure(rank=0, kind="lost", message=message)
+        if without is None:
+            self._log("all ranks are there: goes on as planned")
+        else:
+            rate, before = (item.predicted.throughput_items_per_s
+                            for item in (plan_without(self._plan, without), self._plan))  # fmt: skip
+            self._log(f"goes on without {without}: predicted {rate:.3g} items/s (was {before:.3g})")
+        return self._form(without, seats)
+
+    def _form(self, without: str | None, seats: dict[int, Seat]) -> Form:
+        self._num_formed += 1
+        return Form(without, {0: "", **{rank: seat.incarnation for rank, seat in sorted(seats.items())}})
+
+    def _may_go_back(self, now: float) -> bool:
+        """Whether the rank that is done without is there again, and has not been lost too often to trust it at once."""
+        assert self._current is not None
+        if self._current.without is None:
+            return False
+        rank = next(host.rank for host in self._plan.hosts if host.name == self._current.without)
+        lately = sum(lost == rank and now - at < LATELY_S for lost, at in self._all_losses)
+        wait_s = BACK_OFF_S * (lately - 1)
+        return self._able(None, self._roster.seats()) and now - self._lost_at.get(rank, now) >= wait_s

@@ -1,0 +1,170 @@
+"""Who is there: rank 0's list of ranks, kept from their heartbeats. Reads no clock and no store of its own."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+
+from edgecompile.plan import Plan
+from edgelaunch.failures import rank_name
+from edgelaunch.membership import Beat, Hello, Suspicion
+
+__all__ = ["Loss", "Roster", "Seat", "beat_s"]
+
+NUM_MISSED = 3
+"""So many beats a rank may miss when another process asks for its place."""
+
+
+def beat_s(plan: Plan) -> float:
+    """Seconds between two heartbeats: four at least within the time of detection."""
+    return min(1.0, plan.runtime.detect_s / 4)
+
+
+@dataclass
+class Seat:
+    """A rank that is there."""
+
+    incarnation: str
+    process: int
+    """Its process's number on its machine."""
+    changed: float
+    """When its last beat came, seconds on the monotonic clock."""
+    beat: Beat | None = None
+
+    @property
+    def ready(self) -> bool:
+        return self.beat is not None and self.beat.ready
+
+    @property
+    def left(self) -> int:
+        return self.beat.left if self.beat is not None else 0
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A rank that was there and is not any more."""
+
+    rank: int
+    reason: str
+    """In words, to follow the rank's name."""
+    silent_process: int | None
+    """Where its heartbeats stopped: its process, which may still be there; None where a connection of it broke."""
+
+
+@dataclass
+class _Waiting:
+    hello: Hello
+    since: float
+    num_beats: int = 0
+    """Beats of the process that has the rank, since this one asked for it."""
+
+
+@dataclass
+class Roster:
+    """Fed by rank 0's watch thread, read by its main thread."""
+
+    plan: Plan
+    sha256: str
+    verdicts: dict[str, str] = field(default_factory=dict)
+    """By incarnation, to be published: "" for one that is out and may ask again, else why it is turned away."""
+    wrong_plan: int | None = None
+    """A rank that came with another plan."""
+    _seats: dict[int, Seat] = field(default_factory=dict)
+    _waiting: dict[int, _Waiting] = field(default_factory=dict)
+    _losses: list[Loss] = field(default_factory=list)
+    _suspicions: list[Suspicion] = field(default_factory=list)
+    _lock: threading.RLock = field(default_factory=threading.RLock)
+
+    # --- the main thread's side --------------------------------------------------------------------------------------
+
+    def seats(self) -> dict[int, Seat]:
+        with self._lock:
+            return dict(self._seats)
+
+    def take_losses(self) -> list[Loss]:
+        """Those since the last call."""
+        with self._lock:
+            losses, self._losses = self._losses, []
+            return losses
+
+    def suspicions(self, number: int) -> list[Suspicion]:
+        """What was said of one generation; older ones are forgotten."""
+        with self._lock:
+            self._suspicions = [item for item in self._suspicions if item.number >= number]
+            return [item for item in self._suspicions if item.number == number]
+
+    def lose(self, rank: int, reason: str, *, silent: bool = True) -> None:
+        with self._lock:
+            seat = self._seats.pop(rank, None)
+            if seat is None:
+                return
+            self.verdicts[seat.incarnation] = ""
+            self._losses.append(Loss(rank, reason, seat.process if silent else None))
+            waiting = self._waiting.pop(rank, None)
+            if waiting is not None:
+                self._seats[rank] = Seat(waiting.hello.incarnation, waiting.hello.process, waiting.since)
+
+    def close(self) -> dict[str, str]:
+        """Turns away whoever still waits for a place; returns all verdicts that are yet to be published."""
+        with self._lock:
+            for waiting in self._waiting.values():
+                self._turn_away(waiting.hello)
+            self._waiting.clear()
+            verdicts, self.verdicts = self.verdicts, {}
+            return verdicts
+
+    def suspect(self, suspicion: Suspicion) -> None:
+        with self._lock:
+            self._suspicions.append(suspicion)
+
+    # --- the watch thread's side -------------------------------------------------------------------------------------
+
+    def take_hello(self, hello: Hello, now: float) -> None:
+        with self._lock:
+            name = rank_name(self.plan, hello.rank)
+            if not 0 < hello.rank < len(self.plan.hosts):
+                self.verdicts[hello.incarnation] = f"the plan has no {name} to join"
+            elif hello.sha256 != self.sha256:
+                self.wrong_plan = hello.rank
+                self.verdicts[hello.incarnation] = f"{name} has another plan than rank 0: copy the same plan to both"
+            elif hello.rank not in self._seats:
+                self._seats[hello.rank] = Seat(hello.incarnation, hello.process, now)
+            elif self._seats[hello.rank].incarnation != hello.incarnation:
+                before = self._waiting.get(hello.rank)
+                if before is not None:
+                    self._turn_away(before.hello)
+                self._waiting[hello.rank] = _Waiting(hello, now)
+
+    def take_beat(self, rank: int, beat: Beat, now: float) -> None:
+        with self._lock:
+            seat = self._seats.get(rank)
+            if seat is None or seat.incarnation != beat.incarnation:
+                return  # written by a process that has lost its place, perhaps long ago
+            if seat.beat != beat:
+                seat.beat, seat.changed = beat, now
+                waiting = self._waiting.get(rank)
+                if waiting is not None:
+                    waiting.num_beats += 1
+                    if waiting.num_beats > 1:  # the first one may be from before
+                        self._turn_away(self._waiting.pop(rank).hello)
+
+    def look(self, now: float) -> None:
+        """Finds the ranks that have been silent for too long."""
+        with self._lock:
+            for rank, seat in list(self._seats.items()):
+                silent_s = now - seat.changed
+                runtime = self.plan.runtime
+                limit_s = runtime.detect_s if seat.ready else max(runtime.detect_s, runtime.timeout_s)
+                if rank in self._waiting:
+                    limit_s = min(limit_s, NUM_MISSED * beat_s(self.plan))
+                if silent_s > limit_s:
+                    self.lose(rank, f"stopped answering {silent_s:.1f} s ago")
+
+    def forgive(self, now: float) -> None:
+        """This process itself stood still for a while: nobody is to blame."""
+        with self._lock:
+            for seat in self._seats.values():
+                seat.changed = now
+
+    def _turn_away(self, hello: Hello) -> None:
+        self.verdicts[hello.incarnation] = f"{rank_name(self.plan, hello.rank)} runs already: start each rank once"

@@ -1,0 +1,371 @@
+"""From one generation to the next: one process of a pipeline, as long as it lives.
+
+A rank that is lost ends a generation, not the run. Those that are left keep their process, their shard and their
+connection to rank 0's store, leave the generation, and join the next one, in which what was under way is sent again.
+"""
+
+from __future__ import annotations
+
+import gc
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from edgecompile.plan import Plan, Stage
+from edgelaunch.allocator import keep_freed_memory
+from edgelaunch.failures import AlreadyRunningError, Failure, FailureBox, PeerLostError, rank_name
+from edgelaunch.feed import Collector, Feeder
+from edgelaunch.flight import Flight
+from edgelaunch.items import Results, Source
+from edgelaunch.left_behind import await_at_exit
+from edgelaunch.meeting import Board, Meeting
+from edgelaunch.membership import DONE, HALT, RUN, Announcement, plan_without
+from edgelaunch.rank import Ends, Owner, Place, Rank, RankOptions, Store
+from edgelaunch.recovery import Coordinator, Form, Halt
+from edgelaunch.roster import Roster
+from edgelaunch.shards import load_shard
+from edgelaunch.timing import StageClock
+from edgelaunch.watch import Watch
+
+__all__ = ["Run", "Supervisor"]
+
+POLL_S = 0.2
+URGENT_POLL_S = 0.02
+STALL_S = 2.0
+"""A main loop that was so long away, or half the time of detection, stood still together with all other threads."""
+JOIN_S = 0.5
+"""A thread may be in the caller's own iterable, or in a long computation: it is left behind then."""
+FAREWELL_S = 3.0
+
+
+@dataclass
+class Run:
+    """What rank 0 has after a run: the ends' counters, and each rank's summary."""
+
+    plan: Plan
+    """The plan as it ran last: with a contingency's stages where a rank was missing at the end."""
+    feeder: Feeder
+    collector: Collector
+    ranks: dict[int, dict[str, Any]]
+    pauses_s: list[float]
+    """For each recovery, the time from the last result before it to the first after it."""
+
+
+class Supervisor:
+    """One process's part in a run; `wait` returns what came of it. The bytes of its shards have been checked."""
+
+    def __init__(
+        self,
+        options: RankOptions,
+        source: Source | None = None,
+        results: Results | None = None,
+        lost: Callable[[int, int], None] = lambda rank, process: None,
+        last_resort: Callable[[Failure], None] = lambda failure: None,
+    ) -> None:
+        """`source` and `results` are the data host's, rank 0; the others have none.
+
+        `lost` is called on rank 0 with each rank that fell silent and the number of its process, for whoever can start
+        it again. `last_resort` is called where the main thread itself hangs in a store that does not answer.
+        """
+        assert (options.rank == 0) == (source is not None) == (results is not None)
+        self._options, self._plan, self._rank = options, options.plan, options.rank
+        self._lost, self._last_resort = lost, last_resort
+        self._looked = time.monotonic()
+        self.box = FailureBox()
+        self.run: Run | None = None
+        self.streaming = threading.Event()
+        """Set once all ranks have been connected for the first time."""
+        self._watch: Watch | None = None
+        self._board: Board | None = None
+        self._coordinator: Coordinator | None = None
+        self._store = Store(options, self._load)
+        self._loaded: tuple[str, Callable[..., Any]] | None = None
+        self._flight = Flight()
+        self._ends: Ends | None = None
+        if source is not None and results is not None:
+            feeder = Feeder(options.plan.model.microbatch, self._flight)
+            self._ends = Ends(feeder, Collector(self._flight, results))
+            self.run = Run(options.plan, feeder, self._ends.collector, {}, [])
+        self._source = source
+        self._current: Rank | None = None
+        self._announcement: Announcement | None = None
+        self._number = 0
+        self._pauses_s: list[float] = []
+        self._given_up = False
+        self._threads: list[threading.Thread] = []
+
+    def start(self) -> None:
+        self._thread("join", self._join)
+        source, ends = self._source, self._ends
+        if source is not None and ends is not None:
+            self._thread("source", lambda: self._draw(ends.feeder, source))
+
+    def wait(self) -> Failure | None:
+        """Until the run is complete (None) or has failed. Serves signals meanwhile: it waits in Python."""
+        threading.Thread(target=self._watch_over, name="watchdog", daemon=True).start()
+        self._looked = time.monotonic()
+        stall_s = min(STALL_S, self._plan.runtime.detect_s / 2)
+        while not self.box.ended:
+            urgent = self._coordinator is not None and self._coordinator.recovering
+            self.box.wait(URGENT_POLL_S if urgent else POLL_S)
+            before, self._looked = self._looked, time.monotonic()
+            if self._looked - before < stall_s:
+                self._check_watch()
+            elif self._watch is not None:
+                self._watch.last_answer = self._looked  # torch.jit.load keeps Python's lock: all threads stood still
+            if not self.box.ended:
+                self._step(self._looked)
+        return None if self.box.finished else self.box.failure
+
+    def tell(self, failure: Failure) -> None:
+        """Tells the other ranks why this one ends. Takes 1.5 s at most."""
+        self.box.put(failure)
+        if self._watch is not None and not failure.private:
+            self._watch.told_all(failure)
+
+    def abandon(self) -> None:
+        """Ends all threads of this process's rank, for a process that goes on. Takes a few seconds at most."""
+        self._given_up = True
+        if self._watch is not None:
+            self._watch.stop()
+        self._flight.switch(0)
+        if self._current is not None:
+            self._current.abandon(JOIN_S)
+            self._threads.extend(self._current.threads)
+        for thread in self._threads:
+            thread.join(JOIN_S)
+            if thread.is_alive():
+                await_at_exit(thread)
+
+    # --- the process -------------------------------------------------------------------------------------------------
+
+    def _thread(self, name: str, work: Callable[[], None]) -> None:
+        def body() -> None:
+            try:
+                work()
+            except BaseException as error:
+                self.fail(error)
+
+        thread = threading.Thread(target=body, name=name, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def fail(self, error: BaseException) -> None:
+        """Called from any thread with the exception that ended it. Only a lost rank can be recovered from."""
+        if isinstance(error, PeerLostError):
+            message = f"{rank_name(self._plan, 0)} is gone: its store does not answer any more"
+            self.box.put(Failure(rank=0, kind="lost", message=message, trace=str(error), private=True))
+            return
+        self.box.put(Failure.of(self._rank, error))
+
+    def _check_watch(self) -> None:
+        """A store call through a cut link hangs whatever its timeout: then the watch thread's silence tells."""
+        silent_s = time.monotonic() - self._watch.last_answer if self._watch is not None else 0.0
+        limit_s = self._plan.runtime.detect_s
+        if self._rank and silent_s > limit_s:
+            message = f"{rank_name(self._plan, 0)} stopped answering {silent_s:.1f} s ago"
+            self.box.put(Failure(rank=0, kind="lost", message=message, private=True))
+        elif silent_s > 2 * limit_s:
+            message = f"the store of this very rank stopped answering {silent_s:.1f} s ago: is its network down?"
+            self.box.put(Failure(rank=0, kind="lost", message=message, private=True))
+
+    def _watch_over(self) -> None:
+        """Rank 0's main thread calls the store too, and such a call may never come back."""
+        limit_s = 3 * self._plan.runtime.detect_s
+        while not self.box.finished and not self._given_up:
+            looked = self._looked
+            time.sleep(limit_s)
+            watch = self._watch
+            silent = watch is not None and time.monotonic() - watch.last_answer > limit_s
+            if looked == self._looked and silent and not self.box.finished and not self._given_up:
+                message = f"the store of {rank_name(self._plan, 0)} does not answer any more: is its network down?"
+                failure = Failure(rank=self._rank, kind="lost", message=message, private=True)
+                self.box.put(failure)
+                self._last_resort(failure)
+                return
+
+    def _join(self) -> None:
+        options = self._options
+        torch.set_num_threads(options.threads)
+        if len(self._plan.hosts) == 1:
+            self._flight.switch(1)
+            self._enter(Announcement(number=1, phase=RUN, without=None, members={0: ""}, first=0))
+            return
+        timeout_s = self._plan.runtime.timeout_s
+        serve = self._rank == 0 and not options.endpoint.agent
+        self._board = Board(options.endpoint, serve=serve, timeout_s=timeout_s)
+        board = Board(options.endpoint, serve=False, timeout_s=timeout_s)
+        self._watch = Watch(board, self._plan, self._rank, options.plan_sha256, self.box)
+        if self._watch.roster is not None:
+            self._coordinator = Coordinator(self._plan, self._watch.roster, options.log, self._lost)
+        self._prepare()
+
+    def _prepare(self) -> None:
+        """Gets ready to take part, and says so."""
+        stage = self._plan.stage_of_rank(self._rank)
+        if stage is not None:
+            with self._store.computing:
+                self._load(stage)
+            return
+        keep_freed_memory()
+        self._options.log("the data host, no stage: ready")
+        if self._watch is not None:
+            self._watch.set_ready(True)
+
+    def _load(self, stage: Stage) -> Callable[..., Any]:
+        """The stage's module. One shard is in memory at a time: the one before is let go of first."""
+        if self._loaded is not None and self._loaded[0] == stage.sha256:
+            return self._loaded[1]
+        if self._watch is not None:
+            self._watch.set_ready(False)
+        if self._loaded is not None:
+            self._loaded = None
+            gc.collect()
+        module = load_shard(stage, self._options.folder, self._options.device)
+        self._loaded = (stage.sha256, module)
+        keep_freed_memory()
+        first, last = stage.units
+        threads = f"{self._options.threads} thread" + ("s" if self._options.threads > 1 else "")
+        self._options.log(f"stage {stage.stage}, units {first}-{last}, {self._options.device}, {threads}: ready")
+        if self._watch is not None:
+            self._watch.set_ready(True)
+        return module
+
+    def _draw(self, feeder: Feeder, source: Source) -> None:
+        while not self.streaming.wait(POLL_S):
+            if self.box.ended or self._given_up:
+                return
+        feeder.draw(source.items)
+        self._flight.end()
+
+    # --- from one generation to the next -----------------------------------------------------------------------------
+
+    def _step(self, now: float) -> None:
+        if self._rank == 0:
+            if self._current is not None and self._current.complete:
+                self._conclude(self._current)
+            elif self._coordinator is not None:
+                self._lead(self._coordinator, now)
+        elif self._watch is not None:
+            self._follow(self._watch)
+
+    def _enter(self, announcement: Announcement) -> None:
+        """Begins a generation; its threads do the rest."""
+        self._number = announcement.number
+        plan = plan_without(self._plan, announcement.without)
+        group = announcement.group(plan)
+        if self._rank not in group:
+            return  # there is no stage for this rank without the one that is lost
+        place = Place(number=announcement.number, plan=plan, group=group, first=announcement.first)
+        owner = Owner(streaming=self.streaming, fail=self._failed_in(announcement.number), wake=self.box.wake)
+        self._current = self._new_rank(place, owner)
+        self._current.start()
+
+    def _new_rank(self, place: Place, owner: Owner) -> Rank:
+        return Rank(place, self._store, self._ends, owner)
+
+    def _leave(self) -> None:
+        if self._current is not None:
+            self._current.abandon()
+            self._threads = [thread for thread in (*self._threads, *self._current.threads) if thread.is_alive()]
+            self._current = None
+
+    def _failed_in(self, number: int) -> Callable[[BaseException], None]:
+        def fail(error: BaseException) -> None:
+            if isinstance(error, PeerLostError) and self._watch is not None:
+                self._watch.suspect(number, error.rank, str(error))
+            else:
+                self.fail(error)
+
+        return fail
+
+    def _follow(self, watch: Watch) -> None:
+        """Any rank but 0: does what rank 0 announces."""
+        if watch.verdict:
+            self.box.put(Failure.of(self._rank, AlreadyRunningError(watch.verdict)))
+            return
+        if watch.verdict is not None:
+            self._leave()
+            watch.renew()
+            self._options.log("was out of reach and taken for lost: joins again")
+        announcement = watch.announcement
+        watch.urgent = announcement is None or announcement.phase == HALT
+        if announcement is None or announcement == self._announcement:
+            return
+        self._announcement = announcement
+        if announcement.phase == HALT or announcement.number > self._number:
+            self._leave()
+        mine = announcement.members.get(self._rank) == watch.incarnation
+        if announcement.phase == RUN and announcement.number > self._number and mine:
+            self._enter(announcement)
+
+    # --- rank 0 ------------------------------------------------------------------------------------------------------
+
+    def _lead(self, coordinator: Coordinator, now: float) -> None:
+        """Rank 0: decides, and announces it."""
+        assert self._ends is not None
+        assert self._watch is not None
+        collector = self._ends.collector
+        for pause_ns in collector.take_pauses():
+            self._pauses_s.append(pause_ns / 1e9)
+            self._options.log(f"results again, {pause_ns / 1e9:.2f} s after the last one")
+        action = coordinator.step(now, collector.num_items)
+        if isinstance(action, Failure):
+            self.box.put(action)
+        elif isinstance(action, Halt):
+            assert self._announcement is not None
+            self._announce(replace(self._announcement, phase=HALT))
+            self._flight.switch(0)
+            collector.pause()
+            self._leave()
+        elif isinstance(action, Form):
+            number = self._number + 1
+            first = self._flight.switch(number)
+            announcement = Announcement(
+                number=number, phase=RUN, without=action.without, members=action.members, first=first
+            )
+            self._announce(announcement)
+            coordinator.formed(announcement)
+            self._enter(announcement)
+        self._watch.urgent = coordinator.recovering
+
+    def _announce(self, announcement: Announcement) -> None:
+        assert self._board is not None
+        self._announcement = announcement
+        self._board.put("announcement", announcement.to_json())
+
+    def _conclude(self, current: Rank) -> None:
+        """All results are there: collects what the others counted, and lets them go. Rank 0 goes last."""
+        assert self.run is not None
+        self.run.plan, self.run.pauses_s = current.place.plan, self._pauses_s
+        self.run.ranks = {0: current.summary()}
+        if self._board is not None and self._watch is not None and self._announcement is not None:
+            assert self._watch.roster is not None
+            roster = self._watch.roster
+            self._collect_timing(Meeting(self._board, current.place.number, current.place.group, bool), roster)
+            self.box.parting = True
+            for incarnation, verdict in roster.close().items():
+                self._board.put(f"verdict/{incarnation}", verdict)
+            self._announce(replace(self._announcement, phase=DONE))
+            deadline = time.monotonic() + FAREWELL_S
+            while time.monotonic() < deadline and not all(self._board.has(f"bye/{rank}") for rank in roster.seats()):
+                time.sleep(URGENT_POLL_S)
+        self.box.finish()
+
+    def _collect_timing(self, meeting: Meeting, roster: Roster) -> None:
+        """Each rank's summary; an empty one for a rank that was lost after the last result."""
+        assert self.run is not None
+        deadline = time.monotonic() + self._plan.runtime.detect_s
+        for stage in self.run.plan.stages:
+            while stage.rank not in self.run.ranks:
+                summary = meeting.timing(stage.rank)
+                if summary is None and (stage.rank not in roster.seats() or time.monotonic() > deadline):
+                    summary = {"send": {}, "receive": {}, "stage": StageClock().summary()}
+                if summary is not None:
+                    self.run.ranks[stage.rank] = summary
+                else:
+                    time.sleep(URGENT_POLL_S)

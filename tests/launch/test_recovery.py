@@ -1,0 +1,175 @@
+"""Ranks that are killed, stopped or lost while a stream runs: every result is there, once and in order."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import launch_plans
+import numpy as np
+import pytest
+from launch_harness import Running, free_port, processes_of, rank_process, wait_all, wait_gone
+from launch_plans import Written
+
+NUM_ITEMS = 160
+FACTOR = 4  # two stages double, the middle one only takes time
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory: pytest.TempPathFactory) -> Written:
+    """Three stages on three ranks, and a plan for the loss of each; a lost rank is found in 1.5 s."""
+    folder = tmp_path_factory.mktemp("recovery")
+    written = launch_plans.floats(folder, 3, launch_plans.Heavy(), detect_s=1.5, rejoin_s=30.0)
+    return launch_plans.with_contingencies(written)
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> Written:
+    """The same without contingencies."""
+    folder = tmp_path_factory.mktemp("bare")
+    return launch_plans.floats(folder, 3, launch_plans.Heavy(), detect_s=1.5, rejoin_s=30.0)
+
+
+@pytest.fixture(scope="module")
+def x(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("input") / "x.npy"
+    np.save(path, np.random.default_rng(0).random((NUM_ITEMS, 4), dtype=np.float32))
+    return path
+
+
+def rows(partial: Path) -> int:
+    """How many results of one output (4,) are written."""
+    return max(0, partial.stat().st_size - 128) // 16 if partial.exists() else 0
+
+
+def wait_for_results(running: Running, output: Path, count: int) -> None:
+    partial = output.with_name(f"{output.name}.partial") / "0.npy"
+    deadline = time.monotonic() + 60
+    while rows(partial) < count:
+        assert running.process.poll() is None, running.text()
+        assert time.monotonic() < deadline, running.text()
+        time.sleep(0.01)
+
+
+def check(output: Path, x: Path) -> None:
+    np.testing.assert_allclose(np.load(output), FACTOR * np.load(x), rtol=1e-6)
+    assert [file.name for file in output.parent.iterdir()] == [output.name]
+
+
+@pytest.mark.parametrize(("how", "rank"), [(signal.SIGKILL, 2), (signal.SIGSTOP, 1)])
+def test_the_others_go_on_without_it_and_then_with_it(
+    plan: Written, x: Path, tmp_path: Path, how: signal.Signals, rank: int
+) -> None:
+    output = tmp_path / "y.npy"
+    running = Running([plan.path, "--local", "--input", x, "--output", output])
+    wait_for_results(running, output, 20)
+    os.kill(rank_process(plan.path, rank), how)
+    ended = running.wait().expect(0)
+    check(output, x)
+    assert f"rank {rank} (host-{rank}, units {rank}-{rank})" in ended.err
+    assert f"goes on without host-{rank}: predicted 1e+03 items/s (was 1e+03)" in ended.err
+    assert "results again" in ended.err
+    wait_gone(plan.path, 1.0)
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_rank_that_is_needed_is_started_again(bare: Written, x: Path, tmp_path: Path, how: signal.Signals) -> None:
+    output = tmp_path / "y.npy"
+    running = Running([bare.path, "--local", "--input", x, "--output", output])
+    wait_for_results(running, output, 20)
+    os.kill(rank_process(bare.path, 1), how)
+    ended = running.wait().expect(0)
+    check(output, x)
+    assert "rank 1 (host-1) was killed by SIGKILL: starts it again" in ended.err
+    assert "all ranks are there: goes on as planned" in ended.err
+
+
+def test_a_rank_by_hand_that_was_stopped_finds_that_it_is_out_and_joins_again(
+    bare: Written, x: Path, tmp_path: Path
+) -> None:
+    output, master = tmp_path / "y.npy", f"127.0.0.1:{free_port()}"
+    words = ["--master", master, "--input", x, "--output", output]
+    started = [Running([bare.path, "--rank", rank, *words]) for rank in range(3)]
+    wait_for_results(started[0], output, 20)
+    started[2].process.send_signal(signal.SIGSTOP)
+    started[0].wait_for("rank 2 (host-2, units 2-2) stopped answering")
+    started[2].process.send_signal(signal.SIGCONT)
+    ended = wait_all(started)
+    assert [item.code for item in ended] == [0, 0, 0], [item.err for item in ended]
+    assert "was out of reach and taken for lost: joins again" in ended[2].err
+    check(output, x)
+
+
+def test_a_killed_rank_by_hand_is_started_again_and_takes_its_place(bare: Written, x: Path, tmp_path: Path) -> None:
+    output, master = tmp_path / "y.npy", f"127.0.0.1:{free_port()}"
+    words = ["--master", master, "--input", x, "--output", output]
+    started = [Running([bare.path, "--rank", rank, *words]) for rank in range(3)]
+    wait_for_results(started[0], output, 20)
+    started[1].process.kill()
+    again = Running([bare.path, "--rank", 1, *words])
+    for running in (started[0], again, started[2]):
+        running.wait().expect(0)
+    check(output, x)
+
+
+def test_without_a_rank_that_stays_away_the_run_ends(tmp_path: Path) -> None:
+    plan = launch_plans.floats(tmp_path, 2, launch_plans.Heavy(), detect_s=1.5, rejoin_s=1.0)
+    master = f"127.0.0.1:{free_port()}"
+    started = [Running([plan.path, "--rank", rank, "--master", master, "--items", 100_000]) for rank in range(2)]
+    started[0].wait_for("items, ")
+    started[1].process.kill()
+    started[0].wait().expect_error("rank 1 (host-1, units 1-1) is gone", "after item", "did not come back within 1 s")
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+def test_every_rank_ends_without_the_data_host(bare: Written, how: signal.Signals) -> None:
+    master = f"127.0.0.1:{free_port()}"
+    started = [Running([bare.path, "--rank", rank, "--master", master, "--items", 100_000]) for rank in range(3)]
+    try:
+        started[0].wait_for("items, ")
+        started[0].process.send_signal(how)
+        for running in started[1:]:
+            running.wait(15).expect_error("rank 0 (host-0) ")
+    finally:
+        started[0].process.kill()
+    wait_gone(bare.path, 5.0)
+
+
+def test_resume_after_everything_was_killed(bare: Written, x: Path, tmp_path: Path) -> None:
+    output = tmp_path / "y.npy"
+    words = [bare.path, "--local", "--input", x, "--output", output, "--resume"]
+    running = Running(words)
+    wait_for_results(running, output, 20)
+    for process in (*processes_of(bare.path), running.process.pid):
+        os.kill(process, signal.SIGKILL)
+    running.process.wait()
+    wait_gone(bare.path, 5.0)
+    with (tmp_path / "y.npy.partial" / "0.npy").open("ab") as file:
+        file.write(b"torn")
+    ended = Running(words).wait().expect(0)
+    assert "goes on after item" in ended.err
+    assert f"{NUM_ITEMS} results in {output}" in ended.out
+    check(output, x)
+
+
+def test_an_application_gets_every_result(plan: Written) -> None:
+    code = f"""
+import os, signal, sys, numpy as np, edgelaunch
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from launch_harness import rank_process
+from pathlib import Path
+x = np.random.default_rng(0).random((120, 4), dtype=np.float32)
+with edgelaunch.Pipeline({str(plan.path)!r}, local=True) as p:
+    given = []
+    for index, y in enumerate(p.stream(x)):
+        given.append(y)
+        if index == 20:
+            os.kill(rank_process(Path({str(plan.path)!r}), 1), signal.SIGKILL)
+    assert np.allclose(given, 4 * x), len(given)
+    assert np.allclose(p(x[:7]), 4 * x[:7])
+print('good')
+"""
+    assert Running(["-c", code], program=[sys.executable]).wait().expect(0).out == "good\n"

@@ -1,0 +1,287 @@
+"""Recovery by its parts: who is there, what rank 0 decides, what is kept, what a partial output is."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from launch_plans import Written
+
+from edgecompile.plan import Plan, UserError
+from edgelaunch.failures import Abandoned, Failure
+from edgelaunch.flight import Batch, Flight
+from edgelaunch.identity import rank_environment
+from edgelaunch.items import Entry
+from edgelaunch.membership import RUN, Announcement, Beat, Hello, Suspicion, read_news
+from edgelaunch.outputs import open_writer
+from edgelaunch.partial import Origin, left_behind, origin_of
+from edgelaunch.recovery import GRACE_S, MAX_ATTEMPTS, Coordinator, Form, Halt
+from edgelaunch.restarts import Restarts
+from edgelaunch.roster import Roster
+
+SHA = "0" * 64
+
+
+@pytest.fixture
+def plan(two_stages: Written) -> Plan:
+    return replace(two_stages.plan, runtime=replace(two_stages.plan.runtime, detect_s=4.0, rejoin_s=10.0))
+
+
+def hello(incarnation: str, rank: int = 1, sha256: str = SHA) -> Hello:
+    return Hello(rank=rank, incarnation=incarnation, sha256=sha256, process=7)
+
+
+def beat(incarnation: str, count: int, left: int = 0, ready: bool = True) -> Beat:
+    return Beat(incarnation=incarnation, count=count, left=left, ready=ready)
+
+
+def test_what_is_told_reads_back() -> None:
+    announcement = Announcement(number=3, phase=RUN, without="pi", members={0: "", 2: "ab"}, first=7)
+    assert Announcement.from_json(announcement.to_json()) == announcement
+    assert Beat.from_text(beat("ab", 3, 2).to_text()) == beat("ab", 3, 2)
+    for news in (hello("ab"), Suspicion(rank=1, number=2, lost=3, reason="closed")):
+        assert read_news(news.to_json()) == news
+
+
+# --- who is there -------------------------------------------------------------------------------------------------
+
+
+def test_a_silent_rank_is_lost_and_its_late_beats_do_not_count(plan: Plan) -> None:
+    roster = Roster(plan, SHA)
+    roster.take_hello(hello("a"), 0.0)
+    roster.take_beat(1, beat("a", 1), 1.0)
+    roster.look(4.9)
+    assert roster.take_losses() == []
+    roster.look(5.1)
+    (loss,) = roster.take_losses()
+    assert (loss.rank, loss.reason, loss.silent_process) == (1, "stopped answering 4.1 s ago", 7)
+    roster.take_beat(1, beat("a", 2), 5.2)
+    assert roster.seats() == {}
+    assert roster.verdicts == {"a": ""}
+    roster.take_hello(hello("b"), 6.0)
+    roster.take_beat(1, beat("a", 3), 6.1)
+    assert roster.seats()[1].beat is None
+
+
+def test_a_rank_that_loads_its_shard_may_be_silent_for_longer(plan: Plan) -> None:
+    roster = Roster(plan, SHA)
+    roster.take_hello(hello("a"), 0.0)
+    roster.take_beat(1, beat("a", 1, ready=False), 0.0)
+    roster.look(plan.runtime.timeout_s - 1)
+    assert 1 in roster.seats()
+
+
+def test_a_twin_is_turned_away_and_a_successor_is_not(plan: Plan) -> None:
+    roster = Roster(plan, SHA)
+    roster.take_hello(hello("a"), 0.0)
+    roster.take_hello(hello("twin"), 1.0)
+    for count in (1, 2):
+        roster.take_beat(1, beat("a", count), 1.0 + count)
+    assert roster.verdicts == {"twin": "rank 1 (host-1) runs already: start each rank once"}
+    roster.take_hello(hello("next"), 4.0)
+    roster.look(6.1)
+    assert roster.seats()[1].incarnation == "next"
+
+
+def test_a_process_with_another_plan_is_turned_away(plan: Plan) -> None:
+    roster = Roster(plan, SHA)
+    roster.take_hello(hello("a", sha256="1" * 64), 0.0)
+    assert "rank 1 (host-1) has another plan than rank 0" in roster.verdicts["a"]
+    roster.take_hello(hello("b", rank=9), 0.0)
+    assert "the plan has no rank 9" in roster.verdicts["b"]
+    assert roster.seats() == {}
+
+
+# --- what rank 0 decides ------------------------------------------------------------------------------------------
+
+
+class Board:
+    """A roster and a coordinator, with a clock of their own."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.roster = Roster(plan, SHA)
+        self.said: list[str] = []
+        self.silent: list[int] = []
+        self.coordinator = Coordinator(
+            plan, self.roster, self.said.append, lambda rank, process: self.silent.append(process)
+        )
+        self.now = self.coordinator._begin
+        self.number = 0
+
+    def step(self, seconds: float = 0.0, num_items: int = 0) -> Any:
+        self.now += seconds
+        action = self.coordinator.step(self.now, num_items)
+        if isinstance(action, Form):
+            self.number += 1
+            self.coordinator.formed(
+                Announcement(number=self.number, phase=RUN, without=action.without, members=action.members, first=0)
+            )
+        return action
+
+    def come(self, incarnation: str, rank: int = 1) -> None:
+        self.roster.take_hello(hello(incarnation, rank), self.now)
+        self.roster.take_beat(rank, beat(incarnation, 1), self.now)
+
+    def suspect(self) -> None:
+        self.roster.suspect(Suspicion(rank=0, number=self.number, lost=1, reason="closed"))
+
+
+def test_a_broken_connection_and_no_sign_of_life_is_a_loss(plan: Plan) -> None:
+    board = Board(plan)
+    assert board.step() is None
+    board.come("a")
+    assert board.step() == Form(None, {0: "", 1: "a"})
+    board.suspect()
+    assert board.step() == Halt()
+    assert board.step(GRACE_S / 2) is None
+    assert board.step(GRACE_S, 1204) is None
+    assert board.said == ["rank 1 (host-1, units 1-1) is gone: it closed its connection, after item 1,204"]
+    assert board.silent == []
+    board.come("b")
+    assert board.step() == Form(None, {0: "", 1: "b"})
+    assert board.said[-1] == "all ranks are there: goes on as planned"
+
+
+def test_a_broken_connection_of_a_rank_that_is_there_costs_one_generation(plan: Plan) -> None:
+    board = Board(plan)
+    board.come("a")
+    board.step()
+    for count in range(MAX_ATTEMPTS + 1):
+        board.suspect()
+        assert board.step() == Halt()
+        board.roster.take_beat(1, beat("a", 2 + count, left=board.number), board.now)
+        action = board.step()
+        if count < MAX_ATTEMPTS:
+            assert action == Form(None, {0: "", 1: "a"})
+    assert isinstance(action, Failure)
+    assert "no result came in 10 attempts" in action.message
+
+
+def test_a_rank_that_stays_away_ends_the_run(plan: Plan) -> None:
+    board = Board(plan)
+    board.come("a")
+    board.step()
+    board.roster.look(board.now + 5)
+    assert board.step(5) == Halt()
+    assert board.silent == [7]
+    assert board.step() is None
+    assert board.step(9) is None
+    failure = board.step(2, 3)
+    assert failure.kind == "lost"
+    assert failure.message == (
+        "rank 1 (host-1, units 1-1) stopped answering 5.0 s ago, after item 3: it did not come back within 10 s"
+    )
+
+
+def test_missing_ranks_at_the_start(plan: Plan) -> None:
+    board = Board(plan)
+    assert board.step(plan.runtime.timeout_s - 1) is None
+    assert "rank 1 (host-1) did not join within 20 s" in board.step(2).message
+
+
+# --- what is kept -------------------------------------------------------------------------------------------------
+
+
+def test_what_is_under_way_is_sent_again_and_given_once() -> None:
+    flight = Flight()
+    assert flight.switch(1) == 0
+    for number in range(3):
+        flight.put(Batch(number))
+        assert flight.take(1) is not None
+    flight.end()
+    assert flight.take(1) is None
+    assert flight.arrive(1, 0).number == 0
+    assert flight.switch(2) == 1
+    for call in (lambda: flight.arrive(1, 1), lambda: flight.take(1), lambda: flight.under_way(1)):
+        with pytest.raises(Abandoned):
+            call()
+    assert [batch.number for batch in flight.under_way(2)] == [1, 2]
+    assert flight.arrive(2, 1).number == 1
+    with pytest.raises(AssertionError, match="message 3 came in place of 2"):
+        flight.arrive(2, 3)
+
+
+# --- what is started again ----------------------------------------------------------------------------------------
+
+
+def test_only_ranks_that_were_killed_or_lost_are_started_again(plan: Plan) -> None:
+    restarts = Restarts(plan, 2)
+    lost, own = (Failure(rank=rank, kind=kind, message="") for rank, kind in ((0, "lost"), (1, "user")))
+    assert restarts.reason(1, -11, None) is None
+    assert restarts.reason(1, 2, own) is None
+    assert restarts.reason(0, -9, None) is None
+    assert restarts.reason(1, 2, lost) == "lost sight of rank 0"
+    assert restarts.reason(1, -9, None) == "was killed by SIGKILL"
+    assert restarts.reason(1, -9, None) is None
+    ends = replace(plan, runtime=replace(plan.runtime, rejoin_s=0.0))
+    assert Restarts(ends, 2).reason(1, -9, None) is None
+
+
+def test_a_restarter_of_one_rank_says_nothing_of_ranks(plan: Plan) -> None:
+    environ = {"RANK": "0", "WORLD_SIZE": "1", "TORCHELASTIC_RUN_ID": "x", "MASTER_ADDR": "here"}
+    assert rank_environment(plan, environ) == {}
+    assert rank_environment(plan, {**environ, "WORLD_SIZE": "2"})["RANK"] == "0"
+
+
+# --- partial outputs ----------------------------------------------------------------------------------------------
+
+ORIGIN = Origin("plan", {"path": "x"})
+
+
+@pytest.mark.parametrize("name", ["y.npy", "y.npz", "y.jsonl"])
+def test_an_output_is_gone_on_with(plan: Plan, tmp_path: Path, name: str) -> None:
+    path, values = tmp_path / name, torch.rand(5, 4)
+    writer = open_writer(plan, path, ORIGIN)
+    for index in range(3):
+        writer.add(Entry(index=index), {"y": values[index]})
+    writer.discard()
+    assert left_behind(path) == f"the results so far are in {path}.partial: go on with --resume"
+    rows = tmp_path / f"{name}.partial" / ("rows.jsonl" if name == "y.jsonl" else "0.npy")
+    with rows.open("ab") as file:
+        file.write(b'{"index": 3, "out')
+    writer = open_writer(plan, path, ORIGIN, resume=True)
+    assert writer.next_index == (4 if name != "y.jsonl" else 3)  # 17 bytes make one row of four floats
+    for index in range(writer.next_index, 5):
+        writer.add(Entry(index=index), {"y": values[index]})
+    writer.finish()
+    assert [file.name for file in tmp_path.iterdir()] == [name]
+    if name == "y.jsonl":
+        records = [json.loads(line) for line in path.read_text().splitlines()]
+        assert [record["index"] for record in records] == list(range(5))
+        given = np.array([record["outputs"]["y"] for record in records])
+        np.testing.assert_allclose(given, values.numpy(), rtol=1e-6)
+
+
+def test_another_plan_or_input_is_no_start_to_go_on_from(plan: Plan, tmp_path: Path) -> None:
+    path = tmp_path / "y.npy"
+    writer = open_writer(plan, path, ORIGIN)
+    writer.add(Entry(index=0), {"y": torch.rand(4)})
+    with pytest.raises(UserError, match="another run writes this output"):
+        open_writer(plan, path, ORIGIN)
+    writer.discard()
+    for other, key in ((Origin("other", {"path": "x"}), "plan"), (Origin("plan", {"path": "z"}), "input")):
+        with pytest.raises(UserError, match=f"holds results of another {key} than this run's"):
+            open_writer(plan, path, other, resume=True)
+    fresh = open_writer(plan, path, ORIGIN)
+    assert fresh.next_index == 0
+    fresh.discard()
+    assert left_behind(path) is None
+
+
+def test_what_does_not_come_again_is_not_kept(two_stages: Written, tmp_path: Path) -> None:
+    path = tmp_path / "y.jsonl"
+    origin = origin_of(two_stages.plan, two_stages.path, "-", live=False)
+    writer = open_writer(two_stages.plan, path, origin)
+    writer.add(Entry(index=0), {"y": torch.rand(4)})
+    writer.discard()
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "x.npy").write_bytes(b"1")
+    before = origin_of(two_stages.plan, two_stages.path, str(tmp_path / "x.npy"), live=False)
+    (tmp_path / "x.npy").write_bytes(b"12")
+    assert origin_of(two_stages.plan, two_stages.path, str(tmp_path / "x.npy"), live=False) != before
+    assert origin_of(two_stages.plan, two_stages.path, str(tmp_path), live=False).input is not None
