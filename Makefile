@@ -29,6 +29,10 @@ bench: $(VENV)/.installed ## run the benchmarks; they print ratios
 	$(BIN)/python benchmarks/compute.py
 	$(BIN)/python benchmarks/equality.py --models minilm,deit_small
 	$(BIN)/python benchmarks/pipeline.py --quick
+	$(BIN)/python benchmarks/counters.py
+	$(BIN)/python benchmarks/memory.py --quick
+	$(BIN)/python benchmarks/startup.py --quick
+	$(BIN)/python benchmarks/soak.py --microbatches 10000
 
 lint: $(VENV)/.dependencies ## ruff and clang-format
 	$(BIN)/ruff check $(wildcard $(PACKAGES))

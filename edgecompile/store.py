@@ -12,11 +12,12 @@ __all__ = ["file_sha256", "replacing", "store", "temporary_in"]
 
 
 def file_sha256(path: str | Path) -> str:
-    """Hex digest of a file's bytes, read in pieces."""
+    """Hex digest of a file's bytes, read in pieces so large that a thread which hashes leaves Python to the others."""
     digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while piece := file.read(1 << 20):
-            digest.update(piece)
+    piece = memoryview(bytearray(4 << 20))
+    with open(path, "rb", buffering=0) as file:
+        while count := file.readinto(piece):
+            digest.update(piece[:count])
     return digest.hexdigest()
 
 

@@ -5,16 +5,10 @@ Importing this package imports no torch: `--help` and a wrong argument need none
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from edgelaunch.api import Pipeline
-
-try:
-    __version__ = version("edgecompile")
-except PackageNotFoundError:  # a source tree that was never installed
-    __version__ = "0+unknown"
 
 __all__ = ["Pipeline", "__version__"]
 
@@ -24,4 +18,11 @@ def __getattr__(name: str) -> Any:
         from edgelaunch.api import Pipeline
 
         return Pipeline
+    if name == "__version__":
+        from importlib.metadata import PackageNotFoundError, version  # 50 ms, which few commands need
+
+        try:
+            return version("edgecompile")
+        except PackageNotFoundError:  # a source tree that was never installed
+            return "0+unknown"
     raise AttributeError(f"module 'edgelaunch' has no attribute {name!r}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import os
 import signal
 import socket
@@ -14,7 +15,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from edgecompile.plan import Host, Plan, UserError, file_sha256, read_plan
-from edgelaunch import __version__
 from edgelaunch.allocator import restart_with_heap_environment
 from edgelaunch.failures import Failure, exit_code, rank_name
 from edgelaunch.items import DEFAULT_ITEMS, STDIN, WHEN_FULL
@@ -30,6 +30,14 @@ MAX_RATE_PER_S = 1e6
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}: see edgelaunch --help")
+
+
+class _ShowVersion(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: object, **__: object) -> NoReturn:
+        from edgelaunch import __version__
+
+        print(f"edgelaunch {__version__}")
+        parser.exit()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -101,7 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("plan", metavar="PLAN", help="plan.yaml, written by edgecompile")
-    add("--version", action="version", version=f"edgelaunch {__version__}")
+    add("--version", action=_ShowVersion, nargs=0, help="show the version and exit")
     which = parser.add_argument_group("which rank")
     which.add_argument("--rank", type=int, metavar="N", help="else the plan's host that is this machine, or $RANK")
     which.add_argument("--master", metavar="ADDR:PORT", help="where rank 0 listens, else as the plan says")
@@ -262,6 +270,7 @@ def _rank_failure(
         # hashing and importing torch take a second each, and neither needs the other
         checked = pool.submit(check_rank, plan, rank, folder)
         session = None
+        gc.disable()  # what is imported stays: looking for garbage in it is a tenth of the time that importing takes
         if rank == 0:
             from edgelaunch.session import Session
 
@@ -272,6 +281,8 @@ def _rank_failure(
         from edgelaunch.rank import RankOptions
         from edgelaunch.supervise import Supervisor
 
+        gc.freeze()
+        gc.enable()
         checked.result()
 
     def log(text: str) -> None:

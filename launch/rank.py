@@ -143,11 +143,12 @@ class Rank:
         if self._stage is not None:
             summary["stage"] = self._clock(self._stage).summary()
         for boundary, link in self._wires:
+            carried = {"bytes": link.busy.count * self._layout(boundary).num_bytes}
             if isinstance(link, SendLink):
-                summary["send"][str(boundary)] = link.busy.summary()
+                summary["send"][str(boundary)] = link.busy.summary() | carried
             else:
                 timed = {"share_timed": link.share_timed()}
-                summary["receive"][str(boundary)] = link.busy.summary() | timed
+                summary["receive"][str(boundary)] = link.busy.summary() | carried | timed
         return summary
 
     # --- the run -------------------------------------------------------------------------------------------------

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgecompile.plan import Plan
-from edgelaunch.emulate import EmulatedRun
 from edgelaunch.failures import Failure
 from edgelaunch.local import LocalRun
 from edgelaunch.partial import say_left_behind
 from edgelaunch.restarts import DEFAULT_RESTARTS
 from edgelaunch.say import say
+
+if TYPE_CHECKING:
+    from edgelaunch.emulate import EmulatedRun
 
 __all__ = ["run_together"]
 
@@ -28,10 +31,19 @@ def run_together(arguments: argparse.Namespace, plan: Plan, plan_path: Path) -> 
         for item in (f"--{name.replace('_', '-')}", str(value))
     ]
     passed += [f"--{name}" for name in ("verify", "resume") if getattr(arguments, name)]
-    kind = EmulatedRun if arguments.emulate else LocalRun
     restarts = DEFAULT_RESTARTS if arguments.restarts is None else arguments.restarts
-    run = kind(plan, plan_path, passed, quiet=arguments.quiet, max_threads=arguments.threads, restarts=restarts)
+    run = _kind(arguments.emulate)(
+        plan, plan_path, passed, quiet=arguments.quiet, max_threads=arguments.threads, restarts=restarts
+    )
     try:
         return run.run()
     finally:
         say_left_behind(arguments.output)
+
+
+def _kind(emulate: bool) -> type[LocalRun] | type[EmulatedRun]:
+    if not emulate:
+        return LocalRun
+    from edgelaunch.emulate import EmulatedRun
+
+    return EmulatedRun
