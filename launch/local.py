@@ -133,9 +133,15 @@ class Children:
             child.threads.append(thread)
 
     def outcome(self) -> Failure | None:
-        """Waits until all children have ended well (None), or one has not: then the first cause, and none runs."""
+        """Waits until the run is complete (None), or a child has not ended well: then the first cause, and none runs.
+
+        The data host ends well only with all results; a rank that was started again and is yet to join comes too late.
+        """
         while not self.all_done():
             time.sleep(0.02)
+            if any(child.rank == 0 and child.process.poll() == 0 for child in self._children):
+                self.end(TERMINATE_S)
+                break
             if (failure := self.first_failure()) is not None:
                 # a broken connection alone is no cause: that is yet to be reported, or seen
                 self.end(LAST_WORDS_S if failure.kind == "lost" else 0.0)

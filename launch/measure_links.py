@@ -267,8 +267,6 @@ class LinkSupervisor(Supervisor):
 
     def _prepare(self) -> None:
         """No shard is needed."""
-        if self._watch is not None:
-            self._watch.set_ready(True)
 
     def _new_rank(self, place: Place, owner: Owner) -> Rank:
         return LinkRank(place, self._store, self._ends, owner, least_s=self._least_s, found=self.found)

@@ -10,6 +10,7 @@ import gc
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -189,23 +190,29 @@ class Supervisor:
                 return
 
     def _join(self) -> None:
-        options = self._options
-        torch.set_num_threads(options.threads)
+        torch.set_num_threads(self._options.threads)
         if len(self._plan.hosts) == 1:
             self._flight.switch(1)
             self._enter(Announcement(number=1, phase=RUN, without=None, members={0: ""}, first=0))
             return
-        timeout_s = self._plan.runtime.timeout_s
+        with ThreadPoolExecutor(1) as pool:
+            preparing = pool.submit(self._prepare)  # while the others come
+            watch = self._meet()
+            preparing.result()
+        watch.set_ready(True)
+
+    def _meet(self) -> Watch:
+        options, timeout_s = self._options, self._plan.runtime.timeout_s
         serve = self._rank == 0 and not options.endpoint.agent
         self._board = Board(options.endpoint, serve=serve, timeout_s=timeout_s)
         board = Board(options.endpoint, serve=False, timeout_s=timeout_s)
-        self._watch = Watch(board, self._plan, self._rank, options.plan_sha256, self.box)
-        if self._watch.roster is not None:
-            self._coordinator = Coordinator(self._plan, self._watch.roster, options.log, self._lost)
-        self._prepare()
+        self._watch = watch = Watch(board, self._plan, self._rank, options.plan_sha256, self.box)
+        if watch.roster is not None:
+            self._coordinator = Coordinator(self._plan, watch.roster, options.log, self._lost)
+        return watch
 
     def _prepare(self) -> None:
-        """Gets ready to take part, and says so."""
+        """Gets ready to take part."""
         stage = self._plan.stage_of_rank(self._rank)
         if stage is not None:
             with self._store.computing:
@@ -213,16 +220,14 @@ class Supervisor:
             return
         keep_freed_memory()
         self._options.log("the data host, no stage: ready")
-        if self._watch is not None:
-            self._watch.set_ready(True)
 
     def _load(self, stage: Stage) -> Callable[..., Any]:
         """The stage's module. One shard is in memory at a time: the one before is let go of first."""
         if self._loaded is not None and self._loaded[0] == stage.sha256:
             return self._loaded[1]
-        if self._watch is not None:
-            self._watch.set_ready(False)
         if self._loaded is not None:
+            if self._watch is not None:
+                self._watch.set_ready(False)
             self._loaded = None
             gc.collect()
         module = load_shard(stage, self._options.folder, self._options.device)

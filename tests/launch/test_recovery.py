@@ -75,6 +75,16 @@ def test_the_others_go_on_without_it_and_then_with_it(
     wait_gone(plan.path, 1.0)
 
 
+def test_a_rank_that_comes_back_after_the_last_result_is_no_failure(plan: Written, x: Path, tmp_path: Path) -> None:
+    output = tmp_path / "y.npy"
+    running = Running([plan.path, "--local", "--input", x, "--output", output])
+    wait_for_results(running, output, NUM_ITEMS - 20)
+    os.kill(rank_process(plan.path, 2), signal.SIGKILL)
+    running.wait().expect(0)
+    check(output, x)
+    wait_gone(plan.path, 1.0)
+
+
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_rank_that_is_needed_is_started_again(bare: Written, x: Path, tmp_path: Path, how: signal.Signals) -> None:
     output = tmp_path / "y.npy"
