@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 from edgecompile import plan as p
 from edgecompile.domain import Cluster
-from edgecompile.partition import link_figures
+from edgecompile.machines import device_entries, limits_entry, network_entry, spare_hosts
 from edgecompile.profile import Profile
 from edgecompile.quantities import parse_time
+from edgecompile.record import recorded_costs
 from edgecompile.schedule import Schedule
 from edgecompile.schema import Conf
 from edgecompile.shards import Shard
@@ -38,7 +39,7 @@ def assemble_plan(
         wires: the format at both ends of each stage, one more than stages.
     """
     ranks = [0] + [stage.host for stage in schedule.stages if stage.host != 0]
-    used = set(ranks)
+    scheduling, boundaries, shared_weights, units = recorded_costs(conf, chain, profile, cluster)
     return p.Plan(
         version=p.VERSION,
         model=p.ModelInfo(
@@ -62,8 +63,10 @@ def assemble_plan(
             gap=schedule.certificate.gap,
         ),
         hosts=tuple(_host(rank, host, cluster) for rank, host in enumerate(ranks)),
-        network=p.Network(model=cluster.network, bandwidth_bytes_per_s=cluster.medium_bytes_per_s),
-        links=_links(ranks, cluster),
+        unused_hosts=spare_hosts(cluster, set(ranks)),
+        cluster=tuple(host.name for host in cluster.hosts),
+        devices=device_entries(cluster),
+        network=network_entry(cluster),
         runtime=p.Runtime(
             num_buffers_in=conf.runtime.num_buffers_in,
             num_buffers_out=conf.runtime.num_buffers_out,
@@ -74,8 +77,10 @@ def assemble_plan(
         data=data,
         golden=golden,
         stages=_stages(chain, schedule, shards, wires, ranks),
-        units=_units(chain, profile),
-        unused_hosts=tuple(host.name for index, host in enumerate(cluster.hosts) if index not in used),
+        scheduling=scheduling,
+        boundaries=boundaries,
+        shared_weights=shared_weights,
+        units=units,
     )
 
 
@@ -91,20 +96,8 @@ def _host(rank: int, index: int, cluster: Cluster) -> p.Host:
         execution=device.execution,
         dtype=device.dtype,
         threads=host.threads,
-        limits=p.Limits(memory_bytes=host.memory_bytes, cpu_share=host.cpu_share),
+        limits=limits_entry(host),
     )
-
-
-def _links(ranks: Sequence[int], cluster: Cluster) -> tuple[p.Link, ...]:
-    links = []
-    for source, first in enumerate(ranks):
-        for destination, second in enumerate(ranks):
-            if source != destination:
-                rate, latency = link_figures(cluster, first, second)
-                links.append(
-                    p.Link(source=source, destination=destination, bandwidth_bytes_per_s=rate, latency_s=latency)
-                )
-    return tuple(links)
 
 
 def _tensors(boundary: Boundary, wire: WireFormat = FORMATS["fp32"]) -> tuple[p.TensorSpec, ...]:
@@ -131,21 +124,6 @@ def _stages(
             ),
         )
         for index, (stage, shard) in enumerate(zip(schedule.stages, shards, strict=True))
-    )
-
-
-def _units(chain: Chain, profile: Profile) -> tuple[p.UnitEntry, ...]:
-    return tuple(
-        p.UnitEntry(
-            unit=unit.index,
-            op=unit.op,
-            flops=unit.flops,
-            weight_bytes=unit.weight_bytes,
-            activation_bytes=unit.activation_bytes,
-            live_bytes=chain.boundaries[unit.index].num_bytes,
-            time_s={device: times[unit.index] for device, times in profile.unit_s.items()},
-        )
-        for unit in chain.units
     )
 
 

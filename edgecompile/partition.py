@@ -10,26 +10,25 @@ import numpy as np
 from edgecompile.blocks import cut_positions, cuts_of_ranges, pipeedge_cuts, unit_range
 from edgecompile.domain import Cluster
 from edgecompile.errors import UserError, choices
+from edgecompile.machines import limits_entry, network_entry
 from edgecompile.profile import Profile
 from edgecompile.quantities import parse_time
+from edgecompile.resolve import links_of
 from edgecompile.schedule import (
     Assignment,
-    HostLinks,
     Kind,
     Objective,
-    PairwiseLinks,
     Pin,
     Problem,
     SchedHost,
     Schedule,
-    SharedMedium,
     SharedWeight,
     evaluate,
     solve,
 )
 from edgecompile.schema import Conf, ConstraintsConf, ScheduleMethod
 from edgecompile.units import Chain, Weight
-from edgecompile.wire import FORMATS, WireFormat, cut_formats, decode_s, encode_s, wire_bytes
+from edgecompile.wire import FORMATS, WireFormat, cut_formats, decode_s, encode_s, wire_bytes, wire_format
 
 __all__ = ["build_problem", "partition"]
 
@@ -135,7 +134,7 @@ def build_problem(
             for device in cluster.devices
         ),
         hosts=_hosts(cluster),
-        links=_links(cluster),
+        links=links_of(network_entry(cluster), [(host.name, limits_entry(host)) for host in cluster.hosts]),
         cut_bytes=sizes,
         weight_bytes=own,
         shared_weights=shared,
@@ -173,12 +172,12 @@ def _hosts(cluster: Cluster) -> tuple[SchedHost, ...]:
 def _wires(chain: Chain, conf: Conf, starts: Sequence[int] | None) -> list[WireFormat]:
     """The format of each boundary. Inputs and results travel as they are."""
     raw = FORMATS["fp32"]
-    inner = len(chain.boundaries) - 2
-    if starts is None:
-        return [raw, *cut_formats(conf, None)[:1] * inner, raw]
-    wires = [raw, *[raw] * inner, raw]
-    for start, wire in zip(starts[1:], cut_formats(conf, len(starts) - 1), strict=True):
-        wires[start] = wire
+    common = wire_format(conf.wire.format, "wire.format", conf.wire.scale, conf.wire.clipping)
+    wires = [raw, *[common] * (len(chain.boundaries) - 2), raw]
+    chosen = cut_formats(conf, None if starts is None else len(starts) - 1)
+    if starts is not None:
+        for start, wire in zip(starts[1:], chosen, strict=True):
+            wires[start] = wire
     return wires
 
 
@@ -199,29 +198,6 @@ def _weights(chain: Chain) -> tuple[tuple[int, ...], tuple[SharedWeight, ...]]:
         else:
             shared.append(SharedWeight(units=tuple(units), num_bytes=sizes[key].num_bytes))
     return tuple(own), tuple(shared)
-
-
-def _links(cluster: Cluster) -> HostLinks | PairwiseLinks | SharedMedium:
-    if cluster.network == "shared":
-        assert cluster.medium_bytes_per_s is not None
-        return SharedMedium(bandwidth_bytes_per_s=cluster.medium_bytes_per_s, latency_s=cluster.latency_s)
-    if cluster.network == "host":
-        return HostLinks(latency_s=cluster.latency_s)
-    pairs = [[link_figures(cluster, source, destination) for destination in range(len(cluster.hosts))]
-             for source in range(len(cluster.hosts))]  # fmt: skip
-    return PairwiseLinks(
-        bandwidth_bytes_per_s=tuple(tuple(rate for rate, _ in row) for row in pairs),
-        latency_s=tuple(tuple(latency for _, latency in row) for row in pairs),
-    )
-
-
-def link_figures(cluster: Cluster, source: int, destination: int) -> tuple[float, float]:
-    """Bandwidth in bytes a second and latency in seconds from one host to another."""
-    first, second = cluster.hosts[source], cluster.hosts[destination]
-    slower = min(first.bandwidth_bytes_per_s, second.bandwidth_bytes_per_s)
-    if cluster.medium_bytes_per_s is not None:
-        slower = min(slower, cluster.medium_bytes_per_s)
-    return cluster.pairs.get((first.name, second.name), (slower, cluster.latency_s))
 
 
 def _pins(chain: Chain, cluster: Cluster, constraints: ConstraintsConf) -> tuple[Pin, ...]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from edgecompile import __version__
 from edgecompile.console import run_command, table_console
-from edgecompile.explore.show import links_table, plan_tables
+from edgecompile.explore.show import network_table, plan_tables
 from edgecompile.plan import read_plan
 
 __all__ = ["main"]
@@ -30,8 +30,9 @@ def _show(path: str) -> int:
     console = table_console()
     for part in plan_tables(plan):
         console.print(part)
-    if plan.links:
-        console.print(links_table(plan))
+    table = network_table(plan)
+    if table is not None:
+        console.print(table)
     return 0
 
 

@@ -123,8 +123,9 @@ def test_every_cut_of_a_forked_model_works(compile_here: Compile, tmp_path: Path
 def test_shared_weights_count_once_a_stage(compile_here: Compile) -> None:
     whole = compile_hand_written(compile_here, "Tied", "schedule=single")
     table_bytes = 50 * 16 * 4
-    assert sum(unit.weight_bytes for unit in whole.units) > whole.model.num_parameters * 4
     weights = whole.model.num_parameters * 4
+    assert [item.num_bytes for item in whole.shared_weights] == [table_bytes]
+    assert sum(unit.weight_bytes for unit in whole.units) + table_bytes == weights
     buffers = 2 * (sum(s.num_bytes for s in whole.inputs) + sum(s.num_bytes for s in whole.outputs))
     peak = max(unit.activation_bytes for unit in whole.units)
     assert whole.stages[0].predicted.memory_bytes == 400_000_000 + weights + buffers + peak

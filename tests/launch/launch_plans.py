@@ -12,8 +12,10 @@ import yaml
 from safetensors.torch import save_file
 
 from edgecompile.plan import (
+    BoundaryEntry,
     Certificate,
     DataSpec,
+    Device,
     Golden,
     Host,
     Limits,
@@ -22,6 +24,7 @@ from edgecompile.plan import (
     Plan,
     Predicted,
     Runtime,
+    Scheduling,
     Stage,
     StagePrediction,
     TensorSpec,
@@ -143,6 +146,7 @@ def write(
         boundary = outputs
     num_hosts = max(ranks) + 1
     addresses = addresses or ["127.0.0.1"] * num_hosts
+    free = {"cpu": {"fp32": 0.0}}
     plan = Plan(
         version=1,
         model=ModelInfo(name="tiny", microbatch=microbatch, num_parameters=1, weights="random", capture="export"),
@@ -154,8 +158,12 @@ def write(
                  dtype="float32", threads=1, limits=Limits(memory_bytes=1 << 30))
             for rank in range(num_hosts)
         ),
+        cluster=tuple(f"host-{rank}" for rank in range(num_hosts)),
+        devices=(
+            Device(name="cpu", execution="cpu", dtype="float32", peak_flops_per_s=1e11, memory_bytes_per_s=1e10,
+                   launch_s=0.0, memory_bytes=1 << 30, runtime_bytes=0, network_bytes_per_s=1e9, threads=1),
+        ),
         network=Network(model="host"),
-        links=(),
         runtime=Runtime(num_buffers_in=2, num_buffers_out=2, timeout_s=timeout_s),
         inputs=model_inputs,
         outputs=boundary,
@@ -164,9 +172,14 @@ def write(
                       tolerance={spec.name: 1e-5 for spec in boundary}),
         stages=tuple(stages),
         units=tuple(
-            UnitEntry(unit=number, op=f"op{number}", flops=1, weight_bytes=1, activation_bytes=1, live_bytes=1,
+            UnitEntry(unit=number, op=f"op{number}", flops=1, weight_bytes=1, activation_bytes=1, boundary=number,
                       time_s={"cpu": 0.001})
             for number in range(len(parts))
+        ),
+        scheduling=Scheduling(method="exact", wire="fp32", state_budget=1_000_000),
+        boundaries=tuple(
+            BoundaryEntry(boundary=number, wire_bytes={"fp32": 1}, encode_s=free, decode_s=free)
+            for number in range(len(parts) + 1)
         ),
     )  # fmt: skip
     written = Written(folder / "plan.yaml", plan, parts, microbatch)
