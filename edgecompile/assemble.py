@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 from edgecompile import plan as p
 from edgecompile.domain import Cluster
-from edgecompile.machines import device_entries, limits_entry, network_entry, spare_hosts
+from edgecompile.machines import limits_entry, network_entry, spare_hosts
 from edgecompile.profile import Profile
 from edgecompile.quantities import parse_time
-from edgecompile.record import recorded_costs
+from edgecompile.record import recorded
+from edgecompile.resolve import bottleneck_name
 from edgecompile.schedule import Schedule
 from edgecompile.schema import Conf
 from edgecompile.shards import Shard
@@ -39,7 +40,7 @@ def assemble_plan(
         wires: the format at both ends of each stage, one more than stages.
     """
     ranks = [0] + [stage.host for stage in schedule.stages if stage.host != 0]
-    scheduling, boundaries, shared_weights, units = recorded_costs(conf, chain, profile, cluster)
+    costs = recorded(conf, chain, profile, cluster)
     return p.Plan(
         version=p.VERSION,
         model=p.ModelInfo(
@@ -54,7 +55,7 @@ def assemble_plan(
             throughput_items_per_s=conf.microbatch / schedule.period_s,
             period_s=schedule.period_s,
             latency_s=schedule.latency_s,
-            bottleneck=_bottleneck(schedule, cluster),
+            bottleneck=bottleneck_name(schedule, [host.name for host in cluster.hosts]),
         ),
         certificate=p.Certificate(
             method=schedule.certificate.method,
@@ -65,7 +66,7 @@ def assemble_plan(
         hosts=tuple(_host(rank, host, cluster) for rank, host in enumerate(ranks)),
         unused_hosts=spare_hosts(cluster, set(ranks)),
         cluster=tuple(host.name for host in cluster.hosts),
-        devices=device_entries(cluster),
+        devices=costs.devices,
         network=network_entry(cluster),
         runtime=p.Runtime(
             num_buffers_in=conf.runtime.num_buffers_in,
@@ -77,10 +78,10 @@ def assemble_plan(
         data=data,
         golden=golden,
         stages=_stages(chain, schedule, shards, wires, ranks),
-        scheduling=scheduling,
-        boundaries=boundaries,
-        shared_weights=shared_weights,
-        units=units,
+        scheduling=costs.scheduling,
+        boundaries=costs.boundaries,
+        shared_weights=costs.shared_weights,
+        units=costs.units,
     )
 
 
@@ -125,16 +126,3 @@ def _stages(
         )
         for index, (stage, shard) in enumerate(zip(schedule.stages, shards, strict=True))
     )
-
-
-def _bottleneck(schedule: Schedule, cluster: Cluster) -> str:
-    """In words: `stage 1 on orin-1`, `link orin-1 -> nano-1`, `interface of orin-1`, `the shared medium`."""
-    found = schedule.bottleneck
-    names = [cluster.hosts[host].name for host in found.hosts]
-    if found.kind == "stage":
-        return f"stage {found.stage} on {names[0]}"
-    if found.kind == "link":
-        return f"link {names[0]} -> {names[1]}"
-    if found.kind == "interface":
-        return f"interface of {names[0]}"
-    return "the shared medium"

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from edgecompile import plan as p
 from edgecompile.domain import Cluster, ClusterHost
+from edgecompile.schedule import Problem
 
 __all__ = ["device_entries", "limits_entry", "network_entry", "spare_hosts"]
 
 
-def device_entries(cluster: Cluster) -> tuple[p.Device, ...]:
+def device_entries(cluster: Cluster, problem: Problem) -> tuple[p.Device, ...]:
+    """The kinds of the cluster, which are the problem's, in the same order."""
     return tuple(
         p.Device(
             name=device.name,
@@ -18,11 +20,11 @@ def device_entries(cluster: Cluster) -> tuple[p.Device, ...]:
             memory_bytes_per_s=device.memory_bytes_per_s,
             launch_s=device.launch_s,
             memory_bytes=device.memory_bytes,
-            runtime_bytes=device.runtime_bytes,
+            runtime_bytes=kind.runtime_bytes,
             network_bytes_per_s=device.network_bytes_per_s,
             threads=device.threads,
         )
-        for device in cluster.devices
+        for device, kind in zip(cluster.devices, problem.kinds, strict=True)
     )
 
 

@@ -28,7 +28,7 @@ from edgecompile.schedule import (
 )
 from edgecompile.schema import Conf, ConstraintsConf, ScheduleMethod
 from edgecompile.units import Chain, Weight
-from edgecompile.wire import FORMATS, WireFormat, cut_formats, decode_s, encode_s, wire_bytes, wire_format
+from edgecompile.wire import FORMATS, WireFormat, cut_formats, decode_s, encode_s, wire_bytes
 
 __all__ = ["build_problem", "partition"]
 
@@ -172,12 +172,12 @@ def _hosts(cluster: Cluster) -> tuple[SchedHost, ...]:
 def _wires(chain: Chain, conf: Conf, starts: Sequence[int] | None) -> list[WireFormat]:
     """The format of each boundary. Inputs and results travel as they are."""
     raw = FORMATS["fp32"]
-    common = wire_format(conf.wire.format, "wire.format", conf.wire.scale, conf.wire.clipping)
-    wires = [raw, *[common] * (len(chain.boundaries) - 2), raw]
-    chosen = cut_formats(conf, None if starts is None else len(starts) - 1)
-    if starts is not None:
-        for start, wire in zip(starts[1:], chosen, strict=True):
-            wires[start] = wire
+    inner = len(chain.boundaries) - 2
+    if starts is None:
+        return [raw, *cut_formats(conf, None)[:1] * inner, raw]
+    wires = [raw, *[raw] * inner, raw]
+    for start, wire in zip(starts[1:], cut_formats(conf, len(starts) - 1), strict=True):
+        wires[start] = wire
     return wires
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from edgecompile import plan as p
 from edgecompile.domain import Cluster
+from edgecompile.machines import device_entries
 from edgecompile.partition import build_problem
 from edgecompile.profile import Profile
 from edgecompile.schedule import Problem
@@ -14,13 +15,22 @@ from edgecompile.schema import Conf
 from edgecompile.units import Chain
 from edgecompile.wire import FORMATS
 
-__all__ = ["recorded_costs"]
+__all__ = ["Recorded", "recorded"]
 
 
-def recorded_costs(
-    conf: Conf, chain: Chain, profile: Profile, cluster: Cluster
-) -> tuple[p.Scheduling, tuple[p.BoundaryEntry, ...], tuple[p.SharedEntry, ...], tuple[p.UnitEntry, ...]]:
-    """The problem in every wire format, as `Plan.scheduling`, `boundaries`, `shared_weights` and `units`."""
+@dataclass(frozen=True, kw_only=True)
+class Recorded:
+    """The fields of the plan by these names."""
+
+    devices: tuple[p.Device, ...]
+    scheduling: p.Scheduling
+    boundaries: tuple[p.BoundaryEntry, ...]
+    shared_weights: tuple[p.SharedEntry, ...]
+    units: tuple[p.UnitEntry, ...]
+
+
+def recorded(conf: Conf, chain: Chain, profile: Profile, cluster: Cluster) -> Recorded:
+    """The problem in every wire format, as the plan holds it."""
     problems = {
         name: build_problem(chain, profile, cluster, replace(conf, wire=replace(conf.wire, format=name, per_cut=[])))
         for name in FORMATS
@@ -41,7 +51,13 @@ def recorded_costs(
         for unit in chain.units
     )
     shared = tuple(p.SharedEntry(units=item.units, num_bytes=item.num_bytes) for item in problem.shared_weights)
-    return _scheduling(conf, chain, problem), boundaries, shared, units
+    return Recorded(
+        devices=device_entries(cluster, problem),
+        scheduling=_scheduling(conf, chain, problem),
+        boundaries=boundaries,
+        shared_weights=shared,
+        units=units,
+    )
 
 
 def _boundaries(problems: dict[str, Problem]) -> tuple[tuple[p.BoundaryEntry, ...], list[int]]:

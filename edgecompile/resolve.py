@@ -15,11 +15,14 @@ from edgecompile.schedule import (
     Pin,
     Problem,
     SchedHost,
+    Schedule,
     SharedMedium,
     SharedWeight,
+    evaluate,
+    solve,
 )
 
-__all__ = ["assignments_of", "links_of", "problem_of"]
+__all__ = ["as_planned", "assignments_of", "bottleneck_name", "links_of", "planned_again", "problem_of"]
 
 RAW = "fp32"
 
@@ -132,3 +135,42 @@ def _pair(network: Network, source: tuple[str, Limits], destination: tuple[str, 
     if figures is None:
         raise UserError(f"the rate from {source[0]} to {destination[0]} is unknown: compile the plan again")
     return figures
+
+
+def planned_again(plan: Plan) -> tuple[Problem, Schedule]:
+    """The best plan on the plan's hosts as they are now, and the problem that it solves.
+
+    Formats of single cuts, which belong to the plan's own cuts, give way to `scheduling.wire`.
+
+    Raises:
+        Infeasible: no plan fits; says why.
+    """
+    problem = problem_of(plan, plan.scheduling.wire)
+    return problem, solve(problem)
+
+
+def as_planned(plan: Plan) -> tuple[Problem, Schedule]:
+    """The plan's own stages with the figures as they are now, and the problem that they answer.
+
+    Raises:
+        Infeasible: a stage does not fit its host's memory.
+    """
+    problem = problem_of(plan)
+    return problem, evaluate(problem, assignments_of(plan))
+
+
+def bottleneck_name(schedule: Schedule, names: Sequence[str]) -> str:
+    """In words: `stage 1 on orin-1`, `link orin-1 -> nano-1`, `interface of orin-1`, `the shared medium`.
+
+    Args:
+        names: of the problem's hosts, in order.
+    """
+    found = schedule.bottleneck
+    ends = [names[host] for host in found.hosts]
+    if found.kind == "stage":
+        return f"stage {found.stage} on {ends[0]}"
+    if found.kind == "link":
+        return f"link {ends[0]} -> {ends[1]}"
+    if found.kind == "interface":
+        return f"interface of {ends[0]}"
+    return "the shared medium"

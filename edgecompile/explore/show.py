@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterator
 
 from rich.table import Table
 
-from edgecompile.plan import Plan
+from edgecompile.console import table_console
+from edgecompile.plan import Plan, read_plan
 from edgecompile.quantities import format_bytes, format_rate, format_time
 
-__all__ = ["network_table", "plan_tables"]
+__all__ = ["add_options", "network_table", "plan_tables", "run"]
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("plan", help="a plan.yaml")
+
+
+def run(chosen: argparse.Namespace) -> int:
+    """The command's body."""
+    plan = read_plan(chosen.plan)
+    console = table_console()
+    for part in (*plan_tables(plan), network_table(plan)):
+        if part is not None:
+            console.print(part)
+    return 0
 
 
 def plan_tables(plan: Plan) -> Iterator[Table | str]:
