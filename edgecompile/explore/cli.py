@@ -8,12 +8,13 @@ from collections.abc import Sequence
 
 from edgecompile import __version__
 from edgecompile.console import run_command
-from edgecompile.explore import show, simulate
+from edgecompile.explore import explain, show, simulate
 
 __all__ = ["main"]
 
 _COMMANDS = {
     "show": (show, "the plan as tables: stages, hosts, links, predictions"),
+    "explain": (explain, "what holds the plan back, what a change would bring, why a unit is where it is"),
     "simulate": (simulate, "play the plan through in time, as it is or with other figures"),
 }
 

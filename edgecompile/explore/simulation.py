@@ -20,7 +20,17 @@ from edgecompile.schedule import HostLinks, PairwiseLinks, Problem, Schedule, Sh
 if TYPE_CHECKING:
     from edgecompile import _native_sched as native
 
-__all__ = ["Latencies", "LinkUse", "Options", "SharedUse", "Simulation", "StageUse", "Trace", "simulate"]
+__all__ = [
+    "Latencies",
+    "LinkUse",
+    "Options",
+    "SharedUse",
+    "Simulation",
+    "StageUse",
+    "Trace",
+    "interfaces_of",
+    "simulate",
+]
 
 _Z95 = 1.6448536269514722
 
@@ -134,7 +144,7 @@ def simulate(problem: Problem, schedule: Schedule, runtime: Runtime, options: Op
     spec.transfer_s = [*(stage.receive_s for stage in schedule.stages), schedule.stages[-1].send_s]
     spec.latency_s = [_latency_s(problem, *pair) for pair in pairwise(ends)]
     spec.local = [int(first == second) for first, second in pairwise(ends)]
-    shared = _shared(problem, ends, spec.local)
+    shared = interfaces_of(problem, ends)
     spec.shared = [_shared_spec(shares) for _, shares in shared]
     spec.num_buffers_in, spec.num_buffers_out = runtime.num_buffers_in, runtime.num_buffers_out
     spec.num_microbatches = options.num_microbatches
@@ -179,8 +189,13 @@ _Shared = tuple[str, dict[int, float]]
 """What it is, and for each boundary that crosses it the share that a message alone takes."""
 
 
-def _shared(problem: Problem, ends: list[int], local: list[int]) -> list[_Shared]:
-    crossing = [boundary for boundary, inside in enumerate(local) if not inside]
+def interfaces_of(problem: Problem, ends: list[int]) -> list[_Shared]:
+    """What several boundaries cross: a medium, or the data host's interface in one direction.
+
+    Args:
+        ends: the hosts of the data, of each stage, and of the data again.
+    """
+    crossing = [boundary for boundary, (source, destination) in enumerate(pairwise(ends)) if source != destination]
     if isinstance(problem.links, SharedMedium):
         return [("medium", dict.fromkeys(crossing, 1.0))] if len(crossing) > 1 else []
     data_host = ends[0]
