@@ -27,20 +27,20 @@ from edgecompile.schedule import Infeasible, Schedule
 from edgecompile.schema import Conf
 from edgecompile.units import Chain, build_chain
 
-# Slow links and little memory, so that every limit has a price.
+# Slow links, little memory and units that all take alike, so that every limit has a price.
+KINDS = ("jetson_orin_nano", "intel_n100", "laptop_cpu", "raspberry_pi_5")
+HOSTS = ("mini-pc", "orin-nano", "laptop", "pi5-1", "pi5-2")
 OVERRIDES = (
     "model=custom",
     "model.build._target_=hand_written.Forked",
     "model.inputs={x: {shape: [40, 24], dtype: float32}, ids: {shape: [40], dtype: int64}}",
     "devices=mixed_edge",
-    "wire=fp16",
     "hosts.network.latency=20us",
-    *(f"devices.{kind}.launch_overhead=100us" for kind in ("jetson_orin_nano", "intel_n100", "laptop_cpu")),
-    *(f"devices.{kind}.runtime_memory=30kB" for kind in ("jetson_orin_nano", "intel_n100", "laptop_cpu")),
-    "devices.raspberry_pi_5.runtime_memory=30kB",
-    *(f"hosts.members.{host}.memory=95kB" for host in ("mini-pc", "orin-nano", "laptop", "pi5-1", "pi5-2")),
-    "hosts.members.orin-nano.bandwidth=60Mbps",
-)  # fmt: skip
+    *(f"devices.{kind}.launch_overhead=200us" for kind in KINDS),
+    *(f"devices.{kind}.runtime_memory=30kB" for kind in KINDS),
+    *(f"hosts.members.{host}.memory={'120kB' if host == 'orin-nano' else '90kB'}" for host in HOSTS),
+    *(f"hosts.members.{host}.bandwidth={'80Mbps' if host == 'mini-pc' else '60Mbps'}" for host in HOSTS),
+)
 
 
 @pytest.fixture(scope="module")
