@@ -25,6 +25,7 @@ bench: $(VENV)/.installed ## run the benchmarks; they print ratios
 	cmake --build build/bench -j 2 >/dev/null
 	$(BIN)/python benchmarks/scheduler.py --textbook build/bench/native_sched/benchmarks/textbook
 	$(BIN)/python benchmarks/wire.py
+	$(BIN)/python benchmarks/accuracy.py
 	$(BIN)/python benchmarks/compute.py
 	$(BIN)/python benchmarks/equality.py --models minilm,deit_small
 	$(BIN)/python benchmarks/pipeline.py --quick

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -20,6 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from commands import compile_plan
 from contenders import boundary_tensors, load_stage
 
 from edgecompile.plan import Plan, UnitEntry, read_plan
@@ -28,15 +28,6 @@ TARGET = 0.85
 OPERATIONS_A_BYTE = 10
 PRODUCTS_A_ROUND = 4
 WARM_UP = 3
-
-
-def compile_plan(model: str, microbatch: int, folder: Path) -> Path:
-    words = [f"model={model}", "schedule=even", "hosts.count=2", f"microbatch={microbatch}", f"output_dir={folder}"]
-    command = [sys.executable, "-m", "edgecompile.cli", *words]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(done.stderr)
-    return folder / "plan.yaml"
 
 
 def is_product(unit: UnitEntry) -> bool:
@@ -85,7 +76,9 @@ def main() -> int:
     args = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="edgebench-") as folder:
-        path = compile_plan(args.model, args.microbatch, Path(folder))
+        path = compile_plan(
+            Path(folder), f"model={args.model}", "schedule=even", "hosts.count=2", f"microbatch={args.microbatch}"
+        )
         plan = read_plan(path)
         boundary = max(plan.stages[0].outputs, key=lambda spec: spec.num_bytes)
         hidden = min(boundary.shape[-1], plan.stages[-1].inputs[0].shape[-1])

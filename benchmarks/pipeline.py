@@ -28,6 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from commands import compile_plan, run
 from neighbours import Neighbours
 from slow_link import SlowLink, slow_link, why_not
 
@@ -39,6 +40,15 @@ QUIET_CORES = 0.15
 """What others may take in a round that counts."""
 CONTENDERS = Path(__file__).with_name("contenders.py")
 TORCH = {"TORCH_CPP_LOG_LEVEL": "ERROR", "GLOO_SOCKET_IFNAME": "lo", "PYTHONWARNINGS": "ignore"}
+
+
+def end(process: subprocess.Popen[str] | subprocess.Popen[bytes]) -> None:
+    """Waits for the end of a process that was told to end; kills one that does not."""
+    try:
+        process.wait(20)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 class Contender:
@@ -71,11 +81,7 @@ class Contender:
             with contextlib.suppress(OSError):
                 process.stdin.close()
         for process in self._processes:
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            end(process)
 
     def _answer(self, process: subprocess.Popen[str]) -> list[float]:
         assert process.stdout is not None
@@ -154,11 +160,7 @@ def ours_over(link: SlowLink, plan: Path, port: int) -> Iterator[Contender]:
         yield first
     finally:
         first.close()
-        try:
-            second.wait(20)
-        except subprocess.TimeoutExpired:
-            second.kill()
-            second.wait()
+        end(second)
 
 
 # --- measuring -------------------------------------------------------------------------------------------------------
@@ -212,17 +214,13 @@ def rate(microbatch: int, periods_s: np.ndarray) -> float:
     return float(microbatch / np.median(periods_s))
 
 
-def compile_plan(args: argparse.Namespace, folder: Path, *overrides: str) -> Path:
-    """Compiles through the command line; returns the plan's path."""
+def plan_of(args: argparse.Namespace, folder: Path, *overrides: str) -> Path:
+    """Compiles the model that was asked for; returns the plan's path."""
     schedule = ["schedule=manual", f"schedule.cuts=[{args.cut}]"] if args.cut else ["schedule=even"]
-    words = [f"model={args.model}", *schedule, "hosts.count=2", "hosts.members.local.threads=1",
-             f"output_dir={folder}", *overrides, *args.overrides]  # fmt: skip
-    print(f"edgecompile {' '.join(words[:-1] if folder.name in words[-1] else words)}", flush=True)
-    command = [sys.executable, "-m", "edgecompile.cli", *words]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(done.stderr)
-    return folder / "plan.yaml"
+    words = [f"model={args.model}", *schedule, "hosts.count=2", "hosts.members.local.threads=1", *overrides,
+             *args.overrides]  # fmt: skip
+    print(f"edgecompile {' '.join(words)}", flush=True)
+    return compile_plan(folder, *words)
 
 
 def verdict(met: bool) -> str:
@@ -234,7 +232,7 @@ def verdict(met: bool) -> str:
 
 def compare(args: argparse.Namespace, microbatch: int, folder: Path) -> None:
     """One microbatch size: edgelaunch, the bound, torch.distributed.pipelining, the unsplit model."""
-    path = compile_plan(args, folder / f"mb{microbatch}", f"microbatch={microbatch}")
+    path = plan_of(args, folder / f"mb{microbatch}", f"microbatch={microbatch}")
     plan = read_plan(path)
     print(f"\n{plan.model.name}, microbatch {microbatch}, {len(plan.hosts)} ranks, 1 thread each", flush=True)
     stage_s = report_of(args, path, plan)
@@ -266,12 +264,9 @@ def compare(args: argparse.Namespace, microbatch: int, folder: Path) -> None:
 def report_of(args: argparse.Namespace, path: Path, plan: Plan) -> list[float]:
     """Runs the command itself and prints its busy shares; returns each stage's seconds a microbatch."""
     items = args.microbatches * plan.model.microbatch
-    command = [sys.executable, "-m", "edgelaunch", str(path), "--local", "--items", str(items)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(done.stderr)
-    rows = re.findall(r"^\s+(\d+)\s+(\S+)\s+([\d.]+) .*?([\d.]+)%$", done.stdout, re.MULTILINE)
-    assert len(rows) == len(plan.stages), done.stdout
+    printed = run("edgelaunch", path, "--local", "--items", items)
+    rows = re.findall(r"^\s+(\d+)\s+(\S+)\s+([\d.]+) .*?([\d.]+)%$", printed, re.MULTILINE)
+    assert len(rows) == len(plan.stages), printed
     busiest = max(float(row[3]) for row in rows)
     print(f"  edgelaunch PLAN --local --items {items}: "
           + "; ".join(f"stage {row[0]} {row[2]} ms, busy {row[3]} %" for row in rows)
@@ -299,7 +294,7 @@ def compare_slow(args: argparse.Namespace, microbatch: int, folder: Path) -> Non
     count = max(4, -(-args.microbatches // args.pairs))
     with slow_link(args.slow) as link:
         for wire in ("fp32", "int8"):
-            path = compile_plan(args, folder / f"{wire}{microbatch}", f"microbatch={microbatch}", f"wire={wire}")
+            path = plan_of(args, folder / f"{wire}{microbatch}", f"microbatch={microbatch}", f"wire={wire}")
             plan = read_plan(path)
             num_bytes = sum(spec.num_bytes for spec in plan.stages[0].outputs)
             print(f"\n{plan.model.name}, microbatch {microbatch}, {wire} over {args.slow}: {num_bytes} bytes a "

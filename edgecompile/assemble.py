@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from edgecompile import plan as p
 from edgecompile.domain import Cluster
 from edgecompile.machines import limits_entry, network_entry, spare_hosts
+from edgecompile.memory import data_host_bytes
 from edgecompile.profile import Profile
 from edgecompile.quantities import parse_time
+from edgecompile.readiness import planning_notes
 from edgecompile.record import recorded
 from edgecompile.resolve import bottleneck_name
 from edgecompile.schedule import Schedule
@@ -77,11 +79,12 @@ def assemble_plan(
         outputs=_tensors(chain.boundaries[-1]),
         data=data,
         golden=golden,
-        stages=_stages(chain, schedule, shards, wires, ranks),
+        stages=_stages(conf, chain, schedule, shards, wires, ranks),
         scheduling=costs.scheduling,
         boundaries=costs.boundaries,
         shared_weights=costs.shared_weights,
         units=costs.units,
+        notes=planning_notes(cluster, ranks),
     )
 
 
@@ -106,7 +109,12 @@ def _tensors(boundary: Boundary, wire: WireFormat = FORMATS["fp32"]) -> tuple[p.
 
 
 def _stages(
-    chain: Chain, schedule: Schedule, shards: Sequence[Shard], wires: Sequence[WireFormat], ranks: Sequence[int]
+    conf: Conf,
+    chain: Chain,
+    schedule: Schedule,
+    shards: Sequence[Shard],
+    wires: Sequence[WireFormat],
+    ranks: Sequence[int],
 ) -> tuple[p.Stage, ...]:
     return tuple(
         p.Stage(
@@ -121,8 +129,16 @@ def _stages(
             inputs=_tensors(chain.boundaries[stage.first], wires[index]),
             outputs=_tensors(chain.boundaries[stage.last + 1], wires[index + 1]),
             predicted=p.StagePrediction(
-                compute_s=stage.compute_s, send_s=stage.send_s, memory_bytes=stage.memory_bytes
+                compute_s=stage.compute_s,
+                send_s=stage.send_s,
+                memory_bytes=stage.memory_bytes + (_ends_bytes(conf, chain, schedule) if stage.host == 0 else 0),
             ),
         )
         for index, (stage, shard) in enumerate(zip(schedule.stages, shards, strict=True))
     )
+
+
+def _ends_bytes(conf: Conf, chain: Chain, schedule: Schedule) -> int:
+    sizes = [sum(spec.num_bytes for spec in _tensors(chain.boundaries[end])) for end in (0, -1)]
+    first, last = (schedule.stages[end].host == 0 for end in (0, -1))
+    return data_host_bytes(conf.runtime, *sizes, first=first, last=last)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,10 +11,11 @@ from edgecompile.capture import Captured
 from edgecompile.domain import ModelSpec
 from edgecompile.equality import Equality
 from edgecompile.errors import UserError
-from edgecompile.plan import DataSpec, Golden, ImageSpec, TextSpec, file_sha256
+from edgecompile.plan import DataSpec, Golden, ImageSpec, TextSpec
 from edgecompile.reference import Reference
 from edgecompile.schema import DataConf
 from edgecompile.shards import Shard
+from edgecompile.store import store
 from edgecompile.weights import resource_path
 
 __all__ = ["data_spec", "write_golden"]
@@ -37,17 +37,9 @@ def write_golden(
         tensors[f"input.{name}"] = value.clone().contiguous()
     for name, value in zip(captured.output_names, equality.outputs, strict=True):
         tensors[f"output.{name}"] = value.clone().contiguous()
-    directory = folder / "golden"
-    directory.mkdir(parents=True, exist_ok=True)
-    temporary = directory / f".{os.getpid()}.tmp"
-    try:
-        save_file(tensors, temporary)
-        digest = file_sha256(temporary)
-        os.replace(temporary, directory / f"{digest}.safetensors")
-    finally:
-        temporary.unlink(missing_ok=True)
+    path, digest = store(folder / "golden", ".safetensors", lambda temporary: save_file(tensors, temporary))
     return Golden(
-        file=f"golden/{digest}.safetensors",
+        file=f"golden/{path.name}",
         sha256=digest,
         num_items=len(reference.inputs[0]),
         tolerance=dict(zip(captured.output_names, equality.tolerance, strict=True)),
@@ -143,13 +135,8 @@ def _tokenizer(conf: DataConf, weights: str | None, folder: Path) -> tuple[str |
         Tokenizer.from_str(content.decode("utf-8"))
     except Exception as error:  # the tokenizers library raises bare Exception
         raise UserError(f"data.tokenizer: {source}: not a readable tokenizer.json ({error})") from None
-    digest = file_sha256(source)
-    directory = folder / "tokenizer"
-    directory.mkdir(parents=True, exist_ok=True)
-    temporary = directory / f".{os.getpid()}.tmp"
-    temporary.write_bytes(content)
-    os.replace(temporary, directory / f"{digest}.json")
-    return f"tokenizer/{digest}.json", digest
+    path, digest = store(folder / "tokenizer", ".json", lambda temporary: temporary.write_bytes(content))
+    return f"tokenizer/{path.name}", digest
 
 
 def _labels(labels: object) -> tuple[str, ...]:

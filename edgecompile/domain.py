@@ -56,6 +56,8 @@ class Device:
     launch_s: float
     network_bytes_per_s: float
     threads: int
+    python: tuple[int, ...] | None = None
+    """The newest Python that its vendor's system ships; None: unknown."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,7 +217,16 @@ def _device(name: str, conf: DeviceConf) -> Device:
         launch_s=parse_time(conf.launch_overhead, f"{key}.launch_overhead"),
         network_bytes_per_s=parse_rate(conf.network, f"{key}.network"),
         threads=conf.threads,
+        python=_python(conf.python, f"{key}.python"),
     )
+
+
+def _python(text: str, key: str) -> tuple[int, ...] | None:
+    if not text:
+        return None
+    if not all(part.isdecimal() for part in text.split(".")):
+        raise UserError(f'{key}: {text!r} does not do: it must be a version such as "3.11", or "" for unknown')
+    return tuple(int(part) for part in text.split("."))
 
 
 def _hosts(name: str, conf: HostConf, devices: Mapping[str, Device]) -> list[ClusterHost]:

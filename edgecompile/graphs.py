@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ __all__ = [
     "attribute",
     "called_module",
     "constant_nodes",
+    "drop_each",
     "erase_dead",
     "facts_of",
     "is_view",
@@ -177,6 +178,18 @@ def erase_dead(graph: fx.Graph) -> None:
     for node in reversed(list(graph.nodes)):
         if not node.users and node.op not in ("placeholder", "output"):
             graph.erase_node(node)
+
+
+def drop_each(graph: fx.Graph, stands_for: Callable[[fx.Node], object]) -> int:
+    """Replaces every node for which `stands_for` gives another node by that one; returns how many were dropped."""
+    dropped = 0
+    for node in list(graph.nodes):
+        other = stands_for(node)
+        if isinstance(other, fx.Node):
+            node.replace_all_uses_with(other)
+            graph.erase_node(node)
+            dropped += 1
+    return dropped
 
 
 def rebuild(graph_module: fx.GraphModule) -> fx.GraphModule:

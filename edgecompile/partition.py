@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -11,11 +13,13 @@ from edgecompile.blocks import cut_positions, cuts_of_ranges, pipeedge_cuts, uni
 from edgecompile.domain import Cluster
 from edgecompile.errors import UserError, choices
 from edgecompile.machines import limits_entry, network_entry
+from edgecompile.memory import data_host_bytes, heap_bytes
 from edgecompile.profile import Profile
 from edgecompile.quantities import parse_time
 from edgecompile.resolve import links_of
 from edgecompile.schedule import (
     Assignment,
+    Infeasible,
     Kind,
     Objective,
     Pin,
@@ -33,41 +37,33 @@ from edgecompile.wire import FORMATS, WireFormat, cut_formats, decode_s, encode_
 __all__ = ["build_problem", "partition"]
 
 
-# What the scheduler calls the limits, and what the user wrote.
+# What the scheduler calls its fields, and what the user wrote. `together` is a plain word too: only as a field.
 _KEYS = {
     "period_limit_s": "the period that schedule.constraints.min_throughput asks for",
     "latency_limit_s": "schedule.constraints.max_latency",
     "max_hosts": "schedule.constraints.max_hosts",
+    "excluded_hosts": "schedule.constraints.exclude",
+    "host_order": "schedule.constraints.host_order",
+    "pins": "schedule.constraints.pin",
+    "together": "schedule.constraints.together",
     "state_budget": "schedule.state_budget",
 }
+_FIELD = re.compile(rf"\b(?:{'|'.join(key for key in _KEYS if key != 'together')}|together(?= =|\[))")
 
 
 def partition(chain: Chain, profile: Profile, cluster: Cluster, conf: Conf) -> Schedule:
-    """Which host runs which units.
-
-    Raises:
-        UserError: as `_partition` does, in the config's own words.
-    """
-    try:
-        return _partition(chain, profile, cluster, conf)
-    except ValueError as error:  # the scheduler names its own fields, all of which come from the config
-        text = str(error)
-        for field, key in _KEYS.items():
-            text = text.replace(field, key)
-        raise UserError(text) from error
-
-
-def _partition(chain: Chain, profile: Profile, cluster: Cluster, conf: Conf) -> Schedule:
-    """Chooses or takes the stages, and costs them.
+    """Which host runs which units: chooses or takes the stages, and costs them.
 
     Raises:
         Infeasible: no assignment fits the hosts' memory or the constraints.
-        UserError: a manual partition that does not cover the model, or names that nothing goes by.
+        UserError: a manual partition that does not cover the model, names that nothing goes by, or a figure that the
+            scheduler does not take.
     """
     method = conf.schedule.method
     problem = build_problem(chain, profile, cluster, conf)
     if method is ScheduleMethod.exact:
-        return solve(problem)
+        with _users_words():
+            return solve(problem)
     if method is ScheduleMethod.single:
         starts = [0]
     elif method is ScheduleMethod.even:
@@ -84,21 +80,47 @@ def _partition(chain: Chain, profile: Profile, cluster: Cluster, conf: Conf) -> 
     for start in starts[1:]:
         if not chain.boundaries[start].cuttable:
             raise UserError(f"schedule: no cut is possible before unit {start} ({chain.units[start].op})")
-    problem = build_problem(chain, profile, cluster, conf, starts)
     triples = zip(starts, ends, hosts, strict=False)
     assignments = tuple(Assignment(first=start, last=end - 1, host=host) for start, end, host in triples)
-    return _compared(evaluate(problem, assignments), problem, method.value)
+    with_formats = build_problem(chain, profile, cluster, conf, starts)
+    with _users_words():
+        return _compared(evaluate(with_formats, assignments), _unbound(problem, chain), conf)
 
 
-def _compared(schedule: Schedule, problem: Problem, method: str) -> Schedule:
-    """A given schedule with the best period that these hosts allow as its lower bound."""
-    free = replace(problem, objective=Objective.PERIOD, latency_limit_s=None, period_limit_s=None, pins=(),
-                   excluded_hosts=(), host_order=None, max_hosts=None)  # fmt: skip
-    bound_s = min(solve(free).certificate.lower_bound_s, schedule.period_s)
-    certificate = replace(
-        schedule.certificate, method=method, lower_bound_s=bound_s, gap=1 - bound_s / schedule.period_s
-    )
-    return replace(schedule, certificate=certificate)
+@contextmanager
+def _users_words() -> Iterator[None]:
+    """Around the scheduler: what it refuses comes from the config, so it is the user's error, in the user's words."""
+    try:
+        yield
+    except ValueError as error:
+        text = _FIELD.sub(lambda match: _KEYS[match[0]], str(error))
+        kind = Infeasible if isinstance(error, Infeasible) else UserError
+        raise kind(text) from error
+
+
+def _compared(given: Schedule, unbound: Problem, conf: Conf) -> Schedule:
+    """A given schedule with the best period that these hosts and formats allow as its lower bound.
+
+    `unbound` is the problem of any stages on any hosts. Where several formats may be at a boundary, each at its best,
+    or where the search is over its budget, the bound is no plan's period: the certificate's method then is `given`, as
+    it is where no bound but the scheduler's own was found.
+    """
+    certificate = given.certificate
+    try:
+        best = solve(unbound).certificate
+    except Infeasible:  # nothing was found within the budget: the given stages themselves do fit
+        return given
+    bound_s = min(max(best.lower_bound_s, certificate.lower_bound_s), given.period_s)
+    attained = best.gap == 0 and len(set(conf.wire.per_cut)) <= 1
+    method = conf.schedule.method.value if attained else certificate.method
+    certificate = replace(certificate, method=method, lower_bound_s=bound_s, gap=1 - bound_s / given.period_s)
+    return replace(given, certificate=certificate)
+
+
+def _unbound(problem: Problem, chain: Chain) -> Problem:
+    """Without the user's constraints, which given stages need not keep."""
+    return replace(problem, objective=Objective.PERIOD, latency_limit_s=None, period_limit_s=None, pins=(),
+                   together=tuple(_uncuttable(chain)), excluded_hosts=(), host_order=None, max_hosts=None)  # fmt: skip
 
 
 def build_problem(
@@ -107,14 +129,15 @@ def build_problem(
     """The scheduler's view: seconds, bytes and limits, and nothing of graphs.
 
     Args:
-        starts: where stages begin, if that is given; each cut then has its own wire format.
+        starts: where stages begin, if that is given; each cut then has its own wire format. Without them every
+            boundary has the format of all cuts. Where wire.per_cut names several, it has the least bytes and the
+            least seconds of any of them, each by itself: no choice of cuts and of formats among these costs less.
 
     Raises:
         UserError: a constraint names an unknown unit, module, host or kind.
     """
-    wires = _wires(chain, conf, starts)
-    sizes = tuple(wire_bytes(boundary, wire) for boundary, wire in zip(chain.boundaries, wires, strict=True))
-    pairs = list(zip(chain.boundaries, wires, strict=True))
+    pairs = list(zip(chain.boundaries, _wires(chain, conf, starts), strict=True))
+    sizes = tuple(min(wire_bytes(boundary, wire) for wire in wires) for boundary, wires in pairs)
     own, shared = _weights(chain)
     constraints = conf.schedule.constraints
     host_names = [host.name for host in cluster.hosts]
@@ -127,18 +150,18 @@ def build_problem(
             Kind(
                 name=device.name,
                 unit_s=profile.unit_s[device.name],
-                encode_s=tuple(encode_s(boundary, wire, device) for boundary, wire in pairs),
-                decode_s=tuple(decode_s(boundary, wire, device) for boundary, wire in pairs),
+                encode_s=tuple(min(encode_s(boundary, wire, device) for wire in wires) for boundary, wires in pairs),
+                decode_s=tuple(min(decode_s(boundary, wire, device) for wire in wires) for boundary, wires in pairs),
                 runtime_bytes=device.runtime_bytes,
             )
             for device in cluster.devices
         ),
-        hosts=_hosts(cluster),
+        hosts=_hosts(cluster, data_host_bytes(conf.runtime, sizes[0], sizes[-1], first=False, last=False)),
         links=links_of(network_entry(cluster), [(host.name, limits_entry(host)) for host in cluster.hosts]),
         cut_bytes=sizes,
         weight_bytes=own,
         shared_weights=shared,
-        activation_bytes=tuple(unit.activation_bytes for unit in chain.units),
+        activation_bytes=tuple(heap_bytes(unit.activation_bytes) for unit in chain.units),
         entry_bytes=tuple(conf.runtime.num_buffers_in * size for size in sizes),
         exit_bytes=tuple(conf.runtime.num_buffers_out * size for size in sizes),
         data_host=0,
@@ -156,28 +179,29 @@ def build_problem(
     )
 
 
-def _hosts(cluster: Cluster) -> tuple[SchedHost, ...]:
+def _hosts(cluster: Cluster, ends_bytes: int) -> tuple[SchedHost, ...]:
+    """The hosts; the first one, the data host, has the pipeline's two ends beside the stage that it may run."""
     kinds = [device.name for device in cluster.devices]
     return tuple(
         SchedHost(
             name=host.name,
             kind=kinds.index(host.device),
-            memory_bytes=host.memory_bytes,
+            memory_bytes=host.memory_bytes if index else max(0, host.memory_bytes - ends_bytes),
             bandwidth_bytes_per_s=host.bandwidth_bytes_per_s,
         )
-        for host in cluster.hosts
+        for index, host in enumerate(cluster.hosts)
     )
 
 
-def _wires(chain: Chain, conf: Conf, starts: Sequence[int] | None) -> list[WireFormat]:
-    """The format of each boundary. Inputs and results travel as they are."""
-    raw = FORMATS["fp32"]
+def _wires(chain: Chain, conf: Conf, starts: Sequence[int] | None) -> list[list[WireFormat]]:
+    """The formats that may be at each boundary. Inputs and results travel as they are."""
+    raw = [FORMATS["fp32"]]
     inner = len(chain.boundaries) - 2
     if starts is None:
-        return [raw, *cut_formats(conf, None)[:1] * inner, raw]
+        return [raw, *[cut_formats(conf, None)] * inner, raw]
     wires = [raw, *[raw] * inner, raw]
     for start, wire in zip(starts[1:], cut_formats(conf, len(starts) - 1), strict=True):
-        wires[start] = wire
+        wires[start] = [wire]
     return wires
 
 

@@ -5,8 +5,6 @@ All times are seconds, sizes bytes, rates bytes a second. Paths are relative to 
 
 from __future__ import annotations
 
-import hashlib
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -19,6 +17,7 @@ from edgecompile.errors import UserError
 from edgecompile.plan_cluster import Device, Host, Limits, Link, Network, Pair, SpareHost
 from edgecompile.plan_costs import BoundaryEntry, Pinned, Scheduling, SharedEntry, UnitEntry
 from edgecompile.plan_rules import DTYPE_BYTES, check_plan
+from edgecompile.store import file_sha256, replacing
 
 __all__ = [
     "DTYPE_BYTES",
@@ -271,13 +270,8 @@ def read_plan(path: str | Path) -> Plan:
 def write_plan(plan: Plan, path: Path) -> None:
     """Writes to a temporary file beside `path`, then renames: a crash leaves the old plan or the new one."""
     check_plan(plan, str(path))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with replacing(path) as temporary:
         temporary.write_text(plan_text(plan), encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def plan_text(plan: Plan) -> str:
@@ -306,12 +300,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
     return value
-
-
-def file_sha256(path: str | Path) -> str:
-    """Hex digest of a file's bytes, read in pieces."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while piece := file.read(1 << 20):
-            digest.update(piece)
-    return digest.hexdigest()

@@ -45,7 +45,7 @@ def recorded(conf: Conf, chain: Chain, profile: Profile, cluster: Cluster) -> Re
             cuttable=chain.boundaries[unit.index].cuttable,
             flops=unit.flops,
             weight_bytes=problem.weight_bytes[unit.index],
-            activation_bytes=problem.activation_bytes[unit.index],
+            activation_bytes=unit.activation_bytes,
             time_s={kind.name: kind.unit_s[unit.index] for kind in problem.kinds},
         )
         for unit in chain.units

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from edgecompile.errors import UserError
+from edgecompile.memory import data_host_bytes, heap_bytes
 from edgecompile.plan import Limits, Network, Plan
 from edgecompile.schedule import (
     Assignment,
@@ -22,7 +23,7 @@ from edgecompile.schedule import (
     solve,
 )
 
-__all__ = ["as_planned", "assignments_of", "bottleneck_name", "links_of", "planned_again", "problem_of"]
+__all__ = ["as_planned", "assignments_of", "bottleneck_name", "ends_bytes", "links_of", "planned_again", "problem_of"]
 
 RAW = "fp32"
 
@@ -56,12 +57,12 @@ def problem_of(plan: Plan, wire: str | None = None) -> Problem:
     order = asked.host_order
     return Problem(
         kinds=kinds,
-        hosts=_hosts(plan),
+        hosts=_hosts(plan, data_host_bytes(plan.runtime, sizes[0], sizes[-1], first=False, last=False)),
         links=links_of(plan.network, [(host.name, host.limits) for host in plan.all_hosts]),
         cut_bytes=sizes,
         weight_bytes=tuple(unit.weight_bytes for unit in plan.units),
         shared_weights=tuple(SharedWeight(units=item.units, num_bytes=item.num_bytes) for item in plan.shared_weights),
-        activation_bytes=tuple(unit.activation_bytes for unit in plan.units),
+        activation_bytes=tuple(heap_bytes(unit.activation_bytes) for unit in plan.units),
         entry_bytes=tuple(plan.runtime.num_buffers_in * size for size in sizes),
         exit_bytes=tuple(plan.runtime.num_buffers_out * size for size in sizes),
         data_host=0,
@@ -96,16 +97,16 @@ def _formats(plan: Plan, wire: str | None) -> list[str]:
     return formats
 
 
-def _hosts(plan: Plan) -> tuple[SchedHost, ...]:
+def _hosts(plan: Plan, ends_bytes: int) -> tuple[SchedHost, ...]:
     kinds = [device.name for device in plan.devices]
     return tuple(
         SchedHost(
             name=host.name,
             kind=kinds.index(host.device),
-            memory_bytes=host.limits.memory_bytes,
+            memory_bytes=host.limits.memory_bytes if index else max(0, host.limits.memory_bytes - ends_bytes),
             bandwidth_bytes_per_s=host.limits.bandwidth_bytes_per_s,
         )
-        for host in plan.all_hosts
+        for index, host in enumerate(plan.all_hosts)
     )
 
 
@@ -157,6 +158,13 @@ def as_planned(plan: Plan) -> tuple[Problem, Schedule]:
     """
     problem = problem_of(plan)
     return problem, evaluate(problem, assignments_of(plan))
+
+
+def ends_bytes(plan: Plan, schedule: Schedule) -> int:
+    """What the pipeline's two ends take on the data host, beside a stage that it runs in `schedule`."""
+    sizes = [sum(spec.num_bytes for spec in specs) for specs in (plan.inputs, plan.outputs)]
+    first, last = (schedule.stages[end].host == 0 for end in (0, -1))
+    return data_host_bytes(plan.runtime, *sizes, first=first, last=last)
 
 
 def bottleneck_name(schedule: Schedule, names: Sequence[str]) -> str:

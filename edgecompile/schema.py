@@ -54,7 +54,7 @@ class DeviceConf:
     execution: str = "cpu"
     dtype: str = "float32"
     peak: dict[str, Any] = field(default_factory=dict)
-    """Floating-point operations a second for each dtype."""
+    """Operations a second for each dtype; `dtype` names the one that counts."""
     efficiency: float = 0.7
     """The share of the peak that matrix products reach."""
     memory_bandwidth: Any = "10GB/s"
@@ -69,7 +69,7 @@ class DeviceConf:
     threads: int = 0
     """Intra-op threads; 0: as many as the machine has cores."""
     python: str = ""
-    """The newest Python its vendor's system ships; empty: unknown."""
+    """The newest Python its vendor's system ships; empty: unknown. Below 3.10 a board can only be planned for."""
     source: str = ""
 
 
@@ -153,9 +153,9 @@ class WireConf:
     per_cut: list[str] = field(default_factory=list)
     """A format for each cut, in order, where the cuts are given (schedule=manual, even); empty: `format` for all."""
     scale: str = "channel"
-    """Integer formats: an offset and a step for each item, or for each channel of an item."""
+    """Integer formats: an offset and a step for each item, or for each channel of an item whose codes outweigh them."""
     clipping: bool = True
-    """Integer formats of 6 bits and fewer: clip outliers where that lowers the expected error."""
+    """Integer formats of 6 bits and fewer: clip an item's outliers where that lowers the error; fit int2's levels."""
 
 
 @dataclass

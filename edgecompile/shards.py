@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,13 +15,12 @@ from torch import fx, nn
 from edgecompile.errors import UserError, choices
 from edgecompile.graphs import erase_dead
 from edgecompile.passes.wire import insert_decoding, insert_encoding
-from edgecompile.plan import file_sha256
 from edgecompile.schema import Conf
+from edgecompile.store import store, temporary_in
 from edgecompile.units import Chain
 from edgecompile.wire import FORMATS, WireFormat, wire_tensors
 
-__all__ = ["Shard", "stage_module", "write_reference", "write_shard"]
-
+__all__ = ["RAW", "Shard", "artifact_formats", "stage_module", "write_reference", "write_shard"]
 
 RAW = FORMATS["fp32"]
 ARTIFACTS = ("torchscript", "pt2")
@@ -105,35 +103,22 @@ def write_reference(flat: nn.Module, examples: Sequence[torch.Tensor], folder: P
 
 
 def _save_exported(program: torch.export.ExportedProgram, folder: Path) -> Shard:
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f".{os.getpid()}.tmp.pt2"
     for node in program.graph.nodes:  # paths of the machine that traced it
         for key in ("stack_trace", "source_fn_stack", "from_node"):
             node.meta.pop(key, None)
-    try:
-        with open(temporary, "wb") as file:  # by path, torch would write the file's own name into the archive
+
+    def write(path: Path) -> None:
+        with open(path, "wb") as file:  # by path, torch would write the file's own name into the archive
             torch.export.save(program, cast(io.BytesIO, file))
-        digest = file_sha256(temporary)
-        path = folder / f"{digest}.pt2"
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+
+    path, digest = store(folder, ".pt2", write)
     return Shard(path=path, sha256=digest, artifact="pt2")
 
 
 def _save(frozen: Any, folder: Path) -> Shard:
-    folder.mkdir(parents=True, exist_ok=True)
-    raw = folder / f".{os.getpid()}.raw.tmp"
-    clean = folder / f".{os.getpid()}.tmp"
-    try:
+    with temporary_in(folder, "raw") as raw:
         torch.jit.save(frozen, str(raw))
-        _rewrite(raw, clean)
-        digest = file_sha256(clean)
-        path = folder / f"{digest}.pt"
-        os.replace(clean, path)
-    finally:
-        raw.unlink(missing_ok=True)
-        clean.unlink(missing_ok=True)
+        path, digest = store(folder, ".pt", lambda clean: _rewrite(raw, clean))
     return Shard(path=path, sha256=digest)
 
 
@@ -173,5 +158,3 @@ def _rewrite(source: Path, destination: Path) -> None:
             record = reader.get_record(name)
             writer.write_record(name, record, len(record))
         writer.write_end_of_file()
-        file.flush()
-        os.fsync(file.fileno())

@@ -8,13 +8,18 @@ import sys
 import uuid
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf.errors import OmegaConfBaseException
 from rich.table import Table
+from rich.text import Text
 
 from edgecompile.console import error_line, table_console
 from edgecompile.errors import UserError
+from edgecompile.store import replacing
+
+if TYPE_CHECKING:
+    from edgecompile.plan import Plan, Stage
 
 __all__ = ["SweepTable", "finish", "forget", "run_job", "running"]
 
@@ -72,7 +77,6 @@ def run_job(config: Any, compile_one: Callable[[Any], float]) -> float:
     except (UserError, OmegaConfBaseException) as error:
         print(error_line("edgecompile", error), file=sys.stderr)
         result["error"] = " ".join(str(error).split())
-    folder.mkdir(parents=True, exist_ok=True)
     _write_json(folder / "result.json", result)
     return throughput
 
@@ -93,7 +97,15 @@ def finish() -> int:
     rows = [_row(result) for result in results]
     _write_json(folder / "manifest.json", {"jobs": [{**row, "plan": _relative(row["plan"], folder)} for row in rows]})
     print_table(rows)
-    return 0 if any(row["error"] is None for row in rows) else 2
+    plot = folder / "sweep.svg"
+    plot.unlink(missing_ok=True)  # an earlier sweep's
+    if not any(row["error"] is None for row in rows):
+        return 2
+    from edgecompile.sweep_plot import write_plot
+
+    write_plot(rows, plot)
+    print(f"plot: {plot}")
+    return 0
 
 
 def _relative(path: str, folder: Path) -> str:
@@ -109,29 +121,38 @@ def _row(result: dict[str, Any]) -> dict[str, Any]:
         row["throughput_items_per_s"] = plan.predicted.throughput_items_per_s
         row["latency_s"] = plan.predicted.latency_s
         row["hosts"] = len(plan.stages)
-        row["free_memory_bytes"] = min(
-            plan.hosts[stage.rank].limits.memory_bytes - stage.predicted.memory_bytes for stage in plan.stages
-        )
+        row["memory_headroom"] = min(_headroom(plan, stage) for stage in plan.stages)
     return row
 
 
-def print_table(rows: list[dict[str, Any]]) -> None:
-    """One line a point, in the order of the sweep; the best throughput is named below."""
-    from edgecompile.quantities import format_bytes, format_time
+def _headroom(plan: Plan, stage: Stage) -> float:
+    """The share of its host's memory that a stage leaves free."""
+    limit = plan.hosts[stage.rank].limits.memory_bytes
+    return (limit - stage.predicted.memory_bytes) / limit
 
-    table = Table(title="sweep", title_justify="left")
-    for name in ("job", "overrides", "throughput", "latency", "hosts", "least free memory"):
-        table.add_column(name, justify="left" if name == "overrides" else "right")
+
+def print_table(rows: list[dict[str, Any]]) -> None:
+    """One line a point, in the order of the sweep, with the overrides that differ; the best one is named below."""
+    from edgecompile.quantities import format_time
+    from edgecompile.sweep_plot import common_overrides
+
+    shared = common_overrides(rows)
+    title = Text(" ".join(["sweep", *(["of", *shared] if shared else [])]))
+    table = Table(title=title, title_justify="left")
+    for name in ("job", "overrides", "throughput", "latency", "memory head-room", "hosts used"):
+        left = name == "overrides"
+        table.add_column(name, justify="left" if left else "right", overflow="fold", no_wrap=not left)
     done = [row for row in rows if row["error"] is None]
     best = max(done, key=lambda row: row["throughput_items_per_s"], default=None)
     for row in rows:
-        cells = [str(row["job"]), " ".join(row["overrides"])]
+        cells: list[str | Text] = [str(row["job"])]
+        cells.append(Text(" ".join(word for word in row["overrides"] if word not in shared)))  # brackets are no markup
         if row["error"] is None:
             cells += [
                 f"{row['throughput_items_per_s']:.3g} items/s",
                 format_time(row["latency_s"]),
+                f"{row['memory_headroom']:.0%}",
                 str(row["hosts"]),
-                format_bytes(row["free_memory_bytes"]),
             ]
         else:
             cells += ["no plan", "", "", ""]
@@ -140,16 +161,16 @@ def print_table(rows: list[dict[str, Any]]) -> None:
     console.print(table)
     for row in rows:
         if row["error"] is not None:
-            console.print(f"job {row['job']}: {row['error']}", soft_wrap=True)
+            console.print(f"job {row['job']}: {row['error']}", soft_wrap=True, markup=False)
     if best is not None:
         chosen = " ".join(best["overrides"])
         console.print(
             f"best: job {best['job']} ({chosen}), {best['throughput_items_per_s']:.3g} items/s: {best['plan']}",
             soft_wrap=True,
+            markup=False,
         )
 
 
 def _write_json(path: Path, value: Any) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(value, indent=1) + "\n")
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=1) + "\n")

@@ -1,15 +1,18 @@
 """Wire formats: what a boundary's tensors look like while they travel, how many bytes that is, and what it costs.
 
 Floats of 32 bits are encoded; all other tensors pass unchanged. Integer formats store codes of `bits` bits with an
-offset and a step for each item, or for each item and channel (the last dimension). Where few bits are left, outliers
-are clipped where that lowers the expected error: the analytic optimum for a Laplace distribution (Banner, Nahshan,
-Soudry, "Post training 4-bit quantization of convolutional networks for rapid-deployment", NeurIPS 2019).
+offset and a step for each item, or for each item and channel (the last dimension) where its codes outweigh these.
+Where few bits are left, `clipping` spends them better than between the least and the largest value: an item's outliers
+are clipped where that lowers the error, at the analytic optimum for a Laplace distribution (Banner, Nahshan, Soudry,
+"Post training 4-bit quantization of convolutional networks for rapid-deployment", NeurIPS 2019). A channel's are not:
+there they are whole tokens, such as the class token or the words among padding, and these are what counts. With two
+bits its levels are fitted to its values instead (passes/wire.py).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from edgecompile.domain import Device
@@ -31,6 +34,10 @@ __all__ = [
 ]
 
 
+_SCALE_BITS = 64
+"""An offset and a step."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class WireFormat:
     name: str
@@ -38,10 +45,7 @@ class WireFormat:
     by_channel: bool = False
     """Integer formats: one offset and step for each channel of an item, not for the whole item."""
     clipping: bool = True
-    """Integer formats: whether to clip outliers at the analytic optimum."""
-    encode_bytes: float
-    """Memory traffic of encoding, bytes for each element."""
-    decode_bytes: float
+    """Integer formats: whether to spend few bits better than between the least and the largest value."""
 
     @property
     def lossless(self) -> bool:
@@ -51,23 +55,61 @@ class WireFormat:
     def is_integer(self) -> bool:
         return self.name.startswith("int")
 
+    def num_groups(self, shape: Sequence[int]) -> int:
+        """How many offsets and steps an item of a tensor of this shape (with its batch dimension) has.
 
-# Traffic counted from the operators that passes/wire.py emits.
+        One for each channel only where its codes are at least as many bytes: with fewer values, more bits for the
+        whole item would travel sooner and lose less.
+        """
+        worth_it = math.prod(shape[1:-1]) * self.bits >= _SCALE_BITS
+        return shape[-1] if self.by_channel and worth_it else 1
+
+    def clips(self, num_groups: int) -> bool:
+        """Whether outliers may be clipped: at 8 bits the optimum lies so far out that it only hurts them."""
+        return self.clipping and self.bits < 8 and num_groups == 1
+
+    def fits(self, num_groups: int) -> bool:
+        """Whether the levels of each channel are fitted to its values."""
+        return self.clipping and self.bits == 2 and num_groups > 1
+
+
 FORMATS: Mapping[str, WireFormat] = {
-    item.name: item
-    for item in (
-        WireFormat(name="fp32", bits=32, encode_bytes=0, decode_bytes=0),
-        WireFormat(name="fp16", bits=16, encode_bytes=14, decode_bytes=6),
-        WireFormat(name="bf16", bits=16, encode_bytes=6, decode_bytes=6),
-        WireFormat(name="int8", bits=8, encode_bytes=42, decode_bytes=13),
-        WireFormat(name="int6", bits=6, encode_bytes=52, decode_bytes=20),
-        WireFormat(name="int4", bits=4, encode_bytes=46, decode_bytes=17),
-        WireFormat(name="int2", bits=2, encode_bytes=48, decode_bytes=19),
-    )
+    name: WireFormat(name=name, bits=bits)
+    for name, bits in (("fp32", 32), ("fp16", 16), ("bf16", 16), ("int8", 8), ("int6", 6), ("int4", 4), ("int2", 2))
 }
 
-_NUM_OPERATORS_ENCODE = 10
-_NUM_OPERATORS_DECODE = 4
+
+@dataclass(frozen=True, kw_only=True)
+class _Cost:
+    """Memory traffic in bytes for each element, and how many operators: counted from what passes/wire.py emits."""
+
+    bytes_each: float
+    num_operators: int
+
+    def __add__(self, other: _Cost) -> _Cost:
+        return _Cost(
+            bytes_each=self.bytes_each + other.bytes_each, num_operators=self.num_operators + other.num_operators
+        )
+
+
+_ENCODE = {
+    "fp16": _Cost(bytes_each=14, num_operators=2),
+    "bf16": _Cost(bytes_each=6, num_operators=1),
+    "int8": _Cost(bytes_each=37, num_operators=11),
+    "int6": _Cost(bytes_each=44, num_operators=22),
+    "int4": _Cost(bytes_each=39.5, num_operators=13),
+    "int2": _Cost(bytes_each=41, num_operators=17),
+}
+_CLIP = _Cost(bytes_each=60, num_operators=26)
+_FIT = _Cost(bytes_each=209, num_operators=65)
+_DECODE = {
+    "fp16": _Cost(bytes_each=6, num_operators=1),
+    "bf16": _Cost(bytes_each=6, num_operators=1),
+    "int8": _Cost(bytes_each=21, num_operators=3),
+    "int6": _Cost(bytes_each=28.5, num_operators=14),
+    "int4": _Cost(bytes_each=25, num_operators=6),
+    "int2": _Cost(bytes_each=26, num_operators=10),
+}
 
 
 def wire_format(name: str, key: str, scale: str = "item", clipping: bool = True) -> WireFormat:
@@ -107,7 +149,7 @@ def wire_tensors(tensor: BoundaryTensor, wire: WireFormat) -> tuple[TensorSpec, 
         dtype = {"fp16": "float16", "bf16": "bfloat16"}[wire.name]
         return (TensorSpec(name=tensor.name, shape=tensor.shape, dtype=dtype, wire=wire.name),)
     items, num_codes = tensor.shape[0], math.prod(tensor.shape[1:])
-    groups = tensor.shape[-1] if wire.by_channel and len(tensor.shape) > 1 else 1
+    groups = wire.num_groups(tensor.shape)
     code_bytes = packed_bytes(num_codes, wire.bits)
     return (
         TensorSpec(name=f"{tensor.name}.codes", shape=(items, code_bytes), dtype="uint8", wire=wire.name),
@@ -131,15 +173,25 @@ def wire_bytes(boundary: Boundary, wire: WireFormat) -> int:
 
 def encode_s(boundary: Boundary, wire: WireFormat, device: Device) -> float:
     """Seconds that the sending stage takes to encode this boundary."""
-    return _seconds(boundary, wire, device, wire.encode_bytes, _NUM_OPERATORS_ENCODE)
+    return sum(_seconds(tensor, _encode_cost(tensor, wire), device) for tensor in _encoded(boundary, wire))
 
 
 def decode_s(boundary: Boundary, wire: WireFormat, device: Device) -> float:
     """Seconds that the receiving stage takes to decode this boundary."""
-    return _seconds(boundary, wire, device, wire.decode_bytes, _NUM_OPERATORS_DECODE)
+    return sum(_seconds(tensor, _DECODE[wire.name], device) for tensor in _encoded(boundary, wire))
 
 
-def _seconds(boundary: Boundary, wire: WireFormat, device: Device, bytes_each: float, num_operators: int) -> float:
-    encoded = [tensor for tensor in boundary.tensors if is_encoded(tensor, wire)]
-    elements = sum(math.prod(tensor.shape) for tensor in encoded)
-    return elements * bytes_each / device.memory_bytes_per_s + len(encoded) * num_operators * device.launch_s
+def _encoded(boundary: Boundary, wire: WireFormat) -> list[BoundaryTensor]:
+    return [tensor for tensor in boundary.tensors if is_encoded(tensor, wire)]
+
+
+def _encode_cost(tensor: BoundaryTensor, wire: WireFormat) -> _Cost:
+    cost, groups = _ENCODE[wire.name], wire.num_groups(tensor.shape)
+    if wire.is_integer and wire.clips(groups):
+        return cost + _CLIP
+    return cost + _FIT if wire.is_integer and wire.fits(groups) else cost
+
+
+def _seconds(tensor: BoundaryTensor, cost: _Cost, device: Device) -> float:
+    traffic_s = math.prod(tensor.shape) * cost.bytes_each / device.memory_bytes_per_s
+    return traffic_s + cost.num_operators * device.launch_s

@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 
 from edgecompile.plan import Plan, UserError, file_sha256, read_plan
+from edgelaunch.allocator import use_one_arena
 from edgelaunch.failures import Failure, RankFailedError, rank_name
 from edgelaunch.identity import Endpoint, choose_rank, find_endpoint
 from edgelaunch.inputs import fit
 from edgelaunch.items import FLUSH, Entry, Flush, Item, Source
-from edgelaunch.local import Children, listen_on_loopback, local_threads
+from edgelaunch.local import Children, OnLoopback, listen_on_loopback, local_threads
 from edgelaunch.outputs import as_numpy
 from edgelaunch.shards import check_shard
 
@@ -197,6 +198,7 @@ class Pipeline:
             log=lambda text: None,
         )  # fmt: skip
         source = Source(items=self._items(), num_items=None, what="an application's items")
+        use_one_arena()
         self._rank = Rank(options, source, _Results(self))
         self._rank.start()
         threading.Thread(target=self._supervise, name="supervise", daemon=True).start()
@@ -210,7 +212,7 @@ class Pipeline:
     def _start_children(self) -> Endpoint:
         listener = listen_on_loopback()
         port = listener.getsockname()[1]
-        self._children = Children(self._plan, self._path, port)
+        self._children = Children(self._plan, self._path, OnLoopback(self._plan, port))
         for rank in range(1, len(self._plan.hosts)):
             self._children.start(rank, ["--quiet"])
         return Endpoint(address="127.0.0.1", port=port, listen_fd=listener.detach())

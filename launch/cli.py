@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 from edgecompile.plan import Host, Plan, UserError, file_sha256, read_plan
 from edgelaunch import __version__
+from edgelaunch.allocator import restart_with_heap_environment
 from edgelaunch.failures import Failure, exit_code, rank_name
 from edgelaunch.items import DEFAULT_ITEMS, STDIN, WHEN_FULL
 
@@ -35,12 +36,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
             signal.signal(number, _interrupt)
     try:
-        arguments = _parser().parse_args(argv)
+        words = sys.argv[1:] if argv is None else list(argv)
+        if words[:1] == ["links"]:
+            return _measure_links(words[1:])
+        arguments = _parser().parse_args(words)
+        if argv is None and not arguments.local:
+            restart_with_heap_environment()
         plan_path = Path(arguments.plan)
         plan = read_plan(plan_path)
         _check_arguments(arguments, plan)
-        if arguments.local:
-            return _run_local(arguments, plan, plan_path)
+        if arguments.local or arguments.emulate:
+            from edgelaunch.together import run_together
+
+            failure = run_together(arguments, plan, plan_path)
+            if failure is None:
+                return 0
+            _describe(failure, plan, None)
+            return exit_code(failure)
         _run_rank(arguments, plan, plan_path)
     except UserError as error:
         _say_error(str(error))
@@ -54,8 +66,37 @@ def _interrupt(signum: int, frame: object) -> None:
     raise KeyboardInterrupt
 
 
+def _measure_links(words: Sequence[str]) -> int:
+    from edgelaunch import links_command
+
+    parser = _Parser(
+        prog="edgelaunch links",
+        description="Measure bandwidth and latency between all pairs of a plan's hosts; start it on each of them.",
+    )
+    links_command.add_arguments(parser)
+    arguments = parser.parse_args(words)
+    plan_path = Path(arguments.plan)
+    plan = read_plan(plan_path)
+    links_command.check_arguments(arguments, plan)
+    if not arguments.local:
+        _run_rank(arguments, plan, plan_path, links_command.rank_failure)
+    from edgelaunch.local import LocalRun
+
+    passed = ["--output", arguments.output] if arguments.output is not None else []
+    run = LocalRun(plan, plan_path, passed, quiet=arguments.quiet, max_threads=1,
+                   command=("links", "--seconds", str(arguments.seconds)))  # fmt: skip
+    failure = run.run()
+    if failure is not None:
+        _describe(failure, plan, None)
+    return exit_code(failure) if failure is not None else 0
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="edgelaunch", description="Run one rank of a plan, or with --local all of them.")
+    parser = _Parser(
+        prog="edgelaunch",
+        description="Run one rank of a plan, or with --local or --emulate all of them.",
+        epilog="edgelaunch links PLAN measures the links between a plan's hosts: edgelaunch links --help",
+    )
     add = parser.add_argument
     add("plan", metavar="PLAN", help="plan.yaml, written by edgecompile")
     add("--version", action="version", version=f"edgelaunch {__version__}")
@@ -63,6 +104,10 @@ def _parser() -> argparse.ArgumentParser:
     which.add_argument("--rank", type=int, metavar="N", help="else the plan's host that is this machine, or $RANK")
     which.add_argument("--master", metavar="ADDR:PORT", help="where rank 0 listens, else as the plan says")
     which.add_argument("--local", action="store_true", help="start every rank on this machine, on the CPU")
+    which.add_argument(
+        "--emulate", action="store_true",
+        help="the same, each rank with its host's bandwidth, CPU share and memory limit (Linux, root)",
+    )  # fmt: skip
     which.add_argument("--threads", type=int, metavar="N", help="intra-op threads, else as the plan says")
     data = parser.add_argument_group("data, on rank 0")
     data.add_argument(
@@ -95,12 +140,16 @@ def _check_arguments(arguments: argparse.Namespace, plan: Plan) -> None:
         value = getattr(arguments, name)
         if value is not None and value < 1:
             raise UserError(f"--{name} {value} does not do: it must be 1 or more")
-    if arguments.local and (arguments.rank is not None or arguments.master is not None):
-        raise UserError("--local starts every rank here: leave out --rank and --master")
+    if arguments.local and arguments.emulate:
+        raise UserError("--local and --emulate both start every rank here: give one of them")
+    together = arguments.local or arguments.emulate
+    if together and (arguments.rank is not None or arguments.master is not None):
+        option = "--local" if arguments.local else "--emulate"
+        raise UserError(f"{option} starts every rank here: leave out --rank and --master")
     if arguments.input not in (None, STDIN) and not Path(arguments.input).exists():
         raise UserError(f"{arguments.input}: no such input")
     _check_live(arguments)
-    if arguments.output is not None and (arguments.local or arguments.rank in (None, 0)):
+    if arguments.output is not None and (together or arguments.rank in (None, 0)):
         from edgelaunch.outputs import check_output
 
         check_output(plan, Path(arguments.output))
@@ -135,49 +184,23 @@ def _describe(failure: Failure, plan: Plan, own_rank: int | None) -> None:
     _say_error(message)
 
 
-# --- all ranks here --------------------------------------------------------------------------------------------------
-
-
-def _run_local(arguments: argparse.Namespace, plan: Plan, plan_path: Path) -> int:
-    from edgelaunch.local import LocalRun
-    from edgelaunch.outputs import temporary_path
-
-    if not arguments.quiet and any(host.execution == "cuda" for host in plan.hosts):
-        print("edgelaunch: --local runs every rank on the CPU, also those planned for cuda", file=sys.stderr)
-    passed = [
-        item
-        for name in ("input", "output", "items", "rate", "when_full")
-        if (value := getattr(arguments, name)) is not None
-        for item in (f"--{name.replace('_', '-')}", str(value))
-    ]
-    if arguments.verify:
-        passed.append("--verify")
-    run = LocalRun(plan, plan_path, passed, quiet=arguments.quiet, max_threads=arguments.threads)
-    try:
-        failure = run.run()
-    finally:
-        if arguments.output is not None:  # a rank 0 that was killed could not do this itself
-            for pid in run.children.pids():
-                for left in Path(arguments.output).parent.glob(temporary_path(Path(arguments.output), pid).name + "*"):
-                    left.unlink(missing_ok=True)
-    if failure is None:
-        return 0
-    _describe(failure, plan, None)
-    return exit_code(failure)
-
-
 # --- one rank --------------------------------------------------------------------------------------------------------
 
 
-def _run_rank(arguments: argparse.Namespace, plan: Plan, plan_path: Path) -> NoReturn:
+RankWork = Callable[[argparse.Namespace, Plan, Path, list[Any]], tuple["Failure | None", int]]
+
+
+def _run_rank(arguments: argparse.Namespace, plan: Plan, plan_path: Path, work: RankWork | None = None) -> NoReturn:
     """Ends the process itself: a thread that waits in gloo would keep the interpreter from ending."""
+    from edgelaunch.allocator import use_one_arena
     from edgelaunch.local import watch_parent
 
+    use_one_arena()
     channel = watch_parent(arguments.supervisor_fd) if arguments.supervisor_fd is not None else None
     discard: list[Any] = []
     own = arguments.rank or 0
     try:
-        failure, rank = _rank_failure(arguments, plan, plan_path, discard)
+        failure, rank = (work or _rank_failure)(arguments, plan, plan_path, discard)
     except KeyboardInterrupt:
         failure, rank = Failure(rank=own, kind="interrupted", message="interrupted"), own
     except BrokenPipeError:  # whoever read our output has seen enough

@@ -13,11 +13,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from edgecompile.plan import Plan
+from edgelaunch.allocator import heap_environment
 from edgelaunch.failures import Failure, rank_name
 
-__all__ = ["Children", "LocalRun", "available_cores", "local_threads", "watch_parent"]
+__all__ = ["Children", "LocalRun", "OnLoopback", "Place", "available_cores", "local_threads", "watch_parent"]
 
 LAST_WORDS_S = 4.0
 """How long the other ranks may take to end by themselves once one has failed."""
@@ -35,6 +37,36 @@ def local_threads(plan: Plan, rank: int, num_here: int) -> int:
     return max(1, min(wanted, cores // num_here))
 
 
+class Place(Protocol):
+    """Where on this machine ranks are started."""
+
+    def prefix(self, rank: int) -> Sequence[str]:
+        """What stands before the rank's command."""
+
+    def arguments(self, rank: int) -> Sequence[str]:
+        """Where it meets the others, and with how many threads."""
+
+    def why_killed(self, rank: int) -> str | None:
+        """In words, where the place itself is why the rank was killed."""
+
+
+class OnLoopback:
+    """Ranks that meet at a port of the loopback interface and share this machine's cores."""
+
+    def __init__(self, plan: Plan, port: int, max_threads: int | None = None) -> None:
+        self._plan, self._port, self._max_threads = plan, port, max_threads
+
+    def prefix(self, rank: int) -> Sequence[str]:
+        return []
+
+    def arguments(self, rank: int) -> Sequence[str]:
+        threads = local_threads(self._plan, rank, len(self._plan.hosts))
+        return ["--master", f"127.0.0.1:{self._port}", "--threads", str(min(threads, self._max_threads or threads))]
+
+    def why_killed(self, rank: int) -> str | None:
+        return None
+
+
 @dataclass
 class Child:
     rank: int
@@ -48,24 +80,25 @@ class Child:
 class Children:
     """Rank processes on this machine: starts them, relays what they print, keeps the failures that they report."""
 
-    def __init__(self, plan: Plan, plan_path: Path, port: int, max_threads: int | None = None) -> None:
-        self._plan, self._plan_path, self._port, self._max_threads = plan, plan_path, port, max_threads
+    def __init__(self, plan: Plan, plan_path: Path, place: Place, command: Sequence[str] = ()) -> None:
+        """`command`: the words between `edgelaunch` and the plan, such as `links`."""
+        self._plan, self._plan_path, self._place = plan, plan_path, place
+        self._command = tuple(command)
         self._children: list[Child] = []
         self._reports: list[Failure] = []
 
     def start(self, rank: int, arguments: Sequence[str] = (), pass_fds: Sequence[int] = (), show: bool = False) -> None:
         """`show`: the child has this terminal and standard input; otherwise its lines are relayed to stderr."""
         ours, theirs = socket.socketpair()
-        threads = local_threads(self._plan, rank, len(self._plan.hosts))
-        threads = min(threads, self._max_threads or threads)
         command = [
-            sys.executable, "-m", "edgelaunch", str(self._plan_path), "--rank", str(rank), "--loopback",
-            "--master", f"127.0.0.1:{self._port}", "--threads", str(threads), "--supervisor-fd", str(theirs.fileno()),
+            *self._place.prefix(rank), sys.executable, "-m", "edgelaunch", *self._command, str(self._plan_path),
+            "--rank", str(rank), "--loopback", *self._place.arguments(rank), "--supervisor-fd", str(theirs.fileno()),
             *arguments,
         ]  # fmt: skip
         environ = {key: value for key, value in os.environ.items() if key not in ("RANK", "WORLD_SIZE")}
         if "" not in sys.path and os.getcwd() not in sys.path:
             environ["PYTHONSAFEPATH"] = "1"  # a folder called torch in the user's folder must not be taken for torch
+        environ |= heap_environment(environ)
         output = None if show else subprocess.PIPE
         # a session of its own: Ctrl-C reaches the parent alone, which ends the ranks in order
         process = subprocess.Popen(
@@ -80,6 +113,18 @@ class Children:
             thread = threading.Thread(target=work, args=(child,), daemon=True)
             thread.start()
             child.threads.append(thread)
+
+    def outcome(self) -> Failure | None:
+        """Waits until all children have ended well (None), or one has not: then the first cause, and none runs."""
+        while not self.all_done():
+            time.sleep(0.02)
+            if (failure := self.first_failure()) is not None:
+                # a broken connection alone is no cause: that is yet to be reported, or seen
+                self.end(LAST_WORDS_S if failure.kind == "lost" else 0.0)
+                self.drain(1.0)
+                return self.first_failure()
+        self.drain(1.0)
+        return None
 
     def first_failure(self) -> Failure | None:
         """The cause, once a child has reported or ended badly; None while all is well."""
@@ -138,6 +183,8 @@ class Children:
             time.sleep(0.02)
 
     def _killed(self, rank: int, number: int) -> Failure:
+        if (why := self._place.why_killed(rank)) is not None:
+            return Failure(rank=rank, kind="user", message=why)
         name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
         hint = ": the machine may be out of memory" if name == "SIGKILL" else ""
         return Failure(rank=rank, kind="user", message=f"{rank_name(self._plan, rank)} was killed by {name}{hint}")
@@ -159,12 +206,20 @@ class LocalRun:
     """All ranks of a plan, rank 0 included, as children."""
 
     def __init__(
-        self, plan: Plan, plan_path: Path, arguments: Sequence[str], *, quiet: bool, max_threads: int | None
+        self,
+        plan: Plan,
+        plan_path: Path,
+        arguments: Sequence[str],
+        *,
+        quiet: bool,
+        max_threads: int | None,
+        command: Sequence[str] = (),
     ) -> None:
-        """`arguments`: the data host's, such as `--input`."""
+        """`arguments`: the data host's, such as `--input`; `command`: as of Children."""
         self._quiet = quiet
         self.listener = listen_on_loopback()
-        self.children = Children(plan, plan_path, self.listener.getsockname()[1], max_threads)
+        place = OnLoopback(plan, self.listener.getsockname()[1], max_threads)
+        self.children = Children(plan, plan_path, place, command)
         self._arguments = list(arguments)
         self._num_ranks = len(plan.hosts)
 
@@ -182,15 +237,7 @@ class LocalRun:
                 own = first if rank == 0 else []
                 self.children.start(rank, [*own, *quiet], (descriptor,) if rank == 0 else (), show=rank == 0)
             self.listener.close()
-            while not self.children.all_done():
-                time.sleep(0.02)
-                if (failure := self.children.first_failure()) is not None:
-                    # a broken connection alone is no cause: that is yet to be reported, or seen
-                    self.children.end(LAST_WORDS_S if failure.kind == "lost" else 0.0)
-                    self.children.drain(1.0)
-                    return self.children.first_failure()
-            self.children.drain(1.0)
-            return None
+            return self.children.outcome()
         finally:
             self.listener.close()
             self.children.end(0.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -67,6 +68,11 @@ class Slot:
             for spec, offset in zip(layout.specs, layout.offsets, strict=True)
         ]
         self._header = memoryview(self.buffer[:HEADER_BYTES].numpy())  # type: ignore[arg-type]
+
+    def fill(self, tensors: Sequence[torch.Tensor]) -> None:
+        """Copies one tensor for each of the layout's, and keeps none of them alive."""
+        for tensor, view in zip(tensors, self.tensors, strict=True):
+            view.copy_(tensor)
 
     def write_header(self, sequence: int, num_valid: int, flags: int = 0) -> None:
         HEADER.pack_into(self._header, 0, self.layout.plan_id, sequence, num_valid, flags)

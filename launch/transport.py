@@ -19,7 +19,8 @@ from torch._C._distributed_c10d import PrefixStore, Store
 
 from edgecompile.plan import UserError
 from edgelaunch.identity import address_is_here, is_loopback, resolve
-from edgelaunch.links import Peer, ReceiveLink, SendLink
+from edgelaunch.left_behind import await_at_exit
+from edgelaunch.links import Group, Peer, ReceiveLink, SendLink
 from edgelaunch.messages import Layout
 
 __all__ = ["Generation", "Member", "local_address"]
@@ -64,6 +65,12 @@ class Generation:
         self._member, self._fail = member, fail
         self._links: list[SendLink | ReceiveLink] = []
 
+    @property
+    def group(self) -> Group:
+        """For messages that are no plan's."""
+        group: Group = self._group
+        return group
+
     def send_link(self, peer: int, boundary: int, layout: Layout, num_buffers: int) -> SendLink:
         link = SendLink(self._peer(peer, boundary), layout, num_buffers)
         self._links.append(link)
@@ -89,6 +96,8 @@ class Generation:
             self._group.recv([torch.empty(1)], other, TAG_NOBODY_SENDS).wait(timedelta(milliseconds=1))
         for link in self._links:
             link.thread.join(ABANDON_S)
+            if link.thread.is_alive():
+                await_at_exit(link.thread)
 
 
 def local_address(plan_address: str, master_address: str) -> str:

@@ -8,6 +8,7 @@ import time
 
 from edgecompile.plan import Plan
 from edgelaunch.failures import Failure, FailureBox, PeerLostError, rank_name
+from edgelaunch.left_behind import await_at_exit
 from edgelaunch.meeting import Board
 
 __all__ = ["Watch"]
@@ -40,20 +41,23 @@ class Watch:
 
     def stop(self) -> None:
         self._stop.set()
+        await_at_exit(self._thread)
 
     def told_all(self, failure: Failure) -> None:
         """Publishes this rank's failure and, on rank 0, stays until the others have read it; at most 1.5 s."""
-        self._stop.set()
+        self.stop()
         teller = threading.Thread(target=self._tell, args=(failure,), daemon=True)
         teller.start()
+        await_at_exit(teller)
         teller.join(FAREWELL_S)
 
     def _tell(self, failure: Failure) -> None:
+        deadline = time.monotonic() + FAREWELL_S
         self._thread.join(FAREWELL_S)  # the board is the watch thread's until it ends
         with contextlib.suppress(PeerLostError):  # without the store nobody is left to tell
             self._board.publish_failure(failure)
             self._board.put(f"bye/{self._rank}", "1")
-            while not self._rank and not self._all_read():
+            while not self._rank and time.monotonic() < deadline and not self._all_read():
                 time.sleep(0.05)
 
     def _all_read(self) -> bool:

@@ -19,6 +19,7 @@ LOW = {
     "edgecompile.plan_cluster",
     "edgecompile.plan_costs",
     "edgecompile.plan_rules",
+    "edgecompile.store",
 }
 HIGH = {"edgecompile.cli", "edgecompile.pipeline", "edgecompile.sweep"}
 

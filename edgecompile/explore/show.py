@@ -45,6 +45,7 @@ def plan_tables(plan: Plan) -> Iterator[Table | str]:
         yield f"rank 0, {plan.hosts[0].name}, feeds inputs and takes results; it runs no stage"
     if plan.unused_hosts:
         yield f"left unused, since no plan with them is better: {', '.join(host.name for host in plan.unused_hosts)}"
+    yield from plan.notes
 
 
 def _certificate(method: str, gap: float, lower_bound_s: float) -> str:

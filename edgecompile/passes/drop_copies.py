@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import fx
 
-from edgecompile.graphs import TensorFacts, op_name
+from edgecompile.graphs import TensorFacts, drop_each, op_name
 
 __all__ = ["drop_copies"]
 
@@ -13,14 +13,13 @@ _COPIES = frozenset({"clone", "contiguous", "detach", "alias", "lift_fresh_copy"
 
 def drop_copies(graph_module: fx.GraphModule) -> int:
     """Replaces each copy by what it copies; a reshape that needs the copy's layout makes one itself."""
-    dropped = 0
-    for node in list(graph_module.graph.nodes):
-        source = node.args[0] if node.args else None
-        if op_name(node) not in _COPIES or not isinstance(source, fx.Node):
-            continue
-        mine, theirs = node.meta.get("facts"), source.meta.get("facts")
-        if isinstance(mine, TensorFacts) and isinstance(theirs, TensorFacts) and mine.dtype == theirs.dtype:
-            node.replace_all_uses_with(source)
-            graph_module.graph.erase_node(node)
-            dropped += 1
-    return dropped
+    return drop_each(graph_module.graph, _copied)
+
+
+def _copied(node: fx.Node) -> fx.Node | None:
+    source = node.args[0] if node.args else None
+    if op_name(node) not in _COPIES or not isinstance(source, fx.Node):
+        return None
+    mine, theirs = node.meta.get("facts"), source.meta.get("facts")
+    same = isinstance(mine, TensorFacts) and isinstance(theirs, TensorFacts) and mine.dtype == theirs.dtype
+    return source if same else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import fx
 
-from edgecompile.graphs import op_name
+from edgecompile.graphs import drop_each, op_name
 
 __all__ = ["drop_dropout"]
 
@@ -15,10 +15,4 @@ _NAMES = frozenset(
 
 def drop_dropout(graph_module: fx.GraphModule) -> int:
     """Replaces each dropout by its input."""
-    dropped = 0
-    for node in list(graph_module.graph.nodes):
-        if op_name(node) in _NAMES and isinstance(node.args[0], fx.Node):
-            node.replace_all_uses_with(node.args[0])
-            graph_module.graph.erase_node(node)
-            dropped += 1
-    return dropped
+    return drop_each(graph_module.graph, lambda node: node.args[0] if op_name(node) in _NAMES else None)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
-from compiler_helpers import Compile, command
+from compiler_helpers import SMALL_DEIT, Command, Compile, command
 
 import edgecompile.conf
 from edgecompile.cli import compose
 from edgecompile.domain import cluster_of, model_of
 from edgecompile.errors import UserError
+from edgecompile.explore.show import plan_tables
 from edgecompile.quantities import parse_bytes, parse_flops, parse_rate, parse_time
 
 CONF = Path(next(iter(edgecompile.conf.__path__)))
@@ -40,6 +42,26 @@ def test_every_board_composes(name: str) -> None:
     cluster = cluster_of(compose([*board, f"hosts.members.local.device={name}"]))
     assert cluster.devices[0].peak_flops_per_s > 0
     assert name == "local" or compose([f"+board@devices.{name}={name}"]).devices[name].source
+
+
+@pytest.mark.parametrize("name", options("board"))
+def test_every_board_says_where_its_figures_come_from(name: str) -> None:
+    device = compose([] if name == "local" else [f"+board@devices.{name}={name}"]).devices[name]
+    assert device.dtype in device.peak
+    assert all(parse_flops(value, "peak") > 0 for value in device.peak.values())
+    assert name == "local" or device.python
+    head = (CONF / "board" / f"{name}.yaml").read_text().split("execution:")[0].replace("\n# ", " ").lower()
+    assert name == "local" or "calibrated" in head
+
+
+def test_a_board_that_can_only_be_planned_for_is_named(compile_here: Compile) -> None:
+    words = ["model=custom", "model.build._target_=hand_written.Tied", "model.inputs={ids: {shape: [7], dtype: int64}}"]
+    plan = compile_here(*words, "devices=jetson_legacy", "hosts.count=1")
+    (note,) = plan.notes
+    assert note.startswith("agx-xavier (jetson_agx_xavier) can only be planned for")
+    assert "Python 3.8, and edgelaunch needs 3.10" in note
+    assert note in list(plan_tables(plan))
+    assert compile_here(*words, "devices=local", "hosts.count=1").notes == ()
 
 
 @pytest.mark.parametrize("group", ["schedule", "profile", "data", "wire", "artifact"])
@@ -85,32 +107,47 @@ BAD = [
     (["hosts.members.local.bandwidth=fast"], ["hosts.members.local.bandwidth", "fast"]),
     (["hosts.members.local.device=pi"], ["hosts.members.local.device", "pi", "local"]),
     (["devices.local.peak.float32=12GB"], ["devices.local.peak.float32", "12GB", "GFLOPS"]),
+    (["devices.local.python=new"], ["devices.local.python", "new"]),
     (["schedule=best"], ["schedule/best", "exact"]),
-    (["weights=nowhere.npz"], ["weights", "nowhere.npz"]),
+    (["weights=nowhere.npz", *SMALL_DEIT], ["weights", "nowhere.npz"]),
     (["model=transformers"], ["architecture"]),
     (["model=transformers", "model.build.architecture=BertModl", "model.inputs={x: {shape: [1], dtype: int64}}"],
      ["BertModl", "BertModel"]),
-    (["model=deit_tiny", "+model.build.config.hiden_size=4"], ["hiden_size", "hidden_size"]),
-    (["model=deit_tiny", "passes.fold=false"], ["passes.fold", "fold_constants"]),
-    (["model=deit_tiny", "hosts.members.local.memory=401MB"], ["local-1", "bytes", "too few"]),
-    (["model=deit_tiny", "model.output=logit"], ["model.output", "logits"]),
+    (["+model.build.config.hiden_size=4", "model=deit_tiny"], ["hiden_size", "hidden_size"]),
+    (["passes.fold=false", *SMALL_DEIT], ["passes.fold", "fold_constants"]),
+    (["hosts.members.local.memory=400MB", *SMALL_DEIT], ["local-1", "bytes", "too few"]),
+    (["model.output=logit", *SMALL_DEIT], ["model.output", "logits"]),
     (["model=custom", "model.build._target_=nowhere.Model", "model.inputs={x: {shape: [4], dtype: float32}}"],
      ["nowhere"]),
-    (["model=deit_tiny", "data.top_k=0"], ["top_k"]),
-    (["model=minilm", "data.tokenizer=nowhere.json"], ["data.tokenizer", "nowhere.json"]),
+    (["data.top_k=0", *SMALL_DEIT], ["top_k"]),
+    (["data.tokenizer=nowhere.json", "model=minilm",
+      "++model.build.config={hidden_size: 24, num_hidden_layers: 1, intermediate_size: 48, vocab_size: 64}"],
+     ["data.tokenizer", "nowhere.json"]),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("overrides", "words"), BAD, ids=lambda value: " ".join(value)[:60])
-def test_a_mistake_is_one_line_and_exit_2(tmp_path: Path, overrides: list[str], words: list[str]) -> None:
-    done = command("edgecompile.cli", *overrides, folder=tmp_path)
+def check_mistake(done: subprocess.CompletedProcess[str], words: list[str], folder: Path) -> None:
     last = done.stderr.strip().splitlines()[-1]
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
     assert last.startswith("edgecompile: ")
     assert all(word in last for word in words), last
-    assert not list(tmp_path.rglob("plan.yaml"))
-    assert not list(tmp_path.rglob("*.tmp"))
+    assert not list(folder.rglob("plan.yaml"))
+    assert not list(folder.rglob("*.tmp"))
+
+
+@pytest.mark.parametrize(("overrides", "words"), BAD, ids=lambda value: " ".join(value)[:60])
+def test_a_mistake_is_one_line_and_exit_2(
+    main_here: Command, tmp_path: Path, overrides: list[str], words: list[str]
+) -> None:
+    check_mistake(main_here(*overrides), words, tmp_path)
+
+
+@pytest.mark.parametrize("override", ["model=vit_bse", "microbatch=0", "model.output=logit"])
+def test_the_command_itself_ends_so_too(tmp_path: Path, override: str) -> None:
+    """Found by Hydra, by ourselves, and after torch and the model were there."""
+    overrides, words = next(item for item in BAD if item[0][0] == override)
+    check_mistake(command("edgecompile.cli", *overrides, folder=tmp_path), words, tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import pytest
-from compiler_helpers import Compile
+from pathlib import Path
 
+import pytest
+from compiler_helpers import SMALL_DEIT, Compile, chain_of, hand_written, schedule_of
+
+from edgecompile.cli import compose
+from edgecompile.domain import cluster_of
 from edgecompile.errors import UserError
-from edgecompile.plan import Plan
+from edgecompile.schedule import Schedule
 
 TINY = ("model=deit_tiny",)
 
 
-def first_ops(plan: Plan) -> list[str]:
-    return [stage.first_op for stage in plan.stages]
+def first_ops(schedule: Schedule) -> list[str]:
+    return [chain_of(*TINY).units[stage.first].op for stage in schedule.stages]
 
 
 @pytest.mark.parametrize(
@@ -31,59 +35,72 @@ def first_ops(plan: Plan) -> list[str]:
         ),
     ],
 )
-def test_pipeedge_partitions(compile_here: Compile, partition: list[int], expected: list[str]) -> None:
+def test_pipeedge_partitions(partition: list[int], expected: list[str]) -> None:
     stages = len(partition) // 2
-    plan = compile_here(
-        *TINY, "schedule=manual", f"schedule.pipeedge_partition={partition}".replace(" ", ""), f"hosts.count={stages}"
-    )
-    assert first_ops(plan)[1:] == expected
+    written = f"schedule.pipeedge_partition={partition}".replace(" ", "")
+    assert first_ops(schedule_of(TINY, "schedule=manual", written, f"hosts.count={stages}"))[1:] == expected
 
 
-def test_pipeedge_partition_of_bert(compile_here: Compile) -> None:
-    plan = compile_here(
-        "model=bert_base",
-        "+model.build.config.num_hidden_layers=2",
-        "schedule=manual",
-        "schedule.pipeedge_partition=[1,2,3,3,4,4,5,8]",
-        "hosts.count=4",
-    )
-    assert first_ops(plan)[1:] == [
-        "encoder.layer.0.intermediate.dense",
-        "encoder.layer.0.output.dense",
-        "encoder.layer.1.attention.self.query",
-    ]
+@pytest.mark.parametrize(
+    ("model", "partition", "expected"),
+    [
+        (
+            ["model=bert_base", "++model.build.config={num_hidden_layers: 2, hidden_size: 48, intermediate_size: 96}"],
+            "[1,2,3,3,4,4,5,8]",
+            [
+                "encoder.layer.0.intermediate.dense",
+                "encoder.layer.0.output.dense",
+                "encoder.layer.1.attention.self.query",
+            ],
+        ),
+        (
+            SMALL_DEIT,
+            "[1,4,5,8,9,20,21,48]",
+            ["deit.layers.1.layernorm_before", "deit.layers.2.layernorm_before", "deit.layers.5.layernorm_before"],
+        ),
+    ],
+    ids=["bert", "deit"],
+)  # fmt: skip
+def test_pipeedge_partitions_of_other_models(
+    compile_here: Compile, model: list[str], partition: str, expected: list[str]
+) -> None:
+    """Shards and all."""
+    plan = compile_here(*model, "schedule=manual", f"schedule.pipeedge_partition={partition}", "hosts.count=4")
+    assert [stage.first_op for stage in plan.stages[1:]] == expected
 
 
-def test_cuts_by_module_name_and_unit_number(compile_here: Compile) -> None:
-    plan = compile_here(*TINY, "schedule=manual", "schedule.cuts=[deit.layers.6,140]", "hosts.count=3")
-    assert plan.stages[1].first_op == "deit.layers.6.layernorm_before"
-    assert plan.stages[2].units[0] == 140
+def test_cuts_by_module_name_and_unit_number() -> None:
+    schedule = schedule_of(TINY, "schedule=manual", "schedule.cuts=[deit.layers.6,140]", "hosts.count=3")
+    assert first_ops(schedule)[1] == "deit.layers.6.layernorm_before"
+    assert schedule.stages[2].first == 140
 
 
 def test_unit_ranges_and_chosen_hosts(compile_here: Compile) -> None:
-    plan = compile_here(*TINY, "schedule=manual", "schedule.units=[0,9,10,148]", "schedule.hosts=[local-2,local-1]")
+    plan = compile_here(
+        *SMALL_DEIT, "schedule=manual", "schedule.units=[0,9,10,148]", "schedule.hosts=[local-2,local-1]"
+    )
     assert [stage.units for stage in plan.stages] == [(0, 9), (10, 148)]
     assert [plan.hosts[stage.rank].name for stage in plan.stages] == ["local-2", "local-1"]
     assert plan.hosts[0].name == "local-1"
 
 
 def test_the_data_host_may_have_no_stage(compile_here: Compile) -> None:
-    plan = compile_here(*TINY, "schedule=manual", "schedule.cuts=[deit.layers.6]", "hosts.count=3",
+    plan = compile_here(*SMALL_DEIT, "schedule=manual", "schedule.cuts=[deit.layers.6]", "hosts.count=3",
                         "schedule.hosts=[local-2,local-3]")  # fmt: skip
     assert [stage.rank for stage in plan.stages] == [1, 2]
     assert plan.stage_of_rank(0) is None
 
 
-def test_even_stages_are_even(compile_here: Compile) -> None:
-    plan = compile_here(*TINY, "schedule=even", "hosts.count=4")
-    times = [stage.predicted.compute_s for stage in plan.stages]
+def test_even_stages_are_even() -> None:
+    times = [stage.compute_s for stage in schedule_of(TINY, "schedule=even", "hosts.count=4").stages]
+    assert len(times) == 4
     assert max(times) < 1.25 * min(times)
 
 
-def test_exact_is_no_worse_than_even(compile_here: Compile) -> None:
-    even = compile_here(*TINY, "devices=mixed_edge", "schedule=even")
-    exact = compile_here(*TINY, "devices=mixed_edge")
-    assert exact.predicted.period_s <= even.predicted.period_s
+def test_exact_is_no_worse_than_even() -> None:
+    even = schedule_of(TINY, "devices=mixed_edge", "schedule=even")
+    exact = schedule_of(TINY, "devices=mixed_edge")
+    assert exact.period_s <= even.period_s
     assert exact.certificate.gap == 0
 
 
@@ -104,36 +121,39 @@ def test_exact_is_no_worse_than_even(compile_here: Compile) -> None:
         ("schedule.hosts=[pi]", "exactly one"),
     ],
 )
-def test_bad_manual_partitions(compile_here: Compile, override: str, message: str) -> None:
+def test_bad_manual_partitions(override: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        compile_here(*TINY, "schedule=manual", override)
+        schedule_of(TINY, "schedule=manual", override)
 
 
-def test_too_few_hosts_for_the_stages(compile_here: Compile) -> None:
+def test_too_few_hosts_for_the_stages() -> None:
     with pytest.raises(UserError, match=r"hosts\.count=3"):
-        compile_here(*TINY, "schedule=manual", "schedule.cuts=[10,20]")
+        schedule_of(TINY, "schedule=manual", "schedule.cuts=[10,20]")
 
 
-def test_a_model_without_blocks_has_no_pipeedge_numbers(compile_here: Compile) -> None:
+def test_a_model_without_blocks_has_no_pipeedge_numbers() -> None:
     with pytest.raises(UserError, match="no repeated transformer blocks"):
-        compile_here("model=resnet50", "+model.build.config.depths=[1,1,1,1]", "schedule=manual",
-                     "schedule.pipeedge_partition=[1,48]")  # fmt: skip
+        schedule_of(hand_written("Convolutions"), "schedule=manual", "schedule.pipeedge_partition=[1,48]")
 
 
-def test_memory_that_does_not_suffice_says_where_and_by_how_much(compile_here: Compile) -> None:
+def test_memory_that_does_not_suffice_says_where_and_by_how_much(compile_here: Compile, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="bytes"):
-        compile_here(*TINY, "hosts.members.local.memory=401MB")
+        compile_here(*hand_written("Tied"), "hosts.members.local.memory=400MB")
+    assert not list(tmp_path.rglob("*.*"))
 
 
-def test_constraints_are_kept(compile_here: Compile) -> None:
-    plan = compile_here(*TINY, "devices=mixed_edge", "schedule.constraints.exclude=[orin-nano]",
-                        "schedule.constraints.pin={deit.layers.3: pi5-1}", "schedule.constraints.max_hosts=3",
-                        "schedule.constraints.together=[[deit.layers.4,deit.layers.5]]")  # fmt: skip
-    names = [plan.hosts[stage.rank].name for stage in plan.stages]
+def test_constraints_are_kept() -> None:
+    overrides = ("devices=mixed_edge", "schedule.constraints.exclude=[orin-nano]",
+                 "schedule.constraints.pin={deit.layers.3: pi5-1}", "schedule.constraints.max_hosts=3",
+                 "schedule.constraints.together=[[deit.layers.4,deit.layers.5]]")  # fmt: skip
+    schedule = schedule_of(TINY, *overrides)
+    hosts = cluster_of(compose([*TINY, *overrides])).hosts
+    names = [hosts[stage.host].name for stage in schedule.stages]
     assert "orin-nano" not in names
     assert len(names) <= 3
-    layer_3 = [unit.unit for unit in plan.units if unit.op.startswith("deit.layers.3.")]
-    for stage in plan.stages:
-        if stage.units[0] <= layer_3[0] <= stage.units[1]:
-            assert plan.hosts[stage.rank].name == "pi5-1"
-            assert layer_3[-1] <= stage.units[1]
+    units = {block: [unit.index for unit in chain_of(*TINY).units if unit.op.startswith(f"deit.layers.{block}.")]
+             for block in (3, 4, 5)}  # fmt: skip
+    holder = next(stage for stage in schedule.stages if stage.first <= units[3][0] <= stage.last)
+    assert hosts[holder.host].name == "pi5-1"
+    assert units[3][-1] <= holder.last
+    assert not any(units[4][0] < stage.first <= units[5][-1] for stage in schedule.stages)

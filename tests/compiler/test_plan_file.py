@@ -8,23 +8,25 @@ from typing import Any
 
 import pytest
 import yaml
-from compiler_helpers import Compile, command
+from compiler_helpers import Compile, command, compile_into, hand_written
 
 from edgecompile.errors import UserError
 from edgecompile.plan import read_plan
 
-TINY = ("model=custom", "model.build._target_=hand_written.Tied", "model.inputs={ids: {shape: [7], dtype: int64}}")
+TINY = hand_written("Tied")
 
 
 @pytest.fixture(scope="module")
-def document(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    from edgecompile.cli import compose
-    from edgecompile.console import steps
-    from edgecompile.pipeline import compile_model
-
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A plan as the compiler writes it."""
     folder = tmp_path_factory.mktemp("plan")
-    compile_model(compose([*TINY, f"output_dir={folder}", "schedule=even"]), steps)
-    return yaml.safe_load((folder / "plan.yaml").read_text())
+    compile_into(folder, *TINY, "schedule=even")
+    return folder / "plan.yaml"
+
+
+@pytest.fixture(scope="module")
+def document(written: Path) -> dict[str, Any]:
+    return yaml.safe_load(written.read_text())
 
 
 def change(document: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
@@ -155,9 +157,8 @@ def test_the_same_config_gives_the_same_bytes(compile_here: Compile, tmp_path: P
     assert here == there
 
 
-def test_edgeplan_show(compile_here: Compile, tmp_path: Path) -> None:
-    compile_here(*TINY, "schedule=even")
-    done = command("edgecompile.explore.cli", "show", "outputs/plan.yaml", folder=tmp_path)
+def test_edgeplan_show(written: Path, tmp_path: Path) -> None:
+    done = command("edgecompile.explore.cli", "show", str(written), folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "local-2" in done.stdout
     assert "items/s" in done.stdout

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
 
-from compiler_helpers import command
+import pytest
+from compiler_helpers import Command, command, hand_written
 
 from edgecompile.plan import read_plan
-
-HAND_WRITTEN = (
-    "model=custom",
-    "model.build._target_=hand_written.Tied",
-    "model.inputs={ids: {shape: [7], dtype: int64}}",
-)
+from edgecompile.sweep_plot import common_overrides, write_plot
 
 
 def test_a_sweep_writes_plans_and_names_the_best(tmp_path: Path) -> None:
-    done = command("edgecompile.cli", "-m", *HAND_WRITTEN, "microbatch=1,2,0,4", folder=tmp_path,
+    done = command("edgecompile.cli", "-m", *hand_written("Tied"), "microbatch=1,2,0,4", folder=tmp_path,
                    path=Path(__file__).parent)  # fmt: skip
     assert done.returncode == 0, done.stderr
     sweep = tmp_path / "outputs" / "multirun"
@@ -29,18 +27,62 @@ def test_a_sweep_writes_plans_and_names_the_best(tmp_path: Path) -> None:
     assert "job 2: microbatch: 0 does not do" in done.stdout
     manifest = json.loads((sweep / "manifest.json").read_text())
     assert [job["plan"] for job in manifest["jobs"]] == [f"{job}/plan.yaml" for job in range(4)]
+    lines = done.stdout.strip().splitlines()
+    assert "memory head-room" in done.stdout
+    title = next(line for line in lines if line.startswith("sweep of model=custom"))
+    assert "[7]" in title + lines[lines.index(title) + 1]  # brackets are no rich markup
+    assert lines[-1] == "plot: outputs/multirun/sweep.svg"
+    least = min(
+        1 - stage.predicted.memory_bytes / plan.hosts[stage.rank].limits.memory_bytes
+        for plan in (plans[3],)
+        for stage in plan.stages
+    )
+    assert manifest["jobs"][3]["memory_headroom"] == pytest.approx(least)
+    assert ElementTree.parse(sweep / "sweep.svg").getroot().tag.endswith("svg")
 
 
-def test_an_earlier_sweeps_points_are_not_in_the_table(tmp_path: Path) -> None:
+def test_an_earlier_sweeps_points_are_not_in_the_table(main_here: Command, tmp_path: Path) -> None:
     for points in ("1,2,3", "4"):
-        done = command("edgecompile.cli", "-m", *HAND_WRITTEN, f"microbatch={points}", folder=tmp_path,
-                       path=Path(__file__).parent)  # fmt: skip
+        done = main_here("-m", *hand_written("Tied"), f"microbatch={points}")
         assert done.returncode == 0, done.stderr
     assert len(json.loads((tmp_path / "outputs/multirun/manifest.json").read_text())["jobs"]) == 1
 
 
-def test_a_sweep_without_a_plan_fails(tmp_path: Path) -> None:
-    done = command("edgecompile.cli", "-m", *HAND_WRITTEN, "microbatch=0,-1", folder=tmp_path,
-                   path=Path(__file__).parent)  # fmt: skip
+def test_a_sweep_without_a_plan_fails(main_here: Command, tmp_path: Path) -> None:
+    done = main_here("-m", *hand_written("Tied"), "microbatch=0,-1")
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
+    assert not list(tmp_path.rglob("*.svg"))
+
+
+def row(job: int, overrides: str, throughput: float | None = 10.0) -> dict[str, Any]:
+    result: dict[str, Any] = {"job": job, "overrides": overrides.split(), "error": None if throughput else "no"}
+    return result | ({"throughput_items_per_s": throughput, "latency_s": 0.1} if throughput else {})
+
+
+LONG = "model.build.config.some_key=" + "x" * 300
+ROWS = {
+    "one point": [row(0, "microbatch=1")],
+    "one line": [row(0, "microbatch=1"), row(1, "microbatch=8", 20.0)],
+    "points without a plan": [row(0, "microbatch=0", None), row(1, "microbatch=1"), row(2, "microbatch=2", None)],
+    "two series": [row(i, f"microbatch={m} wire={w}") for i, (m, w) in enumerate([(1, "a"), (2, "a"), (1, "b")])],
+    "no microbatch": [row(0, "wire=fp32"), row(1, "wire=int8", None), row(2, f"wire=[a,b] {LONG}")],
+    "many": [row(i, f"microbatch={i % 3} hosts.count={i // 3} {LONG}") for i in range(90)],
+    "the same again": [row(0, "microbatch=2"), row(1, "microbatch=2")],
+    "dollars and angles": [row(0, "microbatch=1 model=$x^2$<b>"), row(1, "microbatch=2 model=_y_&")],
+}
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_any_sweep_has_a_picture(tmp_path: Path, name: str) -> None:
+    for number in (1, 2):
+        write_plot(ROWS[name], tmp_path / f"{number}.svg")
+    assert (tmp_path / "1.svg").read_bytes() == (tmp_path / "2.svg").read_bytes()
+    assert ElementTree.parse(tmp_path / "1.svg").getroot().tag.endswith("svg")
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_what_all_points_share_is_said_once() -> None:
+    assert common_overrides(ROWS["two series"]) == []
+    assert common_overrides([row(0, "a=1 b=2"), row(1, "a=1 b=3")]) == ["a=1"]
+    assert common_overrides([row(0, "a=1")]) == []

@@ -70,7 +70,7 @@ def test_shifts_cost_what_those_stages_cost() -> None:
     assert less.what == "blocks.1.linear on stage 0 too"
     assert (more.unit, more.what) == (4, "blocks.4.linear on stage 2 too")
     kept = explain(cluster(assignments=[(0, 0, 0), (1, 4, 1), (5, 5, 2)], together=((1, 3),)))
-    assert kept.shifts[0].what == "blocks.4.linear on stage 2 too"  # units 1 to 3 go nowhere alone
+    assert kept.shifts[0].what == "blocks.1.linear to blocks.3.linear on stage 0 too"
 
 
 def test_prices_count_every_limit_and_name_what_has_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -80,9 +80,13 @@ def save(written: Written) -> None:
 
 def rehash_golden(written: Written) -> None:
     """After a test changed the golden file."""
+    hash_golden(written)
+    save(written)
+
+
+def hash_golden(written: Written) -> None:
     golden = replace(written.plan.golden, sha256=file_sha256(written.path.parent / written.plan.golden.file))
     written.plan = replace(written.plan, golden=golden)
-    save(written)
 
 
 def export_stage(written: Written, number: int, module: torch.nn.Module) -> None:
@@ -118,34 +122,10 @@ def write(
     change: Callable[[Plan], Plan] = lambda plan: plan,
 ) -> Written:
     """`inputs`: golden items (N, ...) by input name. `ranks`: each stage's, default 0, 1, ..."""
-    folder.mkdir(parents=True, exist_ok=True)
     ranks = list(range(len(parts))) if ranks is None else list(ranks)
-    names = list(inputs)
-    values: tuple[torch.Tensor, ...] = tuple(inputs[name][[0] * microbatch] for name in names)
-    boundary = specs_of(names, values)
-    model_inputs = boundary
-    stages = []
-    (folder / "shards").mkdir(exist_ok=True)
-    for number, part in enumerate(parts):
-        module = part.module.eval()
-        if isinstance(module, torch.jit.ScriptModule):
-            traced = torch.jit.freeze(module)
-        else:
-            traced = torch.jit.freeze(torch.jit.trace(module, values, check_trace=False))
-        shard = folder / "shards" / f"{number}.pt"
-        traced.save(str(shard))
-        values = module(*values)
-        outputs = specs_of(part.outputs, values)
-        stages.append(
-            Stage(
-                stage=number, rank=ranks[number], units=(number, number), first_op=f"op{number}", last_op=f"op{number}",
-                shard=f"shards/{number}.pt", sha256=file_sha256(shard), inputs=boundary, outputs=outputs,
-                predicted=StagePrediction(compute_s=0.001, send_s=0.0001, memory_bytes=1 << 20),
-            )
-        )  # fmt: skip
-        boundary = outputs
-    num_hosts = max(ranks) + 1
-    addresses = addresses or ["127.0.0.1"] * num_hosts
+    addresses = addresses or ["127.0.0.1"] * (max(ranks) + 1)
+    stages = save_stages(folder, {name: tensor[[0] * microbatch] for name, tensor in inputs.items()}, parts, ranks)
+    outputs = stages[-1].outputs
     free = {"cpu": {"fp32": 0.0}}
     plan = Plan(
         version=1,
@@ -154,23 +134,23 @@ def write(
         predicted=Predicted(throughput_items_per_s=1000.0, period_s=0.002, latency_s=0.004, bottleneck="stage 0"),
         certificate=Certificate(method="exact", period_s=0.002, lower_bound_s=0.002, gap=0.0),
         hosts=tuple(
-            Host(rank=rank, name=f"host-{rank}", address=addresses[rank], port=port, device="cpu", execution="cpu",
+            Host(rank=rank, name=f"host-{rank}", address=address, port=port, device="cpu", execution="cpu",
                  dtype="float32", threads=1, limits=Limits(memory_bytes=1 << 30))
-            for rank in range(num_hosts)
+            for rank, address in enumerate(addresses)
         ),
-        cluster=tuple(f"host-{rank}" for rank in range(num_hosts)),
+        cluster=tuple(f"host-{rank}" for rank in range(len(addresses))),
         devices=(
             Device(name="cpu", execution="cpu", dtype="float32", peak_flops_per_s=1e11, memory_bytes_per_s=1e10,
                    launch_s=0.0, memory_bytes=1 << 30, runtime_bytes=0, network_bytes_per_s=1e9, threads=1),
         ),
         network=Network(model="host"),
         runtime=Runtime(num_buffers_in=2, num_buffers_out=2, timeout_s=timeout_s),
-        inputs=model_inputs,
-        outputs=boundary,
+        inputs=stages[0].inputs,
+        outputs=outputs,
         data=data or DataSpec(kind="tensor"),
-        golden=Golden(file="golden.safetensors", sha256="0" * 64, num_items=len(inputs[names[0]]),
-                      tolerance={spec.name: 1e-5 for spec in boundary}),
-        stages=tuple(stages),
+        golden=Golden(file="golden.safetensors", sha256="0" * 64, num_items=len(next(iter(inputs.values()))),
+                      tolerance={spec.name: 1e-5 for spec in outputs}),
+        stages=stages,
         units=tuple(
             UnitEntry(unit=number, op=f"op{number}", flops=1, weight_bytes=1, activation_bytes=1, boundary=number,
                       time_s={"cpu": 0.001})
@@ -183,16 +163,46 @@ def write(
         ),
     )  # fmt: skip
     written = Written(folder / "plan.yaml", plan, parts, microbatch)
-    with torch.no_grad():
-        outputs_by_name = written.eager(inputs)
-    golden = {f"input.{name}": tensor.contiguous() for name, tensor in inputs.items()}
-    golden |= {f"output.{name}": tensor.contiguous() for name, tensor in outputs_by_name.items()}
-    save_file(golden, folder / plan.golden.file)
-    plan = replace(plan, golden=replace(plan.golden, sha256=file_sha256(folder / plan.golden.file)))
-    plan = change(plan)
-    written.plan = plan
+    save_golden(written, inputs)
+    written.plan = change(written.plan)
     save(written)
     return written
+
+
+def save_stages(folder: Path, values: Tensors, parts: list[Part], ranks: Sequence[int]) -> tuple[Stage, ...]:
+    """Writes the shards, traced with one microbatch of inputs."""
+    (folder / "shards").mkdir(parents=True, exist_ok=True)
+    tensors: tuple[torch.Tensor, ...] = tuple(values.values())
+    boundary = specs_of(list(values), tensors)
+    stages = []
+    for number, part in enumerate(parts):
+        module = part.module.eval()
+        traced = module
+        if not isinstance(module, torch.jit.ScriptModule):
+            traced = torch.jit.trace(module, tensors, check_trace=False)
+        shard = folder / "shards" / f"{number}.pt"
+        torch.jit.freeze(traced).save(str(shard))
+        tensors = module(*tensors)
+        outputs = specs_of(part.outputs, tensors)
+        stages.append(
+            Stage(
+                stage=number, rank=ranks[number], units=(number, number), first_op=f"op{number}", last_op=f"op{number}",
+                shard=f"shards/{number}.pt", sha256=file_sha256(shard), inputs=boundary, outputs=outputs,
+                predicted=StagePrediction(compute_s=0.001, send_s=0.0001, memory_bytes=1 << 20),
+            )
+        )  # fmt: skip
+        boundary = outputs
+    return tuple(stages)
+
+
+def save_golden(written: Written, inputs: Tensors) -> None:
+    """Writes the golden items with what the parts make of them, and their hash into the plan."""
+    with torch.no_grad():
+        outputs = written.eager(inputs)
+    golden = {f"input.{name}": tensor.contiguous() for name, tensor in inputs.items()}
+    golden |= {f"output.{name}": tensor.contiguous() for name, tensor in outputs.items()}
+    save_file(golden, written.path.parent / written.plan.golden.file)
+    hash_golden(written)
 
 
 # --- models --------------------------------------------------------------------------------------------------------

@@ -1,0 +1,163 @@
+"""What `edgelaunch links` found, as a table beside the plan's figures and as a hosts option that edgecompile reads."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from edgecompile.plan import Host, Plan, UserError
+
+__all__ = ["Figures", "Found", "hosts_option", "links_table", "print_links", "write_text"]
+
+PLAIN_WIDTH = 120
+ALIKE = 0.05
+"""So far may a measured bandwidth be from the slower end's interface where one rate a host is to say it all."""
+LATENCY_ALIKE = 0.2
+LATENCY_NOISE_S = 100e-6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figures:
+    """Of one ordered pair of ranks."""
+
+    bandwidth_bytes_per_s: float
+    latency_s: float
+
+
+Found = Mapping[tuple[int, int], Figures]
+"""By source and destination rank; every ordered pair."""
+
+
+def links_table(plan: Plan, found: Found) -> Table:
+    table = Table(title="links, measured", title_justify="left")
+    for name in ("source", "destination", "bandwidth", "plan", "ratio", "latency", "plan"):
+        table.add_column(name, justify="left" if name in ("source", "destination") else "right", overflow="fold")
+    for (source, destination), figures in sorted(found.items()):
+        link = plan.link(source, destination)
+        ratio = figures.bandwidth_bytes_per_s / link.bandwidth_bytes_per_s if link is not None else None
+        table.add_row(
+            plan.hosts[source].name,
+            plan.hosts[destination].name,
+            _rate(figures.bandwidth_bytes_per_s),
+            _rate(link.bandwidth_bytes_per_s) if link is not None else "-",
+            f"{ratio:.2f}" if ratio is not None else "-",
+            _time(figures.latency_s),
+            _time(link.latency_s) if link is not None else "-",
+        )
+    return table
+
+
+def hosts_option(plan: Plan, found: Found) -> str:
+    """The text of a hosts option: one rate a host where that says all that was measured, else a rate a pair."""
+    rates = _interfaces(plan, found)
+    latency_s = statistics.median(figures.latency_s for figures in found.values())
+    network: dict[str, Any] = {"model": "host", "latency": _time(latency_s)}
+    if not _rates_say_all(found, rates, latency_s):
+        network["model"] = "pairwise"
+        network["pairs"] = {
+            f"{plan.hosts[source].name}->{plan.hosts[destination].name}": {
+                "bandwidth": _rate(figures.bandwidth_bytes_per_s),
+                "latency": _time(figures.latency_s),
+            }
+            for (source, destination), figures in sorted(found.items())
+        }
+    members = {host.name: _member(host, rates[host.rank]) for host in plan.hosts}
+    text = "# measured by edgelaunch links; the first host feeds the inputs and takes the results\n"
+    if plan.unused_hosts:
+        text += (
+            f"# not measured, since the plan leaves them unused: {', '.join(host.name for host in plan.unused_hosts)}\n"
+        )
+    width = 10**6  # a line a pair, however long its names
+    return text + yaml.safe_dump({"network": network}, sort_keys=False, default_flow_style=None, width=width) + (
+        yaml.safe_dump({"members": members}, sort_keys=False, default_flow_style=None, width=width)
+    )  # fmt: skip
+
+
+def _interfaces(plan: Plan, found: Found) -> list[float]:
+    """What each host's interface carried at best, in either direction."""
+    return [
+        max(figures.bandwidth_bytes_per_s for pair, figures in found.items() if host.rank in pair)
+        for host in plan.hosts
+    ]
+
+
+def _rates_say_all(found: Found, rates: list[float], latency_s: float) -> bool:
+    return all(
+        figures.bandwidth_bytes_per_s >= (1 - ALIKE) * min(rates[source], rates[destination])
+        and abs(figures.latency_s - latency_s) <= max(LATENCY_ALIKE * latency_s, LATENCY_NOISE_S)
+        for (source, destination), figures in found.items()
+    )
+
+
+def _member(host: Host, rate: float) -> dict[str, Any]:
+    member: dict[str, Any] = {
+        "device": host.device,
+        "address": host.address,
+        "port": host.port,
+        "bandwidth": _rate(rate),
+        "memory": host.limits.memory_bytes,
+        "threads": host.threads,
+    }
+    if host.limits.cpu_share is not None:
+        member["cpu_share"] = host.limits.cpu_share
+    return member
+
+
+def _rate(bytes_per_s: float) -> str:
+    """`93.4Mbps`: as configs write rates."""
+    mega = bytes_per_s * 8 / 1e6
+    return f"{mega:.1f}Mbps" if mega >= 10 else f"{mega:.3f}Mbps"
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds * 1e6:.0f}us" if seconds < 0.01 else f"{seconds * 1e3:.1f}ms"
+
+
+def write_text(text: str, path: Path) -> None:
+    """To a temporary file beside it, then renamed.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror}") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def print_links(plan: Plan, found: Found, output: Path | None, quiet: bool) -> None:
+    """The table, and the hosts option into `output`. Without one it is what stdout holds, and the table is beside it.
+
+    Raises:
+        UserError: the output cannot be written.
+    """
+    text = hosts_option(plan, found)
+    stream = sys.stdout if output is not None else sys.stderr
+    plain = not stream.isatty()
+    if not quiet:
+        Console(file=stream, width=PLAIN_WIDTH if plain else None, highlight=False, soft_wrap=plain).print(
+            links_table(plan, found)
+        )
+    if output is None:
+        print(text, end="")
+        return
+    write_text(text, output)
+    if not quiet:
+        folder = output.resolve().parent
+        known = folder.name == "hosts"
+        where = folder.parent if known else "DIR"
+        hint = "" if known else f" (with {output.name} in DIR/hosts)"
+        print(f"{output}: edgecompile --config-dir {where} hosts={output.stem} ...{hint} plans with what was measured")

@@ -1,0 +1,234 @@
+"""A rank that measures bandwidth and latency to all others over the runtime's own transport, instead of computing.
+
+One pair at a time. Latency is half the median round trip of small messages, bandwidth the rate of transfers that grow
+until one takes a while; both without the waiting that first messages bring.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import statistics
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import asdict
+from itertools import combinations
+from time import perf_counter
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+
+from edgelaunch.failures import Abandoned, PeerLostError, rank_name
+from edgelaunch.hosts_option import Figures
+from edgelaunch.items import Source
+from edgelaunch.links import FOREVER, Group
+from edgelaunch.messages import PIECE_BYTES
+from edgelaunch.rank import Rank, RankOptions
+
+__all__ = ["LinkRank"]
+
+T = TypeVar("T")
+
+SMALL_BYTES = 64
+NUM_ROUND_TRIPS = 100
+FEWEST_ROUND_TRIPS = 50
+ROUND_TRIPS_S = 2.0
+"""After so long 50 round trips do."""
+WARM_UP = 5
+FIRST_BYTES = 64 << 10
+GROWTH = 4
+MOST_BYTES = 1 << 30
+REPEATS = 3
+WINDOW = 4
+"""Pieces under way at once, as many as two full buffers of a small boundary."""
+POLL_S = 0.2
+PING, PONG, SIZE, READY, DATA, DONE = range(1, 7)
+
+
+class Wire:
+    """One end of a pair: sends to the other end and receives from it, waiting for each message."""
+
+    def __init__(self, group: Group, peer: int) -> None:
+        self._group, self._peer = group, peer
+
+    def send(self, tensor: torch.Tensor, tag: int) -> None:
+        self.wait(self.begin_send(tensor, tag))
+
+    def receive(self, tensor: torch.Tensor, tag: int) -> None:
+        self.wait(self.begin_receive(tensor, tag))
+
+    def begin_send(self, tensor: torch.Tensor, tag: int) -> dist.Work:
+        return self._guarded(lambda: self._group.send([tensor], self._peer, tag))
+
+    def begin_receive(self, tensor: torch.Tensor, tag: int) -> dist.Work:
+        return self._guarded(lambda: self._group.recv([tensor], self._peer, tag))
+
+    def wait(self, work: dist.Work) -> None:
+        self._guarded(lambda: work.wait(FOREVER))
+
+    def _guarded(self, call: Callable[[], T]) -> T:
+        try:
+            return call()
+        except RuntimeError as error:
+            raise PeerLostError(self._peer, str(error)) from error
+
+
+# --- one pair: the first end leads, the second answers ---------------------------------------------------------------
+
+
+def lead_round_trips(wire: Wire) -> float:
+    """Seconds of a round trip of small messages, the median; the answer's receive is posted before the question."""
+    message, answer = torch.zeros(SMALL_BYTES, dtype=torch.uint8), torch.zeros(SMALL_BYTES, dtype=torch.uint8)
+    times: list[float] = []
+    begin = perf_counter()
+    more = True
+    while more:
+        late = perf_counter() - begin > ROUND_TRIPS_S
+        more = len(times) < WARM_UP + (FEWEST_ROUND_TRIPS if late else NUM_ROUND_TRIPS)
+        message[0] = int(more)
+        pong = wire.begin_receive(answer, PONG)
+        start = perf_counter()
+        wire.send(message, PING)
+        wire.wait(pong)
+        times.append(perf_counter() - start)
+    return statistics.median(times[WARM_UP:])
+
+
+def answer_round_trips(wire: Wire) -> None:
+    messages = [torch.zeros(SMALL_BYTES, dtype=torch.uint8) for _ in range(2)]
+    answer = torch.zeros(SMALL_BYTES, dtype=torch.uint8)
+    ping = wire.begin_receive(messages[0], PING)
+    more = True
+    while more:
+        wire.wait(ping)
+        more = bool(messages[0][0])
+        if more:
+            messages.reverse()
+            ping = wire.begin_receive(messages[0], PING)
+        wire.send(answer, PONG)
+
+
+def send_growing(wire: Wire, round_trip_s: float, least_s: float) -> float:
+    """Bytes a second: transfers grow until one takes `least_s`; of that size the median of three counts."""
+    pieces = [torch.zeros(PIECE_BYTES, dtype=torch.uint8) for _ in range(WINDOW)]
+    num_bytes = FIRST_BYTES
+    send_transfer(wire, pieces, num_bytes)
+    while True:
+        elapsed_s = send_transfer(wire, pieces, num_bytes)
+        if elapsed_s >= least_s or num_bytes >= MOST_BYTES:
+            break
+        num_bytes = min(MOST_BYTES, num_bytes * GROWTH)
+    times = [elapsed_s] + [send_transfer(wire, pieces, num_bytes) for _ in range(REPEATS - 1)]
+    wire.send(torch.zeros(1, dtype=torch.int64), SIZE)
+    elapsed_s = statistics.median(times)
+    # the last piece's way and the confirmation's way back are latency
+    return num_bytes / max(elapsed_s - round_trip_s, elapsed_s / 2)
+
+
+def send_transfer(wire: Wire, pieces: list[torch.Tensor], num_bytes: int) -> float:
+    """Seconds until the receiver has confirmed that all of it is there."""
+    done = wire.begin_receive(torch.zeros(1, dtype=torch.uint8), DONE)
+    ready = wire.begin_receive(torch.zeros(1, dtype=torch.uint8), READY)
+    wire.send(torch.tensor([num_bytes]), SIZE)
+    wire.wait(ready)
+    begin = perf_counter()
+    under_way: deque[dist.Work] = deque()
+    for number, size in enumerate(piece_sizes(num_bytes)):
+        if len(under_way) == WINDOW:
+            wire.wait(under_way.popleft())
+        under_way.append(wire.begin_send(pieces[number % WINDOW][:size], DATA))
+    for work in under_way:
+        wire.wait(work)
+    wire.wait(done)
+    return perf_counter() - begin
+
+
+def receive_growing(wire: Wire) -> None:
+    pieces = [torch.zeros(PIECE_BYTES, dtype=torch.uint8) for _ in range(WINDOW)]
+    size = torch.zeros(1, dtype=torch.int64)
+    mark = torch.zeros(1, dtype=torch.uint8)
+    while True:
+        wire.receive(size, SIZE)
+        sizes = piece_sizes(int(size))
+        if not sizes:
+            return
+        posted: deque[dist.Work] = deque()
+        for number, length in enumerate(sizes):
+            if len(posted) == WINDOW:
+                wire.wait(posted.popleft())
+            posted.append(wire.begin_receive(pieces[number % WINDOW][:length], DATA))
+            if number + 1 == min(WINDOW, len(sizes)):
+                wire.send(mark, READY)
+        for work in posted:
+            wire.wait(work)
+        wire.send(mark, DONE)
+
+
+def piece_sizes(num_bytes: int) -> list[int]:
+    return [min(PIECE_BYTES, num_bytes - begin) for begin in range(0, num_bytes, PIECE_BYTES)]
+
+
+# --- all pairs -------------------------------------------------------------------------------------------------------
+
+
+class LinkRank(Rank):
+    """A rank that joins the others as in a run, and then measures instead of computing."""
+
+    def __init__(self, options: RankOptions, least_s: float) -> None:
+        ends: tuple[Any, Any] = (None, None)
+        if options.rank == 0:
+            ends = Source(items=iter(()), num_items=0, what="nothing"), object()
+        super().__init__(options, *ends)
+        self._least_s = least_s
+        self.found: dict[tuple[int, int], Figures] = {}
+        """On rank 0, once all pairs are done: by source and destination."""
+
+    def _body(self) -> None:
+        torch.set_num_threads(1)
+        meeting = self._join()
+        self._connect(meeting)
+        assert self._generation is not None
+        pairs = list(combinations(range(len(self._plan.hosts)), 2))
+        for number, pair in enumerate(pairs):
+            if self._rank in pair:
+                self._await(f"turn/{number}" if number else "go")
+                self._measure(pair, f"({number + 1} of {len(pairs)})")
+                if self._rank == pair[0]:
+                    self._board.put(f"turn/{number + 1}", "1")
+        self._await(f"turn/{len(pairs)}")
+        if not self._rank:
+            for source, destination in (way for pair in pairs for way in (pair, pair[::-1])):
+                text = self._board.get(f"link/{source}/{destination}") or "{}"
+                self.found[source, destination] = Figures(**json.loads(text))
+        with contextlib.suppress(PeerLostError):  # all figures are there
+            meeting.part()
+        self.box.finish()
+
+    def _await(self, key: str) -> None:
+        while self._board.get(key) is None:
+            if self.box.failure is not None or self.box.abandoned:
+                raise Abandoned
+            time.sleep(POLL_S)
+
+    def _measure(self, pair: tuple[int, int], progress: str) -> None:
+        first, second = pair
+        leads = self._rank == first
+        assert self._generation is not None
+        wire = Wire(self._generation.group, second if leads else first)
+        if leads:
+            self._options.log(f"measures the way to {rank_name(self._plan, second)} and back {progress}")
+        for source, destination in (pair, pair[::-1]):
+            if self._rank == source:
+                round_trip_s = lead_round_trips(wire)
+                rate = send_growing(wire, round_trip_s, self._least_s)
+                figures = Figures(bandwidth_bytes_per_s=rate, latency_s=round_trip_s / 2)
+                self._board.put(f"link/{source}/{destination}", json.dumps(asdict(figures)))
+                if not leads:
+                    wire.send(torch.zeros(1, dtype=torch.uint8), DONE)
+            else:
+                answer_round_trips(wire)
+                receive_growing(wire)
+                if leads:  # the other end's figures are on the board before the next pair's turn
+                    wire.receive(torch.zeros(1, dtype=torch.uint8), DONE)

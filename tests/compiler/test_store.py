@@ -1,0 +1,68 @@
+"""Files are whole or not there, whatever stops the writing."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from edgecompile import store as module
+from edgecompile.assets import data_spec
+from edgecompile.domain import InputSpec, ModelSpec
+from edgecompile.schema import DataConf
+from edgecompile.store import file_sha256, replacing, store
+
+TOKENIZER = '{"version": "1.0", "model": {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"}}'
+
+
+def half(path: Path) -> None:
+    path.write_bytes(b"half")
+    raise KeyboardInterrupt
+
+
+def no_room(source: Path, destination: Path) -> None:
+    raise OSError(28, "No space left on device", str(destination))
+
+
+def test_the_name_is_the_hash_of_what_was_written(tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "folder"
+    for content in (b"one", b"one", b"another"):
+        path, digest = store(folder, ".bin", lambda temporary, content=content: temporary.write_bytes(content))
+        assert path == folder / f"{hashlib.sha256(content).hexdigest()}.bin"
+        assert path.read_bytes() == content
+        assert file_sha256(path) == digest
+    assert len(list(folder.iterdir())) == 2
+
+
+def test_a_writer_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        store(tmp_path, ".bin", half)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_was_there_stays_when_writing_fails(tmp_path: Path) -> None:
+    path = tmp_path / "plan.yaml"
+    path.write_text("of an earlier run")
+    with pytest.raises(KeyboardInterrupt), replacing(path) as temporary:
+        half(temporary)
+    assert [(file, file.read_text()) for file in tmp_path.iterdir()] == [(path, "of an earlier run")]
+    with replacing(path) as temporary:
+        temporary.write_text("of this run")
+        assert path.read_text() == "of an earlier run"
+    assert [(file, file.read_text()) for file in tmp_path.iterdir()] == [(path, "of this run")]
+
+
+def test_a_tokenizer_that_finds_no_room_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "tokenizer.json").write_text(TOKENIZER)
+    conf = DataConf(kind="text", ids="ids", tokenizer=str(tmp_path / "tokenizer.json"))
+    ids = InputSpec(name="ids", shape=(5,), dtype="int64", fill=None, high=None)
+    spec = ModelSpec(name="m", build={}, inputs=(ids,), outputs=())
+    text = data_spec(conf, spec, ("y",), None, tmp_path / "good").text
+    assert text is not None
+    assert text.tokenizer == f"tokenizer/{text.sha256}.json"
+    assert (tmp_path / "good" / text.tokenizer).read_text() == TOKENIZER
+    monkeypatch.setattr(module.os, "replace", no_room)
+    with pytest.raises(OSError, match="No space left"):
+        data_spec(conf, spec, ("y",), None, tmp_path / "full")
+    assert list((tmp_path / "full" / "tokenizer").iterdir()) == []
