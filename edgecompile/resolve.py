@@ -23,7 +23,7 @@ from edgecompile.schedule import (
     solve,
 )
 
-__all__ = ["as_planned", "assignments_of", "bottleneck_name", "ends_bytes", "links_of", "planned_again", "problem_of"]
+__all__ = ["as_planned", "assignments_of", "bottleneck_name", "links_of", "planned_again", "problem_of"]
 
 RAW = "fp32"
 
@@ -158,13 +158,6 @@ def as_planned(plan: Plan) -> tuple[Problem, Schedule]:
     """
     problem = problem_of(plan)
     return problem, evaluate(problem, assignments_of(plan))
-
-
-def ends_bytes(plan: Plan, schedule: Schedule) -> int:
-    """What the pipeline's two ends take on the data host, beside a stage that it runs in `schedule`."""
-    sizes = [sum(spec.num_bytes for spec in specs) for specs in (plan.inputs, plan.outputs)]
-    first, last = (schedule.stages[end].host == 0 for end in (0, -1))
-    return data_host_bytes(plan.runtime, *sizes, first=first, last=last)
 
 
 def bottleneck_name(schedule: Schedule, names: Sequence[str]) -> str:

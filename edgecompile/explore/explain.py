@@ -90,7 +90,7 @@ def explain(plan: Plan) -> Explanation:
         best=best,
         prices=tuple(price_of(plan, best, change) for change in changes_of(plan)),
         wires=tuple(price_of(plan, best, change) for change in wire_changes(plan)),
-        microbatch=microbatch_room(plan, own),
+        microbatch=microbatch_room(plan, problem, own),
     )
 
 

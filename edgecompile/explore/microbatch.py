@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from edgecompile.plan import Plan
-from edgecompile.resolve import ends_bytes
-from edgecompile.schedule import Schedule
+from edgecompile.schedule import Problem, Schedule
 
 __all__ = ["MicrobatchRoom", "microbatch_room"]
 
@@ -25,7 +24,7 @@ class MicrobatchRoom:
     """Worth a sweep."""
 
 
-def microbatch_room(plan: Plan, schedule: Schedule) -> MicrobatchRoom:
+def microbatch_room(plan: Plan, problem: Problem, schedule: Schedule) -> MicrobatchRoom:
     devices = {device.name: device for device in plan.devices}
     hosts = plan.all_hosts
     now = plan.model.microbatch
@@ -35,7 +34,8 @@ def microbatch_room(plan: Plan, schedule: Schedule) -> MicrobatchRoom:
     for stage in schedule.stages:
         host = hosts[stage.host]
         fixed = devices[host.device].runtime_bytes + _weights(plan, stage.first, stage.last)
-        growing = max(1, stage.memory_bytes + (ends_bytes(plan, schedule) if stage.host == 0 else 0) - fixed)
+        kept_free = host.limits.memory_bytes - problem.hosts[stage.host].memory_bytes  # for the ends of the pipeline
+        growing = max(1, stage.memory_bytes - fixed + kept_free)
         room.append((now * (host.limits.memory_bytes - fixed) // growing, host.name))
     largest, tightest = min(room)
     sizes = sorted({now, *(size for size in (1, 2, 4, 8, 16, 32) if size <= largest)})
