@@ -25,7 +25,7 @@ from contenders import boundary_tensors, load_stage
 from edgecompile.plan import Plan, UnitEntry, read_plan
 
 TARGET = 0.85
-OPERATIONS_A_BYTE = 10
+OPERATIONS_A_BYTE = 7
 PRODUCTS_A_ROUND = 4
 WARM_UP = 3
 

@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from edgecompile import plan as p
 from edgecompile.contingency import Contingencies
 from edgecompile.domain import Cluster
+from edgecompile.machines import limits_entry, network_entry, spare_hosts
 from edgecompile.memory import data_host_bytes, kept_inputs_bytes
-from edgecompile.partition import link_figures
 from edgecompile.profile import Profile
 from edgecompile.quantities import parse_time
 from edgecompile.readiness import planning_notes
+from edgecompile.record import recorded
+from edgecompile.resolve import bottleneck_name
 from edgecompile.schedule import Schedule
 from edgecompile.schema import Conf
 from edgecompile.shards import Shard
@@ -42,7 +44,7 @@ def assemble_plan(
         wires: the format at both ends of each stage, one more than stages.
     """
     ranks = [0] + [stage.host for stage in schedule.stages if stage.host != 0]
-    used = set(ranks)
+    costs = recorded(conf, chain, profile, cluster)
     return p.Plan(
         version=p.VERSION,
         model=p.ModelInfo(
@@ -56,8 +58,10 @@ def assemble_plan(
         predicted=_predicted(conf, schedule, cluster),
         certificate=_certificate(schedule),
         hosts=tuple(_host(rank, host, cluster) for rank, host in enumerate(ranks)),
-        network=p.Network(model=cluster.network, bandwidth_bytes_per_s=cluster.medium_bytes_per_s),
-        links=_links(ranks, cluster),
+        unused_hosts=spare_hosts(cluster, set(ranks)),
+        cluster=tuple(host.name for host in cluster.hosts),
+        devices=costs.devices,
+        network=network_entry(cluster),
         runtime=p.Runtime(
             num_buffers_in=conf.runtime.num_buffers_in,
             num_buffers_out=conf.runtime.num_buffers_out,
@@ -70,9 +74,11 @@ def assemble_plan(
         data=data,
         golden=golden,
         stages=_stages(conf, chain, schedule, shards, wires, ranks),
-        units=_units(chain, profile),
-        unused_hosts=tuple(host.name for index, host in enumerate(cluster.hosts) if index not in used),
-        notes=(*profile.notes, *planning_notes(cluster, used), *contingencies.notes),
+        scheduling=costs.scheduling,
+        boundaries=costs.boundaries,
+        shared_weights=costs.shared_weights,
+        units=costs.units,
+        notes=(*profile.notes, *planning_notes(cluster, ranks), *contingencies.notes),
         contingencies=tuple(
             p.Contingency(
                 lost=cluster.hosts[item.lost].name,
@@ -90,7 +96,7 @@ def _predicted(conf: Conf, schedule: Schedule, cluster: Cluster) -> p.Predicted:
         throughput_items_per_s=conf.microbatch / schedule.period_s,
         period_s=schedule.period_s,
         latency_s=schedule.latency_s,
-        bottleneck=_bottleneck(schedule, cluster),
+        bottleneck=bottleneck_name(schedule, [host.name for host in cluster.hosts]),
     )
 
 
@@ -115,20 +121,8 @@ def _host(rank: int, index: int, cluster: Cluster) -> p.Host:
         execution=device.execution,
         dtype=device.dtype,
         threads=host.threads,
-        limits=p.Limits(memory_bytes=host.memory_bytes, cpu_share=host.cpu_share),
+        limits=limits_entry(host),
     )
-
-
-def _links(ranks: Sequence[int], cluster: Cluster) -> tuple[p.Link, ...]:
-    links = []
-    for source, first in enumerate(ranks):
-        for destination, second in enumerate(ranks):
-            if source != destination:
-                rate, latency = link_figures(cluster, first, second)
-                links.append(
-                    p.Link(source=source, destination=destination, bandwidth_bytes_per_s=rate, latency_s=latency)
-                )
-    return tuple(links)
 
 
 def _tensors(boundary: Boundary, wire: WireFormat = FORMATS["fp32"]) -> tuple[p.TensorSpec, ...]:
@@ -170,31 +164,3 @@ def _ends_bytes(conf: Conf, chain: Chain, schedule: Schedule) -> int:
     first, last = (schedule.stages[end].host == 0 for end in (0, -1))
     buffers = data_host_bytes(conf.runtime, *sizes, first=first, last=last)
     return buffers + kept_inputs_bytes(conf.runtime, sizes[0], len(schedule.stages))
-
-
-def _units(chain: Chain, profile: Profile) -> tuple[p.UnitEntry, ...]:
-    return tuple(
-        p.UnitEntry(
-            unit=unit.index,
-            op=unit.op,
-            flops=unit.flops,
-            weight_bytes=unit.weight_bytes,
-            activation_bytes=unit.activation_bytes,
-            live_bytes=chain.boundaries[unit.index].num_bytes,
-            time_s={device: times[unit.index] for device, times in profile.unit_s.items()},
-        )
-        for unit in chain.units
-    )
-
-
-def _bottleneck(schedule: Schedule, cluster: Cluster) -> str:
-    """In words: `stage 1 on orin-1`, `link orin-1 -> nano-1`, `interface of orin-1`, `the shared medium`."""
-    found = schedule.bottleneck
-    names = [cluster.hosts[host].name for host in found.hosts]
-    if found.kind == "stage":
-        return f"stage {found.stage} on {names[0]}"
-    if found.kind == "link":
-        return f"link {names[0]} -> {names[1]}"
-    if found.kind == "interface":
-        return f"interface of {names[0]}"
-    return "the shared medium"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import types
 from dataclasses import MISSING, fields, is_dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
@@ -115,7 +116,7 @@ def _decode(kind: Any, value: Any, where: str, key: str) -> Any:  # noqa: PLR091
 def _decode_dataclass(kind: Any, value: Any, where: str, key: str) -> Any:
     if not isinstance(value, dict):
         raise _misfit(value, "a mapping", where, key)
-    hints = get_type_hints(kind)
+    hints = _hints(kind)
     names = {item.name for item in fields(kind)}
     unknown = sorted(str(name) for name in value if name not in names)
     if unknown:
@@ -127,6 +128,11 @@ def _decode_dataclass(kind: Any, value: Any, where: str, key: str) -> Any:
         elif item.default is MISSING and item.default_factory is MISSING:
             raise UserError(f"{where}: the key {_join(key, item.name)} is missing")
     return kind(**arguments)
+
+
+@cache
+def _hints(kind: Any) -> dict[str, Any]:
+    return get_type_hints(kind)
 
 
 def _decode_tuple(kinds: tuple[Any, ...], value: Any, where: str, key: str) -> Any:

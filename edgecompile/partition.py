@@ -12,21 +12,20 @@ import numpy as np
 from edgecompile.blocks import cut_positions, cuts_of_ranges, pipeedge_cuts, unit_range
 from edgecompile.domain import Cluster
 from edgecompile.errors import UserError, choices
-from edgecompile.memory import data_host_bytes, kept_inputs_bytes
+from edgecompile.machines import limits_entry, network_entry
+from edgecompile.memory import most_ends_bytes
 from edgecompile.profile import Profile
 from edgecompile.quantities import parse_time
+from edgecompile.resolve import links_of
 from edgecompile.schedule import (
     Assignment,
-    HostLinks,
     Infeasible,
     Kind,
     Objective,
-    PairwiseLinks,
     Pin,
     Problem,
     SchedHost,
     Schedule,
-    SharedMedium,
     SharedWeight,
     evaluate,
     solve,
@@ -158,8 +157,8 @@ def build_problem(
             for device in cluster.devices
             for costs in (profile.wires[device.name],)
         ),
-        hosts=_hosts(cluster, _ends_bytes(conf, sizes, len(cluster.hosts))),
-        links=_links(cluster),
+        hosts=_hosts(cluster, most_ends_bytes(conf.runtime, sizes[0], sizes[-1], len(cluster.hosts))),
+        links=links_of(network_entry(cluster), [(host.name, limits_entry(host)) for host in cluster.hosts]),
         cut_bytes=sizes,
         weight_bytes=own,
         shared_weights=shared,
@@ -179,12 +178,6 @@ def build_problem(
         max_hosts=constraints.max_hosts,
         state_budget=conf.schedule.state_budget,
     )
-
-
-def _ends_bytes(conf: Conf, sizes: Sequence[int], num_hosts: int) -> int:
-    """What the data host needs at most beside its stage, which is not known yet; `sizes`: of all boundaries."""
-    buffers = data_host_bytes(conf.runtime, sizes[0], sizes[-1], first=False, last=False)
-    return buffers + kept_inputs_bytes(conf.runtime, sizes[0], num_hosts)
 
 
 def _hosts(cluster: Cluster, ends_bytes: int) -> tuple[SchedHost, ...]:
@@ -230,29 +223,6 @@ def _weights(chain: Chain) -> tuple[tuple[int, ...], tuple[SharedWeight, ...]]:
         else:
             shared.append(SharedWeight(units=tuple(units), num_bytes=sizes[key].num_bytes))
     return tuple(own), tuple(shared)
-
-
-def _links(cluster: Cluster) -> HostLinks | PairwiseLinks | SharedMedium:
-    if cluster.network == "shared":
-        assert cluster.medium_bytes_per_s is not None
-        return SharedMedium(bandwidth_bytes_per_s=cluster.medium_bytes_per_s, latency_s=cluster.latency_s)
-    if cluster.network == "host":
-        return HostLinks(latency_s=cluster.latency_s)
-    pairs = [[link_figures(cluster, source, destination) for destination in range(len(cluster.hosts))]
-             for source in range(len(cluster.hosts))]  # fmt: skip
-    return PairwiseLinks(
-        bandwidth_bytes_per_s=tuple(tuple(rate for rate, _ in row) for row in pairs),
-        latency_s=tuple(tuple(latency for _, latency in row) for row in pairs),
-    )
-
-
-def link_figures(cluster: Cluster, source: int, destination: int) -> tuple[float, float]:
-    """Bandwidth in bytes a second and latency in seconds from one host to another."""
-    first, second = cluster.hosts[source], cluster.hosts[destination]
-    slower = min(first.bandwidth_bytes_per_s, second.bandwidth_bytes_per_s)
-    if cluster.medium_bytes_per_s is not None:
-        slower = min(slower, cluster.medium_bytes_per_s)
-    return cluster.pairs.get((first.name, second.name), (slower, cluster.latency_s))
 
 
 def _pins(chain: Chain, cluster: Cluster, constraints: ConstraintsConf) -> tuple[Pin, ...]:

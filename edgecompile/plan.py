@@ -14,15 +14,19 @@ import yaml
 
 from edgecompile.decode import decode, load_yaml
 from edgecompile.errors import UserError
+from edgecompile.plan_cluster import Device, Host, Limits, Link, Network, Pair, SpareHost
+from edgecompile.plan_costs import BoundaryEntry, Pinned, Scheduling, SharedEntry, UnitEntry
 from edgecompile.plan_rules import DTYPE_BYTES, check_plan
 from edgecompile.store import file_sha256, replacing
 
 __all__ = [
     "DTYPE_BYTES",
     "VERSION",
+    "BoundaryEntry",
     "Certificate",
     "Contingency",
     "DataSpec",
+    "Device",
     "Golden",
     "Host",
     "ImageSpec",
@@ -30,9 +34,14 @@ __all__ = [
     "Link",
     "ModelInfo",
     "Network",
+    "Pair",
+    "Pinned",
     "Plan",
     "Predicted",
     "Runtime",
+    "Scheduling",
+    "SharedEntry",
+    "SpareHost",
     "Stage",
     "StagePrediction",
     "TensorSpec",
@@ -92,46 +101,6 @@ class Certificate:
     lower_bound_s: float
     gap: float
     """(period - lower bound) / period: 0 when no better plan exists."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Limits:
-    memory_bytes: int
-    cpu_share: float | None = None
-    """Cores that --emulate grants this host; null: all of them."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Host:
-    """A machine that runs one rank. Rank 0 is the data host."""
-
-    rank: int
-    name: str
-    address: str
-    port: int
-    device: str
-    execution: str
-    dtype: str
-    threads: int
-    """Intra-op threads; 0: as many as the machine has cores."""
-    limits: Limits
-
-
-@dataclass(frozen=True, kw_only=True)
-class Link:
-    source: int
-    destination: int
-    bandwidth_bytes_per_s: float
-    latency_s: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Network:
-    """How links share the medium: `host` (each interface has its rate), `pairwise`, or `shared` (one channel)."""
-
-    model: str
-    bandwidth_bytes_per_s: float | None = None
-    """The channel's rate where the medium is shared."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,20 +208,6 @@ class Contingency:
 
 
 @dataclass(frozen=True, kw_only=True)
-class UnitEntry:
-    """One unit's costs: what simulate and explain need. `live_bytes` is the boundary before the unit, unencoded."""
-
-    unit: int
-    op: str
-    flops: int
-    weight_bytes: int
-    activation_bytes: int
-    live_bytes: int
-    time_s: dict[str, float]
-    """Predicted seconds on each device kind."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class Plan:
     version: int
     model: ModelInfo
@@ -260,25 +215,51 @@ class Plan:
     predicted: Predicted
     certificate: Certificate
     hosts: tuple[Host, ...]
+    """Those that run a rank, in the order of ranks."""
+    unused_hosts: tuple[SpareHost, ...] = ()
+    cluster: tuple[str, ...]
+    """All hosts by name in the config's order, the data host first; of plans that are equal, the order decides."""
+    devices: tuple[Device, ...]
     network: Network
-    links: tuple[Link, ...]
     runtime: Runtime
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     data: DataSpec
     golden: Golden
     stages: tuple[Stage, ...]
+    scheduling: Scheduling
+    boundaries: tuple[BoundaryEntry, ...]
+    shared_weights: tuple[SharedEntry, ...] = ()
     units: tuple[UnitEntry, ...]
-    unused_hosts: tuple[str, ...] = ()
     notes: tuple[str, ...] = field(default=())
     contingencies: tuple[Contingency, ...] = ()
+
+    @property
+    def all_hosts(self) -> tuple[Host | SpareHost, ...]:
+        """The hosts with and without a rank, in the order of `cluster`."""
+        by_name: dict[str, Host | SpareHost] = {host.name: host for host in self.hosts}
+        by_name.update((host.name, host) for host in self.unused_hosts)
+        return tuple(by_name[name] for name in self.cluster)
 
     def stage_of_rank(self, rank: int) -> Stage | None:
         """The stage that this rank runs; None for a data host without one."""
         return next((stage for stage in self.stages if stage.rank == rank), None)
 
     def link(self, source: int, destination: int) -> Link | None:
-        return next((item for item in self.links if (item.source, item.destination) == (source, destination)), None)
+        """From rank to rank; None where an interface's rate is unknown."""
+        first, second = self.hosts[source], self.hosts[destination]
+        figures = self.network.figures((first.name, first.limits), (second.name, second.limits))
+        if figures is None:
+            return None
+        rate, latency_s = figures
+        return Link(source=source, destination=destination, bandwidth_bytes_per_s=rate, latency_s=latency_s)
+
+    @property
+    def links(self) -> tuple[Link, ...]:
+        """All ordered pairs of ranks whose rate is known."""
+        ranks = range(len(self.hosts))
+        pairs = [(first, second) for first in ranks for second in ranks if first != second]
+        return tuple(link for pair in pairs if (link := self.link(*pair)) is not None)
 
 
 def read_plan(path: str | Path) -> Plan:

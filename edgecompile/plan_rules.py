@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgecompile.errors import UserError, choices
 
 if TYPE_CHECKING:
-    from edgecompile.plan import Plan, Stage, TensorSpec
+    from edgecompile.plan import Host, Plan, SpareHost, Stage, TensorSpec
 
 __all__ = ["DTYPE_BYTES", "check_plan"]
 
@@ -31,10 +31,13 @@ def check_plan(plan: Plan, where: str) -> None:
     """Raises UserError at the first rule that the plan breaks, naming the key, the value and what is allowed."""
     _require(plan.model.microbatch >= 1, where, "model.microbatch", plan.model.microbatch, "1 or more")
     _check_hosts(plan, where)
-    _check_links(plan, where)
+    _check_network(plan, where)
     for key, specs in (("inputs", plan.inputs), ("outputs", plan.outputs)):
         _check_tensors(specs, where, key, plan.model.microbatch)
+    _check_devices(plan, where)
+    _check_costs(plan, where)
     _check_units(plan, where)
+    _check_scheduling(plan, where)
     _check_stages(plan, plan.stages, where, "stages")
     idle = set(range(1, len(plan.hosts))) - {stage.rank for stage in plan.stages}
     _require(not idle, where, "hosts", sorted(idle), "ranks with a stage (only rank 0 may have none)")
@@ -66,34 +69,99 @@ def _require(holds: bool, where: str, key: str, value: object, allowed: str) -> 
 
 def _check_hosts(plan: Plan, where: str) -> None:
     _require(bool(plan.hosts), where, "hosts", [], "one host or more")
-    names = [host.name for host in plan.hosts]
+    names = [*(host.name for host in plan.hosts), *(host.name for host in plan.unused_hosts)]
     for index, host in enumerate(plan.hosts):
         key = f"hosts.{index}"
         _require(host.rank == index, where, f"{key}.rank", host.rank, f"{index} (ranks count up from 0)")
-        _require(names.count(host.name) == 1, where, f"{key}.name", host.name, "unlike every other host's")
-        _require(1 <= host.port <= 65535, where, f"{key}.port", host.port, "1 to 65535")
         _require(host.execution in ("cpu", "cuda"), where, f"{key}.execution", host.execution, "cpu or cuda")
-        _require(0 <= host.threads <= 4096, where, f"{key}.threads", host.threads, "0 to 4096")
-        _require(host.limits.memory_bytes > 0, where, f"{key}.limits.memory_bytes", host.limits.memory_bytes, "over 0")
-        share = host.limits.cpu_share
-        _require(share is None or share > 0, where, f"{key}.limits.cpu_share", share, "over 0, or null")
+        _check_host(host, names, where, key)
+    for index, spare in enumerate(plan.unused_hosts):
+        _check_host(spare, names, where, f"unused_hosts.{index}")
+    _require(sorted(plan.cluster) == sorted(names), where, "cluster", list(plan.cluster),
+             "the names of all hosts and unused_hosts, each once")  # fmt: skip
+    _require(plan.cluster[0] == plan.hosts[0].name, where, "cluster.0", plan.cluster[0],
+             f"the data host, {plan.hosts[0].name}")  # fmt: skip
 
 
-def _check_links(plan: Plan, where: str) -> None:
-    _require(plan.network.model in ("host", "pairwise", "shared"), where, "network.model", plan.network.model,
-             "host, pairwise or shared")  # fmt: skip
+def _check_host(host: Host | SpareHost, names: list[str], where: str, key: str) -> None:
+    _require(names.count(host.name) == 1, where, f"{key}.name", host.name, "unlike every other host's")
+    _require(1 <= host.port <= 65535, where, f"{key}.port", host.port, "1 to 65535")
+    _require(0 <= host.threads <= 4096, where, f"{key}.threads", host.threads, "0 to 4096")
+    limits = host.limits
+    _require(limits.memory_bytes > 0, where, f"{key}.limits.memory_bytes", limits.memory_bytes, "over 0")
+    for name in ("cpu_share", "bandwidth_bytes_per_s"):
+        value = getattr(limits, name)
+        _require(value is None or value > 0, where, f"{key}.limits.{name}", value, "over 0, or null")
+
+
+def _check_devices(plan: Plan, where: str) -> None:
+    names = [device.name for device in plan.devices]
+    for index, device in enumerate(plan.devices):
+        key = f"devices.{index}"
+        _require(names.count(device.name) == 1, where, f"{key}.name", device.name, "unlike every other device's")
+        for name in ("peak_flops_per_s", "memory_bytes_per_s", "memory_bytes", "network_bytes_per_s"):
+            _require(getattr(device, name) > 0, where, f"{key}.{name}", getattr(device, name), "over 0")
+        for name in ("launch_s", "runtime_bytes"):
+            _require(getattr(device, name) >= 0, where, f"{key}.{name}", getattr(device, name), "0 or more")
+    for index, host in enumerate(plan.hosts):
+        _one_of(host.device, names, where, f"hosts.{index}.device")
+    for index, spare in enumerate(plan.unused_hosts):
+        _one_of(spare.device, names, where, f"unused_hosts.{index}.device")
+
+
+def _check_network(plan: Plan, where: str) -> None:
+    network = plan.network
+    _one_of(network.model, ("host", "pairwise", "shared"), where, "network.model")
+    rate = network.bandwidth_bytes_per_s
+    _require((rate is not None and rate > 0) == (network.model == "shared"), where, "network.bandwidth_bytes_per_s",
+             rate, "over 0 where the model is shared, else null")  # fmt: skip
+    _require(network.latency_s >= 0, where, "network.latency_s", network.latency_s, "0 or more")
+    _require(not network.pairs or network.model == "pairwise", where, "network.pairs", len(network.pairs),
+             "empty where the model is not pairwise")  # fmt: skip
     seen = set()
-    for index, link in enumerate(plan.links):
-        key = f"links.{index}"
+    for index, pair in enumerate(network.pairs):
+        key = f"network.pairs.{index}"
         for side in ("source", "destination"):
-            rank = getattr(link, side)
-            _require(0 <= rank < len(plan.hosts), where, f"{key}.{side}", rank, f"a rank, 0 to {len(plan.hosts) - 1}")
-        pair = (link.source, link.destination)
-        _require(link.source != link.destination and pair not in seen, where, key, pair, "one link for each pair")
-        seen.add(pair)
-        _require(link.bandwidth_bytes_per_s > 0, where, f"{key}.bandwidth_bytes_per_s", link.bandwidth_bytes_per_s,
+            _one_of(getattr(pair, side), plan.cluster, where, f"{key}.{side}")
+        ends = (pair.source, pair.destination)
+        _require(pair.source != pair.destination and ends not in seen, where, key, ends, "one entry for each pair")
+        seen.add(ends)
+        _require(pair.bandwidth_bytes_per_s > 0, where, f"{key}.bandwidth_bytes_per_s", pair.bandwidth_bytes_per_s,
                  "over 0")  # fmt: skip
-        _require(link.latency_s >= 0, where, f"{key}.latency_s", link.latency_s, "0 or more")
+        _require(pair.latency_s >= 0, where, f"{key}.latency_s", pair.latency_s, "0 or more")
+
+
+def _check_costs(plan: Plan, where: str) -> None:
+    devices = {device.name for device in plan.devices}
+    _require(bool(plan.boundaries), where, "boundaries", [], "one boundary or more")
+    formats = set().union(*(boundary.wire_bytes for boundary in plan.boundaries))
+    ends = (0, len(plan.boundaries) - 1)
+    for index, boundary in enumerate(plan.boundaries):
+        key = f"boundaries.{index}"
+        _require(boundary.boundary == index, where, f"{key}.boundary", boundary.boundary, str(index))
+        wanted = {"fp32"} if index in ends else formats | {"fp32"}
+        _check_names(boundary.wire_bytes, wanted, where, f"{key}.wire_bytes")
+        for costs_key, costs in (("encode_s", boundary.encode_s), ("decode_s", boundary.decode_s)):
+            _check_names(costs, devices, where, f"{key}.{costs_key}")
+            for device, seconds in costs.items():
+                _check_names(seconds, wanted, where, f"{key}.{costs_key}.{device}")
+                least = min(seconds.values())
+                _require(least >= 0, where, f"{key}.{costs_key}.{device}", least, "0 or more")
+        least_bytes = min(boundary.wire_bytes.values())
+        _require(least_bytes >= 0, where, f"{key}.wire_bytes", least_bytes, "0 or more")
+    for index, weight in enumerate(plan.shared_weights):
+        key = f"shared_weights.{index}"
+        _require(weight.num_bytes >= 0, where, f"{key}.num_bytes", weight.num_bytes, "0 or more")
+        known = bool(weight.units) and all(0 <= unit < len(plan.units) for unit in weight.units)
+        _require(known, where, f"{key}.units", list(weight.units), f"units, 0 to {len(plan.units) - 1}")
+
+
+def _check_names(given: Collection[str], wanted: set[str], where: str, key: str) -> None:
+    _require(set(given) == wanted, where, key, sorted(given), f"a figure for each of {choices(wanted)}")
+
+
+def _one_of(value: str, allowed: Collection[str], where: str, key: str) -> None:
+    _require(value in allowed, where, key, value, "one of " + choices(allowed))
 
 
 def _check_tensors(specs: tuple[TensorSpec, ...], where: str, key: str, microbatch: int | None) -> None:
@@ -110,11 +178,42 @@ def _check_tensors(specs: tuple[TensorSpec, ...], where: str, key: str, microbat
 
 def _check_units(plan: Plan, where: str) -> None:
     _require(bool(plan.units), where, "units", [], "one unit or more")
+    devices = {device.name for device in plan.devices}
+    last = len(plan.boundaries) - 1
     for index, unit in enumerate(plan.units):
-        _require(unit.unit == index, where, f"units.{index}.unit", unit.unit, str(index))
-        for key in ("flops", "weight_bytes", "activation_bytes", "live_bytes"):
-            value = getattr(unit, key)
-            _require(value >= 0, where, f"units.{index}.{key}", value, "0 or more")
+        key = f"units.{index}"
+        _require(unit.unit == index, where, f"{key}.unit", unit.unit, str(index))
+        for name in ("flops", "weight_bytes", "activation_bytes"):
+            value = getattr(unit, name)
+            _require(value >= 0, where, f"{key}.{name}", value, "0 or more")
+        least, most = (0, 0) if index == 0 else (1, last - 1)
+        _require(least <= unit.boundary <= most, where, f"{key}.boundary", unit.boundary, f"{least} to {most}")
+        _check_names(unit.time_s, devices, where, f"{key}.time_s")
+        _require(min(unit.time_s.values()) >= 0, where, f"{key}.time_s", min(unit.time_s.values()), "0 or more")
+
+
+def _check_scheduling(plan: Plan, where: str) -> None:
+    asked, last = plan.scheduling, len(plan.units) - 1
+    formats = {"fp32"}.union(*(boundary.wire_bytes for boundary in plan.boundaries))
+    _one_of(plan.objective, ("period", "latency", "period_under_latency"), where, "objective")
+    for key, wire in (("wire", asked.wire), *((f"per_cut.{index}", name) for index, name in enumerate(asked.per_cut))):
+        _require(wire in formats or len(formats) == 1, where, f"scheduling.{key}", wire, "one of " + choices(formats))
+    good = len(asked.per_cut) in (0, len(plan.stages) - 1)
+    _require(good, where, "scheduling.per_cut", list(asked.per_cut), "empty, or a format for each cut")
+    for name, hosts in (("exclude", asked.exclude), ("host_order", asked.host_order or ())):
+        for index, host in enumerate(hosts):
+            _one_of(host, plan.cluster, where, f"scheduling.{name}.{index}")
+    for index, pin in enumerate(asked.pins):
+        for host in pin.hosts:
+            _one_of(host, plan.cluster, where, f"scheduling.pins.{index}.hosts")
+    ranges = [(f"pins.{index}.units", pin.units) for index, pin in enumerate(asked.pins)]
+    ranges += [(f"together.{index}", units) for index, units in enumerate(asked.together)]
+    for key, (first, final) in ranges:
+        _require(0 <= first <= final <= last, where, f"scheduling.{key}", [first, final], f"units, 0 to {last}")
+    for name in ("latency_limit_s", "period_limit_s", "max_hosts"):
+        value = getattr(asked, name)
+        _require(value is None or value > 0, where, f"scheduling.{name}", value, "over 0, or null")
+    _require(asked.state_budget > 0, where, "scheduling.state_budget", asked.state_budget, "over 0")
 
 
 def _check_stages(plan: Plan, stages: tuple[Stage, ...], where: str, base: str) -> None:

@@ -209,15 +209,8 @@ def describe(plan: Plan) -> list[str]:
 
 
 def interface_rates(plan: Plan) -> list[float | None]:
-    """Each host's interface, bytes a second: the plan has rates of links only, and a link is as fast as its slower end.
-
-    So a host that is faster than all others counts as fast as the fastest of those. None: no link tells.
-    """
-    rates: list[float | None] = []
-    for host in plan.hosts:
-        own = [link.bandwidth_bytes_per_s for link in plan.links if host.rank in (link.source, link.destination)]
-        rates.append(max(own, default=None))
-    return rates
+    """Each host's interface, bytes a second; None: unknown, so not limited."""
+    return [host.limits.bandwidth_bytes_per_s for host in plan.hosts]
 
 
 def pinned_cores(shares: Sequence[float | None], cores: Sequence[int]) -> list[tuple[int, ...]]:

@@ -73,7 +73,9 @@ def hosts_option(plan: Plan, found: Found) -> str:
     members = {host.name: _member(host, rates[host.rank]) for host in plan.hosts}
     text = "# measured by edgelaunch links; the first host feeds the inputs and takes the results\n"
     if plan.unused_hosts:
-        text += f"# not measured, since the plan leaves them unused: {', '.join(plan.unused_hosts)}\n"
+        text += (
+            f"# not measured, since the plan leaves them unused: {', '.join(host.name for host in plan.unused_hosts)}\n"
+        )
     width = 10**6  # a line a pair, however long its names
     return text + yaml.safe_dump({"network": network}, sort_keys=False, default_flow_style=None, width=width) + (
         yaml.safe_dump({"members": members}, sort_keys=False, default_flow_style=None, width=width)

@@ -5,6 +5,7 @@
 #include <nanobind/stl/vector.h>
 
 #include "native_sched/instance.hpp"
+#include "native_sched/simulation.hpp"
 #include "native_sched/solver.hpp"
 
 namespace nb = nanobind;
@@ -118,11 +119,50 @@ void bind_result(nb::module_& m) {
       .def_ro("num_probes", &Solution::num_probes);
 }
 
+void bind_simulation(nb::module_& m) {
+  nb::class_<SharedSpec>(m, "SharedSpec")
+      .def(nb::init<>())
+      .def_rw("boundaries", &SharedSpec::boundaries)
+      .def_rw("share", &SharedSpec::share);
+  nb::class_<PipelineSpec>(m, "PipelineSpec")
+      .def(nb::init<>())
+      .def_rw("compute_s", &PipelineSpec::compute_s)
+      .def_rw("transfer_s", &PipelineSpec::transfer_s)
+      .def_rw("latency_s", &PipelineSpec::latency_s)
+      .def_rw("local", &PipelineSpec::local)
+      .def_rw("shared", &PipelineSpec::shared)
+      .def_rw("num_buffers_in", &PipelineSpec::num_buffers_in)
+      .def_rw("num_buffers_out", &PipelineSpec::num_buffers_out)
+      .def_rw("num_microbatches", &PipelineSpec::num_microbatches)
+      .def_rw("ready_s", &PipelineSpec::ready_s)
+      .def_rw("sigma", &PipelineSpec::sigma)
+      .def_rw("seed", &PipelineSpec::seed)
+      .def_rw("num_warm_up", &PipelineSpec::num_warm_up)
+      .def_rw("warm_up_factor", &PipelineSpec::warm_up_factor)
+      .def_rw("count_from", &PipelineSpec::count_from)
+      .def_rw("trace_from", &PipelineSpec::trace_from)
+      .def_rw("trace_to", &PipelineSpec::trace_to)
+      .def_rw("by_events", &PipelineSpec::by_events);
+  nb::class_<SimulationResult>(m, "SimulationResult")
+      .def_ro("fed_s", &SimulationResult::fed_s)
+      .def_ro("result_s", &SimulationResult::result_s)
+      .def_ro("busy_s", &SimulationResult::busy_s)
+      .def_ro("starved_s", &SimulationResult::starved_s)
+      .def_ro("blocked_s", &SimulationResult::blocked_s)
+      .def_ro("sending_s", &SimulationResult::sending_s)
+      .def_ro("trace_start_s", &SimulationResult::trace_start_s)
+      .def_ro("trace_end_s", &SimulationResult::trace_end_s)
+      .def_ro("trace_published_s", &SimulationResult::trace_published_s)
+      .def_ro("trace_send_start_s", &SimulationResult::trace_send_start_s)
+      .def_ro("trace_send_end_s", &SimulationResult::trace_send_end_s);
+}
+
 }  // namespace
 
 NB_MODULE(_native_sched, m) {
   bind_problem(m);
   bind_result(m);
+  bind_simulation(m);
   m.def("solve", &solve, nb::arg("problem"), nb::call_guard<nb::gil_scoped_release>());
   m.def("pareto", &pareto, nb::arg("problem"), nb::call_guard<nb::gil_scoped_release>());
   m.def("evaluate", &evaluate, nb::arg("problem"), nb::arg("assignments"),
@@ -130,4 +170,6 @@ NB_MODULE(_native_sched, m) {
   m.def(
       "lower_bound_ps", [](const ProblemSpec& problem) { return Instance(problem).trivial_period_ps(); },
       nb::arg("problem"), nb::call_guard<nb::gil_scoped_release>());
+  m.def("simulate", &simulate, nb::arg("pipeline"), nb::call_guard<nb::gil_scoped_release>());
+  m.def("jitter", &jitter, nb::arg("seed"), nb::arg("stage"), nb::arg("microbatch"), nb::arg("sigma"));
 }

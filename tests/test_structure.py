@@ -16,6 +16,8 @@ LOW = {
     "edgecompile.quantities",
     "edgecompile.decode",
     "edgecompile.plan",
+    "edgecompile.plan_cluster",
+    "edgecompile.plan_costs",
     "edgecompile.plan_rules",
     "edgecompile.store",
 }

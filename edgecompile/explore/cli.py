@@ -7,11 +7,16 @@ import sys
 from collections.abc import Sequence
 
 from edgecompile import __version__
-from edgecompile.console import run_command, table_console
-from edgecompile.explore.show import links_table, plan_tables
-from edgecompile.plan import read_plan
+from edgecompile.console import run_command
+from edgecompile.explore import explain, show, simulate
 
 __all__ = ["main"]
+
+_COMMANDS = {
+    "show": (show, "the plan as tables: stages, hosts, links, predictions"),
+    "explain": (explain, "what holds the plan back, what a change would bring, why a unit is where it is"),
+    "simulate": (simulate, "play the plan through in time, as it is or with other figures"),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -19,20 +24,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="edgeplan", description="Reads plans that edgecompile wrote.")
     parser.add_argument("--version", action="version", version=f"edgeplan {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    show = commands.add_parser("show", help="the plan as tables: stages, hosts, links, predictions")
-    show.add_argument("plan", help="a plan.yaml")
+    for name, (module, what) in _COMMANDS.items():
+        module.add_options(commands.add_parser(name, help=what, description=f"{what[0].upper()}{what[1:]}."))
     chosen = parser.parse_args(arguments)
-    return run_command("edgeplan", lambda: _show(chosen.plan))
-
-
-def _show(path: str) -> int:
-    plan = read_plan(path)
-    console = table_console()
-    for part in plan_tables(plan):
-        console.print(part)
-    if plan.links:
-        console.print(links_table(plan))
-    return 0
+    return run_command("edgeplan", lambda: _COMMANDS[chosen.command][0].run(chosen))
 
 
 if __name__ == "__main__":

@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterator
 
 from rich.table import Table
 
-from edgecompile.plan import Plan
+from edgecompile.console import table_console
+from edgecompile.plan import Plan, read_plan
 from edgecompile.quantities import format_bytes, format_rate, format_time
 
-__all__ = ["plan_tables"]
+__all__ = ["add_options", "network_table", "plan_tables", "run"]
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("plan", help="a plan.yaml")
+
+
+def run(chosen: argparse.Namespace) -> int:
+    """The command's body."""
+    plan = read_plan(chosen.plan)
+    console = table_console()
+    for part in (*plan_tables(plan), network_table(plan)):
+        if part is not None:
+            console.print(part)
+    return 0
 
 
 def plan_tables(plan: Plan) -> Iterator[Table | str]:
@@ -28,7 +44,7 @@ def plan_tables(plan: Plan) -> Iterator[Table | str]:
     if plan.hosts and plan.stage_of_rank(0) is None:
         yield f"rank 0, {plan.hosts[0].name}, feeds inputs and takes results; it runs no stage"
     if plan.unused_hosts:
-        yield f"left unused, since no plan with them is better: {', '.join(plan.unused_hosts)}"
+        yield f"left unused, since no plan with them is better: {', '.join(host.name for host in plan.unused_hosts)}"
     for item in plan.contingencies:
         rate = item.predicted.throughput_items_per_s
         yield f"without {item.lost}: {rate:.3g} items/s in {len(item.stages)} stages, {_gap(item.certificate.gap)}"
@@ -70,16 +86,29 @@ def _stages(plan: Plan) -> Table:
     return table
 
 
-def links_table(plan: Plan) -> Table:
-    """Bandwidth and latency of the links; pairs that are alike share a row."""
-    table = Table(title="links", title_justify="left")
-    for name in ("links", "bandwidth", "latency"):
-        table.add_column(name, justify="left" if name == "links" else "right")
+def network_table(plan: Plan) -> Table | None:
+    """What the ranks' interfaces carry, or their links where each has its own figures; those alike share a row."""
+    if len(plan.hosts) < 2:
+        return None
+    network = plan.network
+    pairwise = network.model == "pairwise"
+    table = Table(title="network", title_justify="left")
+    for name in ("links" if pairwise else "interfaces", "bandwidth", "latency"):
+        table.add_column(name, justify="right" if name in ("bandwidth", "latency") else "left")
     alike: dict[tuple[float, float], list[str]] = {}
-    for link in plan.links:
-        pair = f"{plan.hosts[link.source].name} -> {plan.hosts[link.destination].name}"
-        alike.setdefault((link.bandwidth_bytes_per_s, link.latency_s), []).append(pair)
-    for (rate, latency_s), pairs in alike.items():
-        names = f"all {len(pairs)} pairs of hosts" if len(pairs) == len(plan.links) > 2 else ", ".join(pairs)
-        table.add_row(names, format_rate(rate), format_time(latency_s))
-    return table
+    if pairwise:
+        for link in plan.links:
+            pair = f"{plan.hosts[link.source].name} -> {plan.hosts[link.destination].name}"
+            alike.setdefault((link.bandwidth_bytes_per_s, link.latency_s), []).append(pair)
+    else:
+        for host in plan.hosts:
+            rate = host.limits.bandwidth_bytes_per_s
+            if rate is not None:
+                alike.setdefault((rate, network.latency_s), []).append(host.name)
+    total = sum(len(names) for names in alike.values())
+    for (rate, latency_s), names in alike.items():
+        shown = f"all {total}" if len(names) == total > 2 else ", ".join(names)
+        table.add_row(shown, format_rate(rate), format_time(latency_s))
+    if network.bandwidth_bytes_per_s is not None:
+        table.add_row("the channel they share", format_rate(network.bandwidth_bytes_per_s), "")
+    return table if table.rows else None

@@ -114,11 +114,12 @@ def test_every_cut_of_a_forked_model_works(compile_here: Compile, tmp_path: Path
 def test_shared_weights_count_once_a_stage(compile_here: Compile) -> None:
     whole = compile_hand_written(compile_here, "Tied", "schedule=single")
     table_bytes = 50 * 16 * 4
-    assert sum(unit.weight_bytes for unit in whole.units) > whole.model.num_parameters * 4
     weights = whole.model.num_parameters * 4
+    assert [item.num_bytes for item in whole.shared_weights] == [table_bytes]
+    assert sum(unit.weight_bytes for unit in whole.units) + table_bytes == weights
     # two of each, and one more where the data host fills and takes them itself
     buffers = 3 * (sum(s.num_bytes for s in whole.inputs) + sum(s.num_bytes for s in whole.outputs))
-    peak = max(unit.activation_bytes for unit in whole.units) * 3 // 2
+    peak = max(unit.activation_bytes for unit in whole.units)
     assert whole.stages[0].predicted.memory_bytes == RUNTIME_BYTES + weights + buffers + peak
     split = compile_hand_written(compile_here, "Tied", "schedule=even", "hosts.count=2")
     assert all(stage.predicted.memory_bytes > RUNTIME_BYTES + table_bytes for stage in split.stages)

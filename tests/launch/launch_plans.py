@@ -12,9 +12,11 @@ import yaml
 from safetensors.torch import save_file
 
 from edgecompile.plan import (
+    BoundaryEntry,
     Certificate,
     Contingency,
     DataSpec,
+    Device,
     Golden,
     Host,
     Limits,
@@ -23,6 +25,7 @@ from edgecompile.plan import (
     Plan,
     Predicted,
     Runtime,
+    Scheduling,
     Stage,
     StagePrediction,
     TensorSpec,
@@ -126,6 +129,7 @@ def write(
     addresses = addresses or ["127.0.0.1"] * (max(ranks) + 1)
     stages = save_stages(folder, {name: tensor[[0] * microbatch] for name, tensor in inputs.items()}, parts, ranks)
     outputs = stages[-1].outputs
+    free = {"cpu": {"fp32": 0.0}}
     plan = Plan(
         version=1,
         model=ModelInfo(name="tiny", microbatch=microbatch, num_parameters=1, weights="random", capture="export"),
@@ -137,8 +141,12 @@ def write(
                  dtype="float32", threads=1, limits=Limits(memory_bytes=1 << 30))
             for rank, address in enumerate(addresses)
         ),
+        cluster=tuple(f"host-{rank}" for rank in range(len(addresses))),
+        devices=(
+            Device(name="cpu", execution="cpu", dtype="float32", peak_flops_per_s=1e11, memory_bytes_per_s=1e10,
+                   launch_s=0.0, memory_bytes=1 << 30, runtime_bytes=0, network_bytes_per_s=1e9, threads=1),
+        ),
         network=Network(model="host"),
-        links=(),
         runtime=Runtime(
             num_buffers_in=2, num_buffers_out=2, timeout_s=timeout_s, detect_s=detect_s, rejoin_s=rejoin_s
         ),
@@ -149,9 +157,14 @@ def write(
                       tolerance={spec.name: 1e-5 for spec in outputs}),
         stages=stages,
         units=tuple(
-            UnitEntry(unit=number, op=f"op{number}", flops=1, weight_bytes=1, activation_bytes=1, live_bytes=1,
+            UnitEntry(unit=number, op=f"op{number}", flops=1, weight_bytes=1, activation_bytes=1, boundary=number,
                       time_s={"cpu": 0.001})
             for number in range(len(parts))
+        ),
+        scheduling=Scheduling(method="exact", wire="fp32", state_budget=1_000_000),
+        boundaries=tuple(
+            BoundaryEntry(boundary=number, wire_bytes={"fp32": 1}, encode_s=free, decode_s=free)
+            for number in range(len(parts) + 1)
         ),
     )  # fmt: skip
     written = Written(folder / "plan.yaml", plan, parts, microbatch)

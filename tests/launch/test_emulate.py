@@ -10,40 +10,37 @@ from pathlib import Path
 import pytest
 from launch_plans import Written
 
-from edgecompile.plan import Host, Limits, Link, Network, Plan, UserError
+from edgecompile.plan import Host, Limits, Network, Plan, UserError
 from edgelaunch import cgroups, cli, emulate, netns
 
 FAST, SLOW = 12.5e6, 2.5e6
 
 
 def cluster(plan: Plan, rates: list[float], shares: list[float | None], model: str = "host") -> Plan:
-    """A plan of as many hosts as rates; a link is as fast as its slower end."""
+    """A plan of as many hosts as rates, which are those of their interfaces."""
     hosts: list[Host] = [
-        replace(plan.hosts[0], rank=rank, name=f"pi-{rank}", limits=Limits(memory_bytes=300_000_000, cpu_share=share))
-        for rank, share in enumerate(shares)
-    ]
-    pairs = [(a, b) for a in range(len(rates)) for b in range(len(rates)) if a != b]
-    links = [
-        Link(source=a, destination=b, bandwidth_bytes_per_s=min(rates[a], rates[b]), latency_s=1e-4) for a, b in pairs
-    ]
-    network = Network(model=model, bandwidth_bytes_per_s=FAST if model == "shared" else None)
-    return replace(plan, hosts=tuple(hosts), links=tuple(links), network=network)
+        replace(plan.hosts[0], rank=rank, name=f"pi-{rank}",
+                limits=Limits(memory_bytes=300_000_000, cpu_share=share, bandwidth_bytes_per_s=rate))
+        for rank, (rate, share) in enumerate(zip(rates, shares, strict=True))
+    ]  # fmt: skip
+    network = Network(model=model, bandwidth_bytes_per_s=FAST if model == "shared" else None, latency_s=1e-4)
+    return replace(plan, hosts=tuple(hosts), cluster=tuple(host.name for host in hosts), network=network)
 
 
 # --- what is said -----------------------------------------------------------------------------------------------------
 
 
-def test_an_interface_is_as_fast_as_its_fastest_link(two_stages: Written) -> None:
+def test_an_interface_has_its_own_rate(two_stages: Written) -> None:
     plan = cluster(two_stages.plan, [FAST, FAST, SLOW], [0.9, 0.45, 0.225])
     assert emulate.interface_rates(plan) == [FAST, FAST, SLOW]
-    assert emulate.interface_rates(replace(plan, links=())) == [None, None, None]
+    assert emulate.interface_rates(two_stages.plan) == [None, None]
 
 
 def test_a_line_a_host_tells_what_is_emulated(two_stages: Written) -> None:
     lines = emulate.describe(cluster(two_stages.plan, [FAST, SLOW], [0.5, None]))
     assert "2 hosts" in lines[0]
     assert lines[1:] == [
-        "rank 0 (pi-0): 0.5 cores, 300 MB, 20 Mbit/s each way",
+        "rank 0 (pi-0): 0.5 cores, 300 MB, 100 Mbit/s each way",
         "rank 1 (pi-1): all cores, 300 MB, 20 Mbit/s each way",
     ]
     assert (
@@ -56,10 +53,8 @@ def test_a_line_a_host_tells_what_is_emulated(two_stages: Written) -> None:
 def test_what_is_not_emulated_is_said(two_stages: Written) -> None:
     plan = cluster(two_stages.plan, [FAST, FAST], [1000.0, 0.5])
     assert any("1000.5 cores together" in line for line in emulate.describe(plan))
-    links = tuple(replace(link, latency_s=0.02) for link in plan.links)
-    assert any(
-        "latency of up to 20 ms is not emulated" in line for line in emulate.describe(replace(plan, links=links))
-    )
+    slow = replace(plan, network=replace(plan.network, latency_s=0.02))
+    assert any("latency of up to 20 ms is not emulated" in line for line in emulate.describe(slow))
 
 
 @pytest.mark.parametrize(

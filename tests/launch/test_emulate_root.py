@@ -17,7 +17,7 @@ import pytest
 import torch
 from launch_harness import Running
 
-from edgecompile.plan import Limits, Link, Network, Plan, UserError
+from edgecompile.plan import Limits, Network, Plan, UserError
 from edgelaunch import cgroups, emulate, netns
 from edgelaunch.emulate import Emulation
 
@@ -30,15 +30,10 @@ def cluster(model: str = "host", share: float | None = 0.9, memory_bytes: int = 
     """Gives a plan limits, and links of 10 Mbit/s."""
 
     def change(plan: Plan) -> Plan:
-        limits = Limits(memory_bytes=memory_bytes, cpu_share=share)
-        ranks = range(len(plan.hosts))
-        links = [
-            Link(source=a, destination=b, bandwidth_bytes_per_s=RATE, latency_s=1e-4)
-            for a in ranks for b in ranks if a != b
-        ]  # fmt: skip
-        network = Network(model=model, bandwidth_bytes_per_s=RATE if model == "shared" else None)
+        limits = Limits(memory_bytes=memory_bytes, cpu_share=share, bandwidth_bytes_per_s=RATE)
+        network = Network(model=model, bandwidth_bytes_per_s=RATE if model == "shared" else None, latency_s=1e-4)
         hosts = tuple(replace(host, limits=limits) for host in plan.hosts)
-        return replace(plan, hosts=hosts, links=tuple(links), network=network)
+        return replace(plan, hosts=hosts, network=network)
 
     return change
 

@@ -17,14 +17,24 @@ import yaml
 from launch_harness import PROGRAM, Running, processes_of, rank_process, run, wait_all
 from launch_plans import Written
 
-from edgecompile.plan import Plan
+from edgecompile.plan import Limits, Plan, SpareHost
 from edgelaunch.hosts_option import Figures, hosts_option
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
 def on_local_devices(plan: Plan) -> Plan:
-    return replace(plan, hosts=tuple(replace(host, device="local") for host in plan.hosts))
+    """The tests' own kind of device by the name of one that the compiler knows."""
+    return replace(
+        plan,
+        hosts=tuple(replace(host, device="local") for host in plan.hosts),
+        devices=tuple(replace(device, name="local") for device in plan.devices),
+        units=tuple(replace(unit, time_s={"local": 0.001}) for unit in plan.units),
+        boundaries=tuple(
+            replace(boundary, encode_s={"local": {"fp32": 0.0}}, decode_s={"local": {"fp32": 0.0}})
+            for boundary in plan.boundaries
+        ),
+    )
 
 
 def slow_link_module() -> ModuleType:
@@ -61,7 +71,9 @@ def test_a_rate_a_pair_where_one_way_differs(three_stages: Written) -> None:
 
 
 def test_hosts_that_the_plan_leaves_out_are_named(three_stages: Written) -> None:
-    text = hosts_option(replace(three_stages.plan, unused_hosts=("pi-9",)), found(1e7))
+    spare = SpareHost(name="pi-9", address="127.0.0.1", port=29999, device="cpu", threads=1,
+                      limits=Limits(memory_bytes=1 << 30))  # fmt: skip
+    text = hosts_option(replace(three_stages.plan, unused_hosts=(spare,)), found(1e7))
     assert "# not measured, since the plan leaves them unused: pi-9" in text
 
 
@@ -88,7 +100,7 @@ def test_what_is_written_compiles(tmp_path: Path) -> None:
     assert [host["name"] for host in compiled["hosts"]] == list(option["members"])
     if option["network"]["model"] == "pairwise":
         rate = float(option["network"]["pairs"]["host-0->host-1"]["bandwidth"].removesuffix("Mbps")) * 1e6 / 8
-        assert compiled["links"][0]["bandwidth_bytes_per_s"] == pytest.approx(rate)
+        assert compiled["network"]["pairs"][0]["bandwidth_bytes_per_s"] == pytest.approx(rate)
 
 
 def test_stdout_is_the_option_alone(two_stages: Written) -> None:

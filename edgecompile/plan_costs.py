@@ -1,0 +1,77 @@
+"""The plan's costs: all that planning again needs, without the model and without torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["BoundaryEntry", "Pinned", "Scheduling", "SharedEntry", "UnitEntry"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BoundaryEntry:
+    """What is alive between two units, and what it costs to send; cuts where the same is alive share an entry."""
+
+    boundary: int
+    wire_bytes: dict[str, int]
+    """Bytes of one microbatch in each wire format; inputs and results travel as they are, `fp32`."""
+    encode_s: dict[str, dict[str, float]]
+    """For each device kind, the sending stage's seconds in each wire format."""
+    decode_s: dict[str, dict[str, float]]
+    """The receiving stage's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnitEntry:
+    """One unit's costs."""
+
+    unit: int
+    op: str
+    boundary: int
+    """What is alive before it: a number of `boundaries`, whose last entry holds the results."""
+    cuttable: bool = True
+    """Whether a stage may begin with it."""
+    flops: int
+    weight_bytes: int
+    """Of the weights that no other unit reads; the others are in `shared_weights`."""
+    activation_bytes: int
+    """What a rank's heap holds of activations while it runs."""
+    time_s: dict[str, float]
+    """Predicted seconds on each device kind."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SharedEntry:
+    """A weight that several units read; a stage holds it once."""
+
+    units: tuple[int, ...]
+    num_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pinned:
+    units: tuple[int, int]
+    """First and last unit, both included."""
+    hosts: tuple[str, ...]
+    """One of them must run these units."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scheduling:
+    """What was asked for beside the objective."""
+
+    method: str
+    wire: str
+    """The format of float32 tensors at cuts."""
+    per_cut: tuple[str, ...] = ()
+    """A format for each cut of this plan, in order; empty: `wire` at all of them."""
+    latency_limit_s: float | None = None
+    period_limit_s: float | None = None
+    max_hosts: int | None = None
+    exclude: tuple[str, ...] = ()
+    """Hosts that run no stage."""
+    host_order: tuple[str, ...] | None = None
+    """Stages run on hosts in this order, and on no others."""
+    pins: tuple[Pinned, ...] = ()
+    together: tuple[tuple[int, int], ...] = ()
+    """First and last unit of ranges that stay in one stage."""
+    state_budget: int
