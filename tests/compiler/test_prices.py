@@ -30,6 +30,7 @@ from edgecompile.units import Chain, build_chain
 # Slow links, little memory and units that all take alike, so that every limit has a price.
 KINDS = ("jetson_orin_nano", "intel_n100", "laptop_cpu", "raspberry_pi_5")
 HOSTS = ("mini-pc", "orin-nano", "laptop", "pi5-1", "pi5-2")
+MEMORY = {"mini-pc": "240kB", "orin-nano": "120kB"}  # the first keeps 100 kB of inputs
 OVERRIDES = (
     "model=custom",
     "model.build._target_=hand_written.Forked",
@@ -38,7 +39,7 @@ OVERRIDES = (
     "hosts.network.latency=20us",
     *(f"devices.{kind}.launch_overhead=200us" for kind in KINDS),
     *(f"devices.{kind}.runtime_memory=30kB" for kind in KINDS),
-    *(f"hosts.members.{host}.memory={'120kB' if host == 'orin-nano' else '90kB'}" for host in HOSTS),
+    *(f"hosts.members.{host}.memory={MEMORY.get(host, '90kB')}" for host in HOSTS),
     *(f"hosts.members.{host}.bandwidth={'80Mbps' if host == 'mini-pc' else '60Mbps'}" for host in HOSTS),
 )
 
