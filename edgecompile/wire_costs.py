@@ -65,7 +65,7 @@ class MeasuredWires:
         return [cost.seconds(math.prod(shape), self.cores) for cost, shape in zip(costs, shapes, strict=True)]
 
     def _cost(self, wire: WireFormat, num_groups: int) -> WireCost:
-        scale = "channel" if num_groups > 1 else "item"
+        scale = "channel" if wire.is_integer and num_groups > 1 else "item"
         clipping = wire.clipping or not may_clip(wire, num_groups)
         for found in self.profile.wires:
             if (found.format, found.scale, found.clipping) == (wire.name, scale, clipping):
