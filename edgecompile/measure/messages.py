@@ -7,7 +7,13 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
+import warnings
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
 
 from edgecompile.errors import UserError
 from edgecompile.profile_file import Cost, Messages
@@ -24,6 +30,24 @@ def measure_messages(threads: int) -> tuple[Messages, int]:
     Raises:
         UserError: the two processes do not come to an end.
     """
+    with tempfile.TemporaryDirectory(prefix="edgeprofile-") as folder:
+        module = Path(folder, "module.pt")
+        _write_module(module)
+        sender, receiver = _exchange(threads, module)
+    costs = Messages(send=_cpu_cost(sender["cpu_s"]), receive=_cpu_cost(receiver["cpu_s"]))
+    return costs, max(sender["runtime_bytes"], receiver["runtime_bytes"])
+
+
+def _write_module(path: Path) -> None:
+    """A small module, which a process has only to load, as a rank does: tracing would take memory of its own."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        traced = torch.jit.trace(torch.nn.Linear(64, 64).eval(), torch.zeros(8, 64))  # type: ignore[no-untyped-call]
+        torch.jit.save(torch.jit.freeze(traced), str(path))
+
+
+def _exchange(threads: int, module: Path) -> list[dict[str, Any]]:
+    """What both processes tell."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -31,7 +55,7 @@ def measure_messages(threads: int) -> tuple[Messages, int]:
     environ = os.environ | {"TORCH_CPP_LOG_LEVEL": "ERROR"}
     peers = [
         subprocess.Popen(
-            [*command, str(rank), str(port), str(threads), *map(str, _SIZES)],
+            [*command, str(rank), str(port), str(threads), str(module), *map(str, _SIZES)],
             stdout=subprocess.PIPE,
             env=environ,
             start_new_session=True,
@@ -49,9 +73,7 @@ def measure_messages(threads: int) -> tuple[Messages, int]:
             peer.kill()
             peer.wait()
     assert all(peer.returncode == 0 for peer in peers), "a process that measured messages ended badly"
-    sender, receiver = (json.loads(text) for text in texts)
-    costs = Messages(send=_cpu_cost(sender["cpu_s"]), receive=_cpu_cost(receiver["cpu_s"]))
-    return costs, max(sender["runtime_bytes"], receiver["runtime_bytes"])
+    return [json.loads(text) for text in texts]
 
 
 def _cpu_cost(cpu_s: Sequence[float]) -> Cost:

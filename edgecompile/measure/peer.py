@@ -1,6 +1,6 @@
 """One end of a link, in a process of its own: sends or receives messages as ranks do and tells what that took.
 
-    python -m edgecompile.measure.peer RANK PORT THREADS SIZE...
+    python -m edgecompile.measure.peer RANK PORT THREADS MODULE SIZE...
 
 Rank 0 sends and owns the store, rank 1 receives. A message is a small first piece and pieces of 1 MB, each a gloo
 operation; receives are posted ahead. Prints one JSON object: for each size the CPU seconds of a message, and the
@@ -32,7 +32,8 @@ _TIMEOUT = timedelta(seconds=600)
 
 
 def main() -> int:
-    rank, port, threads, *sizes = (int(word) for word in sys.argv[1:])
+    rank, port, threads = (int(word) for word in sys.argv[1:4])
+    module, sizes = sys.argv[4], [int(word) for word in sys.argv[5:]]
     use_one_arena()
     torch.set_num_threads(threads)
     torch.set_num_interop_threads(1)
@@ -45,7 +46,7 @@ def main() -> int:
     group = gloo(PrefixStore("peer", store), rank, 2, options)
     keep_freed_memory()
     _messages(group, rank, min(sizes))
-    runtime_bytes = _runtime_bytes()  # before large buffers, which the plan counts for itself
+    runtime_bytes = _runtime_bytes(module)  # before large buffers, which the plan counts for itself
     cpu_s = [_messages(group, rank, size) for size in sizes]
     print(json.dumps({"cpu_s": cpu_s, "runtime_bytes": runtime_bytes}), flush=True)
     group.barrier().wait(_TIMEOUT)
@@ -77,10 +78,10 @@ def _messages(group: Any, rank: int, num_bytes: int) -> float:
     return took_s / count
 
 
-def _runtime_bytes() -> int:
-    """Anonymous memory of this process, with a TorchScript module run once; 0 where the system does not tell."""
-    module = torch.jit.freeze(torch.jit.trace(torch.nn.Linear(64, 64).eval(), torch.zeros(8, 64)))  # type: ignore[no-untyped-call]
-    with torch.inference_mode():
+def _runtime_bytes(path: str) -> int:
+    """Anonymous memory of this process, with a TorchScript module run as ranks do; 0 where the system does not tell."""
+    module = torch.jit.load(path)  # type: ignore[no-untyped-call]
+    with torch.inference_mode(), torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
         for _ in range(3):
             module(torch.zeros(8, 64))
     try:
