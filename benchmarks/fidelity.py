@@ -8,8 +8,8 @@ Each model is profiled once with edgeprofile, on one thread. Of each model and c
 alive together, each with namespaces, rates and cores of its own, and send bursts of microbatches in turns, so that a
 slow moment of the machine falls on both. A burst's throughput is that of its middle, while the pipeline is full.
 
-The machine should be idle otherwise, from the profile to the last burst: other load, of other virtual machines on the same
-board too, changes what both cores do by 10 % and more. The range behind each median tells.
+The machine should be idle otherwise, from the profile to the last burst: other load, even of other virtual machines on
+the same board, changes what both cores do by 10 % and more. The range behind each median tells.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
