@@ -7,7 +7,7 @@ PACKAGES := edgecompile launch tests benchmarks demo
 NATIVE := build/native
 DEMO := outputs/demo
 
-.PHONY: help demo test bench lint types native-test python-test format venv clean
+.PHONY: help demo test bench soak lint types native-test python-test format venv clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +33,12 @@ bench: $(VENV)/.installed ## run the benchmarks; they print ratios
 	$(BIN)/python benchmarks/memory.py --quick
 	$(BIN)/python benchmarks/startup.py --quick
 	$(BIN)/python benchmarks/soak.py --microbatches 10000
+	$(BIN)/python benchmarks/kills.py --quick
+
+soak: $(VENV)/.installed ## kills, cut links and a million microbatches; an hour or two, as root for the links
+	$(BIN)/python benchmarks/kills.py
+	$(BIN)/python benchmarks/link_drops.py
+	$(BIN)/python benchmarks/soak.py --microbatches 1000000 --ranks 3
 
 lint: $(VENV)/.dependencies ## ruff and clang-format
 	$(BIN)/ruff check $(wildcard $(PACKAGES))
