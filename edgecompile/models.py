@@ -119,8 +119,10 @@ def _architecture(name: str | None) -> Any:
     try:
         module = importlib.import_module(module_name) if module_name else transformers
         cls = getattr(module, class_name)
-    except (ImportError, AttributeError):
+    except (ImportError, AttributeError) as error:
         known = [item for item in dir(transformers) if item[0].isupper()]
+        if not module_name and class_name in known:  # it is there, and what it needs is not
+            raise UserError(f"model.build.architecture: transformers cannot load {name}: {error}") from error
         near = difflib.get_close_matches(class_name, known, n=3)
         hint = f": did you mean {' or '.join(near)}?" if near else ""
         raise UserError(f"model.build.architecture: transformers has no {name!r}{hint}") from None

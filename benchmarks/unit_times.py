@@ -1,7 +1,7 @@
 """How well the sums of a profile's unit times predict stages that it did not measure.
 
-    python benchmarks/profile.py                                    # vit_base and deit_small
-    python benchmarks/profile.py --models bert_base --microbatches 4 --folder profiles
+    python benchmarks/unit_times.py                                    # vit_base and deit_small
+    python benchmarks/unit_times.py --models bert_base --microbatches 4 --folder profiles
 
 Profiles each model with edgeprofile at microbatch 1 and 8, then times random ranges of units as shards, written and
 loaded as a rank's are, in turns, and compares the medians with the sums; also at microbatch 4, which was not profiled.
