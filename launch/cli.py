@@ -49,6 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         words = sys.argv[1:] if argv is None else list(argv)
         if words[:1] == ["links"]:
             return _measure_links(words[1:])
+        if words[:1] == ["doctor"]:
+            return _examine(words[1:])
         arguments = _parser().parse_args(words)
         if argv is None and not arguments.local:
             restart_with_heap_environment()
@@ -101,11 +103,30 @@ def _measure_links(words: Sequence[str]) -> int:
     return exit_code(failure) if failure is not None else 0
 
 
+def _examine(words: Sequence[str]) -> int:
+    from edgelaunch import doctor_command
+
+    parser = _Parser(
+        prog="edgelaunch doctor",
+        description="Check a rank before a run: what is there, what is not, and what to do about it. Exit status 2 "
+        "where something fails.",
+    )
+    doctor_command.add_arguments(parser)
+    arguments = parser.parse_args(words)
+    plan_path = Path(arguments.plan)
+    plan = read_plan(plan_path)
+    doctor_command.check_arguments(arguments, plan)
+    if not arguments.local:
+        _run_rank(arguments, plan, plan_path, doctor_command.rank_failure)
+    return doctor_command.examine_all(plan, plan_path.resolve().parent)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="edgelaunch",
         description="Run one rank of a plan, or with --local or --emulate all of them.",
-        epilog="edgelaunch links PLAN measures the links between a plan's hosts: edgelaunch links --help",
+        epilog="edgelaunch links PLAN measures the links between a plan's hosts; edgelaunch doctor PLAN checks a rank "
+        "before a run: see their --help",
     )
     add = parser.add_argument
     add("plan", metavar="PLAN", help="plan.yaml, written by edgecompile")

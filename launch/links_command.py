@@ -6,14 +6,17 @@ import argparse
 import os
 import socket
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgecompile.plan import Plan, UserError, file_sha256
 from edgelaunch.failures import Failure, rank_name
 from edgelaunch.identity import choose_rank, find_endpoint
 from edgelaunch.say import say
 
-__all__ = ["add_arguments", "check_arguments", "rank_failure"]
+if TYPE_CHECKING:
+    from edgelaunch.hosts_option import Figures
+
+__all__ = ["add_arguments", "check_arguments", "measure", "rank_failure"]
 
 MOST_SECONDS = 600.0
 
@@ -52,10 +55,21 @@ def rank_failure(
     arguments: argparse.Namespace, plan: Plan, plan_path: Path, discard: list[Any], channel: socket.socket | None
 ) -> tuple[Failure | None, int]:
     """Measures as one rank of all; rank 0 prints and writes what was found."""
+    failure, rank, found = measure(arguments, plan, plan_path)
+    if failure is None and rank == 0:
+        from edgelaunch.hosts_option import print_links
+
+        print_links(plan, found, Path(arguments.output) if arguments.output else None, arguments.quiet)
+    return failure, rank
+
+
+def measure(
+    arguments: argparse.Namespace, plan: Plan, plan_path: Path
+) -> tuple[Failure | None, int, dict[tuple[int, int], Figures]]:
+    """As one rank of all: why it failed, which rank this is, and on rank 0 the figures by source and destination."""
     rank = choose_rank(plan, arguments.rank, {} if arguments.loopback else os.environ)
     endpoint = find_endpoint(plan, arguments.master, os.environ, arguments.listen_fd)
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a peer that ends is no page of C++ frames
-    from edgelaunch.hosts_option import print_links
     from edgelaunch.measure_links import LinkSupervisor
     from edgelaunch.rank import RankOptions
 
@@ -76,6 +90,4 @@ def rank_failure(
         failure = Failure(rank=rank, kind="interrupted", message="was stopped by Ctrl-C")
     if failure is not None:
         runner.tell(failure)
-    elif rank == 0:
-        print_links(plan, runner.found, Path(arguments.output) if arguments.output else None, arguments.quiet)
-    return failure, rank
+    return failure, rank, runner.found

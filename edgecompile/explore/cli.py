@@ -8,14 +8,16 @@ from collections.abc import Sequence
 
 from edgecompile import __version__
 from edgecompile.console import run_command
-from edgecompile.explore import explain, show, simulate
+from edgecompile.explore import diff, explain, export, show, simulate
 
 __all__ = ["main"]
 
 _COMMANDS = {
     "show": (show, "the plan as tables: stages, hosts, links, predictions"),
     "explain": (explain, "what holds the plan back, what a change would bring, why a unit is where it is"),
+    "diff": (diff, "what moved between two plans, what was asked for differently, what that costs and brings"),
     "simulate": (simulate, "play the plan through in time, as it is or with other figures"),
+    "export": (export, "a simulated run as a trace for the Perfetto UI"),
 }
 
 

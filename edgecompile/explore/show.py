@@ -6,16 +6,23 @@ import argparse
 from collections.abc import Iterator
 
 from rich.table import Table
+from rich.text import Text
 
 from edgecompile.console import table_console
+from edgecompile.errors import UserError
 from edgecompile.plan import Plan, read_plan
 from edgecompile.quantities import format_bytes, format_rate, format_time
 
 __all__ = ["add_options", "network_table", "plan_tables", "run"]
 
+MOST_DRAWN = 1000
+
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("plan", help="a plan.yaml")
+    parser.add_argument("--timeline", action="store_true",
+                        help="draw what each stage and link does while the first microbatches pass")  # fmt: skip
+    parser.add_argument("--microbatches", type=int, default=8, metavar="N", help="so many of them (%(default)s)")
 
 
 def run(chosen: argparse.Namespace) -> int:
@@ -25,7 +32,27 @@ def run(chosen: argparse.Namespace) -> int:
     for part in (*plan_tables(plan), network_table(plan)):
         if part is not None:
             console.print(part)
+    if chosen.timeline:
+        for line in _timeline(plan, chosen.microbatches, console.width):
+            console.print(line)
     return 0
+
+
+def _timeline(plan: Plan, num_microbatches: int, width: int) -> Iterator[Text | str]:
+    """Simulated, since a plan has no run."""
+    from edgecompile.explore.simulation import Options, simulate
+    from edgecompile.explore.timeline import drawn, rows_of
+    from edgecompile.resolve import as_planned
+
+    if not 1 <= num_microbatches <= MOST_DRAWN:
+        raise UserError(f"--microbatches {num_microbatches}: a timeline draws 1 to {MOST_DRAWN}")
+    problem, schedule = as_planned(plan)
+    options = Options(
+        num_microbatches=num_microbatches, microbatch=plan.model.microbatch, trace=(0, num_microbatches)
+    )  # fmt: skip
+    simulation = simulate(problem, schedule, plan.runtime, options)
+    yield f"timeline, {num_microbatches} microbatches, simulated"
+    yield from drawn(rows_of(simulation, plan.cluster), width)
 
 
 def plan_tables(plan: Plan) -> Iterator[Table | str]:

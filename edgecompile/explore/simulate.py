@@ -6,7 +6,7 @@ import argparse
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from rich.table import Table
@@ -20,7 +20,7 @@ from edgecompile.quantities import format_time
 from edgecompile.resolve import as_planned, bottleneck_name, planned_again
 from edgecompile.schedule import Schedule
 
-__all__ = ["add_options", "run"]
+__all__ = ["Outcome", "add_options", "add_play_options", "play", "run"]
 
 MOST_MICROBATCHES = 1_000_000
 
@@ -39,8 +39,15 @@ class Outcome:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
+    add_play_options(parser, microbatches=1000)
+    parser.add_argument("--json", action="store_true", help="figures for scripts")
+
+
+def add_play_options(parser: argparse.ArgumentParser, microbatches: int) -> None:
+    """What `play` reads; `microbatches` is the default."""
     parser.add_argument("plan", help="a plan.yaml")
-    parser.add_argument("--microbatches", type=int, default=1000, metavar="N", help="how many to send (1000)")
+    parser.add_argument("--microbatches", type=int, default=microbatches, metavar="N",
+                        help="how many to send (%(default)s)")  # fmt: skip
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings",
                         help="another figure: hosts.2.bandwidth=50Mbps, hosts.NAME.memory=2GB, hosts.NAME.speed=1.5, "
                         "links.A->B.bandwidth=20Mbps, network.latency=1ms, runtime.num_buffers_in=4")  # fmt: skip
@@ -54,7 +61,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--warm-up-factor", type=float, default=2.0, metavar="F", help="how many times as slow (2)")
     parser.add_argument("--seed", type=int, default=0, help="of the jitter (0)")
-    parser.add_argument("--json", action="store_true", help="figures for scripts")
 
 
 def run(chosen: argparse.Namespace) -> int:
@@ -70,9 +76,15 @@ def run(chosen: argparse.Namespace) -> int:
     return 0
 
 
-def play(plan: Plan, chosen: argparse.Namespace) -> Outcome:
-    """Raises UserError for options out of range, unknown hosts, and hosts that nothing fits."""
+def play(plan: Plan, chosen: argparse.Namespace, *, trace: bool = False) -> Outcome:
+    """`trace`: keeps the times of all microbatches.
+
+    Raises:
+        UserError: an option is out of range, a host unknown, or nothing fits.
+    """
     options = _options(plan, chosen)
+    if trace:
+        options = replace(options, trace=(0, options.num_microbatches))
     plan = change(plan, chosen.settings)
     for name in chosen.drop:
         plan = without_host(plan, find_host(plan, name, "--drop"))

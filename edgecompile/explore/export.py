@@ -1,0 +1,75 @@
+"""`edgeplan export --perfetto`: a simulated run as a trace that the Perfetto UI and chrome://tracing open.
+
+The format is Chrome's Trace Event Format, JSON: complete events (`ph: X`) with microseconds, a process for each host
+and a thread for each stage or link.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from edgecompile.errors import UserError
+from edgecompile.explore import simulate
+from edgecompile.explore.timeline import Row, rows_of
+from edgecompile.plan import read_plan
+from edgecompile.store import replacing
+
+__all__ = ["add_options", "run", "trace_events"]
+
+MOST_MICROBATCHES = 100_000
+DEFAULT_MICROBATCHES = 50
+COLOURS = {"compute": "good", "send": "rail_animation", "waits for input": "bad", "waits to send": "terrible",
+           "fill": "grey", "drain": "grey"}  # fmt: skip
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--perfetto", metavar="FILE", required=True, help="write a trace of a simulated run there")
+    simulate.add_play_options(parser, microbatches=DEFAULT_MICROBATCHES)
+
+
+def run(chosen: argparse.Namespace) -> int:
+    """The command's body."""
+    if not 1 <= chosen.microbatches <= MOST_MICROBATCHES:
+        raise UserError(f"--microbatches {chosen.microbatches}: a trace holds 1 to {MOST_MICROBATCHES:,} of them")
+    path = Path(chosen.perfetto)
+    if path.is_dir() or not path.parent.is_dir():
+        raise UserError(f"{path}: is a folder, or in a folder that is not there: name a file such as trace.json")
+    plan = read_plan(chosen.plan)
+    outcome = simulate.play(plan, chosen, trace=True)
+    events = trace_events(rows_of(outcome.simulation, outcome.plan.cluster))
+    document = {"traceEvents": events, "displayTimeUnit": "ms", "otherData": {"model": plan.model.name}}
+    try:
+        with replacing(path) as temporary:
+            temporary.write_text(json.dumps(document), encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror}") from None
+    print(f"{len(events)} events in {path}: open it at https://ui.perfetto.dev (it stays in your browser)")
+    return 0
+
+
+def trace_events(rows: list[Row]) -> list[dict[str, Any]]:
+    """The rows as events; hosts are numbered in the order in which they come."""
+    hosts = list(dict.fromkeys(row.host for row in rows))
+    events: list[dict[str, Any]] = [
+        {"ph": "M", "name": "process_name", "pid": number, "args": {"name": host}} for number, host in enumerate(hosts)
+    ]
+    for thread, row in enumerate(rows):
+        place = {"pid": hosts.index(row.host), "tid": thread}
+        events.append({"ph": "M", "name": "thread_name", **place, "args": {"name": row.name}})
+        events.append({"ph": "M", "name": "thread_sort_index", **place, "args": {"sort_index": thread}})
+        for span in row.spans:
+            works = span.what in ("compute", "send")
+            event = {
+                "ph": "X",
+                "name": f"{span.what} {span.microbatch}" if works else span.what,
+                "cat": span.what,
+                "ts": span.begin_s * 1e6,
+                "dur": (span.end_s - span.begin_s) * 1e6,
+                "cname": COLOURS[span.what],
+                **place,
+            }
+            events.append(event if span.microbatch is None else event | {"args": {"microbatch": span.microbatch}})
+    return events
