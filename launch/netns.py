@@ -1,7 +1,7 @@
 """Network namespaces joined by links of given rates. Linux, root, iproute2.
 
 All interfaces are made inside the namespaces: the machine's own network is not touched, and does not reach them. A rate
-is what the interface carries, headers included, as on real Ethernet: a TCP stream gets 95 to 96 % of it.
+is what a TCP stream gets, as everywhere in a plan, and as `edgelaunch links` measures it; headers come on top.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ __all__ = ["Namespaces", "namespaces_named", "remove_namespaces", "tool"]
 INTERFACE = "eth0"
 HUB_BRIDGE = "br0"
 GATEWAY = "10.213.255.254"
+HEADERS = 1514 / 1448
+"""Bytes on an Ethernet with frames of 1500 for each byte of a TCP stream with time stamps; tbf counts the former."""
 BURST_S = 0.001
 MIN_BURST_BYTES = 4000
 """What may pass at once, unshaped: enough for timers that come late, little beside a message."""
@@ -118,9 +120,10 @@ class Namespaces:
             _ip("-n", namespace, "link", "set", end, "up")
 
     def _shape(self, rank: int | str, interface: str, rate: float | None) -> None:
-        """Limits what leaves through an interface."""
+        """Limits what leaves through an interface to `rate` bytes of a TCP stream a second."""
         if rate is None:
             return
+        rate *= HEADERS
         burst = round(max(MIN_BURST_BYTES, rate * BURST_S))
         queue = round(max(MIN_QUEUE_BYTES, rate * QUEUE_S)) + burst
         _run(tool("tc"), "-n", self.name(rank), "qdisc", "add", "dev", interface, "root", "tbf",
