@@ -21,6 +21,7 @@ import contextlib
 import json
 import math
 import os
+import secrets
 import statistics
 import subprocess
 import sys
@@ -362,6 +363,7 @@ def _judge_order(rows: Sequence[Row]) -> bool:
 
 
 def main() -> int:
+    os.environ.setdefault("EDGELAUNCH_SECRET", secrets.token_hex(32))  # for ranks in namespaces of their own
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=MODELS)
     parser.add_argument("--clusters", nargs="+", choices=CLUSTERS, default=list(CLUSTERS))

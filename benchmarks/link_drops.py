@@ -8,6 +8,8 @@ A rank that ends because it lost sight of rank 0 is started again, as systemd wo
 from __future__ import annotations
 
 import argparse
+import os
+import secrets
 import shutil
 import subprocess
 import tempfile
@@ -76,6 +78,7 @@ def drop(link: SlowLink, folder: Path, seconds: float, detect_s: float) -> None:
 
 
 def main() -> None:
+    os.environ.setdefault("EDGELAUNCH_SECRET", secrets.token_hex(32))  # for ranks in namespaces of their own
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", default="1,5,60")
     parser.add_argument("--detect", type=float, default=10.0, help="seconds: runtime.detect")

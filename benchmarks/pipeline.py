@@ -18,6 +18,7 @@ import contextlib
 import json
 import os
 import re
+import secrets
 import select
 import socket
 import subprocess
@@ -343,6 +344,7 @@ def parse() -> argparse.Namespace:
 
 
 def main() -> int:
+    os.environ.setdefault("EDGELAUNCH_SECRET", secrets.token_hex(32))  # for ranks in namespaces of their own
     args = parse()
     if args.slow and (reason := why_not()):
         print(f"skipped: --slow {args.slow}: {reason}")

@@ -89,17 +89,20 @@ class Pipeline:
         local: start the other ranks on this machine, all on the CPU. Otherwise `edgelaunch PLAN` runs on their hosts,
             and this process is the plan's rank 0.
         master: ADDRESS:PORT to listen at, else as the plan says.
+        secret_file: holds the secret that the ranks share, else $EDGELAUNCH_SECRET; not needed on one machine.
 
     Raises:
         UserError: the plan or a file of it does not do.
         RankFailedError: from any method, once a rank has failed; names the rank.
     """
 
-    def __init__(self, plan: str | Path, *, local: bool = False, master: str | None = None) -> None:
+    def __init__(
+        self, plan: str | Path, *, local: bool = False, master: str | None = None, secret_file: str | None = None
+    ) -> None:
         self._path = Path(plan)
         self._plan = read_plan(self._path)
         self._folder = self._path.resolve().parent
-        self._local, self._master = local, master
+        self._local, self._master, self._secret_file = local, master, secret_file
         self._jobs: queue.Queue[_Job | None] = queue.Queue()
         self._by_stream: dict[str, _Job] = {}
         self._num_jobs = 0
@@ -187,6 +190,7 @@ class Pipeline:
         endpoint = self._start_children() if self._local else self._own_endpoint()
         check_rank(self._plan, 0, self._folder)
         from edgelaunch.rank import RankOptions
+        from edgelaunch.secret import find_secret
         from edgelaunch.supervise import Supervisor
 
         host = self._plan.hosts[0]
@@ -195,6 +199,7 @@ class Pipeline:
             plan=self._plan, folder=self._folder, plan_sha256=file_sha256(self._path), rank=0, endpoint=endpoint,
             threads=local_threads(self._plan, 0, num_here), device="cpu" if self._local else host.execution,
             log=lambda text: None,
+            secret=find_secret(self._plan, endpoint.address, self._secret_file, os.environ),
         )  # fmt: skip
         source = Source(items=self._items(), num_items=None, what="an application's items")
         use_one_arena()

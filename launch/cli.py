@@ -134,6 +134,7 @@ def _parser() -> argparse.ArgumentParser:
     which = parser.add_argument_group("which rank")
     which.add_argument("--rank", type=int, metavar="N", help="else the plan's host that is this machine, or $RANK")
     which.add_argument("--master", metavar="ADDR:PORT", help="where rank 0 listens, else as the plan says")
+    which.add_argument("--secret-file", metavar="FILE", help="the shared secret, else $EDGELAUNCH_SECRET")
     which.add_argument("--local", action="store_true", help="start every rank on this machine, on the CPU")
     which.add_argument(
         "--emulate", action="store_true",
@@ -300,6 +301,7 @@ def _rank_failure(
         import torch
 
         from edgelaunch.rank import RankOptions
+        from edgelaunch.secret import find_secret
         from edgelaunch.supervise import Supervisor
 
         gc.freeze()
@@ -317,6 +319,7 @@ def _rank_failure(
         plan=plan, folder=folder, plan_sha256=file_sha256(plan_path), rank=rank, endpoint=endpoint,
         threads=arguments.threads or _threads(plan, rank), log=log,
         device=_device(arguments, plan.hosts[rank], endpoint.address, log),
+        secret=find_secret(plan, endpoint.address, arguments.secret_file, os.environ),
     )  # fmt: skip
     live = _live(arguments, plan, session) if session is not None else None
     ends = live or session

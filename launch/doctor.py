@@ -6,6 +6,7 @@ import contextlib
 import errno
 import fcntl
 import io
+import os
 import shutil
 import socket
 import struct
@@ -20,6 +21,7 @@ from edgecompile.plan import Plan, Stage, UserError
 from edgelaunch.failures import rank_name
 from edgelaunch.identity import Endpoint, address_is_here, is_loopback, resolve
 from edgelaunch.local import available_cores
+from edgelaunch.secret import find_secret
 from edgelaunch.shards import check_file, check_shard
 
 if TYPE_CHECKING:
@@ -60,6 +62,7 @@ class Patient:
     ranks: tuple[int, ...]
     endpoint: Endpoint | None
     """Where rank 0 is met; None where all ranks are on this machine."""
+    secret_file: str | None = None
 
     def stages(self) -> list[Stage]:
         """All that these ranks may have to run, for the loss of another host too."""
@@ -68,11 +71,12 @@ class Patient:
         return [stage for stage in every if stage.rank in self.ranks]
 
 
-def examine(plan: Plan, folder: Path, ranks: tuple[int, ...], endpoint: Endpoint | None) -> Iterator[Finding]:
+def examine(
+    plan: Plan, folder: Path, ranks: tuple[int, ...], endpoint: Endpoint | None, secret_file: str | None = None
+) -> Iterator[Finding]:
     """Looks at everything that can be looked at without the other ranks, in the order in which a run needs it."""
-    patient = Patient(plan=plan, folder=folder, ranks=ranks, endpoint=endpoint)
-    for check in (_python, _torch, _torchscript, _gpu, _gloo, _address, _interface, _port, _clock, _cores, _memory,
-                  _disk, _shards, _files):  # fmt: skip
+    patient = Patient(plan=plan, folder=folder, ranks=ranks, endpoint=endpoint, secret_file=secret_file)
+    for check in CHECKS:
         yield from check(patient)
 
 
@@ -231,6 +235,17 @@ def _port_to_reach(endpoint: Endpoint, where: str) -> Finding:
         found = f"no way to {where}: {error.strerror or error}"
         return Finding(check="rank 0", found=found, verdict=FAILS, fix=fix)
     return Finding(check="rank 0", found=f"listens at {where}, {(time.monotonic() - begin) * 1e3:.1f} ms away")
+
+
+def _secret(patient: Patient) -> Iterator[Finding]:
+    if patient.endpoint is None:
+        return
+    try:
+        secret = find_secret(patient.plan, patient.endpoint.address, patient.secret_file, os.environ)
+    except UserError as error:
+        yield _of_error("secret", error)
+        return
+    yield Finding(check="secret", found="is there" if secret is not None else "not needed on one machine")
 
 
 def _clock(patient: Patient) -> Iterator[Finding]:
@@ -403,3 +418,8 @@ def _rate(bytes_per_s: float) -> str:
 
 def _span(seconds: float) -> str:
     return f"{seconds / 86400:.0f} days" if seconds > 2 * 86400 else f"{seconds / 60:.0f} minutes"
+
+
+CHECKS = (_python, _torch, _torchscript, _gpu, _gloo, _address, _interface, _port, _secret, _clock, _cores, _memory,
+          _disk, _shards, _files)  # fmt: skip
+"""In the order in which a run needs what they look at."""

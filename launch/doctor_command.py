@@ -31,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("plan", metavar="PLAN", help="plan.yaml")
     add("--rank", type=int, metavar="N", help="else the plan's host that is this machine, or $RANK")
     add("--master", metavar="ADDR:PORT", help="where rank 0 listens, else as the plan says")
+    add("--secret-file", metavar="FILE", help="the shared secret, else $EDGELAUNCH_SECRET")
     add("--local", action="store_true", help="check this machine for all ranks, as edgelaunch --local starts them")
     add("--links", action="store_true", help="measure all links too and compare: started on every host at once")
     add("--seconds", type=float, default=0.5, metavar="S", help="how long a transfer takes at least (default 0.5)")
@@ -68,7 +69,7 @@ def rank_failure(
     rank = choose_rank(plan, arguments.rank, environ)
     endpoint = find_endpoint(plan, arguments.master, environ, arguments.listen_fd)
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    findings = list(examine(plan, plan_path.resolve().parent, (rank,), endpoint))
+    findings = list(examine(plan, plan_path.resolve().parent, (rank,), endpoint, arguments.secret_file))
     _print(rank_name(plan, rank), findings, arguments.quiet)
     if arguments.links:
         failure, _, found = links_command.measure(arguments, plan, plan_path)

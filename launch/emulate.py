@@ -10,6 +10,7 @@ import itertools
 import math
 import os
 import re
+import secrets
 import signal
 import sys
 import threading
@@ -22,6 +23,7 @@ from edgelaunch import cgroups, netns
 from edgelaunch.failures import Failure, rank_name
 from edgelaunch.local import Children, available_cores, local_threads
 from edgelaunch.restarts import DEFAULT_RESTARTS
+from edgelaunch.secret import VARIABLE
 
 __all__ = ["EmulatedRun", "Emulation", "check_can_emulate", "describe", "interface_rates", "pinned_cores"]
 
@@ -149,7 +151,8 @@ class EmulatedRun:
         """`arguments`: the data host's, such as `--input`; `restarts`: as of Children."""
         self._plan, self._arguments, self._quiet, self._max_threads = plan, list(arguments), quiet, max_threads
         self._emulation = Emulation(plan)
-        self.children = Children(plan, plan_path, self, restarts=restarts)
+        secret = {VARIABLE: secrets.token_hex(32)}
+        self.children = Children(plan, plan_path, self, restarts=restarts, environ=secret)
 
     def run(self) -> Failure | None:
         """As LocalRun.run; leaves no namespace and no group behind.

@@ -26,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("plan", metavar="PLAN", help="plan.yaml: its hosts are measured; shards are not needed")
     add("--rank", type=int, metavar="N", help="else the plan's host that is this machine, or $RANK")
     add("--master", metavar="ADDR:PORT", help="where rank 0 listens, else as the plan says")
+    add("--secret-file", metavar="FILE", help="the shared secret, else $EDGELAUNCH_SECRET")
     add("--local", action="store_true", help="every rank on this machine: measures the loopback")
     add("--output", metavar="FILE", help="on rank 0: the hosts option, a .yaml file; without it, standard output")
     add("--seconds", type=float, default=0.5, metavar="S", help="how long a transfer takes at least (default 0.5)")
@@ -72,6 +73,7 @@ def measure(
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a peer that ends is no page of C++ frames
     from edgelaunch.measure_links import LinkSupervisor
     from edgelaunch.rank import RankOptions
+    from edgelaunch.secret import find_secret
 
     def log(text: str) -> None:
         if not arguments.quiet:
@@ -80,6 +82,7 @@ def measure(
     options = RankOptions(
         plan=plan, folder=plan_path.resolve().parent, plan_sha256=file_sha256(plan_path), rank=rank,
         endpoint=endpoint, threads=1, device="cpu", log=log,
+        secret=find_secret(plan, endpoint.address, arguments.secret_file, os.environ),
     )  # fmt: skip
     runner = LinkSupervisor(options, arguments.seconds)
     failure: Failure | None

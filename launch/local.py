@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -93,13 +93,14 @@ class Children:
         command: Sequence[str] = (),
         *,
         restarts: int = DEFAULT_RESTARTS,
+        environ: Mapping[str, str] | None = None,
     ) -> None:
-        """`command`: the words between `edgelaunch` and the plan, such as `links`.
+        """`command`: the words between `edgelaunch` and the plan, such as `links`. `environ`: more variables for them.
 
         `restarts`: how often each rank but 0 is started again after it was killed or lost.
         """
         self._plan, self._plan_path, self._place = plan, plan_path, place
-        self._command = tuple(command)
+        self._command, self._environ = tuple(command), dict(environ or {})
         self._children: list[Child] = []
         self._reports: list[Failure] = []
         self._restarts = Restarts(plan, restarts)
@@ -116,7 +117,7 @@ class Children:
         environ = {key: value for key, value in os.environ.items() if key not in ("RANK", "WORLD_SIZE")}
         if "" not in sys.path and os.getcwd() not in sys.path:
             environ["PYTHONSAFEPATH"] = "1"  # a folder called torch in the user's folder must not be taken for torch
-        environ |= heap_environment(environ)
+        environ |= heap_environment(environ) | self._environ
         output = None if show else subprocess.PIPE
         # a session of its own: Ctrl-C reaches the parent alone, which ends the ranks in order
         process = subprocess.Popen(

@@ -16,6 +16,7 @@ from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 from edgecompile.plan import UserError
 from edgelaunch.failures import Abandoned, Failure, PeerLostError
 from edgelaunch.identity import Endpoint
+from edgelaunch.seal import REFUSED, Seal, SealedStore, agree
 
 __all__ = ["Board", "Meeting"]
 
@@ -37,8 +38,8 @@ class Board:
     Its methods raise PeerLostError(0) where the store does not answer any more.
     """
 
-    def __init__(self, endpoint: Endpoint, *, serve: bool, timeout_s: float) -> None:
-        """`serve`: this process owns the store and listens, on the endpoint's address alone.
+    def __init__(self, endpoint: Endpoint, *, serve: bool, timeout_s: float, seal: Seal | None = None) -> None:
+        """`serve`: this process owns the store and listens, on the endpoint's address alone. `seal`: what `agree` gave.
 
         Raises:
             UserError: the port is taken, the address is not this machine's, or nobody answers within `timeout_s`.
@@ -57,46 +58,106 @@ class Board:
                 raise UserError(
                     f"what listens at {where} is no edgelaunch rank 0: give --master ADDRESS:PORT"
                 ) from None
-        self.store: Store = PrefixStore(f"edgelaunch-{endpoint.prefix}", store)
+        self._store: Store = PrefixStore(f"edgelaunch-{endpoint.prefix}", store)
+        self.seal = seal
+
+    def agree(self, secret: bytes | None, rank: int, timeout_s: float) -> Seal | None:
+        """From here on values are sealed, where a secret is asked for; raises as `seal.agree` does."""
+        with _answers():
+            self.seal = agree(self._store, secret, rank, timeout_s)
+        return self.seal
+
+    def group_store(self, number: int) -> Store:
+        """For the process group of one generation to meet through."""
+        prefix = f"generation-{number}"
+        if self.seal is None:
+            return PrefixStore(prefix, self._store)
+        return SealedStore(self._store, self.seal, prefix)
 
     def put(self, key: str, value: str) -> None:
+        plain = value.encode()
         with _answers():
-            self.store.set(key, value)
+            sealed = plain if self.seal is None else self.seal.seal(key, plain)
+            self._store.set(key, sealed)  # type: ignore[arg-type]
 
     def has(self, key: str) -> bool:
-        with _answers():
-            return bool(self.store.check([key]))
+        return self.get(key) is not None
 
     def get(self, key: str) -> str | None:
-        """The value, or None where it is not there yet; never waits."""
+        """The value, or None where it is not there yet, or a stranger's; never waits."""
+        return self._read(key)[1]
+
+    def _read(self, key: str) -> tuple[bool, str | None]:
+        """Whether there is something, and what; None where somebody wrote it who may not."""
         with _answers():
-            return bytes(self.store.get(key)).decode() if self.store.check([key]) else None
+            if not self._store.check([key]):
+                return False, None
+            value: bytes | None = bytes(self._store.get(key))
+        if self.seal is not None:
+            value = self.seal.open(key, value or b"")
+        try:
+            return True, None if value is None else value.decode()
+        except UnicodeDecodeError:
+            return True, None
 
     def append(self, name: str, text: str) -> None:
         """Adds a text to a list that any rank may add to."""
         with _answers():
-            self.store.set(f"{name}/{self.store.add(name, 1)}", text)
+            number = self._store.add(name, 1)
+        self.put(f"{name}/{number}", text)
 
     def num_appended(self, name: str) -> int:
         with _answers():
-            return int(self.store.add(name, 0))
+            return int(self._store.add(name, 0))
 
     def take(self, name: str, number: int) -> str | None:
-        """Removes a list's text, counted from 1; None where it was announced, but is not there yet."""
-        text = self.get(f"{name}/{number}")
-        if text is not None:
-            with _answers():
-                self.store.delete_key(f"{name}/{number}")
-        return text
+        """Removes a list's text, counted from 1.
+
+        None where it was announced, but is not there yet; "" where somebody wrote it who may not.
+        """
+        there, text = self._read(f"{name}/{number}")
+        if not there:
+            return None
+        with _answers():
+            self._store.delete_key(f"{name}/{number}")
+        return text or ""
+
+    def num_refused(self) -> int:
+        """How many ranks came with another secret, as they say themselves."""
+        return self.num_appended(REFUSED)
+
+    def refused(self, number: int) -> int | None:
+        """The rank that one of them, counted from 1, said it is."""
+        with _answers():
+            key = f"{REFUSED}/{number}"
+            text = bytes(self._store.get(key)) if self._store.check([key]) else b""
+        return int(text) if text.isdigit() and len(text) < 6 else None
 
     def publish_failure(self, failure: Failure) -> None:
         """Tells all ranks; the first one told is the one that counts."""
+        text = failure.to_json()
+        sealed = text if self.seal is None else self.seal.seal("failure", text.encode()).hex()
         with _answers():
-            self.store.compare_set("failure", "", failure.to_json())
+            told = bytes(self._store.compare_set("failure", "", sealed)).decode(errors="replace")
+            if told != sealed and self._failure_in(told) is None:  # a stranger's
+                self._store.set("failure", sealed)
 
     def failure(self) -> Failure | None:
-        text = self.get("failure")
-        return Failure.from_json(text) if text else None
+        with _answers():
+            if not self._store.check(["failure"]):
+                return None
+            told = bytes(self._store.get("failure")).decode(errors="replace")
+        return self._failure_in(told)
+
+    def _failure_in(self, told: str) -> Failure | None:
+        """None where somebody wrote it who may not."""
+        if self.seal is None:
+            return Failure.from_json(told)
+        try:
+            value = self.seal.open("failure", bytes.fromhex(told))
+        except ValueError:
+            return None
+        return Failure.from_json(value.decode()) if value is not None else None
 
 
 def _listen(endpoint: Endpoint) -> int:

@@ -23,6 +23,7 @@ from edgelaunch.identity import Endpoint
 from edgelaunch.links import Consumer, LocalLink, Producer, ReceiveLink, SendLink
 from edgelaunch.meeting import Board, Meeting
 from edgelaunch.messages import END, Layout
+from edgelaunch.seal import Seal
 from edgelaunch.shards import run_shard
 from edgelaunch.timing import Series, StageClock
 from edgelaunch.transport import Generation, Member, local_address
@@ -47,6 +48,8 @@ class RankOptions:
     device: str
     """`cpu` or `cuda`."""
     log: Callable[[str], None]
+    secret: bytes | None = None
+    """Known to all ranks; None where all are on this machine and need none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +91,8 @@ class Store:
     def __init__(self, options: RankOptions, load: Callable[[Stage], Callable[..., Any]]) -> None:
         """`load`: gives the stage's module, and lets go of the one before where that is another."""
         self.options, self.load = options, load
+        self.seal: Seal | None = None
+        """Of what the ranks say to each other in the store."""
         self.computing = threading.Lock()
         """Held while a stage runs: a thread that was abandoned finishes its microbatch first."""
         self.clocks: dict[tuple[int, int], StageClock] = {}
@@ -203,14 +208,14 @@ class Rank:
         options, place = self._options, self.place
         timeout_s = min(CONNECT_S, self._plan.runtime.timeout_s)
         # of its own: one that waits for a rank that never comes would block all other calls
-        self._board = Board(options.endpoint, serve=False, timeout_s=timeout_s)
+        self._board = Board(options.endpoint, serve=False, timeout_s=timeout_s, seal=self._store.seal)
         self._meeting = Meeting(self._board, place.number, place.group, lambda: self._abandoned)
         self._meeting.all_ready(self._rank)
         address = local_address(self._plan.hosts[self._rank].address, options.endpoint.address)
         member = Member(
             generation=place.number, rank=self._rank, group=place.group, address=address, timeout_s=timeout_s
         )
-        generation = Generation(self._board.store, member, self._link_failed)
+        generation = Generation(self._board.group_store(place.number), member, self._link_failed)
         with self._lock:
             abandoned, self._generation = self._abandoned, generation
         if abandoned:

@@ -68,6 +68,8 @@ class Coordinator:
 
     def step(self, now: float, num_items: int) -> Form | Halt | Failure | None:
         """`num_items`: whose results are there."""
+        for remark in self._roster.take_remarks():
+            self._log(remark)
         self._note_losses(now, num_items)
         if self._current is not None and self._halted is None:
             if self._must_halt() or self._may_go_back(now):

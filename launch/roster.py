@@ -73,7 +73,16 @@ class Roster:
     _waiting: dict[int, _Waiting] = field(default_factory=dict)
     _losses: list[Loss] = field(default_factory=list)
     _suspicions: list[Suspicion] = field(default_factory=list)
+    _remarks: list[str] = field(default_factory=list)
+    _remarked: set[str] = field(default_factory=set)
     _lock: threading.RLock = field(default_factory=threading.RLock)
+
+    def remark(self, text: str) -> None:
+        """Something to be logged, once."""
+        with self._lock:
+            if text not in self._remarked:
+                self._remarked.add(text)
+                self._remarks.append(text)
 
     # --- the main thread's side --------------------------------------------------------------------------------------
 
@@ -86,6 +95,12 @@ class Roster:
         with self._lock:
             losses, self._losses = self._losses, []
             return losses
+
+    def take_remarks(self) -> list[str]:
+        """Those since the last call."""
+        with self._lock:
+            remarks, self._remarks = self._remarks, []
+            return remarks
 
     def suspicions(self, number: int) -> list[Suspicion]:
         """What was said of one generation; older ones are forgotten."""

@@ -205,7 +205,8 @@ class Supervisor:
         options, timeout_s = self._options, self._plan.runtime.timeout_s
         serve = self._rank == 0 and not options.endpoint.agent
         self._board = Board(options.endpoint, serve=serve, timeout_s=timeout_s)
-        board = Board(options.endpoint, serve=False, timeout_s=timeout_s)
+        seal = self._store.seal = self._board.agree(options.secret, self._rank, timeout_s)
+        board = Board(options.endpoint, serve=False, timeout_s=timeout_s, seal=seal)
         self._watch = watch = Watch(board, self._plan, self._rank, options.plan_sha256, self.box)
         if watch.roster is not None:
             self._coordinator = Coordinator(self._plan, watch.roster, options.log, self._lost)

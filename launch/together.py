@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgecompile.plan import Plan
+from edgecompile.plan import Plan, UserError
 from edgelaunch.failures import Failure
 from edgelaunch.local import LocalRun
 from edgelaunch.partial import say_left_behind
@@ -21,6 +21,8 @@ __all__ = ["run_together"]
 
 def run_together(arguments: argparse.Namespace, plan: Plan, plan_path: Path) -> Failure | None:
     """Runs all ranks; returns the first cause where they have not all ended well."""
+    if arguments.secret_file is not None:
+        raise UserError("--secret-file is for ranks on several machines: those of this command share one of their own")
     if not arguments.quiet and any(host.execution == "cuda" for host in plan.hosts):
         option = "--emulate" if arguments.emulate else "--local"
         say(f"edgelaunch: {option} runs every rank on the CPU, also those planned for cuda")

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch._C._distributed_c10d import PrefixStore, Store
+from torch._C._distributed_c10d import Store
 
 from edgecompile.plan import UserError
 from edgelaunch.failures import Abandoned, PeerLostError
@@ -53,7 +53,7 @@ class Generation:
     def __init__(self, store: Store, member: Member, fail: Callable[[BaseException], None]) -> None:
         """Connects to all other ranks; every rank of the generation must be about to do the same.
 
-        `fail` is called from a link's thread with the exception that ended it.
+        `store` is this generation's own. `fail` is called from a link's thread with the exception that ended it.
 
         Raises:
             PeerLostError: a rank did not connect within the member's timeout; which one is not known (-1).
@@ -63,9 +63,8 @@ class Generation:
         options._devices = [gloo.create_device(hostname=member.address)]
         options._timeout = timedelta(seconds=member.timeout_s)
         options._threads = NUM_GROUP_THREADS
-        prefix = PrefixStore(f"generation-{member.generation}", store)
         try:
-            self._group = gloo(prefix, member.group.index(member.rank), len(member.group), options)
+            self._group = gloo(store, member.group.index(member.rank), len(member.group), options)
         except RuntimeError as error:
             raise PeerLostError(-1, str(error)) from error
         self._member, self._fail = member, fail

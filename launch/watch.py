@@ -25,6 +25,8 @@ LEADER_POLL_S = 0.1
 URGENT_POLL_S = 0.03
 FAREWELL_S = 1.5
 FLUSH_S = 1.0
+MOST_REFUSED = 100
+"""So many are told of: whoever reaches the store can count on and on."""
 
 
 class Watch:
@@ -53,7 +55,9 @@ class Watch:
         self._lock = threading.Lock()
         """Of the beat, which other threads change."""
         self._next_beat = 0.0
-        self._num_read = 0
+        self._num_read = self._num_refused = 0
+        self._missing_since = 0.0
+        """Since when the next of the news is announced, and not there; 0: it is not."""
         self._leader: tuple[str | None, float] = (None, time.monotonic())
         self._wake, self._stop, self._flushed = threading.Event(), threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
@@ -170,8 +174,17 @@ class Watch:
 
     def _listen_to_all(self, roster: Roster, now: float, due: bool) -> None:
         announced = self._board.num_appended("news")
-        while self._num_read < announced and (text := self._board.take("news", self._num_read + 1)) is not None:
+        while self._num_read < announced:
+            text = self._board.take("news", self._num_read + 1)
+            if text is None:
+                self._missing_since = self._missing_since or now
+                if now - self._missing_since < self._detect_s:
+                    break
             self._num_read += 1
+            self._missing_since = 0.0
+            if not text:  # announced and never said, or said by somebody who may not
+                roster.remark("somebody who does not know the secret wrote into the store: it is not heeded")
+                continue
             news = read_news(text)
             if isinstance(news, Hello):
                 roster.take_hello(news, now)
@@ -179,6 +192,7 @@ class Watch:
                 roster.suspect(news)
             self._box.wake()
         if due:
+            self._listen_for_refused(roster)
             for rank in roster.seats():
                 text = self._board.get(f"beat/{rank}")
                 if text is not None:
@@ -188,6 +202,15 @@ class Watch:
         while roster.verdicts:
             incarnation, verdict = roster.verdicts.popitem()
             self._board.put(f"verdict/{incarnation}", verdict)
+
+    def _listen_for_refused(self, roster: Roster) -> None:
+        if self._board.seal is None:
+            return
+        while self._num_refused < min(self._board.num_refused(), MOST_REFUSED):
+            self._num_refused += 1
+            rank = self._board.refused(self._num_refused)
+            if rank is not None:
+                roster.remark(f"{rank_name(self._plan, rank)} came with another secret: turned away")
 
     def _listen_to_leader(self, now: float, due: bool) -> bool:
         text = self._board.get("announcement")
