@@ -19,6 +19,7 @@ from edgelaunch.failures import Failure, RankFailedError, rank_name
 from edgelaunch.identity import Endpoint, choose_rank, find_endpoint
 from edgelaunch.inputs import fit
 from edgelaunch.items import FLUSH, Entry, Flush, Item, Source
+from edgelaunch.left_behind import await_at_exit
 from edgelaunch.local import Children, OnLoopback, listen_on_loopback, local_threads
 from edgelaunch.outputs import as_numpy
 from edgelaunch.shards import check_rank
@@ -26,6 +27,7 @@ from edgelaunch.shards import check_rank
 __all__ = ["Pipeline"]
 
 POLL_S = 0.1
+JOIN_S = 2.0
 CLOSE_S = 10.0
 
 
@@ -109,6 +111,7 @@ class Pipeline:
         self._failure: Failure | None = None
         self._children: Children | None = None
         self._rank: Any = None
+        self._supervisor: threading.Thread | None = None
         self._closed = False
 
     @property
@@ -206,7 +209,8 @@ class Pipeline:
         lost = self._children.kill if self._children is not None else lambda rank, process: None
         self._rank = Supervisor(options, source, _Results(self), lost)
         self._rank.start()
-        threading.Thread(target=self._supervise, name="supervise", daemon=True).start()
+        self._supervisor = threading.Thread(target=self._supervise, name="supervise", daemon=True)
+        self._supervisor.start()
 
     def _own_endpoint(self) -> Endpoint:
         rank = choose_rank(self._plan, None, {}) if self._master is None else 0
@@ -253,6 +257,9 @@ class Pipeline:
         self._jobs.put(None)
         if self._rank is not None:
             self._rank.abandon()
+        if self._supervisor is not None:
+            self._supervisor.join(JOIN_S)
+            await_at_exit(self._supervisor)  # ended by the interpreter inside the store's C++, it would end the process
         if self._children is not None:
             well = self._failure is None and self._rank is not None and self._rank.box.finished
             self._children.end(CLOSE_S if well else 0.0)

@@ -106,11 +106,11 @@ class Supervisor:
             self._thread("source", lambda: self._draw(ends.feeder, source))
 
     def wait(self) -> Failure | None:
-        """Until the run is complete (None) or has failed. Serves signals meanwhile: it waits in Python."""
+        """Until the run is complete (None), has failed or is abandoned. Serves signals: it waits in Python."""
         threading.Thread(target=self._watch_over, name="watchdog", daemon=True).start()
         self._looked = time.monotonic()
         stall_s = min(STALL_S, self._plan.runtime.detect_s / 2)
-        while not self.box.ended:
+        while not self.box.ended and not self._given_up:
             urgent = self._coordinator is not None and self._coordinator.recovering
             self.box.wait(URGENT_POLL_S if urgent else POLL_S)
             before, self._looked = self._looked, time.monotonic()
@@ -118,7 +118,7 @@ class Supervisor:
                 self._check_watch()
             elif self._watch is not None:
                 self._watch.last_answer = self._looked  # torch.jit.load keeps Python's lock: all threads stood still
-            if not self.box.ended:
+            if not self.box.ended and not self._given_up:
                 self._step(self._looked)
         return None if self.box.finished else self.box.failure
 
@@ -131,6 +131,7 @@ class Supervisor:
     def abandon(self) -> None:
         """Ends all threads of this process's rank, for a process that goes on. Takes a few seconds at most."""
         self._given_up = True
+        self.box.wake()
         if self._watch is not None:
             self._watch.stop()
         self._flight.switch(0)
