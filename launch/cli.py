@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 from edgecompile.plan import Host, Plan, UserError, file_sha256, read_plan
 from edgelaunch.allocator import restart_with_heap_environment
 from edgelaunch.failures import Failure, exit_code, rank_name
-from edgelaunch.items import DEFAULT_ITEMS, STDIN, WHEN_FULL
+from edgelaunch.items import DEFAULT_ITEMS, ON_BAD_ITEM, STDIN, WHEN_FULL
 from edgelaunch.restarts import DEFAULT_RESTARTS
 from edgelaunch.say import say
 
@@ -159,6 +159,13 @@ def _parser() -> argparse.ArgumentParser:
         choices=WHEN_FULL,
         metavar="POLICY",
         help="wait (default) or drop-oldest: what becomes of live items that the pipeline cannot take",
+    )
+    data.add_argument(
+        "--on-bad-item",
+        choices=ON_BAD_ITEM,
+        metavar="POLICY",
+        help="stop (default) or gap: what becomes of an image or a line that cannot be read; a gap is an `error` in a "
+        ".jsonl, NaN (or 0) in arrays",
     )
     data.add_argument("--output", metavar="PATH", help="results as .npy, .npz or .jsonl")
     data.add_argument("--resume", action="store_true", help="go on where an earlier run with the same --output ended")

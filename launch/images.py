@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from edgecompile.plan import ImageSpec, Plan, UserError
+from edgelaunch.bad_items import BadItems
 from edgelaunch.inputs import fit
 from edgelaunch.items import Entry, Item, Source
 
@@ -28,7 +29,7 @@ INTERPOLATIONS = {
 }
 
 
-def open_images(plan: Plan, folder: Path, path: Path) -> Source:
+def open_images(plan: Plan, folder: Path, path: Path, bad: BadItems) -> Source:
     """An image file, or all images below a folder in the order of their paths.
 
     Raises:
@@ -48,15 +49,15 @@ def open_images(plan: Plan, folder: Path, path: Path) -> Source:
         raise UserError(f"{path}: holds no images ({', '.join(SUFFIXES)})")
     labels = _labels(plan, [file.relative_to(root) for file in files])
     what = f"{len(files)} image{'s' if len(files) > 1 else ''} of {path.name or path}"
-    items = _items(plan, root, files, labels)
+    items = _items(plan, root, files, labels, bad)
     return Source(items=items, num_items=len(files), what=what, labelled=None not in labels)
 
 
-def _items(plan: Plan, root: Path, files: list[Path], labels: list[int | None]) -> Iterator[Item]:
+def _items(plan: Plan, root: Path, files: list[Path], labels: list[int | None], bad: BadItems) -> Iterator[Item]:
     (tensor,) = plan.inputs
     for index, (file, label) in enumerate(zip(files, labels, strict=True)):
         entry = Entry(index=index, name=file.relative_to(root).as_posix(), label=label)
-        yield Item(entry, {tensor.name: read_image(plan, file)})
+        yield bad.item(entry, lambda file=file: {tensor.name: read_image(plan, file)})  # type: ignore[misc]
 
 
 def read_image(plan: Plan, file: Path) -> NDArray[Any]:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgecompile.plan import Plan, TensorSpec, UserError
+from edgelaunch.bad_items import BadItems
 from edgelaunch.items import STDIN, Entry, Item, Source
 
 __all__ = ["LABEL_KEY", "fit", "open_source"]
@@ -21,12 +22,14 @@ LABEL_KEY = "label"
 """An array of this name in a .npz or .safetensors file, where no input is called so, holds class numbers."""
 
 
-def open_source(plan: Plan, folder: Path, path: Path, limit: int | None) -> Source:
+def open_source(plan: Plan, folder: Path, path: Path, limit: int | None, bad: BadItems | None = None) -> Source:
     """Opens `--input PATH` and checks what can be checked before the run; `-` is standard input.
 
     Args:
         folder: the plan's, where the tokenizer lies.
         limit: at most so many items; None for all.
+        bad: what becomes of an image or a line that cannot be read; None: it is an error. A damaged file of arrays
+            always is.
 
     Raises:
         UserError: the path is missing, of a kind that this model does not take, empty, or has other names, shapes or
@@ -34,7 +37,7 @@ def open_source(plan: Plan, folder: Path, path: Path, limit: int | None) -> Sour
     """
     if str(path) != STDIN and not path.exists():
         raise UserError(f"{path}: no such input")
-    source = _opener(path)(plan, folder, path)
+    source = _opener(path)(plan, folder, path, bad or BadItems(plan, gap=False))
     if source.num_items == 0:
         raise UserError(f"{path}: holds no items")
     if limit is None:
@@ -43,11 +46,11 @@ def open_source(plan: Plan, folder: Path, path: Path, limit: int | None) -> Sour
     return Source(items=islice(source.items, limit), num_items=known, what=source.what, labelled=source.labelled)
 
 
-def _opener(path: Path) -> Callable[[Plan, Path, Path], Source]:
+def _opener(path: Path) -> Callable[[Plan, Path, Path, BadItems], Source]:
     from edgelaunch import images, stdin, text
 
     if str(path) == STDIN:
-        return lambda plan, folder, path: stdin.open_stdin(plan, folder)
+        return lambda plan, folder, path, bad: stdin.open_stdin(plan, folder, bad)
     suffix = path.suffix.lower()
     if path.is_dir() or suffix in images.SUFFIXES:
         return images.open_images
@@ -62,7 +65,7 @@ def _opener(path: Path) -> Callable[[Plan, Path, Path], Source]:
 # --- arrays --------------------------------------------------------------------------------------------------------
 
 
-def _open_arrays(plan: Plan, folder: Path, path: Path) -> Source:
+def _open_arrays(plan: Plan, folder: Path, path: Path, bad: BadItems) -> Source:
     readers = {".npy": _read_npy, ".npz": _read_npz, ".safetensors": _read_safetensors}
     try:
         arrays = readers[path.suffix.lower()](plan, path)

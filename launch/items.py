@@ -6,13 +6,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-__all__ = ["DEFAULT_ITEMS", "FLUSH", "STDIN", "WHEN_FULL", "Entry", "Flush", "Item", "Results", "Source"]
+__all__ = ["DEFAULT_ITEMS", "FLUSH", "ON_BAD_ITEM", "STDIN", "WHEN_FULL", "Entry", "Flush", "Item", "Results", "Source"]
 
 
 STDIN = "-"
 """The input's name that means standard input."""
 WHEN_FULL = ("wait", "drop-oldest")
 """What a live source may do while the pipeline is full."""
+ON_BAD_ITEM = ("stop", "gap")
+"""What may become of an item that cannot be read."""
 DEFAULT_ITEMS = 64
 """Synthetic items, where the command does not say how many."""
 
@@ -27,6 +29,8 @@ class Entry:
     name: str | None = None
     """A file's name or a sentence."""
     label: int | None = None
+    error: str | None = None
+    """Why the item could not be read: its result means nothing, and leaves a gap."""
 
 
 @dataclass(frozen=True)

@@ -115,6 +115,14 @@ class _ArrayFile:
         self._file.flush()
         self.rows += 1
 
+    def add_gap(self) -> None:
+        """A row for an item without a result: NaN; zeros where there is none."""
+        shape = self._header["shape"][1:]  # type: ignore[index]
+        dtype = np.dtype(str(self._header["descr"]))
+        self._file.write(np.full(shape, np.nan if dtype.kind == "f" else 0, dtype).tobytes())
+        self._file.flush()
+        self.rows += 1
+
     def finish(self) -> None:
         self._write_header(self.rows)
         assert self._file.tell() == self._header_bytes, "numpy's header grew"
@@ -145,7 +153,10 @@ class _ArrayWriter:
     def add(self, entry: Entry, outputs: Mapping[str, Any]) -> None:
         try:
             for name, file in self._files.items():
-                file.add(outputs[name])
+                if entry.error is None:
+                    file.add(outputs[name])
+                else:
+                    file.add_gap()
         except OSError as error:
             raise _cannot_write(self._path, error) from None
 
@@ -172,7 +183,7 @@ class _ArrayWriter:
 
 
 class _JsonWriter:
-    """One object an item: `index`, `name` or `text` where known, then `outputs`, or `label`, `score` and `top`."""
+    """One object an item: `index`, `name` or `text` where known; `outputs`, or `label`, `score`, `top`, or `error`."""
 
     def __init__(self, plan: Plan, partial: Partial) -> None:
         self._plan, self._path, self._partial = plan, partial.path, partial
@@ -187,7 +198,9 @@ class _JsonWriter:
         if entry.label is not None:
             record["true_label"] = label_name(self._plan.data, entry.label)
         data = self._plan.data
-        if data.result == "labels" and data.scores is not None:
+        if entry.error is not None:
+            record["error"] = entry.error
+        elif data.result == "labels" and data.scores is not None:
             top = top_labels(data, as_numpy(outputs[data.scores]))
             record |= {"label": top[0][0], "score": _json_value(top[0][1])}
             record["top"] = [{"label": label, "score": _json_value(score)} for label, score in top]

@@ -67,7 +67,7 @@ class Partial:
         self.path, self.folder = path, _folder(path)
         self.resumable = origin is not None and origin.input is not None
         self.folder.mkdir(exist_ok=True)
-        self._lock = open(self.folder / RECORD, "a+", encoding="utf-8")  # noqa: SIM115 - locked as long as we live
+        self._lock = open(self.folder / RECORD, "a+", encoding="utf-8", errors="replace")  # noqa: SIM115 - locked as long as we live
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -80,10 +80,7 @@ class Partial:
 
     def _check(self, text: str, origin: Origin | None) -> bool:
         """Whether there is something to go on from."""
-        try:
-            record = json.loads(text)
-        except ValueError:
-            return False  # the run ended before it had written this
+        record = _record(text)  # empty where the run ended before it had written this
         assert origin is not None
         if record.get("version") != VERSION or record.get("input") is None:
             return False
@@ -122,6 +119,15 @@ def _folder(path: Path) -> Path:
     return path.with_name(f"{path.name}.partial")
 
 
+def _record(text: str) -> dict[str, Any]:
+    """Empty where the text is none."""
+    try:
+        record = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
 def left_behind(path: Path) -> str | None:
     """After a run that was not complete: what to do with its results, in one line.
 
@@ -129,13 +135,13 @@ def left_behind(path: Path) -> str | None:
     """
     folder = _folder(path)
     try:
-        with open(folder / RECORD, encoding="utf-8") as file:
+        with open(folder / RECORD, encoding="utf-8", errors="replace") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            record = json.loads(file.read() or "{}")
+            record = _record(file.read())
         if record.get("input") is not None:
             return f"the results so far are in {folder}: go on with --resume"
         shutil.rmtree(folder, ignore_errors=True)
-    except (OSError, ValueError):
+    except OSError:
         pass  # there is none, or another run has taken it over
     return None
 

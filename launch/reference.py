@@ -45,7 +45,7 @@ class Reference:
     def watch(self, items: Iterator[Item | Flush]) -> Iterator[Item | Flush]:
         """The same items; keeps a copy of the inputs of those that are no golden items."""
         for item in items:
-            if isinstance(item, Item) and item.entry.stream != "golden":
+            if isinstance(item, Item) and item.entry.stream != "golden" and item.entry.error is None:
                 self._fed.append((item.entry, {name: _copy(value) for name, value in item.arrays.items()}))
             yield item
 

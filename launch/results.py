@@ -42,8 +42,10 @@ class ResultHandler:
             assert self._verifier is not None
             self._compare(self._verifier, entry, outputs)
         else:
-            self._count(entry, outputs)
-            if self._reference is not None:
+            self.num_items += 1
+            if entry.error is None:
+                self._count(entry, outputs)
+            if self._reference is not None and entry.error is None:
                 self._compare(self._reference, entry, outputs)
             if self.writer is not None:
                 self.writer.add(entry, outputs)
@@ -71,7 +73,6 @@ class ResultHandler:
             raise
 
     def _count(self, entry: Entry, outputs: Mapping[str, Any]) -> None:
-        self.num_items += 1
         data = self._plan.data
         if entry.label is not None and data.result == "labels" and data.scores is not None:
             self.accuracy.add(int(outputs[data.scores].reshape(-1).argmax()), entry.label)
@@ -79,6 +80,8 @@ class ResultHandler:
     def _line(self, entry: Entry, outputs: Mapping[str, Any]) -> str:
         name = entry.name if entry.name is not None else f"item {entry.index}"
         name = name if len(name) <= MAX_NAME else name[: MAX_NAME - 3] + "..."
+        if entry.error is not None:
+            return f"{name}: no result: {entry.error}"
         data = self._plan.data
         if data.result == "labels" and data.scores is not None:
             top = top_labels(data, as_numpy(outputs[data.scores]))[:5]

@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 
 from edgecompile.plan import Plan
+from edgelaunch.bad_items import BadItems
 from edgelaunch.golden import GoldenFile, chain
 from edgelaunch.inputs import open_source
 from edgelaunch.items import DEFAULT_ITEMS, Source
@@ -24,13 +25,17 @@ __all__ = ["Session"]
 
 
 class Session:
-    """Reads the command's data arguments: `plan`, `input`, `output`, `items`, `rate`, `resume`, `verify`, `quiet`."""
+    """Reads the command's data arguments: `plan`, `input`, `output`, `items`, `on_bad_item`, `rate`, `resume`,
+    `verify`, `quiet`."""
 
     def __init__(self, arguments: argparse.Namespace, plan: Plan, folder: Path) -> None:
         """Raises UserError where input, output or golden file do not do."""
         self._plan, self._quiet = plan, arguments.quiet
         streams = not arguments.verify or any((arguments.input, arguments.items, arguments.output))
-        opened = open_source(plan, folder, Path(arguments.input), arguments.items) if arguments.input else None
+        self._bad = BadItems(plan, gap=arguments.on_bad_item == "gap", quiet=arguments.quiet)
+        opened = None
+        if arguments.input:
+            opened = open_source(plan, folder, Path(arguments.input), arguments.items, self._bad)
         golden = GoldenFile(plan, folder) if arguments.verify or opened is None else None
         if streams and opened is None:
             assert golden is not None
@@ -88,6 +93,9 @@ class Session:
             print_verified("every item, computed again", self._reference.outputs, self._quiet)
         for line in self.results.shown if not self._quiet else ():
             out.print(line, markup=False)
+        if self._bad.num_items:
+            several = "s" if self._bad.num_items > 1 else ""
+            out.print(f"{self._bad.num_items} item{several} could not be read, and left a gap{several and ' each'}")
         accuracy = self.results.accuracy
         if accuracy.num_items:
             share = accuracy.num_correct / accuracy.num_items

@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 
 from edgecompile.plan import Plan, TensorSpec, UserError
+from edgelaunch.bad_items import BadItems
 from edgelaunch.inputs import LABEL_KEY, fit
 from edgelaunch.items import Entry, Item, Source
+from edgelaunch.text import skip_line
 
 __all__ = ["open_stdin"]
 
@@ -23,7 +25,7 @@ Parse = Callable[[str, int, str], Item]
 """A line, the item's index, and the place for messages."""
 
 
-def open_stdin(plan: Plan, folder: Path) -> Source:
+def open_stdin(plan: Plan, folder: Path, bad: BadItems) -> Source:
     """Items from standard input until it ends, each read when it is needed; empty lines count as nothing.
 
     A plan that takes text and has a tokenizer reads a sentence a line. Any other reads JSON: an object with an array,
@@ -33,7 +35,7 @@ def open_stdin(plan: Plan, folder: Path) -> Source:
     Raises:
         UserError: the plan's tokenizer does not do. While items are drawn: a line does not; names its number.
     """
-    return Source(items=_items(_parser(plan, folder)), num_items=None, what="items of standard input")
+    return Source(items=_items(_parser(plan, folder), bad), num_items=None, what="items of standard input")
 
 
 def _parser(plan: Plan, folder: Path) -> Parse:
@@ -47,22 +49,34 @@ def _parser(plan: Plan, folder: Path) -> Parse:
     return lambda line, index, where: _parse_json(plan, line, index, where)
 
 
-def _items(parse: Parse) -> Iterator[Item]:
+def _items(parse: Parse, bad: BadItems) -> Iterator[Item]:
     index = number = 0
     while line := sys.stdin.buffer.readline(MAX_LINE_BYTES + 1):
         number += 1
         where = f"standard input:{number}"
-        if len(line) > MAX_LINE_BYTES:
-            raise UserError(f"{where}: a line of more than {MAX_LINE_BYTES} bytes is no item")
         try:
-            text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
-        except UnicodeDecodeError as error:
-            raise UserError(f"{where}: byte {error.start} is no UTF-8 text") from None
-        if text:
-            yield parse(text, index, where)
+            item = _item(line, index, where, parse)
+        except UserError as error:
+            if not bad.gap:
+                raise
+            skip_line(sys.stdin.buffer, line, MAX_LINE_BYTES)
+            item = bad.missing(Entry(index=index), str(error))
+        if item is not None:
+            yield item
             index += 1
     if not index:
         raise UserError("standard input: holds no items")
+
+
+def _item(line: bytes, index: int, where: str, parse: Parse) -> Item | None:
+    """None for an empty line."""
+    if len(line) > MAX_LINE_BYTES:
+        raise UserError(f"{where}: a line of more than {MAX_LINE_BYTES} bytes is no item")
+    try:
+        text = line.decode("utf-8-sig" if where.endswith(":1") else "utf-8").strip()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{where}: byte {error.start} is no UTF-8 text") from None
+    return parse(text, index, where) if text else None
 
 
 def _parse_image(plan: Plan, line: str, index: int, where: str) -> Item:

@@ -7,16 +7,17 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from edgecompile.plan import Plan, TensorSpec, TextSpec, UserError
+from edgelaunch.bad_items import BadItems
 from edgelaunch.inputs import fit
 from edgelaunch.items import Entry, Item, Source
 from edgelaunch.shards import check_file
 
-__all__ = ["Encoder", "open_text"]
+__all__ = ["Encoder", "open_text", "skip_line"]
 
 MAX_LINE_BYTES = 1 << 20
 COLA_COLUMNS = 4
@@ -26,9 +27,11 @@ COLA_COLUMNS = 4
 class Sentence:
     text: str
     label: int | None = None
+    error: str | None = None
+    """Why the line could not be read."""
 
 
-def open_text(plan: Plan, folder: Path, path: Path) -> Source:
+def open_text(plan: Plan, folder: Path, path: Path, bad: BadItems) -> Source:
     """Sentences of a file, one a line.
 
     Raises:
@@ -37,18 +40,21 @@ def open_text(plan: Plan, folder: Path, path: Path) -> Source:
     encoder = Encoder(plan, folder, str(path))
     parse = {".txt": _parse_txt, ".jsonl": _parse_jsonl, ".tsv": _parse_tsv}[path.suffix.lower()]
     num_items, num_labelled = 0, 0
-    for sentence in _sentences(path, parse):
+    for sentence in _sentences(path, parse, bad.gap):
         num_items += 1
         num_labelled += sentence.label is not None
     what = f"{num_items} sentences of {path.name}"
-    items = _items(path, parse, encoder)
+    items = _items(path, parse, encoder, bad)
     return Source(items=items, num_items=num_items, what=what, labelled=0 < num_items == num_labelled)
 
 
-def _items(path: Path, parse: Callable[[str, str], Sentence | None], encoder: Encoder) -> Iterator[Item]:
-    for index, sentence in enumerate(_sentences(path, parse)):
+def _items(path: Path, parse: Callable[[str, str], Sentence | None], encoder: Encoder, bad: BadItems) -> Iterator[Item]:
+    for index, sentence in enumerate(_sentences(path, parse, bad.gap)):
+        if sentence.error is not None:
+            yield bad.missing(Entry(index=index), sentence.error)
+            continue
         entry = Entry(index=index, name=sentence.text, label=sentence.label)
-        yield Item(entry, encoder.encode(sentence.text))
+        yield bad.item(entry, lambda text=sentence.text: encoder.encode(text))  # type: ignore[misc]
 
 
 class Encoder:
@@ -117,20 +123,33 @@ def _load_tokenizer(path: Path, spec: TextSpec) -> Any:
 # --- files ---------------------------------------------------------------------------------------------------------
 
 
-def _sentences(path: Path, parse: Callable[[str, str], Sentence | None]) -> Iterator[Sentence]:
+def _sentences(path: Path, parse: Callable[[str, str], Sentence | None], gap: bool) -> Iterator[Sentence]:
+    """`gap`: a line that cannot be read is a sentence with an error."""
     try:
         with path.open("rb") as file:
             number = 0
             while line := file.readline(MAX_LINE_BYTES + 1):
                 number += 1
                 where = f"{path}:{number}"
-                if len(line) > MAX_LINE_BYTES:
-                    raise UserError(f"{where}: a line of more than {MAX_LINE_BYTES} bytes is no sentence")
-                sentence = parse(_decode(line, where).strip("\r\n"), where)
+                try:
+                    if len(line) > MAX_LINE_BYTES:
+                        skip_line(file, line, MAX_LINE_BYTES)
+                        raise UserError(f"{where}: a line of more than {MAX_LINE_BYTES} bytes is no sentence")
+                    sentence = parse(_decode(line, where).strip("\r\n"), where)
+                except UserError as error:
+                    if not gap:
+                        raise
+                    sentence = Sentence("", error=str(error))
                 if sentence is not None:
                     yield sentence
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def skip_line(file: BinaryIO, line: bytes, step: int) -> None:
+    """Reads on to the end of the line that `line` is the beginning of."""
+    while line and not line.endswith(b"\n"):
+        line = file.readline(step)
 
 
 def _decode(line: bytes, where: str) -> str:

@@ -28,7 +28,7 @@ def run_together(arguments: argparse.Namespace, plan: Plan, plan_path: Path) -> 
         say(f"edgelaunch: {option} runs every rank on the CPU, also those planned for cuda")
     passed = [
         item
-        for name in ("input", "output", "items", "rate", "when_full")
+        for name in ("input", "output", "items", "rate", "when_full", "on_bad_item")
         if (value := getattr(arguments, name)) is not None
         for item in (f"--{name.replace('_', '-')}", str(value))
     ]

@@ -1,0 +1,260 @@
+"""Damaged and hostile files, over every reader of the launcher and of plans: each works, or ends in a UserError."""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+import random
+import sys
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from launch_harness import run
+from launch_plans import Written
+from PIL import Image
+from safetensors.numpy import save_file
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+from edgecompile.plan import DataSpec, ImageSpec, Plan, TensorSpec, TextSpec, UserError, file_sha256, read_plan
+from edgelaunch.bad_items import BadItems
+from edgelaunch.golden import GoldenFile
+from edgelaunch.inputs import open_source
+from edgelaunch.items import STDIN
+from edgelaunch.outputs import open_writer
+from edgelaunch.partial import Origin
+from edgelaunch.seal import Seal
+from edgelaunch.secret import find_secret
+from edgelaunch.shards import load_shard
+
+NUM_MUTATIONS = 130
+HOSTILE = (
+    b"", b"\0", b"\xff" * 64, b"{", b"[" * 5000, b"{" * 5000, b'{"a":' * 3000, b"&a [*a, *a]",
+    b"!!python/object/apply:os.system [touch pwned]",
+    b"a: &a [x,x,x,x]\nb: &b [*a,*a,*a,*a]\nc: &c [*b,*b,*b,*b]\nd: &d [*c,*c,*c,*c]\ne: [*d,*d,*d,*d]\n",
+    b"version: 1\nstages: 5\n", b"1e999999", b"-" * 10000, b"\xef\xbb\xbf", b"PK\x03\x04" + b"\0" * 60,
+    b"\x93NUMPY\x01\x00\xff\xff", b"\x89PNG\r\n\x1a\n" + b"\0" * 30, b"GIF89a\xff\xff\xff\xff",
+    b"\xff\xd8\xff\xe0", (1 << 62).to_bytes(8, "little") + b"{}", pickle.dumps({"a": [1, 2]}), b"a: 1\n" * 3000,
+    "\u202e\u0000".encode(), b"NaN", b"null", b"5", b"[]",
+)  # fmt: skip
+INSERTED = (b"-1", b"99999999999999999999", b"nan", b"../", b'"', b"\n", b": ", b"\0", b"[]")
+
+
+def mutations(seed: bytes, count: int) -> Iterator[bytes]:
+    """The hostile ones first, then `seed` with bytes changed, cut out, repeated, swapped or put in."""
+    yield from HOSTILE
+    rng = random.Random(len(seed))
+    for _ in range(count - len(HOSTILE)):
+        data = bytearray(seed)
+        for _ in range(rng.choice((1, 1, 2, 5, 20))):
+            at, to = sorted(rng.randrange(len(data) + 1) for _ in range(2))
+            kind = rng.randrange(6)
+            if kind == 0 and data:
+                data[min(at, len(data) - 1)] = rng.randrange(256)
+            elif kind == 1:
+                del data[at : min(to, at + 40)]
+            elif kind == 2:
+                data[at:at] = data[at : at + 30] * rng.randrange(1, 4)
+            elif kind == 3:
+                del data[at:]
+            elif kind == 4:
+                data[at:at] = rng.choice(
+                    (b"-1", b"99999999999999999999", b"nan", b"../", b'"', b"\n", b": ", b"\0", b"[]")
+                )
+            else:
+                data[at:at] = rng.choice(HOSTILE)[:200]
+        yield bytes(data)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("fuzz")
+
+
+def text_plan(plan: Plan, folder: Path) -> Plan:
+    tokenizer = Tokenizer(models.WordLevel({"[PAD]": 0, "[UNK]": 1, "cat": 2}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    sha256 = file_sha256(folder / "tokenizer.json")
+    text = TextSpec(tokenizer="tokenizer.json", sha256=sha256, max_length=5, ids="ids")
+    inputs = (TensorSpec(name="ids", shape=(2, 5), dtype="int64"),)
+    return replace(plan, data=DataSpec(kind="text", text=text), inputs=inputs)
+
+
+def image_plan(plan: Plan) -> Plan:
+    image = ImageSpec(size=(24, 32), resize=36, mean=(0.5, 0.4, 0.3), std=(0.5, 0.25, 0.2))
+    inputs = (TensorSpec(name="pixels", shape=(2, 3, 24, 32), dtype="float32"),)
+    return replace(plan, data=DataSpec(kind="image", image=image), inputs=inputs)
+
+
+def drawn(plan: Plan, folder: Path, path: Path, *, gap: bool = False) -> None:
+    source = open_source(plan, folder, path, None, BadItems(plan, gap=gap, quiet=True))
+    for _ in source.items:
+        pass
+
+
+def npy_bytes(array: Any) -> bytes:
+    memory = io.BytesIO()
+    np.save(memory, array)
+    return memory.getvalue()
+
+
+def npz_bytes(**arrays: Any) -> bytes:
+    memory = io.BytesIO()
+    np.savez(memory, **arrays)
+    return memory.getvalue()
+
+
+def image_bytes(kind: str) -> bytes:
+    memory = io.BytesIO()
+    pixels = np.random.default_rng(0).integers(0, 255, (40, 50, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(memory, kind)
+    return memory.getvalue()
+
+
+Reader = tuple[bytes, str, Callable[[Path], object]]
+
+
+def readers(written: Written, folder: Path) -> dict[str, Reader]:
+    """By name: valid bytes, a file name, and what reads the file."""
+    plan, where = written.plan, written.path.parent
+    language, vision = text_plan(plan, folder), image_plan(plan)
+    rows = np.zeros((3, 4), np.float32)
+    save_file({"x": rows}, folder / "seed.safetensors")
+    jsonl = b'"cat"\n{"text": "cat", "label": 1}\n{"sentence": "cat"}\n'
+    shard = (where / plan.stages[0].shard).read_bytes()
+    golden = (where / plan.golden.file).read_bytes()
+
+    def read_golden(path: Path) -> None:
+        damaged = replace(plan, golden=replace(plan.golden, file=path.name, sha256=file_sha256(path)))
+        file = GoldenFile(damaged, path.parent)
+        for _ in file.items():
+            pass
+
+    def read_shard(path: Path) -> None:
+        load_shard(replace(plan.stages[0], shard=path.name), path.parent, "cpu")
+
+    def read_tokenizer(path: Path) -> None:
+        assert language.data.text is not None
+        spec = replace(language.data.text, tokenizer=path.name, sha256=file_sha256(path))
+        (path.parent / "one.txt").write_text("cat\n")
+        damaged = replace(language, data=replace(language.data, text=spec))
+        drawn(damaged, path.parent, path.parent / "one.txt")
+
+    def resume(path: Path) -> None:
+        output = path.parent / "y.jsonl"
+        partial = path.parent / "y.jsonl.partial"
+        partial.mkdir(exist_ok=True)
+        (partial / "rows.jsonl").write_bytes(path.read_bytes())
+        (partial / "run.json").write_text(json.dumps({"version": 1, "plan": "p", "input": {"a": 1}}))
+        open_writer(plan, output, Origin("p", {"a": 1}), resume=True).discard()
+
+    def resume_record(path: Path) -> None:
+        partial = path.parent / "z.jsonl.partial"
+        partial.mkdir(exist_ok=True)
+        (partial / "run.json").write_bytes(path.read_bytes())
+        open_writer(plan, path.parent / "z.jsonl", Origin("p", {"a": 1}), resume=True).discard(keep=False)
+
+    def standard_input(path: Path) -> None:
+        before = sys.stdin
+        sys.stdin = io.TextIOWrapper(io.BytesIO(path.read_bytes()))
+        try:
+            drawn(plan, where, Path(STDIN))
+        finally:
+            sys.stdin = before
+
+    def secret(path: Path) -> None:
+        path.chmod(0o600)
+        find_secret(plan, "192.0.2.1", str(path), {})
+
+    def charter(path: Path) -> None:
+        Seal.of_charter(b"s" * 16, path.read_bytes())
+
+    return {
+        "plan": (written.path.read_bytes(), "plan.yaml", read_plan),
+        "npy": (npy_bytes(rows), "x.npy", lambda path: drawn(plan, where, path)),
+        "npz": (npz_bytes(x=rows, label=np.arange(3)), "x.npz", lambda path: drawn(plan, where, path)),
+        "safetensors": ((folder / "seed.safetensors").read_bytes(), "x.safetensors",
+                        lambda path: drawn(plan, where, path)),
+        "png": (image_bytes("PNG"), "x.png", lambda path: drawn(vision, where, path)),
+        "jpeg": (image_bytes("JPEG"), "x.jpg", lambda path: drawn(vision, where, path)),
+        "gif": (image_bytes("GIF"), "x.gif", lambda path: drawn(vision, where, path)),
+        "tiff": (image_bytes("TIFF"), "x.tif", lambda path: drawn(vision, where, path)),
+        "webp": (image_bytes("WEBP"), "x.webp", lambda path: drawn(vision, where, path)),
+        "txt": (b"cat\ncat cat\n", "x.txt", lambda path: drawn(language, folder, path)),
+        "jsonl": (jsonl, "x.jsonl", lambda path: drawn(language, folder, path)),
+        "jsonl with gaps": (jsonl, "x.jsonl", lambda path: drawn(language, folder, path, gap=True)),
+        "tsv": (b"gj04\t1\t\tcat\ngj04\t0\t*\tcat\n", "x.tsv", lambda path: drawn(language, folder, path)),
+        "standard input": (b'[1,2,3,4]\n{"x": [1,2,3,4], "label": 2}\n', "x", standard_input),
+        "golden": (golden, "g.safetensors", read_golden),
+        "tokenizer": ((folder / "tokenizer.json").read_bytes(), "t.json", read_tokenizer),
+        "shard": (shard, "s.pt", read_shard),
+        "partial rows": (b'{"index": 0}\n{"index": 1}\n{"ind', "r", resume),
+        "partial record": (b'{"version": 1, "plan": "p", "input": {"a": 1}}\n', "r", resume_record),
+        "secret": (b"0123456789abcdef0123\n", "k", secret),
+        "charter": (Seal(b"s" * 16, b"n" * 16).charter(), "c", charter),
+    }  # fmt: skip
+
+
+NAMES = (
+    "plan", "npy", "npz", "safetensors", "png", "jpeg", "gif", "tiff", "webp", "txt", "jsonl", "jsonl with gaps", "tsv",
+    "standard input", "golden", "tokenizer", "shard", "partial rows", "partial record", "secret", "charter",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_damaged_files_end_in_one_kind_of_error(two_stages: Written, folder: Path, tmp_path: Path, name: str) -> None:
+    seed, file_name, read = readers(two_stages, folder)[name]
+    path = tmp_path / file_name
+    path.write_bytes(seed)
+    read(path)
+    refused = 0
+    count = 40 if name == "shard" else NUM_MUTATIONS
+    for number, data in enumerate(mutations(seed, count)):
+        path.write_bytes(data)
+        try:
+            read(path)
+        except UserError:
+            refused += 1
+        except Exception as error:
+            kept = folder / f"{name}-{number}"
+            kept.write_bytes(data)
+            raise AssertionError(f"{name} {number}, kept as {kept}: {type(error).__name__}: {error}") from error
+    assert refused or name in ("partial rows", "partial record", "charter", "jsonl with gaps")
+    assert not [entry for entry in tmp_path.iterdir() if entry.name.startswith("pwned")]
+
+
+def test_archives_that_reach_outside_write_nothing(two_stages: Written, tmp_path: Path) -> None:
+    path = tmp_path / "in" / "x.npz"
+    path.parent.mkdir()
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("../../pwned.npy", npy_bytes(np.zeros((1, 4), np.float32)))
+        archive.writestr("x.npy", npy_bytes(np.zeros((1, 4), np.float32)))
+    with pytest.raises(UserError):
+        drawn(two_stages.plan, tmp_path, path)
+    assert not list(tmp_path.rglob("pwned*"))
+
+
+def test_a_pickled_array_is_not_unpickled(two_stages: Written, tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    with pytest.raises(UserError, match="cannot be read as"):
+        drawn(two_stages.plan, tmp_path, tmp_path / "x.npy")
+
+
+@pytest.mark.parametrize("number", range(8))
+def test_the_command_says_one_line(copied: Written, tmp_path: Path, number: int) -> None:
+    text = copied.path.read_bytes()
+    damaged = list(mutations(text, len(HOSTILE) + 40))[len(HOSTILE) + number :: 8]
+    for data in damaged:
+        copied.path.write_bytes(data)
+        try:
+            read_plan(copied.path)
+        except UserError:
+            run(copied.path, "--local", "--items", "1", "--quiet").expect_error()
+            return
+    pytest.fail("no mutation was refused")
