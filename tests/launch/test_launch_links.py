@@ -137,10 +137,11 @@ def test_a_shaped_link_is_found(tmp_path: Path) -> None:
     with slow_link.slow_link("20mbit") as link:
         plan = launch_plans.floats(tmp_path / "plan", addresses=link.address)
         output = tmp_path / "measured.yaml"
-        started = [
-            Running(["links", plan.path, "--output", output], program=(*link.prefix[rank], *PROGRAM))
-            for rank in range(2)
-        ]
+        secret = tmp_path / "secret"
+        secret.write_text("0123456789abcdef\n")
+        secret.chmod(0o600)
+        words = ["links", plan.path, "--output", output, "--secret-file", secret]
+        started = [Running(words, program=(*link.prefix[rank], *PROGRAM)) for rank in range(2)]
         for ended in wait_all(started):
             ended.expect(0)
     option = yaml.safe_load(output.read_text())
