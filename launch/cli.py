@@ -288,7 +288,7 @@ def _rank_failure(
 ) -> tuple[Failure | None, int]:
     """Runs the rank; results that were begun are put into `discard`."""
     from edgelaunch.identity import choose_rank, find_endpoint, rank_environment
-    from edgelaunch.shards import check_rank
+    from edgelaunch.shards import check_rank, lacking
 
     folder = plan_path.resolve().parent
     environ = {} if arguments.loopback else rank_environment(plan, os.environ)
@@ -297,7 +297,8 @@ def _rank_failure(
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a peer that ends is no page of C++ frames
     with ThreadPoolExecutor(1) as pool:
         # hashing and importing torch take a second each, and neither needs the other
-        checked = pool.submit(check_rank, plan, rank, folder)
+        fetches = rank > 0 and not arguments.loopback  # else rank 0 reads the same folder
+        checked = pool.submit(lambda: lacking(plan, rank, folder) if fetches else check_rank(plan, rank, folder))
         session = None
         gc.disable()  # what is imported stays: looking for garbage in it is a tenth of the time that importing takes
         if rank == 0:
@@ -313,7 +314,7 @@ def _rank_failure(
 
         gc.freeze()
         gc.enable()
-        checked.result()
+        lacks = checked.result() or ()
 
     def log(text: str) -> None:
         if not arguments.quiet:
@@ -326,7 +327,7 @@ def _rank_failure(
         plan=plan, folder=folder, plan_sha256=file_sha256(plan_path), rank=rank, endpoint=endpoint,
         threads=arguments.threads or _threads(plan, rank), log=log,
         device=_device(arguments, plan.hosts[rank], endpoint.address, log),
-        secret=find_secret(plan, endpoint.address, arguments.secret_file, os.environ),
+        secret=find_secret(plan, endpoint.address, arguments.secret_file, os.environ), lacking=tuple(lacks),
     )  # fmt: skip
     live = _live(arguments, plan, session) if session is not None else None
     ends = live or session

@@ -67,9 +67,8 @@ class Board:
             self.seal = agree(self._store, secret, rank, timeout_s)
         return self.seal
 
-    def group_store(self, number: int) -> Store:
-        """For the process group of one generation to meet through."""
-        prefix = f"generation-{number}"
+    def group_store(self, prefix: str) -> Store:
+        """For one process group to meet through; `prefix` is its alone."""
         if self.seal is None:
             return PrefixStore(prefix, self._store)
         return SealedStore(self._store, self.seal, prefix)

@@ -48,6 +48,8 @@ class RankOptions:
     device: str
     """`cpu` or `cuda`."""
     log: Callable[[str], None]
+    lacking: tuple[Stage, ...] = ()
+    """Whose shards are not here, or stale: to be fetched from rank 0."""
     secret: bytes | None = None
     """Known to all ranks; None where all are on this machine and need none."""
 
@@ -215,7 +217,7 @@ class Rank:
         member = Member(
             generation=place.number, rank=self._rank, group=place.group, address=address, timeout_s=timeout_s
         )
-        generation = Generation(self._board.group_store(place.number), member, self._link_failed)
+        generation = Generation(self._board.group_store(f"generation-{place.number}"), member, self._link_failed)
         with self._lock:
             abandoned, self._generation = self._abandoned, generation
         if abandoned:

@@ -12,7 +12,7 @@ from edgelaunch.failures import rank_name
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["check_file", "check_rank", "check_shard", "load_shard", "run_shard"]
+__all__ = ["check_file", "check_rank", "check_shard", "lacking", "load_shard", "run_shard", "stages_of"]
 
 
 def check_file(path: Path, sha256: str, what: str, fix: str) -> None:
@@ -37,15 +37,43 @@ def check_shard(plan: Plan, stage: Stage, folder: Path) -> None:
     check_file(folder / stage.shard, stage.sha256, what, "copy it again from where the plan was compiled")
 
 
+def stages_of(plan: Plan, rank: int) -> list[Stage]:
+    """All stages whose shards a rank may need: its own, and those for the loss of another host; equal shards once."""
+    stages = [stage for stages in (plan.stages, *(item.stages for item in plan.contingencies)) for stage in stages]
+    by_hash: dict[str, Stage] = {}
+    for stage in stages:
+        if stage.rank == rank:
+            by_hash.setdefault(stage.sha256, stage)
+    return list(by_hash.values())
+
+
 def check_rank(plan: Plan, rank: int, folder: Path) -> None:
-    """Checks all shards that a rank may need: its stage's, and those for the loss of another host.
+    """Checks all shards that a rank may need.
 
     Raises:
         UserError: as check_shard does.
     """
-    stages = [stage for stages in (plan.stages, *(item.stages for item in plan.contingencies)) for stage in stages]
-    for stage in {stage.sha256: stage for stage in stages if stage.rank == rank}.values():
+    for stage in stages_of(plan, rank):
         check_shard(plan, stage, folder)
+
+
+def lacking(plan: Plan, rank: int, folder: Path) -> list[Stage]:
+    """Those whose shard is not in the plan's folder, or has other bytes than the plan says.
+
+    Raises:
+        UserError: one is there and cannot be read.
+    """
+    found = []
+    for stage in stages_of(plan, rank):
+        path = folder / stage.shard
+        try:
+            if file_sha256(path) != stage.sha256:
+                found.append(stage)
+        except FileNotFoundError:
+            found.append(stage)
+        except OSError as error:
+            raise UserError(f"{path}: the shard of {rank_name(plan, rank)} cannot be read: {error.strerror}") from None
+    return found
 
 
 def load_shard(stage: Stage, folder: Path, device: str) -> Callable[..., Any]:

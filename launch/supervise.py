@@ -16,10 +16,11 @@ from typing import Any
 
 import torch
 
-from edgecompile.plan import Plan, Stage
+from edgecompile.plan import Plan, Stage, UserError
 from edgelaunch.allocator import keep_freed_memory
 from edgelaunch.failures import AlreadyRunningError, Failure, FailureBox, PeerLostError, rank_name
 from edgelaunch.feed import Collector, Feeder
+from edgelaunch.fetch import ShardServer, Way, fetch_shards
 from edgelaunch.flight import Flight
 from edgelaunch.items import Results, Source
 from edgelaunch.left_behind import await_at_exit
@@ -83,6 +84,7 @@ class Supervisor:
         self._watch: Watch | None = None
         self._board: Board | None = None
         self._coordinator: Coordinator | None = None
+        self._server: ShardServer | None = None
         self._store = Store(options, self._load)
         self._loaded: tuple[str, Callable[..., Any]] | None = None
         self._flight = Flight()
@@ -134,6 +136,9 @@ class Supervisor:
         self.box.wake()
         if self._watch is not None:
             self._watch.stop()
+        if self._server is not None:
+            self._server.stop()
+            self._threads.append(self._server.thread)
         self._flight.switch(0)
         if self._current is not None:
             self._current.abandon(JOIN_S)
@@ -196,11 +201,32 @@ class Supervisor:
             self._flight.switch(1)
             self._enter(Announcement(number=1, phase=RUN, without=None, members={0: ""}, first=0))
             return
-        with ThreadPoolExecutor(1) as pool:
-            preparing = pool.submit(self._prepare)  # while the others come
+        if self._options.lacking:
             watch = self._meet()
-            preparing.result()
+            if not self._fetch(watch):
+                return
+            self._prepare()
+        else:
+            with ThreadPoolExecutor(1) as pool:
+                preparing = pool.submit(self._prepare)  # while the others come
+                watch = self._meet()
+                preparing.result()
         watch.set_ready(True)
+
+    def _fetch(self, watch: Watch) -> bool:
+        """Gets the shards that are not here; whether they are now."""
+        try:
+            fetch_shards(self._way(), list(self._options.lacking), self._options.log)
+        except UserError as error:
+            # a rank that comes too late to be missed must not end the others' run
+            self.box.put(replace(Failure.of(self._rank, error), private=watch.announcement is not None))
+            return False
+        return True
+
+    def _way(self) -> Way:
+        options = self._options
+        return Way(plan=self._plan, folder=options.folder, endpoint=options.endpoint, seal=self._store.seal,
+                   rank=self._rank)  # fmt: skip
 
     def _meet(self) -> Watch:
         options, timeout_s = self._options, self._plan.runtime.timeout_s
@@ -211,6 +237,7 @@ class Supervisor:
         self._watch = watch = Watch(board, self._plan, self._rank, options.plan_sha256, self.box)
         if watch.roster is not None:
             self._coordinator = Coordinator(self._plan, watch.roster, options.log, self._lost)
+            self._server = ShardServer(self._way(), options.log)
         return watch
 
     def _prepare(self) -> None:

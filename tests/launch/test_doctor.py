@@ -53,13 +53,17 @@ def test_missing_and_damaged_shards(tmp_path: Path) -> None:
     folder = written.path.parent
     (folder / written.plan.stages[1].shard).write_bytes(b"no shard")
     item = findings(written, written.plan.stages[1].rank)["shard"]
-    assert item.verdict == FAILS
+    assert item.verdict == NOTE
     assert "damaged or of another plan" in item.found
-    assert "copy it again" in item.fix
+    assert "fetched from rank 0" in item.fix
     (folder / written.plan.stages[2].shard).unlink()
     ended = run("doctor", written.path, "--rank", written.plan.stages[2].rank, "--master", f"127.0.0.1:{free_port()}")
+    assert "missing" in ended.expect(0).out
+    own = next(stage for stage in written.plan.stages if stage.rank == 0)
+    (folder / own.shard).unlink()
+    ended = run("doctor", written.path, "--rank", 0, "--master", f"127.0.0.1:{free_port()}")
     ended.expect_error("1 check failed (shard)")
-    assert "is missing" in ended.out
+    assert "copy it again" in ended.out
 
 
 def test_golden_items_are_rank_0s(tmp_path: Path) -> None:

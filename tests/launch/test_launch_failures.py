@@ -55,11 +55,11 @@ def test_shard_missing(copied: Written) -> None:
 
 
 def test_shard_with_a_changed_byte(copied: Written) -> None:
-    shard = copied.path.parent / "shards" / "1.pt"
+    shard = copied.path.parent / "shards" / "0.pt"
     data = bytearray(shard.read_bytes())
     data[len(data) // 2] ^= 1
     shard.write_bytes(data)
-    run(copied.path, "--rank", "1", "--master", "127.0.0.1:1").expect_error("shards/1.pt", "rank 1 (host-1)", "damaged")
+    run(copied.path, "--rank", "0", "--master", "127.0.0.1:1").expect_error("shards/0.pt", "rank 0 (host-0)", "damaged")
 
 
 @pytest.mark.parametrize(
