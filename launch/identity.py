@@ -7,10 +7,20 @@ import os
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from edgecompile.plan import Host, Plan, UserError
 
-__all__ = ["Endpoint", "address_is_here", "choose_rank", "find_endpoint", "is_loopback", "rank_environment", "resolve"]
+__all__ = [
+    "Endpoint",
+    "address_is_here",
+    "boot_identity",
+    "choose_rank",
+    "find_endpoint",
+    "is_loopback",
+    "rank_environment",
+    "resolve",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +42,14 @@ def resolve(address: str) -> str | None:
         return str(socket.getaddrinfo(address, None, type=socket.SOCK_STREAM)[0][4][0])
     except (OSError, UnicodeError):
         return None
+
+
+def boot_identity() -> str:
+    """Of this boot of this machine: processes with equal ones share a monotonic clock."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return socket.gethostname()
 
 
 def is_loopback(address: str) -> bool:

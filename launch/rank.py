@@ -19,7 +19,7 @@ import torch
 from edgecompile.plan import Plan, Stage
 from edgelaunch.failures import Abandoned
 from edgelaunch.feed import Collector, Feeder
-from edgelaunch.identity import Endpoint
+from edgelaunch.identity import Endpoint, boot_identity
 from edgelaunch.links import Consumer, LocalLink, Producer, ReceiveLink, SendLink
 from edgelaunch.meeting import Board, Meeting
 from edgelaunch.messages import END, Layout
@@ -146,7 +146,7 @@ class Rank:
 
     def summary(self) -> dict[str, Any]:
         """This rank's counters for rank 0's report; links by the number of their boundary."""
-        summary: dict[str, Any] = {"send": {}, "receive": {}}
+        summary: dict[str, Any] = {"send": {}, "receive": {}, "machine": boot_identity()}
         if self._stage is not None:
             summary["stage"] = self._clock(self._stage).summary()
         for boundary, link in self._wires:

@@ -17,7 +17,7 @@ from edgelaunch.say import say
 from edgelaunch.supervise import Run
 from edgelaunch.verify import Comparison
 
-__all__ = ["Meter", "bottleneck", "print_report", "print_verified"]
+__all__ = ["Meter", "bottleneck", "print_report", "print_verified", "share", "steady_period_s", "transfer_s"]
 
 PLAIN_WIDTH = 120
 PLAIN_EVERY_S = 5.0
@@ -94,12 +94,12 @@ def print_report(plan: Plan, run: Run) -> None:
     """The table of stages, the throughput, and what bounded it."""
     rows = []
     for stage in plan.stages:
-        clock, transfer_s = run.ranks[stage.rank]["stage"], _transfer_s(run, stage.stage + 1)
+        clock, on_wire_s = run.ranks[stage.rank]["stage"], transfer_s(run, stage.stage + 1)
         rows.append((
             str(stage.stage), plan.hosts[stage.rank].name,
             _ms(clock["compute"]["median_s"]), _ms(stage.predicted.compute_s),
-            _ms(transfer_s) if transfer_s is not None else "local", _ms(stage.predicted.send_s),
-            _ms(clock["wait_input"]["mean_s"]), _ms(clock["wait_output"]["mean_s"]), f"{_share(clock, 'compute'):.1%}",
+            _ms(on_wire_s) if on_wire_s is not None else "local", _ms(stage.predicted.send_s),
+            _ms(clock["wait_input"]["mean_s"]), _ms(clock["wait_output"]["mean_s"]), f"{share(clock, 'compute'):.1%}",
         ))  # fmt: skip
     columns = ("stage", "host", "compute", "predicted", "transfer", "predicted", "wait in", "wait out", "busy")
     _print_table(f"{plan.model.name}, microbatch {plan.model.microbatch}: ms a microbatch", columns, rows)
@@ -117,7 +117,7 @@ def latency_line(run: Run) -> str:
     return f"latency of {latency['count']} items, from due or fed to result: {parts}"
 
 
-def _transfer_s(run: Run, boundary: int) -> float | None:
+def transfer_s(run: Run, boundary: int) -> float | None:
     """Seconds that one message took on the wire; None where no wire is crossed.
 
     The receiver sees its pieces come in, whether or not the sender had to wait before. A message of one piece shows
@@ -178,26 +178,26 @@ def bottleneck(plan: Plan, run: Run) -> str:
     """
     names = [host.name for host in plan.hosts]
     clocks = [run.ranks[stage.rank]["stage"] for stage in plan.stages]
-    stages = {f"stage {stage.stage} on {names[stage.rank]}": _share(clock, "compute")
+    stages = {f"stage {stage.stage} on {names[stage.rank]}": share(clock, "compute")
               for stage, clock in zip(plan.stages, clocks, strict=True)}  # fmt: skip
-    name, share = max(stages.items(), key=lambda item: item[1])
-    if share >= BUSY:
-        return f"{name} ({share:.0%} busy)"
+    name, most = max(stages.items(), key=lambda item: item[1])
+    if most >= BUSY:
+        return f"{name} ({most:.0%} busy)"
     period_s = max(steady_period_s(run), 1e-9)
     feeding = min(1.0, run.feeder.busy.summary()["mean_s"] / period_s)
     writing = min(1.0, run.collector.busy.summary()["mean_s"] / period_s)
     others = {"the input": feeding, "the output": writing}
     ranks = [0, *(stage.rank for stage in plan.stages), 0]
-    before = [1 - feeding, *(_share(clock, "wait_output") for clock in clocks)]
-    after = [*(_share(clock, "wait_input") for clock in clocks), 1 - writing]
+    before = [1 - feeding, *(share(clock, "wait_output") for clock in clocks)]
+    after = [*(share(clock, "wait_input") for clock in clocks), 1 - writing]
     for index, (source, destination) in enumerate(itertools.pairwise(ranks)):
         if source != destination:
             others[f"link {names[source]} -> {names[destination]}"] = min(before[index], after[index])
     other, other_share = max(others.items(), key=lambda item: item[1])
-    return f"{other} ({other_share:.0%} busy)" if other_share > share else f"{name} ({share:.0%} busy)"
+    return f"{other} ({other_share:.0%} busy)" if other_share > most else f"{name} ({most:.0%} busy)"
 
 
-def _share(clock: dict[str, Any], part: str) -> float:
+def share(clock: dict[str, Any], part: str) -> float:
     """The share of a stage's time, once it is warm."""
     total = sum(clock[name]["mean_s"] for name in ("wait_input", "compute", "wait_output", "pack"))
     return float(clock[part]["mean_s"] / total) if total > 0 else 0.0

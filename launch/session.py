@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
+from datetime import datetime, timezone
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
-from edgecompile.plan import Plan
+from edgecompile.plan import Plan, UserError, file_sha256
+from edgecompile.run_record import RunRecord
 from edgelaunch.bad_items import BadItems
 from edgelaunch.golden import GoldenFile, chain
 from edgelaunch.inputs import open_source
@@ -17,11 +21,14 @@ from edgelaunch.partial import origin_of
 from edgelaunch.reference import Reference
 from edgelaunch.report import Meter, console, print_report, print_verified
 from edgelaunch.results import ResultHandler
+from edgelaunch.run_file import record_of, write_record
 from edgelaunch.say import say
-from edgelaunch.supervise import Supervisor
+from edgelaunch.supervise import Run, Supervisor
 from edgelaunch.verify import Verifier
 
 __all__ = ["Session"]
+
+RECORD = "run.json"
 
 
 class Session:
@@ -30,7 +37,10 @@ class Session:
 
     def __init__(self, arguments: argparse.Namespace, plan: Plan, folder: Path) -> None:
         """Raises UserError where input, output or golden file do not do."""
-        self._plan, self._quiet = plan, arguments.quiet
+        self._plan, self._quiet, self._json = plan, arguments.quiet, arguments.json
+        self._plan_path = Path(arguments.plan)
+        self._record = Path(arguments.run) if arguments.run is not None else folder / RECORD
+        self._began = datetime.now(timezone.utc).isoformat(timespec="seconds")
         streams = not arguments.verify or any((arguments.input, arguments.items, arguments.output))
         self._bad = BadItems(plan, gap=arguments.on_bad_item == "gap", quiet=arguments.quiet)
         opened = None
@@ -84,8 +94,12 @@ class Session:
         self.results.discard()
 
     def report(self, rank: Supervisor) -> None:
-        """Prints results first, then how fast they came."""
+        """Prints results first, then how fast they came; keeps the run's record."""
         self.meter.stop()
+        if rank.run is not None:
+            self._keep(rank.run)
+        if self._json:
+            return
         out = console()
         if self._verifier is not None:
             print_verified("golden items", self._verifier.outputs, self._quiet)
@@ -107,3 +121,28 @@ class Session:
             out.print(f"{total} results in {self._output}{earlier}", markup=False)
         if not self._quiet and rank.run is not None:
             print_report(rank.run.plan, rank.run)
+
+    def _keep(self, run: Run) -> None:
+        record = record_of(run.plan, run, file_sha256(self._plan_path), self._began)
+        try:
+            write_record(record, self._record)
+        except UserError as error:
+            say(f"edgelaunch: {error}")  # the results are there: this is no reason to fail
+        if self._json:
+            print(json.dumps(self._as_json(record)), flush=True)
+
+    def _as_json(self, record: RunRecord) -> dict[str, Any]:
+        """The record without its traces, and what came of the items."""
+        values = asdict(record)
+        for stage in values["stages"]:
+            del stage["trace"]
+        judges = [judge for judge in (self._verifier, self._reference) if judge is not None]
+        compared = [item for judge in judges for item in judge.outputs.values()]
+        accuracy = self.results.accuracy
+        return values | {
+            "output": self._output,
+            "num_earlier": self._num_earlier,
+            "num_gaps": self._bad.num_items,
+            "largest_difference": max((item.max_difference for item in compared), default=None),
+            "accuracy": accuracy.num_correct / accuracy.num_items if accuracy.num_items else None,
+        }

@@ -33,7 +33,7 @@ from edgelaunch.shards import load_shard
 from edgelaunch.timing import StageClock
 from edgelaunch.watch import Watch
 
-__all__ = ["Run", "Supervisor"]
+__all__ = ["Counters", "Run", "Supervisor"]
 
 POLL_S = 0.2
 URGENT_POLL_S = 0.02
@@ -55,6 +55,22 @@ class Run:
     ranks: dict[int, dict[str, Any]]
     pauses_s: list[float]
     """For each recovery, the time from the last result before it to the first after it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counters:
+    """What a process has counted up to now."""
+
+    rank: int
+    host: str
+    generation: int
+    num_microbatches: int
+    stage_ns: dict[str, int]
+    """Where its stages' time went, by part."""
+    num_items: int | None
+    """Whose results came; None but on rank 0."""
+    num_ranks: int
+    predicted_items_per_s: float
 
 
 class Supervisor:
@@ -123,6 +139,21 @@ class Supervisor:
             if not self.box.ended and not self._given_up:
                 self._step(self._looked)
         return None if self.box.finished else self.box.failure
+
+    def counters(self) -> Counters:
+        """From any thread."""
+        clocks = list(self._store.clocks.values())
+        parts = ("wait_input", "compute", "wait_output", "pack")
+        plan = plan_without(self._plan, self._announcement.without if self._announcement is not None else None)
+        roster = self._watch.roster if self._watch is not None else None
+        return Counters(
+            rank=self._rank, host=self._plan.hosts[self._rank].name, generation=self._number,
+            num_microbatches=sum(clock.compute.count for clock in clocks),
+            stage_ns={part: sum(getattr(clock, part).total_ns for clock in clocks) for part in parts},
+            num_items=self._ends.collector.num_items if self._ends is not None else None,
+            num_ranks=1 + (len(roster.seats()) if roster is not None else 0),
+            predicted_items_per_s=plan.predicted.throughput_items_per_s,
+        )  # fmt: skip
 
     def tell(self, failure: Failure) -> None:
         """Tells the other ranks why this one ends. Takes 1.5 s at most."""
@@ -398,7 +429,7 @@ class Supervisor:
             while stage.rank not in self.run.ranks:
                 summary = meeting.timing(stage.rank)
                 if summary is None and (stage.rank not in roster.seats() or time.monotonic() > deadline):
-                    summary = {"send": {}, "receive": {}, "stage": StageClock().summary()}
+                    summary = {"send": {}, "receive": {}, "machine": "", "stage": StageClock().summary()}
                 if summary is not None:
                     self.run.ranks[stage.rank] = summary
                 else:

@@ -6,11 +6,16 @@ import math
 from array import array
 from typing import Any
 
-__all__ = ["Latencies", "Series", "StageClock"]
+__all__ = ["ItemRates", "Latencies", "Series", "StageClock"]
 
 KEPT = 4096
 BUCKETS_A_DECADE = 500
 """Two neighbours differ by 0.46 %."""
+NUM_STAMPS = 5
+TRACED = 256
+"""The last microbatches whose times are kept."""
+STRETCHES = 240
+FIRST_STRETCH_NS = 100_000_000
 DECADES = 14
 """From 1 ns to 28 hours."""
 
@@ -79,8 +84,16 @@ class StageClock:
 
     def __init__(self) -> None:
         self.wait_input, self.compute, self.wait_output, self.pack = Series(), Series(), Series(), Series()
+        self._stamps = array("q", bytes(8 * NUM_STAMPS * TRACED))
 
     def add(self, begin_ns: int, got_ns: int, computed_ns: int, acquired_ns: int, packed_ns: int) -> None:
+        place = self.compute.count % TRACED * NUM_STAMPS
+        stamps = self._stamps
+        stamps[place] = begin_ns
+        stamps[place + 1] = got_ns
+        stamps[place + 2] = computed_ns
+        stamps[place + 3] = acquired_ns
+        stamps[place + 4] = packed_ns
         self.wait_input.add(got_ns - begin_ns)
         self.compute.add(computed_ns - got_ns)
         self.wait_output.add(acquired_ns - computed_ns)
@@ -88,4 +101,33 @@ class StageClock:
 
     def summary(self) -> dict[str, Any]:
         parts = ("wait_input", "compute", "wait_output", "pack")
-        return {name: getattr(self, name).summary() for name in parts}
+        return {name: getattr(self, name).summary() for name in parts} | {"trace": self.trace()}
+
+    def trace(self) -> list[list[int]]:
+        """The times given to `add` of the last 256 microbatches, oldest first."""
+        count = self.compute.count
+        first = max(0, count - TRACED)
+        places = [number % TRACED * NUM_STAMPS for number in range(first, count)]
+        return [self._stamps[place : place + NUM_STAMPS].tolist() for place in places]
+
+
+class ItemRates:
+    """How many items came in each stretch of time. Stretches grow with the run, so that 240 of them do."""
+
+    def __init__(self) -> None:
+        self.step_ns = FIRST_STRETCH_NS
+        self._counts = [0] * STRETCHES
+        self._begin_ns = self._last = 0
+
+    def add(self, count: int, now_ns: int) -> None:
+        self._begin_ns = self._begin_ns or now_ns
+        while (place := (now_ns - self._begin_ns) // self.step_ns) >= STRETCHES:
+            pairs = zip(self._counts[::2], self._counts[1::2], strict=True)
+            self._counts = [first + second for first, second in pairs] + [0] * (STRETCHES // 2)
+            self.step_ns *= 2
+        self._counts[place] += count
+        self._last = place
+
+    def counts(self) -> list[int]:
+        """Up to the last item's stretch."""
+        return self._counts[: self._last + 1] if self._begin_ns else []

@@ -28,11 +28,11 @@ def run_together(arguments: argparse.Namespace, plan: Plan, plan_path: Path) -> 
         say(f"edgelaunch: {option} runs every rank on the CPU, also those planned for cuda")
     passed = [
         item
-        for name in ("input", "output", "items", "rate", "when_full", "on_bad_item")
+        for name in ("input", "output", "items", "rate", "when_full", "on_bad_item", "run", "metrics_port")
         if (value := getattr(arguments, name)) is not None
         for item in (f"--{name.replace('_', '-')}", str(value))
     ]
-    passed += [f"--{name}" for name in ("verify", "resume") if getattr(arguments, name)]
+    passed += [f"--{name}" for name in ("verify", "resume", "json") if getattr(arguments, name)]
     restarts = DEFAULT_RESTARTS if arguments.restarts is None else arguments.restarts
     run = _kind(arguments.emulate)(
         plan, plan_path, passed, quiet=arguments.quiet, max_threads=arguments.threads, restarts=restarts

@@ -1,4 +1,4 @@
-"""Prints what pyproject.toml asks for, with the dev extra: requirements that pip can install without the project."""
+"""Prints what pyproject.toml asks for, with all extras: requirements that pip can install without the project."""
 
 from __future__ import annotations
 
@@ -11,4 +11,5 @@ else:
     from pip._vendor import tomli as tomllib
 
 project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]
-print("\n".join([*project["dependencies"], *project["optional-dependencies"]["dev"]]))
+extras = [item for extra in project["optional-dependencies"].values() for item in extra]
+print("\n".join([*project["dependencies"], *extras]))

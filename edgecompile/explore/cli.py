@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from edgecompile import __version__
 from edgecompile.console import run_command
-from edgecompile.explore import diff, explain, export, show, simulate
+from edgecompile.explore import diff, explain, export, report, show, simulate
 
 __all__ = ["main"]
 
@@ -17,7 +17,8 @@ _COMMANDS = {
     "explain": (explain, "what holds the plan back, what a change would bring, why a unit is where it is"),
     "diff": (diff, "what moved between two plans, what was asked for differently, what that costs and brings"),
     "simulate": (simulate, "play the plan through in time, as it is or with other figures"),
-    "export": (export, "a simulated run as a trace for the Perfetto UI"),
+    "export": (export, "a simulated run, or a real one, as a trace for the Perfetto UI"),
+    "report": (report, "one HTML file: the cluster, the plan on it, the timeline, what a run measured, sweeps"),
 }
 
 

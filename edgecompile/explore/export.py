@@ -1,4 +1,4 @@
-"""`edgeplan export --perfetto`: a simulated run as a trace that the Perfetto UI and chrome://tracing open.
+"""`edgeplan export --perfetto`: a simulated run, or a real one, as a trace for the Perfetto UI and chrome://tracing.
 
 The format is Chrome's Trace Event Format, JSON: complete events (`ph: X`) with microseconds, a process for each host
 and a thread for each stage or link.
@@ -13,20 +13,23 @@ from typing import Any
 
 from edgecompile.errors import UserError
 from edgecompile.explore import simulate
+from edgecompile.explore.run_timeline import rows_of_run
 from edgecompile.explore.timeline import Row, rows_of
 from edgecompile.plan import read_plan
+from edgecompile.run_record import read_run
 from edgecompile.store import replacing
 
 __all__ = ["add_options", "run", "trace_events"]
 
 MOST_MICROBATCHES = 100_000
 DEFAULT_MICROBATCHES = 50
-COLOURS = {"compute": "good", "send": "rail_animation", "waits for input": "bad", "waits to send": "terrible",
-           "fill": "grey", "drain": "grey"}  # fmt: skip
+COLOURS = {"compute": "good", "send": "rail_animation", "pack": "rail_load", "waits for input": "bad",
+           "waits to send": "terrible", "fill": "grey", "drain": "grey"}  # fmt: skip
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--perfetto", metavar="FILE", required=True, help="write a trace of a simulated run there")
+    parser.add_argument("--perfetto", metavar="FILE", required=True, help="write a trace there")
+    parser.add_argument("--run", metavar="RUN", help="of this run, a run.json of edgelaunch; else of a simulated one")
     simulate.add_play_options(parser, microbatches=DEFAULT_MICROBATCHES)
 
 
@@ -38,8 +41,12 @@ def run(chosen: argparse.Namespace) -> int:
     if path.is_dir() or not path.parent.is_dir():
         raise UserError(f"{path}: is a folder, or in a folder that is not there: name a file such as trace.json")
     plan = read_plan(chosen.plan)
-    outcome = simulate.play(plan, chosen, trace=True)
-    events = trace_events(rows_of(outcome.simulation, outcome.plan.cluster))
+    if chosen.run is not None:
+        rows = rows_of_run(read_run(Path(chosen.run)))
+    else:
+        outcome = simulate.play(plan, chosen, trace=True)
+        rows = rows_of(outcome.simulation, outcome.plan.cluster)
+    events = trace_events(rows)
     document = {"traceEvents": events, "displayTimeUnit": "ms", "otherData": {"model": plan.model.name}}
     try:
         with replacing(path) as temporary:
@@ -61,7 +68,7 @@ def trace_events(rows: list[Row]) -> list[dict[str, Any]]:
         events.append({"ph": "M", "name": "thread_name", **place, "args": {"name": row.name}})
         events.append({"ph": "M", "name": "thread_sort_index", **place, "args": {"sort_index": thread}})
         for span in row.spans:
-            works = span.what in ("compute", "send")
+            works = span.what in ("compute", "send", "pack")
             event = {
                 "ph": "X",
                 "name": f"{span.what} {span.microbatch}" if works else span.what,

@@ -11,13 +11,14 @@ from rich.text import Text
 from edgecompile.explore.simulation import Simulation
 from edgecompile.quantities import format_time
 
-__all__ = ["COMPUTE", "DRAIN", "FILL", "SEND", "WAIT_INPUT", "WAIT_SEND", "Row", "Span", "drawn", "rows_of"]
+__all__ = ["COMPUTE", "DRAIN", "FILL", "PACK", "SEND", "WAIT_INPUT", "WAIT_SEND", "Row", "Span", "drawn", "rows_of"]
 
-COMPUTE, SEND = "compute", "send"
+COMPUTE, SEND, PACK = "compute", "send", "pack"
 WAIT_INPUT, WAIT_SEND, FILL, DRAIN = "waits for input", "waits to send", "fill", "drain"
 LOOKS = {
     COMPUTE: ("#", "green"),
     SEND: ("=", "cyan"),
+    PACK: ("+", "blue"),
     WAIT_INPUT: (".", "yellow"),
     WAIT_SEND: ("~", "red"),
     FILL: (" ", "dim"),

@@ -1,0 +1,37 @@
+"""What the commands start at. Those that compile need an extra, and say so where it is missing. Imports are late."""
+
+from __future__ import annotations
+
+import sys
+
+__all__ = ["compile_main", "profile_main"]
+
+COMPILE_NEEDS = {"hydra", "omegaconf", "antlr4", "transformers", "matplotlib"}
+
+
+def compile_main() -> int:
+    """`edgecompile`."""
+    try:
+        from edgecompile.cli import main
+
+        return main()
+    except ModuleNotFoundError as error:
+        return _explain("edgecompile", error)
+
+
+def profile_main() -> int:
+    """`edgeprofile`."""
+    try:
+        from edgecompile.profile_cli import main
+
+        return main()
+    except ModuleNotFoundError as error:
+        return _explain("edgeprofile", error)
+
+
+def _explain(command: str, error: ModuleNotFoundError) -> int:
+    if (error.name or "").partition(".")[0] not in COMPILE_NEEDS:
+        raise error
+    print(f"{command}: {error.name} is not installed, and compiling needs it: pip install 'edgecompile[compile]' "
+          "(a rank that only runs plans needs no more than edgelaunch)", file=sys.stderr)  # fmt: skip
+    return 2

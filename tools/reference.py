@@ -1,0 +1,115 @@
+"""Writes docs/reference.md from the config's schema and the boards' files.
+
+python tools/reference.py            # write it
+python tools/reference.py --check    # exit status 1 where it is out of date
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).parent.parent
+TARGET = ROOT / "docs" / "reference.md"
+OLDEST_PYTHON = (3, 10)
+INTRODUCTION = """# Every key
+
+Generated from `edgecompile/schema.py` and `conf/board` by `tools/reference.py`; a test keeps it up to date.
+
+Keys are given as `section.key=value` on the command line or in a YAML file of a `--config-dir`. Quantities are numbers in
+SI units, or text with a unit: `50Mbps`, `4GB`, `200us`, `180 GFLOPS`. `edgecompile --help` lists the groups, `--cfg job`
+prints what a command composes, `--info` where it comes from; `edgecompile -sc install=bash` installs shell completion.
+"""
+BOARDS = """
+## Boards
+
+Peaks are the data sheet's; `efficiency` is the share that matrix products reach. Boards whose vendor's system has a Python
+older than 3.10 can only be planned for (JetPack 6 has 3.10, JetPack 5 has 3.8).
+
+| board | peak | reached | memory bandwidth | memory | runs ranks | source |
+|---|---|---|---|---|---|---|"""
+
+
+def classes() -> dict[str, ast.ClassDef]:
+    tree = ast.parse((ROOT / "edgecompile" / "schema.py").read_text())
+    return {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+
+
+def default_of(node: ast.AnnAssign) -> str:
+    value = node.value
+    if isinstance(value, ast.Call):
+        for keyword in value.keywords:
+            if keyword.arg == "default_factory":
+                inner = keyword.value
+                return ast.unparse(inner.body) if isinstance(inner, ast.Lambda) else {"list": "[]", "dict": "{}"}.get(
+                    ast.unparse(inner), "")  # fmt: skip
+    if isinstance(value, ast.Attribute):
+        return value.attr
+    if isinstance(value, ast.Constant):
+        return {None: "null", "???": "required", True: "true", False: "false"}.get(value.value, str(value.value))
+    return ""
+
+
+def rows(known: dict[str, ast.ClassDef], name: str, prefix: str) -> list[tuple[str, str, str]]:
+    found: list[tuple[str, str, str]] = []
+    body = known[name].body
+    for index, node in enumerate(body):
+        if not isinstance(node, ast.AnnAssign):
+            continue
+        key = f"{prefix}{ast.unparse(node.target)}"
+        kind = ast.unparse(node.annotation)
+        following = body[index + 1] if index + 1 < len(body) else None
+        said = ""
+        if isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant):
+            said = " ".join(str(following.value.value).split())
+        inner = next((item for item in known if item in kind and item.endswith("Conf")), None)
+        if inner is None:
+            found.append((key, default_of(node), said))
+        elif kind.startswith("dict"):
+            found += rows(known, inner, f"{key}.NAME.")
+        else:
+            found += rows(known, inner, f"{key}.")
+    return found
+
+
+def cell(text: Any) -> str:
+    return str(text).replace("|", "\\|")
+
+
+def boards() -> list[str]:
+    lines = [BOARDS]
+    for path in sorted((ROOT / "conf" / "board").glob("*.yaml")):
+        board = yaml.safe_load(path.read_text())
+        dtype = board.get("dtype", "float32")
+        python = str(board.get("python") or "")
+        new = not python or tuple(int(part) for part in python.split(".")) >= OLDEST_PYTHON
+        runs = f"yes, Python {python}" if python and new else "yes" if new else f"planned for only, Python {python}"
+        peak, efficiency = f"{board['peak'][dtype]} {dtype}", f"{float(board['efficiency']):.0%}"
+        cells = (f"`{path.stem}`", peak, efficiency, board["memory_bandwidth"], board["memory"], runs,
+                 board.get("source", ""))  # fmt: skip
+        lines.append("| " + " | ".join(map(cell, cells)) + " |")
+    return lines
+
+
+def text() -> str:
+    known = classes()
+    lines = [INTRODUCTION, "| key | default | |", "|---|---|---|"]
+    lines += [f"| `{key}` | {f'`{default}`' if default else ''} | {cell(said)} |"
+              for key, default, said in rows(known, "Conf", "")]  # fmt: skip
+    return "\n".join([*lines, *boards()]) + "\n"
+
+
+def main() -> int:
+    wanted = text()
+    if "--check" in sys.argv[1:]:
+        return int(TARGET.read_text() != wanted)
+    TARGET.write_text(wanted)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
