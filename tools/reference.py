@@ -20,15 +20,16 @@ INTRODUCTION = """# Every key
 
 Generated from `edgecompile/schema.py` and `conf/board` by `tools/reference.py`; a test keeps it up to date.
 
-Keys are given as `section.key=value` on the command line or in a YAML file of a `--config-dir`. Quantities are numbers in
-SI units, or text with a unit: `50Mbps`, `4GB`, `200us`, `180 GFLOPS`. `edgecompile --help` lists the groups, `--cfg job`
-prints what a command composes, `--info` where it comes from; `edgecompile -sc install=bash` installs shell completion.
+Keys are given as `section.key=value` on the command line or in a YAML file of a `--config-dir`. Quantities are numbers
+in SI units, or text with a unit: `50Mbps`, `4GB`, `200us`, `180 GFLOPS`. `edgecompile --help` lists the groups,
+`--cfg job` prints what a command composes, `--info` where it comes from; `edgecompile -sc install=bash` installs shell
+completion.
 """
 BOARDS = """
 ## Boards
 
-Peaks are the data sheet's; `efficiency` is the share that matrix products reach. Boards whose vendor's system has a Python
-older than 3.10 can only be planned for (JetPack 6 has 3.10, JetPack 5 has 3.8).
+Peaks are the data sheet's; `efficiency` is the share that matrix products reach. Boards whose vendor's system has a
+Python older than 3.10 can only be planned for (JetPack 6 has 3.10, JetPack 5 has 3.8).
 
 | board | peak | reached | memory bandwidth | memory | runs ranks | source |
 |---|---|---|---|---|---|---|"""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from html import escape
 
@@ -54,6 +55,7 @@ CLASSES = {COMPUTE: "compute", SEND: "send", PACK: "pack", WAIT_INPUT: "wait", W
            DRAIN: "idle"}  # fmt: skip
 WIDTH, BOX, GAP = 360, 66, 44
 LONGEST_NAME = 30
+MICROBATCHES_A_POINT = 8
 MOST_POINTS = 30
 """Of a curve: fewer would hide a pause, more would show each microbatch as a spike."""
 
@@ -185,9 +187,12 @@ def timeline(rows: Sequence[Row]) -> str:
     return "".join(parts) + f'<div class="key">{"".join(key)}</div>'
 
 
-def curve(step_s: float, counts: Sequence[int], predicted: float) -> str:
+def curve(step_s: float, counts: Sequence[int], predicted: float, microbatch: int) -> str:
     """Items a second over time; the last stretch is not whole and is left out."""
-    together = max(1, len(counts) // MOST_POINTS)
+    # a point stands for several microbatches: else one more or less in a stretch would look like a change of speed
+    usual = max(1.0, sum(counts) / len(counts))
+    enough = min(len(counts) // 4, math.ceil(MICROBATCHES_A_POINT * microbatch / usual))
+    together = max(1, len(counts) // MOST_POINTS, enough)
     step_s *= together
     whole = len(counts[:-1]) // together
     sums = [sum(counts[number * together : (number + 1) * together]) for number in range(whole)] or [sum(counts)]

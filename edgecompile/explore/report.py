@@ -98,7 +98,8 @@ def _sections(plan: Plan, record: RunRecord | None, jobs: Sequence[dict[str, Any
                        bars(_measured(record)))  # fmt: skip
         if sum(1 for count in record.rates.items if count) > 1:
             yield _section("Throughput over time", _over_time(record),
-                           curve(record.rates.step_s, record.rates.items, record.predicted_items_per_s))  # fmt: skip
+                           curve(record.rates.step_s, record.rates.items, record.predicted_items_per_s,
+                                 record.microbatch))  # fmt: skip
         rows = rows_of_run(record, DRAWN)
         if rows:
             yield _section("Timeline, measured", f"The run's last {DRAWN} microbatches.", timeline(rows))
