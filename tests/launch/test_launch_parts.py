@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import ast
 import socket
 import threading
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 from launch_plans import Written
 
-import edgelaunch
 from edgecompile.plan import Plan, TensorSpec, UserError
 from edgelaunch.failures import Abandoned, Failure, FailureBox
 from edgelaunch.identity import choose_rank, find_endpoint
@@ -150,15 +147,6 @@ def test_the_first_failure_counts() -> None:
         "The following operation failed.\nTraceback of TorchScript:\n ...\nRuntimeError: bad shape\n"
     )
     assert Failure.of(0, torchscript).message == "RuntimeError: RuntimeError: bad shape"
-
-
-def test_the_launcher_imports_the_plan_and_nothing_else_of_the_compiler() -> None:
-    for file in Path(edgelaunch.__file__).parent.glob("*.py"):
-        for node in ast.walk(ast.parse(file.read_text())):
-            names = [node.module] if isinstance(node, ast.ImportFrom) else []
-            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            for name in names:
-                assert not str(name).startswith("edgecompile") or name == "edgecompile.plan", f"{file.name}: {name}"
 
 
 def test_tensors_of_a_slot_share_its_memory() -> None:
