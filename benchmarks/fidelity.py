@@ -10,8 +10,9 @@ slow moment of the machine falls on both. A burst's throughput is that of its mi
 
 The machine should be idle otherwise, from the profile to the last burst. Where it is a virtual one, others on the same
 board slow it down by 10 to 40 % for seconds at a time. So a fixed piece of work on two cores tells the machine's speed
-before and after each burst: a burst counts if both were within 6 % of the best that was seen. Up to three times as many
-bursts are tried, the table says how many counted, and beside the median of those stands that of all.
+before and after the profile, and before and after each burst: a burst counts if both were within 6 % of the profile's.
+Up to three times as many bursts are tried, the table says how many counted, and beside the median of those stands that
+of all.
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ import contextlib
 import json
 import math
 import os
-import secrets
 import statistics
 import subprocess
 import sys
@@ -35,7 +35,7 @@ from pathlib import Path
 
 import torch
 from commands import run
-from processes import figures
+from processes import figures, share_a_secret
 
 from edgecompile.errors import UserError
 from edgecompile.plan import Plan, read_plan
@@ -54,8 +54,8 @@ TARGET, LIMIT = 0.05, 0.10
 MEMORY_SHARE, MEMORY_BYTES = 0.10, 20e6
 BURST_S = 2.5
 LEAST_MICROBATCHES = 6
-QUIET = 0.94
-"""Of the best speed seen: the machine is left alone."""
+ALIKE = 0.06
+"""So near to its speed at the profiling the machine must be for a burst to count."""
 MOST_TRIES = 3
 
 
@@ -91,27 +91,24 @@ class Row:
 
 
 class Machine:
-    """Tells whether something else takes the cores' time or the memory's."""
+    """Tells whether the machine is as fast as it was while the model was profiled: others may take of its memory."""
 
     def __init__(self) -> None:
         shapes = [shape for _ in range(6) for shape in ((768, 3072), (3072, 768))]
         self._weights = [[torch.ones(*shape) for shape in shapes] for _ in range(2)]
-        self.best = max(self.speed() for _ in range(8))
+        self.reference = self.usual()
+        """The speed that predictions are made for."""
 
     def speed(self) -> float:
         """Passes a second through six blocks' MLPs, whose weights come from memory each time, on each of two cores."""
         with ThreadPoolExecutor(2) as pool:
             return statistics.mean(pool.map(self._passes, self._weights))
 
-    def is_quiet(self, *speeds: float) -> bool:
-        self.best = max(self.best, *speeds)
-        return min(speeds) >= QUIET * self.best
+    def usual(self) -> float:
+        return statistics.median(self.speed() for _ in range(7))
 
-    def wait(self) -> None:
-        """Until it is quiet; half a minute at most."""
-        deadline = time.monotonic() + 30
-        while not self.is_quiet(self.speed()) and time.monotonic() < deadline:
-            time.sleep(0.5)
+    def distance(self, speed: float) -> float:
+        return abs(speed / self.reference - 1)
 
     @staticmethod
     def _passes(weights: Sequence[torch.Tensor]) -> float:
@@ -156,17 +153,24 @@ def write_conf(folder: Path) -> Path:
 
 
 def profile(model: str, folder: Path, args: argparse.Namespace, machine: Machine) -> None:
-    """Profiles the model if that is yet to be done; again, up to three times, if the machine did not stay quiet."""
+    """If that is yet to be done; up to three times, if the machine was not as fast before as after."""
     path = folder / "profiles" / f"core-{model}.yaml"
+    kept = folder / "profiles" / f"speed-{model}.json"
+    if path.exists() and kept.exists():
+        machine.reference = float(json.loads(kept.read_text()))
+        return
     sizes = ",".join(map(str, args.profiled))
-    tries = 0 if path.exists() else MOST_TRIES
-    while tries:
+    for _ in range(MOST_TRIES):
         path.unlink(missing_ok=True)
-        machine.wait()
+        before = machine.usual()
         run("edgecompile.profile_cli", "--config-dir", write_conf(folder), "devices=one_core", f"model={model}",
             f"profile.folder={folder / 'profiles'}", f"profile.microbatches=[{sizes}]",
             f"profile.busy_cores={args.busy_cores}")  # fmt: skip
-        tries = 0 if machine.is_quiet(machine.speed(), machine.speed()) else tries - 1
+        after = machine.usual()
+        machine.reference = (before + after) / 2
+        if machine.distance(before) <= ALIKE / 2:
+            break
+    kept.write_text(json.dumps(machine.reference))
 
 
 def compiled(model: str, cluster: str, schedule: str, folder: Path, args: argparse.Namespace) -> Path:
@@ -205,7 +209,7 @@ class LivePipeline:
         for rank in range(1, len(self.plan.hosts)):
             words = [str(path), "--rank", str(rank), "--master", master, "--threads", str(emulation.threads(rank))]
             commands.append([sys.executable, "-m", "edgelaunch", *words, "--quiet"])
-        environ = _environ()
+        environ = dict(os.environ) | heap_environment(os.environ)
         self._ranks = [
             subprocess.Popen([*emulation.prefix(rank), *command], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                              text=True, env=environ)
@@ -256,11 +260,6 @@ class LivePipeline:
                     self.peaks[rank] = max(self.peaks.get(rank, 0), seen.anonymous_bytes)
 
 
-def _environ() -> dict[str, str]:
-
-    return dict(os.environ) | heap_environment(os.environ)
-
-
 @contextlib.contextmanager
 def live(path: Path) -> Iterator[LivePipeline]:
     with Emulation(read_plan(path)) as emulation:
@@ -276,20 +275,19 @@ def run_pair(model: str, cluster: str, folder: Path, args: argparse.Namespace, m
     """Both schedules of a model on a cluster, alive together."""
     paths = [compiled(model, cluster, schedule, folder, args) for schedule in SCHEDULES]
     rounds: list[tuple[float, list[float]]] = []
-    """The lowest speed of the machine around each round, and each plan's throughput."""
+    """How far the machine was from its speed at the profiling around each round, and each plan's throughput."""
     with contextlib.ExitStack() as stack:
         pipelines = [stack.enter_context(live(path)) for path in paths]
         for pipeline in pipelines:
             pipeline.burst()
-        while len(rounds) < MOST_TRIES * args.bursts and len(_quiet(rounds, machine)) < args.bursts:
+        while len(rounds) < MOST_TRIES * args.bursts and len(_counting(rounds)) < args.bursts:
             speeds = [machine.speed()]
             rates = []
             for pipeline in pipelines:
                 rates.append(pipeline.burst())
                 speeds.append(machine.speed())
-            machine.is_quiet(*speeds)
-            rounds.append((min(speeds), rates))
-    counting = _quiet(rounds, machine)
+            rounds.append((max(map(machine.distance, speeds)), rates))
+    counting = _counting(rounds)
     rows = []
     for index, (schedule, pipeline) in enumerate(zip(SCHEDULES, pipelines, strict=True)):
         plan = pipeline.plan
@@ -305,10 +303,10 @@ def run_pair(model: str, cluster: str, folder: Path, args: argparse.Namespace, m
     return rows
 
 
-def _quiet(rounds: Sequence[tuple[float, list[float]]], machine: Machine) -> list[list[float]]:
-    """The rounds that count; those of the quietest quarter, if fewer do."""
-    found = [rates for speed, rates in rounds if machine.is_quiet(speed)]
-    ranked = [rates for _, rates in sorted(rounds, key=lambda item: -item[0])]
+def _counting(rounds: Sequence[tuple[float, list[float]]]) -> list[list[float]]:
+    """The rounds at the profile's speed; those of the quarter that came nearest, if fewer are."""
+    found = [rates for distance, rates in rounds if distance <= ALIKE]
+    ranked = [rates for _, rates in sorted(rounds, key=lambda item: item[0])]
     return found if len(found) >= len(rounds) / 4 else ranked[: math.ceil(len(rounds) / 4)]
 
 
@@ -363,7 +361,7 @@ def _judge_order(rows: Sequence[Row]) -> bool:
 
 
 def main() -> int:
-    os.environ.setdefault("EDGELAUNCH_SECRET", secrets.token_hex(32))  # for ranks in namespaces of their own
+    share_a_secret()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=MODELS)
     parser.add_argument("--clusters", nargs="+", choices=CLUSTERS, default=list(CLUSTERS))

@@ -70,7 +70,10 @@ class Emulation:
             for host in self._plan.hosts:
                 group = cgroups.Group(f"{self._mark}-{host.rank}", controllers)
                 self._groups.append(group)
-                group.create(cpu_share=host.limits.cpu_share, memory_bytes=host.limits.memory_bytes)
+                stage = self._plan.stage_of_rank(host.rank)
+                # a core that changes hands loses its caches: as seldom as a few times a microbatch
+                period_s = stage.predicted.compute_s / 2 if stage is not None else 0.0
+                group.create(cpu_share=host.limits.cpu_share, memory_bytes=host.limits.memory_bytes, period_s=period_s)
             self._connect()
         except BaseException:
             self._remove()

@@ -3,16 +3,22 @@
     python -m edgecompile.measure.peer RANK PORT THREADS MODULE SIZE...
 
 Rank 0 sends and owns the store, rank 1 receives. A message is a small first piece and pieces of 1 MB, each a gloo
-operation; receives are posted ahead. Prints one JSON object: for each size the CPU seconds of a message, and the
-anonymous memory of a process that has all that a rank has but its shard.
+operation of a thread beside the one that computes; receives are posted ahead. Both compute between two messages, as
+stages do: what moves messages then finds nothing of itself in the caches, and takes several times as long as in a row.
+Prints one JSON object: for each size the CPU seconds of a message, and the anonymous memory of a process that has all
+that a rank has but its shard.
 """
 
 from __future__ import annotations
 
 import itertools
 import json
+import queue
+import statistics
 import sys
+import threading
 import time
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -28,6 +34,10 @@ _FIRST_PIECE_BYTES = 64 << 10
 _PIECE_BYTES = 1 << 20
 _NUM_BUFFERS = 2
 _MOST_BYTES = 64 << 20
+_MOST_MESSAGES = 40
+_NUM_ALONE = 10
+_REPEATS = 5
+_LEAST_S = 1e-6
 _TIMEOUT = timedelta(seconds=600)
 
 
@@ -45,37 +55,96 @@ def main() -> int:
     options._threads = 2
     group = gloo(PrefixStore("peer", store), rank, 2, options)
     keep_freed_memory()
-    _messages(group, rank, min(sizes))
+    _exchange(group, rank, min(sizes), _NUM_ALONE, lambda: None)
     runtime_bytes = _runtime_bytes(module)  # before large buffers, which the plan counts for itself
-    cpu_s = [_messages(group, rank, size) for size in sizes]
+    computation = _Computation()
+    cpu_s = [statistics.median(_message_s(group, rank, size, computation) for _ in range(_REPEATS)) for size in sizes]
     print(json.dumps({"cpu_s": cpu_s, "runtime_bytes": runtime_bytes}), flush=True)
     group.barrier().wait(_TIMEOUT)
     return 0
 
 
-def _messages(group: Any, rank: int, num_bytes: int) -> float:
-    """CPU seconds of this process for one message of this size."""
-    first = min(num_bytes, _FIRST_PIECE_BYTES)
-    bounds = [0, *range(first, num_bytes, _PIECE_BYTES), num_bytes]
-    count = max(8, min(100, _MOST_BYTES // num_bytes))
-    buffers = [torch.zeros(num_bytes, dtype=torch.uint8) for _ in range(_NUM_BUFFERS)]
-    pieces = [[buffer[begin:end] for begin, end in itertools.pairwise(bounds) if end > begin] for buffer in buffers]
-    operation = group.send if rank == 0 else group.recv
-    begin_s = 0.0
-    posted: list[list[Any]] = []
-    for number in range(count + _NUM_BUFFERS):
-        if number == _NUM_BUFFERS:
-            begin_s = time.process_time()
-        if len(posted) == _NUM_BUFFERS:
-            for work in posted.pop(0):
+class _Computation:
+    """A layer whose weights fill the caches of a core."""
+
+    def __init__(self) -> None:
+        self._weights = torch.ones(1024, 2048)
+        self._input = torch.ones(32, 1024)
+
+    def run(self) -> None:
+        torch.mm(self._input, self._weights)
+
+    def cpu_s(self, count: int) -> float:
+        """Of one run, without messages."""
+        begin_s = time.process_time()
+        for _ in range(count):
+            self.run()
+        return (time.process_time() - begin_s) / count
+
+
+class _Link:
+    """Buffers that go round between the thread that computes and one that moves them."""
+
+    def __init__(self, group: Any, rank: int, num_bytes: int) -> None:
+        self._group, self._rank = group, rank
+        first = min(num_bytes, _FIRST_PIECE_BYTES)
+        bounds = [0, *range(first, num_bytes, _PIECE_BYTES), num_bytes]
+        buffers = [torch.zeros(num_bytes, dtype=torch.uint8) for _ in range(_NUM_BUFFERS)]
+        self._pieces = [
+            [buffer[begin:end] for begin, end in itertools.pairwise(bounds) if end > begin] for buffer in buffers
+        ]
+        self.ready: queue.SimpleQueue[int] = queue.SimpleQueue()
+        """Numbers of buffers: free ones to be sent, or filled ones."""
+        self._posted: queue.SimpleQueue[tuple[int, list[Any]]] = queue.SimpleQueue()
+
+    def pass_on(self, number: int) -> None:
+        """To be sent, or to be received into."""
+        self._posted.put((number, [] if self._rank == 0 else self._begin(number)))
+
+    def run(self, count: int) -> threading.Thread:
+        """Moves so many messages."""
+        for number in range(_NUM_BUFFERS):
+            self.ready.put(number) if self._rank == 0 else self.pass_on(number)
+        thread = threading.Thread(target=self._move, args=(count,), daemon=True)
+        thread.start()
+        return thread
+
+    def _move(self, count: int) -> None:
+        for _ in range(count):
+            number, works = self._posted.get()
+            for work in works or self._begin(number):
                 work.wait(_TIMEOUT)
-        posted.append([operation([piece], 1 - rank, tag) for tag, piece in enumerate(pieces[number % _NUM_BUFFERS])])
-    for works in posted:
-        for work in works:
-            work.wait(_TIMEOUT)
-    took_s = time.process_time() - begin_s
+            self.ready.put(number)
+
+    def _begin(self, number: int) -> list[Any]:
+        operation = self._group.send if self._rank == 0 else self._group.recv
+        return [operation([piece], 1 - self._rank, tag) for tag, piece in enumerate(self._pieces[number])]
+
+
+def _message_s(group: Any, rank: int, num_bytes: int, computation: _Computation) -> float:
+    """CPU seconds of this process for one message of this size, without those of the computation between two."""
+    count = max(8, min(_MOST_MESSAGES, _MOST_BYTES // num_bytes))
     group.barrier().wait(_TIMEOUT)
-    return took_s / count
+    alone_s = computation.cpu_s(_NUM_ALONE)
+    group.barrier().wait(_TIMEOUT)
+    took_s = _exchange(group, rank, num_bytes, count, computation.run)
+    group.barrier().wait(_TIMEOUT)
+    alone_s = (alone_s + computation.cpu_s(_NUM_ALONE)) / 2
+    return max(_LEAST_S, took_s / count - alone_s)
+
+
+def _exchange(group: Any, rank: int, num_bytes: int, count: int, compute: Callable[[], None]) -> float:
+    """CPU seconds of this process for so many messages with a computation before each."""
+    link = _Link(group, rank, num_bytes)
+    thread = link.run(count)
+    begin_s = time.process_time()
+    for number in range(count):
+        buffer = link.ready.get()
+        compute()
+        if rank == 0 or number < count - _NUM_BUFFERS:  # no receive is left over
+            link.pass_on(buffer)
+    thread.join()
+    return time.process_time() - begin_s
 
 
 def _runtime_bytes(path: str) -> int:
