@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+import yaml
 from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
@@ -13,23 +14,48 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 from edgecompile.errors import UserError, choices
 from edgecompile.schema import Conf
 
-__all__ = ["run_app"]
+__all__ = ["composed", "run_app"]
 
 ConfigStore.instance().store(name="edgecompile_schema", node=Conf)
+
+
+class _Stage:
+    """How far a command is: an exception of YAML's is the user's while configs are composed, and ours after that."""
+
+    composed = False
+
+
+def composed() -> None:
+    """To be called by the function that `hydra.main` decorates, first of all."""
+    _Stage.composed = True
 
 
 def run_app(app: Callable[[], Any]) -> None:
     """Runs a function that `hydra.main` decorates.
 
     Raises:
-        UserError: the config cannot be composed, or a value has no place in it.
+        UserError: the config cannot be read or composed, or a value has no place in it.
     """
     # Hydra would print several lines and exit with 1; this hands its errors to us.
     os.environ["HYDRA_FULL_ERROR"] = "1"
+    _Stage.composed = False
     try:
         app()
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(_explain(error)) from error
+    except (yaml.YAMLError, OSError, ValueError, RecursionError) as error:  # Unicode errors are ValueErrors
+        if _Stage.composed:
+            raise
+        raise UserError(_unreadable(error)) from error
+
+
+def _unreadable(error: Exception) -> str:
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        mark = error.problem_mark
+        return f"{mark.name}:{mark.line + 1}:{mark.column + 1}: not a readable config: {error.problem or error.context}"
+    if isinstance(error, RecursionError):
+        return "a config file is nested too deeply to be read"
+    return f"a config file is not readable YAML: {' '.join(str(error).split())}"
 
 
 def _explain(error: BaseException) -> str:

@@ -95,7 +95,7 @@ def _from_directory(path: Path) -> dict[str, torch.Tensor]:
     if index.is_file():
         try:
             names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-        except (ValueError, KeyError, AttributeError, OSError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError):
             raise UserError(f"weights: {index}: not a readable index of shards: copy it again") from None
         if any(not isinstance(name, str) or Path(name).name != name for name in names):
             raise UserError(f"weights: {index}: names files outside its own directory")

@@ -3,14 +3,31 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from edgecompile.measure.rounds import Measured
+from edgecompile.store import replacing
 
 __all__ = ["PartialFile"]
+
+
+@dataclass(frozen=True)
+class _Size:
+    """What was measured at one microbatch size."""
+
+    spans: dict[str, Measured]
+    complete: bool
+
+    def to_plain(self) -> dict[str, Any]:
+        return {"complete": self.complete, "spans": {name: value.to_plain() for name, value in self.spans.items()}}
+
+    @staticmethod
+    def of_plain(value: dict[str, Any]) -> _Size:
+        spans = {name: Measured.of_plain(span) for name, span in value["spans"].items()}
+        return _Size(spans, value["complete"] is True)
 
 
 class PartialFile:
@@ -19,34 +36,33 @@ class PartialFile:
     def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
         """`settings`: all that must be the same for samples to belong together; plain values."""
         self._path = path
-        self._document: dict[str, Any] = {"settings": json.loads(json.dumps(settings)), "microbatches": {}}
+        self._settings: dict[str, Any] = json.loads(json.dumps(settings))
+        self._sizes: dict[str, _Size] = {}
         try:
-            kept = json.loads(path.read_text(encoding="utf-8"))
-            if kept["settings"] == self._document["settings"]:
-                self._document = kept
-        except (OSError, ValueError, KeyError, TypeError):
+            document = json.loads(path.read_text(encoding="utf-8"))
+            if document["settings"] == self._settings:
+                self._sizes = {name: _Size.of_plain(value) for name, value in document["microbatches"].items()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):
             pass  # there is none, or none of ours: the measurement begins anew
-        self.resumed = bool(self._document["microbatches"])
+        self.resumed = bool(self._sizes)
 
     def measured(self, microbatch: int) -> dict[str, Measured]:
-        entry = self._document["microbatches"].get(str(microbatch), {"spans": {}})
-        return {name: Measured.of_plain(value) for name, value in entry["spans"].items()}
+        size = self._sizes.get(str(microbatch))
+        return dict(size.spans) if size is not None else {}
 
     def is_complete(self, microbatch: int) -> bool:
-        return bool(self._document["microbatches"].get(str(microbatch), {}).get("complete"))
+        size = self._sizes.get(str(microbatch))
+        return size is not None and size.complete
 
     def keep(self, microbatch: int, found: Mapping[str, Measured], *, complete: bool) -> None:
-        spans = {name: value.to_plain() for name, value in found.items() if value.rounds}
+        spans = {name: value for name, value in found.items() if value.rounds}
         if not spans:
             return
-        self._document["microbatches"][str(microbatch)] = {"complete": complete, "spans": spans}
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}.tmp")
-        try:
-            temporary.write_text(json.dumps(self._document), encoding="utf-8")
-            os.replace(temporary, self._path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        self._sizes[str(microbatch)] = _Size(spans, complete)
+        sizes = {name: size.to_plain() for name, size in self._sizes.items()}
+        document = {"settings": self._settings, "microbatches": sizes}
+        with replacing(self._path) as temporary:
+            temporary.write_text(json.dumps(document), encoding="utf-8")
 
     def remove(self) -> None:
         self._path.unlink(missing_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from edgecompile.units import Chain
 __all__ = ["Effort", "Measured", "Span", "Store", "Tell", "measure_chain", "spans_of"]
 
 _LEAST_ROUNDS = 3
+_MOST_ROUNDS = 1_000_000
 _NUM_CHECKS = 3
 """One of them is measured in each round: they are longer than the stretches."""
 _VISITS = 3
@@ -57,9 +59,22 @@ class Measured:
 
     @classmethod
     def of_plain(cls, value: dict[str, Any]) -> Measured:
-        whole = [Sample(*pair) for pair in value["whole"]]
-        atoms = [[Sample(*pair) for pair in row] for row in value["atoms"]]
-        return cls(value["rounds"], whole, atoms, value["growth_bytes"])
+        """Raises ValueError, KeyError or TypeError where it is not what `to_plain` gave."""
+        whole = [_sample(pair) for pair in value["whole"]]
+        atoms = [[_sample(pair) for pair in row] for row in value["atoms"]]
+        rounds, growth_bytes = value["rounds"], value["growth_bytes"]
+        if not isinstance(rounds, int) or not 0 <= rounds <= _MOST_ROUNDS:
+            raise ValueError("no number of rounds")
+        if growth_bytes is not None and not isinstance(growth_bytes, int):
+            raise ValueError("no number of bytes")
+        return cls(rounds, whole, atoms, growth_bytes)
+
+
+def _sample(pair: Any) -> Sample:
+    wall_s, cpu_s = (float(value) for value in pair)
+    if not (math.isfinite(wall_s) and math.isfinite(cpu_s) and wall_s >= 0 and cpu_s >= 0):
+        raise ValueError("no time")
+    return Sample(wall_s, cpu_s)
 
 
 class Store(Protocol):
