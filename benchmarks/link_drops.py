@@ -8,8 +8,6 @@ A rank that ends because it lost sight of rank 0 is started again, as systemd wo
 from __future__ import annotations
 
 import argparse
-import os
-import secrets
 import shutil
 import subprocess
 import tempfile
@@ -19,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 from kills import EDGELAUNCH, check, compile_tiny, row
+from processes import share_a_secret
 from slow_link import SlowLink, slow_link, why_not
 
 RATE = 20
@@ -78,7 +77,7 @@ def drop(link: SlowLink, folder: Path, seconds: float, detect_s: float) -> None:
 
 
 def main() -> None:
-    os.environ.setdefault("EDGELAUNCH_SECRET", secrets.token_hex(32))  # for ranks in namespaces of their own
+    share_a_secret()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", default="1,5,60")
     parser.add_argument("--detect", type=float, default=10.0, help="seconds: runtime.detect")

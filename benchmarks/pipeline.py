@@ -18,7 +18,6 @@ import contextlib
 import json
 import os
 import re
-import secrets
 import select
 import socket
 import subprocess
@@ -31,6 +30,7 @@ from pathlib import Path
 import numpy as np
 from commands import compile_plan, run
 from neighbours import Neighbours
+from processes import share_a_secret
 from slow_link import SlowLink, slow_link, why_not
 
 from edgecompile.plan import Plan, read_plan
@@ -344,7 +344,7 @@ def parse() -> argparse.Namespace:
 
 
 def main() -> int:
-    os.environ.setdefault("EDGELAUNCH_SECRET", secrets.token_hex(32))  # for ranks in namespaces of their own
+    share_a_secret()
     args = parse()
     if args.slow and (reason := why_not()):
         print(f"skipped: --slow {args.slow}: {reason}")

@@ -15,7 +15,7 @@ from edgecompile.readiness import planning_notes
 from edgecompile.record import recorded
 from edgecompile.resolve import bottleneck_name
 from edgecompile.schedule import Schedule
-from edgecompile.schema import Conf
+from edgecompile.schema import Conf, RuntimeConf
 from edgecompile.shards import Shard
 from edgecompile.units import Boundary, Chain
 from edgecompile.wire import FORMATS, WireFormat, wire_tensors
@@ -62,13 +62,7 @@ def assemble_plan(
         cluster=tuple(host.name for host in cluster.hosts),
         devices=costs.devices,
         network=network_entry(cluster),
-        runtime=p.Runtime(
-            num_buffers_in=conf.runtime.num_buffers_in,
-            num_buffers_out=conf.runtime.num_buffers_out,
-            timeout_s=parse_time(conf.runtime.timeout, "runtime.timeout"),
-            detect_s=parse_time(conf.runtime.detect, "runtime.detect"),
-            rejoin_s=parse_time(conf.runtime.rejoin, "runtime.rejoin"),
-        ),
+        runtime=_runtime(conf.runtime),
         inputs=_tensors(chain.boundaries[0]),
         outputs=_tensors(chain.boundaries[-1]),
         data=data,
@@ -88,6 +82,16 @@ def assemble_plan(
             )
             for item in contingencies.fallbacks
         ),
+    )
+
+
+def _runtime(conf: RuntimeConf) -> p.Runtime:
+    return p.Runtime(
+        num_buffers_in=conf.num_buffers_in,
+        num_buffers_out=conf.num_buffers_out,
+        timeout_s=parse_time(conf.timeout, "runtime.timeout"),
+        detect_s=parse_time(conf.detect, "runtime.detect"),
+        rejoin_s=parse_time(conf.rejoin, "runtime.rejoin"),
     )
 
 

@@ -17,6 +17,7 @@ from edgecompile.errors import UserError
 from edgecompile.plan_cluster import Device, Host, Limits, Link, Network, Pair, SpareHost
 from edgecompile.plan_costs import BoundaryEntry, Pinned, Scheduling, SharedEntry, UnitEntry
 from edgecompile.plan_rules import DTYPE_BYTES, check_plan
+from edgecompile.quantities import format_bytes, format_rate
 from edgecompile.store import file_sha256, replacing
 
 __all__ = [
@@ -49,7 +50,10 @@ __all__ = [
     "UnitEntry",
     "UserError",
     "file_sha256",
+    "format_bytes",
+    "format_rate",
     "read_plan",
+    "replacing",
     "write_plan",
 ]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import socket
 import sys
 from collections.abc import Sequence
@@ -15,13 +14,19 @@ from rich.table import Table
 
 from edgecompile.plan import Plan, UserError
 from edgelaunch import links_command
-from edgelaunch.doctor import FAILS, NOTE, OK, Finding, examine, judge_links
+from edgelaunch.arguments import add_rank_arguments
+from edgelaunch.check_network import judge_links
+from edgelaunch.doctor import examine
 from edgelaunch.failures import Failure, rank_name
-from edgelaunch.identity import choose_rank, find_endpoint, rank_environment
-from edgelaunch.say import say
+from edgelaunch.findings import FAILS, NOTE, OK, Finding
+from edgelaunch.start import Start
 
-__all__ = ["add_arguments", "check_arguments", "examine_all", "rank_failure"]
+__all__ = ["DESCRIPTION", "add_arguments", "check_arguments", "local_failure", "rank_failure"]
 
+DESCRIPTION = (
+    "Check a rank before a run: what is there, what is not, and what to do about it. Exit status 2 where something "
+    "fails."
+)
 STYLES = {OK: "green", NOTE: "yellow", FAILS: "bold red"}
 PLAIN_WIDTH = 140
 
@@ -29,17 +34,12 @@ PLAIN_WIDTH = 140
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("plan", metavar="PLAN", help="plan.yaml")
-    add("--rank", type=int, metavar="N", help="else the plan's host that is this machine, or $RANK")
-    add("--master", metavar="ADDR:PORT", help="where rank 0 listens, else as the plan says")
-    add("--secret-file", metavar="FILE", help="the shared secret, else $EDGELAUNCH_SECRET")
+    add_rank_arguments(add)
     add("--local", action="store_true", help="check this machine for all ranks, as edgelaunch --local starts them")
     add("--links", action="store_true", help="measure all links too and compare: started on every host at once")
     add("--seconds", type=float, default=0.5, metavar="S", help="how long a transfer takes at least (default 0.5)")
     add("--quiet", action="store_true", help="only what is not well")
-    for hidden in ("--listen-fd", "--supervisor-fd"):
-        add(hidden, type=int, help=argparse.SUPPRESS)
-    for name, value in (("output", None), ("loopback", False)):  # as the other commands have them
-        parser.set_defaults(**{name: value})
+    parser.set_defaults(output=None)  # as the other commands have it
 
 
 def check_arguments(arguments: argparse.Namespace, plan: Plan) -> None:
@@ -50,29 +50,25 @@ def check_arguments(arguments: argparse.Namespace, plan: Plan) -> None:
         links_command.check_arguments(arguments, plan)
 
 
-def examine_all(plan: Plan, folder: Path) -> int:
-    """As --local: every rank on this machine. Returns the exit status."""
+def local_failure(arguments: argparse.Namespace, plan: Plan, plan_path: Path) -> Failure | None:
+    """Every rank on this machine."""
     ranks = tuple(range(len(plan.hosts)))
-    findings = list(examine(plan, folder, ranks, None))
-    _print(f"{len(ranks)} ranks on this machine", findings, quiet=False)
+    findings = list(examine(plan, plan_path.resolve().parent, ranks, None))
+    _print(f"{len(ranks)} ranks on this machine", findings, arguments.quiet)
     failed = _failed(findings)
-    if failed:
-        say(f"edgelaunch: error: {failed}: see the table")
-    return 2 if failed else 0
+    return Failure(rank=0, kind="user", message=f"{failed}: see the table") if failed else None
 
 
 def rank_failure(
     arguments: argparse.Namespace, plan: Plan, plan_path: Path, discard: list[Any], channel: socket.socket | None
 ) -> tuple[Failure | None, int]:
     """Looks at this machine as one rank, with --links then at the network together with the others."""
-    environ = rank_environment(plan, os.environ)
-    rank = choose_rank(plan, arguments.rank, environ)
-    endpoint = find_endpoint(plan, arguments.master, environ, arguments.listen_fd)
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    findings = list(examine(plan, plan_path.resolve().parent, (rank,), endpoint, arguments.secret_file))
+    start = Start.of(arguments, plan, plan_path)
+    rank = start.rank
+    findings = list(examine(plan, start.folder, (rank,), start.endpoint, arguments.secret_file))
     _print(rank_name(plan, rank), findings, arguments.quiet)
     if arguments.links:
-        failure, _, found = links_command.measure(arguments, plan, plan_path)
+        failure, found = links_command.measure(start)
         if failure is not None:
             return failure, rank
         links = list(judge_links(plan, found))

@@ -63,6 +63,11 @@ class Failure:
         return Failure(**json.loads(text))
 
     @staticmethod
+    def unreachable(message: str, trace: str = "") -> Failure:
+        """Rank 0's store is lost, or the way to it: a rank can tell nobody, and ends by itself."""
+        return Failure(rank=0, kind="lost", message=message, trace=trace, private=True)
+
+    @staticmethod
     def of(rank: int, error: BaseException) -> Failure:
         """Classifies an exception that `rank` raised."""
         if isinstance(error, UserError):

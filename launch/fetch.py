@@ -22,12 +22,13 @@ from typing import IO, Any
 import torch
 import torch.distributed as dist
 
-from edgecompile.plan import Plan, Stage, UserError, file_sha256
+from edgecompile.plan import Plan, Stage, UserError, file_sha256, format_bytes
 from edgelaunch.failures import PeerLostError, rank_name
 from edgelaunch.identity import Endpoint
 from edgelaunch.links import Group
-from edgelaunch.meeting import Board
+from edgelaunch.meeting import Board, ListReader
 from edgelaunch.messages import PIECE_BYTES
+from edgelaunch.rank import RankOptions
 from edgelaunch.seal import Seal
 from edgelaunch.shards import check_shard, stages_of
 from edgelaunch.transport import Generation, Member, local_address
@@ -73,6 +74,10 @@ class Way:
     endpoint: Endpoint
     seal: Seal | None
     rank: int
+
+    @staticmethod
+    def of(options: RankOptions, seal: Seal | None) -> Way:
+        return Way(plan=options.plan, folder=options.folder, endpoint=options.endpoint, seal=seal, rank=options.rank)
 
     def board(self) -> Board:
         return Board(self.endpoint, serve=False, timeout_s=self.plan.runtime.timeout_s, seal=self.seal)
@@ -131,18 +136,9 @@ class ShardServer:
     def _run(self) -> None:
         with contextlib.suppress(PeerLostError, UserError):  # the store is gone: others say so
             board = self._way.board()
-            num_read, missing_since = 0, 0.0
+            requests = ListReader(board, REQUESTS, self._way.plan.runtime.detect_s)
             while not self._stop.wait(POLL_S):
-                if num_read >= board.num_appended(REQUESTS):
-                    continue
-                text = board.take(REQUESTS, num_read + 1)
-                now = time.monotonic()
-                if text is None:  # announced, and not written yet, or never
-                    missing_since = missing_since or now
-                    if now - missing_since < self._way.plan.runtime.detect_s:
-                        continue
-                num_read, missing_since = num_read + 1, 0.0
-                if text:
+                for text in filter(None, requests.new(time.monotonic())):
                     request = Request(**json.loads(text))
                     threading.Thread(target=self._serve, args=(request,), name="send shard", daemon=True).start()
 
@@ -155,7 +151,7 @@ class ShardServer:
             board.put(_answer_key(request), json.dumps(asdict(answer)))
             if stage is None or answer.error or request.offset >= answer.num_bytes:
                 return
-            self._log(f"sends {stage.shard} ({_mb(answer.num_bytes - request.offset)}) to "
+            self._log(f"sends {stage.shard} ({format_bytes(answer.num_bytes - request.offset)}) to "
                       f"{rank_name(self._way.plan, request.rank)}, which lacks it")  # fmt: skip
             with self._way.group(board, request) as group, (self._way.folder / stage.shard).open("rb") as file:
                 self._send(group, file, request.offset, answer.num_bytes)
@@ -252,8 +248,8 @@ class _Fetch:
         if offset < num_bytes:
             self._check_room(num_bytes - offset)
             begin = time.monotonic()
-            gone_on = f", goes on after {_mb(offset)}" if offset else ""
-            self._log(f"fetches {self._stage.shard} ({_mb(num_bytes)}) from rank 0{gone_on}")
+            gone_on = f", goes on after {format_bytes(offset)}" if offset else ""
+            self._log(f"fetches {self._stage.shard} ({format_bytes(num_bytes)}) from rank 0{gone_on}")
             with self._way.group(self._board, request) as group, self._part.open("ab") as file:
                 self._receive(group, file, offset, num_bytes)
             taken_s = time.monotonic() - begin
@@ -280,7 +276,8 @@ class _Fetch:
     def _check_room(self, num_bytes: int) -> None:
         free = shutil.disk_usage(self._path.parent).free
         if free < num_bytes + SPARE_BYTES:
-            raise UserError(f"{self._path}: no room to fetch it: {_mb(num_bytes)} to come, {_mb(free)} free: make room")
+            sizes = f"{format_bytes(num_bytes)} to come, {format_bytes(free)} free"
+            raise UserError(f"{self._path}: no room to fetch it: {sizes}: make room")
 
     def _receive(self, group: Group, file: IO[bytes], offset: int, num_bytes: int) -> None:
         sizes = _pieces(offset, num_bytes)
@@ -312,8 +309,5 @@ class _Fetch:
         now = time.monotonic()
         if now - self._told > TELL_S:
             self._told = now
-            self._log(f"fetches {self._stage.shard}: {_mb(done)} of {_mb(num_bytes)} ({done / num_bytes:.0%})")
-
-
-def _mb(num_bytes: int) -> str:
-    return f"{num_bytes / 1e6:.3g} MB"
+            share = f"{format_bytes(done)} of {format_bytes(num_bytes)} ({done / num_bytes:.0%})"
+            self._log(f"fetches {self._stage.shard}: {share}")

@@ -97,6 +97,11 @@ class Flight:
             assert first.number == number, f"the result of message {number} came in place of {first.number}"
             return first
 
+    def num_items(self) -> int:
+        """That are under way."""
+        with self._changed:
+            return sum(len(batch.items) for batch in self._under_way)
+
     def empty(self) -> bool:
         with self._changed:
             return not self._under_way and not self._drawn

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 import sys
 from collections.abc import Mapping
@@ -14,7 +13,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from edgecompile.plan import Host, Plan, UserError
+from edgecompile.plan import Host, Plan, UserError, replacing
 
 __all__ = ["Figures", "Found", "hosts_option", "links_table", "print_links", "write_text"]
 
@@ -128,14 +127,11 @@ def write_text(text: str, path: Path) -> None:
     Raises:
         UserError: the file cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror}") from None
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def print_links(plan: Plan, found: Found, output: Path | None, quiet: bool) -> None:

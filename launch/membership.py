@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from edgecompile.plan import Plan
+from edgelaunch.pace import Load
 
 __all__ = ["DONE", "HALT", "RUN", "Announcement", "Beat", "Hello", "Suspicion", "plan_without", "read_news"]
 
@@ -51,14 +52,16 @@ class Beat:
     """The last generation that this rank has left, or seen halted."""
     ready: bool
     """Its shard is loaded. While it loads, Python stands still, and beats may come late."""
+    load: Load = field(default_factory=Load)
 
     def to_text(self) -> str:
-        return f"{self.incarnation} {self.count} {self.left} {int(self.ready)}"
+        return f"{self.incarnation} {self.count} {self.left} {int(self.ready)} {self.load.to_text()}"
 
     @staticmethod
     def from_text(text: str) -> Beat:
-        incarnation, count, left, ready = text.split()
-        return Beat(incarnation=incarnation, count=int(count), left=int(left), ready=ready == "1")
+        incarnation, count, left, ready, *load = text.split()
+        return Beat(incarnation=incarnation, count=int(count), left=int(left), ready=ready == "1",
+                    load=Load.from_words(load))  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

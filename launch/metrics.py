@@ -58,8 +58,11 @@ class _Collector:
         for part, total_ns in counters.stage_ns.items():
             seconds.add_metric([*rank, part], total_ns * NS)
         done.add_metric(rank, counters.num_microbatches)
+        received = CounterMetricFamily("edgelaunch_received_bytes", "From other ranks", labels=("rank", "host"))
+        received.add_metric(rank, counters.received_bytes)
         yield seconds
         yield done
+        yield received
         generation = GaugeMetricFamily("edgelaunch_generation", "How often the ranks were connected",
                                        labels=("rank", "host"))  # fmt: skip
         generation.add_metric(rank, counters.generation)

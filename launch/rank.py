@@ -158,6 +158,11 @@ class Rank:
                 summary["receive"][str(boundary)] = link.busy.summary() | carried | timed
         return summary
 
+    def received_bytes(self) -> int:
+        """Of the links that end here."""
+        wires = [(boundary, link) for boundary, link in list(self._wires) if isinstance(link, ReceiveLink)]
+        return sum(link.busy.count * self._layout(boundary).num_bytes for boundary, link in wires)
+
     # --- the run -------------------------------------------------------------------------------------------------
 
     def _thread(self, name: str, work: Callable[[], None]) -> threading.Thread:

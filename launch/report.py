@@ -1,80 +1,46 @@
-"""What a run measured beside what the plan predicted, and progress while it runs."""
+"""What a run measured beside what the plan predicted."""
 
 from __future__ import annotations
 
 import itertools
 import sys
-import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from edgecompile.plan import Plan
-from edgelaunch.say import say
 from edgelaunch.supervise import Run
+from edgelaunch.timing import PARTS
 from edgelaunch.verify import Comparison
 
-__all__ = ["Meter", "bottleneck", "print_report", "print_verified", "share", "steady_period_s", "transfer_s"]
+__all__ = ["Measured", "bottleneck", "console", "print_report", "print_verified", "rates", "share", "transfer_s"]
 
 PLAIN_WIDTH = 120
-PLAIN_EVERY_S = 5.0
-FIRST_S = 1.0
-REDRAW_S = 0.1
 BUSY = 0.85
 """A part that is busy for this share of the period bounds it."""
+
+
+FEW = 4
+"""With fewer results than this between the first and the last there is no steady state."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """Items a second."""
+
+    elapsed_s: float
+    """From the first item's feeding to the last result."""
+    overall: float
+    steady: float | None
+    """None where too few results came."""
 
 
 def console() -> Console:
     plain = not sys.stdout.isatty()
     return Console(width=PLAIN_WIDTH if plain else None, highlight=False, soft_wrap=plain)
-
-
-class Meter:
-    """Progress on stderr: a bar on a terminal, else a line every few seconds."""
-
-    def __init__(self, total: int | None, quiet: bool) -> None:
-        self._total, self._quiet = total, quiet
-        self._done = 0
-        self._begin = self._next = 0.0
-        self._bar: Progress | None = None
-
-    def advance(self, count: int) -> None:
-        """Called for each result; the clock starts with the first."""
-        if self._quiet:
-            return
-        now = time.monotonic()
-        if not self._begin:
-            self._start(now)
-        elif now >= self._next:
-            self._show(now, f"{self._done / (now - self._begin):.2f} items/s")
-        self._done += count
-
-    def _start(self, now: float) -> None:
-        self._begin = now
-        self._next = now + FIRST_S
-        if sys.stderr.isatty():
-            columns = (TextColumn("items"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"),
-                       TimeRemainingColumn())  # fmt: skip
-            self._bar = Progress(*columns, console=Console(stderr=True), transient=True, auto_refresh=False)
-            self._task = self._bar.add_task("items", total=self._total, rate="")
-            self._bar.start()
-
-    def _show(self, now: float, rate: str) -> None:
-        if self._bar is not None:
-            self._next = now + REDRAW_S
-            self._bar.update(self._task, completed=self._done, rate=rate, refresh=True)
-        else:
-            self._next = now + PLAIN_EVERY_S
-            total = f" of {self._total}" if self._total is not None else ""
-            say(f"{self._done}{total} items, {rate}")
-
-    def stop(self) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
 
 
 def print_verified(what: str, outputs: Mapping[str, Comparison], quiet: bool) -> None:
@@ -152,20 +118,25 @@ def _print_table(title: str, columns: tuple[str, ...], rows: Sequence[tuple[str,
     out.print(table)
 
 
-def _throughput(plan: Plan, run: Run) -> str:
+def rates(plan: Plan, run: Run) -> Measured:
+    """Over the whole run, and in steady state."""
     collector = run.collector
-    overall_s = (collector.last_ns - run.feeder.begin_ns) / 1e9
-    overall = collector.num_items / overall_s if overall_s > 0 else 0.0
-    predicted = plan.predicted.throughput_items_per_s
-    text = f"{collector.num_items} items in {overall_s:.2f} s: {overall:.2f} items/s over all"
-    if collector.arrivals.count >= 4:
-        steady = plan.model.microbatch / max(steady_period_s(run), 1e-9)
-        digits = 2 if steady >= 10 else 3
-        text += f", {steady:.{digits}f} items/s in steady state"
-    return text + f" (predicted {predicted:.2f})"
+    elapsed_s = max(0.0, (collector.last_ns - run.feeder.begin_ns) / 1e9)
+    steady = plan.model.microbatch / max(_steady_period_s(run), 1e-9) if collector.arrivals.count >= FEW else None
+    overall = collector.num_items / elapsed_s if elapsed_s > 0 else 0.0
+    return Measured(elapsed_s=elapsed_s, overall=overall, steady=steady)
 
 
-def steady_period_s(run: Run) -> float:
+def _throughput(plan: Plan, run: Run) -> str:
+    measured = rates(plan, run)
+    text = f"{run.collector.num_items} items in {measured.elapsed_s:.2f} s: {measured.overall:.2f} items/s over all"
+    if measured.steady is not None:
+        digits = 2 if measured.steady >= 10 else 3
+        text += f", {measured.steady:.{digits}f} items/s in steady state"
+    return text + f" (predicted {plan.predicted.throughput_items_per_s:.2f})"
+
+
+def _steady_period_s(run: Run) -> float:
     """Mean time between two results, without the first ones, before which the pipeline fills."""
     return float(run.collector.arrivals.summary()["mean_s"])
 
@@ -183,7 +154,7 @@ def bottleneck(plan: Plan, run: Run) -> str:
     name, most = max(stages.items(), key=lambda item: item[1])
     if most >= BUSY:
         return f"{name} ({most:.0%} busy)"
-    period_s = max(steady_period_s(run), 1e-9)
+    period_s = max(_steady_period_s(run), 1e-9)
     feeding = min(1.0, run.feeder.busy.summary()["mean_s"] / period_s)
     writing = min(1.0, run.collector.busy.summary()["mean_s"] / period_s)
     others = {"the input": feeding, "the output": writing}
@@ -199,7 +170,7 @@ def bottleneck(plan: Plan, run: Run) -> str:
 
 def share(clock: dict[str, Any], part: str) -> float:
     """The share of a stage's time, once it is warm."""
-    total = sum(clock[name]["mean_s"] for name in ("wait_input", "compute", "wait_output", "pack"))
+    total = sum(clock[name]["mean_s"] for name in PARTS)
     return float(clock[part]["mean_s"] / total) if total > 0 else 0.0
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from edgecompile.plan import Plan
 from edgelaunch.failures import rank_name
 from edgelaunch.membership import Beat, Hello, Suspicion
+from edgelaunch.pace import Pace
 
 __all__ = ["Loss", "Roster", "Seat", "beat_s"]
 
@@ -30,6 +31,7 @@ class Seat:
     changed: float
     """When its last beat came, seconds on the monotonic clock."""
     beat: Beat | None = None
+    pace: Pace = field(default_factory=Pace)
 
     @property
     def ready(self) -> bool:
@@ -157,6 +159,7 @@ class Roster:
                 return  # written by a process that has lost its place, perhaps long ago
             if seat.beat != beat:
                 seat.beat, seat.changed = beat, now
+                seat.pace.add(beat.load)
                 waiting = self._waiting.get(rank)
                 if waiting is not None:
                     waiting.num_beats += 1

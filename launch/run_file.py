@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import itertools
-import os
 from pathlib import Path
 
-from edgecompile.plan import Plan, UserError
+from edgecompile.plan import Plan, UserError, replacing
 from edgecompile.run_record import RECORD_VERSION, LinkRecord, Percentiles, Rates, RunRecord, StageRecord, run_text
-from edgelaunch.report import bottleneck, share, steady_period_s, transfer_s
+from edgelaunch.report import bottleneck, rates, share, transfer_s
 from edgelaunch.supervise import Run
 
-__all__ = ["FEW", "record_of", "write_record"]
-
-FEW = 4
-"""With fewer results than this between the first and the last there is no steady state."""
+__all__ = ["record_of", "write_record"]
 
 
 def record_of(plan: Plan, run: Run, plan_sha256: str, began: str) -> RunRecord:
     """`plan`: as it ran last. `began`: UTC, ISO 8601."""
     collector = run.collector
-    elapsed_s = max(0.0, (collector.last_ns - run.feeder.begin_ns) / 1e9)
-    steady = plan.model.microbatch / max(steady_period_s(run), 1e-9) if collector.arrivals.count >= FEW else None
+    measured = rates(plan, run)
     return RunRecord(
         version=RECORD_VERSION,
         plan_sha256=plan_sha256,
@@ -29,9 +24,9 @@ def record_of(plan: Plan, run: Run, plan_sha256: str, began: str) -> RunRecord:
         microbatch=plan.model.microbatch,
         began=began,
         num_items=collector.num_items,
-        elapsed_s=elapsed_s,
-        throughput_items_per_s=collector.num_items / elapsed_s if elapsed_s > 0 else 0.0,
-        steady_items_per_s=steady,
+        elapsed_s=measured.elapsed_s,
+        throughput_items_per_s=measured.overall,
+        steady_items_per_s=measured.steady,
         predicted_items_per_s=plan.predicted.throughput_items_per_s,
         bottleneck=bottleneck(plan, run),
         predicted_bottleneck=plan.predicted.bottleneck,
@@ -49,7 +44,7 @@ def _stages(plan: Plan, run: Run) -> list[StageRecord]:
         summary = run.ranks[stage.rank]
         clock = summary["stage"]
         found.append(StageRecord(
-            stage=stage.stage, rank=stage.rank, host=plan.hosts[stage.rank].name, machine=summary.get("machine", ""),
+            stage=stage.stage, rank=stage.rank, host=plan.hosts[stage.rank].name, machine=summary["machine"],
             units=stage.units, microbatches=clock["compute"]["count"],
             compute_s=clock["compute"]["median_s"], predicted_s=stage.predicted.compute_s,
             wait_input_s=clock["wait_input"]["mean_s"], wait_output_s=clock["wait_output"]["mean_s"],
@@ -76,10 +71,8 @@ def _links(plan: Plan, run: Run) -> list[LinkRecord]:
 
 def write_record(record: RunRecord, path: Path) -> None:
     """Whole or not at all. Raises UserError where it cannot be written."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_text(run_text(record), encoding="utf-8")
-        temporary.replace(path)
+        with replacing(path) as temporary:
+            temporary.write_text(run_text(record), encoding="utf-8")
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise UserError(f"{path}: the run's record cannot be written: {error.strerror}") from None

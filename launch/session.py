@@ -18,8 +18,9 @@ from edgelaunch.inputs import open_source
 from edgelaunch.items import DEFAULT_ITEMS, Source
 from edgelaunch.outputs import open_writer
 from edgelaunch.partial import origin_of
+from edgelaunch.progress import Meter
 from edgelaunch.reference import Reference
-from edgelaunch.report import Meter, console, print_report, print_verified
+from edgelaunch.report import console, print_report, print_verified
 from edgelaunch.results import ResultHandler
 from edgelaunch.run_file import record_of, write_record
 from edgelaunch.say import say

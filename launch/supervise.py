@@ -6,7 +6,6 @@ connection to rank 0's store, leave the generation, and join the next one, in wh
 
 from __future__ import annotations
 
-import gc
 import threading
 import time
 from collections.abc import Callable
@@ -16,24 +15,25 @@ from typing import Any
 
 import torch
 
-from edgecompile.plan import Plan, Stage, UserError
+from edgecompile.plan import Plan, UserError
 from edgelaunch.allocator import keep_freed_memory
 from edgelaunch.failures import AlreadyRunningError, Failure, FailureBox, PeerLostError, rank_name
+from edgelaunch.farewell import await_farewells, collect_summaries
 from edgelaunch.feed import Collector, Feeder
 from edgelaunch.fetch import ShardServer, Way, fetch_shards
 from edgelaunch.flight import Flight
 from edgelaunch.items import Results, Source
 from edgelaunch.left_behind import await_at_exit
+from edgelaunch.loader import Loader
 from edgelaunch.meeting import Board, Meeting
 from edgelaunch.membership import DONE, HALT, RUN, Announcement, plan_without
+from edgelaunch.pace import Counters, Load, Overview, Pace
 from edgelaunch.rank import Ends, Owner, Place, Rank, RankOptions, Store
 from edgelaunch.recovery import Coordinator, Form, Halt
-from edgelaunch.roster import Roster
-from edgelaunch.shards import load_shard
-from edgelaunch.timing import StageClock
+from edgelaunch.timing import PARTS
 from edgelaunch.watch import Watch
 
-__all__ = ["Counters", "Run", "Supervisor"]
+__all__ = ["Run", "Supervisor"]
 
 POLL_S = 0.2
 URGENT_POLL_S = 0.02
@@ -41,7 +41,6 @@ STALL_S = 2.0
 """A main loop that was so long away, or half the time of detection, stood still together with all other threads."""
 JOIN_S = 0.5
 """A thread may be in the caller's own iterable, or in a long computation: it is left behind then."""
-FAREWELL_S = 3.0
 
 
 @dataclass
@@ -55,22 +54,6 @@ class Run:
     ranks: dict[int, dict[str, Any]]
     pauses_s: list[float]
     """For each recovery, the time from the last result before it to the first after it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Counters:
-    """What a process has counted up to now."""
-
-    rank: int
-    host: str
-    generation: int
-    num_microbatches: int
-    stage_ns: dict[str, int]
-    """Where its stages' time went, by part."""
-    num_items: int | None
-    """Whose results came; None but on rank 0."""
-    num_ranks: int
-    predicted_items_per_s: float
 
 
 class Supervisor:
@@ -101,8 +84,9 @@ class Supervisor:
         self._board: Board | None = None
         self._coordinator: Coordinator | None = None
         self._server: ShardServer | None = None
-        self._store = Store(options, self._load)
-        self._loaded: tuple[str, Callable[..., Any]] | None = None
+        self._store = Store(options, Loader(options, self._set_ready).load)
+        self._pace = Pace()
+        self._received_bytes = 0
         self._flight = Flight()
         self._ends: Ends | None = None
         if source is not None and results is not None:
@@ -143,17 +127,34 @@ class Supervisor:
     def counters(self) -> Counters:
         """From any thread."""
         clocks = list(self._store.clocks.values())
-        parts = ("wait_input", "compute", "wait_output", "pack")
-        plan = plan_without(self._plan, self._announcement.without if self._announcement is not None else None)
+        plan = self._plan_now()
         roster = self._watch.roster if self._watch is not None else None
         return Counters(
             rank=self._rank, host=self._plan.hosts[self._rank].name, generation=self._number,
             num_microbatches=sum(clock.compute.count for clock in clocks),
-            stage_ns={part: sum(getattr(clock, part).total_ns for clock in clocks) for part in parts},
+            stage_ns={part: sum(getattr(clock, part).total_ns for clock in clocks) for part in PARTS},
+            received_bytes=self._load().received_bytes,
             num_items=self._ends.collector.num_items if self._ends is not None else None,
             num_ranks=1 + (len(roster.seats()) if roster is not None else 0),
             predicted_items_per_s=plan.predicted.throughput_items_per_s,
         )  # fmt: skip
+
+    def overview(self) -> Overview:
+        """On rank 0, from any one thread: the run as it is now."""
+        self._pace.add(self._load())
+        roster = self._watch.roster if self._watch is not None else None
+        others = {rank: seat.pace for rank, seat in roster.seats().items()} if roster is not None else {}
+        return Overview(plan=self._plan_now(), paces={0: self._pace, **others}, num_in_flight=self._flight.num_items())
+
+    def _load(self) -> Load:
+        """From any thread."""
+        clocks, current = list(self._store.clocks.values()), self._current
+        self._received_bytes = current.received_bytes() if current is not None else self._received_bytes
+        compute_ns = sum(clock.compute.total_ns for clock in clocks)
+        return Load(at_ns=time.monotonic_ns(), compute_ns=compute_ns, received_bytes=self._received_bytes)
+
+    def _plan_now(self) -> Plan:
+        return plan_without(self._plan, self._announcement.without if self._announcement is not None else None)
 
     def tell(self, failure: Failure) -> None:
         """Tells the other ranks why this one ends. Takes 1.5 s at most."""
@@ -196,20 +197,17 @@ class Supervisor:
         """Called from any thread with the exception that ended it. Only a lost rank can be recovered from."""
         if isinstance(error, PeerLostError):
             message = f"{rank_name(self._plan, 0)} is gone: its store does not answer any more"
-            self.box.put(Failure(rank=0, kind="lost", message=message, trace=str(error), private=True))
+            self.box.put(Failure.unreachable(message, str(error)))
             return
         self.box.put(Failure.of(self._rank, error))
 
     def _check_watch(self) -> None:
         """A store call through a cut link hangs whatever its timeout: then the watch thread's silence tells."""
         silent_s = time.monotonic() - self._watch.last_answer if self._watch is not None else 0.0
-        limit_s = self._plan.runtime.detect_s
-        if self._rank and silent_s > limit_s:
-            message = f"{rank_name(self._plan, 0)} stopped answering {silent_s:.1f} s ago"
-            self.box.put(Failure(rank=0, kind="lost", message=message, private=True))
-        elif silent_s > 2 * limit_s:
-            message = f"the store of this very rank stopped answering {silent_s:.1f} s ago: is its network down?"
-            self.box.put(Failure(rank=0, kind="lost", message=message, private=True))
+        if silent_s > (1 if self._rank else 2) * self._plan.runtime.detect_s:
+            whose = rank_name(self._plan, 0) if self._rank else "the store of this very rank"
+            hint = "" if self._rank else ": is its network down?"
+            self.box.put(Failure.unreachable(f"{whose} stopped answering {silent_s:.1f} s ago{hint}"))
 
     def _watch_over(self) -> None:
         """Rank 0's main thread calls the store too, and such a call may never come back."""
@@ -221,7 +219,7 @@ class Supervisor:
             silent = watch is not None and time.monotonic() - watch.last_answer > limit_s
             if looked == self._looked and silent and not self.box.finished and not self._given_up:
                 message = f"the store of {rank_name(self._plan, 0)} does not answer any more: is its network down?"
-                failure = Failure(rank=self._rank, kind="lost", message=message, private=True)
+                failure = Failure.unreachable(message)
                 self.box.put(failure)
                 self._last_resort(failure)
                 return
@@ -247,17 +245,12 @@ class Supervisor:
     def _fetch(self, watch: Watch) -> bool:
         """Gets the shards that are not here; whether they are now."""
         try:
-            fetch_shards(self._way(), list(self._options.lacking), self._options.log)
+            fetch_shards(Way.of(self._options, self._store.seal), list(self._options.lacking), self._options.log)
         except UserError as error:
             # a rank that comes too late to be missed must not end the others' run
             self.box.put(replace(Failure.of(self._rank, error), private=watch.announcement is not None))
             return False
         return True
-
-    def _way(self) -> Way:
-        options = self._options
-        return Way(plan=self._plan, folder=options.folder, endpoint=options.endpoint, seal=self._store.seal,
-                   rank=self._rank)  # fmt: skip
 
     def _meet(self) -> Watch:
         options, timeout_s = self._options, self._plan.runtime.timeout_s
@@ -265,10 +258,10 @@ class Supervisor:
         self._board = Board(options.endpoint, serve=serve, timeout_s=timeout_s)
         seal = self._store.seal = self._board.agree(options.secret, self._rank, timeout_s)
         board = Board(options.endpoint, serve=False, timeout_s=timeout_s, seal=seal)
-        self._watch = watch = Watch(board, self._plan, self._rank, options.plan_sha256, self.box)
+        self._watch = watch = Watch(board, self._plan, self._rank, options.plan_sha256, self.box, self._load)
         if watch.roster is not None:
             self._coordinator = Coordinator(self._plan, watch.roster, options.log, self._lost)
-            self._server = ShardServer(self._way(), options.log)
+            self._server = ShardServer(Way.of(options, seal), options.log)
         return watch
 
     def _prepare(self) -> None:
@@ -276,29 +269,14 @@ class Supervisor:
         stage = self._plan.stage_of_rank(self._rank)
         if stage is not None:
             with self._store.computing:
-                self._load(stage)
+                self._store.load(stage)
             return
         keep_freed_memory()
         self._options.log("the data host, no stage: ready")
 
-    def _load(self, stage: Stage) -> Callable[..., Any]:
-        """The stage's module. One shard is in memory at a time: the one before is let go of first."""
-        if self._loaded is not None and self._loaded[0] == stage.sha256:
-            return self._loaded[1]
-        if self._loaded is not None:
-            if self._watch is not None:
-                self._watch.set_ready(False)
-            self._loaded = None
-            gc.collect()
-        module = load_shard(stage, self._options.folder, self._options.device)
-        self._loaded = (stage.sha256, module)
-        keep_freed_memory()
-        first, last = stage.units
-        threads = f"{self._options.threads} thread" + ("s" if self._options.threads > 1 else "")
-        self._options.log(f"stage {stage.stage}, units {first}-{last}, {self._options.device}, {threads}: ready")
+    def _set_ready(self, ready: bool) -> None:
         if self._watch is not None:
-            self._watch.set_ready(True)
-        return module
+            self._watch.set_ready(ready)
 
     def _draw(self, feeder: Feeder, source: Source) -> None:
         while not self.streaming.wait(POLL_S):
@@ -411,26 +389,11 @@ class Supervisor:
         if self._board is not None and self._watch is not None and self._announcement is not None:
             assert self._watch.roster is not None
             roster = self._watch.roster
-            self._collect_timing(Meeting(self._board, current.place.number, current.place.group, bool), roster)
+            meeting = Meeting(self._board, current.place.number, current.place.group, bool)
+            collect_summaries(self.run.plan, self.run.ranks, meeting, roster)
             self.box.parting = True
             for incarnation, verdict in roster.close().items():
                 self._board.put(f"verdict/{incarnation}", verdict)
             self._announce(replace(self._announcement, phase=DONE))
-            deadline = time.monotonic() + FAREWELL_S
-            while time.monotonic() < deadline and not all(self._board.has(f"bye/{rank}") for rank in roster.seats()):
-                time.sleep(URGENT_POLL_S)
+            await_farewells(self._board, roster)
         self.box.finish()
-
-    def _collect_timing(self, meeting: Meeting, roster: Roster) -> None:
-        """Each rank's summary; an empty one for a rank that was lost after the last result."""
-        assert self.run is not None
-        deadline = time.monotonic() + self._plan.runtime.detect_s
-        for stage in self.run.plan.stages:
-            while stage.rank not in self.run.ranks:
-                summary = meeting.timing(stage.rank)
-                if summary is None and (stage.rank not in roster.seats() or time.monotonic() > deadline):
-                    summary = {"send": {}, "receive": {}, "machine": "", "stage": StageClock().summary()}
-                if summary is not None:
-                    self.run.ranks[stage.rank] = summary
-                else:
-                    time.sleep(URGENT_POLL_S)

@@ -6,8 +6,10 @@ import math
 from array import array
 from typing import Any
 
-__all__ = ["ItemRates", "Latencies", "Series", "StageClock"]
+__all__ = ["PARTS", "ItemRates", "Latencies", "Series", "StageClock"]
 
+PARTS = ("wait_input", "compute", "wait_output", "pack")
+"""Of a stage's time, in the order in which they come."""
 KEPT = 4096
 BUCKETS_A_DECADE = 500
 """Two neighbours differ by 0.46 %."""
@@ -100,8 +102,7 @@ class StageClock:
         self.pack.add(packed_ns - acquired_ns)
 
     def summary(self) -> dict[str, Any]:
-        parts = ("wait_input", "compute", "wait_output", "pack")
-        return {name: getattr(self, name).summary() for name in parts} | {"trace": self.trace()}
+        return {name: getattr(self, name).summary() for name in PARTS} | {"trace": self.trace()}
 
     def trace(self) -> list[list[int]]:
         """The times given to `add` of the last 256 microbatches, oldest first."""

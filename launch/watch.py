@@ -8,18 +8,21 @@ import secrets
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 from edgecompile.plan import Plan
 from edgelaunch.failures import Failure, FailureBox, PeerLostError, rank_name
 from edgelaunch.left_behind import await_at_exit
-from edgelaunch.meeting import Board
+from edgelaunch.meeting import Board, ListReader
 from edgelaunch.membership import DONE, HALT, Announcement, Beat, Hello, Suspicion, read_news
+from edgelaunch.pace import Load
 from edgelaunch.roster import Roster, beat_s
 
 __all__ = ["Watch"]
 
+NEWS = "news"
 POLL_S = 0.2
 LEADER_POLL_S = 0.1
 URGENT_POLL_S = 0.03
@@ -36,7 +39,17 @@ class Watch:
     slow stage or a quiet source is no failure, and one timed-out gloo operation closes the whole group.
     """
 
-    def __init__(self, board: Board, plan: Plan, rank: int, sha256: str, box: FailureBox) -> None:
+    def __init__(
+        self,
+        board: Board,
+        plan: Plan,
+        rank: int,
+        sha256: str,
+        box: FailureBox,
+        load: Callable[[], Load] = Load,
+    ) -> None:
+        """`load`: what this rank has done, to be said with each beat."""
+        self._load = load
         self._board, self._plan, self._rank, self._sha256, self._box = board, plan, rank, sha256, box
         self._detect_s, self._beat_s = plan.runtime.detect_s, beat_s(plan)
         self.roster = Roster(plan, sha256) if rank == 0 else None
@@ -55,9 +68,8 @@ class Watch:
         self._lock = threading.Lock()
         """Of the beat, which other threads change."""
         self._next_beat = 0.0
-        self._num_read = self._num_refused = 0
-        self._missing_since = 0.0
-        """Since when the next of the news is announced, and not there; 0: it is not."""
+        self._news = ListReader(board, NEWS, self._detect_s)
+        self._num_refused = 0
         self._leader: tuple[str | None, float] = (None, time.monotonic())
         self._wake, self._stop, self._flushed = threading.Event(), threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
@@ -142,7 +154,7 @@ class Watch:
             except PeerLostError as error:
                 if not self._stop.is_set() and not self._box.parting:
                     message = f"{rank_name(self._plan, 0)} is gone: its store does not answer any more"
-                    self._box.put(Failure(rank=0, kind="lost", message=message, trace=str(error), private=True))
+                    self._box.put(Failure.unreachable(message, str(error)))
                 return
             if now - self.last_answer > self._detect_s / 2:  # this process itself was stopped for a while
                 self._leader = (None, now)
@@ -157,12 +169,13 @@ class Watch:
             self._box.put(failure)
             return True
         while self._outbox:
-            self._board.append("news", self._outbox.popleft())
+            self._board.append(NEWS, self._outbox.popleft())
         due = now >= self._next_beat
         if due:
+            load = self._load()
             with self._lock:
                 self._next_beat = now + self._beat_s
-                beat = self._beat = replace(self._beat, count=self._beat.count + 1)
+                beat = self._beat = replace(self._beat, count=self._beat.count + 1, load=load)
             self._board.put(f"beat/{self._rank}", beat.to_text())
             with self._lock:
                 if beat is self._beat:
@@ -173,15 +186,7 @@ class Watch:
         return self._listen_to_leader(now, due)
 
     def _listen_to_all(self, roster: Roster, now: float, due: bool) -> None:
-        announced = self._board.num_appended("news")
-        while self._num_read < announced:
-            text = self._board.take("news", self._num_read + 1)
-            if text is None:
-                self._missing_since = self._missing_since or now
-                if now - self._missing_since < self._detect_s:
-                    break
-            self._num_read += 1
-            self._missing_since = 0.0
+        for text in self._news.new(now):
             if not text:  # announced and never said, or said by somebody who may not
                 roster.remark("somebody who does not know the secret wrote into the store: it is not heeded")
                 continue
@@ -194,9 +199,9 @@ class Watch:
         if due:
             self._listen_for_refused(roster)
             for rank in roster.seats():
-                text = self._board.get(f"beat/{rank}")
-                if text is not None:
-                    roster.take_beat(rank, Beat.from_text(text), now)
+                beat = self._board.get(f"beat/{rank}")
+                if beat is not None:
+                    roster.take_beat(rank, Beat.from_text(beat), now)
             roster.look(now)
             self._box.wake()
         while roster.verdicts:
@@ -251,4 +256,4 @@ class Watch:
         limit_s = self._detect_s if Beat.from_text(beat).ready else max(self._detect_s, self._plan.runtime.timeout_s)
         if now - since > limit_s:
             message = f"{rank_name(self._plan, 0)} stopped answering {now - since:.1f} s ago"
-            self._box.put(Failure(rank=0, kind="lost", message=message, private=True))
+            self._box.put(Failure.unreachable(message))

@@ -13,18 +13,18 @@ from typing import Any
 
 from edgecompile.errors import UserError
 from edgecompile.explore import simulate
+from edgecompile.explore.output import check_output, write_output
 from edgecompile.explore.run_timeline import rows_of_run
-from edgecompile.explore.timeline import Row, rows_of
+from edgecompile.explore.timeline import COMPUTE, DRAIN, FILL, PACK, SEND, WAIT_INPUT, WAIT_SEND, Row, rows_of
 from edgecompile.plan import read_plan
 from edgecompile.run_record import read_run
-from edgecompile.store import replacing
 
 __all__ = ["add_options", "run", "trace_events"]
 
 MOST_MICROBATCHES = 100_000
 DEFAULT_MICROBATCHES = 50
-COLOURS = {"compute": "good", "send": "rail_animation", "pack": "rail_load", "waits for input": "bad",
-           "waits to send": "terrible", "fill": "grey", "drain": "grey"}  # fmt: skip
+COLOURS = {COMPUTE: "good", SEND: "rail_animation", PACK: "rail_load", WAIT_INPUT: "bad", WAIT_SEND: "terrible",
+           FILL: "grey", DRAIN: "grey"}  # fmt: skip
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -38,8 +38,7 @@ def run(chosen: argparse.Namespace) -> int:
     if not 1 <= chosen.microbatches <= MOST_MICROBATCHES:
         raise UserError(f"--microbatches {chosen.microbatches}: a trace holds 1 to {MOST_MICROBATCHES:,} of them")
     path = Path(chosen.perfetto)
-    if path.is_dir() or not path.parent.is_dir():
-        raise UserError(f"{path}: is a folder, or in a folder that is not there: name a file such as trace.json")
+    check_output(path, "trace.json")
     plan = read_plan(chosen.plan)
     if chosen.run is not None:
         rows = rows_of_run(read_run(Path(chosen.run)))
@@ -48,11 +47,7 @@ def run(chosen: argparse.Namespace) -> int:
         rows = rows_of(outcome.simulation, outcome.plan.cluster)
     events = trace_events(rows)
     document = {"traceEvents": events, "displayTimeUnit": "ms", "otherData": {"model": plan.model.name}}
-    try:
-        with replacing(path) as temporary:
-            temporary.write_text(json.dumps(document), encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror}") from None
+    write_output(path, json.dumps(document))
     print(f"{len(events)} events in {path}: open it at https://ui.perfetto.dev (it stays in your browser)")
     return 0
 
@@ -68,7 +63,7 @@ def trace_events(rows: list[Row]) -> list[dict[str, Any]]:
         events.append({"ph": "M", "name": "thread_name", **place, "args": {"name": row.name}})
         events.append({"ph": "M", "name": "thread_sort_index", **place, "args": {"sort_index": thread}})
         for span in row.spans:
-            works = span.what in ("compute", "send", "pack")
+            works = span.what in (COMPUTE, SEND, PACK)
             event = {
                 "ph": "X",
                 "name": f"{span.what} {span.microbatch}" if works else span.what,

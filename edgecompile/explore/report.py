@@ -13,17 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from edgecompile.errors import UserError
+from edgecompile.explore.output import check_output, write_output
 from edgecompile.explore.picture import STYLE, bars, cluster_picture, curve, table, tiles, timeline
 from edgecompile.explore.run_timeline import rows_of_run
-from edgecompile.explore.simulation import Options, simulate
-from edgecompile.explore.timeline import Row, rows_of
+from edgecompile.explore.timeline import simulated_rows
 from edgecompile.plan import Plan, file_sha256, read_plan
 from edgecompile.quantities import format_bytes, format_time
-from edgecompile.resolve import as_planned
 from edgecompile.run_record import RunRecord, read_run
-from edgecompile.store import replacing
 
-__all__ = ["add_options", "page", "run"]
+__all__ = ["add_options", "page", "read_sweep", "run"]
 
 DRAWN = 12
 """Microbatches in a timeline."""
@@ -45,20 +43,15 @@ def run(chosen: argparse.Namespace) -> int:
     record = read_run(Path(chosen.run)) if chosen.run is not None else None
     if record is not None and record.plan_sha256 != file_sha256(plan_path):
         raise UserError(f"{chosen.run}: a run of another plan than {plan_path}: give that plan")
-    jobs = _read_sweep(Path(chosen.sweep)) if chosen.sweep is not None else []
+    jobs = read_sweep(Path(chosen.sweep)) if chosen.sweep is not None else []
     output = Path(chosen.output) if chosen.output is not None else plan_path.parent / "report.html"
-    if output.is_dir() or not output.parent.is_dir():
-        raise UserError(f"{output}: is a folder, or in a folder that is not there: name a file such as report.html")
-    try:
-        with replacing(output) as temporary:
-            temporary.write_text(page(plan, record, jobs), encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{output}: cannot be written: {error.strerror}") from None
+    check_output(output, "report.html")
+    write_output(output, page(plan, record, jobs))
     print(f"report: {output}")
     return 0
 
 
-def _read_sweep(folder: Path) -> list[dict[str, Any]]:
+def read_sweep(folder: Path) -> list[dict[str, Any]]:
     path = folder / "manifest.json"
     try:
         if path.stat().st_size > MAX_MANIFEST_BYTES:
@@ -104,7 +97,7 @@ def _sections(plan: Plan, record: RunRecord | None, jobs: Sequence[dict[str, Any
         if rows:
             yield _section("Timeline, measured", f"The run's last {DRAWN} microbatches.", timeline(rows))
     yield _section("Timeline, simulated", f"The first {DRAWN} microbatches, as the plan predicts them.",
-                   timeline(_simulated(plan)))  # fmt: skip
+                   timeline(simulated_rows(plan, DRAWN)))  # fmt: skip
     if jobs:
         rated = [(" ".join(job["overrides"]), job["throughput"], None) for job in jobs]
         yield _section("Sweep", "Predicted items a second of each point.", bars(rated, unit="items/s"))
@@ -167,9 +160,3 @@ def _over_time(record: RunRecord) -> str:
         longest = max(record.pauses_s)
         text += f" {len(record.pauses_s)} recoveries, the longest pause {longest:.2f} s."
     return text
-
-
-def _simulated(plan: Plan) -> list[Row]:
-    problem, schedule = as_planned(plan)
-    options = Options(num_microbatches=DRAWN, microbatch=plan.model.microbatch, trace=(0, DRAWN))
-    return rows_of(simulate(problem, schedule, plan.runtime, options), plan.cluster)

@@ -40,19 +40,12 @@ def run(chosen: argparse.Namespace) -> int:
 
 def _timeline(plan: Plan, num_microbatches: int, width: int) -> Iterator[Text | str]:
     """Simulated, since a plan has no run."""
-    from edgecompile.explore.simulation import Options, simulate
-    from edgecompile.explore.timeline import drawn, rows_of
-    from edgecompile.resolve import as_planned
+    from edgecompile.explore.timeline import drawn, simulated_rows
 
     if not 1 <= num_microbatches <= MOST_DRAWN:
         raise UserError(f"--microbatches {num_microbatches}: a timeline draws 1 to {MOST_DRAWN}")
-    problem, schedule = as_planned(plan)
-    options = Options(
-        num_microbatches=num_microbatches, microbatch=plan.model.microbatch, trace=(0, num_microbatches)
-    )  # fmt: skip
-    simulation = simulate(problem, schedule, plan.runtime, options)
     yield f"timeline, {num_microbatches} microbatches, simulated"
-    yield from drawn(rows_of(simulation, plan.cluster), width)
+    yield from drawn(simulated_rows(plan, num_microbatches), width)
 
 
 def plan_tables(plan: Plan) -> Iterator[Table | str]:

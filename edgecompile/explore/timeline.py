@@ -8,10 +8,25 @@ from dataclasses import dataclass
 
 from rich.text import Text
 
-from edgecompile.explore.simulation import Simulation
+from edgecompile.explore.simulation import Options, Simulation, simulate
+from edgecompile.plan import Plan
 from edgecompile.quantities import format_time
+from edgecompile.resolve import as_planned
 
-__all__ = ["COMPUTE", "DRAIN", "FILL", "PACK", "SEND", "WAIT_INPUT", "WAIT_SEND", "Row", "Span", "drawn", "rows_of"]
+__all__ = [
+    "COMPUTE",
+    "DRAIN",
+    "FILL",
+    "PACK",
+    "SEND",
+    "WAIT_INPUT",
+    "WAIT_SEND",
+    "Row",
+    "Span",
+    "drawn",
+    "rows_of",
+    "simulated_rows",
+]
 
 COMPUTE, SEND, PACK = "compute", "send", "pack"
 WAIT_INPUT, WAIT_SEND, FILL, DRAIN = "waits for input", "waits to send", "fill", "drain"
@@ -69,6 +84,13 @@ def rows_of(simulation: Simulation, hosts: Sequence[str]) -> list[Row]:
             spans = tuple(_stage_spans(simulation, number, end_s))
             found.append(Row(name=f"stage {number} on {host}", host=host, spans=spans))
     return found
+
+
+def simulated_rows(plan: Plan, num_microbatches: int) -> list[Row]:
+    """What the plan predicts for its first microbatches."""
+    problem, schedule = as_planned(plan)
+    options = Options(num_microbatches=num_microbatches, microbatch=plan.model.microbatch, trace=(0, num_microbatches))
+    return rows_of(simulate(problem, schedule, plan.runtime, options), plan.cluster)
 
 
 def _stage_spans(simulation: Simulation, stage: int, end_s: float) -> Iterator[Span]:

@@ -13,7 +13,9 @@ from launch_harness import free_port, run, run_ranks
 from launch_plans import Written
 
 from edgecompile.plan import Limits
-from edgelaunch.doctor import FAILS, NOTE, OK, Finding, examine, judge_links
+from edgelaunch.check_network import judge_links
+from edgelaunch.doctor import examine
+from edgelaunch.findings import FAILS, NOTE, OK, Finding
 from edgelaunch.hosts_option import Figures
 from edgelaunch.identity import Endpoint
 
@@ -81,7 +83,7 @@ def test_memory_against_the_plan(tmp_path: Path) -> None:
     written.plan = replace(written.plan, stages=stages)
     item = findings(written, 1)["memory"]
     assert item.verdict == FAILS
-    assert "1e+06 GB" in item.found
+    assert "1,000,000 GB" in item.found
 
 
 def test_a_taken_port(three_stages: Written) -> None:

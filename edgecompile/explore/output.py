@@ -1,0 +1,25 @@
+"""Files that edgeplan writes where the user says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edgecompile.errors import UserError
+from edgecompile.store import replacing
+
+__all__ = ["check_output", "write_output"]
+
+
+def check_output(path: Path, example: str) -> None:
+    """Raises UserError where no file can be there; `example`: a name that would do."""
+    if path.is_dir() or not path.parent.is_dir():
+        raise UserError(f"{path}: is a folder, or in a folder that is not there: name a file such as {example}")
+
+
+def write_output(path: Path, text: str) -> None:
+    """Whole or not at all. Raises UserError where it cannot be written."""
+    try:
+        with replacing(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror}") from None

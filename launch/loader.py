@@ -1,0 +1,42 @@
+"""A process's shard in memory: one at a time, kept from one generation to the next."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from typing import Any
+
+from edgecompile.plan import Stage
+from edgelaunch.allocator import keep_freed_memory
+from edgelaunch.rank import RankOptions
+from edgelaunch.shards import load_shard
+
+__all__ = ["Loader"]
+
+
+class Loader:
+    def __init__(self, options: RankOptions, set_ready: Callable[[bool], None]) -> None:
+        """`set_ready`: told whether the rank has its shard; while one is loaded, Python stands still."""
+        self._options, self._set_ready = options, set_ready
+        self._loaded: tuple[str, Callable[..., Any]] | None = None
+
+    def load(self, stage: Stage) -> Callable[..., Any]:
+        """The stage's module; the one before, where that is another, is let go of first.
+
+        Raises:
+            UserError: as load_shard.
+        """
+        if self._loaded is not None and self._loaded[0] == stage.sha256:
+            return self._loaded[1]
+        if self._loaded is not None:
+            self._set_ready(False)
+            self._loaded = None
+            gc.collect()
+        module = load_shard(stage, self._options.folder, self._options.device)
+        self._loaded = (stage.sha256, module)
+        keep_freed_memory()
+        first, last = stage.units
+        threads = f"{self._options.threads} thread" + ("s" if self._options.threads > 1 else "")
+        self._options.log(f"stage {stage.stage}, units {first}-{last}, {self._options.device}, {threads}: ready")
+        self._set_ready(True)
+        return module

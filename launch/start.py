@@ -1,0 +1,73 @@
+"""What every command on one rank begins with: which rank it is, where it meets the others, and how it ends."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgecompile.plan import Plan, Stage, file_sha256
+from edgelaunch.failures import Failure, rank_name
+from edgelaunch.identity import Endpoint, choose_rank, find_endpoint, rank_environment
+from edgelaunch.say import say
+from edgelaunch.secret import find_secret
+
+if TYPE_CHECKING:
+    from edgelaunch.rank import RankOptions
+    from edgelaunch.supervise import Supervisor
+
+__all__ = ["Start", "supervised"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """A rank's process once its arguments and its environment have been read."""
+
+    arguments: argparse.Namespace
+    plan: Plan
+    plan_path: Path
+    rank: int
+    endpoint: Endpoint
+
+    @staticmethod
+    def of(arguments: argparse.Namespace, plan: Plan, plan_path: Path) -> Start:
+        """Raises UserError where nothing says which rank this is, or where rank 0 is met."""
+        environ: Mapping[str, str] = {} if arguments.loopback else rank_environment(plan, os.environ)
+        rank = choose_rank(plan, arguments.rank, environ)
+        endpoint = find_endpoint(plan, arguments.master, environ, arguments.listen_fd)
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a peer that ends is no page of C++ frames
+        return Start(arguments=arguments, plan=plan, plan_path=plan_path, rank=rank, endpoint=endpoint)
+
+    @property
+    def folder(self) -> Path:
+        return self.plan_path.resolve().parent
+
+    def log(self, text: str) -> None:
+        if not self.arguments.quiet:
+            say(f"{rank_name(self.plan, self.rank)}: {text}")
+
+    def options(self, *, threads: int, device: str, lacking: tuple[Stage, ...] = ()) -> RankOptions:
+        """Raises UserError where a secret is needed and there is none."""
+        from edgelaunch.rank import RankOptions
+
+        return RankOptions(
+            plan=self.plan, folder=self.folder, plan_sha256=file_sha256(self.plan_path), rank=self.rank,
+            endpoint=self.endpoint, threads=threads, device=device, log=self.log, lacking=lacking,
+            secret=find_secret(self.plan, self.endpoint.address, self.arguments.secret_file, os.environ),
+        )  # fmt: skip
+
+
+def supervised(runner: Supervisor, rank: int) -> Failure | None:
+    """Runs it to its end; tells the other ranks where that is a failure."""
+    failure: Failure | None
+    try:
+        runner.start()
+        failure = runner.wait()
+    except KeyboardInterrupt:
+        failure = Failure(rank=rank, kind="interrupted", message="was stopped by Ctrl-C")
+    if failure is not None:
+        runner.tell(failure)
+    return failure
