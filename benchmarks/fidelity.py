@@ -27,14 +27,13 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from commands import run
+from machine_speed import Machine
 from processes import figures, share_a_secret
 
 from edgecompile.errors import UserError
@@ -85,40 +84,6 @@ class Row:
     def error(self) -> float:
         """Of the prediction."""
         return self.predicted / self.throughput - 1
-
-
-# --- the machine -----------------------------------------------------------------------------------------------------
-
-
-class Machine:
-    """Tells whether the machine is as fast as it was while the model was profiled: others may take of its memory."""
-
-    def __init__(self) -> None:
-        shapes = [shape for _ in range(6) for shape in ((768, 3072), (3072, 768))]
-        self._weights = [[torch.ones(*shape) for shape in shapes] for _ in range(2)]
-        self.reference = self.usual()
-        """The speed that predictions are made for."""
-
-    def speed(self) -> float:
-        """Passes a second through six blocks' MLPs, whose weights come from memory each time, on each of two cores."""
-        with ThreadPoolExecutor(2) as pool:
-            return statistics.mean(pool.map(self._passes, self._weights))
-
-    def usual(self) -> float:
-        return statistics.median(self.speed() for _ in range(7))
-
-    def distance(self, speed: float) -> float:
-        return abs(speed / self.reference - 1)
-
-    @staticmethod
-    def _passes(weights: Sequence[torch.Tensor]) -> float:
-        times = []
-        for _ in range(4):
-            begin, value = time.perf_counter(), torch.zeros(197, 768)
-            for weight in weights:
-                value = torch.nn.functional.relu(value @ weight)
-            times.append(time.perf_counter() - begin)
-        return 1 / statistics.median(times[1:])
 
 
 # --- profiles and plans ---------------------------------------------------------------------------------------------
@@ -201,7 +166,7 @@ class LivePipeline:
     def __init__(self, path: Path, emulation: Emulation) -> None:
         self.plan = read_plan(path)
         self.peaks: dict[int, int] = {}
-        """Each rank's most anonymous bytes, looked at every few milliseconds."""
+        """Each rank's most anonymous bytes, looked at every few milliseconds until `look_no_more`."""
         self._stop = threading.Event()
         master = f"{emulation.address(0)}:{MASTER_PORT}"
         script = Path(__file__).with_name("burst.py")
@@ -239,9 +204,13 @@ class LivePipeline:
         seen = self.result()
         return middle * self.plan.model.microbatch / (seen[begin - 1 + middle] - seen[begin - 1])
 
-    def end(self) -> None:
+    def look_no_more(self) -> None:
+        """Looking takes some percent of a core."""
         self._stop.set()
         self._looker.join()
+
+    def end(self) -> None:
+        self.look_no_more()
         for process in self._ranks:
             assert process.stdin is not None
             process.stdin.close()
@@ -279,7 +248,9 @@ def run_pair(model: str, cluster: str, folder: Path, args: argparse.Namespace, m
     with contextlib.ExitStack() as stack:
         pipelines = [stack.enter_context(live(path)) for path in paths]
         for pipeline in pipelines:
-            pipeline.burst()
+            for _ in range(2):
+                pipeline.burst()
+            pipeline.look_no_more()
         while len(rounds) < MOST_TRIES * args.bursts and len(_counting(rounds)) < args.bursts:
             speeds = [machine.speed()]
             rates = []

@@ -14,7 +14,7 @@ from edgecompile import __version__, sweep
 from edgecompile.console import run_command, steps, table_console
 from edgecompile.domain import to_conf
 from edgecompile.errors import UserError
-from edgecompile.hydra_app import composed, run_app
+from edgecompile.hydra_app import job, run_app
 from edgecompile.schema import Conf
 
 __all__ = ["main"]
@@ -26,9 +26,9 @@ _NOT_WRITABLE = (
 
 
 @hydra.main(version_base="1.3", config_path="pkg://edgecompile.conf", config_name="config")
+@job
 def _app(config: Any) -> float:
     """One job: compiles and returns the predicted throughput in items a second, which sweepers maximise."""
-    composed()
     if sweep.running():
         return sweep.run_job(config, _compile)
     return _compile(config)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from hydra.core.config_store import ConfigStore
@@ -14,37 +15,58 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 from edgecompile.errors import UserError, choices
 from edgecompile.schema import Conf
 
-__all__ = ["composed", "run_app"]
+__all__ = ["job", "run_app"]
+
+R = TypeVar("R")
 
 ConfigStore.instance().store(name="edgecompile_schema", node=Conf)
 
 
-class _Stage:
-    """How far a command is: an exception of YAML's is the user's while configs are composed, and ours after that."""
+class _State:
+    """Of the command that runs: what its job ended with, and whether it came so far."""
 
     composed = False
+    error: Exception | None = None
 
 
-def composed() -> None:
-    """To be called by the function that `hydra.main` decorates, first of all."""
-    _Stage.composed = True
+def job(function: Callable[[Any], R]) -> Callable[[Any], R | None]:
+    """For the function that `hydra.main` decorates: the user's errors wait for `run_app`.
+
+    Hydra would print a line of its own for each. An exception of YAML's is the user's while configs are composed, and
+    ours once the function has begun.
+    """
+
+    @functools.wraps(function)
+    def run(config: Any) -> R | None:
+        _State.composed = True
+        try:
+            return function(config)
+        except (UserError, OmegaConfBaseException) as error:
+            _State.error = error
+            return None
+
+    return run
 
 
 def run_app(app: Callable[[], Any]) -> None:
-    """Runs a function that `hydra.main` decorates.
+    """Runs a function that `hydra.main` and `job` decorate.
 
     Raises:
-        UserError: the config cannot be read or composed, or a value has no place in it.
+        UserError: the job's, or the config cannot be read or composed, or a value has no place in it.
     """
     # Hydra would print several lines and exit with 1; this hands its errors to us.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    _Stage.composed = False
+    _State.composed, _State.error = False, None
     try:
         app()
+        if _State.error is not None:
+            raise _State.error
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(_explain(error)) from error
+    except UserError:
+        raise
     except (yaml.YAMLError, OSError, ValueError, RecursionError) as error:  # Unicode errors are ValueErrors
-        if _Stage.composed:
+        if _State.composed:
             raise
         raise UserError(_unreadable(error)) from error
 

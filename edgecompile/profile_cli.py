@@ -17,7 +17,7 @@ from edgecompile import __version__
 from edgecompile.console import run_command, steps, table_console
 from edgecompile.domain import to_conf
 from edgecompile.errors import UserError
-from edgecompile.hydra_app import composed, run_app
+from edgecompile.hydra_app import job, run_app
 from edgecompile.measure.allocator import restart_as_ranks_start, use_one_arena
 
 if TYPE_CHECKING:
@@ -29,8 +29,8 @@ _SAY_EVERY_S = 10.0
 
 
 @hydra.main(version_base="1.3", config_path="pkg://edgecompile.conf", config_name="edgeprofile")
+@job
 def _app(config: Any) -> None:
-    composed()
     conf = to_conf(config)
     from edgecompile.measure.session import Ui, profile_device
 

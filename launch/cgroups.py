@@ -105,6 +105,24 @@ class Group:
         Raises:
             UserError: the kernel refuses; names the file.
         """
+        self._make()
+        if cpu_share is not None:
+            self._limit_cpu(cpu_share, period_s)
+        self._limit_memory(memory_bytes)
+
+    def create_idle(self) -> None:
+        """For what runs only where nothing else wants the core.
+
+        Raises:
+            UserError: the kernel refuses; names the file.
+        """
+        self._make()
+        folder = self._folder["cpu"]
+        if not _write_if_there(folder / "cpu.idle", 1):
+            least = ("cpu.weight", 1) if self._controllers["cpu"].version == 2 else ("cpu.shares", 2)
+            _write(folder / least[0], least[1])
+
+    def _make(self) -> None:
         for controller in self._controllers.values():
             if controller.version == 2:
                 _delegate(controller)
@@ -113,9 +131,6 @@ class Group:
                 folder.mkdir(exist_ok=True)
             except OSError as error:
                 raise UserError(f"--emulate cannot make the control group {folder}: {error.strerror}") from None
-        if cpu_share is not None:
-            self._limit_cpu(cpu_share, period_s)
-        self._limit_memory(memory_bytes)
 
     def outgrown(self) -> bool:
         """Whether the kernel killed the process because of its group's limit."""

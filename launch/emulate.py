@@ -12,6 +12,7 @@ import os
 import re
 import secrets
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
@@ -59,6 +60,7 @@ class Emulation:
         self._groups: list[cgroups.Group] = []
         self._namespaces = netns.Namespaces(self._mark, len(plan.hosts))
         shares = [host.limits.cpu_share for host in plan.hosts]
+        self._spinning: list[subprocess.Popen[bytes]] = []
         self._cores = pinned_cores(shares, sorted(os.sched_getaffinity(0)))
 
     def __enter__(self) -> Emulation:
@@ -75,6 +77,8 @@ class Emulation:
                 period_s = stage.predicted.compute_s / 2 if stage is not None else 0.0
                 group.create(cpu_share=host.limits.cpu_share, memory_bytes=host.limits.memory_bytes, period_s=period_s)
             self._connect()
+            if any(host.limits.cpu_share is not None for host in self._plan.hosts):
+                self._keep_cores_awake(controllers)
         except BaseException:
             self._remove()
             raise
@@ -91,10 +95,7 @@ class Emulation:
 
     def prefix(self, rank: int) -> list[str]:
         """Before a command: runs it as on the rank's host. Processes that end with it count against one limit."""
-        cores = ",".join(map(str, self._cores[rank]))
-        groups = ":".join(map(str, self._groups[rank].folders))
-        enter = [sys.executable, "-I", "-S", str(Path(__file__).with_name("enter.py")), cores, groups]
-        return [*enter, *self._namespaces.prefix(rank)]
+        return [*_entering(self._groups[rank], self._cores[rank]), *self._namespaces.prefix(rank)]
 
     def threads(self, rank: int) -> int:
         """Intra-op threads: as planned, but no more than the host's cores."""
@@ -131,11 +132,31 @@ class Emulation:
         else:
             self._namespaces.star(interface_rates(plan))
 
+    def _keep_cores_awake(self, controllers: dict[str, cgroups.Controller]) -> None:
+        """Something on each core that gives way to all else; `spin` says why. Ends with this process."""
+        group = cgroups.Group(f"{self._mark}-spin", controllers)
+        self._groups.append(group)
+        group.create_idle()
+        cores = {core for chosen in self._cores for core in chosen} or os.sched_getaffinity(0)
+        script = str(Path(__file__).with_name("spin.py"))
+        for core in sorted(cores):
+            command = [*_entering(group, (core,)), sys.executable, "-I", "-S", script, str(os.getpid())]
+            self._spinning.append(subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True))
+
     def _remove(self) -> None:
         with _undisturbed():
+            for process in self._spinning:
+                process.kill()
+                process.wait()
             for group in self._groups:
                 group.remove()
             self._namespaces.remove()
+
+
+def _entering(group: cgroups.Group, cores: Sequence[int]) -> list[str]:
+    """Before a command: runs it in a group and on these cores; none: on all."""
+    script = str(Path(__file__).with_name("enter.py"))
+    return [sys.executable, "-I", "-S", script, ",".join(map(str, cores)), ":".join(map(str, group.folders))]
 
 
 class EmulatedRun:

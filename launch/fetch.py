@@ -37,6 +37,8 @@ __all__ = ["ShardServer", "fetch_shards"]
 
 REQUESTS = "fetch"
 POLL_S = 0.1
+SERVE_POLL_S = 0.5
+"""Rank 0 looks for requests so often: each look takes of a core that computes."""
 WINDOW = 4
 """Pieces under way at once."""
 TAG = 0
@@ -137,7 +139,7 @@ class ShardServer:
         with contextlib.suppress(PeerLostError, UserError):  # the store is gone: others say so
             board = self._way.board()
             requests = ListReader(board, REQUESTS, self._way.plan.runtime.detect_s)
-            while not self._stop.wait(POLL_S):
+            while not self._stop.wait(SERVE_POLL_S):
                 for text in filter(None, requests.new(time.monotonic())):
                     request = Request(**json.loads(text))
                     threading.Thread(target=self._serve, args=(request,), name="send shard", daemon=True).start()

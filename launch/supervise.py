@@ -336,7 +336,8 @@ class Supervisor:
             watch.renew()
             self._options.log("was out of reach and taken for lost: joins again")
         announcement = watch.announcement
-        watch.urgent = announcement is None or announcement.phase == HALT
+        through = self._current is not None and self._current.complete
+        watch.hurry(through or announcement is None or announcement.phase == HALT)
         if announcement is None or announcement == self._announcement:
             return
         self._announcement = announcement
@@ -374,7 +375,7 @@ class Supervisor:
             self._announce(announcement)
             coordinator.formed(announcement)
             self._enter(announcement)
-        self._watch.urgent = coordinator.recovering
+        self._watch.hurry(coordinator.recovering)
 
     def _announce(self, announcement: Announcement) -> None:
         assert self._board is not None

@@ -23,8 +23,8 @@ from edgelaunch.roster import Roster, beat_s
 __all__ = ["Watch"]
 
 NEWS = "news"
-POLL_S = 0.2
-LEADER_POLL_S = 0.1
+POLL_S = 0.3
+LEADER_POLL_S = 0.2
 URGENT_POLL_S = 0.03
 FAREWELL_S = 1.5
 FLUSH_S = 1.0
@@ -59,8 +59,7 @@ class Watch:
         """The latest of rank 0's; not kept on rank 0 itself."""
         self.verdict: str | None = None
         """What rank 0 said of this incarnation: "" that it is out, else why it is turned away."""
-        self.urgent = False
-        """Whether a generation is being left or formed."""
+        self._urgent = False
         self.last_answer = time.monotonic()
         """When the store last answered. A call to it can hang whatever its timeout: the main thread looks at this."""
         self._outbox: deque[str] = deque()
@@ -105,6 +104,12 @@ class Watch:
         self._say_hello()
         self._change(incarnation=self.incarnation)
 
+    def hurry(self, urgent: bool) -> None:
+        """Whether news is looked for more often: a generation is being left or formed, or all is through."""
+        if urgent and not self._urgent:
+            self._wake.set()
+        self._urgent = urgent
+
     def stop(self) -> None:
         self._stop.set()
         self._wake.set()
@@ -145,7 +150,7 @@ class Watch:
 
     def _run(self) -> None:
         while not self._stop.is_set():
-            self._wake.wait(URGENT_POLL_S if self.urgent else POLL_S if self._rank else LEADER_POLL_S)
+            self._wake.wait(URGENT_POLL_S if self._urgent else POLL_S if self._rank else LEADER_POLL_S)
             self._wake.clear()
             now = time.monotonic()
             try:
@@ -181,7 +186,7 @@ class Watch:
                 if beat is self._beat:
                     self._flushed.set()
         if self.roster is not None:
-            self._listen_to_all(self.roster, now, due or self.urgent)
+            self._listen_to_all(self.roster, now, due or self._urgent)
             return False
         return self._listen_to_leader(now, due)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -206,3 +208,20 @@ def test_only_what_a_gone_process_left_is_left() -> None:
     assert not emulate._is_left(f"{family}{os.getpid()}-{own}-0-1")
     assert emulate._is_left(f"{family}{os.getpid()}-1{own}-0-1"), "the id was used again"
     assert emulate._is_left(f"{family}{1 << 22}-5-0-hub")
+
+
+def test_what_keeps_a_core_awake_ends_with_its_parent() -> None:
+    script = Path(cgroups.__file__).with_name("spin.py")
+    stranger = subprocess.run([sys.executable, "-I", "-S", script, "1"], timeout=60, check=False)
+    assert stranger.returncode == 0  # not its parent
+    code = f"import subprocess, sys, os; p = subprocess.Popen([sys.executable, '-I', '-S', {str(script)!r}, "
+    code += "str(os.getpid())], stdout=subprocess.DEVNULL); print(p.pid, flush=True); sys.stdin.read(1); os._exit(9)"
+    parent = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    spinning = int(parent.stdout.readline())
+    assert os.sched_getscheduler(spinning) in (os.SCHED_OTHER, os.SCHED_IDLE)
+    parent.communicate("x", timeout=60)
+    deadline = time.monotonic() + 60
+    while Path(f"/proc/{spinning}").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not Path(f"/proc/{spinning}").exists()
