@@ -11,7 +11,8 @@ __all__ = ["compile_plan", "run"]
 
 def run(module: str, *words: object) -> str:
     """What the command prints. Where it fails, the benchmark ends with what it says."""
-    command = [sys.executable, "-m", module, *map(str, words)]
+    # isolated: in the project's folder its sources would be taken for the installed package
+    command = [sys.executable, "-I", "-m", module, *map(str, words)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(done.stderr)

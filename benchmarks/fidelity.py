@@ -150,11 +150,8 @@ def compiled(model: str, cluster: str, schedule: str, folder: Path, args: argpar
 
 def simulated(path: Path) -> float:
     """What `edgeplan simulate` says."""
-    command = [sys.executable, "-m", "edgecompile.explore.cli", "simulate", str(path), "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(done.stderr)
-    return float(json.loads(done.stdout)["simulated"]["throughput_items_per_s"])
+    text = run("edgecompile.explore.cli", "simulate", path, "--json")
+    return float(json.loads(text)["simulated"]["throughput_items_per_s"])
 
 
 # --- runs -----------------------------------------------------------------------------------------------------------

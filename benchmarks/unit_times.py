@@ -65,7 +65,7 @@ def run_edgeprofile(model: str, folder: Path) -> float:
     """Seconds that it took."""
     words = [f"model={model}", *ONE_THREAD, f"profile.folder={folder}", "profile.microbatches=[1,8]"]
     begin = time.monotonic()
-    subprocess.run([sys.executable, "-m", "edgecompile.profile_cli", *words], check=True)
+    subprocess.run([sys.executable, "-I", "-m", "edgecompile.profile_cli", *words], check=True)
     return time.monotonic() - begin
 
 
