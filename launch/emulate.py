@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 
-from edgecompile.plan import Plan, UserError
+from edgecompile.plan import Plan, UserError, format_bytes, format_rate
 from edgelaunch import cgroups, netns
 from edgelaunch.failures import Failure, rank_name
 from edgelaunch.local import Children, available_cores, local_threads
@@ -110,8 +110,10 @@ class Emulation:
         if not self._groups[rank].outgrown():
             return None
         stage = self._plan.stage_of_rank(rank)
-        planned = f", where the plan predicted {_size(stage.predicted.memory_bytes)}" if stage is not None else ""
-        limit = _size(self._plan.hosts[rank].limits.memory_bytes)
+        planned = (
+            f", where the plan predicted {format_bytes(stage.predicted.memory_bytes)}" if stage is not None else ""
+        )
+        limit = format_bytes(self._plan.hosts[rank].limits.memory_bytes)
         return (
             f"{rank_name(self._plan, rank)} outgrew its memory limit of {limit}{planned}: compile with a smaller "
             "microbatch, more hosts, or the memory that the host really has"
@@ -215,15 +217,15 @@ def describe(plan: Plan) -> list[str]:
     several = f"{len(plan.hosts)} hosts" if len(plan.hosts) > 1 else "1 host"
     network = ""
     if plan.network.model == "shared" and plan.network.bandwidth_bytes_per_s is not None:
-        network = f", which share a channel of {_rate(plan.network.bandwidth_bytes_per_s)}"
+        network = f", which share a channel of {format_rate(plan.network.bandwidth_bytes_per_s)}"
     elif plan.network.model == "pairwise" and plan.links:
         rates = [link.bandwidth_bytes_per_s for link in plan.links]
-        network = f", whose links have {_rate(min(rates))} to {_rate(max(rates))}"
+        network = f", whose links have {format_rate(min(rates))} to {format_rate(max(rates))}"
     lines = [f"emulates {several} on this machine, all on its CPU{network}"]
     for host, rate in zip(plan.hosts, interface_rates(plan), strict=True):
         share = "all cores" if host.limits.cpu_share is None else f"{host.limits.cpu_share:g} cores"
-        interface = f", {_rate(rate)} each way" if plan.network.model == "host" and rate is not None else ""
-        lines.append(f"{rank_name(plan, host.rank)}: {share}, {_size(host.limits.memory_bytes)}{interface}")
+        interface = f", {format_rate(rate)} each way" if plan.network.model == "host" and rate is not None else ""
+        lines.append(f"{rank_name(plan, host.rank)}: {share}, {format_bytes(host.limits.memory_bytes)}{interface}")
     total = sum(host.limits.cpu_share or 0.0 for host in plan.hosts)
     if total > available_cores():
         lines.append(
@@ -302,14 +304,3 @@ def _undisturbed() -> Iterator[None]:
     finally:
         for number, handler in zip(numbers, before, strict=True):
             signal.signal(number, handler)
-
-
-# --- in words ---------------------------------------------------------------------------------------------------------
-
-
-def _size(num_bytes: float) -> str:
-    return f"{num_bytes / 1e6:.0f} MB" if num_bytes < 1e10 else f"{num_bytes / 1e9:.1f} GB"
-
-
-def _rate(bytes_per_s: float) -> str:
-    return f"{bytes_per_s * 8 / 1e6:g} Mbit/s"

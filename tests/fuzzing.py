@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import pickle
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
-__all__ = ["HOSTILE", "mutations"]
+from edgecompile.errors import UserError
+
+__all__ = ["HOSTILE", "mutations", "num_refused"]
 
 HOSTILE = (
     b"", b"\0", b"\xff" * 64, b"{", b"[" * 5000, b"{" * 5000, b'{"a":' * 3000, b"&a [*a, *a]",
@@ -42,3 +45,23 @@ def mutations(seed: bytes, count: int) -> Iterator[bytes]:
             else:
                 data[at:at] = rng.choice(HOSTILE)[:200]
         yield bytes(data)
+
+
+def num_refused(seed: bytes, count: int, path: Path, read: Callable[[Path], object]) -> int:
+    """How many of the mutations end in a UserError; the others work.
+
+    Raises:
+        AssertionError: one does neither; names the file that it is kept as.
+    """
+    refused = 0
+    for number, data in enumerate(mutations(seed, count)):
+        path.write_bytes(data)
+        try:
+            read(path)
+        except UserError:
+            refused += 1
+        except Exception as error:
+            kept = path.with_name(f"kept-{number}")
+            kept.write_bytes(data)
+            raise AssertionError(f"{number}, kept as {kept}: {type(error).__name__}: {error}") from error
+    return refused

@@ -12,13 +12,12 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from fuzzing import HOSTILE, mutations
+from fuzzing import HOSTILE, num_refused
 from safetensors.torch import save_file
 from torch import nn
 
 from edgecompile.cli import compose
 from edgecompile.domain import cluster_of, model_of
-from edgecompile.errors import UserError
 from edgecompile.explore.report import read_sweep
 from edgecompile.hydra_app import run_app
 from edgecompile.measure.partial import PartialFile
@@ -158,22 +157,6 @@ NAMES = ("profile", "run", "sweep", "pipeedge models", "pipeedge types", "pipeed
          "index", "partial")  # fmt: skip
 
 
-def all_work_or_are_refused(seed: bytes, count: int, path: Path, read: Callable[[Path], object]) -> int:
-    """How many were refused."""
-    refused = 0
-    for number, data in enumerate(mutations(seed, count)):
-        path.write_bytes(data)
-        try:
-            read(path)
-        except UserError:
-            refused += 1
-        except Exception as error:
-            kept = path.with_name(f"kept-{number}")
-            kept.write_bytes(data)
-            raise AssertionError(f"{number}, kept as {kept}: {type(error).__name__}: {error}") from error
-    return refused
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_damaged_files_end_in_one_kind_of_error(tmp_path: Path, name: str) -> None:
     folder = tmp_path / "others"
@@ -184,7 +167,7 @@ def test_damaged_files_end_in_one_kind_of_error(tmp_path: Path, name: str) -> No
     (path.parent / "model.safetensors").write_bytes(layer_bytes(folder))
     path.write_bytes(seed)
     read(path)
-    refused = all_work_or_are_refused(seed, NUM_MUTATIONS, path, read)
+    refused = num_refused(seed, NUM_MUTATIONS, path, read)
     assert refused or name == "partial"
     assert not list(tmp_path.rglob("pwned*"))
 
@@ -202,6 +185,6 @@ def test_damaged_configs_end_in_one_kind_of_error(tmp_path: Path, group: str, se
 
     path.write_bytes(seed)
     composed()
-    refused = all_work_or_are_refused(seed, NUM_COMPOSED, path, lambda path: run_app(composed))
+    refused = num_refused(seed, NUM_COMPOSED, path, lambda path: run_app(composed))
     assert refused >= len(HOSTILE) / 2
     assert not list(tmp_path.rglob("pwned*"))

@@ -109,6 +109,10 @@ def specs_of(names: Sequence[str], tensors: Sequence[torch.Tensor]) -> tuple[Ten
     )
 
 
+DEVICE = Device(name="cpu", execution="cpu", dtype="float32", peak_flops_per_s=1e11, memory_bytes_per_s=1e10,
+                launch_s=0.0, memory_bytes=1 << 30, runtime_bytes=0, network_bytes_per_s=1e9, threads=1)  # fmt: skip
+
+
 def write(
     folder: Path,
     inputs: Tensors,
@@ -136,16 +140,9 @@ def write(
         objective="period",
         predicted=Predicted(throughput_items_per_s=1000.0, period_s=0.002, latency_s=0.004, bottleneck="stage 0"),
         certificate=Certificate(method="exact", period_s=0.002, lower_bound_s=0.002, gap=0.0),
-        hosts=tuple(
-            Host(rank=rank, name=f"host-{rank}", address=address, port=port, device="cpu", execution="cpu",
-                 dtype="float32", threads=1, limits=Limits(memory_bytes=1 << 30))
-            for rank, address in enumerate(addresses)
-        ),
+        hosts=tuple(_host(rank, address, port) for rank, address in enumerate(addresses)),
         cluster=tuple(f"host-{rank}" for rank in range(len(addresses))),
-        devices=(
-            Device(name="cpu", execution="cpu", dtype="float32", peak_flops_per_s=1e11, memory_bytes_per_s=1e10,
-                   launch_s=0.0, memory_bytes=1 << 30, runtime_bytes=0, network_bytes_per_s=1e9, threads=1),
-        ),
+        devices=(DEVICE,),
         network=Network(model="host"),
         runtime=Runtime(
             num_buffers_in=2, num_buffers_out=2, timeout_s=timeout_s, detect_s=detect_s, rejoin_s=rejoin_s
@@ -172,6 +169,11 @@ def write(
     written.plan = change(written.plan)
     save(written)
     return written
+
+
+def _host(rank: int, address: str, port: int) -> Host:
+    return Host(rank=rank, name=f"host-{rank}", address=address, port=port, device="cpu", execution="cpu",
+                dtype="float32", threads=1, limits=Limits(memory_bytes=1 << 30))  # fmt: skip
 
 
 def save_stages(folder: Path, values: Tensors, parts: list[Part], ranks: Sequence[int]) -> tuple[Stage, ...]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fuzzing import HOSTILE, mutations
+from fuzzing import HOSTILE, mutations, num_refused
 from launch_harness import run
 from launch_plans import Written
 from PIL import Image
@@ -85,13 +85,72 @@ Reader = tuple[bytes, str, Callable[[Path], object]]
 
 def readers(written: Written, folder: Path) -> dict[str, Reader]:
     """By name: valid bytes, a file name, and what reads the file."""
-    plan, where = written.plan, written.path.parent
-    language, vision = text_plan(plan, folder), image_plan(plan)
+    return {
+        **array_readers(written, folder),
+        **image_readers(written, folder),
+        **text_readers(written, folder),
+        **plan_readers(written),
+        **other_readers(written),
+    }
+
+
+def array_readers(written: Written, folder: Path) -> dict[str, Reader]:
     rows = np.zeros((3, 4), np.float32)
     save_file({"x": rows}, folder / "seed.safetensors")
+
+    def read(path: Path) -> None:
+        drawn(written.plan, written.path.parent, path)
+
+    def standard_input(path: Path) -> None:
+        before = sys.stdin
+        sys.stdin = io.TextIOWrapper(io.BytesIO(path.read_bytes()))
+        try:
+            read(Path(STDIN))
+        finally:
+            sys.stdin = before
+
+    return {
+        "npy": (npy_bytes(rows), "x.npy", read),
+        "npz": (npz_bytes(x=rows, label=np.arange(3)), "x.npz", read),
+        "safetensors": ((folder / "seed.safetensors").read_bytes(), "x.safetensors", read),
+        "standard input": (b'[1,2,3,4]\n{"x": [1,2,3,4], "label": 2}\n', "x", standard_input),
+    }
+
+
+def image_readers(written: Written, folder: Path) -> dict[str, Reader]:
+    vision = image_plan(written.plan)
+    endings = {"png": "png", "jpeg": "jpg", "gif": "gif", "tiff": "tif", "webp": "webp"}
+    return {
+        name: (image_bytes(name.upper()), f"x.{ending}", lambda path: drawn(vision, folder, path))
+        for name, ending in endings.items()
+    }
+
+
+def text_readers(written: Written, folder: Path) -> dict[str, Reader]:
+    language = text_plan(written.plan, folder)
     jsonl = b'"cat"\n{"text": "cat", "label": 1}\n{"sentence": "cat"}\n'
-    shard = (where / plan.stages[0].shard).read_bytes()
-    golden = (where / plan.golden.file).read_bytes()
+
+    def read(path: Path) -> None:
+        drawn(language, folder, path)
+
+    def read_tokenizer(path: Path) -> None:
+        assert language.data.text is not None
+        spec = replace(language.data.text, tokenizer=path.name, sha256=file_sha256(path))
+        (path.parent / "one.txt").write_text("cat\n")
+        damaged = replace(language, data=replace(language.data, text=spec))
+        drawn(damaged, path.parent, path.parent / "one.txt")
+
+    return {
+        "txt": (b"cat\ncat cat\n", "x.txt", read),
+        "jsonl": (jsonl, "x.jsonl", read),
+        "jsonl with gaps": (jsonl, "x.jsonl", lambda path: drawn(language, folder, path, gap=True)),
+        "tsv": (b"gj04\t1\t\tcat\ngj04\t0\t*\tcat\n", "x.tsv", read),
+        "tokenizer": ((folder / "tokenizer.json").read_bytes(), "t.json", read_tokenizer),
+    }
+
+
+def plan_readers(written: Written) -> dict[str, Reader]:
+    plan, where = written.plan, written.path.parent
 
     def read_golden(path: Path) -> None:
         damaged = replace(plan, golden=replace(plan.golden, file=path.name, sha256=file_sha256(path)))
@@ -102,12 +161,16 @@ def readers(written: Written, folder: Path) -> dict[str, Reader]:
     def read_shard(path: Path) -> None:
         load_shard(replace(plan.stages[0], shard=path.name), path.parent, "cpu")
 
-    def read_tokenizer(path: Path) -> None:
-        assert language.data.text is not None
-        spec = replace(language.data.text, tokenizer=path.name, sha256=file_sha256(path))
-        (path.parent / "one.txt").write_text("cat\n")
-        damaged = replace(language, data=replace(language.data, text=spec))
-        drawn(damaged, path.parent, path.parent / "one.txt")
+    return {
+        "plan": (written.path.read_bytes(), "plan.yaml", read_plan),
+        "golden": ((where / plan.golden.file).read_bytes(), "g.safetensors", read_golden),
+        "shard": ((where / plan.stages[0].shard).read_bytes(), "s.pt", read_shard),
+    }
+
+
+def other_readers(written: Written) -> dict[str, Reader]:
+    """Of what an earlier run left, and of secrets."""
+    plan = written.plan
 
     def resume(path: Path) -> None:
         output = path.parent / "y.jsonl"
@@ -123,14 +186,6 @@ def readers(written: Written, folder: Path) -> dict[str, Reader]:
         (partial / "run.json").write_bytes(path.read_bytes())
         open_writer(plan, path.parent / "z.jsonl", Origin("p", {"a": 1}), resume=True).discard(keep=False)
 
-    def standard_input(path: Path) -> None:
-        before = sys.stdin
-        sys.stdin = io.TextIOWrapper(io.BytesIO(path.read_bytes()))
-        try:
-            drawn(plan, where, Path(STDIN))
-        finally:
-            sys.stdin = before
-
     def secret(path: Path) -> None:
         path.chmod(0o600)
         find_secret(plan, "192.0.2.1", str(path), {})
@@ -139,29 +194,11 @@ def readers(written: Written, folder: Path) -> dict[str, Reader]:
         Seal.of_charter(b"s" * 16, path.read_bytes())
 
     return {
-        "plan": (written.path.read_bytes(), "plan.yaml", read_plan),
-        "npy": (npy_bytes(rows), "x.npy", lambda path: drawn(plan, where, path)),
-        "npz": (npz_bytes(x=rows, label=np.arange(3)), "x.npz", lambda path: drawn(plan, where, path)),
-        "safetensors": ((folder / "seed.safetensors").read_bytes(), "x.safetensors",
-                        lambda path: drawn(plan, where, path)),
-        "png": (image_bytes("PNG"), "x.png", lambda path: drawn(vision, where, path)),
-        "jpeg": (image_bytes("JPEG"), "x.jpg", lambda path: drawn(vision, where, path)),
-        "gif": (image_bytes("GIF"), "x.gif", lambda path: drawn(vision, where, path)),
-        "tiff": (image_bytes("TIFF"), "x.tif", lambda path: drawn(vision, where, path)),
-        "webp": (image_bytes("WEBP"), "x.webp", lambda path: drawn(vision, where, path)),
-        "txt": (b"cat\ncat cat\n", "x.txt", lambda path: drawn(language, folder, path)),
-        "jsonl": (jsonl, "x.jsonl", lambda path: drawn(language, folder, path)),
-        "jsonl with gaps": (jsonl, "x.jsonl", lambda path: drawn(language, folder, path, gap=True)),
-        "tsv": (b"gj04\t1\t\tcat\ngj04\t0\t*\tcat\n", "x.tsv", lambda path: drawn(language, folder, path)),
-        "standard input": (b'[1,2,3,4]\n{"x": [1,2,3,4], "label": 2}\n', "x", standard_input),
-        "golden": (golden, "g.safetensors", read_golden),
-        "tokenizer": ((folder / "tokenizer.json").read_bytes(), "t.json", read_tokenizer),
-        "shard": (shard, "s.pt", read_shard),
         "partial rows": (b'{"index": 0}\n{"index": 1}\n{"ind', "r", resume),
         "partial record": (b'{"version": 1, "plan": "p", "input": {"a": 1}}\n', "r", resume_record),
         "secret": (b"0123456789abcdef0123\n", "k", secret),
         "charter": (Seal(b"s" * 16, b"n" * 16).charter(), "c", charter),
-    }  # fmt: skip
+    }
 
 
 NAMES = (
@@ -176,18 +213,7 @@ def test_damaged_files_end_in_one_kind_of_error(two_stages: Written, folder: Pat
     path = tmp_path / file_name
     path.write_bytes(seed)
     read(path)
-    refused = 0
-    count = 40 if name == "shard" else NUM_MUTATIONS
-    for number, data in enumerate(mutations(seed, count)):
-        path.write_bytes(data)
-        try:
-            read(path)
-        except UserError:
-            refused += 1
-        except Exception as error:
-            kept = folder / f"{name}-{number}"
-            kept.write_bytes(data)
-            raise AssertionError(f"{name} {number}, kept as {kept}: {type(error).__name__}: {error}") from error
+    refused = num_refused(seed, 40 if name == "shard" else NUM_MUTATIONS, path, read)
     assert refused or name in ("partial rows", "partial record", "charter", "jsonl with gaps")
     assert not [entry for entry in tmp_path.iterdir() if entry.name.startswith("pwned")]
 
