@@ -17,12 +17,16 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from commands import compile_plan
 from contenders import boundary_tensors, load_stage
+from torch import nn
 
 from edgecompile.plan import Plan, UnitEntry, read_plan
+from edgecompile.prepack import pays_here, prepack_traced
+from edgecompile.shards import freeze_module
 
 TARGET = 0.85
 OPERATIONS_A_BYTE = 7
@@ -44,10 +48,16 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - begin
 
 
+def as_ranks_compute(module: nn.Module, example: torch.Tensor) -> Callable[..., Any]:
+    """Prepacked where ranks on this machine do so."""
+    frozen = freeze_module(module.eval(), (example,))
+    return prepack_traced(frozen.module, frozen.rows) if pays_here("auto") else frozen.module
+
+
 def measure(plan: Plan, folder: Path, shape: tuple[int, int, int], rounds: int) -> tuple[list[float], float]:
     """Median seconds of each shard, and of the product (rows, inner) x (inner, columns), fp32."""
     rows, inner, columns = shape
-    left, right, result = torch.rand(rows, inner), torch.rand(columns, inner).T, torch.empty(rows, columns)
+    left, product = torch.rand(rows, inner), as_ranks_compute(nn.Linear(inner, columns), torch.rand(rows, inner))
     shards = [load_stage(plan, folder, stage.stage) for stage in plan.stages]
     inputs = [boundary_tensors(plan, folder, stage.stage) for stage in plan.stages]
     shard_s: list[list[float]] = [[] for _ in shards]
@@ -58,7 +68,7 @@ def measure(plan: Plan, folder: Path, shape: tuple[int, int, int], rounds: int) 
                 seconds(lambda shard=shard, values=values: shard(*values))
                 for shard, values in zip(shards, inputs, strict=True)
             ]
-            products = [seconds(lambda: torch.mm(left, right, out=result)) for _ in range(PRODUCTS_A_ROUND)]
+            products = [seconds(lambda: product(left)) for _ in range(PRODUCTS_A_ROUND)]
             if number >= WARM_UP:
                 for series, value in zip(shard_s, measured, strict=True):
                     series.append(value)

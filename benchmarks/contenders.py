@@ -45,7 +45,10 @@ def golden_inputs(plan: Plan, folder: Path) -> tuple[torch.Tensor, ...]:
 
 
 def load_stage(plan: Plan, folder: Path, number: int) -> Any:
-    return torch.jit.load(str(folder / plan.stages[number].shard))
+    """As a rank has it: on some machines with its weights prepacked."""
+    from edgelaunch.shards import load_shard
+
+    return load_shard(plan.stages[number], folder, "cpu", plan.runtime.prepack)
 
 
 def boundary_tensors(plan: Plan, folder: Path, number: int) -> tuple[torch.Tensor, ...]:
@@ -103,13 +106,22 @@ class Shard(nn.Module):
 
 
 def pipelining(args: argparse.Namespace, plan: Plan, folder: Path) -> None:
-    """The same shards through torch.distributed.pipelining, forward only; the last rank's times count."""
+    """The shards' files through torch.distributed.pipelining, forward only; the last rank's times count."""
+    pipeline_of(args, plan, torch.jit.load(str(folder / plan.stages[args.stage].shard)), folder)
+
+
+def pipelining_prepacked(args: argparse.Namespace, plan: Plan, folder: Path) -> None:
+    """The same with what our ranks make of these files."""
+    pipeline_of(args, plan, load_stage(plan, folder, args.stage), folder)
+
+
+def pipeline_of(args: argparse.Namespace, plan: Plan, module: Any, folder: Path) -> None:
     import torch.distributed as dist
     from torch.distributed.pipelining import PipelineStage, ScheduleGPipe
 
     number, num_stages = args.stage, len(plan.stages)
     dist.init_process_group("gloo", init_method=f"tcp://{args.master}", rank=number, world_size=num_stages)
-    shard = Shard(load_stage(plan, folder, number)).eval()
+    shard = Shard(module).eval()
     inputs = boundary_tensors(plan, folder, number)
     with torch.no_grad():
         outputs = shard(*inputs)
@@ -186,7 +198,7 @@ def connect(host: str, port: int) -> socket.socket:
     raise TimeoutError(f"nobody listens at {host}:{port}")
 
 
-ROLES = {role.__name__: role for role in (ours, pipelining, alone, eager, tcp)}
+ROLES = {role.__name__: role for role in (ours, pipelining, pipelining_prepacked, alone, eager, tcp)}
 
 
 def main() -> None:

@@ -129,15 +129,11 @@ def bound(plan: Path, num_stages: int) -> Bound:
     return Bound("shards alone", [role("alone", plan, "--stage", stage) for stage in range(num_stages)])
 
 
-def pipelining(plan: Path, link: SlowLink | None = None) -> Contender:
-    """torch.distributed.pipelining with the same shards, over loopback or a slow link."""
-    name = "torch.distributed.pipelining"
-    if link is None:
-        master = f"127.0.0.1:{free_port()}"
-        num_stages = len(read_plan(plan).stages)
-        return Contender(name, [role("pipelining", plan, "--stage", stage, "--master", master)
-                                for stage in range(num_stages)])  # fmt: skip
-    return over(link, name, "pipelining", plan, 29741)
+def pipelining(plan: Path, role_name: str = "pipelining") -> Contender:
+    """torch.distributed.pipelining with the same shards over loopback, as files or as our ranks have them."""
+    master = f"127.0.0.1:{free_port()}"
+    stages = range(len(read_plan(plan).stages))
+    return Contender(role_name, [role(role_name, plan, "--stage", stage, "--master", master) for stage in stages])
 
 
 def over(link: SlowLink, name: str, role_name: str, plan: Path, port: int) -> Contender:
@@ -238,12 +234,17 @@ def compare(args: argparse.Namespace, microbatch: int, folder: Path) -> None:
     print(f"\n{plan.model.name}, microbatch {microbatch}, {len(plan.hosts)} ranks, 1 thread each", flush=True)
     stage_s = report_of(args, path, plan)
     with contextlib.ExitStack() as stack:
-        contenders = [bound(path, len(plan.stages)), ours(path), pipelining(path)]
+        contenders = [
+            bound(path, len(plan.stages)),
+            ours(path),
+            pipelining(path),
+            pipelining(path, "pipelining_prepacked"),
+        ]
         for contender in contenders:
             stack.callback(contender.close)
         count = max(4, -(-args.microbatches // args.pairs))
         periods = rounds(contenders, args.pairs, count)
-    limit, mine, other = (periods[contender.name] for contender in contenders)
+    limit, mine, other, prepacked = (periods[contender.name] for contender in contenders)
     reached, ahead = ratio(limit, mine), ratio(other, mine)
     print(f"  {args.pairs} rounds of {count} microbatches for each")
     print(f"  measured {rate(microbatch, mine):.3f} items/s, bound {rate(microbatch, limit):.3f}, "
@@ -256,6 +257,8 @@ def compare(args: argparse.Namespace, microbatch: int, folder: Path) -> None:
     met = ahead.mean >= 1.03 and ahead.low > 1
     print(f"  torch.distributed.pipelining {rate(microbatch, other):.3f} items/s, edgelaunch is {ahead} times "
           f"as fast; target >= 1.03, all above 1: {verdict(met)}", flush=True)  # fmt: skip
+    print(f"  the same with our ranks' prepacked weights {rate(microbatch, prepacked):.3f} items/s, edgelaunch is "
+          f"{ratio(prepacked, mine)} times as fast", flush=True)  # fmt: skip
     for threads in (1, 2):
         alone = unsplit(args, path, threads, max(4, count // 2))
         print(f"  unsplit eager model, {threads} thread{'s' if threads > 1 else ''}: {microbatch / alone:.3f} items/s, "
@@ -303,7 +306,7 @@ def compare_slow(args: argparse.Namespace, microbatch: int, folder: Path) -> Non
             with contextlib.ExitStack() as stack:
                 mine = stack.enter_context(ours_over(link, path, 29740))
                 others = [over(link, "bare TCP", "tcp", path, 29742)]
-                others.append(pipelining(path, link) if wire == "fp32" else ours(path))
+                others.append(over(link, "", "pipelining", path, 29741) if wire == "fp32" else ours(path))
                 others[1].name = "torch.distributed.pipelining" if wire == "fp32" else "edgelaunch, no slow link"
                 for contender in others:
                     stack.callback(contender.close)

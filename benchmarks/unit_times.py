@@ -32,6 +32,7 @@ from edgecompile.front import chain_of
 from edgecompile.measure.allocator import keep_freed_memory
 from edgecompile.measured import make_profile
 from edgecompile.models import build_model
+from edgecompile.prepack import ROWS_RECORD, pays_here, prepack_traced, rows_in
 from edgecompile.profile_file import profile_path, read_profile
 from edgecompile.reference import example_inputs, golden_inputs
 from edgecompile.shards import write_shard
@@ -92,6 +93,12 @@ def stage_inputs(chain: Chain, first: int, examples: Sequence[torch.Tensor]) -> 
     return tuple(values)
 
 
+def as_a_rank_loads(path: Path) -> Any:
+    extra = {ROWS_RECORD: ""}
+    module = torch.jit.load(str(path), _extra_files=extra)
+    return prepack_traced(module, rows_in(extra[ROWS_RECORD])) if pays_here("auto") else module
+
+
 def time_ranges(
     chain: Chain, ranges: Sequence[tuple[int, int]], examples: Sequence[torch.Tensor], rounds: int
 ) -> list[tuple[float, float]]:
@@ -102,7 +109,7 @@ def time_ranges(
         loaded: list[Any] = []
         for first, last in ranges:
             shard = write_shard(chain, first, last, Path(folder))
-            loaded.append((torch.jit.load(str(shard.path)), stage_inputs(chain, first, examples)))
+            loaded.append((as_a_rank_loads(shard.path), stage_inputs(chain, first, examples)))
             shard.path.unlink(missing_ok=True)
     with torch.inference_mode():
         for number in range(WARM_UP + rounds):

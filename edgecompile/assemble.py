@@ -92,6 +92,7 @@ def _runtime(conf: RuntimeConf) -> p.Runtime:
         timeout_s=parse_time(conf.timeout, "runtime.timeout"),
         detect_s=parse_time(conf.detect, "runtime.detect"),
         rejoin_s=parse_time(conf.rejoin, "runtime.rejoin"),
+        prepack=conf.prepack,
     )
 
 

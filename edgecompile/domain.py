@@ -8,7 +8,7 @@ from typing import Any
 
 from edgecompile.decode import decode
 from edgecompile.errors import UserError, choices
-from edgecompile.plan import DTYPE_BYTES
+from edgecompile.plan import DTYPE_BYTES, PREPACK
 from edgecompile.quantities import parse_bytes, parse_flops, parse_rate, parse_time
 from edgecompile.schema import Conf, DataConf, DeviceConf, HostConf, InputConf, ModelConf, NetworkConf
 
@@ -108,6 +108,7 @@ def to_conf(config: Any) -> Conf:
     _one_of(conf.profile.outside, ("refuse", "analytic"), "profile.outside")
     _one_of(conf.schedule.objective, ("period", "latency", "period_under_latency"), "schedule.objective")
     _between(conf.contingency, 0, 1, "contingency")
+    _one_of(conf.runtime.prepack, PREPACK, "runtime.prepack")
     _at_least(conf.runtime.num_buffers_in, 1, "runtime.num_buffers_in")
     _at_least(conf.runtime.num_buffers_out, 1, "runtime.num_buffers_out")
     return conf

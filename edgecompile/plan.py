@@ -16,12 +16,13 @@ from edgecompile.decode import decode, load_yaml
 from edgecompile.errors import UserError
 from edgecompile.plan_cluster import Device, Host, Limits, Link, Network, Pair, SpareHost
 from edgecompile.plan_costs import BoundaryEntry, Pinned, Scheduling, SharedEntry, UnitEntry
-from edgecompile.plan_rules import DTYPE_BYTES, check_plan
+from edgecompile.plan_rules import DTYPE_BYTES, PREPACK, check_plan
 from edgecompile.quantities import format_bytes, format_rate
 from edgecompile.store import file_sha256, replacing
 
 __all__ = [
     "DTYPE_BYTES",
+    "PREPACK",
     "VERSION",
     "BoundaryEntry",
     "Certificate",
@@ -198,6 +199,8 @@ class Runtime:
     """A rank that is silent for so long is lost."""
     rejoin_s: float = 60.0
     """How long the others wait for a lost rank that they cannot do without; 0: not at all."""
+    prepack: str = "auto"
+    """Whether a rank rearranges weights for oneDNN's products: `auto`, `always` or `never`."""
 
 
 @dataclass(frozen=True, kw_only=True)

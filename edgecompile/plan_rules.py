@@ -11,7 +11,7 @@ from edgecompile.errors import UserError, choices
 if TYPE_CHECKING:
     from edgecompile.plan import Host, Plan, SpareHost, Stage, TensorSpec
 
-__all__ = ["DTYPE_BYTES", "check_plan"]
+__all__ = ["DTYPE_BYTES", "PREPACK", "check_plan"]
 
 DTYPE_BYTES: Mapping[str, int] = {
     "float64": 8,
@@ -25,6 +25,7 @@ DTYPE_BYTES: Mapping[str, int] = {
     "uint8": 1,
     "bool": 1,
 }
+PREPACK = ("auto", "always", "never")
 
 
 def check_plan(plan: Plan, where: str) -> None:
@@ -54,6 +55,9 @@ def check_plan(plan: Plan, where: str) -> None:
     for key in ("num_buffers_in", "num_buffers_out"):
         value = getattr(plan.runtime, key)
         _require(1 <= value <= 1024, where, f"runtime.{key}", value, "1 to 1024")
+    _require(
+        plan.runtime.prepack in PREPACK, where, "runtime.prepack", plan.runtime.prepack, "one of " + choices(PREPACK)
+    )
     for key in ("timeout_s", "detect_s"):
         _require(getattr(plan.runtime, key) > 0, where, f"runtime.{key}", getattr(plan.runtime, key), "more than 0")
     _require(plan.runtime.rejoin_s >= 0, where, "runtime.rejoin_s", plan.runtime.rejoin_s, "0 or more")

@@ -225,6 +225,8 @@ class RuntimeConf:
     """A rank that is silent for so long is lost."""
     rejoin: Any = "60s"
     """How long the others wait for a lost rank that they cannot do without; 0: the run ends at once."""
+    prepack: str = "auto"
+    """Weights rearranged once for oneDNN's products: auto (x86 processors other than Intel's), always or never."""
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,12 +16,22 @@ from torch import fx, nn
 from edgecompile.errors import UserError, choices
 from edgecompile.graphs import erase_dead
 from edgecompile.passes.wire import insert_decoding, insert_encoding
+from edgecompile.prepack import ROWS_RECORD, product_rows
 from edgecompile.schema import Conf
 from edgecompile.store import store, temporary_in
 from edgecompile.units import Chain
 from edgecompile.wire import FORMATS, WireFormat, wire_tensors
 
-__all__ = ["RAW", "Shard", "artifact_formats", "freeze_module", "stage_module", "write_reference", "write_shard"]
+__all__ = [
+    "RAW",
+    "Frozen",
+    "Shard",
+    "artifact_formats",
+    "freeze_module",
+    "stage_module",
+    "write_reference",
+    "write_shard",
+]
 
 RAW = FORMATS["fp32"]
 ARTIFACTS = ("torchscript", "pt2")
@@ -31,6 +42,15 @@ class Shard:
     path: Path
     sha256: str
     artifact: str = "torchscript"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frozen:
+    """A module traced at one microbatch size, its weights constants of its graph."""
+
+    module: Any
+    rows: list[int]
+    """prepack.product_rows"""
 
 
 def artifact_formats(conf: Conf, num_stages: int) -> list[str]:
@@ -93,7 +113,7 @@ def write_shard(
     if artifact == "pt2":
         return _save_exported(torch.export.export(module, examples, strict=False), folder)
     frozen = freeze_module(module, examples)
-    _check_names_no_device(frozen)
+    _check_names_no_device(frozen.module)
     return _save(frozen, folder)
 
 
@@ -115,21 +135,21 @@ def _save_exported(program: torch.export.ExportedProgram, folder: Path) -> Shard
     return Shard(path=path, sha256=digest, artifact="pt2")
 
 
-def _save(frozen: Any, folder: Path) -> Shard:
+def _save(frozen: Frozen, folder: Path) -> Shard:
     with temporary_in(folder, "raw") as raw:
-        torch.jit.save(frozen, str(raw))
+        torch.jit.save(frozen.module, str(raw), _extra_files={ROWS_RECORD: json.dumps(frozen.rows)})
         path, digest = store(folder, ".pt", lambda clean: _rewrite(raw, clean))
     return Shard(path=path, sha256=digest)
 
 
-def freeze_module(module: nn.Module, examples: tuple[torch.Tensor, ...]) -> Any:
+def freeze_module(module: nn.Module, examples: tuple[torch.Tensor, ...]) -> Frozen:
     _forget_classes()
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # torch.jit is deprecated, but it is what runs on the boards' torch
         traced = torch.jit.trace(  # type: ignore[no-untyped-call]
             module, examples, check_trace=False, strict=False
         )
-        return torch.jit.freeze(traced.eval())
+        return Frozen(module=torch.jit.freeze(traced.eval()), rows=product_rows(traced.inlined_graph))
 
 
 def _forget_classes() -> None:

@@ -32,7 +32,7 @@ class Loader:
             self._set_ready(False)
             self._loaded = None
             gc.collect()
-        module = load_shard(stage, self._options.folder, self._options.device)
+        module = load_shard(stage, self._options.folder, self._options.device, self._options.plan.runtime.prepack)
         self._loaded = (stage.sha256, module)
         keep_freed_memory()
         first, last = stage.units

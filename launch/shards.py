@@ -76,13 +76,18 @@ def lacking(plan: Plan, rank: int, folder: Path) -> list[Stage]:
     return found
 
 
-def load_shard(stage: Stage, folder: Path, device: str) -> Callable[..., Any]:
+def load_shard(stage: Stage, folder: Path, device: str, prepack: str = "auto") -> Callable[..., Any]:
     """The stage as a callable from tensors to a tuple of tensors. Its bytes have been checked.
+
+    Args:
+        prepack: the plan's `runtime.prepack`.
 
     Raises:
         UserError: torch cannot read the file, or the device is not there.
     """
     import torch
+
+    from edgecompile.prepack import ROWS_RECORD, pays_here, prepack_exported, prepack_traced, rows_in
 
     path = folder / stage.shard
     if device == "cuda" and not torch.cuda.is_available():
@@ -90,11 +95,14 @@ def load_shard(stage: Stage, folder: Path, device: str) -> Callable[..., Any]:
             f"stage {stage.stage} is planned for cuda and torch {torch.__version__} finds no GPU here: "
             "install a torch with CUDA, or compile with execution: cpu for this device"
         )
+    packs = device == "cpu" and pays_here(prepack)
     try:
         if stage.artifact == "pt2":
-            module = torch.export.load(path).module()
-            return module.to(device)
-        return torch.jit.load(str(path), map_location=device)  # type: ignore[no-any-return, no-untyped-call]
+            module = torch.export.load(path).module().to(device)
+            return prepack_exported(module) if packs else module
+        extra = {ROWS_RECORD: ""}
+        traced = torch.jit.load(str(path), map_location=device, _extra_files=extra)  # type: ignore[no-untyped-call]
+        return prepack_traced(traced, rows_in(extra[ROWS_RECORD]), consume=True) if packs else traced
     except RuntimeError as error:
         first = (str(error).strip().splitlines() or ["?"])[0]
         raise UserError(f"{path}: torch {torch.__version__} cannot load this shard: {first}") from None

@@ -51,8 +51,14 @@ def default_of(node: ast.AnnAssign) -> str:
     if isinstance(value, ast.Attribute):
         return value.attr
     if isinstance(value, ast.Constant):
-        return {None: "null", "???": "required", True: "true", False: "false"}.get(value.value, str(value.value))
+        return text_of(value.value)
     return ""
+
+
+def text_of(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return {None: "null", "???": "required"}.get(value, str(value))  # type: ignore[call-overload]
 
 
 def rows(known: dict[str, ast.ClassDef], name: str, prefix: str) -> list[tuple[str, str, str]]:

@@ -46,7 +46,8 @@ def _set(plan: Plan, key: str, value: str) -> Plan:
     if group == "runtime" and rest in ("num_buffers_in", "num_buffers_out"):
         if not value.isdigit() or not 1 <= int(value) <= 1024:
             raise UserError(f"{key}: {value!r} does not do: it must be 1 to 1024")
-        return replace(plan, runtime=replace(plan.runtime, **{rest: int(value)}))
+        count: Any = {rest: int(value)}
+        return replace(plan, runtime=replace(plan.runtime, **count))
     raise UserError(f"--set {key}: no such key: the keys are {_KEYS}")
 
 

@@ -136,6 +136,7 @@ def _facts(plan: Plan) -> dict[str, str]:
         "pinned": "; ".join(f"{pin.units[0]}-{pin.units[1]} to {', '.join(pin.hosts)}" for pin in asked.pins),
         "kept together": "; ".join(f"{first}-{last}" for first, last in asked.together),
         "buffers in, out": f"{plan.runtime.num_buffers_in}, {plan.runtime.num_buffers_out}",
+        "weights prepacked": plan.runtime.prepack,
         "network": plan.network.model,
         "the channel's bandwidth": _or_none(plan.network.bandwidth_bytes_per_s, format_rate),
         "link latency": format_time(plan.network.latency_s),

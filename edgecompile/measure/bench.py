@@ -16,6 +16,7 @@ from torch import nn
 
 from edgecompile.measure.allocator import give_back
 from edgecompile.measure.stretches import Atom
+from edgecompile.prepack import pays_here, prepack_traced
 from edgecompile.shards import RAW, freeze_module, stage_module
 from edgecompile.units import Chain
 
@@ -41,19 +42,28 @@ class Bench:
     """
 
     def __init__(
-        self, chain: Chain, first: int, last: int, atoms: Sequence[Atom], examples: Sequence[torch.Tensor], device: str
+        self,
+        chain: Chain,
+        first: int,
+        last: int,
+        atoms: Sequence[Atom],
+        examples: Sequence[torch.Tensor],
+        device: str,
+        prepack: str = "auto",
     ) -> None:
         """
         Args:
             atoms: to time one by one, in order, covering the range; empty: only the whole is timed.
             examples: the model's inputs, one microbatch.
+            prepack: `runtime.prepack`.
         """
         self.device = device
+        self._packs = device == "cpu" and pays_here(prepack)
         self._wait: Callable[[], None] = torch.cuda.synchronize if device == "cuda" else _nothing
         weights = _Weights(device)
         self._inputs = _boundary_tensors(chain, first, examples, device)
         with torch.inference_mode(False):
-            self._whole = freeze_module(weights.filled(stage_module(chain, first, last)), self._inputs)
+            self._whole = self._frozen(weights, stage_module(chain, first, last), self._inputs)
             self._atoms = self._build_atoms(chain, atoms, weights)
         for _ in range(_WARM_RUNS):
             self.run_whole()
@@ -63,11 +73,18 @@ class Bench:
         built = []
         values: Sequence[torch.Tensor] = self._inputs
         for atom in atoms:
-            module = freeze_module(weights.filled(stage_module(chain, atom.first, atom.last, RAW, RAW)), tuple(values))
+            module = self._frozen(weights, stage_module(chain, atom.first, atom.last, RAW, RAW), tuple(values))
             with torch.no_grad():
                 values = module(*values)
             built.append(module)
         return built
+
+    def _frozen(self, weights: _Weights, module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> Any:
+        """The module as a rank would run it."""
+        frozen = freeze_module(weights.filled(module), inputs)
+        if not self._packs:
+            return frozen.module
+        return prepack_traced(frozen.module, frozen.rows, known=weights.prepacked)
 
     def run_whole(self) -> Sample:
         """One run of the whole range."""
@@ -116,6 +133,7 @@ class _Weights:
     def __init__(self, device: str) -> None:
         self._device = device
         self._made: dict[int, Any] = {}
+        self.prepacked: dict[int, torch.Tensor] = {}
 
     def filled(self, module: nn.Module) -> nn.Module:
         """A copy of the module that holds them. Buffers keep their values: they are indices, masks and tables."""

@@ -118,6 +118,7 @@ class Effort:
     max_bytes: int
     seed: int
     device: str
+    prepack: str = "auto"
 
 
 def measure_chain(
@@ -181,7 +182,9 @@ def _measure_group(
     yield done
     if done >= turn.rounds:
         return
-    benches = [Bench(chain, span.first, span.last, span.atoms, examples, effort.device) for span in group]
+    benches = [
+        Bench(chain, span.first, span.last, span.atoms, examples, effort.device, effort.prepack) for span in group
+    ]
     begin_s = time.monotonic()
     while done < turn.rounds and (done < turn.least or time.monotonic() - begin_s <= turn.limit_s):
         for span, bench in zip(group, benches, strict=True):

@@ -135,6 +135,7 @@ def _setup(conf: Conf) -> _Setup:
             max_bytes=parse_bytes(wanted.max_memory, "profile.max_memory"),
             seed=conf.seed,
             device=device.execution,
+            prepack=conf.runtime.prepack,
         ),
         microbatches=sizes,
     )
@@ -163,6 +164,7 @@ def _settings(setup: _Setup, conf: Conf, fingerprint: str) -> dict[str, object]:
         "threads": setup.threads,
         "busy_cores": setup.busy,
         "max_bytes": setup.effort.max_bytes,
+        "prepack": conf.runtime.prepack,
         "seed": conf.seed,
         "versions": [edgecompile.__version__, str(torch.__version__)],
         "machine": [platform.node(), available_cores()],

@@ -84,9 +84,9 @@ def _usual_shape(chain: Chain, microbatch: int) -> tuple[int, ...]:
 def _times(shape: tuple[int, ...], wire: WireFormat, device: str) -> tuple[tuple[float, float], tuple[float, float]]:
     """Seconds and CPU seconds of encoding, and of decoding, a tensor of this shape."""
     value = torch.randn(shape, device=device)
-    encode = freeze_module(_Encode(shape, wire), (value,))
+    encode = freeze_module(_Encode(shape, wire), (value,)).module
     parts = tuple(part.contiguous() for part in encode(value))
-    decode = freeze_module(_Decode(shape, wire), parts)
+    decode = freeze_module(_Decode(shape, wire), parts).module
     return _median(lambda: encode(value), device), _median(lambda: decode(*parts), device)
 
 

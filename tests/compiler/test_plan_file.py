@@ -93,6 +93,7 @@ BROKEN = [
     ("outputs.0.shape", [3, 7, 50], r"outputs\.0\.shape.*first extent"),
     ("data.kind", "sound", r"data\.kind"),
     ("runtime.timeout_s", 0, r"runtime\.timeout_s"),
+    ("runtime.prepack", "sometimes", r"runtime\.prepack: 'sometimes' does not do: it must be one of"),
     ("units.0.flops", -5, r"units\.0\.flops"),
     ("nonsense", 1, "unknown key nonsense"),
     ("stages.0.nonsense", 1, r"unknown key stages\.0\.nonsense"),
