@@ -136,6 +136,11 @@ def _check(
                 f"{path}: measured with {key} {getattr(found, key)}, but devices.{device.name}.{key} is "
                 f"{getattr(device, key)}: {again}"
             )
+    if found.prepack != conf.runtime.prepack:
+        raise UserError(
+            f"{path}: measured with runtime.prepack={found.prepack}, and the plan is to run with "
+            f"{conf.runtime.prepack}: set runtime.prepack={found.prepack}, or {again}"
+        )
     threads = threads_of(cluster, device, found.machine.cores)
     if found.threads != threads:
         raise UserError(

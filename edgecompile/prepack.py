@@ -207,7 +207,7 @@ def prepack_exported(module: fx.GraphModule) -> fx.GraphModule:
             packed = _packed(own.detach(), math.prod(nodes[0].meta["val"].shape[:-1]))
             if len(source.users) == len(nodes):
                 own.set_()
-        setattr(module, name, packed)
+        module.register_buffer(name, packed, persistent=False)
         for node in nodes:
             bias = node.args[2] if len(node.args) > 2 else None
             with module.graph.inserting_before(node):

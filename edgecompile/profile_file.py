@@ -154,6 +154,8 @@ class DeviceProfile:
     """The main operator of each."""
     microbatches: tuple[MicrobatchProfile, ...]
     """In ascending order."""
+    prepack: str = "never"
+    """`runtime.prepack` of the stages that were measured."""
 
 
 def profile_path(folder: str, device: str, model: str) -> Path:

@@ -2,6 +2,6 @@
 
 import sys
 
-from edgelaunch.cli import main
+from edgelaunch.entry import main
 
 sys.exit(main())

@@ -9,7 +9,6 @@ from importlib import import_module
 from pathlib import Path
 
 from edgecompile.plan import Plan, UserError, read_plan
-from edgelaunch.allocator import restart_with_heap_environment
 from edgelaunch.arguments import Parser, check_arguments, run_parser
 from edgelaunch.failures import Failure, exit_code
 from edgelaunch.one_rank import describe, rank_failure, run_rank
@@ -45,8 +44,6 @@ def _interrupt(signum: int, frame: object) -> None:
 
 def _run(words: Sequence[str], *, own_process: bool) -> int:
     arguments = run_parser().parse_args(words)
-    if own_process and not arguments.local:
-        restart_with_heap_environment()
     plan_path = Path(arguments.plan)
     plan = read_plan(plan_path)
     check_arguments(arguments, plan)
@@ -54,7 +51,7 @@ def _run(words: Sequence[str], *, own_process: bool) -> int:
         run_rank(arguments, plan, plan_path, rank_failure)
     from edgelaunch.together import run_together
 
-    return _status(run_together(arguments, plan, plan_path), plan)
+    return _status(run_together(arguments, plan, plan_path, own_process=own_process), plan)
 
 
 def _command(name: str, words: Sequence[str]) -> int:

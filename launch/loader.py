@@ -9,7 +9,7 @@ from typing import Any
 from edgecompile.plan import Stage
 from edgelaunch.allocator import keep_freed_memory
 from edgelaunch.rank import RankOptions
-from edgelaunch.shards import load_shard
+from edgelaunch.shards import load_shard_soon
 
 __all__ = ["Loader"]
 
@@ -32,7 +32,7 @@ class Loader:
             self._set_ready(False)
             self._loaded = None
             gc.collect()
-        module = load_shard(stage, self._options.folder, self._options.device, self._options.plan.runtime.prepack)
+        module = load_shard_soon(stage, self._options.folder, self._options.device, self._options.plan.runtime.prepack)
         self._loaded = (stage.sha256, module)
         keep_freed_memory()
         first, last = stage.units

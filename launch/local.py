@@ -18,6 +18,7 @@ from typing import Protocol
 from edgecompile.plan import Plan
 from edgelaunch.allocator import heap_environment
 from edgelaunch.failures import Failure, rank_name
+from edgelaunch.forked import Forked, Nest
 from edgelaunch.restarts import DEFAULT_RESTARTS, Restarts
 from edgelaunch.say import say
 
@@ -72,7 +73,7 @@ class OnLoopback:
 @dataclass
 class Child:
     rank: int
-    process: subprocess.Popen[bytes]
+    process: subprocess.Popen[bytes] | Forked
     channel: socket.socket
     """Its other end tells the child, by closing, that the parent is gone."""
     arguments: Sequence[str] = ()
@@ -80,6 +81,11 @@ class Child:
     threads: list[threading.Thread] = field(default_factory=list)
     told_to_end: bool = False
     report: Failure | None = None
+
+    @property
+    def code(self) -> int:
+        """The status that it ended with, as of the last look; 0 also while it runs."""
+        return self.process.returncode or 0
 
 
 class Children:
@@ -106,32 +112,54 @@ class Children:
         self._restarts = Restarts(plan, restarts)
         self._lock = threading.RLock()
 
-    def start(self, rank: int, arguments: Sequence[str] = (), pass_fds: Sequence[int] = (), show: bool = False) -> None:
-        """`show`: the child has this terminal and standard input; otherwise its lines are relayed to stderr."""
+    def start(
+        self,
+        rank: int,
+        arguments: Sequence[str] = (),
+        pass_fds: Sequence[int] = (),
+        show: bool = False,
+        nest: Nest | None = None,
+    ) -> None:
+        """`show`: the child has this terminal and standard input; otherwise its lines are relayed to stderr.
+
+        `nest`: where it is forked from; `follow` is to be called once all are.
+        """
         ours, theirs = socket.socketpair()
-        command = [
-            *self._place.prefix(rank), sys.executable, "-m", "edgelaunch", *self._command, str(self._plan_path),
-            "--rank", str(rank), "--loopback", *self._place.arguments(rank), "--supervisor-fd", str(theirs.fileno()),
-            *arguments,
+        words = [
+            *self._command, str(self._plan_path), "--rank", str(rank), "--loopback", *self._place.arguments(rank),
+            "--supervisor-fd", str(theirs.fileno()), *arguments,
         ]  # fmt: skip
+        keep = (theirs.fileno(), *pass_fds)
+        if nest is not None:
+            process: Forked | subprocess.Popen[bytes] = nest.fork(words, keep, show=show)
+        else:
+            process = self._spawn([*self._place.prefix(rank), sys.executable, "-m", "edgelaunch", *words], keep, show)
+        theirs.close()
+        self._children.append(Child(rank, process, ours, arguments))
+        if nest is None:
+            self.follow()
+
+    def _spawn(self, command: Sequence[str], keep: Sequence[int], show: bool) -> subprocess.Popen[bytes]:
         environ = {key: value for key, value in os.environ.items() if key not in ("RANK", "WORLD_SIZE")}
         if "" not in sys.path and os.getcwd() not in sys.path:
             environ["PYTHONSAFEPATH"] = "1"  # a folder called torch in the user's folder must not be taken for torch
         environ |= heap_environment(environ) | self._environ
         output = None if show else subprocess.PIPE
         # a session of its own: Ctrl-C reaches the parent alone, which ends the ranks in order
-        process = subprocess.Popen(
+        return subprocess.Popen(
             command, stdin=None if show else subprocess.DEVNULL, stdout=output,
-            stderr=None if show else subprocess.STDOUT, env=environ, pass_fds=(theirs.fileno(), *pass_fds),
-            start_new_session=True,
+            stderr=None if show else subprocess.STDOUT, env=environ, pass_fds=keep, start_new_session=True,
         )  # fmt: skip
-        theirs.close()
-        child = Child(rank, process, ours, arguments)
-        self._children.append(child)
-        for work in (self._read_reports, self._relay):
-            thread = threading.Thread(target=work, args=(child,), daemon=True)
-            thread.start()
-            child.threads.append(thread)
+
+    def follow(self) -> None:
+        """Listens to those that nobody listens to yet, in threads."""
+        for child in self._children:
+            if child.threads:
+                continue
+            for work in (self._read_reports, self._relay):
+                thread = threading.Thread(target=work, args=(child,), daemon=True)
+                thread.start()
+                child.threads.append(thread)
 
     def outcome(self) -> Failure | None:
         """Waits until the run is complete (None), or a child has not ended well: then the first cause, and none runs.
@@ -168,24 +196,23 @@ class Children:
             for thread in ended[0].threads:
                 thread.join(0.5)
         for child in ended:
-            code = child.process.returncode
-            if code < 0 and not child.told_to_end:
-                return self._killed(child.rank, -code)
+            if child.code < 0 and not child.told_to_end:
+                return self._killed(child.rank, -child.code)
         for report in list(self._reports):
             if report.kind != "lost":
                 return report
         if self._reports:
             return self._reports[0]
         child = ended[0]
-        message = f"{rank_name(self._plan, child.rank)} ended with status {child.process.returncode} and no word why"
+        message = f"{rank_name(self._plan, child.rank)} ended with status {child.code} and no word why"
         return Failure(rank=child.rank, kind="lost", message=message)
 
     def _start_again(self, child: Child) -> bool:
-        if child.process.returncode == 2:
+        if child.code == 2:
             for thread in child.threads:
                 thread.join(0.5)  # its report says why
         leader = next((other.process.poll() is None for other in self._children if other.rank == 0), True)
-        reason = self._restarts.reason(child.rank, child.process.returncode, child.report) if leader else None
+        reason = self._restarts.reason(child.rank, child.code, child.report) if leader else None
         if child.told_to_end or reason is None or self._place.why_killed(child.rank) is not None:
             return False
         name = rank_name(self._plan, child.rank)
@@ -279,8 +306,13 @@ class LocalRun:
         max_threads: int | None,
         command: Sequence[str] = (),
         restarts: int = DEFAULT_RESTARTS,
+        forks: bool = False,
     ) -> None:
-        """`arguments`: the data host's, such as `--input`; `command` and `restarts`: as of Children."""
+        """`arguments`: the data host's, such as `--input`; `command` and `restarts`: as of Children.
+
+        `forks`: the ranks are forked from this process, which imports torch for them and must have no other threads.
+        """
+        self._plan, self._plan_path, self._forks = plan, plan_path, forks
         self._quiet = quiet
         self.listener = listen_on_loopback()
         place = OnLoopback(plan, self.listener.getsockname()[1], max_threads)
@@ -293,15 +325,18 @@ class LocalRun:
 
         Raises:
             KeyboardInterrupt: passed on, after all ranks have been ended.
+            UserError: with `forks`, a shard is missing or damaged.
         """
         try:
+            nest = Nest(self._plan, self._plan_path) if self._forks else None
             descriptor = self.listener.fileno()
             quiet = ["--quiet"] if self._quiet else []
             first = [*self._arguments, "--listen-fd", str(descriptor)]
             for rank in range(self._num_ranks):
                 own = first if rank == 0 else []
-                self.children.start(rank, [*own, *quiet], (descriptor,) if rank == 0 else (), show=rank == 0)
+                self.children.start(rank, [*own, *quiet], (descriptor,) if rank == 0 else (), rank == 0, nest)
             self.listener.close()
+            self.children.follow()
             return self.children.outcome()
         finally:
             self.listener.close()

@@ -20,7 +20,7 @@ from edgelaunch.seal import REFUSED, Seal, SealedStore, agree
 
 __all__ = ["Board", "ListReader", "Meeting"]
 
-POLL_S = 0.02
+POLL_S = 0.005
 
 
 @contextlib.contextmanager

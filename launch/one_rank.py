@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from edgelaunch.live import Live
     from edgelaunch.session import Session
 
-__all__ = ["Channel", "describe", "rank_failure", "run_rank"]
+__all__ = ["Channel", "describe", "import_torch", "rank_failure", "run_rank"]
 
 SWITCH_S = 0.0005
 
@@ -94,12 +94,18 @@ def _report(channel: socket.socket, failure: Failure) -> None:
 
 
 def rank_failure(
-    arguments: argparse.Namespace, plan: Plan, plan_path: Path, discard: list[Any], channel: Channel
+    arguments: argparse.Namespace,
+    plan: Plan,
+    plan_path: Path,
+    discard: list[Any],
+    channel: Channel,
+    *,
+    checked: bool = False,
 ) -> tuple[Failure | None, int]:
-    """Runs one rank of the pipeline."""
+    """Runs one rank of the pipeline. `checked`: its shards' hashes are known to be right."""
     start = Start.of(arguments, plan, plan_path)
     rank = start.rank
-    session, lacking = _prepared(start, discard)
+    session, lacking = _prepared(start, discard, checked=checked)
     import torch
 
     from edgelaunch.supervise import Supervisor
@@ -137,27 +143,44 @@ def rank_failure(
     return failure, rank
 
 
-def _prepared(start: Start, discard: list[Any]) -> tuple[Session | None, tuple[Stage, ...]]:
-    """Rank 0's session, and the stages whose shards are not here. Imports torch."""
-    from edgelaunch.shards import check_rank, lacking
+def import_torch(*, session: bool) -> None:
+    """And what a rank needs besides; `session`: rank 0 too.
 
-    plan, rank, folder = start.plan, start.rank, start.folder
-    fetches = rank > 0 and not start.arguments.loopback  # else rank 0 reads the same folder
+    What is imported stays: looking for garbage in it would be a tenth of the time that importing takes.
+    """
+    gc.disable()
+    import edgelaunch.supervise
+
+    if session:
+        import edgelaunch.session  # noqa: F401
+
+    gc.freeze()
+    gc.enable()
+
+
+def _prepared(start: Start, discard: list[Any], *, checked: bool) -> tuple[Session | None, tuple[Stage, ...]]:
+    """Rank 0's session, and the stages whose shards are not here. Imports torch."""
+
     session = None
     with ThreadPoolExecutor(1) as pool:
         # hashing and importing torch take a second each, and neither needs the other
-        checked = pool.submit(lambda: lacking(plan, rank, folder) if fetches else check_rank(plan, rank, folder))
-        gc.disable()  # what is imported stays: looking for garbage in it is a tenth of the time that importing takes
-        if rank == 0:
+        lacking = None if checked else pool.submit(_lacking, start)
+        import_torch(session=start.rank == 0)
+        if start.rank == 0:
             from edgelaunch.session import Session
 
-            session = Session(start.arguments, plan, folder)
+            session = Session(start.arguments, start.plan, start.folder)
             discard.append(session)
-        import edgelaunch.supervise  # noqa: F401
+        return session, lacking.result() if lacking is not None else ()
 
-        gc.freeze()
-        gc.enable()
-        return session, tuple(checked.result() or ())
+
+def _lacking(start: Start) -> tuple[Stage, ...]:
+    from edgelaunch.shards import check_rank, lacking
+
+    if start.rank > 0 and not start.arguments.loopback:
+        return tuple(lacking(start.plan, start.rank, start.folder))
+    check_rank(start.plan, start.rank, start.folder)  # the others read the same folder as rank 0
+    return ()
 
 
 def _device(start: Start) -> str:

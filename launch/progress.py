@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 import threading
 import time
@@ -10,17 +9,13 @@ from collections import deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from rich.console import Console, Group, RenderableType
-from rich.live import Live
-from rich.progress_bar import ProgressBar
-from rich.table import Table
-from rich.text import Text
-
-from edgecompile.plan import format_rate
-from edgelaunch.pace import Overview, Pace
+from edgelaunch.pace import Overview
 from edgelaunch.say import say
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.live import Live
+
     from edgelaunch.supervise import Supervisor
 
 __all__ = ["Meter"]
@@ -30,7 +25,6 @@ FIRST_S = 1.0
 REDRAWS_PER_S = 2.0
 RATE_S = 10.0
 """A rate is that of so long a time."""
-BAR_WIDTH, TOTAL_WIDTH = 24, 60
 
 
 class Meter:
@@ -69,6 +63,9 @@ class Meter:
     def _start(self, now: float) -> None:
         self._begin, self._next = now, now + FIRST_S
         if sys.stderr.isatty():
+            from rich.console import Console  # only where something is drawn: it takes 50 ms of the start
+            from rich.live import Live
+
             # auto_refresh: also while no result comes
             self._live = Live(console=Console(stderr=True), get_renderable=self.view, transient=True,
                               refresh_per_second=REDRAWS_PER_S)  # fmt: skip
@@ -78,10 +75,9 @@ class Meter:
 
     def view(self) -> RenderableType:
         """A row a stage, and below it how far the run is."""
-        overview = self._overview()
-        parts: list[RenderableType] = [_stages(overview)] if overview is not None else []
-        parts.append(self._total_lines(time.monotonic(), overview))
-        return Group(*parts)
+        from edgelaunch.live_view import draw
+
+        return draw(self._overview(), self._done, self._total, self._rate(time.monotonic()))
 
     def _line(self, now: float) -> str:
         total = f" of {self._total}" if self._total is not None else ""
@@ -93,19 +89,6 @@ class Meter:
     def _overview(self) -> Overview | None:
         return self._runner.overview() if self._runner is not None else None
 
-    def _total_lines(self, now: float, overview: Overview | None) -> RenderableType:
-        rate = self._rate(now)
-        words = [f"{self._done:,}" + (f" of {self._total:,}" if self._total is not None else "") + " items"]
-        words.append(f"{rate:.2f} items/s" if rate < 100 else f"{rate:,.0f} items/s")
-        if overview is not None:
-            words.append(f"{overview.num_in_flight} in flight")
-        if self._total is not None and rate > 0:
-            words.append(f"{_clock(max(0, self._total - self._done) / rate)} left")
-        line = Text("  ".join(words), no_wrap=True, overflow="ellipsis")
-        if self._total is None:
-            return line
-        return Group(line, ProgressBar(total=max(1, self._total), completed=self._done, width=TOTAL_WIDTH))
-
     def _rate(self, now: float) -> float:
         """Items a second over the last while; since the first result where that is shorter."""
         with self._lock:
@@ -116,36 +99,9 @@ class Meter:
         return (self._done - done) / (now - since) if now > since else 0.0
 
 
-def _stages(overview: Overview) -> Table:
-    plan = overview.plan
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for name in ("stage", "host", "busy", "", "receives"):
-        table.add_column(name, justify="right" if name in ("stage", "receives") else "left", no_wrap=True)
-    for stage in plan.stages:
-        host = plan.hosts[stage.rank].name
-        pace = overview.paces.get(stage.rank)
-        if pace is None:
-            table.add_row(str(stage.stage), host, Text("not there", style="red"), "", "")
-            continue
-        busy = pace.busy
-        bar = ProgressBar(total=1.0, completed=busy or 0.0, width=BAR_WIDTH)
-        table.add_row(str(stage.stage), host, bar, f"{busy:.0%}" if busy is not None else "", _receives(pace))
-    return table
-
-
-def _receives(pace: Pace) -> str:
-    rate = pace.received_bytes_per_s
-    return format_rate(rate) if rate else ""
-
-
 def _shares(overview: Overview) -> Iterator[str]:
     for stage in overview.plan.stages:
         pace = overview.paces.get(stage.rank)
         busy = pace.busy if pace is not None else None
         if busy is not None:
             yield f"{overview.plan.hosts[stage.rank].name} {busy:.0%}"
-
-
-def _clock(seconds: float) -> str:
-    whole = math.ceil(seconds)
-    return f"{whole // 3600}:{whole // 60 % 60:02}:{whole % 60:02}"

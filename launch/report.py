@@ -6,15 +6,15 @@ import itertools
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-from rich.console import Console
-from rich.table import Table
+from typing import TYPE_CHECKING, Any
 
 from edgecompile.plan import Plan
 from edgelaunch.supervise import Run
 from edgelaunch.timing import PARTS
 from edgelaunch.verify import Comparison
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 __all__ = ["Measured", "bottleneck", "console", "print_report", "print_verified", "rates", "share", "transfer_s"]
 
@@ -39,6 +39,8 @@ class Measured:
 
 
 def console() -> Console:
+    from rich.console import Console  # after the run: it takes 50 ms of the start
+
     plain = not sys.stdout.isatty()
     return Console(width=PLAIN_WIDTH if plain else None, highlight=False, soft_wrap=plain)
 
@@ -110,6 +112,8 @@ def _print_table(title: str, columns: tuple[str, ...], rows: Sequence[tuple[str,
                 "  " + "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)), markup=False
             )
         return
+    from rich.table import Table
+
     table = Table(title=title)
     for column in columns:
         table.add_column(column, justify="right")

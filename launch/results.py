@@ -28,14 +28,15 @@ class ResultHandler:
         reference: Reference | None,
         writer: Writer | None,
         progress: Callable[[int], None],
+        show: Callable[[str], None] = lambda line: None,
     ) -> None:
+        """`show` is called with a line about each of the first results, in a run without an output file."""
         self._plan, self._verifier, self._reference = plan, verifier, reference
-        self.writer, self._progress = writer, progress
+        self.writer, self._progress, self._show = writer, progress, show
         self.accuracy = Accuracy()
         self._distrusted = False
         self.num_items = 0
-        self.shown: list[str] = []
-        """Lines about the first results, for a run without an output file."""
+        self._num_shown = 0
 
     def add(self, entry: Entry, outputs: Mapping[str, Any]) -> None:
         if entry.stream == "golden":
@@ -49,8 +50,9 @@ class ResultHandler:
                 self._compare(self._reference, entry, outputs)
             if self.writer is not None:
                 self.writer.add(entry, outputs)
-            elif len(self.shown) < NUM_SHOWN:
-                self.shown.append(self._line(entry, outputs))
+            elif self._num_shown < NUM_SHOWN:
+                self._num_shown += 1
+                self._show(self._line(entry, outputs))
         self._progress(1)
 
     def finish(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 from dataclasses import asdict, replace
 from datetime import datetime, timezone
@@ -64,7 +65,8 @@ class Session:
         self._output = arguments.output
         self.source = self._whole(golden)
         self.meter = Meter(self.source.num_items, arguments.quiet)
-        self.results = ResultHandler(plan, self._verifier, self._reference, writer, self.meter.advance)
+        show = (lambda line: None) if self._quiet or self._json else _show
+        self.results = ResultHandler(plan, self._verifier, self._reference, writer, self.meter.advance, show)
 
     def _whole(self, golden: GoldenFile | None) -> Source:
         if self._verifier is None or golden is None:
@@ -95,7 +97,7 @@ class Session:
         self.results.discard()
 
     def report(self, rank: Supervisor) -> None:
-        """Prints results first, then how fast they came; keeps the run's record."""
+        """Prints what became of the items, then how fast they came; keeps the run's record."""
         self.meter.stop()
         if rank.run is not None:
             self._keep(rank.run)
@@ -106,8 +108,6 @@ class Session:
             print_verified("golden items", self._verifier.outputs, self._quiet)
         if self._reference is not None:
             print_verified("every item, computed again", self._reference.outputs, self._quiet)
-        for line in self.results.shown if not self._quiet else ():
-            out.print(line, markup=False)
         if self._bad.num_items:
             several = "s" if self._bad.num_items > 1 else ""
             out.print(f"{self._bad.num_items} item{several} could not be read, and left a gap{several and ' each'}")
@@ -147,3 +147,9 @@ class Session:
             "largest_difference": max((item.max_difference for item in compared), default=None),
             "accuracy": accuracy.num_correct / accuracy.num_items if accuracy.num_items else None,
         }
+
+
+def _show(line: str) -> None:
+    """At once: the first result is what a user waits for. Who stopped reading is found out at the report."""
+    with contextlib.suppress(BrokenPipeError):
+        print(line, flush=True)

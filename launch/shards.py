@@ -12,7 +12,16 @@ from edgelaunch.failures import rank_name
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["check_file", "check_rank", "check_shard", "lacking", "load_shard", "run_shard", "stages_of"]
+__all__ = [
+    "check_file",
+    "check_rank",
+    "check_shard",
+    "lacking",
+    "load_shard",
+    "load_shard_soon",
+    "run_shard",
+    "stages_of",
+]
 
 
 def check_file(path: Path, sha256: str, what: str, fix: str) -> None:
@@ -85,6 +94,33 @@ def load_shard(stage: Stage, folder: Path, device: str, prepack: str = "auto") -
     Raises:
         UserError: torch cannot read the file, or the device is not there.
     """
+    plain, pack = _load(stage, folder, device, prepack)
+    return plain if pack is None else pack()
+
+
+def load_shard_soon(stage: Stage, folder: Path, device: str, prepack: str) -> Callable[..., Any]:
+    """As load_shard, but weights are prepacked after the first microbatch, whose result need not wait for that."""
+    plain, pack = _load(stage, folder, device, prepack)
+    return plain if pack is None else _PackedAfterFirst(plain, pack)
+
+
+class _PackedAfterFirst:
+    def __init__(self, plain: Callable[..., Any], pack: Callable[[], Callable[..., Any]]) -> None:
+        self._run, self._pack = plain, pack
+        self._num_runs = 0
+
+    def __call__(self, *inputs: torch.Tensor) -> Any:
+        if self._num_runs == 1:
+            self._run = self._pack()
+            del self._pack
+        self._num_runs = min(2, self._num_runs + 1)
+        return self._run(*inputs)
+
+
+def _load(
+    stage: Stage, folder: Path, device: str, prepack: str
+) -> tuple[Callable[..., Any], Callable[[], Callable[..., Any]] | None]:
+    """The shard with its weights as they are, and what prepacks them, where that pays; the former is of no use then."""
     import torch
 
     from edgecompile.prepack import ROWS_RECORD, pays_here, prepack_exported, prepack_traced, rows_in
@@ -99,10 +135,11 @@ def load_shard(stage: Stage, folder: Path, device: str, prepack: str = "auto") -
     try:
         if stage.artifact == "pt2":
             module = torch.export.load(path).module().to(device)
-            return prepack_exported(module) if packs else module
+            return module, (lambda: prepack_exported(module)) if packs else None
         extra = {ROWS_RECORD: ""}
         traced = torch.jit.load(str(path), map_location=device, _extra_files=extra)  # type: ignore[no-untyped-call]
-        return prepack_traced(traced, rows_in(extra[ROWS_RECORD]), consume=True) if packs else traced
+        rows = rows_in(extra[ROWS_RECORD])
+        return traced, (lambda: prepack_traced(traced, rows, consume=True)) if packs else None
     except RuntimeError as error:
         first = (str(error).strip().splitlines() or ["?"])[0]
         raise UserError(f"{path}: torch {torch.__version__} cannot load this shard: {first}") from None

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from edgelaunch.rank import RankOptions
     from edgelaunch.supervise import Supervisor
 
-__all__ = ["Start", "supervised"]
+__all__ = ["Start", "quiet_peers", "supervised"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,7 @@ class Start:
         environ: Mapping[str, str] = {} if arguments.loopback else rank_environment(plan, os.environ)
         rank = choose_rank(plan, arguments.rank, environ)
         endpoint = find_endpoint(plan, arguments.master, environ, arguments.listen_fd)
-        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a peer that ends is no page of C++ frames
+        quiet_peers()
         return Start(arguments=arguments, plan=plan, plan_path=plan_path, rank=rank, endpoint=endpoint)
 
     @property
@@ -58,6 +58,11 @@ class Start:
             endpoint=self.endpoint, threads=threads, device=device, log=self.log, lacking=lacking,
             secret=find_secret(self.plan, self.endpoint.address, self.arguments.secret_file, os.environ),
         )  # fmt: skip
+
+
+def quiet_peers() -> None:
+    """Before torch is imported: a peer that ends is no page of C++ frames."""
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 
 def supervised(runner: Supervisor, rank: int) -> Failure | None:

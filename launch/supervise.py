@@ -36,7 +36,7 @@ from edgelaunch.watch import Watch
 __all__ = ["Run", "Supervisor"]
 
 POLL_S = 0.2
-URGENT_POLL_S = 0.02
+URGENT_POLL_S = 0.01
 STALL_S = 2.0
 """A main loop that was so long away, or half the time of detection, stood still together with all other threads."""
 JOIN_S = 0.5

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,8 +20,11 @@ if TYPE_CHECKING:
 __all__ = ["run_together"]
 
 
-def run_together(arguments: argparse.Namespace, plan: Plan, plan_path: Path) -> Failure | None:
-    """Runs all ranks; returns the first cause where they have not all ended well."""
+def run_together(arguments: argparse.Namespace, plan: Plan, plan_path: Path, *, own_process: bool) -> Failure | None:
+    """Runs all ranks; returns the first cause where they have not all ended well.
+
+    `own_process`: nothing else runs in this process, so that it may fork.
+    """
     if arguments.secret_file is not None:
         raise UserError("--secret-file is for ranks on several machines: those of this command share one of their own")
     if not arguments.quiet and any(host.execution == "cuda" for host in plan.hosts):
@@ -34,18 +38,14 @@ def run_together(arguments: argparse.Namespace, plan: Plan, plan_path: Path) -> 
     ]
     passed += [f"--{name}" for name in ("verify", "resume", "json") if getattr(arguments, name)]
     restarts = DEFAULT_RESTARTS if arguments.restarts is None else arguments.restarts
-    run = _kind(arguments.emulate)(
-        plan, plan_path, passed, quiet=arguments.quiet, max_threads=arguments.threads, restarts=restarts
-    )
+    common = {"quiet": arguments.quiet, "max_threads": arguments.threads, "restarts": restarts}
+    if arguments.emulate:
+        from edgelaunch.emulate import EmulatedRun
+
+        run: LocalRun | EmulatedRun = EmulatedRun(plan, plan_path, passed, **common)
+    else:
+        run = LocalRun(plan, plan_path, passed, **common, forks=own_process and sys.platform == "linux")
     try:
         return run.run()
     finally:
         say_left_behind(arguments.output)
-
-
-def _kind(emulate: bool) -> type[LocalRun] | type[EmulatedRun]:
-    if not emulate:
-        return LocalRun
-    from edgelaunch.emulate import EmulatedRun
-
-    return EmulatedRun

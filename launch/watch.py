@@ -25,7 +25,7 @@ __all__ = ["Watch"]
 NEWS = "news"
 POLL_S = 0.3
 LEADER_POLL_S = 0.2
-URGENT_POLL_S = 0.03
+URGENT_POLL_S = 0.01
 FAREWELL_S = 1.5
 FLUSH_S = 1.0
 MOST_REFUSED = 100
@@ -59,7 +59,7 @@ class Watch:
         """The latest of rank 0's; not kept on rank 0 itself."""
         self.verdict: str | None = None
         """What rank 0 said of this incarnation: "" that it is out, else why it is turned away."""
-        self._urgent = False
+        self._urgent = True  # until `hurry` says otherwise: the first generation is about to form
         self.last_answer = time.monotonic()
         """When the store last answered. A call to it can hang whatever its timeout: the main thread looks at this."""
         self._outbox: deque[str] = deque()

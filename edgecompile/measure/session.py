@@ -218,4 +218,5 @@ def _profile(
         wires=tuple(wires),
         units=tuple(unit.op for unit in chain.units),
         microbatches=tuple(solved),
+        prepack=conf.runtime.prepack,
     )

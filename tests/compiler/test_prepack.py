@@ -13,7 +13,7 @@ from edgecompile import prepack
 from edgecompile.plan import Stage
 from edgecompile.prepack import pays_here, prepack_traced, rows_in
 from edgecompile.shards import Frozen, freeze_module
-from edgelaunch.shards import load_shard
+from edgelaunch.shards import load_shard, load_shard_soon
 
 WIDTH = 768
 ROWS = 24
@@ -145,6 +145,17 @@ def test_shards_are_packed_when_they_are_loaded(artifact: str, tmp_path: Path, p
             assert pointwise_calls(shard, *before) > 0
             packed = shard(*packed)
     assert largest_difference(packed, plain) < 1e-5
+
+
+def test_the_first_microbatch_need_not_wait_for_the_packing(prepack_plan: PlanOf) -> None:
+    folder, stages = prepack_plan("torchscript")
+    values = [torch.randn(spec.shape) for spec in stages[0].inputs]
+    with torch.inference_mode(), torch.jit.optimized_execution(False):
+        shard = load_shard_soon(stages[0], folder, "cpu", "always")
+        plain = load_shard(stages[0], folder, "cpu", "never")(*values)
+        assert pointwise_calls(shard, *values) == 0
+        assert pointwise_calls(shard, *values) > 0
+        assert largest_difference(shard(*values), plain) < 1e-5
 
 
 PlanOf = Callable[[str], "tuple[Path, tuple[Stage, ...]]"]

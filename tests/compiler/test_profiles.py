@@ -144,6 +144,7 @@ def test_kinds_that_are_shares_of_the_machine_that_was_measured(
         (lambda document: document.update(version=2), "version is 2, this edgecompile reads profiles of version 1"),
         (lambda document: document.update(fingerprint="0" * 64), "the profile of another tiny_vit than this model"),
         (lambda document: document.update(dtype="float16"), "measured with dtype float16, but devices.local.dtype is"),
+        (lambda document: document.pop("prepack"), "measured with runtime.prepack=never, .* run with auto: set"),
         (
             lambda document: document.update(threads=2),
             "measured with 2 threads, but a rank on local will have 1 thread",

@@ -118,11 +118,12 @@ def test_accuracy_and_matthews_correlation_against_scikit_learn() -> None:
 
 
 def test_results_are_counted_and_shown(plan: Plan) -> None:
-    handler = ResultHandler(replace(plan, data=SCORED), None, None, None, lambda count: None)
+    shown: list[str] = []
+    handler = ResultHandler(replace(plan, data=SCORED), None, None, None, lambda count: None, shown.append)
     for index, label in enumerate([1, 0, 1]):
         handler.add(Entry(index=index, name="x" * 100, label=label), {"y": torch.tensor([0.0, 5.0, 0.0, 0.0])})
     assert (handler.accuracy.num_correct, handler.accuracy.num_items) == (2, 3)
-    assert handler.shown[0].startswith("x" * 57 + "...: dog 98")
+    assert shown[0].startswith("x" * 57 + "...: dog 98")
 
 
 # --- comparison ---------------------------------------------------------------------------------------------------

@@ -1,0 +1,78 @@
+"""Ranks that are forked behave as processes that were started."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from launch_harness import Running, free_port, processes_of, rank_process, run, wait_gone
+from launch_plans import Written
+
+from edgelaunch import forked
+from edgelaunch.forked import Forked
+from edgelaunch.local import Children, OnLoopback
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="ranks are forked on Linux alone")
+
+
+def child_that(work: str) -> Forked:
+    pid = os.fork()
+    if not pid:
+        if work == "waits":
+            time.sleep(60)
+        os._exit(3)
+    return Forked(pid, None)
+
+
+def test_a_forked_process_tells_how_it_ended() -> None:
+    ended = child_that("ends")
+    assert ended.wait() == 3
+    ended.kill()  # it is gone: nobody else's process is hit
+    assert (ended.poll(), ended.returncode) == (3, 3)
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        waiting = child_that("waits")
+        assert waiting.poll() is None
+        (waiting.terminate if number == signal.SIGTERM else waiting.kill)()
+        assert waiting.wait() == -number
+
+
+def test_a_check_in_a_child_raises_what_it_found() -> None:
+    def finds() -> None:
+        raise forked.UserError("a shard is damaged")
+
+    with pytest.raises(forked.UserError, match="a shard is damaged"):
+        forked._in_a_child(finds)()
+    forked._in_a_child(lambda: None)()
+    with pytest.raises(forked.UserError, match="the check of the shards failed"):
+        forked._in_a_child(lambda: 1 // 0)()
+
+
+def test_forked_ranks_are_seen_as_ranks_and_end_with_their_parent(three_stages: Written) -> None:
+    running = Running([three_stages.path, "--local", "--items", 1_000_000, "--quiet"])
+    deadline = time.monotonic() + 30
+    while len(processes_of(three_stages.path)) < 4:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    time.sleep(0.5)
+    ranks = [rank_process(three_stages.path, rank) for rank in range(3)]
+    parents = {Path(f"/proc/{rank}/stat").read_text().rpartition(")")[2].split()[1] for rank in ranks}
+    assert parents == {str(running.process.pid)}
+    assert len({os.getsid(rank) for rank in ranks}) == 3
+    running.process.kill()
+    wait_gone(three_stages.path, 15)
+
+
+def test_ranks_that_are_forked_and_ranks_that_are_started_give_the_same(two_stages: Written, tmp_path: Path) -> None:
+    run(two_stages.path, "--local", "--items", 7, "--output", tmp_path / "forked.jsonl").expect(0)
+    children = Children(two_stages.plan, two_stages.path, OnLoopback(two_stages.plan, free_port()))
+    for rank in range(2):
+        output = ["--items", "7", "--output", str(tmp_path / "started.jsonl")] if rank == 0 else []
+        children.start(rank, output)
+    try:
+        assert children.outcome() is None
+    finally:
+        children.end(0.0)
+    assert (tmp_path / "forked.jsonl").read_text() == (tmp_path / "started.jsonl").read_text()
