@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
-__all__ = ["heap_environment", "keep_freed_memory", "restart_with_heap_environment", "use_one_arena"]
+__all__ = [
+    "heap_environment",
+    "keep_freed_memory",
+    "large_blocks_apart",
+    "restart_with_heap_environment",
+    "use_one_arena",
+]
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
 """malloc.h of glibc."""
 NEVER_BYTES = 1 << 30
+APART_BYTES = 1 << 17
 VARIABLE = "GLIBC_TUNABLES"
 TUNABLES = "glibc.malloc.tcache_count=0:glibc.malloc.mxfast=0"
 
@@ -57,6 +65,21 @@ def keep_freed_memory() -> bool:
         return False
     libc.malloc_trim(0)
     return bool(libc.mallopt(M_MMAP_THRESHOLD, NEVER_BYTES)) and bool(libc.mallopt(M_TRIM_THRESHOLD, NEVER_BYTES))
+
+
+@contextlib.contextmanager
+def large_blocks_apart() -> Iterator[None]:
+    """While weights are loaded or rearranged: what is freed of them goes back at once, and leaves no holes in the heap.
+
+    Afterwards freed memory is kept again, or for the first time.
+    """
+    libc = _glibc()
+    if libc is not None:
+        libc.mallopt(M_MMAP_THRESHOLD, APART_BYTES)
+    try:
+        yield
+    finally:
+        keep_freed_memory()
 
 
 def _glibc() -> ctypes.CDLL | None:

@@ -24,6 +24,7 @@ from edgecompile.plan import Plan, UserError
 __all__ = ["Forked", "Nest"]
 
 POLL_S = 0.01
+UNCHECKED = "the check of the shards' hashes ended early: start edgelaunch again"
 
 
 class Forked:
@@ -99,6 +100,8 @@ class Nest:
                 os.setsid()
                 _take_over(theirs, keep)
                 self._run(words)
+            except KeyboardInterrupt:  # by its parent, before it had begun
+                os._exit(130)
             except BaseException:
                 sys.excepthook(*sys.exc_info())
             finally:
@@ -127,27 +130,35 @@ def _in_a_child(check: Callable[[], object]) -> Callable[[], None]:
     ours, theirs = os.pipe()
     pid = os.fork()
     if not pid:
-        message = "the check of the shards failed"
+        code = 1
         try:
-            check()
-            message = ""
-        except UserError as error:
-            message = str(error)
-        except BaseException:
-            sys.excepthook(*sys.exc_info())
-        finally:
-            os.write(theirs, message.encode())
-            os._exit(0)
+            os.write(theirs, _complaint(check).encode())
+            code = 0
+        finally:  # whatever happens: the rest of the program is its parent's
+            os._exit(code)
     os.close(theirs)
 
     def wait() -> None:
         with os.fdopen(ours, "rb") as pipe:
             said = pipe.read().decode()
-        os.waitpid(pid, 0)
-        if said:
-            raise UserError(said)
+        if os.waitpid(pid, 0)[1] or said:
+            raise UserError(said or UNCHECKED)
 
     return wait
+
+
+def _complaint(check: Callable[[], object]) -> str:
+    """What the check found wrong, else nothing."""
+    try:
+        check()
+    except UserError as error:
+        return str(error)
+    except KeyboardInterrupt:  # of the parent too, which says so
+        return "interrupted"
+    except Exception:
+        sys.excepthook(*sys.exc_info())
+        return UNCHECKED
+    return ""
 
 
 def _take_over(output: int, keep: Collection[int]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from edgecompile.plan import Stage
-from edgelaunch.allocator import keep_freed_memory
+from edgelaunch.allocator import large_blocks_apart
 from edgelaunch.rank import RankOptions
 from edgelaunch.shards import load_shard_soon
 
@@ -32,9 +32,10 @@ class Loader:
             self._set_ready(False)
             self._loaded = None
             gc.collect()
-        module = load_shard_soon(stage, self._options.folder, self._options.device, self._options.plan.runtime.prepack)
+        policy = self._options.plan.runtime.prepack
+        with large_blocks_apart():
+            module = load_shard_soon(stage, self._options.folder, self._options.device, policy)
         self._loaded = (stage.sha256, module)
-        keep_freed_memory()
         first, last = stage.units
         threads = f"{self._options.threads} thread" + ("s" if self._options.threads > 1 else "")
         self._options.log(f"stage {stage.stage}, units {first}-{last}, {self._options.device}, {threads}: ready")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgecompile.plan import Plan, Stage, TensorSpec, UserError, file_sha256
+from edgelaunch.allocator import large_blocks_apart
 from edgelaunch.failures import rank_name
 
 if TYPE_CHECKING:
@@ -111,7 +112,8 @@ class _PackedAfterFirst:
 
     def __call__(self, *inputs: torch.Tensor) -> Any:
         if self._num_runs == 1:
-            self._run = self._pack()
+            with large_blocks_apart():
+                self._run = self._pack()
             del self._pack
         self._num_runs = min(2, self._num_runs + 1)
         return self._run(*inputs)

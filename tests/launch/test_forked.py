@@ -46,8 +46,9 @@ def test_a_check_in_a_child_raises_what_it_found() -> None:
     with pytest.raises(forked.UserError, match="a shard is damaged"):
         forked._in_a_child(finds)()
     forked._in_a_child(lambda: None)()
-    with pytest.raises(forked.UserError, match="the check of the shards failed"):
-        forked._in_a_child(lambda: 1 // 0)()
+    for fails in (lambda: 1 // 0, lambda: os.kill(os.getpid(), signal.SIGKILL)):
+        with pytest.raises(forked.UserError, match="the check of the shards' hashes ended early"):
+            forked._in_a_child(fails)()
 
 
 def test_forked_ranks_are_seen_as_ranks_and_end_with_their_parent(three_stages: Written) -> None:
