@@ -40,9 +40,12 @@ class GoldenFile:
             yield Item(Entry(index=index, stream="golden"), self._inputs(index))
 
     def synthetic(self, count: int) -> Source:
-        """`count` items for a run without input: golden inputs in turn, since these are valid for any model."""
+        """`count` items for a run without input: golden inputs in turn, since these are valid for any model.
+
+        Each has memory of its own, as what a real source decodes: what is read here are views of the mapped file.
+        """
         numbers = itertools.islice(itertools.cycle(range(self._plan.golden.num_items)), count)
-        items = (Item(Entry(index=index), self._inputs(number)) for index, number in enumerate(numbers))
+        items = (Item(Entry(index=index), self._copies(number)) for index, number in enumerate(numbers))
         return Source(items=items, num_items=count, what=f"{count} synthetic items")
 
     def expected(self, name: str, index: int) -> Any:
@@ -58,6 +61,9 @@ class GoldenFile:
 
     def _inputs(self, index: int) -> dict[str, Any]:
         return {spec.name: self._file.get_slice(f"input.{spec.name}")[index] for spec in self._plan.inputs}
+
+    def _copies(self, index: int) -> dict[str, Any]:
+        return {name: tensor.clone() for name, tensor in self._inputs(index).items()}
 
 
 def chain(golden: GoldenFile, source: Source | None) -> Iterator[Item | Flush]:
