@@ -178,6 +178,8 @@ def kill_one(stream: Stream, how: signal.Signals, random_: random.Random, num_ra
     begin = time.monotonic()
     os.kill(processes(stream.plan)[rank], how)
     stream.until(f"results after {how.name} of rank {rank}", lambda: stream.num_lines("results again") > again)
+    seen = len(stream.arrivals)
+    stream.until("one more result", lambda: len(stream.arrivals) > seen)  # the line may come before its result
     times = [begin, *stream.arrivals]
     _, end = max((after - before, after) for before, after in itertools.pairwise(times))
     stream.until("the rank's return", lambda: stream.num_lines("goes on as planned") > whole)

@@ -104,7 +104,8 @@ class _Product:
 
 def product_rows(graph: Any) -> list[int]:
     """How many rows each product of a traced graph has, in order. A shard that was loaded knows no shapes any more."""
-    return [math.prod(node.output().type().sizes()[:-1]) for node in _product_nodes(graph)]
+    sizes = [node.output().type().sizes() for node in _product_nodes(graph)]
+    return [math.prod(size[:-1]) if size else 0 for size in sizes]
 
 
 def prepack_traced(

@@ -160,7 +160,6 @@ def import_torch(*, session: bool) -> None:
 
 def _prepared(start: Start, discard: list[Any], *, checked: bool) -> tuple[Session | None, tuple[Stage, ...]]:
     """Rank 0's session, and the stages whose shards are not here. Imports torch."""
-
     session = None
     with ThreadPoolExecutor(1) as pool:
         # hashing and importing torch take a second each, and neither needs the other
