@@ -48,9 +48,11 @@ def main() -> int:
     parser.add_argument("--microbatch", type=int, default=1)
     parser.add_argument("--microbatches", type=int, default=50_000)
     parser.add_argument("--ranks", type=int, default=2)
+    parser.add_argument("--overrides", nargs="*", default=[], help="further words for edgecompile")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="edgebench-") as folder:
-        words = [f"model={args.model}", f"microbatch={args.microbatch}", f"hosts.count={args.ranks}", "schedule=even"]
+        words = [f"model={args.model}", f"microbatch={args.microbatch}", f"hosts.count={args.ranks}", "schedule=even",
+                 *args.overrides]  # fmt: skip
         path = compile_plan(Path(folder), *words)
         run = LocalRun(path, "--items", args.microbatches * args.microbatch)
         first, last, seen_at = watch(run, args.microbatch)

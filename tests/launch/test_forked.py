@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -19,21 +21,19 @@ pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="ra
 
 
 def child_that(work: str) -> Forked:
-    pid = os.fork()
-    if not pid:
-        if work == "waits":
-            time.sleep(60)
-        os._exit(3)
-    return Forked(pid, None)
+    """A process of this one's, but no fork: that would have the signal handlers of the tests before."""
+    process = subprocess.Popen([sys.executable, "-c", f"import sys, time; {work}"])
+    process.returncode = 0  # it is not waited for by what started it
+    return Forked(process.pid, None)
 
 
 def test_a_forked_process_tells_how_it_ended() -> None:
-    ended = child_that("ends")
+    ended = child_that("sys.exit(3)")
     assert ended.wait() == 3
     ended.kill()  # it is gone: nobody else's process is hit
     assert (ended.poll(), ended.returncode) == (3, 3)
     for number in (signal.SIGTERM, signal.SIGKILL):
-        waiting = child_that("waits")
+        waiting = child_that("time.sleep(60)")
         assert waiting.poll() is None
         (waiting.terminate if number == signal.SIGTERM else waiting.kill)()
         assert waiting.wait() == -number
