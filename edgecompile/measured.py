@@ -17,6 +17,9 @@ from edgecompile.wire_costs import MeasuredWires
 
 __all__ = ["cores_of", "make_profile", "measured_profile", "threads_of"]
 
+_RUNTIME_CORES = 0.003
+"""What a rank's heartbeats and looks into the store take of a core, all the time: 0.002, on the data host 0.004."""
+
 
 def make_profile(chain: Chain, cluster: Cluster, conf: Conf) -> Profile:
     """Seconds of each unit on each kind of device, as `profile` says.
@@ -58,15 +61,17 @@ def measured_profile(chain: Chain, cluster: Cluster, conf: Conf) -> Profile:
         call_s = at.per_unit(lambda item: (item.call_s,) * len(chain.units))[0]
         runtime[device.name] = found.runtime_bytes or device.runtime_bytes
         wires[device.name] = MeasuredWires(found, call_s, cores)
-        notes.extend(_notes(found, path, device, conf, cores, at.outside))
+        notes.extend(_notes(found, path, device, conf, at.outside))
     return Profile(
         unit_s=unit_s, wires=wires, runtime_bytes=runtime, activation_bytes=tuple(activations), notes=tuple(notes)
     )
 
 
 def cores_of(cluster: Cluster, device: Device, machine_cores: int) -> float:
-    """Cores that one host of this kind has to itself: its share, or its part of a machine that runs several ranks."""
-    return device.cpu_share or max(1.0, machine_cores / _sharing(cluster, device))
+    """Cores that a stage on such a host has to itself: of the share, or its part of a machine with several ranks."""
+    if device.cpu_share is not None:
+        return max(device.cpu_share - _RUNTIME_CORES, device.cpu_share / 2)
+    return max(1.0, machine_cores / _sharing(cluster, device))
 
 
 def threads_of(cluster: Cluster, device: Device, machine_cores: int) -> int:
@@ -195,14 +200,14 @@ class _At:
         return factors
 
 
-def _notes(found: DeviceProfile, path: Path, device: Device, conf: Conf, cores: float, outside: bool) -> list[str]:
+def _notes(found: DeviceProfile, path: Path, device: Device, conf: Conf, outside: bool) -> list[str]:
     sizes = ", ".join(str(item.microbatch) for item in found.microbatches)
     note = (
         f"times of {device.name}: measured {found.date} on {found.machine.name} ({found.machine.processor}, "
         f"{_threads(found.threads)}), {path.name}, microbatch {sizes}"
     )
     if device.cpu_share is not None:
-        note += f"; {cores:g} of {found.machine.cores} cores"
+        note += f"; {device.cpu_share:g} of {found.machine.cores} cores"
     measured = [item.microbatch for item in found.microbatches]
     if outside:
         note += f"; microbatch {conf.microbatch} was not measured: scaled by the data sheet from the nearest"

@@ -217,8 +217,11 @@ class DataConf:
 
 @dataclass
 class RuntimeConf:
-    num_buffers_in: int = 2
+    num_buffers_in: int = 3
+    """Microbatches that a stage holds or receives, the one that it computes on included. With two, a busy link waits
+    whenever the stage is late."""
     num_buffers_out: int = 2
+    """Results of a stage that wait for the link or are under way."""
     timeout: Any = "60s"
     """How long ranks wait for each other to join."""
     detect: Any = "10s"

@@ -37,6 +37,7 @@ OVERRIDES = (
     "model.inputs={x: {shape: [40, 24], dtype: float32}, ids: {shape: [40], dtype: int64}}",
     "devices=mixed_edge",
     "hosts.network.latency=20us",
+    "runtime.num_buffers_in=2",
     *(f"devices.{kind}.launch_overhead=200us" for kind in KINDS),
     *(f"devices.{kind}.runtime_memory=30kB" for kind in KINDS),
     *(f"hosts.members.{host}.memory={MEMORY.get(host, '90kB')}" for host in HOSTS),
