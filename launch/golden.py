@@ -32,8 +32,8 @@ class GoldenFile:
         missing = wanted - set(file.keys())
         if missing:
             raise UserError(f"{path}: lacks {', '.join(sorted(missing))}: compile the plan again")
-        self._file = file
-        self._tensors: dict[str, Any] = {}
+        # views of the mapped file, made once: safetensors 0.8 loses 32 bytes at each get_slice that is indexed
+        self._tensors: dict[str, Any] = {name: file.get_tensor(name) for name in wanted}
 
     def items(self) -> Iterator[Item]:
         """Each golden item once, to be compared."""
@@ -51,23 +51,17 @@ class GoldenFile:
 
     def expected(self, name: str, index: int) -> Any:
         """The eager model's output `name` for item `index`, a tensor without batch dimension."""
-        return self._tensor(f"output.{name}")[index]
+        return self._tensors[f"output.{name}"][index]
 
     def largest(self, name: str) -> float:
         """The largest absolute value of the eager model's output `name`; 0 where it holds no floats."""
-        values = self._file.get_tensor(f"output.{name}")
+        values = self._tensors[f"output.{name}"]
         if not values.numel() or not values.is_floating_point():
             return 0.0
         return float(values.nan_to_num().abs().max())
 
     def _inputs(self, index: int) -> dict[str, Any]:
-        return {spec.name: self._tensor(f"input.{spec.name}")[index] for spec in self._plan.inputs}
-
-    def _tensor(self, name: str) -> Any:
-        """A view of the mapped file, made once: safetensors 0.8 loses 32 bytes at each get_slice that is indexed."""
-        if name not in self._tensors:
-            self._tensors[name] = self._file.get_tensor(name)
-        return self._tensors[name]
+        return {spec.name: self._tensors[f"input.{spec.name}"][index] for spec in self._plan.inputs}
 
     def _copies(self, index: int) -> dict[str, Any]:
         return {name: tensor.clone() for name, tensor in self._inputs(index).items()}
