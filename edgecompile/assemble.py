@@ -37,11 +37,13 @@ def assemble_plan(
     origin: str,
     num_parameters: int,
     contingencies: Contingencies,
+    notes: Sequence[str] = (),
 ) -> p.Plan:
     """The plan; rank 0 is the data host, the others follow in the order of their stages.
 
     Args:
         wires: the format at both ends of each stage, one more than stages.
+        notes: what a user should know of the model.
     """
     ranks = [0] + [stage.host for stage in schedule.stages if stage.host != 0]
     costs = recorded(conf, chain, profile, cluster)
@@ -72,7 +74,7 @@ def assemble_plan(
         boundaries=costs.boundaries,
         shared_weights=costs.shared_weights,
         units=costs.units,
-        notes=(*profile.notes, *planning_notes(cluster, ranks), *contingencies.notes),
+        notes=(*notes, *profile.notes, *planning_notes(cluster, ranks), *contingencies.notes),
         contingencies=tuple(
             p.Contingency(
                 lost=cluster.hosts[item.lost].name,

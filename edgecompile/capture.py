@@ -16,6 +16,7 @@ from torch import fx, nn
 
 from edgecompile.domain import ModelSpec
 from edgecompile.errors import UserError, choices
+from edgecompile.module_state import ModuleState
 from edgecompile.schema import CaptureMethod
 
 __all__ = ["Captured", "FlatModel", "capture"]
@@ -159,6 +160,7 @@ def capture(flat: FlatModel, spec: ModelSpec, inputs: Sequence[torch.Tensor], me
     Raises:
         UserError: the model cannot be captured; says what it does that stands in the way.
     """
+    state = ModuleState(flat.module)
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch.export's advice is for those who train what they export
@@ -170,6 +172,8 @@ def capture(flat: FlatModel, spec: ModelSpec, inputs: Sequence[torch.Tensor], me
         raise
     except Exception as error:  # both tracers raise whatever the model's code raises on a proxy
         raise UserError(_explain(error, method, spec.name)) from error
+    finally:
+        state.restore()  # a model that stores what it computes would hold the tracer's tensors
     return Captured(
         graph_module=graph_module,
         input_names=tuple(item.name for item in spec.inputs),
@@ -203,6 +207,10 @@ def _export(flat: FlatModel, inputs: tuple[torch.Tensor, ...]) -> fx.GraphModule
         elif node.target in (torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default):
             # A boundary's tensors arrive contiguous: what was a view of a transposed tensor may need a copy there.
             node.target = torch.ops.aten.reshape.default
+        elif node.target is torch.ops.aten.copy_.default and node.args[0].op in ("placeholder", "get_attr"):
+            # What the model writes into its input or a buffer is read by nobody: reference.py has seen to that.
+            node.replace_all_uses_with(node.args[1])
+            graph_module.graph.erase_node(node)
     return fx.GraphModule(graph_module, graph_module.graph, class_name="Model")
 
 

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 import torch
 
+from edgecompile.eager import groups_of
+from edgecompile.errors import UserError
+from edgecompile.purity import scale_of
 from edgecompile.reference import Reference
 from edgecompile.schedule import Schedule
 from edgecompile.shards import Shard, stage_module
@@ -16,6 +19,9 @@ from edgecompile.units import Chain
 __all__ = ["Equality", "check_shards"]
 
 Stage = Callable[..., Sequence[torch.Tensor]]
+
+_ROUNDING, _LOSSY_ROUNDING = 1e-4, 0.05
+"""Of the largest value: what the same item's results may differ by at another place or in another run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +45,9 @@ def check_shards(
 
     Raises:
         AssertionError: an output is farther from the float64 model than the eager model is, by over twice.
+        UserError: a stage gives another result when it runs again.
     """
-    got = _run([_loader(shard) for shard in shards], reference, microbatch)
+    got = _run([_loader(shard) for shard in shards], reference, microbatch, lossy)
     strict = got
     if lossy:
         strict = _run([_builder(chain, stage.first, stage.last) for stage in schedule.stages], reference, microbatch)
@@ -67,22 +74,47 @@ def _builder(chain: Chain, first: int, last: int) -> Callable[[], Stage]:
     return lambda: stage_module(chain, first, last)
 
 
-def _run(stages: Sequence[Callable[[], Stage]], reference: Reference, microbatch: int) -> tuple[torch.Tensor, ...]:
-    """Each output for all golden items; a stage is built, run on every microbatch, and let go before the next."""
+def _run(
+    stages: Sequence[Callable[[], Stage]], reference: Reference, microbatch: int, lossy: bool = False
+) -> tuple[torch.Tensor, ...]:
+    """Each output for all golden items; a stage is built, run on every microbatch, and let go before the next.
+
+    At last a stage runs on its first microbatch again: nothing that a run leaves behind may reach the next.
+    """
     count = len(reference.inputs[0])
-    values = [
-        tuple(_padded(value, start, microbatch) for value in reference.inputs) for start in range(0, count, microbatch)
-    ]
-    for build in stages:
+    groups = [*groups_of(count, microbatch), *_exchanged(count, microbatch)]
+    rows = [row for group in groups for row in group]
+    values = [tuple(value[group] for value in reference.inputs) for group in groups]
+    for number, build in enumerate(stages):
         stage = build()
         with torch.no_grad():
+            first = tuple(part.clone() for part in values[0])
             values = [tuple(part.contiguous() for part in stage(*batch)) for batch in values]
-    return tuple(torch.cat(parts)[:count] for parts in zip(*values, strict=True))
+            pairs = list(zip(values[0], stage(*first), strict=True))
+        if not all(_alike(before, after, lossy) for before, after in pairs):
+            raise UserError(
+                f"the model keeps state between calls: stage {number + 1} of {len(stages)} gives another result when "
+                "it runs on the same microbatch again"
+            )
+    outputs = [torch.cat(parts) for parts in zip(*values, strict=True)]
+    places = [rows.index(item) for item in range(count)]
+    for output in outputs:
+        whole = lossy or all(_alike(output[rows.index(row)], output[place], lossy) for place, row in enumerate(rows))
+        assert whole, "a shard's result for an item depends on the item's place in its microbatch"
+    return tuple(output[places] for output in outputs)
 
 
-def _padded(value: torch.Tensor, start: int, microbatch: int) -> torch.Tensor:
-    rows = torch.arange(start, start + microbatch).clamp(max=len(value) - 1)
-    return value[rows].contiguous()
+def _exchanged(count: int, microbatch: int) -> list[list[int]]:
+    """Where all items fit one microbatch: a second one, in which each has another place."""
+    return [[(place + 1) % count for place in range(microbatch)]] if microbatch >= count else []
+
+
+def _alike(one: torch.Tensor, other: torch.Tensor, lossy: bool) -> bool:
+    """Equal but for rounding; a code of a lossy format may round to its neighbour."""
+    if not one.is_floating_point():
+        return lossy or torch.equal(one, other)
+    bound = (_LOSSY_ROUNDING if lossy else _ROUNDING) * scale_of(one)
+    return _error(other, one) <= max(bound, 16 * torch.finfo(one.dtype).eps * scale_of(one))
 
 
 def _error(got: torch.Tensor, wanted: torch.Tensor) -> float:

@@ -9,7 +9,9 @@ import torch
 from edgecompile import verify
 from edgecompile.capture import FlatModel, capture
 from edgecompile.domain import ModelSpec
+from edgecompile.errors import UserError
 from edgecompile.passes import run_passes
+from edgecompile.purity import check_graph, explain_failure
 from edgecompile.schema import Conf
 from edgecompile.units import Chain, build_chain
 
@@ -23,9 +25,15 @@ def chain_of(flat: FlatModel, spec: ModelSpec, examples: Sequence[torch.Tensor],
         examples: one microbatch, an input each, batch dimension first.
 
     Raises:
-        UserError: the model cannot be captured or cut, or its outputs are not batched.
+        UserError: the model cannot be captured or cut, is random or keeps state, or its outputs are not batched.
     """
-    captured = run_passes(capture(flat, spec, examples, conf.capture), examples, conf.passes)
+    try:
+        whole = capture(flat, spec, examples, conf.capture)
+    except UserError:
+        explain_failure(flat, examples)
+        raise
+    check_graph(whole)
+    captured = run_passes(whole, examples, conf.passes)
     verify.check_captured(captured)
     chain = build_chain(captured)
     verify.check_chain(chain)

@@ -79,7 +79,7 @@ def compile_model(conf: Conf, step: Step) -> Plan:
         plan = assemble_plan(
             conf, cluster=cluster, chain=chain, profile=profile, schedule=schedule, shards=shards, wires=wires,
             golden=items, data=data, origin=origin, num_parameters=sum(value.numel() for value in module.parameters()),
-            contingencies=contingencies,
+            contingencies=contingencies, notes=reference.notes,
         )  # fmt: skip
         write_plan(plan, folder / "plan.yaml")
     return plan

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
-from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
 
 from edgecompile.capture import FlatModel
 from edgecompile.domain import InputSpec, ModelSpec
+from edgecompile.eager import Eager, ModelFails
 from edgecompile.errors import UserError
+from edgecompile.independence import CURES, exact_outputs, find_influence
+from edgecompile.purity import watched_run
 
 __all__ = ["NUM_GOLDEN_ITEMS", "Reference", "example_inputs", "golden_inputs", "make_reference"]
 
@@ -41,6 +40,8 @@ class Reference:
     """For each output the largest absolute difference to `outputs` that follows from `allowed`."""
     scale: tuple[float, ...]
     """For each output its largest absolute value; 0 where it is no float."""
+    notes: tuple[str, ...] = ()
+    """What a user should know of the model's items."""
 
 
 def golden_inputs(spec: ModelSpec, module: nn.Module, seed: int) -> tuple[torch.Tensor, ...]:
@@ -111,20 +112,34 @@ def _vocabulary(item: InputSpec, module: nn.Module) -> int:
 
 
 def make_reference(flat: FlatModel, inputs: Sequence[torch.Tensor], microbatch: int) -> Reference:
-    """Runs the eager model in its own precision, again to see that it is deterministic, and in float64.
+    """Runs the eager model in its own precision, among other neighbours, and in float64.
 
     Raises:
-        UserError: the model fails on the inputs, is random, or has an output that is not batched.
+        UserError: the model fails on the inputs, is random, keeps state between calls, has an output that is not
+            batched, or computes an item's result from other items of its microbatch.
     """
+    eager = Eager(flat, inputs)
     size = min(microbatch, NUM_GOLDEN_ITEMS)
-    outputs = _run(flat, inputs, size)
-    again = _run(flat, [value[:size] for value in inputs], size)
-    for name, value, repeated in zip(flat.output_names, outputs, again, strict=True):
-        if not torch.allclose(value[:size], repeated, equal_nan=True):
-            raise UserError(f"the model is random: its output {name!r} differs between two runs on the same input")
-    exact = _run_float64(flat, inputs, size) or outputs
+    try:
+        outputs = watched_run(eager, size)
+    except ModelFails:
+        if microbatch == size:
+            raise
+        size = microbatch  # it insists on batches of this size
+        outputs = watched_run(eager, size)
+    influence = find_influence(eager, outputs, size)
+    exact = None
+    if influence is None:
+        exact, influence = exact_outputs(eager, outputs, size)
+    notes = []
+    if influence is not None:
+        if microbatch > 1:
+            raise UserError(f"{influence}: {CURES}")
+        notes.append(f"{influence}: at microbatch=1 each item is computed alone")
+        with suppress(ModelFails):
+            exact = eager.run_groups(1, wide=True)
     owns, allowed, tolerance, scales, trusted = [], [], [], [], []
-    for value, wide in zip(outputs, exact, strict=True):
+    for value, wide in zip(outputs, exact or outputs, strict=True):
         true, own, scale = _trusted(value, wide)
         trusted.append(true)
         owns.append(own)
@@ -139,19 +154,8 @@ def make_reference(flat: FlatModel, inputs: Sequence[torch.Tensor], microbatch: 
         allowed=tuple(allowed),
         tolerance=tuple(tolerance),
         scale=tuple(scales),
+        notes=tuple(notes),
     )
-
-
-def _run_float64(flat: FlatModel, inputs: Sequence[torch.Tensor], size: int) -> tuple[torch.Tensor, ...] | None:
-    """All items at once, so that each weight is widened once; in batches of `size` where the model insists on them.
-
-    None for a model that insists on float32.
-    """
-    wide = [value.double() if value.is_floating_point() else value for value in inputs]
-    for batch in (len(wide[0]), size):
-        with _WidenMixed(), _Float64(), suppress(UserError):  # type: ignore[no-untyped-call]
-            return _run(flat, wide, batch)
-    return None
 
 
 def _trusted(value: torch.Tensor, wide: torch.Tensor) -> tuple[torch.Tensor, float, float]:
@@ -175,58 +179,3 @@ def _error_and_scale(value: torch.Tensor, true: torch.Tensor) -> tuple[float, fl
     if not bool(finite.any()):
         return 0.0, 0.0
     return float((value.double() - true)[finite].abs().nan_to_num(0.0).max()), float(true[finite].abs().max())
-
-
-def _run(flat: FlatModel, inputs: Sequence[torch.Tensor], size: int) -> tuple[torch.Tensor, ...]:
-    pieces: list[tuple[torch.Tensor, ...]] = []
-    for start in range(0, len(inputs[0]), size):
-        batch = [value[start : start + size] for value in inputs]
-        try:
-            with torch.no_grad():
-                pieces.append(flat(*batch))
-        except UserError:
-            raise
-        except Exception as error:  # whatever the user's model raises on inputs of the shapes it was given
-            first = (str(error).strip().splitlines() or [""])[0]
-            shapes = ", ".join(
-                f"{name} {list(value.shape[1:])}" for name, value in zip(flat.names, inputs, strict=True)
-            )
-            raise UserError(
-                f"the model fails on inputs of the shapes in model.inputs ({shapes}): {type(error).__name__}: {first}"
-            ) from error
-        for name, value in zip(flat.output_names, pieces[-1], strict=True):
-            if value.dim() == 0 or len(value) != len(batch[0]):
-                raise UserError(
-                    f"model.output: {name!r} has the shape {list(value.shape)} for {len(batch[0])} items: its first "
-                    "dimension must be the items; choose other fields with model.output"
-                )
-    return tuple(torch.cat(values) for values in zip(*pieces, strict=True))
-
-
-class _Float64(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Computes every float32 operator in float64. Weights are widened one at a time, so no second copy is held."""
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        result = func(*tree_map(_widened, tuple(args)), **tree_map(_widened, dict(kwargs or {})))
-        return tree_map(_widened, result)
-
-
-class _WidenMixed(TorchFunctionMode):
-    """Widens float32 weights beside float64 inputs where torch checks that both agree before it dispatches (conv)."""
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        kwargs = dict(kwargs or {})
-        dtypes = {value.dtype for value in tree_leaves((tuple(args), kwargs)) if isinstance(value, torch.Tensor)}
-        if torch.float64 in dtypes and torch.float32 in dtypes:
-            args, kwargs = tree_map(_widened, tuple(args)), tree_map(_widened, kwargs)
-        return func(*args, **kwargs)
-
-
-def _widened(value: Any) -> Any:
-    if isinstance(value, torch.Tensor) and value.dtype is torch.float32:
-        return value.double()
-    return torch.float64 if value is torch.float32 else value

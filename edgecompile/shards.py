@@ -15,6 +15,7 @@ from torch import fx, nn
 
 from edgecompile.errors import UserError, choices
 from edgecompile.graphs import erase_dead
+from edgecompile.inplace import isolate_writes, show_shared_memory
 from edgecompile.passes.wire import insert_decoding, insert_encoding
 from edgecompile.prepack import ROWS_RECORD, product_rows
 from edgecompile.schema import Conf
@@ -149,7 +150,12 @@ def freeze_module(module: nn.Module, examples: tuple[torch.Tensor, ...]) -> Froz
         traced = torch.jit.trace(  # type: ignore[no-untyped-call]
             module, examples, check_trace=False, strict=False
         )
-        return Frozen(module=torch.jit.freeze(traced.eval()), rows=product_rows(traced.inlined_graph))
+        torch._C._jit_pass_inline(traced.graph)
+        rows = product_rows(traced.graph)
+        show_shared_memory(traced.graph)
+        frozen = torch.jit.freeze(traced.eval())
+        isolate_writes(frozen.graph)
+        return Frozen(module=frozen, rows=rows)
 
 
 def _forget_classes() -> None:

@@ -1,0 +1,316 @@
+"""Modules that are no function of one item: they mix items, keep state, draw numbers. And some that only look so."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+
+class Mean(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x - x.mean(0)
+
+
+class Faint(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + 1e-4 * x.amax(0)
+
+
+class SoftmaxOverItems(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.softmax(0)
+
+
+class NormOverItems(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return functional.normalize(x, dim=0)
+
+
+class NoRunningStats(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(8, track_running_stats=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.norm(x.transpose(1, 2))
+
+
+class TimeFirstLSTM(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.recurrent = nn.LSTM(8, 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.recurrent(x)[0]
+
+
+class TimeFirstGRU(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.recurrent = nn.GRU(8, 8, bidirectional=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.recurrent(x)[0]
+
+
+class TimeFirstAttention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(8, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.attention(x, x, x)[0]
+
+
+class TimeFirstEncoder(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16), 1, enable_nested_tensor=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.encoder(x)
+
+
+class Similarities(nn.Module):
+    """As CLIP's logits_per_image."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        pooled = x.mean(1)
+        return pooled @ pooled.T
+
+
+class Earlier(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.cumsum(0)
+
+
+class Later(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.flip(0).cumsum(0).flip(0)
+
+
+class Neighbour(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + x.roll(1, 0)
+
+
+class FirstOfAll(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * x[:1]
+
+
+class Sorted(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.sort(0)[0]
+
+
+class ItemCount(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x / len(x)
+
+
+class Place(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * (1 + torch.arange(len(x))[:, None, None])
+
+
+MIXING = (
+    Mean, Faint, SoftmaxOverItems, NormOverItems, NoRunningStats, TimeFirstLSTM, TimeFirstGRU, TimeFirstAttention,
+    TimeFirstEncoder, Similarities, Earlier, Later, Neighbour, FirstOfAll, Sorted, ItemCount, Place,
+)  # fmt: skip
+
+
+class Hidden(nn.Module):
+    """The hidden states of a recurrent network have its layers first."""
+
+    def __init__(self, kind: type[nn.GRU] | type[nn.LSTM], layers: int) -> None:
+        super().__init__()
+        self.recurrent = kind(8, 8, layers, batch_first=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        hidden = self.recurrent(x)[1]
+        return hidden[0] if isinstance(hidden, tuple) else hidden
+
+
+class Table(nn.Module):
+    """Returns a constant beside its result."""
+
+    def __init__(self, rows: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(8, 3)
+        self.table = nn.Parameter(torch.randn(rows, 8))
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.linear(x), self.table * 2
+
+
+class Count(nn.Module):
+    calls = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        return x * self.calls
+
+
+class FirstCall(nn.Module):
+    """Keeps what its first call saw."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: torch.Tensor | None = None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.seen is None:
+            self.seen = x.mean()
+        return x * self.seen
+
+
+class History(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lengths: list[int] = []
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.lengths.append(x.shape[1])
+        return x * len(self.lengths)
+
+
+class WrittenBuffer(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("total", torch.zeros(8))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.total += 1
+        return x + self.total
+
+
+class WrittenWeight(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(8, 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.linear.weight.mul_(0.5)
+        return self.linear(x)
+
+
+STATEFUL = {
+    Count: "calls",
+    FirstCall: "seen",
+    History: "lengths",
+    WrittenBuffer: "total",
+    WrittenWeight: "linear.weight",
+}
+
+
+class OnlyNotes(nn.Module):
+    """Writes what nothing reads: harmless."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(8, 8)
+        self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
+        self.shape: tuple[int, ...] = ()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        self.shape = tuple(x.shape)
+        return self.linear(x)
+
+
+class WritesInput(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x += 1
+        x[:, 0] = 0
+        return x * 2
+
+
+class Cells(nn.Module):
+    """Recurrent cells that begin at zeros: their first products do not depend on the input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gru, self.lstm, self.rnn = nn.GRUCell(8, 8), nn.LSTMCell(8, 8), nn.RNNCell(8, 8)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        h = torch.zeros(len(x), 8)
+        state, plain = (h, h), h
+        for step in x.unbind(1):
+            h = self.gru(step, h)
+            state = self.lstm(step, state)
+            plain = self.rnn(step, plain)
+        return h + state[0], plain
+
+
+class Dropout(nn.Module):
+    """Drops even in eval mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = Inner()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.inner(x)
+
+
+class Inner(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return functional.dropout(x, 0.5)
+
+
+class Seeded(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        torch.manual_seed(0)
+        return x + torch.rand_like(x)
+
+
+class OwnGenerator(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + torch.rand(x.shape, generator=torch.Generator().manual_seed(0))
+
+
+class DropsInAttention(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return functional.scaled_dot_product_attention(x, x, x, dropout_p=0.3)
+
+
+class TrainingBatchNorm(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = InnerBatchNorm()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.inner(x.transpose(1, 2))
+
+
+class InnerBatchNorm(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return functional.batch_norm(x, self.norm.running_mean, self.norm.running_var, training=True)
+
+
+class InstanceNorm(nn.Module):
+    """Normalises each item by itself: fine."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.drop = nn.InstanceNorm1d(5), nn.Dropout()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.drop(self.norm(x))
+
+
+class HalfInside(nn.Module):
+    """Rounds to half precision inside: in float64 its results leap, and no item touches another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(8, 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.linear(x).half().float()
