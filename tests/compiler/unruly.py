@@ -235,7 +235,7 @@ class Cells(nn.Module):
         self.gru, self.lstm, self.rnn = nn.GRUCell(8, 8), nn.LSTMCell(8, 8), nn.RNNCell(8, 8)
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        h = torch.zeros(len(x), 8)
+        h = torch.zeros(x.shape[0], 8)
         state, plain = (h, h), h
         for step in x.unbind(1):
             h = self.gru(step, h)
