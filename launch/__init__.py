@@ -9,9 +9,13 @@ TYPE_CHECKING = False  # as type checkers know it: typing takes 10 ms, and the c
 if TYPE_CHECKING:
     from typing import Any
 
+    from edgecompile.plan import UserError
     from edgelaunch.api import Pipeline
+    from edgelaunch.failures import RankFailedError
 
-__all__ = ["Pipeline", "__version__"]
+    __version__: str
+
+__all__ = ["Pipeline", "RankFailedError", "UserError", "__version__"]
 
 
 def __getattr__(name: str) -> Any:
@@ -19,6 +23,14 @@ def __getattr__(name: str) -> Any:
         from edgelaunch.api import Pipeline
 
         return Pipeline
+    if name == "RankFailedError":
+        from edgelaunch.failures import RankFailedError
+
+        return RankFailedError
+    if name == "UserError":
+        from edgecompile.plan import UserError
+
+        return UserError
     if name == "__version__":
         from importlib.metadata import PackageNotFoundError, version  # 50 ms, which few commands need
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
 import os
-import queue
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,17 +12,19 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from edgecompile.plan import Plan, UserError, file_sha256, read_plan
 from edgelaunch.allocator import use_one_arena
 from edgelaunch.failures import Failure, RankFailedError, rank_name
 from edgelaunch.identity import Endpoint, choose_rank, find_endpoint
 from edgelaunch.inputs import fit
-from edgelaunch.items import FLUSH, Entry, Flush, Item, Source
+from edgelaunch.items import Entry, Source
 from edgelaunch.left_behind import await_at_exit
 from edgelaunch.local import Children, OnLoopback, listen_on_loopback, local_threads
 from edgelaunch.outputs import as_numpy
 from edgelaunch.shards import check_rank
+from edgelaunch.streams import Streams
 
 __all__ = ["Pipeline"]
 
@@ -31,56 +33,9 @@ JOIN_S = 2.0
 CLOSE_S = 10.0
 
 
-class _Done:
-    """The mark after a stream's last result."""
-
-
-_DONE = _Done()
-
-
-class _Job:
-    """One call of `stream`: its items on their way in, its results on their way out."""
-
-    def __init__(self, number: int, items: Iterable[Any], capacity: int) -> None:
-        self.number, self.items = number, items
-        self.results: queue.Queue[Any] = queue.Queue(capacity)
-        self.error: BaseException | None = None
-        """What the caller's iterable raised, or an item that does not fit."""
-        self.cancelled = False
-        self._lock = threading.Lock()
-        self._fed = self._returned = 0
-        self._all_fed = False
-
-    def fed(self) -> None:
-        with self._lock:
-            self._fed += 1
-
-    def end_feeding(self, error: BaseException | None) -> None:
-        with self._lock:
-            self.error, self._all_fed = error, True
-            done = self.complete
-        if done:
-            self._put(_DONE)
-
-    def give(self, result: Any) -> None:
-        self._put(result)
-        with self._lock:
-            self._returned += 1
-            done = self.complete
-        if done:
-            self._put(_DONE)
-
-    @property
-    def complete(self) -> bool:
-        return self._all_fed and self._returned == self._fed
-
-    def _put(self, result: Any) -> None:
-        while not self.cancelled:
-            try:
-                self.results.put(result, timeout=POLL_S)
-                return
-            except queue.Full:
-                continue
+Array = npt.NDArray[Any]
+Result = Array | dict[str, Array]
+"""An array, or a dict by output name where the model has several."""
 
 
 class Pipeline:
@@ -105,20 +60,24 @@ class Pipeline:
         self._plan = read_plan(self._path)
         self._folder = self._path.resolve().parent
         self._local, self._master, self._secret_file = local, master, secret_file
-        self._jobs: queue.Queue[_Job | None] = queue.Queue()
-        self._by_stream: dict[str, _Job] = {}
-        self._num_jobs = 0
+        stages, runtime = len(self._plan.stages), self._plan.runtime
+        under_way = stages * (runtime.num_buffers_in + runtime.num_buffers_out) + 2
+        self._streams = Streams(under_way * self._plan.model.microbatch, self._arrays)
         self._failure: Failure | None = None
         self._children: Children | None = None
         self._rank: Any = None
         self._supervisor: threading.Thread | None = None
-        self._closed = False
+        self._closed = self._entered = False
 
     @property
     def plan(self) -> Plan:
         return self._plan
 
     def __enter__(self) -> Pipeline:
+        if self._entered or self._closed:
+            raise RuntimeError("the pipeline was started before: make another Pipeline for another with statement")
+        self._entered = True
+        atexit.register(self.close)  # one that the application forgets would abort the interpreter at its end
         try:
             self._start()
             while not self._rank.streaming.wait(POLL_S):
@@ -133,12 +92,15 @@ class Pipeline:
     ) -> None:
         self.close()
 
-    def stream(self, items: Iterable[Any]) -> Iterator[Any]:
+    def stream(self, items: Iterable[Array | Mapping[str, Array]]) -> Iterator[Result]:
         """Results in the items' order, while later items are still on their way.
+
+        Any number of threads may have a stream under way: their items share the microbatches, and none waits for
+        another's items or for another to take its results.
 
         Args:
             items: arrays without batch dimension, or a mapping from input name to array where the model has several
-                inputs. Drawn from another thread, and only as fast as the pipeline takes them.
+                inputs. Drawn from a thread of the stream's own, and only as fast as its results are taken.
 
         Yields:
             An array, or a dict by output name where the model has several; bfloat16 comes as float32.
@@ -146,41 +108,70 @@ class Pipeline:
         Raises:
             UserError: an item does not fit the model's inputs.
             RankFailedError: a rank failed; names it.
+            RuntimeError: the pipeline is not in its with statement.
         """
         self._check()
-        job = _Job(self._num_jobs, items, 2 * self._plan.model.microbatch)
-        self._num_jobs += 1
-        self._by_stream[str(job.number)] = job
-        self._jobs.put(job)
+        if isinstance(items, (str, bytes, Mapping)) or not isinstance(items, Iterable):
+            raise UserError(
+                f"invalid items of type {type(items).__name__}: expected a sequence or an iterator of items, each an "
+                "array or a dict by input name"
+            )
+        stream = self._streams.open(items)
         try:
-            while (result := self._take(job)) is not _DONE:
+            while True:
+                there, result = stream.take(self._check, POLL_S)
+                if not there:
+                    break
                 yield result
-            if job.error is not None:
-                raise job.error
+            if stream.error is not None:
+                raise stream.error
+            if stream.cancelled:
+                self._check()
         finally:
-            job.cancelled = True
+            stream.cancel()
 
-    def __call__(self, batch: Any) -> Any:
-        """A batch of any size, (N, ...) for each input, to results (N, ...) for each output."""
-        if isinstance(batch, Mapping):
-            count = len(next(iter(batch.values())))
-            rows: Iterable[Any] = ({name: array[index] for name, array in batch.items()} for index in range(count))
-        else:
-            rows = batch
-        results = list(self.stream(rows))
-        if not results:
-            raise UserError("the batch is empty")
-        if isinstance(results[0], dict):
-            return {name: np.stack([result[name] for result in results]) for name in results[0]}
-        return np.stack(results)
+    def __call__(self, batch: Array | Mapping[str, Array]) -> Result:
+        """A batch of any size, (N, ...) for each input, to results (N, ...) for each output.
+
+        Raises:
+            UserError: the batch is empty, lacks an input, or its inputs differ in length; or as `stream`.
+        """
+        results = list(self.stream(self._rows(batch)))
+        first = results[0]
+        if isinstance(first, dict):
+            return {name: np.stack([result[name] for result in results]) for name in first}
+        return np.stack(results)  # type: ignore[arg-type]
+
+    def _rows(self, batch: Any) -> Iterable[Any]:
+        """The items of a batch, which has one or more."""
+        names = [spec.name for spec in self._plan.inputs]
+        columns = batch if isinstance(batch, Mapping) else {names[0]: batch}
+        if set(columns) != set(names):
+            given = ", ".join(map(str, columns)) or "nothing" if isinstance(batch, Mapping) else "one array"
+            raise UserError(f"invalid batch: it has {given}, and the model takes {', '.join(names)}")
+        sizes = {}
+        for name, column in columns.items():
+            try:
+                sizes[name] = len(column)
+            except TypeError:
+                raise UserError(
+                    f"invalid batch of type {type(column).__name__} for the input {name}: expected an array whose "
+                    "first dimension counts the items"
+                ) from None
+        if len(set(sizes.values())) > 1:
+            raise UserError(f"invalid batch: the inputs differ in length ({sizes})")
+        if not sizes[names[0]]:
+            raise UserError("invalid batch: it is empty")
+        return [{name: columns[name][index] for name in names} for index in range(sizes[names[0]])]
 
     def close(self) -> None:
-        """Lets what is under way come out, and ends every rank."""
+        """Lets what is under way come out, and ends every rank; a pipeline that was never started has none."""
         if self._closed:
             return
-        for job in list(self._by_stream.values()):
-            job.cancelled = True
-        self._jobs.put(None)
+        if self._rank is None:
+            self._closed = True
+            return
+        self._streams.close()
         deadline = time.monotonic() + CLOSE_S
         while self._failure is None and not self._rank.box.finished and time.monotonic() < deadline:
             self._rank.box.wait(POLL_S)
@@ -204,7 +195,7 @@ class Pipeline:
             log=lambda text: None,
             secret=find_secret(self._plan, endpoint.address, self._secret_file, os.environ),
         )  # fmt: skip
-        source = Source(items=self._items(), num_items=None, what="an application's items")
+        source = Source(items=self._streams.items(), num_items=None, what="an application's items")
         use_one_arena()
         lost = self._children.kill if self._children is not None else lambda rank, process: None
         self._rank = Supervisor(options, source, _Results(self), lost)
@@ -254,7 +245,8 @@ class Pipeline:
 
     def _stop(self) -> None:
         self._closed = True
-        self._jobs.put(None)
+        atexit.unregister(self.close)
+        self._streams.close()
         if self._rank is not None:
             self._rank.abandon()
         if self._supervisor is not None:
@@ -263,30 +255,6 @@ class Pipeline:
         if self._children is not None:
             well = self._failure is None and self._rank is not None and self._rank.box.finished
             self._children.end(CLOSE_S if well else 0.0)
-
-    def _take(self, job: _Job) -> Any:
-        while True:
-            try:
-                return job.results.get(timeout=POLL_S)
-            except queue.Empty:
-                self._check()
-
-    def _items(self) -> Iterator[Item | Flush]:
-        """In the feeder's thread: the items of one job after the other."""
-        while (job := self._jobs.get()) is not None:
-            error: BaseException | None = None
-            try:
-                for index, value in enumerate(job.items):
-                    if job.cancelled:
-                        break
-                    item = Item(Entry(index=index, stream=str(job.number)), self._arrays(value, index))
-                    job.fed()
-                    yield item
-            except Exception as raised:  # the caller's iterable may raise anything, and the caller is who must get it
-                error = raised
-            yield FLUSH
-            job.end_feeding(error)
-            self._forget(job)
 
     def _arrays(self, value: Any, index: int) -> dict[str, Any]:
         names = [spec.name for spec in self._plan.inputs]
@@ -299,14 +267,8 @@ class Pipeline:
         return {spec.name: fit(value[spec.name], spec, f"item {index}") for spec in self._plan.inputs}
 
     def _give(self, entry: Entry, outputs: Mapping[str, Any]) -> None:
-        job = self._by_stream[entry.stream]
         arrays = {name: np.array(as_numpy(tensor)) for name, tensor in outputs.items()}
-        job.give(arrays if len(arrays) > 1 else next(iter(arrays.values())))
-        self._forget(job)
-
-    def _forget(self, job: _Job) -> None:
-        if job.complete:
-            self._by_stream.pop(str(job.number), None)
+        self._streams.give(entry.stream, arrays if len(arrays) > 1 else next(iter(arrays.values())))
 
 
 class _Results:

@@ -8,7 +8,7 @@ import time
 
 __all__ = ["await_at_exit"]
 
-EXIT_S = 8.0
+EXIT_S = 20.0
 
 _threads: list[threading.Thread] = []
 _lock = threading.Lock()

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 
 import launch_plans
 from launch_harness import Running, wait_gone
 from launch_plans import Written
+
+from edgelaunch.items import Flush, Item
+from edgelaunch.streams import Streams
 
 START = "import sys, numpy as np, edgelaunch\nx = np.random.default_rng(0).random((5, 4), dtype=np.float32)\n"
 
@@ -93,3 +97,109 @@ except edgelaunch.failures.RankFailedError as error:
     print(error)
 """
     assert "the shard of rank 1 (host-1) is missing" in program(code).wait(15).expect(0).out
+
+
+def test_a_stream_that_waits_holds_up_nobody_and_callers_share_microbatches(two_stages: Written) -> None:
+    code = f"""
+import threading, time
+with edgelaunch.Pipeline({str(two_stages.path)!r}, local=True) as p:
+    asked, frame = threading.Event(), threading.Event()
+    def camera():
+        yield x[0]
+        asked.set()
+        frame.wait()
+        yield x[1]
+    waiting = p.stream(camera())
+    assert np.array_equal(next(waiting), 4 * x[0])
+    assert asked.wait(10)
+    assert np.array_equal(p(x), 4 * x)
+    idle = p.stream(x.repeat(1000, 0))
+    next(idle)  # takes no more: draws no more, and holds up nobody
+    assert np.array_equal(p(x), 4 * x)
+    waiting.close()  # though its camera never shows another frame
+    assert np.array_equal(p(x), 4 * x)
+    frame.set()
+    wrong = []
+    def caller(number):
+        for round in range(20):
+            rows = x[:1 + (number + round) % 5] + number
+            if not np.allclose(p(rows), 4 * rows):
+                wrong.append(number)
+    callers = [threading.Thread(target=caller, args=(number,)) for number in range(8)]
+    [thread.start() for thread in callers]
+    [thread.join() for thread in callers]
+    assert not wrong, wrong
+print('good')
+"""
+    assert program(code).wait().expect(0).out == "good\n"
+
+
+def test_callers_share_microbatches() -> None:
+    """Two callers with one item each: one microbatch of two, no padding."""
+    streams = Streams(8, lambda value, index: {"x": value})
+    first, second = streams.open([1]), streams.open([2])
+    deadline = time.monotonic() + 10
+    while not (first.all_drawn and second.all_drawn) and time.monotonic() < deadline:
+        time.sleep(0.001)
+    fed = streams.items()
+    one, two, flush = next(fed), next(fed), next(fed)
+    assert isinstance(one, Item)
+    assert isinstance(two, Item)
+    assert {one.entry.stream, two.entry.stream} == {first.name, second.name}
+    assert isinstance(flush, Flush)
+    streams.give(two.entry.stream, "b")
+    streams.give(one.entry.stream, "a")
+    results = {stream.name: stream.take(lambda: None, 1.0) for stream in (first, second)}
+    assert results == {one.entry.stream: (True, "a"), two.entry.stream: (True, "b")}
+    assert [stream.take(lambda: None, 1.0) for stream in (first, second)] == [(False, None)] * 2
+    streams.close()
+    assert next(fed, None) is None
+
+
+def test_forgotten_pipelines_end_with_the_program(two_stages: Written) -> None:
+    code = f"""
+import itertools
+first = edgelaunch.Pipeline({str(two_stages.path)!r}, local=True).__enter__()
+second = edgelaunch.Pipeline({str(two_stages.path)!r}, local=True).__enter__()
+kept = second.stream(itertools.repeat(x[0]))
+assert np.array_equal(first(x), 4 * x) and np.array_equal(next(kept), 4 * x[0])
+print('good')
+"""
+    ended = program(code).wait(60).expect(0)
+    assert ended.out == "good\n"
+    assert ended.err == ""
+    wait_gone(two_stages.path, 3.0)
+
+
+def test_wrong_uses_are_told_in_words(two_stages: Written) -> None:
+    code = f"""
+p = edgelaunch.Pipeline({str(two_stages.path)!r}, local=True)
+p.close()
+p.close()
+def expect(kind, text, call):
+    try:
+        call()
+    except kind as error:
+        assert text in str(error), error
+    else:
+        sys.exit('no error: ' + text)
+expect(RuntimeError, 'was started before', p.__enter__)
+p = edgelaunch.Pipeline({str(two_stages.path)!r}, local=True)
+expect(RuntimeError, 'not been started', lambda: p(x))
+with p:
+    expect(RuntimeError, 'was started before', p.__enter__)
+    for wrong in ({{}}, {{'y': x}}, {{'x': x, 'y': x}}):
+        expect(edgelaunch.UserError, 'the model takes x', lambda: p(wrong))
+    expect(edgelaunch.UserError, 'invalid batch of type int', lambda: p(3))
+    expect(edgelaunch.UserError, 'invalid batch of type int', lambda: p({{'x': 3}}))
+    expect(edgelaunch.UserError, 'it is empty', lambda: p([]))
+    expect(edgelaunch.UserError, 'it is empty', lambda: p(x[:0]))
+    for wrong in (3, None, 'abc', {{'x': x}}):
+        expect(edgelaunch.UserError, 'invalid items of type', lambda: list(p.stream(wrong)))
+    expect(edgelaunch.UserError, 'item 0: ', lambda: p(['abc']))
+    assert np.array_equal(p(x), 4 * x)
+expect(RuntimeError, 'closed', lambda: p(x))
+assert issubclass(edgelaunch.RankFailedError, RuntimeError)
+print('good')
+"""
+    assert program(code).wait().expect(0).out == "good\n"
