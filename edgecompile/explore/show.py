@@ -10,12 +10,18 @@ from rich.text import Text
 
 from edgecompile.console import table_console
 from edgecompile.errors import UserError
-from edgecompile.plan import Plan, read_plan
+from edgecompile.plan import Plan, Stage, read_plan
 from edgecompile.quantities import format_bytes, format_rate, format_time
 
 __all__ = ["add_options", "network_table", "plan_tables", "run"]
 
 MOST_DRAWN = 1000
+WIDE = 120
+"""Columns that the widest table takes with the names of most models; below, the one of stages is cut down."""
+LEAST_NAME = 12
+OPERATORS = "first and last operator"
+ALL_COLUMNS = ("stage", "rank", "host", "units", OPERATORS, "compute", "sends", "in", "memory")
+NARROW_COLUMNS = ("stage", "host", "units", OPERATORS, "compute", "memory")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -29,7 +35,7 @@ def run(chosen: argparse.Namespace) -> int:
     """The command's body."""
     plan = read_plan(chosen.plan)
     console = table_console()
-    for part in (*plan_tables(plan), network_table(plan)):
+    for part in (*plan_tables(plan, console.width), network_table(plan)):
         if part is not None:
             console.print(part)
     if chosen.timeline:
@@ -48,8 +54,12 @@ def _timeline(plan: Plan, num_microbatches: int, width: int) -> Iterator[Text | 
     yield from drawn(simulated_rows(plan, num_microbatches), width)
 
 
-def plan_tables(plan: Plan) -> Iterator[Table | str]:
-    """What the plan does, in the order in which a reader asks: how fast, what holds it back, who runs what."""
+def plan_tables(plan: Plan, width: int = WIDE) -> Iterator[Table | str]:
+    """What the plan does, in the order in which a reader asks: how fast, what holds it back, who runs what.
+
+    Args:
+        width: columns that there are; where they are few, tables have fewer of their own.
+    """
     predicted, certificate = plan.predicted, plan.certificate
     yield (
         f"{plan.model.name}: {plan.model.num_parameters / 1e6:,.1f} M parameters in {len(plan.units)} units, "
@@ -60,7 +70,7 @@ def plan_tables(plan: Plan) -> Iterator[Table | str]:
         f"period {format_time(predicted.period_s)} set by {predicted.bottleneck}"
     )
     yield _certificate(certificate.method, certificate.gap, certificate.lower_bound_s)
-    yield _stages(plan)
+    yield _stages(plan, width)
     if plan.hosts and plan.stage_of_rank(0) is None:
         yield f"rank 0, {plan.hosts[0].name}, feeds inputs and takes results; it runs no stage"
     if plan.unused_hosts:
@@ -85,25 +95,44 @@ def _certificate(method: str, gap: float, lower_bound_s: float) -> str:
     )
 
 
-def _stages(plan: Plan) -> Table:
+def _stages(plan: Plan, width: int) -> Table:
+    """A row a stage; in few columns without ranks and transfers, and with operators' names cut at their front."""
     table = Table(title="stages", title_justify="left")
-    for name in ("stage", "rank", "host", "units", "first and last operator", "compute", "sends", "in", "memory"):
-        left = name in ("host", "first and last operator")
-        table.add_column(name, justify="left" if left else "right", overflow="fold")
-    for stage in plan.stages:
-        host = plan.hosts[stage.rank]
-        table.add_row(
-            str(stage.stage),
-            str(stage.rank),
-            f"{host.name}\n{host.device}",
-            f"{stage.units[0]}-{stage.units[1]}",
-            f"{stage.first_op}\n{stage.last_op}",
-            format_time(stage.predicted.compute_s),
-            format_bytes(sum(tensor.num_bytes for tensor in stage.outputs)),
-            format_time(stage.predicted.send_s) if stage.predicted.send_s else "-",
-            f"{format_bytes(stage.predicted.memory_bytes)}\nof {format_bytes(host.limits.memory_bytes)}",
-        )
+    names = ALL_COLUMNS if width >= WIDE else NARROW_COLUMNS
+    rows = [dict(zip(ALL_COLUMNS, _stage_row(plan, stage), strict=True)) for stage in plan.stages]
+    taken = sum(_widest([name, *(row[name] for row in rows)]) + 3 for name in names if name != OPERATORS)
+    room = max(LEAST_NAME, width - taken - 4)
+    for name in names:
+        left = name in ("host", OPERATORS)
+        table.add_column(name, justify="left" if left else "right", no_wrap=True, overflow="ellipsis")
+    for row in rows:
+        row[OPERATORS] = "\n".join(_cut(op, room) for op in row[OPERATORS].split("\n"))
+        table.add_row(*(row[name] for name in names))
     return table
+
+
+def _stage_row(plan: Plan, stage: Stage) -> list[str]:
+    host = plan.hosts[stage.rank]
+    return [
+        str(stage.stage),
+        str(stage.rank),
+        f"{host.name}\n{host.device}",
+        f"{stage.units[0]}-{stage.units[1]}",
+        f"{stage.first_op}\n{stage.last_op}",
+        format_time(stage.predicted.compute_s),
+        format_bytes(sum(tensor.num_bytes for tensor in stage.outputs)),
+        format_time(stage.predicted.send_s) if stage.predicted.send_s else "-",
+        f"{format_bytes(stage.predicted.memory_bytes)}\nof {format_bytes(host.limits.memory_bytes)}",
+    ]
+
+
+def _widest(cells: list[str]) -> int:
+    return max(len(line) for cell in cells for line in cell.split("\n"))
+
+
+def _cut(name: str, room: int) -> str:
+    """The end of a name says most: `...layers.11.mlp.fc1`."""
+    return name if len(name) <= room else f"...{name[3 - room :]}"
 
 
 def network_table(plan: Plan) -> Table | None:
