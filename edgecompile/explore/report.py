@@ -15,6 +15,7 @@ from typing import Any
 from edgecompile.errors import UserError
 from edgecompile.explore.output import check_output, write_output
 from edgecompile.explore.picture import STYLE, bars, cluster_picture, curve, table, tiles, timeline
+from edgecompile.explore.proof import proof
 from edgecompile.explore.run_timeline import rows_of_run
 from edgecompile.explore.timeline import simulated_rows
 from edgecompile.plan import Plan, file_sha256, read_plan
@@ -108,7 +109,7 @@ def _section(title: str, text: str, content: str) -> str:
 
 
 def _summary(plan: Plan, record: RunRecord | None) -> str:
-    predicted, certificate = plan.predicted, plan.certificate
+    predicted = plan.predicted
     facts = [("predicted", f"{predicted.throughput_items_per_s:.3g} items/s"),
              ("latency", format_time(predicted.latency_s)),
              ("microbatch", str(plan.model.microbatch)),
@@ -120,9 +121,8 @@ def _summary(plan: Plan, record: RunRecord | None) -> str:
         facts.insert(2, ("prediction is off by", f"{error:+.1%}"))
         if record.bottleneck:
             facts.append(("measured bottleneck", record.bottleneck.replace("->", "\u2192")))
-    proof = ("no plan does better on this cost model" if certificate.gap == 0 else
-             f"the best plan there could be is at most {certificate.gap:.1%} faster")  # fmt: skip
-    return tiles(facts) + f"<p>Schedule {escape(certificate.method)}: {escape(proof)}.</p>"
+    words = proof(plan.certificate, plan.objective)
+    return tiles(facts) + f"<p>{escape(words[0].upper() + words[1:])}.</p>"
 
 
 def _plan_table(plan: Plan) -> str:

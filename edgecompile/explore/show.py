@@ -10,6 +10,7 @@ from rich.text import Text
 
 from edgecompile.console import table_console
 from edgecompile.errors import UserError
+from edgecompile.explore.proof import distance, proof
 from edgecompile.plan import Plan, Stage, read_plan
 from edgecompile.quantities import format_bytes, format_rate, format_time
 
@@ -60,7 +61,7 @@ def plan_tables(plan: Plan, width: int = WIDE) -> Iterator[Table | str]:
     Args:
         width: columns that there are; where they are few, tables have fewer of their own.
     """
-    predicted, certificate = plan.predicted, plan.certificate
+    predicted = plan.predicted
     yield (
         f"{plan.model.name}: {plan.model.num_parameters / 1e6:,.1f} M parameters in {len(plan.units)} units, "
         f"microbatch {plan.model.microbatch}, weights {plan.model.weights}"
@@ -69,7 +70,7 @@ def plan_tables(plan: Plan, width: int = WIDE) -> Iterator[Table | str]:
         f"predicted {predicted.throughput_items_per_s:.3g} items/s, latency {format_time(predicted.latency_s)}, "
         f"period {format_time(predicted.period_s)} set by {predicted.bottleneck}"
     )
-    yield _certificate(certificate.method, certificate.gap, certificate.lower_bound_s)
+    yield proof(plan.certificate, plan.objective)
     yield _stages(plan, width)
     if plan.hosts and plan.stage_of_rank(0) is None:
         yield f"rank 0, {plan.hosts[0].name}, feeds inputs and takes results; it runs no stage"
@@ -77,22 +78,8 @@ def plan_tables(plan: Plan, width: int = WIDE) -> Iterator[Table | str]:
         yield f"left unused, since no plan with them is better: {', '.join(host.name for host in plan.unused_hosts)}"
     for item in plan.contingencies:
         rate = item.predicted.throughput_items_per_s
-        yield f"without {item.lost}: {rate:.3g} items/s in {len(item.stages)} stages, {_gap(item.certificate.gap)}"
+        yield f"without {item.lost}: {rate:.3g} items/s in {len(item.stages)} stages, {distance(item.certificate)}"
     yield from plan.notes
-
-
-def _gap(gap: float) -> str:
-    return "no plan does better" if gap == 0 else f"within {gap:.1%} of the best possible"
-
-
-def _certificate(method: str, gap: float, lower_bound_s: float) -> str:
-    if gap == 0:
-        return f"schedule {method}: no plan does better on this cost model (gap 0)"
-    if method in ("even", "manual", "single"):
-        return f"schedule {method}: the best plan's period is {gap:.1%} shorter ({format_time(lower_bound_s)})"
-    return (
-        f"schedule {method}: within {gap:.1%} of the least period possible (lower bound {format_time(lower_bound_s)})"
-    )
 
 
 def _stages(plan: Plan, width: int) -> Table:

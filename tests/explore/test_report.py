@@ -16,9 +16,10 @@ from explore_plans import make_plan
 from PIL import Image, ImageStat
 
 from edgecompile.explore.cli import main
+from edgecompile.explore.proof import proof
 from edgecompile.explore.run_timeline import rows_of_run
 from edgecompile.explore.timeline import COMPUTE, FILL, WAIT_INPUT, WAIT_SEND
-from edgecompile.plan import Plan, file_sha256, write_plan
+from edgecompile.plan import Certificate, Plan, file_sha256, write_plan
 from edgecompile.run_record import LinkRecord, Percentiles, Rates, RunRecord, StageRecord, read_run, run_text
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -71,6 +72,34 @@ def files(tmp_path: Path) -> tuple[Path, Path]:
         {"overrides": ["microbatch=2"], "error": "does not fit"},
     ]}))  # fmt: skip
     return tmp_path / "plan.yaml", tmp_path / "run.json"
+
+
+def test_the_report_says_what_the_commands_say_of_a_poor_plan(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One host of many takes all: the best plan is many times as fast, never "94 % faster"."""
+    made = make_plan({"slow": [0.01] * 4, "snail": [1.0] * 4}, [("a", "snail"), ("b", "slow")], [1] * 5,
+                     assignments=[(0, 3, 0)])  # fmt: skip
+    bound_s = made.predicted.period_s / 16.7
+    certificate = replace(made.certificate, method="manual", lower_bound_s=bound_s, gap=1 - 1 / 16.7)
+    write_plan(replace(made, certificate=certificate), tmp_path / "plan.yaml")
+    main(["report", str(tmp_path / "plan.yaml")])
+    main(["show", str(tmp_path / "plan.yaml")])
+    text = Page((tmp_path / "report.html").read_text()).text
+    words = "chedule manual: the best plan's period is 94.0% shorter (240 ms)"
+    assert words in text
+    assert words in capsys.readouterr().out
+    assert "faster" not in text
+
+
+@pytest.mark.parametrize("objective", ["period", "latency"])
+@pytest.mark.parametrize("gap", [0.0, 0.25])
+def test_what_is_proved_names_the_figure_that_was_sought(objective: str, gap: float) -> None:
+    words = proof(Certificate(method="bounded", period_s=1.0, lower_bound_s=0.75, gap=gap), objective)
+    if gap:
+        assert words == f"schedule bounded: within 25.0% of the least {objective} possible (lower bound 750 ms)"
+    else:
+        assert words == "schedule bounded: no plan does better on this cost model (gap 0)"
 
 
 class Page(HTMLParser):

@@ -1,0 +1,29 @@
+"""What is proved about a plan, in words: every command and the report take them from here."""
+
+from __future__ import annotations
+
+from edgecompile.plan import Certificate
+from edgecompile.quantities import format_time
+
+__all__ = ["distance", "proof"]
+
+_GIVEN = ("even", "manual", "single")
+
+
+def distance(certificate: Certificate) -> str:
+    """How far the plan may be from the best, in a few words."""
+    if certificate.gap == 0:
+        return "no plan does better"
+    return f"within {certificate.gap:.1%} of the best possible"
+
+
+def proof(certificate: Certificate, objective: str) -> str:
+    """A sentence about the schedule: how it was found, and how far it may be from the best on this cost model."""
+    figure, bound = "latency" if objective == "latency" else "period", format_time(certificate.lower_bound_s)
+    if certificate.gap == 0:
+        said = "no plan does better on this cost model (gap 0)"
+    elif certificate.method in _GIVEN:
+        said = f"the best plan's period is {certificate.gap:.1%} shorter ({bound})"
+    else:
+        said = f"within {certificate.gap:.1%} of the least {figure} possible (lower bound {bound})"
+    return f"schedule {certificate.method}: {said}"
