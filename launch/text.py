@@ -80,8 +80,8 @@ class Encoder:
         self._spec, self._inputs, self._where = spec, plan.inputs, where
 
     def encode(self, text: str) -> dict[str, Any]:
-        """Arrays by input name, each (max_length,) in the input's dtype."""
-        encoding = self._tokenizer.encode(text)
+        """Arrays by input name, each (max_length,) in the input's dtype. Raises UserError for half a character."""
+        encoding = self._tokenizer.encode(_whole(text, self._where))
         columns = {self._spec.ids: encoding.ids, self._spec.mask: encoding.attention_mask,
                    self._spec.types: encoding.type_ids}  # fmt: skip
         return {spec.name: self._column(columns[spec.name], spec) for spec in self._inputs}
@@ -171,14 +171,26 @@ def _parse_jsonl(line: str, where: str) -> Sentence | None:
     except (ValueError, RecursionError) as error:
         raise UserError(f"{where}: not JSON: {error}") from None
     if isinstance(value, str):
-        return Sentence(value)
+        return Sentence(_whole(value, where))
     text = value.get("text", value.get("sentence")) if isinstance(value, dict) else None
     if not isinstance(text, str):
         raise UserError(f"{where}: must be a string, or an object with a string `text` or `sentence`")
     label = value.get("label")
     if label is not None and (isinstance(label, bool) or not isinstance(label, int)):
         raise UserError(f"{where}: label is {label!r}, it must be a class number")
-    return Sentence(text, label)
+    return Sentence(_whole(text, where), label)
+
+
+def _whole(text: str, where: str) -> str:
+    """The text itself. Raises UserError where JSON's escapes make half of a character that takes two of them."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        half = text[error.start].encode("unicode_escape").decode("ascii")
+        raise UserError(
+            f"{where}: {half} is half a character (a lone surrogate, as when an emoji is cut in two): write it whole"
+        ) from None
+    return text
 
 
 def _parse_tsv(line: str, where: str) -> Sentence | None:

@@ -22,6 +22,7 @@ from edgelaunch.bad_items import BadItems
 from edgelaunch.inputs import open_source
 from edgelaunch.items import STDIN, Entry, Item
 from edgelaunch.outputs import open_writer
+from edgelaunch.text import Encoder
 
 IMAGE = ImageSpec(size=(24, 32), resize=36, mean=(0.5, 0.4, 0.3), std=(0.5, 0.25, 0.2))
 
@@ -94,6 +95,26 @@ def test_lines_of_text(language: Plan, tmp_path: Path, monkeypatch: pytest.Monke
     assert items[5].arrays["ids"].tolist() == [2, 0, 0, 0, 0]
     with pytest.raises(UserError, match=r"x.jsonl:2: not JSON"):
         items_of(language, tmp_path / "x.jsonl", gap=False)
+
+
+@pytest.mark.parametrize(
+    "line", [r'"cat \ud83d"', r'{"text": "\ude00 cat", "label": 1}', r'{"sentence": "\ude00\ud83d"}']
+)
+def test_half_an_emoji_is_a_bad_item(language: Plan, tmp_path: Path, line: str) -> None:
+    """JSON can write it and UTF-8 cannot; a whole one is a text like any other."""
+    path = tmp_path / "x.jsonl"
+    path.write_text('"cat"\n' + line + '\n"cat \\ud83d\\ude00"\n')
+    items = items_of(language, path)
+    assert [item.entry.name for item in items] == ["cat", None, "cat \U0001f600"]
+    assert "x.jsonl:2: " in bad_ones(items)[1]
+    assert "half a character" in bad_ones(items)[1]
+    with pytest.raises(UserError, match=r"x.jsonl:2: .* is half a character"):
+        items_of(language, path, gap=False)
+
+
+def test_half_an_emoji_given_by_a_program(language: Plan, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"stream: .* is half a character"):
+        Encoder(language, tmp_path, "stream").encode("cat \ud83d")
 
 
 def test_lines_of_standard_input(two_stages: Written, monkeypatch: pytest.MonkeyPatch) -> None:
