@@ -37,7 +37,7 @@ def rows(name: str, microbatch: int, stage_counts: list[int], folder: Path) -> I
     spec = model_of(conf.model)
     module = build_model(spec, conf.seed)
     if name in REAL_WEIGHTS:
-        module, _ = load_weights(module, REAL_WEIGHTS[name])
+        module = load_weights(module, REAL_WEIGHTS[name]).module
     flat = FlatModel(module, [item.name for item in spec.inputs], spec.outputs)
     golden = golden_inputs(spec, module, conf.seed)
     examples = example_inputs(spec, golden, microbatch)

@@ -43,7 +43,7 @@ def assemble_plan(
 
     Args:
         wires: the format at both ends of each stage, one more than stages.
-        notes: what a user should know of the model.
+        notes: what the earlier steps have to say.
     """
     ranks = [0] + [stage.host for stage in schedule.stages if stage.host != 0]
     costs = recorded(conf, chain, profile, cluster)

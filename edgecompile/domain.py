@@ -105,6 +105,7 @@ def to_conf(config: Any) -> Conf:
     _at_least(conf.microbatch, 1, "microbatch")
     _one_of(conf.data.kind, ("tensor", "image", "text"), "data.kind")
     _one_of(conf.data.result, ("array", "labels"), "data.result")
+    _one_of(conf.weights_unused, ("refuse", "ignore"), "weights_unused")
     _one_of(conf.profile.outside, ("refuse", "analytic"), "profile.outside")
     _one_of(conf.schedule.objective, ("period", "latency", "period_under_latency"), "schedule.objective")
     _between(conf.contingency, 0, 1, "contingency")

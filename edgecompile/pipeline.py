@@ -6,8 +6,6 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from torch import nn
-
 from edgecompile import verify
 from edgecompile.assemble import assemble_plan
 from edgecompile.assets import data_spec, write_golden
@@ -23,7 +21,7 @@ from edgecompile.plan import Plan, write_plan
 from edgecompile.reference import example_inputs, golden_inputs, make_reference
 from edgecompile.schema import Conf
 from edgecompile.shards import RAW, artifact_formats, write_reference, write_shard
-from edgecompile.weights import load_weights
+from edgecompile.weights import Loaded, check_numbers, load_weights
 from edgecompile.wire import cut_formats
 
 __all__ = ["Step", "compile_model"]
@@ -40,7 +38,8 @@ def compile_model(conf: Conf, step: Step) -> Plan:
     """
     spec, cluster, folder = with_pixels(model_of(conf.model), conf.data), cluster_of(conf), Path(conf.output_dir)
     with step(f"build {spec.name}"):
-        module, origin = _model(spec, conf)
+        loaded = _model(spec, conf)
+        module = loaded.module
         pixels = (conf.data.mean, conf.data.std) if conf.data.pixels == "uint8" else None
         flat = FlatModel(module, [item.name for item in spec.inputs], spec.outputs, pixels)
         golden = golden_inputs(spec, module, conf.seed)
@@ -78,15 +77,16 @@ def compile_model(conf: Conf, step: Step) -> Plan:
         items = write_golden(reference, captured, equality, whole, folder)
         plan = assemble_plan(
             conf, cluster=cluster, chain=chain, profile=profile, schedule=schedule, shards=shards, wires=wires,
-            golden=items, data=data, origin=origin, num_parameters=sum(value.numel() for value in module.parameters()),
-            contingencies=contingencies, notes=reference.notes,
+            golden=items, data=data, origin=loaded.origin, notes=(*loaded.notes, *reference.notes),
+            num_parameters=sum(value.numel() for value in module.parameters()), contingencies=contingencies,
         )  # fmt: skip
         write_plan(plan, folder / "plan.yaml")
     return plan
 
 
-def _model(spec: ModelSpec, conf: Conf) -> tuple[nn.Module, str]:
+def _model(spec: ModelSpec, conf: Conf) -> Loaded:
     module = build_model(spec, conf.seed)
-    if conf.weights is None:
-        return module, f"random, seed {conf.seed}"
-    return load_weights(module, conf.weights)
+    if conf.weights is not None:
+        return load_weights(module, conf.weights, conf.weights_prefix, conf.weights_unused == "ignore")
+    check_numbers(module, f"model.build: {spec.name}")
+    return Loaded(module=module, origin=f"random, seed {conf.seed}")

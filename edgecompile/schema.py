@@ -239,6 +239,12 @@ class Conf:
     hosts: HostsConf = field(default_factory=HostsConf)
     microbatch: int = 1
     weights: str | None = None
+    """Google's ViT .npz, a .safetensors, .bin, .pt, .pth or .ckpt file, or a save_pretrained directory; null: seeded
+    random."""
+    weights_prefix: str = ""
+    """What the file's names begin with and the model's do not, such as `module.`."""
+    weights_unused: str = "refuse"
+    """Tensors of the file that tell of another model, such as more blocks: refuse, or ignore."""
     capture: CaptureMethod = CaptureMethod.export
     passes: dict[str, bool] = field(default_factory=dict)
     schedule: ScheduleConf = field(default_factory=ScheduleConf)

@@ -105,3 +105,15 @@ class Unbatched(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x.sum(0)
+
+
+class NotANumber(nn.Module):
+    """One of its weights is NaN, as after a training run that diverged."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+        self.layer.weight.data[1, 2] = float("nan")
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(x)

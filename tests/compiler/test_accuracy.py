@@ -38,7 +38,7 @@ class ThreeStages:
         self.images, self.labels, self.folder = images[held_out], labels[held_out], folder
         conf = compose(WORDS)
         spec, cluster = model_of(conf.model), cluster_of(conf)
-        module, _ = load_weights(build_model(spec, 0), str(data.weights_path(FOLD)))
+        module = load_weights(build_model(spec, 0), str(data.weights_path(FOLD))).module
         flat = FlatModel(module, [item.name for item in spec.inputs], spec.outputs)
         examples = example_inputs(spec, golden_inputs(spec, module, 0), conf.microbatch)
         self.chain = build_chain(run_passes(capture(flat, spec, examples, conf.capture), examples, conf.passes))

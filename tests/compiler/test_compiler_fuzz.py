@@ -101,6 +101,12 @@ def layer_bytes(folder: Path) -> bytes:
     return (folder / "seed.safetensors").read_bytes()
 
 
+def pickled_bytes() -> bytes:
+    memory = io.BytesIO()
+    torch.save({"state_dict": nn.Linear(3, 2).state_dict(), "epoch": 3}, memory)
+    return memory.getvalue()
+
+
 def npz_bytes() -> bytes:
     memory = io.BytesIO()
     np.savez(memory, cls=np.zeros((1, 1, 16), np.float32))
@@ -146,6 +152,7 @@ def readers(folder: Path) -> dict[str, Reader]:
         "pipeedge types": (text(TYPES), "x.yml", lambda path: pipeedge(folder, types=path)),
         "pipeedge devices": (text(DEVICES), "x.yml", lambda path: pipeedge(folder, devices=path)),
         "safetensors": (layer_bytes(folder), "x.safetensors", lambda path: load_weights(nn.Linear(3, 2), str(path))),
+        "pt": (pickled_bytes(), "x.pt", lambda path: load_weights(nn.Linear(3, 2), str(path))),
         "npz": (npz_bytes(), "x.npz", load_google),
         "index": (b'{"weight_map": {"weight": "model.safetensors", "bias": "model.safetensors"}}',
                   "model.safetensors.index.json", load_index),
@@ -153,8 +160,8 @@ def readers(folder: Path) -> dict[str, Reader]:
     }  # fmt: skip
 
 
-NAMES = ("profile", "run", "sweep", "pipeedge models", "pipeedge types", "pipeedge devices", "safetensors", "npz",
-         "index", "partial")  # fmt: skip
+NAMES = ("profile", "run", "sweep", "pipeedge models", "pipeedge types", "pipeedge devices", "safetensors", "pt",
+         "npz", "index", "partial")  # fmt: skip
 
 
 @pytest.mark.parametrize("name", NAMES)
