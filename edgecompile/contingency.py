@@ -106,16 +106,17 @@ def write_fallbacks(contingencies: Contingencies, chain: Chain, folder: Path, ar
 
 
 def check_fallbacks(
-    contingencies: Contingencies, chain: Chain, reference: Reference, microbatch: int, equality: Equality
+    contingencies: Contingencies, chain: Chain, reference: Reference, conf: Conf, equality: Equality
 ) -> Equality:
     """Compares the shards of every fallback with the eager model, and widens what a run may differ by to the largest.
 
     Raises:
-        AssertionError: as check_shards does.
+        AssertionError, UserError: as check_shards does.
     """
     for item in contingencies.fallbacks:
-        lossy = not all(wire.lossless for wire in item.wires)
-        found = check_shards(chain, item.schedule, item.shards, reference, microbatch, lossy)
+        found = check_shards(
+            chain, item.schedule, item.shards, reference, conf.microbatch, item.wires, conf.wire.max_error
+        )
         equality = replace(
             equality, errors=_largest(equality.errors, found.errors),
             tolerance=_largest(equality.tolerance, found.tolerance),

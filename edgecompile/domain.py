@@ -108,6 +108,8 @@ def to_conf(config: Any) -> Conf:
     _one_of(conf.weights_unused, ("refuse", "ignore"), "weights_unused")
     _one_of(conf.profile.outside, ("refuse", "analytic"), "profile.outside")
     _one_of(conf.schedule.objective, ("period", "latency", "period_under_latency"), "schedule.objective")
+    if not 0 < conf.wire.max_error < float("inf"):
+        raise UserError(f"invalid value {conf.wire.max_error} for wire.max_error: expected a number over 0")
     _between(conf.contingency, 0, 1, "contingency")
     _one_of(conf.runtime.prepack, PREPACK, "runtime.prepack")
     _at_least(conf.runtime.num_buffers_in, 1, "runtime.num_buffers_in")

@@ -15,6 +15,8 @@ from edgecompile.reference import Reference
 from edgecompile.schedule import Schedule
 from edgecompile.shards import Shard, stage_module
 from edgecompile.units import Chain
+from edgecompile.wire import WireFormat
+from edgecompile.wire_loss import difference, is_lossy, lossy_note, too_lossy, wire_losses, worst_tensor
 
 __all__ = ["Equality", "check_shards"]
 
@@ -34,34 +36,51 @@ class Equality:
     """The largest absolute difference to the eager outputs that a run of the pipeline may show."""
     outputs: tuple[torch.Tensor, ...]
     """What a run must reproduce: the eager outputs; where the wire is lossy, integers and bools of the shards."""
+    notes: tuple[str, ...] = ()
+    """What the plan should say of it."""
 
 
 def check_shards(
-    chain: Chain, schedule: Schedule, shards: Sequence[Shard], reference: Reference, microbatch: int, lossy: bool
+    chain: Chain,
+    schedule: Schedule,
+    shards: Sequence[Shard],
+    reference: Reference,
+    microbatch: int,
+    wires: Sequence[WireFormat],
+    max_error: float = math.inf,
 ) -> Equality:
     """Runs the golden items through the shards, one loaded at a time, and compares with the model in float64.
 
-    Where a wire format is lossy, the stages are compared strictly without it, and what it loses is the tolerance.
+    Where something is encoded, the stages are compared strictly without that, and what it loses is the tolerance.
+
+    Args:
+        wires: the format at both ends of each stage, one more than stages.
+        max_error: how much the formats may lose, relative to each output's largest value.
 
     Raises:
         AssertionError: an output is farther from the float64 model than the eager model is, by over twice.
-        UserError: a stage gives another result when it runs again.
+        UserError: a stage gives another result when it runs again, or the formats lose more than `max_error`; names the
+            output, and the cut and the tensor that lose most.
     """
+    lossy = is_lossy(chain, schedule, wires)
     got = _run([_loader(shard) for shard in shards], reference, microbatch, lossy)
     strict = got
     if lossy:
         strict = _run([_builder(chain, stage.first, stage.last) for stage in schedule.stages], reference, microbatch)
     for index, name in enumerate(chain.captured.output_names):
-        error, allowed = _error(strict[index], reference.exact[index]), reference.allowed[index]
+        error, allowed = difference(strict[index], reference.exact[index]), reference.allowed[index]
         assert error <= allowed, f"the shards' {name} is {error:.3g} from the float64 model, {allowed:.3g} is allowed"
-    errors = tuple(_error(value, exact) for value, exact in zip(got, reference.exact, strict=True))
+    errors = tuple(difference(value, exact) for value, exact in zip(got, reference.exact, strict=True))
     if not lossy:
         return Equality(errors=errors, tolerance=reference.tolerance, outputs=reference.outputs)
+    found = wire_losses(chain.captured.output_names, got, reference)
+    worst = max(found, key=lambda loss: loss.relative)
+    if not worst.relative <= max_error:
+        raise too_lossy(worst, max_error, worst_tensor(chain, schedule, wires, reference, microbatch, worst.output))
     pairs = list(zip(got, reference.outputs, strict=True))
     outputs = tuple(eager if eager.is_floating_point() else value for value, eager in pairs)
-    lost = [_error(value, eager) for value, eager in zip(got, outputs, strict=True)]
-    tolerance = tuple(1.01 * loss + own for loss, own in zip(lost, reference.tolerance, strict=True))
-    return Equality(errors=errors, tolerance=tolerance, outputs=outputs)
+    tolerance = tuple(1.01 * loss.absolute + own for loss, own in zip(found, reference.tolerance, strict=True))
+    return Equality(errors=errors, tolerance=tolerance, outputs=outputs, notes=(lossy_note(found),))
 
 
 def _loader(shard: Shard) -> Callable[[], Stage]:
@@ -114,12 +133,4 @@ def _alike(one: torch.Tensor, other: torch.Tensor, lossy: bool) -> bool:
     if not one.is_floating_point():
         return lossy or torch.equal(one, other)
     bound = (_LOSSY_ROUNDING if lossy else _ROUNDING) * scale_of(one)
-    return _error(other, one) <= max(bound, 16 * torch.finfo(one.dtype).eps * scale_of(one))
-
-
-def _error(got: torch.Tensor, wanted: torch.Tensor) -> float:
-    """The largest absolute difference; NaN and infinities must be the same, and integers and bools equal."""
-    if not got.is_floating_point():
-        return 0.0 if torch.equal(got, wanted) else math.inf
-    same = (got.double() == wanted) | (got.isnan() & wanted.isnan())
-    return 0.0 if bool(same.all()) else float((got.double() - wanted)[~same].abs().max().nan_to_num(math.inf))
+    return difference(other, one) <= max(bound, 16 * torch.finfo(one.dtype).eps * scale_of(one))

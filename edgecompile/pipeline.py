@@ -13,6 +13,7 @@ from edgecompile.capture import FlatModel
 from edgecompile.contingency import check_fallbacks, find_contingencies, write_fallbacks
 from edgecompile.domain import ModelSpec, cluster_of, model_of, with_pixels
 from edgecompile.equality import check_shards
+from edgecompile.exact import keep_exact
 from edgecompile.front import chain_of
 from edgecompile.measured import make_profile
 from edgecompile.models import build_model
@@ -22,7 +23,7 @@ from edgecompile.reference import example_inputs, golden_inputs, make_reference
 from edgecompile.schema import Conf
 from edgecompile.shards import RAW, artifact_formats, write_reference, write_shard
 from edgecompile.weights import Loaded, check_numbers, load_weights
-from edgecompile.wire import cut_formats
+from edgecompile.wire import cut_formats, may_lose
 
 __all__ = ["Step", "compile_model"]
 
@@ -45,7 +46,7 @@ def compile_model(conf: Conf, step: Step) -> Plan:
         golden = golden_inputs(spec, module, conf.seed)
         examples = example_inputs(spec, golden, conf.microbatch)
     with step("capture"):
-        chain = chain_of(flat, spec, examples, conf)
+        chain = keep_exact(chain_of(flat, spec, examples, conf), golden, conf.microbatch, may_lose(conf))
         captured = chain.captured
     with step("schedule"):
         profile = make_profile(chain, cluster, conf)
@@ -69,15 +70,14 @@ def compile_model(conf: Conf, step: Step) -> Plan:
         with step(f"write shards for the loss of any of {len(contingencies.fallbacks)} hosts"):
             contingencies = write_fallbacks(contingencies, chain, folder / "shards", conf.artifact.format)
     with step("compare the shards with the eager model"):
-        lossy = not all(wire.lossless for wire in wires)
-        equality = check_shards(chain, schedule, shards, reference, conf.microbatch, lossy)
-        equality = check_fallbacks(contingencies, chain, reference, conf.microbatch, equality)
+        equality = check_shards(chain, schedule, shards, reference, conf.microbatch, wires, conf.wire.max_error)
+        equality = check_fallbacks(contingencies, chain, reference, conf, equality)
     with step("write the plan"):
         whole = write_reference(flat, examples, folder / "golden") if conf.reference else None
         items = write_golden(reference, captured, equality, whole, folder)
         plan = assemble_plan(
             conf, cluster=cluster, chain=chain, profile=profile, schedule=schedule, shards=shards, wires=wires,
-            golden=items, data=data, origin=loaded.origin, notes=(*loaded.notes, *reference.notes),
+            golden=items, data=data, origin=loaded.origin, notes=(*loaded.notes, *reference.notes, *equality.notes),
             num_parameters=sum(value.numel() for value in module.parameters()), contingencies=contingencies,
         )  # fmt: skip
         write_plan(plan, folder / "plan.yaml")

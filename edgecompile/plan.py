@@ -179,7 +179,8 @@ class Golden:
     sha256: str
     num_items: int
     tolerance: dict[str, float]
-    """For each output, the largest absolute difference that counts as equal."""
+    """For each output, the largest absolute difference to `output.NAME` that a run may show. With lossy wire formats it
+    holds what they cost, and whole numbers and bools are those of the shards, not the model's."""
     error: dict[str, float] = field(default_factory=dict)
     """For each output, the shards' largest error to the model in float64, relative to its largest value."""
     eager_error: dict[str, float] = field(default_factory=dict)
@@ -247,6 +248,12 @@ class Plan:
         by_name: dict[str, Host | SpareHost] = {host.name: host for host in self.hosts}
         by_name.update((host.name, host) for host in self.unused_hosts)
         return tuple(by_name[name] for name in self.cluster)
+
+    @property
+    def lossy(self) -> bool:
+        """Whether any tensor travels in a format that rounds it, after the loss of a host included."""
+        stages = [*self.stages, *(stage for item in self.contingencies for stage in item.stages)]
+        return any(spec.wire != "raw" for stage in stages for spec in stage.outputs)
 
     def stage_of_rank(self, rank: int) -> Stage | None:
         """The stage that this rank runs; None for a data host without one."""

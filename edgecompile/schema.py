@@ -181,6 +181,8 @@ class WireConf:
     """Integer formats: an offset and a step for each item, or for each channel of an item whose codes outweigh them."""
     clipping: bool = True
     """Integer formats of 6 bits and fewer: clip an item's outliers where that lowers the error; fit int2's levels."""
+    max_error: float = 0.5
+    """The largest error that the formats may make on the golden items, relative to each output's largest value."""
 
 
 @dataclass

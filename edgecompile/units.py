@@ -67,6 +67,8 @@ class BoundaryTensor:
     shape: tuple[int, ...]
     dtype: str
     num_bytes: int
+    exact: bool = False
+    """Whether it travels as it is in every wire format (exact.py)."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,8 @@
 """Wire formats: what a boundary's tensors look like while they travel, how many bytes that is, and what it costs.
 
-Floats of 32 bits are encoded; all other tensors pass unchanged. Integer formats store codes of `bits` bits with an
-offset and a step for each item, or for each item and channel (the last dimension) where its codes outweigh these.
+Floats of 32 bits are encoded, but for masks and the like (exact.py); all other tensors pass unchanged. Integer formats
+store codes of `bits` bits with an offset and a step for each item, or for each item and channel (the last dimension)
+where its codes outweigh these.
 Where few bits are left, `clipping` spends them better than between the least and the largest value: an item's outliers
 are clipped where that lowers the error, at the analytic optimum for a Laplace distribution (Banner, Nahshan, Soudry,
 "Post training 4-bit quantization of convolutional networks for rapid-deployment", NeurIPS 2019). A channel's are not:
@@ -29,6 +30,7 @@ __all__ = [
     "encode_s",
     "is_encoded",
     "may_clip",
+    "may_lose",
     "wire_bytes",
     "wire_format",
     "wire_tensors",
@@ -138,8 +140,13 @@ def cut_formats(conf: Conf, num_cuts: int | None) -> list[WireFormat]:
     return [wire_format(name, key, conf.wire.scale, conf.wire.clipping) for name in chosen]
 
 
+def may_lose(conf: Conf) -> bool:
+    """Whether any format of this config is lossy."""
+    return any(name != "fp32" for name in (conf.wire.format, *conf.wire.per_cut))
+
+
 def is_encoded(tensor: BoundaryTensor, wire: WireFormat) -> bool:
-    return tensor.dtype == "float32" and not wire.lossless
+    return tensor.dtype == "float32" and not tensor.exact and not wire.lossless
 
 
 def may_clip(wire: WireFormat, num_groups: int) -> bool:

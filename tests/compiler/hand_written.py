@@ -117,3 +117,25 @@ class NotANumber(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.layer(x)
+
+
+class Masked(nn.Module):
+    """Attention written out, with a float mask alive from the first unit to the last.
+
+    With `both`, padding attends to nothing at all, so that it averages over everything where `hidden` is finite.
+    """
+
+    def __init__(self, hidden: float = float("-inf"), both: bool = False, width: int = 8) -> None:
+        super().__init__()
+        self.hidden, self.both = hidden, both
+        self.first = nn.Linear(width, width)
+        self.mix = nn.ModuleList(nn.Linear(width, width) for _ in range(3))
+        self.last = nn.Linear(width, 4)
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor) -> dict[str, torch.Tensor]:
+        kept = mask[:, None, :] * mask[:, :, None] if self.both else mask[:, None, :]
+        hide = torch.where(kept > 0, 0.0, self.hidden)
+        h = self.first(x)
+        for mix in self.mix:
+            h = torch.tanh(mix(torch.softmax(h @ h.transpose(1, 2) + hide, -1) @ h))
+        return {"scores": self.last(h), "kept": mask > 0}

@@ -13,14 +13,15 @@ import pytest
 import torch
 from launch_plans import Written
 
-from edgecompile.plan import DataSpec, Plan, UserError
+from edgecompile.plan import Contingency, DataSpec, Plan, TensorSpec, UserError
 from edgelaunch.golden import GoldenFile
 from edgelaunch.items import Entry
 from edgelaunch.labels import Accuracy, top_labels
 from edgelaunch.outputs import check_output, open_writer
+from edgelaunch.report import print_verified
 from edgelaunch.results import ResultHandler
 from edgelaunch.timing import KEPT, Series
-from edgelaunch.verify import Verifier
+from edgelaunch.verify import Comparison, Verifier
 
 SCORED = DataSpec(kind="tensor", result="labels", scores="y", labels=("cat", "dog"), top_k=3)
 
@@ -136,6 +137,39 @@ def verify(written: Written, change: Any) -> None:
         outputs = {spec.name: golden.expected(spec.name, index).clone() for spec in written.plan.outputs}
         change(index, outputs)
         verifier.add(Entry(index=index, stream="golden"), outputs)
+
+
+def verdict(capsys: pytest.CaptureFixture[str], lossy: bool, times: float = 1.0, **outputs: tuple[int, float]) -> str:
+    """The last line, for outputs of so many compared items and such a difference; 0.5 is allowed."""
+    found = {name: Comparison(tolerance=0.5 * times, num_items=count, max_difference=gap, max_value=2.0)
+             for name, (count, gap) in outputs.items()}  # fmt: skip
+    print_verified("golden items", found, quiet=True, lossy=lossy, times=times)
+    return capsys.readouterr().out.strip()
+
+
+def test_only_what_is_equal_is_called_equal(capsys: pytest.CaptureFixture[str]) -> None:
+    said = verdict(capsys, lossy=False, scores=(4, 2e-7))
+    assert said == "verified: 4 items equal the unsplit model's (largest difference 2e-07)"
+    said = verdict(capsys, lossy=True, scores=(4, 0.25))
+    assert said == (
+        "verified: 4 items within the plan's tolerance of 0.5 (largest difference 0.25; the wire formats are lossy)"
+    )
+    said = verdict(capsys, lossy=True, times=4.0, scores=(9, 0.75), best=(0, 0.0), states=(9, 1.5))
+    assert said == (
+        "verified: 9 items within 4 times the plan's tolerance of 0.5 for states (largest difference 1.5; the wire "
+        "formats are lossy); not compared, since a lossy wire format may turn a close decision: best"
+    )
+    said = verdict(capsys, lossy=True, best=(0, 0.0))
+    assert said == "not compared, since a lossy wire format may turn a close decision: best"
+
+
+def test_a_plan_is_lossy_where_anything_is_rounded_also_after_a_loss(three_stages: Written) -> None:
+    plan = three_stages.plan
+    assert not plan.lossy
+    coded = replace(plan.stages[0], outputs=(TensorSpec(name="h", shape=(2, 3), dtype="bfloat16", wire="bf16"),))
+    assert replace(plan, stages=(coded, *plan.stages[1:])).lossy
+    spare = Contingency(lost="b", predicted=plan.predicted, certificate=plan.certificate, stages=(coded,))
+    assert replace(plan, contingencies=(spare,)).lossy
 
 
 def test_equal_outputs_are_verified(three_stages: Written) -> None:
