@@ -265,8 +265,9 @@ def test_a_deeper_checkpoint_is_refused(tmp_path: Path, layout: str) -> None:
 
 
 FOREIGN = {
-    "blocks.2.0.weight": r"the last of the model's blocks is 1",
-    "blocks.0.2.weight": r"the last of the model's blocks\.0 is 1",
+    "blocks.2.0.weight": r"the last of its kind in the model is blocks\.1:",
+    "blocks.0.2.weight": r"the last of its kind in the model is blocks\.0\.1:",
+    "fc3.weight": r"the last of its kind in the model is fc2:",
     "blocks.0.adapter.weight": r"the model's blocks\.0 has no place",
     "blocks.0.0.weight_scale": r"the model's blocks\.0\.0 has no place",
     "plain.bias": r"the model's plain has no place",
@@ -278,6 +279,7 @@ def plain_model() -> torch.nn.Module:
     model = torch.nn.Module()
     model.blocks = torch.nn.ModuleList(torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)) for _ in "ab")
     model.plain = torch.nn.Linear(2, 2, bias=False)
+    model.fc1, model.fc2 = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
     return model
 
 
