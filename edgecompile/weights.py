@@ -197,15 +197,16 @@ def _fill(module: nn.Module, given: Mapping[str, torch.Tensor], path: Path) -> t
 
 
 def _own(module: nn.Module) -> dict[str, torch.Tensor]:
-    return {name: value for name, value in module.state_dict().items() if isinstance(value, torch.Tensor)}
+    state = module.state_dict(keep_vars=True)
+    return {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
 
 
 def _tied(own: Mapping[str, torch.Tensor]) -> list[list[str]]:
     """The names of each tensor, the first one first."""
     groups: dict[object, list[str]] = {}
     for name, value in own.items():
-        anonymous = _is_unset(value) or not value.numel()
-        key: object = name if anonymous else (value.data_ptr(), tuple(value.shape), value.stride())
+        empty = _is_unset(value) or not value.numel()
+        key: object = id(value) if empty else (value.data_ptr(), tuple(value.shape), value.stride())
         groups.setdefault(key, []).append(name)
     return list(groups.values())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from pathlib import Path
 
@@ -30,11 +31,16 @@ def masked(hidden: object, *, both: bool = False) -> tuple[str, ...]:
             f"+model.build.both={both}", f"model.inputs={INPUTS}")  # fmt: skip
 
 
-def marked(*model: str, microbatch: int = 2, lossy: bool = True) -> Chain:
+@functools.cache
+def captured(*model: str) -> Chain:
+    return captured_chain(model, 2)[0]
+
+
+def marked(*model: str, lossy: bool = True) -> Chain:
     conf = compose(list(model))
     spec = model_of(conf.model)
-    chain, _ = captured_chain(model, microbatch)
-    return keep_exact(chain, golden_inputs(spec, build_model(spec, 0), 0), microbatch, lossy)
+    golden = golden_inputs(spec, build_model(spec, 0), 0)
+    return keep_exact(captured(*model), golden, 2, lossy)
 
 
 def names(chain: Chain, exact: bool) -> set[str]:
@@ -64,7 +70,7 @@ def test_the_scheduler_counts_the_bytes_that_travel() -> None:
     for boundary in chain.boundaries[1:-1]:
         for tensor in boundary.tensors:
             assert tensor.exact is False or wire_bytes(boundary, int8) >= tensor.num_bytes
-    plain = captured_chain(masked(-math.inf), 2)[0]
+    plain = captured(*masked(-math.inf))
     after = [wire_bytes(boundary, int8) for boundary in chain.boundaries]
     before = [wire_bytes(boundary, int8) for boundary in plain.boundaries]
     # the mask is (2, 1, 6): 48 bytes as it is; encoded 12 codes and an offset and a step for each item

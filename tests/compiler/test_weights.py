@@ -188,9 +188,12 @@ TABLE = torch.arange(15.0).reshape(5, 3)
 
 
 @pytest.mark.parametrize("name", ["table.weight", "head.weight"])
-def test_a_tied_weight_is_found_under_any_of_its_names(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_a_tied_weight_is_found_under_any_of_its_names(tmp_path: Path, name: str, device: str) -> None:
     save_file({name: TABLE}, tmp_path / "tied.safetensors")
-    loaded = load_weights(Tied(), str(tmp_path / "tied.safetensors"))
+    with torch.device(device):
+        model = Tied()
+    loaded = load_weights(model, str(tmp_path / "tied.safetensors"))
     assert torch.equal(loaded.module.get_parameter("table.weight"), TABLE)
     assert torch.equal(loaded.module.get_parameter("head.weight"), TABLE)
     assert loaded.notes == ()
