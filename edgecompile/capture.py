@@ -6,8 +6,9 @@ torch.export is the default: torch.fx.symbolic_trace, kept as an option, fails o
 from __future__ import annotations
 
 import inspect
+import operator
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -16,6 +17,7 @@ from torch import fx, nn
 
 from edgecompile.domain import ModelSpec
 from edgecompile.errors import UserError, choices
+from edgecompile.graphs import propagate
 from edgecompile.module_state import ModuleState
 from edgecompile.schema import CaptureMethod
 
@@ -167,7 +169,7 @@ def capture(flat: FlatModel, spec: ModelSpec, inputs: Sequence[torch.Tensor], me
             if method is CaptureMethod.export:
                 graph_module = _export(flat, tuple(inputs))
             else:
-                graph_module = _symbolic_trace(flat, len(inputs))
+                graph_module = _symbolic_trace(flat, tuple(inputs))
     except UserError:
         raise
     except Exception as error:  # both tracers raise whatever the model's code raises on a proxy
@@ -191,7 +193,7 @@ def _explain(error: Exception, method: CaptureMethod, name: str) -> str:
     return f"capture={method.value}: cannot trace the model {name!r}: {type(error).__name__}: {first} ({hint})"
 
 
-def _export(flat: FlatModel, inputs: tuple[torch.Tensor, ...]) -> fx.GraphModule:
+def _export(flat: nn.Module, inputs: tuple[torch.Tensor, ...]) -> fx.GraphModule:
     program = torch.export.export(flat, inputs, strict=False)
     if any(_mutates(node) for node in program.graph.nodes):
         program = program.run_decompositions({})
@@ -211,6 +213,8 @@ def _export(flat: FlatModel, inputs: tuple[torch.Tensor, ...]) -> fx.GraphModule
             # What the model writes into its input or a buffer is read by nobody: reference.py has seen to that.
             node.replace_all_uses_with(node.args[1])
             graph_module.graph.erase_node(node)
+        elif node.target is torch.ops.aten.view_as.default:
+            node.target = torch.ops.aten.reshape_as.default
     return fx.GraphModule(graph_module, graph_module.graph, class_name="Model")
 
 
@@ -219,15 +223,38 @@ def _mutates(node: fx.Node) -> bool:
     return node.op == "call_function" and schema is not None and bool(schema.is_mutable)
 
 
-def _symbolic_trace(flat: FlatModel, num_inputs: int) -> fx.GraphModule:
-    names = ", ".join(f"x{index}" for index in range(num_inputs))
+class _Proxy(fx.Proxy):
+    """fx writes `x += y` down as `x + y`, which leaves other names of x as they were."""
+
+
+def _in_place(target: Any) -> Callable[[fx.Proxy, Any], fx.Proxy]:
+    return lambda proxy, other: proxy.tracer.create_proxy("call_function", target, (proxy, other), {})
+
+
+for _name in ("iadd", "isub", "imul", "imatmul", "itruediv", "ifloordiv", "imod", "ipow", "iand", "ior", "ixor"):
+    setattr(_Proxy, f"__{_name}__", _in_place(getattr(operator, _name)))
+
+
+class _Tracer(fx.Tracer):
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Proxy(node, self)
+
+
+def _symbolic_trace(flat: FlatModel, inputs: tuple[torch.Tensor, ...]) -> fx.GraphModule:
+    """A graph without operators that write into tensors: where the model has some, torch.export rewrites them."""
+    names = ", ".join(f"x{index}" for index, _ in enumerate(inputs))
     # fx needs a forward of fixed arity; the names are ours alone.
     forward = eval(f"lambda self, {names}: FlatModel.forward(self, {names})", {"FlatModel": FlatModel})  # noqa: S307
     fixed = type("FixedFlatModel", (FlatModel,), {"forward": forward})
     root: FlatModel = FlatModel.__new__(fixed)
     root.__dict__ = flat.__dict__
-    traced = fx.symbolic_trace(root)
+    traced = fx.GraphModule(root, _Tracer().trace(root), class_name="Model")
     for node in traced.graph.nodes:
-        if node.op == "call_method" and str(node.target).endswith("_") and not str(node.target).endswith("__"):
-            raise TypeError(f"the model writes into a tensor with {node.target}")
+        of_dtype = "dtype" in node.kwargs or any(isinstance(value, torch.dtype) for value in node.args)
+        if node.op == "call_method" and node.target in ("view", "view_as") and not of_dtype:
+            node.target = str(node.target).replace("view", "reshape")  # for the same reason as in _export
+    traced.recompile()
+    propagate(traced, inputs)
+    if any(node.meta["writes"] for node in traced.graph.nodes):
+        return _export(traced, inputs)
     return traced

@@ -12,8 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
+
 from edgecompile.domain import Cluster
-from edgecompile.equality import Equality, check_shards
+from edgecompile.equality import Equality, Flow, check_shards
 from edgecompile.partition import build_problem
 from edgecompile.profile import Profile
 from edgecompile.reference import Reference
@@ -22,6 +24,7 @@ from edgecompile.schema import Conf, ScheduleMethod
 from edgecompile.shards import RAW, Shard, write_shard
 from edgecompile.units import Chain
 from edgecompile.wire import WireFormat, cut_formats
+from edgecompile.wire_loss import is_lossy
 
 __all__ = ["Contingencies", "Fallback", "check_fallbacks", "find_contingencies", "write_fallbacks"]
 
@@ -36,6 +39,8 @@ class Fallback:
     wires: tuple[WireFormat, ...]
     """The format at both ends of each stage, one more than stages."""
     shards: tuple[Shard, ...] = ()
+    outputs: tuple[torch.Tensor, ...] = ()
+    """What its shards make of the golden items."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,22 +92,30 @@ def _without(problem: Problem, hosts: set[int]) -> Problem:
     )
 
 
-def write_fallbacks(contingencies: Contingencies, chain: Chain, folder: Path, artifact: str) -> Contingencies:
-    """Writes the shards of every fallback; one that several plans share is traced and stored once."""
+def write_fallbacks(
+    contingencies: Contingencies, chain: Chain, folder: Path, artifact: str, start: Flow
+) -> Contingencies:
+    """Writes the shards of every fallback, one that several share once, and runs the golden items through them.
+
+    Args:
+        start: the golden items as the model's inputs.
+    """
     written: dict[tuple[int, int, str, str], Shard] = {}
 
-    def shard(fallback: Fallback, index: int) -> Shard:
-        stage, incoming, outgoing = fallback.schedule.stages[index], *fallback.wires[index : index + 2]
-        key = (stage.first, stage.last, incoming.name, outgoing.name)
-        if key not in written:
-            written[key] = write_shard(chain, stage.first, stage.last, folder, incoming, outgoing, artifact)
-        return written[key]
+    def complete(fallback: Fallback) -> Fallback:
+        flow, shards = replace(start, lossy=is_lossy(chain, fallback.schedule, fallback.wires)), []
+        for index, stage in enumerate(fallback.schedule.stages):
+            incoming, outgoing = fallback.wires[index : index + 2]
+            key = (stage.first, stage.last, incoming.name, outgoing.name)
+            if key not in written:
+                written[key] = write_shard(
+                    chain, stage.first, stage.last, folder, flow.batches[0], incoming, outgoing, artifact
+                )
+            shards.append(written[key])
+            flow = flow.through(written[key], f"stage {index + 1} without host {fallback.lost}")
+        return replace(fallback, shards=tuple(shards), outputs=flow.outputs())
 
-    fallbacks = tuple(
-        replace(item, shards=tuple(shard(item, index) for index in range(len(item.schedule.stages))))
-        for item in contingencies.fallbacks
-    )
-    return replace(contingencies, fallbacks=fallbacks)
+    return replace(contingencies, fallbacks=tuple(complete(item) for item in contingencies.fallbacks))
 
 
 def check_fallbacks(
@@ -115,7 +128,7 @@ def check_fallbacks(
     """
     for item in contingencies.fallbacks:
         found = check_shards(
-            chain, item.schedule, item.shards, reference, conf.microbatch, item.wires, conf.wire.max_error
+            chain, item.schedule, item.outputs, reference, conf.microbatch, item.wires, conf.wire.max_error
         )
         equality = replace(
             equality, errors=_largest(equality.errors, found.errors),

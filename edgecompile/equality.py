@@ -1,10 +1,13 @@
-"""Whether the shards, chained, equal the model: strictly but for what lossy wire formats are allowed to lose."""
+"""Golden items on their way through the shards, and whether these, chained, equal the model.
+
+Strictly but for what lossy wire formats are allowed to lose.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -18,7 +21,7 @@ from edgecompile.units import Chain
 from edgecompile.wire import WireFormat
 from edgecompile.wire_loss import difference, is_lossy, lossy_note, too_lossy, wire_losses, worst_tensor
 
-__all__ = ["Equality", "check_shards"]
+__all__ = ["Equality", "Flow", "check_shards"]
 
 Stage = Callable[..., Sequence[torch.Tensor]]
 
@@ -40,33 +43,89 @@ class Equality:
     """What the plan should say of it."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Flow:
+    """All golden items at one boundary, in microbatches, as they travel there."""
+
+    batches: tuple[tuple[torch.Tensor, ...], ...]
+    rows: tuple[int, ...]
+    """The item of each row of all microbatches; some are there again, at another place."""
+    lossy: bool
+
+    @classmethod
+    def of(cls, reference: Reference, microbatch: int, lossy: bool) -> Flow:
+        """At the model's inputs. `lossy`: whether some wire format on the way loses precision."""
+        count = len(reference.inputs[0])
+        groups = [*groups_of(count, microbatch), *_exchanged(count, microbatch)]
+        batches = tuple(tuple(value[group] for value in reference.inputs) for group in groups)
+        return cls(batches=batches, rows=tuple(row for group in groups for row in group), lossy=lossy)
+
+    def through(self, shard: Shard, what: str) -> Flow:
+        """After this shard, which is loaded for it and let go.
+
+        Raises:
+            UserError: `what`, such as stage 1 of 3, gives another result when it runs again.
+        """
+        return self._after(_loaded(shard), what)
+
+    def _after(self, stage: Stage, what: str) -> Flow:
+        """At last the stage runs on its first microbatch again: nothing that a run leaves behind may reach the next."""
+        with torch.no_grad():
+            first = tuple(part.clone() for part in self.batches[0])
+            batches = tuple(tuple(part.contiguous() for part in stage(*batch)) for batch in self.batches)
+            pairs = list(zip(batches[0], stage(*first), strict=True))
+        if not all(_alike(before, after, self.lossy) for before, after in pairs):
+            raise UserError(
+                f"the model keeps state between calls: {what} gives another result when it runs on the same "
+                "microbatch again"
+            )
+        return replace(self, batches=batches)
+
+    def outputs(self) -> tuple[torch.Tensor, ...]:
+        """Each output for every golden item, after the last stage.
+
+        Raises:
+            AssertionError: an item's result depends on its place.
+        """
+        outputs = [torch.cat(parts) for parts in zip(*self.batches, strict=True)]
+        places = [self.rows.index(item) for item in range(max(self.rows) + 1)]
+        for output in outputs:
+            whole = self.lossy or all(
+                _alike(output[places[row]], output[place], self.lossy) for place, row in enumerate(self.rows)
+            )
+            assert whole, "a shard's result for an item depends on the item's place in its microbatch"
+        return tuple(output[places] for output in outputs)
+
+
 def check_shards(
     chain: Chain,
     schedule: Schedule,
-    shards: Sequence[Shard],
+    got: Sequence[torch.Tensor],
     reference: Reference,
     microbatch: int,
     wires: Sequence[WireFormat],
     max_error: float = math.inf,
 ) -> Equality:
-    """Runs the golden items through the shards, one loaded at a time, and compares with the model in float64.
+    """Compares what the shards made of the golden items with the model in float64.
 
     Where something is encoded, the stages are compared strictly without that, and what it loses is the tolerance.
 
     Args:
+        got: Flow.outputs after the last shard.
         wires: the format at both ends of each stage, one more than stages.
         max_error: how much the formats may lose, relative to each output's largest value.
 
     Raises:
         AssertionError: an output is farther from the float64 model than the eager model is, by over twice.
-        UserError: a stage gives another result when it runs again, or the formats lose more than `max_error`; names the
-            output, and the cut and the tensor that lose most.
+        UserError: the formats lose more than `max_error`; names the output, and the cut and the tensor that lose most.
     """
     lossy = is_lossy(chain, schedule, wires)
-    got = _run([_loader(shard) for shard in shards], reference, microbatch, lossy)
     strict = got
     if lossy:
-        strict = _run([_builder(chain, stage.first, stage.last) for stage in schedule.stages], reference, microbatch)
+        flow = Flow.of(reference, microbatch, lossy=False)
+        for number, stage in enumerate(schedule.stages):
+            flow = flow._after(stage_module(chain, stage.first, stage.last), f"stage {number + 1}")
+        strict = flow.outputs()
     for index, name in enumerate(chain.captured.output_names):
         error, allowed = difference(strict[index], reference.exact[index]), reference.allowed[index]
         assert error <= allowed, f"the shards' {name} is {error:.3g} from the float64 model, {allowed:.3g} is allowed"
@@ -83,44 +142,11 @@ def check_shards(
     return Equality(errors=errors, tolerance=tolerance, outputs=outputs, notes=(lossy_note(found),))
 
 
-def _loader(shard: Shard) -> Callable[[], Stage]:
+def _loaded(shard: Shard) -> Stage:
     if shard.artifact == "pt2":
-        return lambda: torch.export.load(shard.path).module()
-    return lambda: torch.jit.load(str(shard.path), map_location="cpu")  # type: ignore[no-untyped-call]
-
-
-def _builder(chain: Chain, first: int, last: int) -> Callable[[], Stage]:
-    return lambda: stage_module(chain, first, last)
-
-
-def _run(
-    stages: Sequence[Callable[[], Stage]], reference: Reference, microbatch: int, lossy: bool = False
-) -> tuple[torch.Tensor, ...]:
-    """Each output for all golden items; a stage is built, run on every microbatch, and let go before the next.
-
-    At last a stage runs on its first microbatch again: nothing that a run leaves behind may reach the next.
-    """
-    count = len(reference.inputs[0])
-    groups = [*groups_of(count, microbatch), *_exchanged(count, microbatch)]
-    rows = [row for group in groups for row in group]
-    values = [tuple(value[group] for value in reference.inputs) for group in groups]
-    for number, build in enumerate(stages):
-        stage = build()
-        with torch.no_grad():
-            first = tuple(part.clone() for part in values[0])
-            values = [tuple(part.contiguous() for part in stage(*batch)) for batch in values]
-            pairs = list(zip(values[0], stage(*first), strict=True))
-        if not all(_alike(before, after, lossy) for before, after in pairs):
-            raise UserError(
-                f"the model keeps state between calls: stage {number + 1} of {len(stages)} gives another result when "
-                "it runs on the same microbatch again"
-            )
-    outputs = [torch.cat(parts) for parts in zip(*values, strict=True)]
-    places = [rows.index(item) for item in range(count)]
-    for output in outputs:
-        whole = lossy or all(_alike(output[rows.index(row)], output[place], lossy) for place, row in enumerate(rows))
-        assert whole, "a shard's result for an item depends on the item's place in its microbatch"
-    return tuple(output[places] for output in outputs)
+        return torch.export.load(shard.path).module()
+    stage: Stage = torch.jit.load(str(shard.path), map_location="cpu")  # type: ignore[no-untyped-call]
+    return stage
 
 
 def _exchanged(count: int, microbatch: int) -> list[list[int]]:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import fx
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "called_module",
     "constant_nodes",
     "drop_each",
+    "dtype_name",
     "erase_dead",
     "facts_of",
     "is_view",
@@ -38,6 +40,12 @@ class TensorFacts:
     num_bytes: int
     storage: int
     strides: tuple[int, ...]
+    offset: int = 0
+    """Of the first element in its storage, in elements."""
+    conjugated: bool = False
+    """A view that stands for its storage's conjugate."""
+    negated: bool = False
+    """A view that stands for its storage's negative."""
 
 
 def dtype_name(dtype: torch.dtype) -> str:
@@ -45,17 +53,18 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 
 def propagate(graph_module: fx.GraphModule, inputs: Sequence[torch.Tensor]) -> None:
-    """Runs the graph on fake tensors and leaves `facts`, `flops` and `view` in each node's meta.
+    """Runs the graph on fake tensors and leaves `facts`, `flops`, `view` and `writes` in each node's meta.
 
     `facts`: TensorFacts, or a tuple of them where the operator returns several tensors, or None for anything else.
     `flops`: floating-point operations, by torch's own counter; one an element where it does not know the operator.
-    `view`: the node's result lives in the storage of one of its arguments.
+    `view`: the node's result lives in the storage of one of its arguments, which it leaves as it was.
+    `writes`: the operator writes into one of its arguments.
     """
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     _Propagator(graph_module, mode).run(*[mode.from_tensor(item, static_shapes=True) for item in inputs])
 
 
-_LITERALS = (bool, int, float, torch.Size, torch.dtype)
+_LITERALS = (bool, int, float, torch.Size, torch.dtype, torch.device)
 
 
 class _Propagator(fx.Interpreter):
@@ -68,15 +77,20 @@ class _Propagator(fx.Interpreter):
     def run_node(self, n: fx.Node) -> Any:
         args, kwargs = self.fetch_args_kwargs_from_env(n)
         counter = FlopCounterMode(display=False)
+        read = [item for item in tree_leaves((args, kwargs)) if isinstance(item, torch.Tensor)]
+        if n.op == "call_module":
+            read += self._weights(n.target).values()
+        versions = [item._version for item in read]
         with self.mode, counter, torch.no_grad():
             result = getattr(self, n.op)(n.target, args, kwargs)
         self.kept.append(result)
+        n.meta["writes"] = versions != [item._version for item in read]
         n.meta["facts"] = _facts(result)
         n.meta["literal"] = result if isinstance(result, _LITERALS) else None
         mine = {item.storage for item in facts_of(n)}
         others = {item.storage for argument in n.all_input_nodes for item in facts_of(argument)}
         calls = n.op in ("call_function", "call_method", "call_module")
-        n.meta["view"] = calls and bool(mine) and mine <= others
+        n.meta["view"] = calls and bool(mine) and mine <= others and not n.meta["writes"]
         n.meta["flops"] = int(counter.get_total_flops())
         if calls and not n.meta["view"] and n.meta["flops"] == 0:
             n.meta["flops"] = _uncounted_flops(n)
@@ -87,9 +101,11 @@ class _Propagator(fx.Interpreter):
         return self._fake(value) if isinstance(value, torch.Tensor) else value
 
     def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
+        return torch.func.functional_call(self.fetch_attr(target), self._weights(target), args, kwargs)
+
+    def _weights(self, target: Any) -> dict[str, torch.Tensor]:
         module = self.fetch_attr(target)
-        fakes = {name: self._fake(item) for name, item in [*module.named_parameters(), *module.named_buffers()]}
-        return torch.func.functional_call(module, fakes, args, kwargs)
+        return {name: self._fake(item) for name, item in [*module.named_parameters(), *module.named_buffers()]}
 
     def _fake(self, value: torch.Tensor) -> torch.Tensor:
         if isinstance(value, FakeTensor):
@@ -107,6 +123,9 @@ def _facts(result: Any) -> Any:
             num_bytes=result.numel() * result.element_size(),
             storage=result.untyped_storage()._cdata,
             strides=tuple(int(stride) for stride in result.stride()),
+            offset=int(result.storage_offset()),
+            conjugated=result.is_conj(),
+            negated=result.is_neg(),
         )
     if isinstance(result, (tuple, list)):
         return tuple(_facts(item) for item in result)
@@ -116,7 +135,8 @@ def _facts(result: Any) -> Any:
 def _uncounted_flops(node: fx.Node) -> int:
     """Operators that torch's counter does not know: attention on the CPU, and one an element for the rest."""
     if op_name(node) == "scaled_dot_product_attention":
-        query, key, value = (facts_of(argument)[0].shape for argument in node.args[:3])  # type: ignore[arg-type]
+        named = [node.kwargs[name] for name in ("query", "key", "value") if name in node.kwargs]
+        query, key, value = (facts_of(item)[0].shape for item in [*node.args, *named][:3])  # type: ignore[arg-type]
         return 2 * math.prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
     return sum(math.prod(item.shape) for item in facts_of(node))
 

@@ -12,7 +12,7 @@ from edgecompile.assets import data_spec, write_golden
 from edgecompile.capture import FlatModel
 from edgecompile.contingency import check_fallbacks, find_contingencies, write_fallbacks
 from edgecompile.domain import ModelSpec, cluster_of, model_of, with_pixels
-from edgecompile.equality import check_shards
+from edgecompile.equality import Flow, check_shards
 from edgecompile.exact import keep_exact
 from edgecompile.front import chain_of
 from edgecompile.measured import make_profile
@@ -24,6 +24,7 @@ from edgecompile.schema import Conf
 from edgecompile.shards import RAW, artifact_formats, write_reference, write_shard
 from edgecompile.weights import Loaded, check_numbers, load_weights
 from edgecompile.wire import cut_formats, may_lose
+from edgecompile.wire_loss import is_lossy
 
 __all__ = ["Step", "compile_model"]
 
@@ -58,19 +59,21 @@ def compile_model(conf: Conf, step: Step) -> Plan:
         reference = make_reference(flat, golden, conf.microbatch)
     formats = artifact_formats(conf, len(schedule.stages))
     wires = [RAW, *cut_formats(conf, len(schedule.stages) - 1), RAW]
-    shards = []
+    shards, start = [], Flow.of(reference, conf.microbatch, is_lossy(chain, schedule, wires))
+    flow = start
     for index, stage in enumerate(schedule.stages):
         with step(f"write shard {index + 1} of {len(schedule.stages)}"):
-            shards.append(
-                write_shard(
-                    chain, stage.first, stage.last, folder / "shards", wires[index], wires[index + 1], formats[index]
-                )
-            )
+            shard = write_shard(
+                chain, stage.first, stage.last, folder / "shards", flow.batches[0], wires[index], wires[index + 1],
+                formats[index],
+            )  # fmt: skip
+            flow = flow.through(shard, f"stage {index + 1} of {len(schedule.stages)}")
+            shards.append(shard)
     if contingencies.fallbacks:
         with step(f"write shards for the loss of any of {len(contingencies.fallbacks)} hosts"):
-            contingencies = write_fallbacks(contingencies, chain, folder / "shards", conf.artifact.format)
+            contingencies = write_fallbacks(contingencies, chain, folder / "shards", conf.artifact.format, start)
     with step("compare the shards with the eager model"):
-        equality = check_shards(chain, schedule, shards, reference, conf.microbatch, wires, conf.wire.max_error)
+        equality = check_shards(chain, schedule, flow.outputs(), reference, conf.microbatch, wires, conf.wire.max_error)
         equality = check_fallbacks(contingencies, chain, reference, conf, equality)
     with step("write the plan"):
         whole = write_reference(flat, examples, folder / "golden") if conf.reference else None

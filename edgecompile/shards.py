@@ -14,13 +14,13 @@ import torch
 from torch import fx, nn
 
 from edgecompile.errors import UserError, choices
-from edgecompile.graphs import erase_dead
+from edgecompile.graphs import dtype_name, erase_dead
 from edgecompile.inplace import isolate_writes, show_shared_memory
 from edgecompile.passes.wire import insert_decoding, insert_encoding
 from edgecompile.prepack import ROWS_RECORD, product_rows
 from edgecompile.schema import Conf
 from edgecompile.store import store, temporary_in
-from edgecompile.units import Chain
+from edgecompile.units import BoundaryTensor, Chain
 from edgecompile.wire import FORMATS, WireFormat, wire_tensors
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "Shard",
     "artifact_formats",
     "freeze_module",
+    "live_module",
     "stage_module",
     "write_reference",
     "write_shard",
@@ -66,28 +67,55 @@ def artifact_formats(conf: Conf, num_stages: int) -> list[str]:
 
 
 def stage_module(
-    chain: Chain, first: int, last: int, incoming: WireFormat = RAW, outgoing: WireFormat = RAW
+    chain: Chain,
+    first: int,
+    last: int,
+    incoming: WireFormat = RAW,
+    outgoing: WireFormat = RAW,
+    *,
+    live: bool = False,
 ) -> fx.GraphModule:
     """Units `first` to `last` as a module of their own, with only the weights that they read.
 
     Takes the tensors of boundary `first` and returns those of boundary `last + 1`, both in the boundary's order, each
     as the tensors that travel for it (wire.wire_tensors).
+
+    Args:
+        live: takes and returns the tensors that are alive there, where others would travel in their place.
     """
+    begin, end = chain.boundaries[first], chain.boundaries[last + 1]
+    nodes = [node for unit in chain.units[first : last + 1] for node in unit.nodes]
+    taken, results = (begin.live, end.live) if live else (begin.tensors, end.tensors)
+    return _module(chain, nodes, taken, results, incoming, outgoing)
+
+
+def live_module(chain: Chain, index: int) -> fx.GraphModule:
+    """From the tensors that travel at a boundary to those that are alive there."""
+    boundary = chain.boundaries[index]
+    return _module(chain, [], boundary.tensors, boundary.live, RAW, RAW)
+
+
+def _module(
+    chain: Chain,
+    nodes: Sequence[fx.Node],
+    taken: Sequence[BoundaryTensor],
+    results: Sequence[BoundaryTensor],
+    incoming: WireFormat,
+    outgoing: WireFormat,
+) -> fx.GraphModule:
     graph = fx.Graph()
-    copies = insert_decoding(graph, chain.boundaries[first].tensors, incoming)
+    copies = insert_decoding(graph, taken, incoming)
 
     def copy(node: fx.Node) -> fx.Node:
-        if node not in copies:  # a constant: each stage that reads it has its own
+        if node not in copies:  # a constant, or what is made of the sources that travel: each stage has its own
             assert node.op in ("get_attr", "call_function", "call_method", "call_module"), node
             for argument in node.all_input_nodes:
                 copy(argument)
             copies[node] = graph.node_copy(node, lambda argument: copies[argument])
         return copies[node]
 
-    for unit in chain.units[first : last + 1]:
-        for node in unit.nodes:
-            copy(node)
-    results = chain.boundaries[last + 1].tensors
+    for node in nodes:
+        copy(node)
     graph.output(insert_encoding(graph, [copy(tensor.node) for tensor in results], results, outgoing))
     erase_dead(graph)
     graph.lint()
@@ -99,18 +127,25 @@ def write_shard(
     first: int,
     last: int,
     folder: Path,
+    examples: Sequence[torch.Tensor],
     incoming: WireFormat = RAW,
     outgoing: WireFormat = RAW,
     artifact: str = "torchscript",
 ) -> Shard:
     """Traces, freezes and saves one stage as `folder/<sha256>.pt`; the same stage gives the same bytes anywhere.
 
+    Args:
+        examples: what reaches the stage, as it travels, of one microbatch of real items. Made-up tensors would not do:
+            operators may insist on values, such as indices that are there, or a matrix that is positive definite.
+
     Raises:
         AssertionError: an operator names a device, so that the shard would run on that one alone.
     """
     module = stage_module(chain, first, last, incoming, outgoing)
     travelling = [spec for tensor in chain.boundaries[first].tensors for spec in wire_tensors(tensor, incoming)]
-    examples = tuple(torch.zeros(spec.shape, dtype=getattr(torch, spec.dtype)) for spec in travelling)
+    for spec, example in zip(travelling, examples, strict=True):
+        assert (spec.shape, spec.dtype) == (tuple(example.shape), dtype_name(example.dtype)), spec.name
+    examples = tuple(example.clone() for example in examples)  # which the traced operators may write into
     if artifact == "pt2":
         return _save_exported(torch.export.export(module, examples, strict=False), folder)
     frozen = freeze_module(module, examples)

@@ -21,8 +21,10 @@ from edgecompile.graphs import (
     module_path,
     op_name,
 )
+from edgecompile.item_axis import find_item_axes, item_axis_of
 from edgecompile.passes.sink_views import sinks
 from edgecompile.plan import DTYPE_BYTES
+from edgecompile.recompute import find_sources, sources_of
 
 __all__ = ["Boundary", "BoundaryTensor", "Chain", "Unit", "build_chain"]
 
@@ -69,15 +71,22 @@ class BoundaryTensor:
     num_bytes: int
     exact: bool = False
     """Whether it travels as it is in every wire format (exact.py)."""
+    item_axis: int | None = 0
+    """Each entry along it belongs to one item; None where no axis is known to be so."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Boundary:
-    """The tensors alive before unit `index`, in the order of their creation; the last one holds the results."""
+    """The tensors that travel before unit `index`, in the order of their creation; the last one holds the results.
+
+    Those alive there, or what cheap operators make them of again (recompute.py).
+    """
 
     index: int
     tensors: tuple[BoundaryTensor, ...]
     cuttable: bool
+    live: tuple[BoundaryTensor, ...]
+    """What is alive there itself, with nothing to be made again."""
 
     @property
     def num_bytes(self) -> int:
@@ -103,7 +112,8 @@ def build_chain(captured: Captured) -> Chain:
     groups = _group(graph, constant)
     if not groups:
         raise UserError("the model has no operator that depends on its inputs: there is nothing to run")
-    boundaries = _boundaries(captured, groups, constant)
+    find_sources(graph, constant)
+    boundaries = _boundaries(captured, groups)
     peaks = _activation_peaks(graph, groups, constant)
     labels = _labels(groups)
     units = []
@@ -183,7 +193,7 @@ def _is_leaf(node: fx.Node) -> bool:
     return text.startswith("torch.nn.modules.") and "container" not in text
 
 
-def _boundaries(captured: Captured, groups: list[list[fx.Node]], constant: set[fx.Node]) -> tuple[Boundary, ...]:
+def _boundaries(captured: Captured, groups: list[list[fx.Node]]) -> tuple[Boundary, ...]:
     graph = captured.graph_module.graph
     position = {node: index for index, group in enumerate(groups) for node in group}
     last_use: dict[fx.Node, int] = {}
@@ -192,24 +202,35 @@ def _boundaries(captured: Captured, groups: list[list[fx.Node]], constant: set[f
         uses = [len(groups) if user.op == "output" else position.get(user, -1) for user in node.users]
         last_use[node] = max(uses, default=-1)
     names = dict(zip((node for node in order if node.op == "placeholder"), captured.input_names, strict=True))
-    inputs = [_travelling(node, name) for node, name in names.items()]
-    boundaries = [Boundary(index=0, tensors=tuple(inputs), cuttable=True)]
+    microbatch = facts_of(order[0])[0].shape[0]  # of the first input
+    find_item_axes(graph, microbatch)
+    place = {node: index for index, node in enumerate(order)}
+    inputs = [_travelling(node, name, microbatch) for node, name in names.items()]
+    boundaries = [Boundary(index=0, tensors=tuple(inputs), cuttable=True, live=tuple(inputs))]
     for cut in range(1, len(groups)):
-        live = [node for node in order if position.get(node, -1) < cut <= last_use[node]]
-        tensors = tuple(_travelling(node, names.get(node, node.name)) for node in live if facts_of(node))
+        alive = [node for node in order if position.get(node, -1) < cut <= last_use[node]]
+        sent = sorted({source for node in alive for source in sources_of(node)}, key=place.__getitem__)
+        whole = all(isinstance(node.meta["facts"], TensorFacts) for node in sent)
+        tensors, live = (
+            tuple(_travelling(node, names.get(node, node.name), microbatch) for node in nodes if facts_of(node))
+            for nodes in (sent, alive)
+        )
         known = all(tensor.dtype in DTYPE_BYTES for tensor in tensors)
-        whole = all(isinstance(node.meta["facts"], TensorFacts) for node in live)
-        boundaries.append(Boundary(index=cut, tensors=tensors, cuttable=known and whole and bool(tensors)))
-    boundaries.append(Boundary(index=len(groups), tensors=_results(captured), cuttable=True))
+        boundaries.append(Boundary(index=cut, tensors=tensors, cuttable=known and whole and bool(tensors), live=live))
+    results = _results(captured, microbatch)
+    boundaries.append(Boundary(index=len(groups), tensors=results, cuttable=True, live=results))
     return tuple(boundaries)
 
 
-def _travelling(node: fx.Node, name: str) -> BoundaryTensor:
+def _travelling(node: fx.Node, name: str, microbatch: int) -> BoundaryTensor:
     facts = facts_of(node)[0]
-    return BoundaryTensor(node=node, name=name, shape=facts.shape, dtype=facts.dtype, num_bytes=facts.num_bytes)
+    return BoundaryTensor(
+        node=node, name=name, shape=facts.shape, dtype=facts.dtype, num_bytes=facts.num_bytes,
+        item_axis=item_axis_of(node, microbatch),
+    )  # fmt: skip
 
 
-def _results(captured: Captured) -> tuple[BoundaryTensor, ...]:
+def _results(captured: Captured, microbatch: int) -> tuple[BoundaryTensor, ...]:
     (output,) = [node for node in captured.graph_module.graph.nodes if node.op == "output"]
     values = output.args[0]
     assert isinstance(values, (tuple, list))
@@ -217,7 +238,7 @@ def _results(captured: Captured) -> tuple[BoundaryTensor, ...]:
     for name, value in zip(captured.output_names, values, strict=True):
         if not isinstance(value, fx.Node) or not isinstance(value.meta.get("facts"), TensorFacts):
             raise UserError(f"model.output: {name!r} is no tensor: leave it out with model.output")
-        tensor = _travelling(value, name)
+        tensor = _travelling(value, name, microbatch)
         if tensor.dtype not in DTYPE_BYTES:
             raise UserError(f"model.output: {name!r} has the dtype {tensor.dtype}, which cannot travel")
         results.append(tensor)

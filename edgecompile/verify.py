@@ -6,6 +6,7 @@ from itertools import pairwise
 
 from edgecompile.capture import Captured
 from edgecompile.errors import UserError
+from edgecompile.recompute import sources_of
 from edgecompile.schedule import Schedule
 from edgecompile.units import Chain
 
@@ -36,7 +37,8 @@ def check_chain(chain: Chain) -> None:
         for node in unit.nodes:
             for argument in node.all_input_nodes:
                 outside = argument.op == "placeholder" or position.get(argument, unit.index) < unit.index
-                assert not outside or argument in alive or not before.cuttable, f"{argument} does not reach {node}"
+                reached = alive.issuperset(sources_of(argument))
+                assert not outside or reached or not before.cuttable, f"{argument} does not reach {node}"
     for boundary in chain.boundaries[:-1]:  # a model may give one tensor as two of its outputs
         sent = [tensor.node for tensor in boundary.tensors]
         assert len(set(sent)) == len(sent), f"boundary {boundary.index} sends a tensor twice"

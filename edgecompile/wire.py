@@ -29,6 +29,7 @@ __all__ = [
     "decode_s",
     "encode_s",
     "is_encoded",
+    "items_first",
     "may_clip",
     "may_lose",
     "wire_bytes",
@@ -146,7 +147,15 @@ def may_lose(conf: Conf) -> bool:
 
 
 def is_encoded(tensor: BoundaryTensor, wire: WireFormat) -> bool:
-    return tensor.dtype == "float32" and not tensor.exact and not wire.lossless
+    """Not without an axis of items: one scale for several would let them influence each other."""
+    has_items = tensor.item_axis is not None or (bool(tensor.shape) and not wire.is_integer)
+    return tensor.dtype == "float32" and not tensor.exact and not wire.lossless and has_items
+
+
+def items_first(tensor: BoundaryTensor) -> tuple[int, ...]:
+    """The shape in which it is encoded: an offset and a step belong to an entry of the first axis."""
+    axis = tensor.item_axis or 0
+    return (*tensor.shape[axis : axis + 1], *tensor.shape[:axis], *tensor.shape[axis + 1 :])
 
 
 def may_clip(wire: WireFormat, num_groups: int) -> bool:
@@ -161,9 +170,9 @@ def wire_tensors(tensor: BoundaryTensor, wire: WireFormat) -> tuple[TensorSpec, 
         return (TensorSpec(name=tensor.name, shape=tensor.shape, dtype=tensor.dtype),)
     if not wire.is_integer:
         dtype = {"fp16": "float16", "bf16": "bfloat16"}[wire.name]
-        return (TensorSpec(name=tensor.name, shape=tensor.shape, dtype=dtype, wire=wire.name),)
-    items, num_codes = tensor.shape[0], math.prod(tensor.shape[1:])
-    groups = wire.num_groups(tensor.shape)
+        return (TensorSpec(name=tensor.name, shape=items_first(tensor), dtype=dtype, wire=wire.name),)
+    items, *item = items_first(tensor)
+    num_codes, groups = math.prod(item), wire.num_groups(items_first(tensor))
     code_bytes = packed_bytes(num_codes, wire.bits)
     return (
         TensorSpec(name=f"{tensor.name}.codes", shape=(items, code_bytes), dtype="uint8", wire=wire.name),
@@ -181,7 +190,9 @@ def packed_bytes(num_codes: int, bits: int) -> int:
 
 
 def wire_bytes(boundary: Boundary, wire: WireFormat) -> int:
-    """Bytes of one microbatch at this boundary in this format."""
+    """Bytes of one microbatch at this boundary in this format; as they are in memory, where it cannot be cut."""
+    if not boundary.cuttable:
+        return boundary.num_bytes
     return sum(spec.num_bytes for tensor in boundary.tensors for spec in wire_tensors(tensor, wire))
 
 
@@ -200,7 +211,7 @@ def _encoded(boundary: Boundary, wire: WireFormat) -> list[BoundaryTensor]:
 
 
 def _encode_cost(tensor: BoundaryTensor, wire: WireFormat) -> _Cost:
-    cost, groups = _ENCODE[wire.name], wire.num_groups(tensor.shape)
+    cost, groups = _ENCODE[wire.name], wire.num_groups(items_first(tensor))
     if wire.is_integer and wire.clips(groups):
         return cost + _CLIP
     return cost + _FIT if wire.is_integer and wire.fits(groups) else cost

@@ -11,7 +11,7 @@ from edgecompile.domain import Device
 from edgecompile.errors import UserError
 from edgecompile.profile_file import Cost, DeviceProfile, WireCost
 from edgecompile.units import Boundary
-from edgecompile.wire import WireFormat, is_encoded, may_clip, wire_bytes
+from edgecompile.wire import WireFormat, is_encoded, items_first, may_clip, wire_bytes
 
 __all__ = ["AnalyticWires", "MeasuredWires", "WireCosts"]
 
@@ -60,7 +60,7 @@ class MeasuredWires:
         return call_s + decode_s + self._taken_s(self.profile.messages.receive, wire_bytes(boundary, wire))
 
     def _formats(self, boundary: Boundary, wire: WireFormat, side: str) -> list[float]:
-        shapes = [tensor.shape for tensor in boundary.tensors if is_encoded(tensor, wire)]
+        shapes = [items_first(tensor) for tensor in boundary.tensors if is_encoded(tensor, wire)]
         costs: list[Cost] = [getattr(self._cost(wire, wire.num_groups(shape)), side) for shape in shapes]
         return [cost.seconds(math.prod(shape), self.cores) for cost, shape in zip(costs, shapes, strict=True)]
 

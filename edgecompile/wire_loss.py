@@ -16,7 +16,7 @@ from edgecompile.reference import Reference
 from edgecompile.schedule import Schedule
 from edgecompile.shards import stage_module
 from edgecompile.units import BoundaryTensor, Chain
-from edgecompile.wire import WireFormat, is_encoded
+from edgecompile.wire import WireFormat, is_encoded, items_first
 
 __all__ = ["Loss", "difference", "is_lossy", "lossy_note", "too_lossy", "wire_losses", "worst_tensor"]
 
@@ -134,8 +134,9 @@ def worst_tensor(
 def _lossy(
     values: tuple[torch.Tensor, ...], place: int, tensor: BoundaryTensor, wire: WireFormat
 ) -> tuple[torch.Tensor, ...]:
-    parts = [part.contiguous() for part in encode_tensor(values[place], tensor.shape, wire)]
-    return (*values[:place], decode_tensor(parts, tensor.shape, wire), *values[place + 1 :])
+    axis, shape = tensor.item_axis or 0, items_first(tensor)
+    parts = [part.contiguous() for part in encode_tensor(values[place].movedim(axis, 0), shape, wire)]
+    return (*values[:place], decode_tensor(parts, shape, wire).movedim(0, axis), *values[place + 1 :])
 
 
 def _through(stages: Sequence[fx.GraphModule], values: Values) -> Values:

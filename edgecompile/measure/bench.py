@@ -15,9 +15,9 @@ import torch
 from torch import nn
 
 from edgecompile.measure.allocator import give_back
-from edgecompile.measure.stretches import Atom
+from edgecompile.measure.stretches import Atom, atoms_of
 from edgecompile.prepack import pays_here, prepack_traced
-from edgecompile.shards import RAW, freeze_module, stage_module
+from edgecompile.shards import freeze_module, live_module, stage_module
 from edgecompile.units import Chain
 
 __all__ = ["Bench", "Sample", "peak_growth_bytes"]
@@ -63,17 +63,26 @@ class Bench:
         weights = _Weights(device)
         self._inputs = _boundary_tensors(chain, first, examples, device)
         with torch.inference_mode(False):
-            self._whole = self._frozen(weights, stage_module(chain, first, last), self._inputs)
-            self._atoms = self._build_atoms(chain, atoms, weights)
+            try:
+                self._build(chain, first, last, atoms, weights)
+            except (RuntimeError, IndexError):  # operators that insist on values which made-up tensors do not have
+                self._inputs = _real_tensors(chain, first, examples, device)
+                self._build(chain, first, last, atoms, weights)
+
+    def _build(self, chain: Chain, first: int, last: int, atoms: Sequence[Atom], weights: _Weights) -> None:
+        self._whole = self._frozen(weights, stage_module(chain, first, last), self._inputs)
+        self._live = _live_tensors(chain, first, self._inputs)
+        self._atoms = self._build_atoms(chain, atoms, weights)
         for _ in range(_WARM_RUNS):
             self.run_whole()
             self.run_atoms()
 
     def _build_atoms(self, chain: Chain, atoms: Sequence[Atom], weights: _Weights) -> list[Any]:
+        """What is made again where a stage begins is no atom's work: they hand on what is alive."""
         built = []
-        values: Sequence[torch.Tensor] = self._inputs
+        values: Sequence[torch.Tensor] = self._live
         for atom in atoms:
-            module = self._frozen(weights, stage_module(chain, atom.first, atom.last, RAW, RAW), tuple(values))
+            module = self._frozen(weights, stage_module(chain, atom.first, atom.last, live=True), tuple(values))
             with torch.no_grad():
                 values = module(*values)
             built.append(module)
@@ -98,7 +107,7 @@ class Bench:
     def run_atoms(self) -> list[Sample]:
         """One run, each atom timed by itself; tensors are freed as soon as no later atom reads them."""
         samples = []
-        values: Sequence[torch.Tensor] = self._inputs
+        values: Sequence[torch.Tensor] = self._live
         with torch.inference_mode(), _as_ranks_run():
             for module in self._atoms:
                 begin_s, begin_cpu_s = self._now()
@@ -157,8 +166,14 @@ def _random(like: torch.Tensor) -> torch.Tensor:
 def _boundary_tensors(
     chain: Chain, index: int, examples: Sequence[torch.Tensor], device: str
 ) -> tuple[torch.Tensor, ...]:
-    """What a stage that begins here takes: the model's own inputs as they are, the rest random."""
+    """What a stage that begins here takes: the model's own inputs as they are, other floats random.
+
+    Integers that the model computes are real: they are indices, and what they choose is the work.
+    """
     inputs = {tensor.node: example for tensor, example in zip(chain.boundaries[0].tensors, examples, strict=True)}
+    computed = [getattr(torch, tensor.dtype) for tensor in chain.boundaries[index].tensors if tensor.node not in inputs]
+    if any(not dtype.is_floating_point and dtype is not torch.bool for dtype in computed):
+        return _real_tensors(chain, index, examples, device)
     values = []
     for tensor in chain.boundaries[index].tensors:
         dtype = getattr(torch, tensor.dtype)
@@ -166,12 +181,29 @@ def _boundary_tensors(
             value = inputs[tensor.node].clone()
         elif dtype.is_floating_point:
             value = torch.randn(tensor.shape).to(dtype)
-        elif dtype is torch.bool:
-            value = torch.ones(tensor.shape, dtype=dtype)
         else:
-            value = torch.zeros(tensor.shape, dtype=dtype)
+            value = torch.ones(tensor.shape, dtype=dtype)
         values.append(value.to(device))
     return tuple(values)
+
+
+def _real_tensors(chain: Chain, index: int, examples: Sequence[torch.Tensor], device: str) -> tuple[torch.Tensor, ...]:
+    """What the units before make of the examples, a few units in memory at a time, with random weights."""
+    values: Sequence[torch.Tensor] = [example.clone() for example in examples]
+    with torch.no_grad():
+        for atom in atoms_of(chain):
+            if atom.last < index:
+                values = _Weights("cpu").filled(stage_module(chain, atom.first, atom.last))(*values)
+    return tuple(value.contiguous().to(device) for value in values)
+
+
+def _live_tensors(chain: Chain, index: int, travelled: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+    """What is alive where a stage begins, of what travels in its place."""
+    boundary = chain.boundaries[index]
+    if boundary.live == boundary.tensors:
+        return tuple(travelled)
+    with torch.no_grad():
+        return tuple(live_module(chain, index).to(travelled[0].device)(*travelled))
 
 
 def peak_growth_bytes(bench: Bench) -> int | None:

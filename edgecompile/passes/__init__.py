@@ -23,6 +23,7 @@ from edgecompile.passes.drop_true_masks import drop_true_masks
 from edgecompile.passes.fold_constants import fold_constants
 from edgecompile.passes.fold_literals import fold_literals
 from edgecompile.passes.push_selection_up import push_selection_up
+from edgecompile.passes.settle_layouts import settle_layouts
 from edgecompile.passes.sink_views import sink_views
 
 __all__ = ["PASSES", "run_passes"]
@@ -59,6 +60,9 @@ def run_passes(captured: Captured, inputs: Sequence[torch.Tensor], switches: Map
         raise UserError(f"passes.{unknown[0]}: no such pass: the passes are {choices(PASSES)}")
     graph_module = captured.graph_module
     propagate(graph_module, inputs)
+    if settle_layouts(graph_module):
+        graph_module = rebuild(graph_module)
+        propagate(graph_module, inputs)
     for name, run in PASSES.items():
         while switches.get(name, True) and run(graph_module):
             graph_module = rebuild(graph_module)

@@ -1,10 +1,14 @@
-"""Drops copies that the trace brought in: nothing writes into a tensor, so that no one needs one of his own."""
+"""Drops copies that the trace brought in: nothing writes into a tensor, so that no one needs one of his own.
+
+Copies for an operator that reads their layout stay (settle_layouts).
+"""
 
 from __future__ import annotations
 
 from torch import fx
 
 from edgecompile.graphs import TensorFacts, drop_each, op_name
+from edgecompile.passes.settle_layouts import reads_layout
 
 __all__ = ["drop_copies"]
 
@@ -19,6 +23,8 @@ def drop_copies(graph_module: fx.GraphModule) -> int:
 def _copied(node: fx.Node) -> fx.Node | None:
     source = node.args[0] if node.args else None
     if op_name(node) not in _COPIES or not isinstance(source, fx.Node):
+        return None
+    if any(reads_layout(user) for user in node.users):
         return None
     mine, theirs = node.meta.get("facts"), source.meta.get("facts")
     same = isinstance(mine, TensorFacts) and isinstance(theirs, TensorFacts) and mine.dtype == theirs.dtype

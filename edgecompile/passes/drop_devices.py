@@ -11,14 +11,14 @@ from edgecompile.graphs import facts_of, op_name
 
 __all__ = ["drop_devices"]
 
-_CASTS = frozenset({"to", "_to_copy"})
+_CASTS = frozenset({"to", "_to_copy", "cpu", "cuda"})
 
 
 def drop_devices(graph_module: fx.GraphModule) -> int:
     """Turns `to(device, dtype)` into a cast or nothing, and drops device arguments elsewhere."""
     changed = 0
     for node in list(graph_module.graph.nodes):
-        if not any(isinstance(value, torch.device) for value in _values(node)):
+        if not _names_device(node):
             continue
         if op_name(node) in _CASTS:
             _replace_cast(graph_module.graph, node)
@@ -28,8 +28,13 @@ def drop_devices(graph_module: fx.GraphModule) -> int:
     return changed
 
 
-def _values(node: fx.Node) -> list[Any]:
-    return [*node.args, *node.kwargs.values()]
+def _names_device(node: fx.Node) -> bool:
+    values: list[Any] = [*node.args, *node.kwargs.values()]
+    if any(isinstance(value, torch.device) for value in values) or node.kwargs.get("device") is not None:
+        return True
+    # The method may take a device's name; aten's operators take devices alone.
+    name = op_name(node)
+    return node.op == "call_method" and name in _CASTS and (name != "to" or any(isinstance(v, str) for v in values))
 
 
 def _replace_cast(graph: fx.Graph, node: fx.Node) -> None:

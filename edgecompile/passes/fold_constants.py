@@ -15,6 +15,7 @@ _MOST_BYTES = 64 << 20
 _SHAPE_ONLY = frozenset(
     {"zeros_like", "ones_like", "full_like", "fill", "new_zeros", "new_ones", "new_full", "empty_like", "new_empty"}
 )
+_UNINITIALISED = frozenset({"empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided", "empty_permuted"})
 _RANDOM = ("rand", "bernoulli", "multinomial", "normal", "dropout", "exponential", "uniform")
 
 
@@ -46,7 +47,8 @@ def _constants(graph: fx.Graph) -> set[fx.Node]:
     for node in graph.nodes:
         if node.op in ("placeholder", "output") or any(word in op_name(node) for word in _RANDOM):
             continue
-        read = [item for item in node.all_input_nodes if item is not node.args[0] or op_name(node) not in _SHAPE_ONLY]
+        shape_only = node.args[0] if node.args and op_name(node) in _SHAPE_ONLY else None
+        read = [item for item in node.all_input_nodes if item is not shape_only]
         if all(argument in constant for argument in read):
             constant.add(node)
     return constant
@@ -76,6 +78,11 @@ class ConstantValues:
         return self.known[node]
 
     def _compute(self, node: fx.Node) -> Any:
+        value = self._run(node)
+        # What nobody has written would be other bytes in every compilation.
+        return torch.zeros_like(value) if op_name(node) in _UNINITIALISED else value
+
+    def _run(self, node: fx.Node) -> Any:
         if node.op == "get_attr":
             value = attribute(self.graph_module, str(node.target))
             return value.detach() if isinstance(value, nn.Parameter) else value

@@ -7,8 +7,8 @@ alone: 10 of the 12 matrix products of a transformer block shrink to one row.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -23,6 +23,11 @@ _ELEMENTWISE = frozenset(
 )
 _PAIRWISE = frozenset({"add", "sub", "mul", "div"})
 _MASK = 3
+_ARGUMENTS: Mapping[Any, tuple[str, ...]] = {
+    torch.ops.aten.select.int: ("dim", "index"),
+    torch.ops.aten.slice.Tensor: ("dim", "start", "end", "step"),
+}
+"""The selections, and the names of their arguments after the tensor."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,7 @@ def push_selection_up(graph_module: fx.GraphModule) -> int:
         source = node.args[0]
         narrow = pusher.narrowed(source, narrowing)
         if pusher.num_moved == 0:
+            pusher.forget()
             continue
         with graph_module.graph.inserting_before(node):
             if op_name(node) == "select":
@@ -61,26 +67,28 @@ def push_selection_up(graph_module: fx.GraphModule) -> int:
 
 def _selection(node: fx.Node) -> _Narrowing | None:
     """What `x[:, i]` or `x[:, a:b]` reads of a tensor of three dimensions or more, dimension 0 left alone."""
-    if node.op != "call_function" or not isinstance(node.args[0] if node.args else None, fx.Node):
+    names = _ARGUMENTS.get(node.target)
+    if names is None or not node.args or not isinstance(node.args[0], fx.Node):
         return None
-    facts = node.args[0].meta.get("facts")  # type: ignore[union-attr]
+    facts = node.args[0].meta.get("facts")
     if not isinstance(facts, TensorFacts) or len(facts.shape) < 3:
         return None
-    numbers = [value for value in node.args[1:] if isinstance(value, int)]
-    if op_name(node) == "select" and len(numbers) == 2:
-        dim, index = numbers[0] % len(facts.shape), numbers[1]
-        start, length = index % facts.shape[dim], 1
-    elif op_name(node) == "slice" and len(numbers) >= 3:
-        dim = numbers[0] % len(facts.shape)
-        start, stop = (min(max(value % (1 << 62), 0), facts.shape[dim]) for value in numbers[1:3])
-        length = stop - start
-        if len(numbers) > 3 and numbers[3] != 1:
-            return None
-    else:
+    given = dict(zip(names, node.args[1:], strict=False)) | node.kwargs
+    numbers = {name: value for name, value in given.items() if value is not None}
+    if not all(isinstance(value, int) for value in numbers.values()):
         return None
+    dim = int(numbers.get("dim", 0)) % len(facts.shape)  # type: ignore[call-overload]
     whole = facts.shape[dim]
+    if "index" in numbers:
+        start, stop = int(numbers["index"]) % max(1, whole), 0  # type: ignore[call-overload]
+        stop, step = start + 1, 1
+    else:
+        # A negative bound counts from the end and one too far out is the end, as in Python.
+        start, stop, step = slice(given.get("start"), given.get("end"), given.get("step")).indices(whole)
+    length = stop - start
     # The last dimension holds features, which products mix: a selection there goes nowhere.
-    return _Narrowing(dim, start, length) if 0 < dim < len(facts.shape) - 1 and 0 < length < whole else None
+    inside = 0 < dim < len(facts.shape) - 1 and 0 < length < whole
+    return _Narrowing(dim, start, length) if inside and step == 1 else None
 
 
 class _Pusher:
@@ -91,6 +99,7 @@ class _Pusher:
         self.anchor = anchor
         self.num_moved = 0
         self.twins: dict[tuple[fx.Node, _Narrowing], fx.Node] = {}
+        self.made: list[fx.Node] = []
         self.rules: dict[str, Callable[[fx.Node, _Narrowing], Any]] = {
             "layer_norm": self._rowwise,
             "linear": self._rowwise,
@@ -107,9 +116,12 @@ class _Pusher:
         if key not in self.twins:
             twin = None
             readers = set(node.users) - {reader or self.anchor}
-            if not readers and node.op == "call_function" and op_name(node) in self.rules:
+            if not readers and op_name(node) in self.rules and _is_plain(node):
+                moved = self.num_moved
                 arguments = self.rules[op_name(node)](node, narrowing)
-                if arguments is not None:
+                if arguments is None:
+                    self.num_moved = moved  # what was narrowed on the way is not read
+                else:
                     args, kwargs = arguments
                     twin = self._call(node.target, args, kwargs, node, narrowing)
                     self.num_moved += op_name(node) in ("linear", "scaled_dot_product_attention", "layer_norm")
@@ -123,7 +135,13 @@ class _Pusher:
         with self.graph.inserting_before(self.anchor):
             twin = self.graph.call_function(target, tuple(args), dict(kwargs))
         twin.meta = {"nn_module_stack": like.meta.get("nn_module_stack")}
+        self.made.append(twin)
         return twin
+
+    def forget(self) -> None:
+        """Takes the twins back, where they save no work."""
+        for twin in reversed(self.made):
+            self.graph.erase_node(twin)
 
     def _rowwise(self, node: fx.Node, narrowing: _Narrowing) -> Any:
         """Operators that treat each row of the last dimension by itself."""
@@ -138,12 +156,12 @@ class _Pusher:
             facts = argument.meta.get("facts") if isinstance(argument, fx.Node) else None
             if facts is None:
                 args.append(argument)
-            elif facts.shape == shape:
-                args.append(self.narrowed(argument, narrowing, node))
-            elif _broadcast(facts.shape, len(shape), narrowing.dim):
-                args.append(argument)
-            else:
+            elif not isinstance(facts, TensorFacts):
                 return None
+            elif (own := narrowing.dim - (len(shape) - len(facts.shape))) < 0 or facts.shape[own] == 1:
+                args.append(argument)  # broadcast along the dimension
+            else:
+                args.append(self.narrowed(argument, replace(narrowing, dim=own), node))
         return args, node.kwargs
 
     def _transpose(self, node: fx.Node, narrowing: _Narrowing) -> Any:
@@ -170,7 +188,8 @@ class _Pusher:
         """Rows of the result need only the same rows of the query, and all keys and values."""
         rank = len(node.meta["facts"].shape)
         causal = any(value is True for value in (*node.args[4:], *node.kwargs.values()))
-        if narrowing.dim != rank - 2 or causal:
+        query = node.args[0].meta["facts"].shape  # type: ignore[union-attr]
+        if narrowing.dim != rank - 2 or causal or len(query) != rank or len(node.args) < _MASK:
             return None
         args = [self.narrowed(node.args[0], narrowing, node), *node.args[1:]]
         kwargs = dict(node.kwargs)
@@ -181,12 +200,20 @@ class _Pusher:
                 return None
             if rows[-2] != 1:
                 cut = _Narrowing(len(rows) - 2, narrowing.start, narrowing.length)
-                mask = self.narrowed(mask, cut, mask)
+                mask = self.narrowed(mask, cut, node)
             if len(args) > _MASK:
                 args[_MASK] = mask
             else:
                 kwargs["attn_mask"] = mask
         return args, kwargs
+
+
+def _is_plain(node: fx.Node) -> bool:
+    """An operator of torch's with a tensor as its first argument and one as its result, which writes nowhere."""
+    first = node.args[0] if node.args else None
+    facts = [item.meta.get("facts") if isinstance(item, fx.Node) else None for item in (node, first)]
+    known = isinstance(node.target, torch._ops.OpOverload)
+    return known and all(isinstance(item, TensorFacts) for item in facts) and not node.meta.get("writes")
 
 
 def _row_kept(node: fx.Node, narrowing: _Narrowing) -> bool:
@@ -195,9 +222,3 @@ def _row_kept(node: fx.Node, narrowing: _Narrowing) -> bool:
     normalised = node.args[1] if op_name(node) == "layer_norm" else [0]
     assert isinstance(normalised, (list, tuple))
     return narrowing.dim < rank - len(normalised)
-
-
-def _broadcast(shape: tuple[int, ...], rank: int, dim: int) -> bool:
-    """Whether a tensor of this shape has no extent of its own where a result of `rank` dimensions has `dim`."""
-    own = dim - (rank - len(shape))
-    return own < 0 or shape[own] == 1

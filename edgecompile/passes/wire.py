@@ -10,8 +10,9 @@ import torch
 from torch import fx
 from torch.nn import functional
 
+from edgecompile.graphs import TensorFacts
 from edgecompile.units import BoundaryTensor
-from edgecompile.wire import FORMATS, WireFormat, is_encoded, wire_tensors
+from edgecompile.wire import FORMATS, WireFormat, is_encoded, items_first, wire_tensors
 
 __all__ = ["CLIP_FACTOR", "decode_tensor", "encode_tensor", "insert_decoding", "insert_encoding"]
 
@@ -32,7 +33,8 @@ def insert_decoding(graph: fx.Graph, tensors: Sequence[BoundaryTensor], wire: Wi
     ]
     for tensor, nodes in zip(tensors, parts, strict=True):
         if is_encoded(tensor, wire):
-            found[tensor.node] = graph.call_function(_decode, (nodes, tensor.shape, *_plain(wire)))
+            decoded = graph.call_function(_decode, (nodes, items_first(tensor), *_plain(wire)))
+            found[tensor.node] = _moved(graph, decoded, 0, tensor.item_axis)
         else:
             (found[tensor.node],) = nodes
     return found
@@ -45,12 +47,26 @@ def insert_encoding(
     sent: list[fx.Node] = []
     for node, tensor in zip(nodes, tensors, strict=True):
         if is_encoded(tensor, wire):
-            encoded = graph.call_function(_encode, (node, tensor.shape, *_plain(wire)))
+            value = _moved(graph, _resolved(graph, node, tensor), tensor.item_axis, 0)
+            encoded = graph.call_function(_encode, (value, items_first(tensor), *_plain(wire)))
             count = len(wire_tensors(tensor, wire))
             sent.extend(graph.call_function(_part, (encoded, index)) for index in range(count))
         else:
-            sent.append(node)
+            sent.append(_resolved(graph, node, tensor))
     return tuple(sent)
+
+
+def _moved(graph: fx.Graph, node: fx.Node, source: int | None, destination: int | None) -> fx.Node:
+    if not source and not destination:
+        return node
+    return graph.call_function(torch.ops.aten.movedim.int, (node, source or 0, destination or 0))
+
+
+def _resolved(graph: fx.Graph, node: fx.Node, tensor: BoundaryTensor) -> fx.Node:
+    """Messages hold values: a view that stands for the negative of its memory becomes a tensor of its own."""
+    facts = tensor.node.meta.get("facts")
+    negated = isinstance(facts, TensorFacts) and facts.negated
+    return graph.call_function(torch.ops.aten.resolve_neg.default, (node,)) if negated else node
 
 
 def _plain(wire: WireFormat) -> tuple[str, bool, bool]:
