@@ -37,7 +37,9 @@ def find_sources(graph: fx.Graph, constant: set[fx.Node]) -> None:
         count = 1 + sum(operators[argument] for argument in varying)
         own = _num_bytes(node)
         fixed = sum(_dense_bytes(argument) for argument in node.all_input_nodes if argument in constant)
-        if sum(_num_bytes(item) for item in found) < own and fixed <= own and count <= _MOST_OPERATORS:
+        size = sum(_num_bytes(item) for item in found)
+        smaller = size < own or (size == own and is_view(node))  # two views of one tensor shall travel as that one
+        if smaller and fixed <= own and count <= _MOST_OPERATORS:
             node.meta["sources"], operators[node] = found, count
 
 
