@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import fx
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 __all__ = [
@@ -61,28 +60,30 @@ def propagate(graph_module: fx.GraphModule, inputs: Sequence[torch.Tensor]) -> N
     `writes`: the operator writes into one of its arguments.
     """
     mode = FakeTensorMode(allow_non_fake_inputs=True)
-    _Propagator(graph_module, mode).run(*[mode.from_tensor(item, static_shapes=True) for item in inputs])
+    fakes = [mode.from_tensor(item, static_shapes=True) for item in inputs]
+    counter = FlopCounterMode(display=False)  # entered once: to enter it takes longer than most operators
+    with mode, counter, torch.no_grad():
+        _Propagator(graph_module, mode, counter).run(*fakes)
 
 
 _LITERALS = (bool, int, float, torch.Size, torch.dtype, torch.device)
 
 
 class _Propagator(fx.Interpreter):
-    def __init__(self, graph_module: fx.GraphModule, mode: FakeTensorMode) -> None:
+    def __init__(self, graph_module: fx.GraphModule, mode: FakeTensorMode, counter: FlopCounterMode) -> None:
         super().__init__(graph_module)
-        self.mode = mode
+        self.mode, self.counter = mode, counter
         self.fakes: dict[int, torch.Tensor] = {}
         self.kept: list[Any] = []  # storage ids are addresses: nothing may be freed while they are compared
 
     def run_node(self, n: fx.Node) -> Any:
         args, kwargs = self.fetch_args_kwargs_from_env(n)
-        counter = FlopCounterMode(display=False)
-        read = [item for item in tree_leaves((args, kwargs)) if isinstance(item, torch.Tensor)]
+        read = [item for argument in n.all_input_nodes for item in _tensors_of(self.env[argument])]
         if n.op == "call_module":
             read += self._weights(n.target).values()
         versions = [item._version for item in read]
-        with self.mode, counter, torch.no_grad():
-            result = getattr(self, n.op)(n.target, args, kwargs)
+        flops = self.counter.get_total_flops()
+        result = getattr(self, n.op)(n.target, args, kwargs)
         self.kept.append(result)
         n.meta["writes"] = versions != [item._version for item in read]
         n.meta["facts"] = _facts(result)
@@ -91,7 +92,7 @@ class _Propagator(fx.Interpreter):
         others = {item.storage for argument in n.all_input_nodes for item in facts_of(argument)}
         calls = n.op in ("call_function", "call_method", "call_module")
         n.meta["view"] = calls and bool(mine) and mine <= others and not n.meta["writes"]
-        n.meta["flops"] = int(counter.get_total_flops())
+        n.meta["flops"] = int(self.counter.get_total_flops()) - flops
         if calls and not n.meta["view"] and n.meta["flops"] == 0:
             n.meta["flops"] = _uncounted_flops(n)
         return result
@@ -113,6 +114,12 @@ class _Propagator(fx.Interpreter):
         if id(value) not in self.fakes:
             self.fakes[id(value)] = self.mode.from_tensor(value, static_shapes=True)
         return self.fakes[id(value)]
+
+
+def _tensors_of(value: Any) -> list[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        return [value]
+    return [item for part in value for item in _tensors_of(part)] if isinstance(value, (tuple, list)) else []
 
 
 def _facts(result: Any) -> Any:

@@ -57,7 +57,7 @@ def item_axis_of(node: fx.Node, microbatch: int) -> int | None:
     if microbatch == 1:
         return 0
     inner = node.meta.get("items")
-    return None if inner is None else _axis(facts.shape, inner, microbatch)
+    return None if not inner else _axis(facts.shape, inner, microbatch)
 
 
 def _axis(shape: Sequence[int], inner: int, microbatch: int) -> int | None:

@@ -22,26 +22,12 @@ def drop_true_masks(graph_module: fx.GraphModule) -> int:
     for node in list(graph_module.graph.nodes):
         if op_name(node) == "scaled_dot_product_attention":
             mask = node.args[_MASK] if len(node.args) > _MASK else node.kwargs.get("attn_mask")
-            if isinstance(mask, fx.Node) and mask in constant and not _widens(node) and _keeps_all(values.value(mask)):
+            if isinstance(mask, fx.Node) and mask in constant and _keeps_all(values.value(mask)):
                 _remove_mask(node)
                 dropped += 1
         elif op_name(node) in _AND and len(node.all_input_nodes) == 2:
             dropped += _drop_conjunction(graph_module.graph, node, constant, values)
     return dropped
-
-
-def _widens(node: fx.Node) -> bool:
-    """Whether the result has extents that only the mask brings in."""
-    tensors = [item.meta.get("facts") if isinstance(item, fx.Node) else None for item in node.args[:_MASK]]
-    shapes = [item.shape[:-2] for item in tensors if isinstance(item, TensorFacts)]
-    facts = node.meta.get("facts")
-    if len(shapes) != _MASK or not isinstance(facts, TensorFacts):
-        return True
-    heads: tuple[int, ...] = ()
-    if node.kwargs.get("enable_gqa") is True:  # keys and values have fewer heads than queries
-        heads = shapes[0][-1:]
-        shapes = [shape[:-1] for shape in shapes]
-    return facts.shape[:-2] != (*torch.broadcast_shapes(*shapes), *heads)
 
 
 def _keeps_all(mask: torch.Tensor) -> bool:

@@ -26,6 +26,7 @@ _MASK = 3
 _ARGUMENTS: Mapping[Any, tuple[str, ...]] = {
     torch.ops.aten.select.int: ("dim", "index"),
     torch.ops.aten.slice.Tensor: ("dim", "start", "end", "step"),
+    torch.ops.aten.narrow.default: ("dim", "start", "length"),
 }
 """The selections, and the names of their arguments after the tensor."""
 
@@ -79,9 +80,9 @@ def _selection(node: fx.Node) -> _Narrowing | None:
         return None
     dim = int(numbers.get("dim", 0)) % len(facts.shape)  # type: ignore[call-overload]
     whole = facts.shape[dim]
-    if "index" in numbers:
-        start, stop = int(numbers["index"]) % max(1, whole), 0  # type: ignore[call-overload]
-        stop, step = start + 1, 1
+    if "index" in numbers or "length" in numbers:
+        start, step = int(numbers.get("index", numbers.get("start"))) % max(1, whole), 1  # type: ignore[call-overload]
+        stop = start + int(numbers.get("length", 1))  # type: ignore[call-overload]
     else:
         # A negative bound counts from the end and one too far out is the end, as in Python.
         start, stop, step = slice(given.get("start"), given.get("end"), given.get("step")).indices(whole)
