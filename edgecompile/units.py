@@ -85,7 +85,7 @@ class Boundary:
     index: int
     tensors: tuple[BoundaryTensor, ...]
     cuttable: bool
-    live: tuple[BoundaryTensor, ...]
+    live: tuple[BoundaryTensor, ...] = ()
     """What is alive there itself, with nothing to be made again."""
 
     @property
