@@ -16,6 +16,7 @@ from torch import fx, nn
 from edgecompile.errors import UserError, choices
 from edgecompile.graphs import dtype_name, erase_dead
 from edgecompile.inplace import isolate_writes, show_shared_memory
+from edgecompile.passes.settle_layouts import BitViews
 from edgecompile.passes.wire import insert_decoding, insert_encoding
 from edgecompile.prepack import ROWS_RECORD, product_rows
 from edgecompile.schema import Conf
@@ -155,7 +156,9 @@ def write_shard(
 
 def write_reference(flat: nn.Module, examples: Sequence[torch.Tensor], folder: Path) -> Shard:
     """The unsplit model, traced as it is: what `edgelaunch --verify` compares every item with."""
-    return _save(freeze_module(flat, tuple(examples)), folder)
+    with BitViews():
+        frozen = freeze_module(flat, tuple(examples))
+    return _save(frozen, folder)
 
 
 def _save_exported(program: torch.export.ExportedProgram, folder: Path) -> Shard:

@@ -6,14 +6,16 @@ reads gets a copy of its own, laid out as the model had it. Runs before all pass
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import fx
+from torch.overrides import TorchFunctionMode
 
 from edgecompile.graphs import TensorFacts, is_view, op_name
 
-__all__ = ["reads_layout", "settle_layouts"]
+__all__ = ["BitViews", "reads_layout", "settle_layouts", "view_bits"]
 
 _STRIDED = frozenset({"as_strided", "as_strided_", "as_strided_copy", "as_strided_scatter"})
 
@@ -41,15 +43,29 @@ _scripted = torch.jit.CompilationUnit(
     def view_bits(value: Tensor, dtype: int):
         return torch.view_copy(value, dtype=dtype)
     """
-)  # type: ignore[no-untyped-call]
+)
 
 
 def view_bits(value: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """`value.view(dtype)`, copied: TorchScript takes the dtype of the other for a shape."""
-    if torch.jit.is_tracing():
+    jit: Any = torch.jit  # does not export it to type checkers
+    if jit.is_tracing():
         bits: torch.Tensor = _scripted.view_bits(value, dtype)
         return bits
     return torch.view_copy(value, dtype=dtype)
+
+
+class BitViews(TorchFunctionMode):
+    """Lets a module that has not been captured be traced: `value.view(dtype)` becomes view_bits."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        given = [*args[1:], *kwargs.values()]
+        if func is torch.Tensor.view and len(given) == 1 and isinstance(given[0], torch.dtype):
+            return view_bits(args[0], given[0])
+        return func(*args, **kwargs)
 
 
 def _settle_bits(graph: fx.Graph, node: fx.Node) -> int:

@@ -31,7 +31,8 @@ def model(name: str, steps: int = 6) -> tuple[str, ...]:
 
 @pytest.mark.parametrize(("name", "microbatch"), CASES)
 def test_every_cut_of_an_ordinary_model(compile_here: Compile, name: str, microbatch: int) -> None:
-    plan = compile_here(*model(name), "schedule=even", "hosts.count=99", f"microbatch={microbatch}")
+    plan = compile_here(*model(name), "schedule=even", "hosts.count=99", f"microbatch={microbatch}", "reference=true")
+    assert plan.golden.reference is not None
     assert len(plan.stages) == 1 + sum(unit.cuttable for unit in plan.units[1:])
     assert all(tolerance < 1e-3 for tolerance in plan.golden.tolerance.values())
 
