@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,14 +12,18 @@ from edgecompile.capture import Captured
 from edgecompile.domain import ModelSpec
 from edgecompile.equality import Equality
 from edgecompile.errors import UserError
+from edgecompile.files import read_text
 from edgecompile.plan import DataSpec, Golden, ImageSpec, TextSpec
 from edgecompile.reference import Reference
 from edgecompile.schema import DataConf
 from edgecompile.shards import Shard
 from edgecompile.store import store
+from edgecompile.units import Boundary
 from edgecompile.weights import resource_path
 
-__all__ = ["data_spec", "write_golden"]
+__all__ = ["check_labels", "data_spec", "write_golden"]
+
+MAX_LABELS_BYTES = 64 << 20
 
 
 def write_golden(
@@ -140,12 +145,37 @@ def _tokenizer(conf: DataConf, weights: str | None, folder: Path) -> tuple[str |
 
 
 def _labels(labels: object) -> tuple[str, ...]:
+    """Class names from a list, or from a text file with one a line.
+
+    Raises:
+        UserError: the file cannot be read, or a name is missing or no text.
+    """
     if labels is None:
         return ()
+    where = "data.labels"
     if isinstance(labels, list):
-        return tuple(str(label) for label in labels)
-    path = resource_path(str(labels), "data.labels")
-    try:
-        return tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"data.labels: {path}: not a readable text file ({error})") from None
+        for index, label in enumerate(labels):
+            if isinstance(label, bool) or not isinstance(label, (str, int)):
+                raise UserError(f"{where}.{index}: {label!r} is no text: put it in quotes")
+        found = [str(label) for label in labels]
+    else:
+        path = resource_path(str(labels), where)
+        where = f"{where}: {path}"
+        text = read_text(path, what="labels file", max_bytes=MAX_LABELS_BYTES, hint="a class name a line, as UTF-8")
+        found = [line.strip() for line in text.rstrip().split("\n")]
+    if "" in found:
+        raise UserError(f"{where}: entry {found.index('') + 1} is empty, and would be a class's name: give it one")
+    return tuple(found)
+
+
+def check_labels(data: DataSpec, results: Boundary) -> None:
+    """Raises UserError where there is not a label for each class: one too many or too few shifts what all mean."""
+    if not data.labels or data.scores is None:
+        return
+    shape = next(tensor.shape for tensor in results.tensors if tensor.name == data.scores)
+    num_classes = math.prod(shape[1:])
+    if len(data.labels) != num_classes:
+        raise UserError(
+            f"data.labels: names {len(data.labels)} classes, and {data.scores} has {num_classes} scores: give a label "
+            "for each, in their order"
+        )

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from rich.console import Console
 
 from edgecompile.errors import UserError
+from edgecompile.files import print_anything
 from edgecompile.process import begin, final_status
 
 __all__ = ["error_line", "run_command", "steps", "table_console"]
@@ -56,6 +57,7 @@ def error_line(command: str, error: BaseException) -> str:
 def run_command(command: str, body: Callable[[], int], *user_errors: type[BaseException]) -> int:
     """Runs a command's body; a user's error becomes one line and 2, Ctrl-C 130. Our own bugs keep their traceback."""
     begin(command)
+    print_anything()
     try:
         return final_status(body())
     except user_errors + (UserError,) as error:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hin
 import yaml
 
 from edgecompile.errors import UserError, choices
+from edgecompile.files import read_text
 
 __all__ = ["decode", "load_yaml"]
 
@@ -43,17 +44,7 @@ def load_yaml(path: Path, *, what: str, max_bytes: int, hint: str = "") -> Any:
         UserError: the file cannot be read, is larger than `max_bytes`, no UTF-8, or no YAML.
     """
     ending = f": {hint}" if hint else ""
-    try:
-        size = path.stat().st_size
-        if size > max_bytes:
-            raise UserError(f"{path}: {size} bytes is too large for a {what} (at most {max_bytes})")
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such {what}{ending}") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not a {what}: byte {error.start} is no UTF-8 text{ending}") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot read this {what}: {error.strerror}") from None
+    text = read_text(path, what=what, max_bytes=max_bytes, hint=hint)
     try:
         _refuse_bombs(text)
         return yaml.load(text, Loader=_UniqueKeys)  # noqa: S506 - a safe loader, stricter
@@ -163,6 +154,11 @@ def _decode_scalar(kind: Any, value: Any, where: str, key: str) -> Any:
         raise _misfit(value, "true or false", where, key)
     if kind is str and not isinstance(value, str):
         raise _misfit(value, "text", where, key)
+    if kind is str and not value.isascii():
+        try:
+            value.encode("utf-8")
+        except UnicodeEncodeError:
+            raise _misfit(value, "text without halves of surrogate pairs", where, key) from None
     return value
 
 

@@ -19,7 +19,7 @@ from edgecompile.decode import decode, load_yaml
 from edgecompile.errors import UserError, choices
 from edgecompile.schedule import HostLinks, Kind, Problem, SchedHost, Schedule
 
-__all__ = ["Files", "Request", "conf_options", "format_schedule", "problem_of", "read_files"]
+__all__ = ["CONVERTED", "Files", "Request", "conf_options", "format_schedule", "problem_of", "read_files"]
 
 MEBI = 1 << 20
 MAX_FILE_BYTES = 256 << 20
@@ -36,6 +36,9 @@ ITEM_FLOPS = {
     "bert-large-uncased": 334.9e9,
 }
 """Floating-point operations an item of PipeEdge's own models: twice the multiply-adds of their matrix products."""
+
+CONVERTED = "# Converted by edgesched --to-conf from PipeEdge's files.\n"
+"""The first line of an option that was converted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,8 +186,7 @@ def conf_options(request: Request, files: Files, *, item_flops: float | None) ->
         }
     members = {name.replace(".", "-"): {"device": kind, "address": name} for name, kind in files.hosts}
     hosts = {"network": {"model": "host", "latency": "0s"}, "members": members}
-    head = "# Converted by edgesched --to-conf from PipeEdge's files.\n"
-    return head + _dump(devices), head + _dump(hosts)
+    return CONVERTED + _dump(devices), CONVERTED + _dump(hosts)
 
 
 def _dump(value: Mapping[str, object]) -> str:

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import NoReturn
 
 from edgecompile.errors import UserError
-from edgecompile.pipeedge import Files, Request, conf_options, format_schedule, problem_of, read_files
+from edgecompile.files import check_ours, check_overwrite, print_anything
+from edgecompile.pipeedge import CONVERTED, Files, Request, conf_options, format_schedule, problem_of, read_files
 from edgecompile.schedule import solve
+from edgecompile.store import replacing
 
 __all__ = ["main"]
 
@@ -22,6 +24,7 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns 0, or 2 for what the user can mend (one line on stderr)."""
+    print_anything()
     try:
         _run(_parser().parse_args(argv))
     except UserError as error:
@@ -123,11 +126,16 @@ def _write_conf(arguments: argparse.Namespace, request: Request, files: Files) -
     if arguments.flops is not None and not 0 < arguments.flops < 1e30:
         raise UserError(f"--flops {arguments.flops}: it must be a number above 0")
     texts = conf_options(request, files, item_flops=arguments.flops)
-    for group, text in zip(("devices", "hosts"), texts, strict=True):
-        path = arguments.to_conf / group / f"{name}.yaml"
+    read = [(arguments.models_file, "the models file"), (arguments.dev_types_file, "the device types file"),
+            (arguments.dev_file, "the devices file")]  # fmt: skip
+    paths = [arguments.to_conf / group / f"{name}.yaml" for group in ("devices", "hosts")]
+    for path in paths:
+        check_overwrite(path, "--to-conf", read)
+        check_ours(path, CONVERTED.strip(), "option that edgesched converted", "choose another --conf-name")
+    for path, text in zip(paths, texts, strict=True):
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, encoding="utf-8")
+            with replacing(path) as temporary:
+                temporary.write_text(text, encoding="utf-8")
         except OSError as error:
             raise UserError(f"{path}: cannot write it: {error.strerror}") from None
         print(path)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from edgecompile import verify
 from edgecompile.assemble import assemble_plan
-from edgecompile.assets import data_spec, write_golden
+from edgecompile.assets import check_labels, data_spec, write_golden
 from edgecompile.capture import FlatModel
 from edgecompile.contingency import check_fallbacks, find_contingencies, write_fallbacks
 from edgecompile.domain import ModelSpec, cluster_of, model_of, with_pixels
@@ -18,7 +18,7 @@ from edgecompile.front import chain_of
 from edgecompile.measured import make_profile
 from edgecompile.models import build_model
 from edgecompile.partition import partition
-from edgecompile.plan import Plan, write_plan
+from edgecompile.plan import Plan, check_place, write_plan
 from edgecompile.reference import example_inputs, golden_inputs, make_reference
 from edgecompile.schema import Conf
 from edgecompile.shards import RAW, artifact_formats, write_reference, write_shard
@@ -39,6 +39,7 @@ def compile_model(conf: Conf, step: Step) -> Plan:
         UserError: the config, the model, a file or the cluster does not allow it; nothing but unnamed shards is left.
     """
     spec, cluster, folder = with_pixels(model_of(conf.model), conf.data), cluster_of(conf), Path(conf.output_dir)
+    check_place(folder / "plan.yaml")
     with step(f"build {spec.name}"):
         loaded = _model(spec, conf)
         module = loaded.module
@@ -55,6 +56,7 @@ def compile_model(conf: Conf, step: Step) -> Plan:
         verify.check_schedule(schedule, chain)
         contingencies = find_contingencies(chain, profile, cluster, conf, schedule)
         data = data_spec(conf.data, spec, captured.output_names, conf.weights, folder)
+        check_labels(data, chain.boundaries[-1])
     with step("run the eager model on golden items"):
         reference = make_reference(flat, golden, conf.microbatch)
     formats = artifact_formats(conf, len(schedule.stages))

@@ -14,6 +14,15 @@ import yaml
 
 from edgecompile.decode import decode, load_yaml
 from edgecompile.errors import UserError
+from edgecompile.files import (
+    check_ours,
+    check_overwrite,
+    check_regular,
+    check_utf8,
+    is_same_file,
+    print_anything,
+    printable,
+)
 from edgecompile.plan_cluster import Device, Host, Limits, Link, Network, Pair, SpareHost
 from edgecompile.plan_costs import BoundaryEntry, Pinned, Scheduling, SharedEntry, UnitEntry
 from edgecompile.plan_rules import DTYPE_BYTES, PREPACK, check_plan
@@ -50,16 +59,26 @@ __all__ = [
     "TextSpec",
     "UnitEntry",
     "UserError",
+    "check_ours",
+    "check_overwrite",
+    "check_place",
+    "check_regular",
+    "check_utf8",
     "file_sha256",
     "format_bytes",
     "format_rate",
+    "is_same_file",
+    "print_anything",
+    "printable",
     "read_plan",
+    "read_run_plan",
     "replacing",
     "write_plan",
 ]
 
 VERSION = 1
 MAX_PLAN_BYTES = 64 << 20
+HEADER = "# written by edgecompile; read by edgelaunch and edgeplan. Seconds, bytes, bytes a second.\n"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -299,6 +318,23 @@ def read_plan(path: str | Path) -> Plan:
     return plan
 
 
+def check_place(path: Path) -> None:
+    """Before the work: raises UserError where somebody's file that is no plan has the plan's name, or none can be."""
+    check_utf8(path.parent, "the plan's folder")
+    check_ours(path, rf"{HEADER[:24]}|^version: .*^objective: ", "plan", "choose another output_dir")
+
+
+def read_run_plan(path: Path) -> Plan:
+    """For a run, which reads the plan more than once, and other files beside it.
+
+    Raises:
+        UserError: as read_plan, or the path is a pipe or a device, or torch cannot open what is beside it.
+    """
+    check_regular(path, "a plan", "a run reads it more than once: write it to a file")
+    check_utf8(path.resolve().parent, "the plan's folder")
+    return read_plan(path)
+
+
 def write_plan(plan: Plan, path: Path) -> None:
     """Writes to a temporary file beside `path`, then renames: a crash leaves the old plan or the new one."""
     check_plan(plan, str(path))
@@ -308,7 +344,6 @@ def write_plan(plan: Plan, path: Path) -> None:
 
 def plan_text(plan: Plan) -> str:
     """The plan as YAML: a line for each leaf mapping, in the order of the dataclasses."""
-    header = "# written by edgecompile; read by edgelaunch and edgeplan. Seconds, bytes, bytes a second.\n"
     sections = []
     for item in fields(plan):
         value = _plain(getattr(plan, item.name))
@@ -316,7 +351,7 @@ def plan_text(plan: Plan) -> str:
         sections.append(
             yaml.dump({item.name: value}, Dumper=_Dumper, sort_keys=False, default_flow_style=flow, width=200)
         )
-    return header + "".join(sections)
+    return HEADER + "".join(sections)
 
 
 class _Dumper(yaml.SafeDumper):
@@ -331,4 +366,4 @@ def _plain(value: Any) -> Any:
         return [_plain(item) for item in value]
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
-    return value
+    return printable(value) if isinstance(value, str) else value

@@ -26,6 +26,11 @@ DTYPE_BYTES: Mapping[str, int] = {
     "bool": 1,
 }
 PREPACK = ("auto", "always", "never")
+MOST_S = 2**59 / 1e12
+"""The scheduler counts picoseconds in 60 bits: all times of a plan together stay below this, 6 days."""
+MOST_BYTES = 1 << 62
+RATES = (1e-9, float(1 << 62))
+"""Bytes a second, as configs may have them."""
 
 
 def check_plan(plan: Plan, where: str) -> None:
@@ -59,16 +64,51 @@ def check_plan(plan: Plan, where: str) -> None:
         plan.runtime.prepack in PREPACK, where, "runtime.prepack", plan.runtime.prepack, "one of " + choices(PREPACK)
     )
     for key in ("timeout_s", "detect_s"):
-        _require(getattr(plan.runtime, key) > 0, where, f"runtime.{key}", getattr(plan.runtime, key), "more than 0")
-    _require(plan.runtime.rejoin_s >= 0, where, "runtime.rejoin_s", plan.runtime.rejoin_s, "0 or more")
+        value = getattr(plan.runtime, key)
+        _require(0 < value <= MOST_S, where, f"runtime.{key}", value, f"over 0, at most {MOST_S:.0f}")
+    _time(plan.runtime.rejoin_s, where, "runtime.rejoin_s")
     for key in ("throughput_items_per_s", "period_s", "latency_s"):
         value = getattr(plan.predicted, key)
-        _require(value >= 0, where, f"predicted.{key}", value, "0 or more")
+        _require(value > 0, where, f"predicted.{key}", value, "over 0")
+    _check_horizon(plan, where)
 
 
 def _require(holds: bool, where: str, key: str, value: object, allowed: str) -> None:
     if not holds:
         raise UserError(f"{where}: {key}: {value!r} does not do: it must be {allowed}")
+
+
+def _time(value: float, where: str, key: str) -> None:
+    _require(0 <= value <= MOST_S, where, key, value, f"0 to {MOST_S:.0f} s")
+
+
+def _size(value: int, where: str, key: str) -> None:
+    _require(0 <= value <= MOST_BYTES, where, key, value, "0 to 2^62 bytes")
+
+
+def _rate(value: float, where: str, key: str) -> None:
+    _require(RATES[0] <= value <= RATES[1], where, key, value, f"{RATES[0]:g} to 2^62 bytes a second")
+
+
+def _check_horizon(plan: Plan, where: str) -> None:
+    """The scheduler's own bound: all units on all kinds of devices, then the dearest transfer at every stage's end."""
+    widest = max(size for boundary in plan.boundaries for size in boundary.wire_bytes.values())
+    figures = [host.limits.bandwidth_bytes_per_s for host in plan.all_hosts]
+    figures += [plan.network.bandwidth_bytes_per_s, *(pair.bandwidth_bytes_per_s for pair in plan.network.pairs)]
+    slowest = min((rate for rate in figures if rate is not None), default=RATES[1])
+    codes = [max(seconds.values()) for boundary in plan.boundaries for costs in (boundary.encode_s, boundary.decode_s)
+             for seconds in costs.values()]  # fmt: skip
+    count = min(len(plan.cluster), len(plan.units)) + 2
+    parts = {
+        "units: their times": sum(seconds for unit in plan.units for seconds in unit.time_s.values()),
+        "boundaries: encoding and decoding": 2 * count * max(codes, default=0.0),
+        f"boundaries: {widest} bytes at {slowest:g} bytes a second": count * widest / slowest,
+        "network: latencies": count * max([plan.network.latency_s, *(pair.latency_s for pair in plan.network.pairs)]),
+    }
+    total = sum(parts.values())
+    if total >= MOST_S:
+        what = max(parts, key=lambda name: parts[name])
+        raise UserError(f"{where}: {what} add up to {parts[what]:.4g} s: expected less than {MOST_S:.0f} s in all")
 
 
 def _check_hosts(plan: Plan, where: str) -> None:
@@ -92,10 +132,12 @@ def _check_host(host: Host | SpareHost, names: list[str], where: str, key: str) 
     _require(1 <= host.port <= 65535, where, f"{key}.port", host.port, "1 to 65535")
     _require(0 <= host.threads <= 4096, where, f"{key}.threads", host.threads, "0 to 4096")
     limits = host.limits
-    _require(limits.memory_bytes > 0, where, f"{key}.limits.memory_bytes", limits.memory_bytes, "over 0")
-    for name in ("cpu_share", "bandwidth_bytes_per_s"):
-        value = getattr(limits, name)
-        _require(value is None or value > 0, where, f"{key}.limits.{name}", value, "over 0, or null")
+    good = 0 < limits.memory_bytes <= MOST_BYTES
+    _require(good, where, f"{key}.limits.memory_bytes", limits.memory_bytes, "over 0, at most 2^62")
+    share = limits.cpu_share
+    _require(share is None or 0 < share <= 4096, where, f"{key}.limits.cpu_share", share, "over 0 to 4096, or null")
+    if limits.bandwidth_bytes_per_s is not None:
+        _rate(limits.bandwidth_bytes_per_s, where, f"{key}.limits.bandwidth_bytes_per_s")
 
 
 def _check_devices(plan: Plan, where: str) -> None:
@@ -103,10 +145,13 @@ def _check_devices(plan: Plan, where: str) -> None:
     for index, device in enumerate(plan.devices):
         key = f"devices.{index}"
         _require(names.count(device.name) == 1, where, f"{key}.name", device.name, "unlike every other device's")
-        for name in ("peak_flops_per_s", "memory_bytes_per_s", "memory_bytes", "network_bytes_per_s"):
-            _require(getattr(device, name) > 0, where, f"{key}.{name}", getattr(device, name), "over 0")
-        for name in ("launch_s", "runtime_bytes"):
-            _require(getattr(device, name) >= 0, where, f"{key}.{name}", getattr(device, name), "0 or more")
+        for name in ("peak_flops_per_s", "memory_bytes"):
+            value = getattr(device, name)
+            _require(0 < value <= MOST_BYTES, where, f"{key}.{name}", value, "over 0, at most 2^62")
+        for name in ("memory_bytes_per_s", "network_bytes_per_s"):
+            _rate(getattr(device, name), where, f"{key}.{name}")
+        _time(device.launch_s, where, f"{key}.launch_s")
+        _size(device.runtime_bytes, where, f"{key}.runtime_bytes")
     for index, host in enumerate(plan.hosts):
         _one_of(host.device, names, where, f"hosts.{index}.device")
     for index, spare in enumerate(plan.unused_hosts):
@@ -117,9 +162,11 @@ def _check_network(plan: Plan, where: str) -> None:
     network = plan.network
     _one_of(network.model, ("host", "pairwise", "shared"), where, "network.model")
     rate = network.bandwidth_bytes_per_s
-    _require((rate is not None and rate > 0) == (network.model == "shared"), where, "network.bandwidth_bytes_per_s",
-             rate, "over 0 where the model is shared, else null")  # fmt: skip
-    _require(network.latency_s >= 0, where, "network.latency_s", network.latency_s, "0 or more")
+    _require((rate is not None) == (network.model == "shared"), where, "network.bandwidth_bytes_per_s",
+             rate, "a rate where the model is shared, else null")  # fmt: skip
+    if rate is not None:
+        _rate(rate, where, "network.bandwidth_bytes_per_s")
+    _time(network.latency_s, where, "network.latency_s")
     _require(not network.pairs or network.model == "pairwise", where, "network.pairs", len(network.pairs),
              "empty where the model is not pairwise")  # fmt: skip
     seen = set()
@@ -130,9 +177,8 @@ def _check_network(plan: Plan, where: str) -> None:
         ends = (pair.source, pair.destination)
         _require(pair.source != pair.destination and ends not in seen, where, key, ends, "one entry for each pair")
         seen.add(ends)
-        _require(pair.bandwidth_bytes_per_s > 0, where, f"{key}.bandwidth_bytes_per_s", pair.bandwidth_bytes_per_s,
-                 "over 0")  # fmt: skip
-        _require(pair.latency_s >= 0, where, f"{key}.latency_s", pair.latency_s, "0 or more")
+        _rate(pair.bandwidth_bytes_per_s, where, f"{key}.bandwidth_bytes_per_s")
+        _time(pair.latency_s, where, f"{key}.latency_s")
 
 
 def _check_costs(plan: Plan, where: str) -> None:
@@ -149,13 +195,13 @@ def _check_costs(plan: Plan, where: str) -> None:
             _check_names(costs, devices, where, f"{key}.{costs_key}")
             for device, seconds in costs.items():
                 _check_names(seconds, wanted, where, f"{key}.{costs_key}.{device}")
-                least = min(seconds.values())
-                _require(least >= 0, where, f"{key}.{costs_key}.{device}", least, "0 or more")
-        least_bytes = min(boundary.wire_bytes.values())
-        _require(least_bytes >= 0, where, f"{key}.wire_bytes", least_bytes, "0 or more")
+                for extreme in (min(seconds.values()), max(seconds.values())):
+                    _time(extreme, where, f"{key}.{costs_key}.{device}")
+        for name, size in boundary.wire_bytes.items():
+            _size(size, where, f"{key}.wire_bytes.{name}")
     for index, weight in enumerate(plan.shared_weights):
         key = f"shared_weights.{index}"
-        _require(weight.num_bytes >= 0, where, f"{key}.num_bytes", weight.num_bytes, "0 or more")
+        _size(weight.num_bytes, where, f"{key}.num_bytes")
         known = bool(weight.units) and all(0 <= unit < len(plan.units) for unit in weight.units)
         _require(known, where, f"{key}.units", list(weight.units), f"units, 0 to {len(plan.units) - 1}")
 
@@ -187,13 +233,14 @@ def _check_units(plan: Plan, where: str) -> None:
     for index, unit in enumerate(plan.units):
         key = f"units.{index}"
         _require(unit.unit == index, where, f"{key}.unit", unit.unit, str(index))
-        for name in ("flops", "weight_bytes", "activation_bytes"):
-            value = getattr(unit, name)
-            _require(value >= 0, where, f"{key}.{name}", value, "0 or more")
+        _require(unit.flops >= 0, where, f"{key}.flops", unit.flops, "0 or more")
+        for name in ("weight_bytes", "activation_bytes"):
+            _size(getattr(unit, name), where, f"{key}.{name}")
         least, most = (0, 0) if index == 0 else (1, last - 1)
         _require(least <= unit.boundary <= most, where, f"{key}.boundary", unit.boundary, f"{least} to {most}")
         _check_names(unit.time_s, devices, where, f"{key}.time_s")
-        _require(min(unit.time_s.values()) >= 0, where, f"{key}.time_s", min(unit.time_s.values()), "0 or more")
+        for device, seconds in unit.time_s.items():
+            _time(seconds, where, f"{key}.time_s.{device}")
 
 
 def _check_scheduling(plan: Plan, where: str) -> None:
@@ -214,9 +261,10 @@ def _check_scheduling(plan: Plan, where: str) -> None:
     ranges += [(f"together.{index}", units) for index, units in enumerate(asked.together)]
     for key, (first, final) in ranges:
         _require(0 <= first <= final <= last, where, f"scheduling.{key}", [first, final], f"units, 0 to {last}")
-    for name in ("latency_limit_s", "period_limit_s", "max_hosts"):
+    for name, most in (("latency_limit_s", MOST_S), ("period_limit_s", MOST_S), ("max_hosts", 1 << 30)):
         value = getattr(asked, name)
-        _require(value is None or value > 0, where, f"scheduling.{name}", value, "over 0, or null")
+        good = value is None or 0 < value <= most
+        _require(good, where, f"scheduling.{name}", value, f"over 0, at most {most:.0f}, or null")
     _require(asked.state_budget > 0, where, "scheduling.state_budget", asked.state_budget, "over 0")
 
 
@@ -265,7 +313,7 @@ def _check_contingencies(plan: Plan, where: str) -> None:
         ranks = [stage.rank for stage in item.stages]
         lost = 1 + names.index(item.lost)
         _require(lost not in ranks, where, f"{key}.stages", ranks, f"ranks without {lost}, which is lost")
-        _require(item.predicted.period_s >= 0, where, f"{key}.predicted.period_s", item.predicted.period_s, "0 or more")
+        _require(item.predicted.period_s > 0, where, f"{key}.predicted.period_s", item.predicted.period_s, "over 0")
 
 
 def _check_data(plan: Plan, where: str) -> None:
@@ -287,6 +335,17 @@ def _check_data(plan: Plan, where: str) -> None:
         for key in ("ids", "mask", "types"):
             name = getattr(data.text, key)
             _require(name is None or name in names, where, f"data.text.{key}", name, "one of " + choices(names))
+        long = next(spec.shape[-1] for spec in plan.inputs if spec.name == data.text.ids)
+        _require(data.text.max_length == long, where, "data.text.max_length", data.text.max_length,
+                 f"{long}, as long as {data.text.ids}")  # fmt: skip
+    if data.image is not None:
+        for key, extent in (("size.0", data.image.size[0]), ("size.1", data.image.size[1]),
+                            ("resize", data.image.resize)):  # fmt: skip
+            _require(1 <= extent <= 1 << 16, where, f"data.image.{key}", extent, f"1 to {1 << 16}")
+        for key in ("mean", "std"):
+            values = getattr(data.image, key)
+            good = len(values) == 3 and (key == "mean" or min(values) > 0)
+            _require(good, where, f"data.image.{key}", list(values), "three numbers" + ", over 0" * (key == "std"))
 
 
 def _check_path(path: str, where: str, key: str) -> None:

@@ -15,6 +15,7 @@ import yaml
 
 from edgecompile.decode import decode, load_yaml
 from edgecompile.errors import UserError
+from edgecompile.files import check_ours
 
 __all__ = [
     "CheckEntry",
@@ -26,6 +27,7 @@ __all__ = [
     "Rates",
     "Versions",
     "WireCost",
+    "check_profile_place",
     "profile_path",
     "read_profile",
     "write_profile",
@@ -34,6 +36,7 @@ __all__ = [
 VERSION = 1
 _MAX_BYTES = 256 << 20
 _DIGITS = 5
+HEADER = "# written by edgeprofile; read by edgecompile profile=measured. Seconds, bytes, operations a second.\n"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,6 +205,13 @@ def _check(profile: DeviceProfile, where: str) -> None:
             raise UserError(f"{where}: microbatches.{index}.wall_s: all are 0: measure again with edgeprofile")
 
 
+def check_profile_place(path: Path) -> None:
+    """Before the work: raises UserError where somebody's file that is no profile has the profile's name."""
+    check_ours(
+        path, rf"{HEADER[:24]}|^version: .*^device: .*^fingerprint: ", "profile", "choose another profile.folder"
+    )
+
+
 def write_profile(profile: DeviceProfile, path: Path) -> None:
     """Writes to a temporary file beside `path`, then renames: a crash leaves the old profile or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -215,12 +225,11 @@ def write_profile(profile: DeviceProfile, path: Path) -> None:
 
 def profile_text(profile: DeviceProfile) -> str:
     """The profile as YAML, figures to five digits."""
-    header = "# written by edgeprofile; read by edgecompile profile=measured. Seconds, bytes, operations a second.\n"
     parts = []
     for key, value in _rounded(asdict(profile)).items():
         flow = None if isinstance(value, (list, dict)) else False
         parts.append(yaml.safe_dump({key: value}, sort_keys=False, default_flow_style=flow, width=120))
-    return header + "".join(parts)
+    return HEADER + "".join(parts)
 
 
 def _rounded(value: Any) -> Any:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from edgecompile.errors import UserError
 from edgecompile.memory import most_ends_bytes
@@ -23,7 +24,7 @@ from edgecompile.schedule import (
     solve,
 )
 
-__all__ = ["as_planned", "assignments_of", "bottleneck_name", "links_of", "planned_again", "problem_of"]
+__all__ = ["as_planned", "assignments_of", "bottleneck_name", "links_of", "of_plan", "planned_again", "problem_of"]
 
 RAW = "fp32"
 
@@ -147,7 +148,8 @@ def planned_again(plan: Plan) -> tuple[Problem, Schedule]:
         Infeasible: no plan fits; says why.
     """
     problem = problem_of(plan, plan.scheduling.wire)
-    return problem, solve(problem)
+    with of_plan():
+        return problem, _over_zero(solve(problem))
 
 
 def as_planned(plan: Plan) -> tuple[Problem, Schedule]:
@@ -157,7 +159,25 @@ def as_planned(plan: Plan) -> tuple[Problem, Schedule]:
         Infeasible: a stage does not fit its host's memory.
     """
     problem = problem_of(plan)
-    return problem, evaluate(problem, assignments_of(plan))
+    with of_plan():
+        return problem, _over_zero(evaluate(problem, assignments_of(plan)))
+
+
+def _over_zero(schedule: Schedule) -> Schedule:
+    if schedule.period_s <= 0:
+        raise UserError("every time rounds to 0 picoseconds: nothing can be planned with these figures")
+    return schedule
+
+
+@contextmanager
+def of_plan() -> Iterator[None]:
+    """Around the scheduler: a figure that it does not take is a plan's, or what a user would change in it."""
+    try:
+        yield
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(f"the scheduler does not take the plan's figures: {error}") from None
 
 
 def bottleneck_name(schedule: Schedule, names: Sequence[str]) -> str:

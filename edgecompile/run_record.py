@@ -11,6 +11,7 @@ from pathlib import Path
 
 from edgecompile.decode import decode
 from edgecompile.errors import UserError
+from edgecompile.files import read_text
 
 __all__ = ["RECORD_VERSION", "LinkRecord", "Percentiles", "Rates", "RunRecord", "StageRecord", "read_run", "run_text"]
 
@@ -100,14 +101,10 @@ def run_text(record: RunRecord) -> str:
 
 def read_run(path: Path) -> RunRecord:
     """Raises UserError where the file is no record of a run that this version reads."""
+    hint = "edgelaunch writes it beside the plan, or where --run says"
+    text = read_text(path, what="record of a run", max_bytes=MAX_RECORD_BYTES, hint=hint)
     try:
-        if path.stat().st_size > MAX_RECORD_BYTES:
-            raise UserError(f"{path}: too large for the record of a run (at most {MAX_RECORD_BYTES} bytes)")
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such run: edgelaunch writes it beside the plan, or where --run says") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+        document = json.loads(text)
     except (ValueError, RecursionError):
         raise UserError(f"{path}: no record of a run: it is no JSON") from None
     version = document.get("version") if isinstance(document, dict) else None

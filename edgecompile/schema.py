@@ -213,7 +213,7 @@ class DataConf:
     result: str = "array"
     scores: str | None = None
     labels: Any = None
-    """A list of class names, or a text file with one a line."""
+    """A list of class names, or a text file with one a line: one for each class, in their order."""
     top_k: int = 5
 
 

@@ -16,6 +16,8 @@ from rich.text import Text
 
 from edgecompile.console import error_line, table_console
 from edgecompile.errors import UserError
+from edgecompile.files import check_ours
+from edgecompile.plan import check_place
 from edgecompile.store import replacing
 
 if TYPE_CHECKING:
@@ -61,6 +63,7 @@ def run_job(config: Any, compile_one: Callable[[Any], float]) -> float:
 
     job = HydraConfig.get()
     folder = Path(job.sweep.dir) / job.sweep.subdir
+    _check_files(Path(job.sweep.dir), folder)
     with open_dict(config):
         config.output_dir = str(folder)
     result: dict[str, Any] = {
@@ -71,7 +74,7 @@ def run_job(config: Any, compile_one: Callable[[Any], float]) -> float:
         "error": None,
     }
     throughput = 0.0
-    (folder / "plan.yaml").unlink(missing_ok=True)
+    (folder / "plan.yaml").unlink(missing_ok=True)  # so that a point without a plan has none
     try:
         throughput = compile_one(config)
     except (UserError, OmegaConfBaseException) as error:
@@ -79,6 +82,15 @@ def run_job(config: Any, compile_one: Callable[[Any], float]) -> float:
         result["error"] = " ".join(str(error).split())
     _write_json(folder / "result.json", result)
     return throughput
+
+
+def _check_files(sweep: Path, point: Path) -> None:
+    """Raises UserError where a file that is not a sweep's has a name of what a sweep writes."""
+    fix = "choose another hydra.sweep.dir"
+    check_place(point / "plan.yaml")
+    check_ours(point / "result.json", r'"sweep": .*"overrides": ', "result of a sweep", fix)
+    check_ours(sweep / "manifest.json", r'\A\{\s*"jobs": ', "manifest of a sweep", fix)
+    check_ours(sweep / "sweep.svg", "edgecompile", "plot of a sweep", fix)
 
 
 def finish() -> int:

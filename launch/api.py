@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgecompile.plan import Plan, UserError, file_sha256, read_plan
+from edgecompile.plan import Plan, UserError, file_sha256, read_run_plan
 from edgelaunch.allocator import use_one_arena
 from edgelaunch.failures import Failure, RankFailedError, rank_name
 from edgelaunch.identity import Endpoint, choose_rank, find_endpoint
@@ -57,7 +57,7 @@ class Pipeline:
         self, plan: str | Path, *, local: bool = False, master: str | None = None, secret_file: str | None = None
     ) -> None:
         self._path = Path(plan)
-        self._plan = read_plan(self._path)
+        self._plan = read_run_plan(self._path)
         self._folder = self._path.resolve().parent
         self._local, self._master, self._secret_file = local, master, secret_file
         stages, runtime = len(self._plan.stages), self._plan.runtime

@@ -120,6 +120,10 @@ def check_arguments(arguments: argparse.Namespace, plan: Plan) -> None:
         from edgelaunch.outputs import check_output
 
         check_output(plan, Path(arguments.output))
+    if together or arguments.rank in (None, 0):
+        from edgelaunch.overwrite import check_written
+
+        check_written(arguments, plan)
 
 
 def _check_reports(arguments: argparse.Namespace) -> None:

@@ -24,10 +24,17 @@ class BadItems:
         """`gap`: go on; otherwise the first one's error ends the run."""
         self.gap, self._quiet = gap, quiet
         self.num_items = 0
+        self.num_empty_lines = 0
+        """Of files whose lines are no sentences as they are: no result stands for them."""
         self._filler = {
             spec.name: np.zeros(spec.shape[1:], "float32" if spec.dtype == "bfloat16" else spec.dtype)
             for spec in plan.inputs
         }
+
+    def note(self, text: str) -> None:
+        """Prints what a user must know of the input."""
+        if not self._quiet:
+            say(f"edgelaunch: {text}")
 
     def item(self, entry: Entry, read: Callable[[], Mapping[str, Any]]) -> Item:
         """The item as `read` gives it. Raises UserError where that fails and no gap is wanted."""

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
-from edgecompile.plan import Plan, UserError, read_plan
+from edgecompile.plan import Plan, UserError, print_anything, read_run_plan
 from edgelaunch.arguments import Parser, check_arguments, run_parser
 from edgelaunch.failures import Failure, exit_code
 from edgelaunch.one_rank import describe, rank_failure, run_rank
@@ -22,6 +22,7 @@ COMMANDS = ("links", "doctor")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns 0, 2 for what the user can mend (one line on stderr), 130 after Ctrl-C; 1 with a traceback is our bug."""
+    print_anything()
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
             signal.signal(number, _interrupt)
@@ -45,7 +46,7 @@ def _interrupt(signum: int, frame: object) -> None:
 def _run(words: Sequence[str], *, own_process: bool) -> int:
     arguments = run_parser().parse_args(words)
     plan_path = Path(arguments.plan)
-    plan = read_plan(plan_path)
+    plan = read_run_plan(plan_path)
     check_arguments(arguments, plan)
     if not (arguments.local or arguments.emulate):
         run_rank(arguments, plan, plan_path, rank_failure)
@@ -60,7 +61,7 @@ def _command(name: str, words: Sequence[str]) -> int:
     command.add_arguments(parser)
     arguments = parser.parse_args(words)
     plan_path = Path(arguments.plan)
-    plan = read_plan(plan_path)
+    plan = read_run_plan(plan_path)
     command.check_arguments(arguments, plan)
     if not arguments.local:
         run_rank(arguments, plan, plan_path, command.rank_failure)

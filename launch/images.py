@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from edgecompile.plan import ImageSpec, Plan, UserError
 from edgelaunch.bad_items import BadItems
+from edgelaunch.folders import SUFFIXES, class_numbers, find_images
 from edgelaunch.inputs import fit
 from edgelaunch.items import Entry, Item, Source
+from edgelaunch.pixels import MAX_PIXELS, read_rgb
 
 __all__ = ["SUFFIXES", "open_images", "prepare", "read_image"]
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
-MAX_PIXELS = 64 << 20
-"""More is an error: a small file can unpack to an image that fills the memory."""
 INTERPOLATIONS = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
@@ -41,13 +39,15 @@ def open_images(plan: Plan, folder: Path, path: Path, bad: BadItems) -> Source:
     if spec.interpolation not in INTERPOLATIONS:
         raise UserError(f"data.image.interpolation {spec.interpolation!r} is unknown: {', '.join(INTERPOLATIONS)}")
     if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
-        root = path
+        found = find_images(path)
+        files, root = found.files, path
+        if found.num_hidden:
+            bad.note(f"{path}: left out {found.num_hidden} hidden files or folders, whose names begin with a dot")
     else:
         files, root = [path], path.parent
     if not files:
         raise UserError(f"{path}: holds no images ({', '.join(SUFFIXES)})")
-    labels = _labels(plan, [file.relative_to(root) for file in files])
+    labels = _labels(plan, path, [file.relative_to(root) for file in files], bad)
     what = f"{len(files)} image{'s' if len(files) > 1 else ''} of {path.name or path}"
     items = _items(plan, root, files, labels, bad)
     return Source(items=items, num_items=len(files), what=what, labelled=None not in labels)
@@ -64,7 +64,7 @@ def read_image(plan: Plan, file: Path) -> NDArray[Any]:
     """An image as this plan's input takes it: pixels where that is uint8, as its first shard normalises them.
 
     Raises:
-        UserError: the file is no readable image, or has too many pixels.
+        UserError: as read_rgb.
     """
     spec, (tensor,) = plan.data.image, plan.inputs
     assert spec is not None
@@ -78,23 +78,12 @@ def prepare(file: Path, spec: ImageSpec, *, normalise: bool = True) -> NDArray[A
         float32, normalised; without `normalise` uint8, as the image has them.
 
     Raises:
-        UserError: the file is no readable image, or has too many pixels.
+        UserError: as read_rgb, and where the sides differ too much.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(file) as image:
-                if image.width * image.height > MAX_PIXELS:
-                    raise UserError(
-                        f"{file}: {image.width} x {image.height} pixels are too many (at most {MAX_PIXELS})"
-                    )
-                cropped = _crop(image.convert("RGB"), spec)
-    except UnidentifiedImageError:
-        raise UserError(f"{file}: not a readable image") from None
+        cropped = _crop(read_rgb(file), spec)
     except UserError as error:
         raise error if str(file) in str(error) else UserError(f"{file}: {error}") from None
-    except Exception as error:  # Pillow's decoders raise a dozen kinds for a damaged file
-        raise UserError(f"{file}: not a readable image: {error}") from None
     if not normalise:
         return np.ascontiguousarray(np.asarray(cropped, dtype=np.uint8).transpose(2, 0, 1))
     pixels = np.asarray(cropped, dtype=np.float32) / np.float32(255)
@@ -114,20 +103,10 @@ def _crop(image: Image.Image, spec: ImageSpec) -> Image.Image:
     return whole.crop((left, top, left + width, top + height))
 
 
-def _labels(plan: Plan, files: list[Path]) -> list[int | None]:
-    """Each image's class number from its folder's name: a label of the plan, a number, or the place among folders."""
+def _labels(plan: Plan, path: Path, files: list[Path], bad: BadItems) -> list[int | None]:
+    """Each image's class number, from the name of its folder."""
     names = [file.parts[0] if len(file.parts) > 1 else None for file in files]
-    classes = sorted({name for name in names if name is not None})
-    known = {_simple(part): number for number, label in reversed(list(enumerate(plan.data.labels)))
-             for part in (*reversed(label.split(",")), label)}  # fmt: skip
-    if all(_simple(name) in known for name in classes):
-        numbers = {name: known[_simple(name)] for name in classes}
-    elif all(name.isdecimal() for name in classes):
-        numbers = {name: int(name) for name in classes}
-    else:
-        numbers = {name: number for number, name in enumerate(classes)}
-    return [None if name is None else numbers[name] for name in names]
-
-
-def _simple(label: str) -> str:
-    return label.strip().lower().replace("_", " ").replace("-", " ")
+    classes = class_numbers(plan, sorted({name for name in names if name is not None}), path)
+    if classes.note is not None:
+        bad.note(f"{path}: {classes.note}")
+    return [None if name is None else classes.numbers.get(name) for name in names]

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgecompile.plan import Plan, TensorSpec, UserError
+from edgecompile.plan import Plan, TensorSpec, UserError, check_regular
 from edgelaunch.bad_items import BadItems
 from edgelaunch.items import STDIN, Entry, Item, Source
+from edgelaunch.labels import class_label
 
 __all__ = ["LABEL_KEY", "fit", "open_source"]
 
@@ -35,8 +36,10 @@ def open_source(plan: Plan, folder: Path, path: Path, limit: int | None, bad: Ba
         UserError: the path is missing, of a kind that this model does not take, empty, or has other names, shapes or
             dtypes than the model's inputs.
     """
-    if str(path) != STDIN and not path.exists():
-        raise UserError(f"{path}: no such input")
+    if str(path) != STDIN:
+        if not path.exists():
+            raise UserError(f"{path}: no such input")
+        check_regular(path, "an input", f"--input {STDIN} reads standard input as it comes")
     source = _opener(path)(plan, folder, path, bad or BadItems(plan, gap=False))
     if source.num_items == 0:
         raise UserError(f"{path}: holds no items")
@@ -86,6 +89,9 @@ def _open_arrays(plan: Plan, folder: Path, path: Path, bad: BadItems) -> Source:
         raise UserError(f"{path}: the arrays differ in their number of items: {counts}")
     if labels is not None and (labels.ndim != 1 or len(labels) != count or labels.dtype.kind not in "iu"):
         raise UserError(f"{path}: {LABEL_KEY} is {labels.dtype} {labels.shape}, it must be whole numbers ({count},)")
+    if labels is not None and count:
+        for place in (int(labels.argmin()), int(labels.argmax())):
+            class_label(plan, labels[place], f"{path}, item {place}")
     what = f"{count} items of {path.name}"
     return Source(items=_array_items(plan, path, arrays, labels, count), num_items=count, what=what,
                   labelled=labels is not None)  # fmt: skip
@@ -126,7 +132,7 @@ def _array_items(plan: Plan, path: Path, arrays: dict[str, Any], labels: Any, co
     for index in range(count):
         where = f"{path}, item {index}"
         values = {spec.name: fit(arrays[spec.name][index], spec, where) for spec in plan.inputs}
-        label = None if labels is None else int(labels[index])
+        label = None if labels is None else class_label(plan, labels[index], where)
         yield Item(Entry(index=index, label=label), values)
 
 

@@ -9,9 +9,39 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgecompile.plan import DataSpec
+from edgecompile.plan import DataSpec, Plan, UserError
 
-__all__ = ["Accuracy", "label_name", "top_labels"]
+__all__ = ["Accuracy", "class_label", "label_name", "num_classes", "top_labels"]
+
+UNLABELLED = -1
+"""What data sets such as GLUE's test files have in place of a label that is kept secret."""
+
+
+def num_classes(plan: Plan) -> int | None:
+    """How many scores the model gives an item; None where its results are no labels."""
+    if plan.data.result != "labels" or plan.data.scores is None:
+        return None
+    spec = next(spec for spec in plan.outputs if spec.name == plan.data.scores)
+    return math.prod(spec.shape[1:])
+
+
+def class_label(plan: Plan, value: Any, where: str) -> int | None:
+    """An input's label as a class number; None where it says that it has none: -1, or null.
+
+    Raises:
+        UserError: it is no whole number, or the model has no such class.
+    """
+    if value is None:
+        return None
+    count = num_classes(plan)
+    allowed = "a class number" if count is None else f"a class number, 0 to {count - 1}"
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise UserError(f"{where}: label is {value!r:.60}, it must be {allowed}")
+    if value == UNLABELLED:
+        return None
+    if value < 0 or value >= (math.inf if count is None else count):
+        raise UserError(f"{where}: label is {value!s:.60}, it must be {allowed}")
+    return int(value)
 
 
 def label_name(data: DataSpec, number: int) -> str | int:

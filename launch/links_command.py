@@ -7,9 +7,10 @@ import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgecompile.plan import Plan, UserError
+from edgecompile.plan import Plan, UserError, check_overwrite
 from edgelaunch.arguments import add_rank_arguments
 from edgelaunch.failures import Failure
+from edgelaunch.overwrite import files_of_plan
 from edgelaunch.start import Start, supervised
 
 if TYPE_CHECKING:
@@ -46,6 +47,10 @@ def check_arguments(arguments: argparse.Namespace, plan: Plan) -> None:
             raise UserError(f"{output}: a hosts option is a .yaml file")
         if not output.parent.is_dir():
             raise UserError(f"{output.parent}: no such folder: make it, or name another --output")
+        read = list(files_of_plan(plan, Path(arguments.plan)))
+        if arguments.secret_file is not None:
+            read.append((Path(arguments.secret_file), "the secret"))
+        check_overwrite(output, "--output", read)
 
 
 def local_failure(arguments: argparse.Namespace, plan: Plan, plan_path: Path) -> Failure | None:

@@ -14,15 +14,14 @@ from typing import Any, BinaryIO, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from edgecompile.plan import Plan, TensorSpec, UserError
+from edgecompile.plan import Plan, TensorSpec, UserError, check_overwrite, printable
 from edgelaunch.items import Entry
 from edgelaunch.labels import label_name, top_labels
-from edgelaunch.partial import Origin, Partial
+from edgelaunch.partial import ROWS, WHOLE, Origin, Partial, check_partial
 
 __all__ = ["Writer", "as_numpy", "check_output", "open_writer"]
 
 SUFFIXES = (".npy", ".npz", ".jsonl")
-NAME = "rows.jsonl"
 
 
 class Writer(Protocol):
@@ -55,6 +54,8 @@ def check_output(plan: Plan, path: Path) -> None:
         raise UserError(f"{path}: there is no folder {path.parent}")
     if not os.access(path.parent, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):
         raise UserError(f"{path}: cannot be written: permission denied")
+    check_overwrite(path, "--output", ())
+    check_partial(path)
 
 
 def open_writer(plan: Plan, path: Path, origin: Origin | None = None, *, resume: bool = False) -> Writer:
@@ -166,7 +167,7 @@ class _ArrayWriter:
                 file.finish()
             name = "0.npy"
             if self._path.suffix.lower() == ".npz":
-                name = "all.npz"
+                name = WHOLE
                 with zipfile.ZipFile(self._partial.folder / name, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
                     for output, file in self._files.items():
                         archive.write(file.path, f"{output}.npy")
@@ -187,19 +188,19 @@ class _JsonWriter:
 
     def __init__(self, plan: Plan, partial: Partial) -> None:
         self._plan, self._path, self._partial = plan, partial.path, partial
-        file = partial.folder / NAME
+        file = partial.folder / ROWS
         self.next_index = _cut_torn(file) if partial.resumes and file.exists() else 0
         self._file = file.open("a", encoding="utf-8")
 
     def add(self, entry: Entry, outputs: Mapping[str, Any]) -> None:
         record: dict[str, Any] = {"index": entry.index}
         if entry.name is not None:
-            record["text" if self._plan.data.kind == "text" else "name"] = entry.name
+            record["text" if self._plan.data.kind == "text" else "name"] = printable(entry.name)
         if entry.label is not None:
             record["true_label"] = label_name(self._plan.data, entry.label)
         data = self._plan.data
         if entry.error is not None:
-            record["error"] = entry.error
+            record["error"] = printable(entry.error)
         elif data.result == "labels" and data.scores is not None:
             top = top_labels(data, as_numpy(outputs[data.scores]))
             record |= {"label": top[0][0], "score": _json_value(top[0][1])}
@@ -216,7 +217,7 @@ class _JsonWriter:
     def finish(self) -> None:
         try:
             self._file.close()
-            self._partial.finish(NAME)
+            self._partial.finish(ROWS)
         except OSError as error:
             raise _cannot_write(self._path, error) from None
 

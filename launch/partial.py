@@ -6,20 +6,38 @@ import fcntl
 import hashlib
 import json
 import os
-import shutil
+import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from edgecompile.plan import Plan, UserError, file_sha256
+from edgelaunch.folders import find_images
 from edgelaunch.items import STDIN
 from edgelaunch.say import say
 
-__all__ = ["Origin", "Partial", "left_behind", "origin_of", "say_left_behind"]
+__all__ = [
+    "ROWS",
+    "WHOLE",
+    "Origin",
+    "Partial",
+    "check_partial",
+    "left_behind",
+    "origin_of",
+    "partial_folder",
+    "say_left_behind",
+]
 
 RECORD = "run.json"
+MARK = "partial results of edgelaunch"
+"""In the record: a folder without it is somebody else's, and nothing in it is touched."""
 VERSION = 1
+MAX_RECORD = 1 << 20
+ROWS, WHOLE = "rows.jsonl", "all.npz"
+OURS = re.compile(rf"{re.escape(ROWS)}|{re.escape(WHOLE)}|[0-9]+\.npy")
+"""The files, beside the record, that we write there."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +51,7 @@ class Origin:
 
 
 def origin_of(plan: Plan, plan_path: Path, input_path: str | None, *, live: bool) -> Origin:
-    """The origin of a run's results. A folder's is the list of its files."""
+    """The origin of a run's results. A folder's is the list of its images."""
     sha256 = file_sha256(plan_path)
     if live or input_path == STDIN:
         return Origin(sha256, None)
@@ -48,9 +66,11 @@ def _facts(path: Path) -> dict[str, Any]:
         facts = path.stat()
         return {"bytes": facts.st_size, "modified_ns": facts.st_mtime_ns}
     digest = hashlib.sha256()
-    for file in sorted(item for item in path.rglob("*") if item.is_file()):
-        facts = file.stat()
-        digest.update(f"{file.relative_to(path)}\0{facts.st_size}\0{facts.st_mtime_ns}\n".encode())
+    for file in find_images(path).files:
+        digest.update(os.fsencode(file.relative_to(path)))
+        with suppress(OSError):  # a link to nothing: an item that cannot be read
+            facts = file.stat()
+            digest.update(f"\0{facts.st_size}\0{facts.st_mtime_ns}\n".encode())
     return {"files": digest.hexdigest()}
 
 
@@ -61,19 +81,23 @@ class Partial:
         """Opens or makes the folder. Without `resume`, what an earlier run left in it is dropped.
 
         Raises:
-            UserError: another run writes there, or `resume` and what is there comes from another plan or input.
+            UserError: another run writes there, the folder is not ours, or `resume` and what is there comes from
+                another plan or input.
             OSError: it cannot be written.
         """
-        self.path, self.folder = path, _folder(path)
+        self.path, self.folder = path, partial_folder(path)
         self.resumable = origin is not None and origin.input is not None
+        check_partial(path)
         self.folder.mkdir(exist_ok=True)
-        self._lock = open(self.folder / RECORD, "a+", encoding="utf-8", errors="replace")  # noqa: SIM115 - locked as long as we live
+        self._lock = open(  # noqa: SIM115 - locked as long as we live
+            self.folder / RECORD, "a+", encoding="utf-8", errors="replace", opener=_not_through_links
+        )
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise UserError(f"{path}: another run writes this output: wait for it, or name another file") from None
         self._lock.seek(0)
-        text = self._lock.read()
+        text = self._lock.read(MAX_RECORD)
         self.resumes = resume and self._check(text, origin)
         if not self.resumes:
             self._begin(origin)
@@ -93,10 +117,12 @@ class Partial:
         return True
 
     def _begin(self, origin: Origin | None) -> None:
-        for file in self.folder.iterdir():
-            if file.name != RECORD:
-                file.unlink()
-        record = {"version": VERSION, "plan": origin.plan if origin else "", "input": origin.input if origin else None}
+        for file in _our_files(self.folder):
+            file.unlink()
+        record = {
+            "what": MARK, "version": VERSION, "plan": origin.plan if origin else "",
+            "input": origin.input if origin else None,
+        }  # fmt: skip
         self._lock.seek(0)
         self._lock.truncate()
         self._lock.write(json.dumps(record) + "\n")
@@ -108,15 +134,62 @@ class Partial:
         self.remove()
 
     def remove(self) -> None:
-        shutil.rmtree(self.folder, ignore_errors=True)
+        _remove(self.folder)
         self._lock.close()
 
     def close(self) -> None:
         self._lock.close()
 
 
-def _folder(path: Path) -> Path:
+def partial_folder(path: Path) -> Path:
+    """Where the results of an output are until they are complete."""
     return path.with_name(f"{path.name}.partial")
+
+
+def check_partial(path: Path) -> None:
+    """Before anything is written for the output PATH.
+
+    Raises:
+        UserError: what bears the folder's name is a link, no folder, or a folder without our mark.
+    """
+    folder = partial_folder(path)
+    if not os.path.lexists(folder):
+        return
+    names = [] if folder.is_symlink() or not folder.is_dir() else os.listdir(folder)
+    good = not folder.is_symlink() and folder.is_dir() and not any((folder / name).is_symlink() for name in names)
+    if good and names == [RECORD] and (folder / RECORD).is_file() and not (folder / RECORD).stat().st_size:
+        return  # a run was killed before it had written the record
+    if not good or (names and not _is_ours(folder)):
+        raise UserError(
+            f"{folder}: is not edgelaunch's, and results are kept there until {path.name} is complete: move it away, "
+            "or name another --output"
+        )
+
+
+def _is_ours(folder: Path) -> bool:
+    try:
+        with open(folder / RECORD, encoding="utf-8", errors="replace", opener=_not_through_links) as file:
+            return _record(file.read(MAX_RECORD)).get("what") == MARK
+    except OSError:
+        return False
+
+
+def _not_through_links(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+
+
+def _our_files(folder: Path) -> list[Path]:
+    return [folder / name for name in os.listdir(folder) if OURS.fullmatch(name)]
+
+
+def _remove(folder: Path) -> None:
+    """Deletes what is ours; whatever somebody has put beside it stays, and the mark with it."""
+    with suppress(OSError):
+        for file in _our_files(folder):
+            file.unlink()
+        if os.listdir(folder) == [RECORD]:
+            (folder / RECORD).unlink()
+            folder.rmdir()
 
 
 def _record(text: str) -> dict[str, Any]:
@@ -133,14 +206,17 @@ def left_behind(path: Path) -> str | None:
 
     Removes them, and says nothing, where no run could go on from them.
     """
-    folder = _folder(path)
+    folder = partial_folder(path)
     try:
-        with open(folder / RECORD, encoding="utf-8", errors="replace") as file:
+        with open(folder / RECORD, encoding="utf-8", errors="replace", opener=_not_through_links) as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            record = _record(file.read())
+            text = file.read(MAX_RECORD)
+        record = _record(text)
+        if folder.is_symlink() or (text and record.get("what") != MARK):
+            return None
         if record.get("input") is not None:
             return f"the results so far are in {folder}: go on with --resume"
-        shutil.rmtree(folder, ignore_errors=True)
+        _remove(folder)
     except OSError:
         pass  # there is none, or another run has taken it over
     return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from edgecompile.plan import Plan, UserError
+from edgecompile.plan import Plan, UserError, printable
 from edgelaunch.items import Entry
 from edgelaunch.labels import Accuracy, top_labels
 from edgelaunch.outputs import Writer, as_numpy
@@ -80,7 +80,7 @@ class ResultHandler:
             self.accuracy.add(int(outputs[data.scores].reshape(-1).argmax()), entry.label)
 
     def _line(self, entry: Entry, outputs: Mapping[str, Any]) -> str:
-        name = entry.name if entry.name is not None else f"item {entry.index}"
+        name = printable(entry.name) if entry.name is not None else f"item {entry.index}"
         name = name if len(name) <= MAX_NAME else name[: MAX_NAME - 3] + "..."
         if entry.error is not None:
             return f"{name}: no result: {entry.error}"

@@ -5,12 +5,12 @@ from __future__ import annotations
 import itertools
 from pathlib import Path
 
-from edgecompile.plan import Plan, UserError, replacing
+from edgecompile.plan import Plan, UserError, check_ours, replacing
 from edgecompile.run_record import RECORD_VERSION, LinkRecord, Percentiles, Rates, RunRecord, StageRecord, run_text
 from edgelaunch.report import bottleneck, rates, share, transfer_s
 from edgelaunch.supervise import Run
 
-__all__ = ["record_of", "write_record"]
+__all__ = ["check_record", "record_of", "write_record"]
 
 
 def record_of(plan: Plan, run: Run, plan_sha256: str, began: str) -> RunRecord:
@@ -67,6 +67,11 @@ def _links(plan: Plan, run: Run) -> list[LinkRecord]:
             predicted_s=plan.stages[boundary - 1].predicted.send_s if boundary else None,
         ))  # fmt: skip
     return found
+
+
+def check_record(path: Path) -> None:
+    """Raises UserError where a file that is no record of a run has the name that a record gets by itself."""
+    check_ours(path, r'\A\{"version": .*"plan_sha256": ', "record of a run", "name a file with --run")
 
 
 def write_record(record: RunRecord, path: Path) -> None:

@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from edgecompile.plan import Plan, UserError, file_sha256
+from edgecompile.plan import Plan, UserError, file_sha256, printable
 from edgecompile.run_record import RunRecord
 from edgelaunch.bad_items import BadItems
 from edgelaunch.golden import GoldenFile, chain
@@ -23,7 +23,7 @@ from edgelaunch.progress import Meter
 from edgelaunch.reference import Reference
 from edgelaunch.report import console, print_report, print_verified
 from edgelaunch.results import ResultHandler
-from edgelaunch.run_file import record_of, write_record
+from edgelaunch.run_file import check_record, record_of, write_record
 from edgelaunch.say import say
 from edgelaunch.supervise import Run, Supervisor
 from edgelaunch.verify import Verifier
@@ -41,6 +41,7 @@ class Session:
         """Raises UserError where input, output or golden file do not do."""
         self._plan, self._quiet, self._json = plan, arguments.quiet, arguments.json
         self._plan_path = Path(arguments.plan)
+        self._own_record = arguments.run is None
         self._record = Path(arguments.run) if arguments.run is not None else folder / RECORD
         self._began = datetime.now(timezone.utc).isoformat(timespec="seconds")
         streams = not arguments.verify or any((arguments.input, arguments.items, arguments.output))
@@ -112,6 +113,9 @@ class Session:
         if self._bad.num_items:
             several = "s" if self._bad.num_items > 1 else ""
             out.print(f"{self._bad.num_items} item{several} could not be read, and left a gap{several and ' each'}")
+        if self._bad.num_empty_lines:
+            several = "s" if self._bad.num_empty_lines > 1 else ""
+            out.print(f"{self._bad.num_empty_lines} empty line{several} left out: no result stands for them")
         accuracy = self.results.accuracy
         if accuracy.num_items:
             share = accuracy.num_correct / accuracy.num_items
@@ -120,13 +124,15 @@ class Session:
         if self._output is not None:
             earlier = f", {self._num_earlier} of them of an earlier run" if self._num_earlier else ""
             total = self.results.num_items + self._num_earlier
-            out.print(f"{total} results in {self._output}{earlier}", markup=False)
+            out.print(f"{total} results in {printable(self._output)}{earlier}", markup=False)
         if not self._quiet and rank.run is not None:
             print_report(rank.run.plan, rank.run)
 
     def _keep(self, run: Run) -> None:
         record = record_of(run.plan, run, file_sha256(self._plan_path), self._began)
         try:
+            if self._own_record:
+                check_record(self._record)
             write_record(record, self._record)
         except UserError as error:
             say(f"edgelaunch: {error}")  # the results are there: this is no reason to fail
@@ -142,9 +148,10 @@ class Session:
         compared = [item for judge in judges for item in judge.outputs.values()]
         accuracy = self.results.accuracy
         return values | {
-            "output": self._output,
+            "output": None if self._output is None else printable(self._output),
             "num_earlier": self._num_earlier,
             "num_gaps": self._bad.num_items,
+            "num_empty_lines": self._bad.num_empty_lines,
             "largest_difference": max((item.max_difference for item in compared), default=None),
             "accuracy": accuracy.num_correct / accuracy.num_items if accuracy.num_items else None,
         }

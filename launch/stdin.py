@@ -14,7 +14,8 @@ from edgecompile.plan import Plan, TensorSpec, UserError
 from edgelaunch.bad_items import BadItems
 from edgelaunch.inputs import LABEL_KEY, fit
 from edgelaunch.items import Entry, Item, Source
-from edgelaunch.text import skip_line
+from edgelaunch.labels import class_label
+from edgelaunch.text import decode_line, skip_line
 
 __all__ = ["open_stdin"]
 
@@ -26,20 +27,27 @@ Parse = Callable[[str, int, str], Item]
 
 
 def open_stdin(plan: Plan, folder: Path, bad: BadItems) -> Source:
-    """Items from standard input until it ends, each read when it is needed; empty lines count as nothing.
+    """Items from standard input until it ends, each read when it is needed.
 
-    A plan that takes text and has a tokenizer reads a sentence a line. Any other reads JSON: an object with an array,
-    as nested lists, for each input, and perhaps `label`; or the array alone where the model has one input. A plan that
-    takes images also reads paths of images.
+    A plan that takes text and has a tokenizer reads a sentence a line, empty ones too. Any other reads JSON: an object
+    with an array, as nested lists, for each input, and perhaps `label`; or the array alone where the model has one
+    input. A plan that takes images also reads paths of images. Of these, empty lines are left out and counted.
 
     Raises:
         UserError: the plan's tokenizer does not do. While items are drawn: a line does not; names its number.
     """
-    return Source(items=_items(_parser(plan, folder), bad), num_items=None, what="items of standard input")
+    parse = _parser(plan, folder)
+    return Source(
+        items=_items(parse, bad, every_line=_takes_sentences(plan)), num_items=None, what="items of standard input"
+    )
+
+
+def _takes_sentences(plan: Plan) -> bool:
+    return plan.data.kind == "text" and plan.data.text is not None and plan.data.text.tokenizer is not None
 
 
 def _parser(plan: Plan, folder: Path) -> Parse:
-    if plan.data.kind == "text" and plan.data.text is not None and plan.data.text.tokenizer is not None:
+    if _takes_sentences(plan):
         from edgelaunch.text import Encoder
 
         encoder = Encoder(plan, folder, "standard input")
@@ -49,13 +57,13 @@ def _parser(plan: Plan, folder: Path) -> Parse:
     return lambda line, index, where: _parse_json(plan, line, index, where)
 
 
-def _items(parse: Parse, bad: BadItems) -> Iterator[Item]:
+def _items(parse: Parse, bad: BadItems, *, every_line: bool) -> Iterator[Item]:
     index = number = 0
     while line := sys.stdin.buffer.readline(MAX_LINE_BYTES + 1):
         number += 1
         where = f"standard input:{number}"
         try:
-            item = _item(line, index, where, parse)
+            item = _item(line, index, where, parse, every_line=every_line)
         except UserError as error:
             if not bad.gap:
                 raise
@@ -64,19 +72,18 @@ def _items(parse: Parse, bad: BadItems) -> Iterator[Item]:
         if item is not None:
             yield item
             index += 1
+        else:
+            bad.num_empty_lines += 1
     if not index:
         raise UserError("standard input: holds no items")
 
 
-def _item(line: bytes, index: int, where: str, parse: Parse) -> Item | None:
-    """None for an empty line."""
+def _item(line: bytes, index: int, where: str, parse: Parse, *, every_line: bool) -> Item | None:
+    """None for an empty line that is no item."""
     if len(line) > MAX_LINE_BYTES:
         raise UserError(f"{where}: a line of more than {MAX_LINE_BYTES} bytes is no item")
-    try:
-        text = line.decode("utf-8-sig" if where.endswith(":1") else "utf-8").strip()
-    except UnicodeDecodeError as error:
-        raise UserError(f"{where}: byte {error.start} is no UTF-8 text") from None
-    return parse(text, index, where) if text else None
+    text = decode_line(line, where).strip()
+    return parse(text, index, where) if text or every_line else None
 
 
 def _parse_image(plan: Plan, line: str, index: int, where: str) -> Item:
@@ -100,9 +107,7 @@ def _parse_json(plan: Plan, line: str, index: int, where: str) -> Item:
         value = {names[0]: value}
     if not isinstance(value, dict):
         raise UserError(f"{where}: must be an object with an array for each input: {', '.join(names)}")
-    label = value.pop(LABEL_KEY, None) if LABEL_KEY not in names else None
-    if label is not None and (isinstance(label, bool) or not isinstance(label, int)):
-        raise UserError(f"{where}: {LABEL_KEY} is {label!r}, it must be a class number")
+    label = class_label(plan, value.pop(LABEL_KEY, None), where) if LABEL_KEY not in names else None
     if set(value) != set(names):
         raise UserError(f"{where}: holds {', '.join(sorted(value)) or 'nothing'}, the model takes {', '.join(names)}")
     arrays = {spec.name: _array(value[spec.name], spec, where) for spec in plan.inputs}

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -15,12 +17,14 @@ from edgecompile.plan import Plan, TensorSpec, TextSpec, UserError
 from edgelaunch.bad_items import BadItems
 from edgelaunch.inputs import fit
 from edgelaunch.items import Entry, Item, Source
+from edgelaunch.labels import class_label
 from edgelaunch.shards import check_file
 
-__all__ = ["Encoder", "open_text", "skip_line"]
+__all__ = ["Encoder", "decode_line", "open_text", "skip_line"]
 
 MAX_LINE_BYTES = 1 << 20
 COLA_COLUMNS = 4
+CLASS_NUMBER = re.compile(r"-?[0-9]{1,18}")
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,10 @@ class Sentence:
     """Why the line could not be read."""
 
 
+Parse = Callable[[str, str], Sentence | None]
+"""A line, without its end, and its place for messages; None: an empty line, where that is no sentence."""
+
+
 def open_text(plan: Plan, folder: Path, path: Path, bad: BadItems) -> Source:
     """Sentences of a file, one a line.
 
@@ -38,18 +46,30 @@ def open_text(plan: Plan, folder: Path, path: Path, bad: BadItems) -> Source:
         UserError: the model takes no text, the plan has no tokenizer, or a line cannot be read; names file and line.
     """
     encoder = Encoder(plan, folder, str(path))
-    parse = {".txt": _parse_txt, ".jsonl": _parse_jsonl, ".tsv": _parse_tsv}[path.suffix.lower()]
-    num_items, num_labelled = 0, 0
+    line_parser = {".txt": _parse_txt, ".jsonl": _parse_jsonl, ".tsv": _parse_tsv}[path.suffix.lower()]
+
+    def parse(line: str, where: str) -> Sentence | None:
+        sentence = line_parser(line, where)
+        return sentence and replace(sentence, label=class_label(plan, sentence.label, where))
+
+    num_items = num_labelled = num_empty = 0
     for sentence in _sentences(path, parse, bad.gap):
+        if sentence is None:
+            num_empty += 1
+            continue
         num_items += 1
         num_labelled += sentence.label is not None
+    bad.num_empty_lines += num_empty
+    if num_empty:
+        bad.note(f"{path}: left out {num_empty} empty line{'s' if num_empty > 1 else ''}, which no result stands for")
     what = f"{num_items} sentences of {path.name}"
     items = _items(path, parse, encoder, bad)
     return Source(items=items, num_items=num_items, what=what, labelled=0 < num_items == num_labelled)
 
 
-def _items(path: Path, parse: Callable[[str, str], Sentence | None], encoder: Encoder, bad: BadItems) -> Iterator[Item]:
-    for index, sentence in enumerate(_sentences(path, parse, bad.gap)):
+def _items(path: Path, parse: Parse, encoder: Encoder, bad: BadItems) -> Iterator[Item]:
+    sentences = (sentence for sentence in _sentences(path, parse, bad.gap) if sentence is not None)
+    for index, sentence in enumerate(sentences):
         if sentence.error is not None:
             yield bad.missing(Entry(index=index), sentence.error)
             continue
@@ -123,8 +143,8 @@ def _load_tokenizer(path: Path, spec: TextSpec) -> Any:
 # --- files ---------------------------------------------------------------------------------------------------------
 
 
-def _sentences(path: Path, parse: Callable[[str, str], Sentence | None], gap: bool) -> Iterator[Sentence]:
-    """`gap`: a line that cannot be read is a sentence with an error."""
+def _sentences(path: Path, parse: Parse, gap: bool) -> Iterator[Sentence | None]:
+    """`gap`: a line that cannot be read is a sentence with an error. None for an empty line."""
     try:
         with path.open("rb") as file:
             number = 0
@@ -135,13 +155,15 @@ def _sentences(path: Path, parse: Callable[[str, str], Sentence | None], gap: bo
                     if len(line) > MAX_LINE_BYTES:
                         skip_line(file, line, MAX_LINE_BYTES)
                         raise UserError(f"{where}: a line of more than {MAX_LINE_BYTES} bytes is no sentence")
-                    sentence = parse(_decode(line, where).strip("\r\n"), where)
+                    text = decode_line(line, where)
+                    if number == 1 and (_is_heading(text, path) or line == BOM_UTF8):
+                        continue
+                    sentence = parse(text, where)
                 except UserError as error:
                     if not gap:
                         raise
                     sentence = Sentence("", error=str(error))
-                if sentence is not None:
-                    yield sentence
+                yield sentence
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
 
@@ -152,15 +174,29 @@ def skip_line(file: BinaryIO, line: bytes, step: int) -> None:
         line = file.readline(step)
 
 
-def _decode(line: bytes, where: str) -> str:
+def decode_line(line: bytes, where: str) -> str:
+    """A line's text, without its end and without the byte order mark that an editor has put before it.
+
+    Raises:
+        UserError: it is no UTF-8 text.
+    """
     try:
-        return line.decode("utf-8-sig" if where.endswith(":1") else "utf-8")
+        text = line.decode("utf-8")
     except UnicodeDecodeError as error:
         raise UserError(f"{where}: byte {error.start} is no UTF-8 text") from None
+    if "\0" in text:
+        raise UserError(f"{where}: holds a zero byte, as UTF-16 does: save the text as UTF-8")
+    return text.rstrip("\r\n").removeprefix("\ufeff")
 
 
-def _parse_txt(line: str, where: str) -> Sentence | None:
-    return Sentence(line.strip()) if line.strip() else None
+def _is_heading(line: str, path: Path) -> bool:
+    """Of GLUE's test files."""
+    return path.suffix.lower() == ".tsv" and line.split("\t") == ["index", "sentence"]
+
+
+def _parse_txt(line: str, where: str) -> Sentence:
+    """Every line is a sentence, an empty one too: row N of the results is line N of the file."""
+    return Sentence(line.strip())
 
 
 def _parse_jsonl(line: str, where: str) -> Sentence | None:
@@ -175,10 +211,7 @@ def _parse_jsonl(line: str, where: str) -> Sentence | None:
     text = value.get("text", value.get("sentence")) if isinstance(value, dict) else None
     if not isinstance(text, str):
         raise UserError(f"{where}: must be a string, or an object with a string `text` or `sentence`")
-    label = value.get("label")
-    if label is not None and (isinstance(label, bool) or not isinstance(label, int)):
-        raise UserError(f"{where}: label is {label!r}, it must be a class number")
-    return Sentence(_whole(text, where), label)
+    return Sentence(_whole(text, where), value.get("label"))
 
 
 def _whole(text: str, where: str) -> str:
@@ -194,15 +227,15 @@ def _whole(text: str, where: str) -> str:
 
 
 def _parse_tsv(line: str, where: str) -> Sentence | None:
-    """GLUE CoLA: source, label, star, sentence, without a header; or its test file, `index` and `sentence`."""
-    cells = line.split("\t")
-    if not line.strip() or cells == ["index", "sentence"]:
+    """GLUE CoLA: source, label, star, sentence, without a header; or its test file, index and sentence."""
+    if not line.strip():
         return None
-    if len(cells) == COLA_COLUMNS and cells[1].lstrip("-").isdecimal():
+    cells = line.split("\t")
+    if len(cells) == COLA_COLUMNS and CLASS_NUMBER.fullmatch(cells[1]):
         return Sentence(cells[3], int(cells[1]))
-    if len(cells) == 2 and cells[0].isdecimal():
+    if len(cells) == 2 and CLASS_NUMBER.fullmatch(cells[0]):
         return Sentence(cells[1])
     raise UserError(
-        f"{where}: {len(cells)} columns do not read as GLUE CoLA: it must be source, label, star, sentence "
-        "(or index, sentence in a test file)"
+        f"{where}: {len(cells)} columns do not read as GLUE CoLA: it must be source, label (a class number), star, "
+        "sentence, or in a test file index, sentence"
     )

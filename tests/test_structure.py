@@ -15,6 +15,7 @@ LOW = {
     "edgecompile.errors",
     "edgecompile.quantities",
     "edgecompile.decode",
+    "edgecompile.files",
     "edgecompile.plan",
     "edgecompile.plan_cluster",
     "edgecompile.plan_costs",

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from edgecompile.explore.simulation import interfaces_of
 from edgecompile.plan import Plan
 from edgecompile.quantities import format_time
+from edgecompile.resolve import of_plan
 from edgecompile.schedule import Assignment, Infeasible, Problem, Schedule, evaluate
 
 __all__ = ["Load", "Shift", "certificate_in_words", "ideal_period_s", "loads", "shifts"]
@@ -94,7 +95,8 @@ def _shift(plan: Plan, problem: Problem, schedule: Schedule, later: int, begin: 
     goes_to = later - 1 if begin > before else later
     units = plan.units[moved[0]].op if len(moved) == 1 else f"{plan.units[moved[0]].op} to {plan.units[moved[-1]].op}"
     try:
-        period_s = evaluate(problem, assignments).period_s
+        with of_plan():
+            period_s = evaluate(problem, assignments).period_s
     except Infeasible:
         period_s = None
     return Shift(unit=begin, what=f"{units} on stage {goes_to} too", period_s=period_s)

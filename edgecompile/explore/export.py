@@ -38,7 +38,10 @@ def run(chosen: argparse.Namespace) -> int:
     if not 1 <= chosen.microbatches <= MOST_MICROBATCHES:
         raise UserError(f"--microbatches {chosen.microbatches}: a trace holds 1 to {MOST_MICROBATCHES:,} of them")
     path = Path(chosen.perfetto)
-    check_output(path, "trace.json")
+    read = [(Path(chosen.plan), "the plan")]
+    if chosen.run is not None:
+        read.append((Path(chosen.run), "the run"))
+    check_output(path, "trace.json", "--perfetto", read)
     plan = read_plan(chosen.plan)
     if chosen.run is not None:
         rows = rows_of_run(read_run(Path(chosen.run)))

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from edgecompile.errors import UserError
+from edgecompile.files import check_overwrite
 from edgecompile.store import replacing
 
 __all__ = ["check_output", "write_output"]
 
 
-def check_output(path: Path, example: str) -> None:
-    """Raises UserError where no file can be there; `example`: a name that would do."""
+def check_output(path: Path, example: str, key: str, read: Iterable[tuple[Path, str]]) -> None:
+    """Raises UserError where no file can be there, or where one of those that are read is.
+
+    Args:
+        example: a name that would do.
+        key: the option that names the path.
+        read: each with what it is.
+    """
     if path.is_dir() or not path.parent.is_dir():
         raise UserError(f"{path}: is a folder, or in a folder that is not there: name a file such as {example}")
+    check_overwrite(path, key, read)
 
 
 def write_output(path: Path, text: str) -> None:

@@ -11,8 +11,8 @@ from edgecompile.errors import UserError
 from edgecompile.explore.changes import with_host, with_limits, with_pair, with_speed, without_host
 from edgecompile.plan import Plan
 from edgecompile.quantities import format_bytes, format_rate
-from edgecompile.resolve import assignments_of, planned_again, problem_of
-from edgecompile.schedule import Infeasible, Schedule, evaluate
+from edgecompile.resolve import assignments_of, of_plan, planned_again, problem_of
+from edgecompile.schedule import Schedule, evaluate
 
 __all__ = ["BANDWIDTH_STEP", "COMPUTE_STEP", "MEMORY_STEP", "Change", "Price", "changes_of", "price_of", "wire_changes"]
 
@@ -206,7 +206,8 @@ def price_of(plan: Plan, best: Schedule, change: Change) -> Price:
 
 def _same_stages(plan: Plan, changed: Plan) -> float | None:
     try:
-        kept = evaluate(problem_of(changed), assignments_of(plan))
-    except Infeasible:
+        with of_plan():
+            kept = evaluate(problem_of(changed), assignments_of(plan))
+    except UserError:
         return None
-    return plan.model.microbatch / kept.period_s
+    return plan.model.microbatch / kept.period_s if kept.period_s else None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections.abc import Iterator, Sequence
 from html import escape
 from pathlib import Path
@@ -18,6 +19,7 @@ from edgecompile.explore.picture import STYLE, bars, cluster_picture, curve, tab
 from edgecompile.explore.proof import proof
 from edgecompile.explore.run_timeline import rows_of_run
 from edgecompile.explore.timeline import simulated_rows
+from edgecompile.files import check_ours, check_regular, read_text
 from edgecompile.plan import Plan, file_sha256, read_plan
 from edgecompile.quantities import format_bytes, format_time
 from edgecompile.run_record import RunRecord, read_run
@@ -27,6 +29,8 @@ __all__ = ["add_options", "page", "read_sweep", "run"]
 DRAWN = 12
 """Microbatches in a timeline."""
 MOST_JOBS = 200
+POLICY = "default-src 'none'; style-src 'unsafe-inline'"
+"""In a report's first lines, by which it is known: one may be written over without being named."""
 MAX_MANIFEST_BYTES = 16 << 20
 
 
@@ -40,13 +44,22 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(chosen: argparse.Namespace) -> int:
     """The command's body."""
     plan_path = Path(chosen.plan)
+    if chosen.run is not None:
+        check_regular(plan_path, "the plan of a run", "its bytes are read again to compare them: write it to a file")
     plan = read_plan(plan_path)
     record = read_run(Path(chosen.run)) if chosen.run is not None else None
     if record is not None and record.plan_sha256 != file_sha256(plan_path):
         raise UserError(f"{chosen.run}: a run of another plan than {plan_path}: give that plan")
     jobs = read_sweep(Path(chosen.sweep)) if chosen.sweep is not None else []
     output = Path(chosen.output) if chosen.output is not None else plan_path.parent / "report.html"
-    check_output(output, "report.html")
+    read = [(plan_path, "the plan")]
+    if chosen.run is not None:
+        read.append((Path(chosen.run), "the run"))
+    if chosen.sweep is not None:
+        read.append((Path(chosen.sweep) / "manifest.json", "the sweep's manifest"))
+    check_output(output, "report.html", "--output", read)
+    if chosen.output is None:
+        check_ours(output, re.escape(POLICY), "report of edgeplan", "name another --output")
     write_output(output, page(plan, record, jobs))
     print(f"report: {output}")
     return 0
@@ -54,15 +67,13 @@ def run(chosen: argparse.Namespace) -> int:
 
 def read_sweep(folder: Path) -> list[dict[str, Any]]:
     path = folder / "manifest.json"
+    text = read_text(path, what="manifest of a sweep", max_bytes=MAX_MANIFEST_BYTES,
+                     hint="name the folder of an edgecompile -m")  # fmt: skip
     try:
-        if path.stat().st_size > MAX_MANIFEST_BYTES:
-            raise UserError(f"{path}: too large for the manifest of a sweep")
-        jobs = json.loads(path.read_text(encoding="utf-8"))["jobs"]
+        jobs = json.loads(text)["jobs"]
         return [{"overrides": [str(word) for word in job["overrides"]],
                  "throughput": None if job["error"] else float(job["throughput_items_per_s"])}
                 for job in jobs[:MOST_JOBS]]  # fmt: skip
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}): name the folder of an edgecompile -m") from None
     except (ValueError, KeyError, TypeError, RecursionError):
         raise UserError(f"{path}: no manifest of a sweep") from None
 
@@ -70,11 +81,10 @@ def read_sweep(folder: Path) -> list[dict[str, Any]]:
 def page(plan: Plan, record: RunRecord | None, jobs: Sequence[dict[str, Any]]) -> str:
     """The whole document."""
     title = f"{plan.model.name} on {len({stage.rank for stage in plan.stages})} hosts"
-    policy = "default-src 'none'; style-src 'unsafe-inline'"
     body = "\n".join(_sections(plan, record, jobs))
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="color-scheme" content="light dark">\n'
         f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n"

@@ -17,7 +17,7 @@ from edgecompile.explore.changes import change, find_host, without_host
 from edgecompile.explore.simulation import Options, Simulation, simulate
 from edgecompile.plan import Plan, read_plan
 from edgecompile.quantities import format_time
-from edgecompile.resolve import as_planned, bottleneck_name, planned_again
+from edgecompile.resolve import as_planned, bottleneck_name, of_plan, planned_again
 from edgecompile.schedule import Schedule
 
 __all__ = ["Outcome", "add_options", "add_play_options", "play", "run"]
@@ -90,7 +90,8 @@ def play(plan: Plan, chosen: argparse.Namespace, *, trace: bool = False) -> Outc
         plan = without_host(plan, find_host(plan, name, "--drop"))
     again = bool(chosen.drop) or chosen.resolve
     problem, schedule = planned_again(plan) if again else as_planned(plan)
-    simulation = simulate(problem, schedule, plan.runtime, options)
+    with of_plan():
+        simulation = simulate(problem, schedule, plan.runtime, options)
     return Outcome(plan=plan, schedule=schedule, again=again, options=options, simulation=simulation)
 
 

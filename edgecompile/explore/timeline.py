@@ -11,7 +11,7 @@ from rich.text import Text
 from edgecompile.explore.simulation import Options, Simulation, simulate
 from edgecompile.plan import Plan
 from edgecompile.quantities import format_time
-from edgecompile.resolve import as_planned
+from edgecompile.resolve import as_planned, of_plan
 
 __all__ = [
     "COMPUTE",
@@ -90,7 +90,9 @@ def simulated_rows(plan: Plan, num_microbatches: int) -> list[Row]:
     """What the plan predicts for its first microbatches."""
     problem, schedule = as_planned(plan)
     options = Options(num_microbatches=num_microbatches, microbatch=plan.model.microbatch, trace=(0, num_microbatches))
-    return rows_of(simulate(problem, schedule, plan.runtime, options), plan.cluster)
+    with of_plan():
+        simulation = simulate(problem, schedule, plan.runtime, options)
+    return rows_of(simulation, plan.cluster)
 
 
 def _stage_spans(simulation: Simulation, stage: int, end_s: float) -> Iterator[Span]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from edgecompile.errors import UserError
 from edgecompile.plan import Plan
 from edgecompile.quantities import format_time
-from edgecompile.resolve import planned_again
+from edgecompile.resolve import of_plan, planned_again
 from edgecompile.schedule import Infeasible, Pin, Problem, Schedule, solve
 
 __all__ = ["Elsewhere", "Placement", "find_units", "placement_of"]
@@ -110,7 +110,8 @@ def _elsewhere(plan: Plan, problem: Problem, best: Schedule, units: tuple[int, i
     units_s = sum(kind.unit_s[units[0] : units[1] + 1])
     bound = replace(problem, pins=(*problem.pins, Pin(units=units, hosts=(host,))))
     try:
-        schedule = solve(bound)
+        with of_plan():
+            schedule = solve(bound)
     except Infeasible as error:
         return Elsewhere(host=name, throughput_items_per_s=None, latency_s=None, gain=None, units_s=units_s,
                          verdict=f"no plan: {error}")  # fmt: skip

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edgecompile.files import check_ours
 from edgecompile.measure.rounds import Measured
 from edgecompile.store import replacing
 
@@ -34,10 +35,15 @@ class PartialFile:
     """A JSON file beside the profile. What was measured with other settings is left out and written over."""
 
     def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
-        """`settings`: all that must be the same for samples to belong together; plain values."""
+        """`settings`: all that must be the same for samples to belong together; plain values.
+
+        Raises:
+            UserError: somebody else's file is there.
+        """
         self._path = path
         self._settings: dict[str, Any] = json.loads(json.dumps(settings))
         self._sizes: dict[str, _Size] = {}
+        check_ours(path, r'\A\{"settings": ', "measurement that goes on", "choose another profile.folder")
         try:
             document = json.loads(path.read_text(encoding="utf-8"))
             if document["settings"] == self._settings:

@@ -124,11 +124,13 @@ def _setup(conf: Conf) -> _Setup:
         raise UserError(
             f"profile.busy_cores: {wanted.busy_cores} does not do: it must be 0 to {available_cores()} here"
         )
+    path = file.profile_path(wanted.folder, name, conf.model.name)
+    file.check_profile_place(path)
     return _Setup(
         device=device,
         threads=threads_of(cluster, device, available_cores()),
         busy=wanted.busy_cores,
-        path=file.profile_path(wanted.folder, name, conf.model.name),
+        path=path,
         effort=Effort(
             rounds=wanted.rounds,
             time_limit_s=parse_time(wanted.time_limit, "profile.time_limit"),

@@ -150,6 +150,7 @@ def test_a_plan_alone_has_a_report(files: tuple[Path, Path]) -> None:
         (lambda text: "[]", "no record of a run"),
         (lambda text: text.replace('"version": 1', '"version": 2'), "version 1"),
         (lambda text: text.replace('"stages"', '"stagez"'), "stagez"),
+        (lambda text: text.replace('"model": "', '"model": "\\ud83d'), "text without halves of surrogate pairs"),
         (lambda text: text.replace('"num_items": 6', '"num_items": "six"'), "num_items"),
         (lambda text: re.sub(r'"plan_sha256": "..', '"plan_sha256": "xx', text), "another plan"),
     ],
@@ -171,6 +172,29 @@ def test_other_sweeps_and_outputs_are_refused(files: tuple[Path, Path], capsys: 
     (files[0].parent / "manifest.json").write_text('{"jobs": [{}]}')
     assert main(["report", str(files[0]), "--sweep", str(files[0].parent)]) == 2
     assert "no manifest" in capsys.readouterr().err
+
+
+def test_what_is_read_is_not_written_over(files: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    plan_path, run_path = files
+    (plan_path.parent / "link.html").symlink_to(plan_path)
+    before = {path: path.read_bytes() for path in files}
+    for output, what in ((plan_path, "the plan"), (plan_path.parent / "link.html", "the plan"), (run_path, "the run")):
+        assert main(["report", *map(str, files), "--output", str(output)]) == 2
+        assert f"--output would write over {what}: name another file" in capsys.readouterr().err
+        words = ["export", str(plan_path), "--run", str(run_path), "--perfetto", str(output)]
+        assert main(words) == 2
+        assert f"--perfetto would write over {what}: name another file" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in files} == before
+
+
+def test_a_report_html_of_somebody_else_s_stays(files: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    mine = files[0].parent / "report.html"
+    mine.write_text("<html>mine</html>")
+    assert main(["report", str(files[0])]) == 2
+    assert "report.html: is no report of edgeplan, and would be written over" in capsys.readouterr().err
+    assert mine.read_text() == "<html>mine</html>"
+    mine.unlink()
+    assert main(["report", str(files[0])]) == main(["report", str(files[0])]) == 0
 
 
 def test_a_record_survives_its_file(files: tuple[Path, Path]) -> None:

@@ -135,7 +135,8 @@ def test_fit_of_truth_values() -> None:
 def vision(two_stages: Written) -> Plan:
     data = DataSpec(kind="image", image=IMAGE, result="labels", scores="y", labels=LABELS)
     inputs = (TensorSpec(name="pixels", shape=(2, 3, 24, 32), dtype="float32"),)
-    return replace(two_stages.plan, data=data, inputs=inputs)
+    outputs = (TensorSpec(name="y", shape=(2, len(LABELS)), dtype="float32"),)
+    return replace(two_stages.plan, data=data, inputs=inputs, outputs=outputs)
 
 
 def picture(path: Path, size: tuple[int, int] = (80, 50), mode: str = "RGB") -> Path:
@@ -171,8 +172,9 @@ def test_images_of_other_modes(vision: Plan, tmp_path: Path, mode: str) -> None:
     ("folders", "labels"),
     [
         (["Tinca_tinca", "goldfish"], [0, 1]),
-        (["7", "12"], [12, 7]),
-        (["zebra", "apple"], [0, 1]),
+        (["Great-White  shark", "GOLDFISH", "tench, tinca TINCA"], [1, 2, 0]),
+        (["2", "0"], [0, 2]),
+        (["zebra", "apple", "pear"], [0, 1, 2]),
     ],
 )
 def test_folders_are_classes(vision: Plan, tmp_path: Path, folders: list[str], labels: list[int]) -> None:
@@ -230,7 +232,7 @@ def language(two_stages: Written, tmp_path: Path) -> Plan:
 
 
 def test_sentences_are_tokenised_padded_and_truncated(language: Plan, tmp_path: Path) -> None:
-    (tmp_path / "x.txt").write_text("the cat\n\nthe cat sat on the mat\n", encoding="utf-8")
+    (tmp_path / "x.txt").write_text("the cat\nthe cat sat on the mat\n", encoding="utf-8")
     first, second = items_of(language, tmp_path / "x.txt")
     assert first.entry.name == "the cat"
     assert {name: array.tolist() for name, array in first.arrays.items()} == {
@@ -258,7 +260,13 @@ def test_cola(language: Plan, tmp_path: Path) -> None:
     ("name", "content", "message"),
     [
         ("x.txt", b"good\n\xff\xfe", r"x.txt:2: byte 0 is no UTF-8 text"),
-        ("x.txt", b"\n\n", "holds no items"),
+        ("x.txt", b"", "holds no items"),
+        ("x.txt", b"\xef\xbb\xbf", "holds no items"),
+        ("x.jsonl", b"\n\n", "holds no items"),
+        ("x.txt", "cat".encode("utf-16-le"), "x.txt:1: holds a zero byte, as UTF-16 does"),
+        ("x.tsv", b"a\t--1\t\tcat\n", r"x.tsv:1: 4 columns do not read as GLUE CoLA"),
+        ("x.tsv", b"a\t" + b"9" * 5000 + b"\t\tcat\n", r"x.tsv:1: 4 columns do not read as GLUE CoLA"),
+        ("x.tsv", b"a\t1\t\tcat\nindex\tsentence\n", r"x.tsv:2: 2 columns do not read as GLUE CoLA"),
         ("x.txt", b"a" * (1 << 20) + b"bc", "x.txt:1: a line of more than"),
         ("x.jsonl", b'"a"\n{"txet": 1}', r"x.jsonl:2: must be a string, or an object"),
         ("x.jsonl", b"{", "x.jsonl:1: not JSON"),

@@ -26,7 +26,7 @@ from edgelaunch.golden import GoldenFile
 from edgelaunch.inputs import open_source
 from edgelaunch.items import STDIN
 from edgelaunch.outputs import open_writer
-from edgelaunch.partial import Origin
+from edgelaunch.partial import MARK, Origin
 from edgelaunch.seal import Seal
 from edgelaunch.secret import find_secret
 from edgelaunch.shards import load_shard
@@ -177,7 +177,7 @@ def other_readers(written: Written) -> dict[str, Reader]:
         partial = path.parent / "y.jsonl.partial"
         partial.mkdir(exist_ok=True)
         (partial / "rows.jsonl").write_bytes(path.read_bytes())
-        (partial / "run.json").write_text(json.dumps({"version": 1, "plan": "p", "input": {"a": 1}}))
+        (partial / "run.json").write_text(json.dumps({"what": MARK, "version": 1, "plan": "p", "input": {"a": 1}}))
         open_writer(plan, output, Origin("p", {"a": 1}), resume=True).discard()
 
     def resume_record(path: Path) -> None:
@@ -195,7 +195,11 @@ def other_readers(written: Written) -> dict[str, Reader]:
 
     return {
         "partial rows": (b'{"index": 0}\n{"index": 1}\n{"ind', "r", resume),
-        "partial record": (b'{"version": 1, "plan": "p", "input": {"a": 1}}\n', "r", resume_record),
+        "partial record": (
+            json.dumps({"what": MARK, "version": 1, "plan": "p", "input": {"a": 1}}).encode(),
+            "r",
+            resume_record,
+        ),
         "secret": (b"0123456789abcdef0123\n", "k", secret),
         "charter": (Seal(b"s" * 16, b"n" * 16).charter(), "c", charter),
     }
