@@ -133,8 +133,9 @@ class Masked(nn.Module):
         self.last = nn.Linear(width, 4)
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor) -> dict[str, torch.Tensor]:
-        kept = mask[:, None, :] * mask[:, :, None] if self.both else mask[:, None, :]
-        hide = torch.where(kept > 0, 0.0, self.hidden)
+        # smaller than the int64 mask, so that this is what travels
+        hide = torch.log(mask.float()).clamp(min=self.hidden)
+        hide = torch.minimum(hide[:, None, :], hide[:, :, None]) if self.both else hide[:, None, :]
         h = self.first(x)
         for mix in self.mix:
             h = torch.tanh(mix(torch.softmax(h @ h.transpose(1, 2) + hide, -1) @ h))

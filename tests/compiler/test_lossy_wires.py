@@ -55,12 +55,12 @@ def names(chain: Chain, exact: bool) -> set[str]:
 def test_masks_and_what_they_were_added_to_travel_as_they_are(hidden: float, lossy: bool) -> None:
     """A mask is known by how it is computed; a sum with one by its values."""
     chain = marked(*masked(hidden), lossy=lossy)
-    assert names(chain, exact=True) == {"where", "add"}
+    assert names(chain, exact=True) == {"to", "log", "clamp", "add"}
     assert names(chain, exact=False) >= {"linear", "softmax", "tanh"}
 
 
 def test_a_mask_of_moderate_values_is_known_by_how_it_is_computed() -> None:
-    assert "where" in names(marked(*masked(-3.0)), exact=True)
+    assert "clamp" in names(marked(*masked(-3.0)), exact=True)
     assert "add" in names(marked(*masked(-3.0)), exact=False)
 
 
@@ -71,10 +71,10 @@ def test_the_scheduler_counts_the_bytes_that_travel() -> None:
         for tensor in boundary.tensors:
             assert tensor.exact is False or wire_bytes(boundary, int8) >= tensor.num_bytes
     plain = captured(*masked(-math.inf))
-    after = [wire_bytes(boundary, int8) for boundary in chain.boundaries]
-    before = [wire_bytes(boundary, int8) for boundary in plain.boundaries]
-    # the mask is (2, 1, 6): 48 bytes as it is; encoded 12 codes and an offset and a step for each item
-    assert after[3] - before[3] == 48 - (12 + 16)
+    cut = next(unit.index for unit in chain.units if unit.kind == "tanh")
+    after, before = (wire_bytes(one.boundaries[cut], int8) for one in (chain, plain))
+    # the mask is (2, 6): 48 bytes as it is; encoded 12 codes and an offset and a step for each item
+    assert after - before == 48 - (12 + 16)
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_a_hidden_token_stays_hidden(
                         "hosts.count=3", "microbatch=2")  # fmt: skip
     assert plan.lossy
     sent = {spec.name: spec for spec in plan.stages[0].outputs}
-    (mask,) = [spec for key, spec in sent.items() if key.startswith("where")]
+    (mask,) = [spec for key, spec in sent.items() if key.startswith("clamp")]
     assert (mask.dtype, mask.wire) == ("float32", "raw")
     assert any(spec.wire == name for spec in sent.values())
     for before, after in zip(plan.stages, plan.stages[1:], strict=False):
@@ -133,13 +133,14 @@ def test_a_format_that_loses_too_much_is_refused_by_cut_and_tensor(compile_here:
 def test_infinite_errors_are_refused_whatever_is_allowed(
     compile_here: Compile, monkeypatch: pytest.MonkeyPatch, name: str, hidden: float
 ) -> None:
-    """As if a mask were encoded: infinity has no code, and bfloat16 rounds the least float to it."""
+    """As if masked scores were encoded: infinity has no code, and bfloat16 rounds the least float to it."""
     monkeypatch.setattr("edgecompile.pipeline.keep_exact", lambda chain, *others: chain)
     model = masked(hidden, both=hidden == LEAST)
-    said = refused(compile_here, *model, f"wire={name}", "schedule=manual", "schedule.cuts=[mix.1]", "hosts.count=2",
+    cut = next(unit.index for unit in captured(*model).units if unit.kind == "softmax")
+    said = refused(compile_here, *model, f"wire={name}", "schedule=manual", f"schedule.cuts=[{cut}]", "hosts.count=2",
                    "wire.max_error=1e30")  # fmt: skip
     assert "differs from the eager model's by inf" in said
-    assert "where where" in said
+    assert f"at the cut before unit {cut} " in said
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "inf", "nan"])
