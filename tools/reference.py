@@ -22,14 +22,15 @@ Generated from `edgecompile/schema.py` and `conf/board` by `tools/reference.py`;
 
 Keys are given as `section.key=value` on the command line or in a YAML file of a `--config-dir`. Quantities are numbers
 in SI units, or text with a unit: `50Mbps`, `4GB`, `200us`, `180 GFLOPS`. `edgecompile --help` lists the groups,
-`--cfg job` prints what a command composes, `--info` where it comes from; `edgecompile -sc install=bash` installs shell
-completion.
+`--cfg job` prints what a command composes, `--info` where it comes from; `eval "$(edgecompile --completion bash)"` (or
+zsh) completes keys and options.
 """
 BOARDS = """
 ## Boards
 
 Peaks are the data sheet's; `efficiency` is the share that matrix products reach. Boards whose vendor's system has a
-Python older than 3.10 can only be planned for (JetPack 6 has 3.10, JetPack 5 has 3.8).
+Python older than 3.10 can only be planned for (JetPack 6 has 3.10, JetPack 5 has 3.8): `devices=jetson_legacy` has them,
+all other clusters only boards that run ranks.
 
 | board | peak | reached | memory bandwidth | memory | runs ranks | source |
 |---|---|---|---|---|---|---|"""
