@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Sequence
 
+import torch
+
+from edgecompile import __version__
 from edgecompile import plan as p
 from edgecompile.contingency import Contingencies
 from edgecompile.domain import Cluster
@@ -37,6 +41,7 @@ def assemble_plan(
     origin: str,
     num_parameters: int,
     contingencies: Contingencies,
+    overrides: Sequence[str],
     notes: Sequence[str] = (),
 ) -> p.Plan:
     """The plan; rank 0 is the data host, the others follow in the order of their stages.
@@ -44,6 +49,7 @@ def assemble_plan(
     Args:
         wires: the format at both ends of each stage, one more than stages.
         notes: what the earlier steps have to say.
+        overrides: what the config was asked for.
     """
     ranks = [0] + [stage.host for stage in schedule.stages if stage.host != 0]
     costs = recorded(conf, chain, profile, cluster)
@@ -84,6 +90,16 @@ def assemble_plan(
             )
             for item in contingencies.fallbacks
         ),
+        provenance=_provenance(overrides),
+    )
+
+
+def _provenance(overrides: Sequence[str]) -> p.Provenance:
+    return p.Provenance(
+        edgecompile=__version__,
+        torch=str(torch.__version__),
+        python=platform.python_version(),
+        overrides=tuple(overrides),
     )
 
 

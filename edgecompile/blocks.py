@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from itertools import pairwise
 
-from edgecompile.errors import UserError
+from edgecompile.errors import UserError, nearest
 from edgecompile.units import Chain, Unit
 
 __all__ = ["cut_positions", "cuts_of_ranges", "pipeedge_cuts", "unit_range"]
@@ -50,7 +50,9 @@ def unit_range(name: object, chain: Chain, key: str) -> tuple[int, int]:
     indexes = [unit.index for unit in chain.units if _belongs(unit, text)]
     if not indexes:
         modules = sorted({unit.module for unit in chain.units if unit.module}, key=lambda item: (item.count("."), item))
+        near = nearest(text, [*modules, *(unit.op for unit in chain.units)])
         shown = ", ".join(modules[:8]) + (", ..." if len(modules) > 8 else "")
+        shown += f" (did you mean {' or '.join(near)}?)" if near else ""
         raise UserError(f"{key}: the model has no module or operator {text!r}: its modules are {shown}")
     return indexes[0], indexes[-1]
 

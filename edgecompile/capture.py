@@ -101,7 +101,8 @@ def _takes_names(module: nn.Module, names: Sequence[str]) -> bool:
         try:
             signature.bind(*names)
         except TypeError:
-            allowed = choices(name for name in signature.parameters)
+            wrong = next((name for name in names if name not in signature.parameters), None)
+            allowed = choices(signature.parameters, wrong)
             raise UserError(
                 f"model.inputs: {type(module).__name__}.forward cannot take {', '.join(names)} ({error}): "
                 f"its arguments are {allowed}"
@@ -130,7 +131,7 @@ def _field(value: Any, part: str, name: str, result: Any) -> Any:
         return getattr(value, part)
     if isinstance(value, (torch.Tensor, fx.Proxy)) and name in ("0", "output"):
         return value
-    raise UserError(f"model.output: the result has no field {name!r}: its fields are {choices(_flatten(result))}")
+    raise UserError(f"model.output: the result has no field {name!r}: its fields are {choices(_flatten(result), name)}")
 
 
 def _flatten(result: Any, prefix: str = "") -> dict[str, torch.Tensor]:

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
-from edgecompile import __version__, sweep
-from edgecompile.console import run_command, steps, table_console
+from edgecompile import sweep
+from edgecompile.console import output_options, run_command, say, steps, table_console
 from edgecompile.domain import to_conf
 from edgecompile.errors import UserError
 from edgecompile.hydra_app import job, run_app
+from edgecompile.hydra_arguments import read_options
+from edgecompile.overrides import overrides_of
 from edgecompile.schema import Conf
 
-__all__ = ["main"]
+if TYPE_CHECKING:
+    from edgecompile.plan import Plan
+
+__all__ = ["compose", "main", "recorded_overrides"]
 
 _NOT_WRITABLE = (
     errno.EACCES, errno.EDQUOT, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG, errno.ENOENT, errno.ENOSPC,
@@ -36,37 +43,46 @@ def _app(config: Any) -> float:
 
 def _compile(config: Any) -> float:
     conf = to_conf(config)
-    from edgecompile.explore.show import plan_tables
-
-    print(f"compiling {conf.model.name} at microbatch {conf.microbatch}", file=sys.stderr, flush=True)
+    overrides = overrides_of(config, HydraConfig.get().runtime.choices)
+    say(f"compiling {conf.model.name} at microbatch {conf.microbatch}")
     if conf.weights is None:
-        print(f"  weights: random, seed {conf.seed} (weights=FILE loads real ones)", file=sys.stderr, flush=True)
+        say(f"  weights: random, seed {conf.seed} (weights=FILE loads real ones)")
     from edgecompile.pipeline import compile_model
 
     try:
         os.makedirs(conf.output_dir, exist_ok=True)
-        plan = compile_model(conf, steps)
+        plan = compile_model(conf, steps, overrides)
     except OSError as error:
         if error.errno not in _NOT_WRITABLE:
             raise
         where = error.filename or conf.output_dir
         raise UserError(f"{where}: {error.strerror}: choose another output_dir, or make room there") from error
+    _show(plan, os.path.join(conf.output_dir, "plan.yaml"))
+    return plan.predicted.throughput_items_per_s
+
+
+def _show(plan: Plan, path: str) -> None:
+    """As JSON, as tables, or not at all; a sweep's JSON is one object at its end."""
+    from edgecompile.explore.show import plan_figures, plan_tables
+
+    output = output_options()
+    if output.json and not sweep.running():
+        print(json.dumps({"plan": path, **plan_figures(plan)}, indent=1))
+    if output.json or output.quiet:
+        return
     console = table_console()
     for part in plan_tables(plan):
         console.print(part)
-    console.print(f"plan written to {os.path.join(conf.output_dir, 'plan.yaml')}", soft_wrap=True)
-    return plan.predicted.throughput_items_per_s
+    console.print(f"plan written to {path}", soft_wrap=True)
 
 
 def main() -> int:
     """The command: 0 done, 2 the user's error in one line, 130 interrupted."""
-    if "--version" in sys.argv[1:]:
-        print(f"edgecompile {__version__}")
-        return 0
     return run_command("edgecompile", _body)
 
 
 def _body() -> int:
+    read_options("edgecompile")
     sweep.forget()
     run_app(_app)
     return sweep.finish()
@@ -78,6 +94,13 @@ def compose(overrides: list[str]) -> Conf:
         config = hydra.compose("config", overrides=overrides)
     OmegaConf.resolve(config)
     return to_conf(config)
+
+
+def recorded_overrides(overrides: list[str]) -> tuple[str, ...]:
+    """What a plan that is compiled with these overrides records of them."""
+    with hydra.initialize_config_module("edgecompile.conf", version_base="1.3"):
+        config = hydra.compose("config", overrides=overrides, return_hydra_config=True)
+        return overrides_of(config, config.hydra.runtime.choices)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from rich.console import Console
 
@@ -15,10 +16,35 @@ from edgecompile.errors import UserError
 from edgecompile.files import print_anything
 from edgecompile.process import begin, final_status
 
-__all__ = ["error_line", "run_command", "steps", "table_console"]
+__all__ = ["Output", "choose_output", "error_line", "output_options", "run_command", "say", "steps", "table_console"]
 
 PLAIN_WIDTH, LEAST_WIDTH = 140, 40
 """Columns: where nobody says how many there are, and the fewest that tables are made for."""
+_OUTPUT = "EDGECOMPILE_OUTPUT"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Output:
+    """How a command that Hydra configures answers: as `--json` and `--quiet` say."""
+
+    json: bool
+    quiet: bool
+
+
+def choose_output(*, json: bool, quiet: bool) -> None:
+    """In the environment, where the jobs of a sweep find it whichever process they run in."""
+    os.environ[_OUTPUT] = " ".join(name for name, holds in (("json", json), ("quiet", quiet)) if holds)
+
+
+def output_options() -> Output:
+    words = os.environ.get(_OUTPUT, "").split()
+    return Output(json="json" in words, quiet="quiet" in words)
+
+
+def say(text: str) -> None:
+    """A line of progress or advice on standard error; none under `--quiet`."""
+    if not output_options().quiet:
+        print(text, file=sys.stderr, flush=True)
 
 
 def table_console() -> Console:
@@ -36,7 +62,10 @@ def _width() -> int:
 
 @contextmanager
 def steps(name: str) -> Iterator[None]:
-    """Says on standard error what begins, and how long it took once it is done."""
+    """Says on standard error what begins, and how long it took once it is done; nothing under `--quiet`."""
+    if output_options().quiet:
+        yield
+        return
     console = Console(stderr=True, highlight=False)
     start = time.perf_counter()
     if console.is_terminal:

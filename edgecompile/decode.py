@@ -111,7 +111,8 @@ def _decode_dataclass(kind: Any, value: Any, where: str, key: str) -> Any:
     names = {item.name for item in fields(kind)}
     unknown = sorted(str(name) for name in value if name not in names)
     if unknown:
-        raise UserError(f"{where}: unknown key {_join(key, unknown[0])}: the keys here are {choices(names)}")
+        known = choices(names, unknown[0])
+        raise UserError(f"{where}: unknown key {_join(key, unknown[0])}: the keys here are {known}")
     arguments = {}
     for item in fields(kind):
         if item.name in value:

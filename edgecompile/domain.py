@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
 from edgecompile.decode import decode
@@ -102,6 +102,7 @@ def to_conf(config: Any) -> Conf:
 
     conf = OmegaConf.to_object(config)
     assert isinstance(conf, Conf)
+    _check_keys(conf, "")
     _at_least(conf.microbatch, 1, "microbatch")
     _one_of(conf.data.kind, ("tensor", "image", "text"), "data.kind")
     _one_of(conf.data.result, ("array", "labels"), "data.result")
@@ -115,6 +116,21 @@ def to_conf(config: Any) -> Conf:
     _at_least(conf.runtime.num_buffers_in, 1, "runtime.num_buffers_in")
     _at_least(conf.runtime.num_buffers_out, 1, "runtime.num_buffers_out")
     return conf
+
+
+def _check_keys(value: object, key: str) -> None:
+    """Raises UserError for a key that `+KEY=VALUE` added, and nothing reads."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            _check_keys(inner, f"{key}.{name}")
+    if not is_dataclass(value):
+        return
+    known = {item.name for item in fields(value)}
+    for name, inner in vars(value).items():
+        path = f"{key}.{name}".lstrip(".")
+        if name not in known:
+            raise UserError(f"{path}: no such key: the keys here are {choices(known, name)}")
+        _check_keys(inner, path)
 
 
 def model_of(conf: ModelConf) -> ModelSpec:
@@ -245,7 +261,10 @@ def _python(text: str, key: str) -> tuple[int, ...] | None:
 def _hosts(name: str, conf: HostConf, devices: Mapping[str, Device]) -> list[ClusterHost]:
     key = f"hosts.members.{name}"
     if conf.device not in devices:
-        raise UserError(f"{key}.device: no device kind {conf.device!r}: the kinds here are {choices(devices)}")
+        raise UserError(
+            f"{key}.device: no device kind {conf.device!r}: the kinds here are {choices(devices, conf.device)}; "
+            "choose the devices option that has the kinds of this hosts option"
+        )
     if conf.count < 0:
         raise UserError(f"{key}.count: {conf.count} does not do: it must be 0 or more")
     _between(conf.port, 1, 65535 - max(conf.count - 1, 0), f"{key}.port")
@@ -334,4 +353,4 @@ def _between(value: int, least: int, most: int, key: str) -> None:
 
 def _one_of(value: object, allowed: tuple[str, ...], key: str) -> None:
     if value not in allowed:
-        raise UserError(f"{key}: {value!r} does not do: it must be one of {choices(allowed)}")
+        raise UserError(f"{key}: {value!r} does not do: it must be one of {choices(allowed, value)}")

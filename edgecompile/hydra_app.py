@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import yaml
 from hydra.core.config_store import ConfigStore
-from hydra.errors import HydraException
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from edgecompile.errors import UserError, choices
+from edgecompile.errors import UserError, choices, nearest
 from edgecompile.schema import Conf
 
 __all__ = ["job", "run_app"]
 
 R = TypeVar("R")
+_ENUM = re.compile(r"Invalid value '(.*)', expected one of \[(.*)\]")
+"""OmegaConf's words for a value that is none of an enumeration's."""
 
 ConfigStore.instance().store(name="edgecompile_schema", node=Conf)
 
@@ -77,11 +81,16 @@ def _unreadable(error: Exception) -> str:
         return f"{mark.name}:{mark.line + 1}:{mark.column + 1}: not a readable config: {error.problem or error.context}"
     if isinstance(error, RecursionError):
         return "a config file is nested too deeply to be read"
-    return f"a config file is not readable YAML: {' '.join(str(error).split())}"
+    text = " ".join(str(error).split())
+    readable = isinstance(error, ValueError) and not isinstance(error, UnicodeError)
+    return text if readable else f"a config file is not readable YAML: {text}"
 
 
 def _explain(error: BaseException) -> str:
     """A config error with its cause: Hydra names the override, OmegaConf the reason and the keys that there are."""
+    if isinstance(error, MissingConfigException) and error.options is not None and error.missing_cfg_file:
+        group, _, name = error.missing_cfg_file.rpartition("/")
+        return f"no option {error.missing_cfg_file}: the options of {group} are {choices(error.options, name)}"
     parts = [str(error).split("\n\tfull_key")[0]]
     cause: BaseException | None = error
     while cause is not None:
@@ -91,7 +100,29 @@ def _explain(error: BaseException) -> str:
                 parts.append(reason)
             keys = getattr(cause.parent_node, "keys", None)
             if isinstance(cause, (ConfigAttributeError, ConfigKeyError)) and callable(keys):
-                parts.append(f"the keys here are {choices(keys())}")
+                known = choices(keys(), cause.key)
+                return f"{cause.full_key or cause.key}: no such key: the keys here are {known}{_elsewhere(cause)}"
+            if match := _ENUM.search(reason):
+                near = nearest(match[1], match[2].split(", "))
+                parts[-1] += f" (did you mean {' or '.join(near)}?)" if near else ""
             break
         cause = cause.__cause__
     return ": ".join(parts)
+
+
+def _elsewhere(error: OmegaConfBaseException) -> str:
+    """Where the whole config has a key of that name, if nothing like it is here."""
+    if nearest(error.key, [str(key) for key in error.parent_node]):
+        return ""
+    root = error.parent_node._get_root()
+    paths = list(_paths(OmegaConf.to_container(root, resolve=False), ""))
+    found = [path for path in paths if path.rpartition(".")[2] == error.key] or nearest(error.key, paths)
+    return f" (did you mean {' or '.join(found[:3])}?)" if found else ""
+
+
+def _paths(value: Any, prefix: str) -> Iterator[str]:
+    """Every key of a config, with the sections that it is in."""
+    for key, inner in value.items() if isinstance(value, dict) else ():
+        yield f"{prefix}{key}"
+        if key != "hydra":
+            yield from _paths(inner, f"{prefix}{key}.")

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from edgecompile._native_bridge import native_module, spec_of
+from edgecompile.quantities import format_bytes, format_time
 
 if TYPE_CHECKING:
     from edgecompile.schedule import Problem
@@ -74,8 +75,9 @@ def _tight_unit(problem: Problem, usable: list[int]) -> str | None:
             worst = (
                 short,
                 (
-                    f"{_name(first, last)} fits on no host{allowance}: it needs {need:,} bytes on {have.name}, "
-                    f"the nearest, which has {have.memory_bytes:,}: {short:,} too few"
+                    f"{_name(first, last)} fits on no host{allowance}: it needs {format_bytes(need, 4)} on "
+                    f"{have.name}, the nearest, which has {format_bytes(have.memory_bytes, 4)}: "
+                    f"{format_bytes(short, 4)} too few"
                 ),
             )
     return worst[1] if worst else None
@@ -95,8 +97,9 @@ def _total_shortfall(problem: Problem, usable: list[int]) -> str | None:
         return None
     what = f"{len(rooms)} hosts have" if len(rooms) != 1 else "1 host has"
     return (
-        f"{_name(0, len(problem.weight_bytes) - 1)} need at least {need:,} bytes; the cluster's {what} {have:,} beside "
-        f"their runtimes: {need - have:,} too few: add a host or lower microbatch"
+        f"{_name(0, len(problem.weight_bytes) - 1)} need at least {format_bytes(need, 4)}; the cluster's {what} "
+        f"{format_bytes(have, 4)} beside their runtimes: {format_bytes(need - have, 4)} too few: "
+        "add a host or lower microbatch"
     )
 
 
@@ -109,15 +112,17 @@ def _limits(problem: Problem, free: Problem) -> str | None:
     reasons = []
     least = solution.plan.period_ps / 1e12
     if problem.period_limit_s is not None and least > problem.period_limit_s:
-        reasons.append(f"the least period is {least:.6g} s, above period_limit_s = {problem.period_limit_s:.6g}")
+        limit = format_time(problem.period_limit_s, 6)
+        reasons.append(f"the least period is {format_time(least, 6)}, above the limit of {limit}")
     fastest = module.solve(spec_of(replace(free, objective=type(free.objective).LATENCY))).plan.latency_ps / 1e12
     if problem.latency_limit_s is not None and fastest > problem.latency_limit_s:
-        reasons.append(f"the least latency is {fastest:.6g} s, above latency_limit_s = {problem.latency_limit_s:.6g}")
+        limit = format_time(problem.latency_limit_s, 6)
+        reasons.append(f"the least latency is {format_time(fastest, 6)}, above the limit of {limit}")
     if not reasons:
         reasons.append(
-            f"no plan keeps both period_limit_s = {problem.period_limit_s} "
-            f"and latency_limit_s = {problem.latency_limit_s}: "
-            f"the least period alone is {least:.6g} s, the least latency alone {fastest:.6g} s"
+            f"no plan keeps both the period limit of {format_time(problem.period_limit_s or 0.0, 6)} "
+            f"and the latency limit of {format_time(problem.latency_limit_s or 0.0, 6)}: "
+            f"the least period alone is {format_time(least, 6)}, the least latency alone {format_time(fastest, 6)}"
         )
     return "; ".join(reasons)
 
@@ -162,5 +167,5 @@ def _more_memory(problem: Problem, furthest_cut: int) -> str:
     reach = f"; the best plan gets as far as unit {furthest_cut - 1}" if furthest_cut > 0 else ""
     return (
         f"no way of cutting {_name(0, len(problem.weight_bytes) - 1)} fits in memory{reach}: "
-        f"each host would need {high:,} bytes more: add a host or lower microbatch"
+        f"each host would need {format_bytes(high, 4)} more: add a host or lower microbatch"
     )

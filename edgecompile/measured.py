@@ -103,7 +103,7 @@ def _path(device: Device, conf: Conf) -> Path:
     for name in conf.profile.files:
         if name not in conf.devices:
             raise UserError(
-                f"profile.files.{name}: no device kind {name!r}: the kinds here are {choices(conf.devices)}"
+                f"profile.files.{name}: no device kind {name!r}: the kinds here are {choices(conf.devices, name)}"
             )
     given = conf.profile.files.get(device.name) or conf.profile.files.get(device.profile_of)
     path = Path(given) if given else profile_path(conf.profile.folder, device.profile_of, conf.model.name)

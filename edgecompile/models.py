@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +11,8 @@ import torch
 from torch import nn
 
 from edgecompile.domain import ModelSpec
-from edgecompile.errors import UserError
+from edgecompile.errors import UserError, nearest
+from edgecompile.working_folder import find_named_modules, why_not_found
 
 __all__ = ["build_model", "from_directory", "from_transformers", "sentence_encoder"]
 
@@ -31,6 +31,7 @@ def build_model(spec: ModelSpec, seed: int) -> nn.Module:
     torch.backends.mha.set_fastpath_enabled(False)
     torch.manual_seed(seed)
     target = spec.build["_target_"]
+    find_named_modules(spec.build)
     try:
         module = instantiate(dict(spec.build), _convert_="all")
     except InstantiationException as error:
@@ -38,6 +39,8 @@ def build_model(spec: ModelSpec, seed: int) -> nn.Module:
         if isinstance(cause, UserError):
             raise cause from None
         reason = f"{type(cause).__name__}: {cause}" if cause is not None else str(error).splitlines()[0]
+        if cause is None or isinstance(cause, (ImportError, AttributeError)):
+            reason += why_not_found(target)
         raise UserError(f"model.build: {target} cannot build the model {spec.name!r}: {reason}") from error
     if not isinstance(module, nn.Module):
         raise UserError(f"model.build: {target} returned a {type(module).__name__}: it must return an nn.Module")
@@ -123,7 +126,7 @@ def _architecture(name: str | None) -> Any:
         known = [item for item in dir(transformers) if item[0].isupper()]
         if not module_name and class_name in known:  # it is there, and what it needs is not
             raise UserError(f"model.build.architecture: transformers cannot load {name}: {error}") from error
-        near = difflib.get_close_matches(class_name, known, n=3)
+        near = nearest(class_name, known)
         hint = f": did you mean {' or '.join(near)}?" if near else ""
         raise UserError(f"model.build.architecture: transformers has no {name!r}{hint}") from None
     if not (isinstance(cls, type) and issubclass(cls, nn.Module)) or getattr(cls, "config_class", None) is None:
@@ -135,7 +138,7 @@ def _config(cls: Any, values: dict[str, Any]) -> Any:
     default = cls.config_class()
     for key in values:
         if not hasattr(default, key):
-            near = difflib.get_close_matches(key, [name for name in vars(default) if name[0] != "_"], n=3)
+            near = nearest(key, [name for name in vars(default) if name[0] != "_"])
             hint = f": did you mean {' or '.join(near)}?" if near else ""
             raise UserError(f"model.build.config.{key}: {cls.config_class.__name__} has no such key{hint}")
     values.setdefault("use_cache", False)

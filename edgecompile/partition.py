@@ -239,7 +239,7 @@ def _pins(chain: Chain, cluster: Cluster, constraints: ConstraintsConf) -> tuple
             found = [index for index, host in enumerate(cluster.hosts) if place in (host.name, host.device)]
             if not found:
                 known = [host.name for host in cluster.hosts] + [device.name for device in cluster.devices]
-                raise UserError(f"{key}: no host or device kind {place!r}: there are {choices(known)}")
+                raise UserError(f"{key}: no host or device kind {place!r}: there are {choices(known, place)}")
             hosts.update(found)
         pins.append(Pin(units=unit_range(name, chain, key), hosts=tuple(sorted(hosts))))
     return tuple(pins)
@@ -262,7 +262,7 @@ def _uncuttable(chain: Chain) -> list[tuple[int, int]]:
 
 def _host(name: str, names: Sequence[str], key: str) -> int:
     if name not in names:
-        raise UserError(f"schedule.constraints.{key}: no host {name!r}: the hosts are {choices(names)}")
+        raise UserError(f"schedule.constraints.{key}: no host {name!r}: the hosts are {choices(names, name)}")
     return names.index(name)
 
 
@@ -270,7 +270,7 @@ def _stage_hosts(conf: Conf, cluster: Cluster) -> list[int]:
     names = [host.name for host in cluster.hosts]
     for name in conf.schedule.hosts:
         if name not in names:
-            raise UserError(f"schedule.hosts: no host {name!r}: the hosts are {choices(names)}")
+            raise UserError(f"schedule.hosts: no host {name!r}: the hosts are {choices(names, name)}")
         if conf.schedule.hosts.count(name) > 1:
             raise UserError(f"schedule.hosts: {name!r} is named twice: a host runs one stage")
     return [names.index(name) for name in conf.schedule.hosts] or list(range(len(names)))

@@ -133,7 +133,8 @@ def problem_of(request: Request, files: Files) -> Problem:
         UserError: the dtype's size is not known, or a bandwidth is 0.
     """
     if request.dtype not in DTYPE_BYTES:
-        raise UserError(f"--dtype {request.dtype} is not known: the dtypes are {choices(DTYPE_BYTES)}")
+        known = choices(DTYPE_BYTES, request.dtype)
+        raise UserError(f"--dtype {request.dtype} is not known: the dtypes are {known}")
     model = files.model
     item_bytes = DTYPE_BYTES[request.dtype] * request.batch_size
     cuts = tuple(item_bytes * count for count in (model.parameters_in, *model.parameters_out))
@@ -218,7 +219,7 @@ def _known(cls: type, value: object) -> object:
 def _read_model(request: Request, path: Path, warnings: list[str]) -> Model:
     entries = _mapping(path, "models file")
     if request.model not in entries:
-        raise UserError(f"{path}: no model {request.model}: the models are {choices(entries)}")
+        raise UserError(f"{path}: no model {request.model}: the models are {choices(entries, request.model)}")
     where = f"{path}: {request.model}"
     model = decode(Model, _known(Model, entries[request.model]), where=where)
     if model.layers < 1:

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any
 
+from edgecompile.arguments import Parser, add_completion, add_output_options
 from edgecompile.errors import UserError
 from edgecompile.files import check_ours, check_overwrite, print_anything
 from edgecompile.pipeedge import CONVERTED, Files, Request, conf_options, format_schedule, problem_of, read_files
-from edgecompile.schedule import solve
+from edgecompile.quantities import format_items_rate, format_time
+from edgecompile.schedule import Problem, Schedule, solve
 from edgecompile.store import replacing
 
 __all__ = ["main"]
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}: see edgesched --help")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -53,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
         number = version("edgecompile")
     except PackageNotFoundError:
         number = "not installed"
-    parser = _Parser(
+    parser = Parser(
         prog="edgesched", description="Schedule a model from PipeEdge's three files; print its schedule YAML."
     )
     add = parser.add_argument
@@ -74,6 +72,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("-D", "--dev-file", type=Path, default=Path("devices.yml"), metavar="PATH", help="default: %(default)s")
     add("--verbose", action="store_true", help="say on stderr what the schedule costs and what is proved of it")
+    add_output_options(parser, json="the schedule with its prediction as JSON instead of YAML")
+    add_completion(parser)
     convert = parser.add_argument_group("converting")
     convert.add_argument(
         "--to-conf", type=Path, metavar="DIR", help="write DIR/devices/NAME.yaml and DIR/hosts/NAME.yaml instead"
@@ -96,7 +96,7 @@ def _run(arguments: argparse.Namespace) -> None:
     files = read_files(
         request, models=arguments.models_file, types=arguments.dev_types_file, devices=arguments.dev_file
     )
-    for warning in files.warnings:
+    for warning in () if arguments.quiet else files.warnings:
         print(f"edgesched: warning: {warning}", file=sys.stderr)
     if arguments.to_conf is not None:
         _write_conf(arguments, request, files)
@@ -111,12 +111,33 @@ def _run(arguments: argparse.Namespace) -> None:
     if arguments.verbose:
         proof = schedule.certificate
         print(
-            f"edgesched: period {schedule.period_s:.6g} s, "
-            f"{request.batch_size / max(schedule.period_s, 1e-12):.6g} items/s, latency "
-            f"{schedule.latency_s:.6g} s; {proof.method}, gap {proof.gap:.4g}",
+            f"edgesched: period {format_time(schedule.period_s, 6)}, "
+            f"{format_items_rate(request.batch_size / max(schedule.period_s, 1e-12), 6)}, latency "
+            f"{format_time(schedule.latency_s, 6)}; {proof.method}, gap {proof.gap:.4g}",
             file=sys.stderr,
         )
+    if arguments.json:
+        print(json.dumps(_as_json(request, problem, schedule), indent=1))
+        return
     print(format_schedule(problem, schedule), end="", flush=True)
+
+
+def _as_json(request: Request, problem: Problem, schedule: Schedule) -> dict[str, Any]:
+    return {
+        "model": request.model,
+        "batch_size": request.batch_size,
+        "stages": [
+            {"host": problem.hosts[stage.host].name, "layers": [stage.first + 1, stage.last + 1],
+             "compute_s": stage.compute_s, "send_s": stage.send_s, "memory_bytes": stage.memory_bytes}
+            for stage in schedule.stages
+        ],
+        "predicted": {
+            "throughput_items_per_s": request.batch_size / max(schedule.period_s, 1e-12),
+            "period_s": schedule.period_s,
+            "latency_s": schedule.latency_s,
+        },
+        "certificate": {"method": schedule.certificate.method, "gap": schedule.certificate.gap},
+    }  # fmt: skip
 
 
 def _write_conf(arguments: argparse.Namespace, request: Request, files: Files) -> None:
@@ -132,10 +153,15 @@ def _write_conf(arguments: argparse.Namespace, request: Request, files: Files) -
     for path in paths:
         check_overwrite(path, "--to-conf", read)
         check_ours(path, CONVERTED.strip(), "option that edgesched converted", "choose another --conf-name")
+    written = []
     for path, text in zip(paths, texts, strict=True):
         try:
             with replacing(path) as temporary:
                 temporary.write_text(text, encoding="utf-8")
         except OSError as error:
             raise UserError(f"{path}: cannot write it: {error.strerror}") from None
-        print(path)
+        written.append(str(path))
+    if arguments.json:
+        print(json.dumps({"files": written}, indent=1))
+    elif not arguments.quiet:
+        print(*written, sep="\n")

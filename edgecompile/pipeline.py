@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -32,8 +32,11 @@ Step = Callable[[str], AbstractContextManager[object]]
 """Says what is going on while its context is open."""
 
 
-def compile_model(conf: Conf, step: Step) -> Plan:
+def compile_model(conf: Conf, step: Step, overrides: Sequence[str] = ()) -> Plan:
     """Compiles the model for the cluster; writes shards, golden items and then plan.yaml below `conf.output_dir`.
+
+    Args:
+        overrides: what the config was asked for; the plan keeps them.
 
     Raises:
         UserError: the config, the model, a file or the cluster does not allow it; nothing but unnamed shards is left.
@@ -84,6 +87,7 @@ def compile_model(conf: Conf, step: Step) -> Plan:
             conf, cluster=cluster, chain=chain, profile=profile, schedule=schedule, shards=shards, wires=wires,
             golden=items, data=data, origin=loaded.origin, notes=(*loaded.notes, *reference.notes, *equality.notes),
             num_parameters=sum(value.numel() for value in module.parameters()), contingencies=contingencies,
+            overrides=overrides,
         )  # fmt: skip
         write_plan(plan, folder / "plan.yaml")
     return plan

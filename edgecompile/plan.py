@@ -26,7 +26,14 @@ from edgecompile.files import (
 from edgecompile.plan_cluster import Device, Host, Limits, Link, Network, Pair, SpareHost
 from edgecompile.plan_costs import BoundaryEntry, Pinned, Scheduling, SharedEntry, UnitEntry
 from edgecompile.plan_rules import DTYPE_BYTES, PREPACK, check_plan
-from edgecompile.quantities import format_bytes, format_rate
+from edgecompile.quantities import (
+    format_bytes,
+    format_count,
+    format_items_rate,
+    format_number,
+    format_rate,
+    format_time,
+)
 from edgecompile.store import file_sha256, replacing
 
 __all__ = [
@@ -49,6 +56,7 @@ __all__ = [
     "Pinned",
     "Plan",
     "Predicted",
+    "Provenance",
     "Runtime",
     "Scheduling",
     "SharedEntry",
@@ -66,7 +74,11 @@ __all__ = [
     "check_utf8",
     "file_sha256",
     "format_bytes",
+    "format_count",
+    "format_items_rate",
+    "format_number",
     "format_rate",
+    "format_time",
     "is_same_file",
     "print_anything",
     "printable",
@@ -107,6 +119,17 @@ class ModelInfo:
     weights: str
     """Where the weights came from, in words: a file name with its sha256, or `random, seed 0`."""
     capture: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provenance:
+    """What the plan was made with: the same for the same config and versions, wherever that is."""
+
+    edgecompile: str
+    torch: str
+    python: str
+    overrides: tuple[str, ...]
+    """Of edgecompile's config: the options and values that are not its own, found from the config."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -260,6 +283,8 @@ class Plan:
     units: tuple[UnitEntry, ...]
     notes: tuple[str, ...] = field(default=())
     contingencies: tuple[Contingency, ...] = ()
+    provenance: Provenance | None = None
+    """None: of an edgecompile that did not say."""
 
     @property
     def all_hosts(self) -> tuple[Host | SpareHost, ...]:

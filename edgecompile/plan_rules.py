@@ -211,7 +211,7 @@ def _check_names(given: Collection[str], wanted: set[str], where: str, key: str)
 
 
 def _one_of(value: str, allowed: Collection[str], where: str, key: str) -> None:
-    _require(value in allowed, where, key, value, "one of " + choices(allowed))
+    _require(value in allowed, where, key, value, "one of " + choices(allowed, value))
 
 
 def _check_tensors(specs: tuple[TensorSpec, ...], where: str, key: str, microbatch: int | None) -> None:

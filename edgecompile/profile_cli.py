@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import hydra
@@ -13,11 +15,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from edgecompile import __version__
-from edgecompile.console import run_command, steps, table_console
+from edgecompile.console import output_options, run_command, say, steps, table_console
 from edgecompile.domain import to_conf
 from edgecompile.errors import UserError
 from edgecompile.hydra_app import job, run_app
+from edgecompile.hydra_arguments import read_options
 from edgecompile.measure.allocator import restart_as_ranks_start, use_one_arena
 
 if TYPE_CHECKING:
@@ -35,11 +37,16 @@ def _app(config: Any) -> None:
     from edgecompile.measure.session import Ui, profile_device
 
     begin_s = time.monotonic()
-    print(f"profiling {conf.model.name}; the machine should be idle otherwise", file=sys.stderr, flush=True)
+    say(f"profiling {conf.model.name}; the machine should be idle otherwise")
     try:
         profile, path = profile_device(conf, Ui(steps, _rounds, _say))
     except OSError as error:
         raise UserError(f"{error.filename or conf.profile.folder}: {error.strerror}") from error
+    output = output_options()
+    if output.json:
+        print(json.dumps(_figures(profile, path), indent=1))
+    if output.json or output.quiet:
+        return
     console = table_console()
     console.print(_table(profile))
     for line in _remarks(profile):
@@ -49,9 +56,9 @@ def _app(config: Any) -> None:
 
 @contextmanager
 def _rounds() -> Iterator[Callable[[str, int, int], None]]:
-    """A bar on a terminal, elsewhere a line every ten seconds."""
+    """A bar on a terminal, elsewhere a line every ten seconds; nothing under `--quiet`."""
     console = Console(stderr=True, highlight=False)
-    if not console.is_terminal:
+    if not console.is_terminal or output_options().quiet:
         yield _Lines()
         return
     columns = (TextColumn("  {task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -80,12 +87,36 @@ class _Lines:
 
 
 def _say(text: str) -> None:
-    print(f"  {text}", file=sys.stderr, flush=True)
+    say(f"  {text}")
+
+
+def _figures(profile: DeviceProfile, path: object) -> dict[str, Any]:
+    """What `_table` and `_remarks` say, for scripts."""
+    return {
+        "profile": str(path),
+        "model": profile.model,
+        "device": profile.device,
+        "threads": profile.threads,
+        "runtime_bytes": profile.runtime_bytes,
+        "machine": asdict(profile.machine),
+        "rates": asdict(profile.rates),
+        "microbatches": [
+            {
+                "microbatch": item.microbatch,
+                "all_units_s": sum(item.wall_s),
+                "items_per_s": item.microbatch / sum(item.wall_s),
+                "rounds": item.rounds,
+                "disturbed": item.disturbed,
+                "checks": [asdict(check) for check in item.checks],
+            }
+            for item in profile.microbatches
+        ],
+    }
 
 
 def _table(profile: DeviceProfile) -> Table:
     """What each microbatch takes, and how far sums of units are from stages that were measured whole."""
-    from edgecompile.quantities import format_time
+    from edgecompile.quantities import format_number, format_time
 
     table = Table(title=f"{profile.model} on {profile.device}", title_justify="left")
     for name in ("microbatch", "all units", "an item", "items/s", "quartiles", "sums off by", "rounds"):
@@ -97,7 +128,7 @@ def _table(profile: DeviceProfile) -> Table:
             str(item.microbatch),
             format_time(whole_s),
             format_time(whole_s / item.microbatch),
-            f"{item.microbatch / whole_s:.3g}",
+            format_number(item.microbatch / whole_s),
             f"-{1 - sum(item.wall_q1_s) / whole_s:.1%} +{sum(item.wall_q3_s) / whole_s - 1:.1%}",
             f"{max(errors):.1%} at most" if errors else "-",
             str(item.rounds),
@@ -106,13 +137,15 @@ def _table(profile: DeviceProfile) -> Table:
 
 
 def _remarks(profile: DeviceProfile) -> Iterator[str]:
+    from edgecompile.quantities import format_bytes, format_flops
+
     machine, rates = profile.machine, profile.rates
     threads = f"{profile.threads} thread" + ("s" if profile.threads > 1 else "")
     yield f"{machine.processor}, {machine.cores} cores, {threads} used; {machine.system}"
     yield (
-        f"matrix products {rates.matrix_flops_per_s / 1e9:.3g} GFLOPS, "
-        f"memory {rates.memory_bytes_per_s / 1e9:.3g} GB/s, "
-        f"a rank without its shard {profile.runtime_bytes / 1e6:.0f} MB"
+        f"matrix products {format_flops(rates.matrix_flops_per_s)}, "
+        f"memory {format_bytes(rates.memory_bytes_per_s)}/s, "
+        f"a rank without its shard {format_bytes(profile.runtime_bytes)}"
     )
     worst = max(item.disturbed for item in profile.microbatches)
     if worst > 0.25:
@@ -121,15 +154,13 @@ def _remarks(profile: DeviceProfile) -> Iterator[str]:
 
 def main() -> int:
     """The command: 0 done, 2 the user's error in one line, 130 interrupted."""
-    if "--version" in sys.argv[1:]:
-        print(f"edgeprofile {__version__}")
-        return 0
-    restart_as_ranks_start()
-    use_one_arena()
     return run_command("edgeprofile", _body)
 
 
 def _body() -> int:
+    read_options("edgeprofile")
+    restart_as_ranks_start()
+    use_one_arena()
     run_app(_app)
     return 0
 

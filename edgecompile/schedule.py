@@ -22,6 +22,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from edgecompile.errors import UserError
+from edgecompile.quantities import format_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -326,7 +327,8 @@ def evaluate(problem: Problem, assignments: Sequence[Assignment]) -> Schedule:
         host = problem.hosts[stage.host]
         if stage.memory_bytes > host.memory_bytes:
             raise Infeasible(
-                f"stage {index} (units {stage.first}-{stage.last}) needs {stage.memory_bytes:,} bytes on {host.name}, "
-                f"which has {host.memory_bytes:,}: {stage.memory_bytes - host.memory_bytes:,} too few"
+                f"stage {index} (units {stage.first}-{stage.last}) needs {format_bytes(stage.memory_bytes, 4)} on "
+                f"{host.name}, which has {format_bytes(host.memory_bytes, 4)}: "
+                f"{format_bytes(stage.memory_bytes - host.memory_bytes, 4)} too few"
             )
     return plan_of(plan, method="given", lower_bound_ps=module.lower_bound_ps(spec), objective_ps=plan.period_ps)

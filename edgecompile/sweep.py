@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf.errors import OmegaConfBaseException
-from rich.table import Table
 from rich.text import Text
 
-from edgecompile.console import error_line, table_console
+from edgecompile.console import error_line, output_options, table_console
 from edgecompile.errors import UserError
 from edgecompile.files import check_ours
 from edgecompile.plan import check_place
 from edgecompile.store import replacing
+from edgecompile.sweep_table import best_row, swept_keys, table_parts
 
 if TYPE_CHECKING:
     from edgecompile.plan import Plan, Stage
@@ -107,17 +107,36 @@ def finish() -> int:
     if not results:
         return 0
     rows = [_row(result) for result in results]
-    _write_json(folder / "manifest.json", {"jobs": [{**row, "plan": _relative(row["plan"], folder)} for row in rows]})
-    print_table(rows)
-    plot = folder / "sweep.svg"
+    best = best_row(rows)
+    manifest = {
+        "swept": swept_keys(rows),
+        "best": None if best is None else best["job"],
+        "jobs": [{**row, "plan": _relative(row["plan"], folder)} for row in rows],
+    }
+    _write_json(folder / "manifest.json", manifest)
+    _print(rows, {**manifest, "jobs": rows})
+    output, plot = output_options(), folder / "sweep.svg"
     plot.unlink(missing_ok=True)  # an earlier sweep's
-    if not any(row["error"] is None for row in rows):
+    if best is None:
         return 2
     from edgecompile.sweep_plot import write_plot
 
     write_plot(rows, plot)
-    print(f"plot: {plot}")
+    if not (output.json or output.quiet):
+        print(f"plot: {plot}")
     return 0
+
+
+def _print(rows: list[dict[str, Any]], figures: dict[str, Any]) -> None:
+    """As JSON; else as a table, of which `--quiet` leaves the errors."""
+    output = output_options()
+    if output.json:
+        print(json.dumps(figures, indent=1))
+        return
+    console = table_console()
+    for part in table_parts(rows):
+        if not output.quiet:
+            console.print(part, soft_wrap=isinstance(part, Text))
 
 
 def _relative(path: str, folder: Path) -> str:
@@ -141,46 +160,6 @@ def _headroom(plan: Plan, stage: Stage) -> float:
     """The share of its host's memory that a stage leaves free."""
     limit = plan.hosts[stage.rank].limits.memory_bytes
     return (limit - stage.predicted.memory_bytes) / limit
-
-
-def print_table(rows: list[dict[str, Any]]) -> None:
-    """One line a point, in the order of the sweep, with the overrides that differ; the best one is named below."""
-    from edgecompile.quantities import format_time
-    from edgecompile.sweep_plot import common_overrides
-
-    shared = common_overrides(rows)
-    title = Text(" ".join(["sweep", *(["of", *shared] if shared else [])]))
-    table = Table(title=title, title_justify="left")
-    for name in ("job", "overrides", "throughput", "latency", "memory head-room", "hosts used"):
-        left = name == "overrides"
-        table.add_column(name, justify="left" if left else "right", overflow="fold", no_wrap=not left)
-    done = [row for row in rows if row["error"] is None]
-    best = max(done, key=lambda row: row["throughput_items_per_s"], default=None)
-    for row in rows:
-        cells: list[str | Text] = [str(row["job"])]
-        cells.append(Text(" ".join(word for word in row["overrides"] if word not in shared)))  # brackets are no markup
-        if row["error"] is None:
-            cells += [
-                f"{row['throughput_items_per_s']:.3g} items/s",
-                format_time(row["latency_s"]),
-                f"{row['memory_headroom']:.0%}",
-                str(row["hosts"]),
-            ]
-        else:
-            cells += ["no plan", "", "", ""]
-        table.add_row(*cells, style="bold" if row is best else None)
-    console = table_console()
-    console.print(table)
-    for row in rows:
-        if row["error"] is not None:
-            console.print(f"job {row['job']}: {row['error']}", soft_wrap=True, markup=False)
-    if best is not None:
-        chosen = " ".join(best["overrides"])
-        console.print(
-            f"best: job {best['job']} ({chosen}), {best['throughput_items_per_s']:.3g} items/s: {best['plan']}",
-            soft_wrap=True,
-            markup=False,
-        )
 
 
 def _write_json(path: Path, value: Any) -> None:

@@ -7,14 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgecompile.quantities import format_number
 from edgecompile.store import replacing
+from edgecompile.sweep_table import common_overrides
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["common_overrides", "write_plot"]
+__all__ = ["write_plot"]
 
 _MICROBATCH = "microbatch"
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31")
@@ -50,13 +52,6 @@ class _Point:
     throughput: float | None
     """None, as the latency: no plan."""
     latency_s: float | None
-
-
-def common_overrides(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What all points of a sweep share, in order; nothing where there is one point alone."""
-    if len(rows) < 2:
-        return []
-    return [word for word in rows[0]["overrides"] if all(word in row["overrides"] for row in rows)]
 
 
 def write_plot(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
@@ -181,6 +176,7 @@ def _finish(axis: Axes, unit: _Unit, rows: Sequence[Mapping[str, Any]]) -> None:
     heights = [height for row in rows if (height := unit.of(_point(row, 0))) is not None]
     axis.set_ylim(0.0, 1.08 * max(heights))
     axis.set_ylabel(unit.label)
+    axis.yaxis.set_major_formatter(lambda value, _: format_number(value))
     axis.grid(axis="y", color=_GRID, linewidth=0.8)
     axis.set_axisbelow(True)
     axis.spines[["top", "right"]].set_visible(False)

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import NoReturn
 
+from edgecompile.arguments import Parser, add_completion, nearest
 from edgecompile.plan import Plan, UserError
 from edgelaunch.items import DEFAULT_ITEMS, ON_BAD_ITEM, STDIN, WHEN_FULL
 from edgelaunch.restarts import DEFAULT_RESTARTS
 
-__all__ = ["Parser", "add_rank_arguments", "check_arguments", "run_parser"]
+__all__ = ["COMMANDS", "add_rank_arguments", "check_arguments", "check_first_word", "command_parser", "run_parser"]
 
+COMMANDS = ("links", "doctor")
+"""Each a module `NAME_command` with DESCRIPTION, add_arguments, check_arguments, local_failure and rank_failure."""
 MAX_RATE_PER_S = 1e6
-
-
-class Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}: see edgelaunch --help")
 
 
 class _ShowVersion(argparse.Action):
@@ -39,7 +38,38 @@ def add_rank_arguments(add: Callable[..., object]) -> None:
     add("--loopback", action="store_true", help=argparse.SUPPRESS)
 
 
-def run_parser() -> argparse.ArgumentParser:
+def check_first_word(word: str) -> None:
+    """Raises UserError where it is no plan, and nearly a command."""
+    near = nearest(word, COMMANDS)
+    if near and not Path(word).exists():
+        raise UserError(f"{word}: no such plan and no such command: did you mean edgelaunch {near[0]}?")
+
+
+def command_parser(name: str) -> Parser:
+    """Of one of COMMANDS."""
+    command = import_module(f"edgelaunch.{name}_command")
+    parser = Parser(prog=f"edgelaunch {name}", description=command.DESCRIPTION)
+    command.add_arguments(parser)
+    return parser
+
+
+def _completed_parser() -> Parser:
+    """What a shell completes: in a plan's place a command may stand."""
+    parser = _options_parser()
+    commands = parser.add_subparsers(metavar="PLAN")
+    for name in COMMANDS:
+        command = import_module(f"edgelaunch.{name}_command")
+        command.add_arguments(commands.add_parser(name, help=command.DESCRIPTION))
+    return parser
+
+
+def run_parser() -> Parser:
+    parser = _options_parser()
+    parser.add_argument("plan", metavar="PLAN", help="plan.yaml, written by edgecompile")
+    return parser
+
+
+def _options_parser() -> Parser:
     parser = Parser(
         prog="edgelaunch",
         description="Run one rank of a plan, or with --local or --emulate all of them.",
@@ -47,7 +77,6 @@ def run_parser() -> argparse.ArgumentParser:
         "before a run: see their --help",
     )
     add = parser.add_argument
-    add("plan", metavar="PLAN", help="plan.yaml, written by edgecompile")
     add("--version", action=_ShowVersion, nargs=0, help="show the version and exit")
     which = parser.add_argument_group("which rank")
     add_rank_arguments(which.add_argument)
@@ -93,6 +122,7 @@ def run_parser() -> argparse.ArgumentParser:
     add("--json", action="store_true", help="on rank 0: one JSON object on standard output instead of tables")
     add("--run", metavar="FILE", help="on rank 0: the run's record for edgeplan report (default: run.json by the plan)")
     add("--metrics-port", metavar="[ADDR:]PORT", help="serve this rank's counters to Prometheus there")
+    add_completion(parser, _completed_parser)
     return parser
 
 

@@ -9,15 +9,12 @@ from importlib import import_module
 from pathlib import Path
 
 from edgecompile.plan import Plan, UserError, print_anything, read_run_plan
-from edgelaunch.arguments import Parser, check_arguments, run_parser
+from edgelaunch.arguments import COMMANDS, check_arguments, check_first_word, command_parser, run_parser
 from edgelaunch.failures import Failure, exit_code
 from edgelaunch.one_rank import describe, rank_failure, run_rank
 from edgelaunch.say import say, say_error
 
 __all__ = ["main"]
-
-COMMANDS = ("links", "doctor")
-"""Each a module `NAME_command` with DESCRIPTION, add_arguments, check_arguments, local_failure and rank_failure."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -44,6 +41,8 @@ def _interrupt(signum: int, frame: object) -> None:
 
 
 def _run(words: Sequence[str], *, own_process: bool) -> int:
+    if words:
+        check_first_word(words[0])
     arguments = run_parser().parse_args(words)
     plan_path = Path(arguments.plan)
     plan = read_run_plan(plan_path)
@@ -57,9 +56,7 @@ def _run(words: Sequence[str], *, own_process: bool) -> int:
 
 def _command(name: str, words: Sequence[str]) -> int:
     command = import_module(f"edgelaunch.{name}_command")
-    parser = Parser(prog=f"edgelaunch {name}", description=command.DESCRIPTION)
-    command.add_arguments(parser)
-    arguments = parser.parse_args(words)
+    arguments = command_parser(name).parse_args(words)
     plan_path = Path(arguments.plan)
     plan = read_run_plan(plan_path)
     command.check_arguments(arguments, plan)

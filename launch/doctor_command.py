@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import json
 import socket
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--links", action="store_true", help="measure all links too and compare: started on every host at once")
     add("--seconds", type=float, default=0.5, metavar="S", help="how long a transfer takes at least (default 0.5)")
     add("--quiet", action="store_true", help="only what is not well")
+    add("--json", action="store_true", help="for scripts: what was found as one JSON object on standard output")
     parser.set_defaults(output=None)  # as the other commands have it
 
 
@@ -54,8 +57,11 @@ def local_failure(arguments: argparse.Namespace, plan: Plan, plan_path: Path) ->
     """Every rank on this machine."""
     ranks = tuple(range(len(plan.hosts)))
     findings = list(examine(plan, plan_path.resolve().parent, ranks, None))
-    _print(f"{len(ranks)} ranks on this machine", findings, arguments.quiet)
+    if not arguments.json:
+        _print(f"{len(ranks)} ranks on this machine", findings, arguments.quiet)
     failed = _failed(findings)
+    if arguments.json:
+        _print_json(ranks, findings)
     return Failure(rank=0, kind="user", message=f"{failed}: see the table") if failed else None
 
 
@@ -66,19 +72,30 @@ def rank_failure(
     start = Start.of(arguments, plan, plan_path)
     rank = start.rank
     findings = list(examine(plan, start.folder, (rank,), start.endpoint, arguments.secret_file))
-    _print(rank_name(plan, rank), findings, arguments.quiet)
+    if not arguments.json:
+        _print(rank_name(plan, rank), findings, arguments.quiet)
     if arguments.links:
         failure, found = links_command.measure(start)
         if failure is not None:
+            if arguments.json:
+                _print_json((rank,), findings)
             return failure, rank
         links = list(judge_links(plan, found))
-        if links:
+        if links and not arguments.json:
             _print("links", links, arguments.quiet)
         findings += links
+    if arguments.json:
+        _print_json((rank,), findings)
     failed = _failed(findings)
     if not failed:
         return None, rank
     return Failure(rank=rank, kind="user", message=f"{rank_name(plan, rank)}: {failed}: see the table"), rank
+
+
+def _print_json(ranks: tuple[int, ...], findings: Sequence[Finding]) -> None:
+    """All that was looked at, whether it is well or not."""
+    well = not any(item.verdict == FAILS for item in findings)
+    print(json.dumps({"ranks": ranks, "well": well, "findings": [asdict(item) for item in findings]}, indent=1))
 
 
 def _failed(findings: Sequence[Finding]) -> str:

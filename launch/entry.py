@@ -10,7 +10,7 @@ __all__ = ["main"]
 
 
 def main() -> int:
-    if not {"-h", "--help", "--version"} & set(sys.argv[1:]):
+    if not any(word.partition("=")[0] in ("-h", "--help", "--version", "--completion") for word in sys.argv[1:]):
         restart_with_heap_environment()
     from edgelaunch.cli import main as run
 

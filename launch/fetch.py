@@ -261,7 +261,7 @@ class _Fetch:
             return False
         self._part.replace(self._path)
         if offset < num_bytes:
-            self._log(f"fetched {self._stage.shard} in {taken_s:.1f} s ({rate / 1e6:.3g} MB/s), sha256 as planned")
+            self._log(f"fetched {self._stage.shard} in {taken_s:.1f} s ({format_bytes(rate)}/s), sha256 as planned")
         return True
 
     def _await_answer(self, request: Request) -> int:

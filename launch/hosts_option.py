@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import statistics
 import sys
 from collections.abc import Mapping
@@ -13,11 +15,13 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from edgecompile.plan import Host, Plan, UserError, replacing
+from edgecompile.plan import Host, Plan, UserError, format_rate, format_time, replacing
 
-__all__ = ["Figures", "Found", "hosts_option", "links_table", "print_links", "write_text"]
+__all__ = ["HOSTS", "Figures", "Found", "devices_option", "hosts_option", "links_table", "print_links", "write_text"]
 
 PLAIN_WIDTH = 120
+HOSTS, DEVICES = "hosts", "devices"
+"""The folders of these options, in a folder that --config-dir names."""
 ALIKE = 0.05
 """So far may a measured bandwidth be from the slower end's interface where one rate a host is to say it all."""
 LATENCY_ALIKE = 0.2
@@ -46,11 +50,11 @@ def links_table(plan: Plan, found: Found) -> Table:
         table.add_row(
             plan.hosts[source].name,
             plan.hosts[destination].name,
-            _rate(figures.bandwidth_bytes_per_s),
-            _rate(link.bandwidth_bytes_per_s) if link is not None else "-",
+            format_rate(figures.bandwidth_bytes_per_s),
+            format_rate(link.bandwidth_bytes_per_s) if link is not None else "-",
             f"{ratio:.2f}" if ratio is not None else "-",
-            _time(figures.latency_s),
-            _time(link.latency_s) if link is not None else "-",
+            format_time(figures.latency_s),
+            format_time(link.latency_s) if link is not None else "-",
         )
     return table
 
@@ -79,6 +83,32 @@ def hosts_option(plan: Plan, found: Found) -> str:
     return text + yaml.safe_dump({"network": network}, sort_keys=False, default_flow_style=None, width=width) + (
         yaml.safe_dump({"members": members}, sort_keys=False, default_flow_style=None, width=width)
     )  # fmt: skip
+
+
+def devices_option(plan: Plan) -> str:
+    """The text of a devices option: the kinds of the plan's hosts, with the figures that it was made with."""
+    used = {host.device for host in plan.hosts}
+    kinds = {
+        device.name: {
+            "execution": device.execution,
+            "dtype": device.dtype,
+            "peak": {device.dtype: device.peak_flops_per_s},
+            "efficiency": 1.0,
+            "memory_bandwidth": device.memory_bytes_per_s,
+            "memory": device.memory_bytes,
+            "runtime_memory": device.runtime_bytes,
+            "launch_overhead": device.launch_s,
+            "network": device.network_bytes_per_s,
+            "threads": device.threads,
+        }
+        for device in plan.devices
+        if device.name in used
+    }
+    text = (
+        "# the kinds of devices of the plan whose links were measured, with its figures: FLOPS as products reach\n"
+        "# them, bytes, bytes a second, seconds\n"
+    )
+    return text + yaml.safe_dump(kinds, sort_keys=False, default_flow_style=None, width=10**6)
 
 
 def _interfaces(plan: Plan, found: Found) -> list[float]:
@@ -118,6 +148,7 @@ def _rate(bytes_per_s: float) -> str:
 
 
 def _time(seconds: float) -> str:
+    """`300us`: as configs write times."""
     return f"{seconds * 1e6:.0f}us" if seconds < 0.01 else f"{seconds * 1e3:.1f}ms"
 
 
@@ -134,26 +165,60 @@ def write_text(text: str, path: Path) -> None:
         raise UserError(f"{path}: cannot be written: {error.strerror}") from None
 
 
-def print_links(plan: Plan, found: Found, output: Path | None, quiet: bool) -> None:
-    """The table, and the hosts option into `output`. Without one it is what stdout holds, and the table is beside it.
+def print_links(plan: Plan, found: Found, output: Path | None, *, quiet: bool, as_json: bool) -> None:
+    """The table, and the options into `output` and beside it. Without one, standard output has the hosts option.
+
+    `as_json`: standard output has what was measured, and nothing else.
 
     Raises:
-        UserError: the output cannot be written.
+        UserError: a file cannot be written.
     """
+    known = output is not None and output.resolve().parent.name == HOSTS
     text = hosts_option(plan, found)
-    stream = sys.stdout if output is not None else sys.stderr
+    stream = sys.stdout if output is not None and not as_json else sys.stderr
     plain = not stream.isatty()
-    if not quiet:
+    if not (quiet or as_json):
         Console(file=stream, width=PLAIN_WIDTH if plain else None, highlight=False, soft_wrap=plain).print(
             links_table(plan, found)
         )
-    if output is None:
+    written = []
+    if output is not None:
+        written.append(output)
+        write_text(text, output)
+        if known:
+            written.append(output.resolve().parent.parent / DEVICES / output.name)
+            write_text(devices_option(plan), written[1])
+    if as_json:
+        print(json.dumps(_figures(plan, found, written), indent=1))
+    elif output is None:
         print(text, end="")
-        return
-    write_text(text, output)
-    if not quiet:
-        folder = output.resolve().parent
-        known = folder.name == "hosts"
-        where = folder.parent if known else "DIR"
-        hint = "" if known else f" (with {output.name} in DIR/hosts)"
-        print(f"{output}: edgecompile --config-dir {where} hosts={output.stem} ...{hint} plans with what was measured")
+    elif not quiet:
+        print(_advice(plan, output, known))
+
+
+def _figures(plan: Plan, found: Found, written: list[Path]) -> dict[str, Any]:
+    links = []
+    for (source, destination), figures in sorted(found.items()):
+        planned = plan.link(source, destination)
+        links.append({
+            "source": plan.hosts[source].name,
+            "destination": plan.hosts[destination].name,
+            "bandwidth_bytes_per_s": figures.bandwidth_bytes_per_s,
+            "latency_s": figures.latency_s,
+            "planned_bandwidth_bytes_per_s": None if planned is None else planned.bandwidth_bytes_per_s,
+            "planned_latency_s": None if planned is None else planned.latency_s,
+        })  # fmt: skip
+    return {"links": links, "files": [str(path) for path in written]}
+
+
+def _advice(plan: Plan, output: Path, known: bool) -> str:
+    """How to plan with what was measured."""
+    if known:
+        folder = str(output.resolve().parent.parent)
+        near = os.path.relpath(folder)
+        folder = folder if near.startswith("..") else near
+        return (f"{output} and {Path(folder) / DEVICES / output.name}: edgecompile --config-dir {folder} "
+                f"devices={output.stem} ... plans with what was measured")  # fmt: skip
+    kinds = ", ".join(dict.fromkeys(host.device for host in plan.hosts))
+    return (f"{output}: put it into DIR/{HOSTS}, and edgecompile --config-dir DIR hosts={output.stem} devices=... "
+            f"plans with what was measured; the devices option is to have {kinds}")  # fmt: skip

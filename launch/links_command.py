@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from edgecompile.plan import Plan, UserError, check_overwrite
 from edgelaunch.arguments import add_rank_arguments
 from edgelaunch.failures import Failure
+from edgelaunch.hosts_option import HOSTS
 from edgelaunch.overwrite import files_of_plan
 from edgelaunch.start import Start, supervised
 
@@ -27,9 +28,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("plan", metavar="PLAN", help="plan.yaml: its hosts are measured; shards are not needed")
     add_rank_arguments(add)
     add("--local", action="store_true", help="every rank on this machine: measures the loopback")
-    add("--output", metavar="FILE", help="on rank 0: the hosts option, a .yaml file; without it, standard output")
+    add(
+        "--output",
+        metavar="FILE",
+        help="on rank 0: the hosts option, a .yaml file; without it, standard output. In a "
+        "folder called hosts it has its devices option beside it",
+    )
     add("--seconds", type=float, default=0.5, metavar="S", help="how long a transfer takes at least (default 0.5)")
     add("--quiet", action="store_true", help="only the hosts option and errors")
+    add("--json", action="store_true", help="on rank 0: for scripts, what was measured as JSON on standard output")
     add("--threads", type=int, help=argparse.SUPPRESS)  # as every rank of a local run is given
 
 
@@ -45,7 +52,7 @@ def check_arguments(arguments: argparse.Namespace, plan: Plan) -> None:
         output = Path(arguments.output)
         if output.suffix not in (".yaml", ".yml"):
             raise UserError(f"{output}: a hosts option is a .yaml file")
-        if not output.parent.is_dir():
+        if not output.parent.is_dir() and output.parent.name != HOSTS:
             raise UserError(f"{output.parent}: no such folder: make it, or name another --output")
         read = list(files_of_plan(plan, Path(arguments.plan)))
         if arguments.secret_file is not None:
@@ -58,6 +65,7 @@ def local_failure(arguments: argparse.Namespace, plan: Plan, plan_path: Path) ->
     from edgelaunch.local import LocalRun
 
     passed = ["--output", arguments.output] if arguments.output is not None else []
+    passed += ["--json"] if arguments.json else []
     run = LocalRun(plan, plan_path, passed, quiet=arguments.quiet, max_threads=1, restarts=0,
                    command=("links", "--seconds", str(arguments.seconds)))  # fmt: skip
     return run.run()
@@ -72,7 +80,8 @@ def rank_failure(
     if failure is None and start.rank == 0:
         from edgelaunch.hosts_option import print_links
 
-        print_links(plan, found, Path(arguments.output) if arguments.output else None, arguments.quiet)
+        output = Path(arguments.output) if arguments.output else None
+        print_links(plan, found, output, quiet=arguments.quiet, as_json=arguments.json)
     return failure, start.rank
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from time import perf_counter_ns
 from typing import Any
 
-from edgecompile.plan import Plan
+from edgecompile.plan import Plan, format_items_rate
 from edgelaunch.items import FLUSH, Entry, Flush, Item, Results, Source
 
 __all__ = ["Live"]
@@ -58,7 +58,7 @@ class Live:
 
     def report(self) -> str:
         """What became of the items, in one line."""
-        rate = f"{self._rate_per_s:g} items/s" if self._rate_per_s is not None else "items as they came"
+        rate = format_items_rate(self._rate_per_s) if self._rate_per_s is not None else "items as they came"
         done = self.num_taken - self.num_dropped
         policy = f", {self.num_dropped} dropped" if self._drop_oldest else ""
         return f"live: {rate}: {self.num_taken} items, {done} done{policy}"

@@ -9,7 +9,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from edgecompile.plan import format_rate
+from edgecompile.plan import format_items_rate, format_rate
 from edgelaunch.pace import Overview, Pace
 
 __all__ = ["draw"]
@@ -21,7 +21,7 @@ def draw(overview: Overview | None, done: int, total: int | None, rate: float) -
     """`done` items of `total`, where that is known; `rate` in items a second."""
     parts: list[RenderableType] = [_stages(overview)] if overview is not None else []
     words = [f"{done:,}" + (f" of {total:,}" if total is not None else "") + " items"]
-    words.append(f"{rate:.2f} items/s" if rate < 100 else f"{rate:,.0f} items/s")
+    words.append(format_items_rate(rate))
     if overview is not None:
         words.append(f"{overview.num_in_flight} in flight")
     if total is not None and rate > 0:

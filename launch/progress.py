@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from edgecompile.plan import format_items_rate
 from edgelaunch.pace import Overview
 from edgelaunch.say import say
 
@@ -81,7 +82,7 @@ class Meter:
 
     def _line(self, now: float) -> str:
         total = f" of {self._total}" if self._total is not None else ""
-        text = f"{self._done}{total} items, {self._rate(now):.2f} items/s"
+        text = f"{self._done}{total} items, {format_items_rate(self._rate(now))}"
         overview = self._overview()
         shares = list(_shares(overview)) if overview is not None else []
         return f"{text}, busy: {', '.join(shares)}" if shares else text

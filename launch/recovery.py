@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from edgecompile.plan import Plan
+from edgecompile.plan import Plan, format_items_rate, format_number
 from edgelaunch.failures import Failure, rank_name, rank_title
 from edgelaunch.membership import Announcement, plan_without
 from edgelaunch.roster import Loss, Roster, Seat
@@ -176,7 +176,7 @@ class Coordinator:
         else:
             rate, before = (item.predicted.throughput_items_per_s
                             for item in (plan_without(self._plan, without), self._plan))  # fmt: skip
-            self._log(f"goes on without {without}: predicted {rate:.3g} items/s (was {before:.3g})")
+            self._log(f"goes on without {without}: predicted {format_items_rate(rate)} (was {format_number(before)})")
         return self._form(without, seats)
 
     def _form(self, without: str | None, seats: dict[int, Seat]) -> Form:

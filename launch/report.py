@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from edgecompile.plan import Plan
+from edgecompile.plan import Plan, format_count, format_items_rate, format_number, format_time
 from edgelaunch.supervise import Run
 from edgelaunch.timing import PARTS
 from edgelaunch.verify import Comparison
@@ -156,11 +156,11 @@ def rates(plan: Plan, run: Run) -> Measured:
 
 def _throughput(plan: Plan, run: Run) -> str:
     measured = rates(plan, run)
-    text = f"{run.collector.num_items} items in {measured.elapsed_s:.2f} s: {measured.overall:.2f} items/s over all"
+    text = f"{format_count(run.collector.num_items)} items in {format_time(measured.elapsed_s)}: "
+    text += f"{format_items_rate(measured.overall, 4)} over all"
     if measured.steady is not None:
-        digits = 2 if measured.steady >= 10 else 3
-        text += f", {measured.steady:.{digits}f} items/s in steady state"
-    return text + f" (predicted {plan.predicted.throughput_items_per_s:.2f})"
+        text += f", {format_items_rate(measured.steady, 4)} in steady state"
+    return text + f" (predicted {format_number(plan.predicted.throughput_items_per_s, 4)})"
 
 
 def _steady_period_s(run: Run) -> float:
@@ -202,4 +202,5 @@ def share(clock: dict[str, Any], part: str) -> float:
 
 
 def _ms(seconds: float) -> str:
-    return f"{seconds * 1e3:.2f}"
+    milliseconds = seconds * 1e3
+    return f"{milliseconds:.2f}" if not 0 < milliseconds < 0.1 else format_number(milliseconds, 2)

@@ -64,6 +64,7 @@ def write_files(folder: Path) -> None:
 def test_every_command_runs(tmp_path: Path) -> None:
     write_files(tmp_path)
     environ = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    environ.pop("PYTHONPATH", None)
     found, waiting = commands(), dict(BEFORE)
     assert len(found) > 15
     for command in found:

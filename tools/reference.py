@@ -29,8 +29,8 @@ BOARDS = """
 ## Boards
 
 Peaks are the data sheet's; `efficiency` is the share that matrix products reach. Boards whose vendor's system has a
-Python older than 3.10 can only be planned for (JetPack 6 has 3.10, JetPack 5 has 3.8): `devices=jetson_legacy` has them,
-all other clusters only boards that run ranks.
+Python older than 3.10 can only be planned for (JetPack 6 has 3.10, JetPack 5 has 3.8): `devices=jetson_legacy` has
+them, all other clusters only boards that run ranks.
 
 | board | peak | reached | memory bandwidth | memory | runs ranks | source |
 |---|---|---|---|---|---|---|"""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from edgecompile.errors import UserError, choices
+from edgecompile.errors import UserError, choices, nearest
 from edgecompile.plan import Device, Limits, Network, Pair, Plan, SpareHost
 from edgecompile.quantities import parse_bytes, parse_rate, parse_time
 
@@ -48,7 +48,17 @@ def _set(plan: Plan, key: str, value: str) -> Plan:
             raise UserError(f"{key}: {value!r} does not do: it must be 1 to 1024")
         count: Any = {rest: int(value)}
         return replace(plan, runtime=replace(plan.runtime, **count))
-    raise UserError(f"--set {key}: no such key: the keys are {_KEYS}")
+    raise UserError(f"--set {key}: no such key{_meant(group, rest)}: the keys are {_KEYS}")
+
+
+def _meant(group: str, rest: str) -> str:
+    """What key it may have been."""
+    near = nearest(group, ["hosts", "links", "network", "runtime"])
+    if near:
+        return f" (did you mean {near[0]}.{rest}?)"
+    keys = {"network": ["bandwidth", "latency"], "runtime": ["num_buffers_in", "num_buffers_out"]}.get(group, [])
+    near = nearest(rest, keys)
+    return f" (did you mean {group}.{near[0]}?)" if near else ""
 
 
 def find_host(plan: Plan, name: str, key: str) -> str:
@@ -57,7 +67,7 @@ def find_host(plan: Plan, name: str, key: str) -> str:
         return name
     if name.isdigit() and int(name) < len(plan.hosts):
         return plan.hosts[int(name)].name
-    raise UserError(f"{key}: no host {name!r}: the hosts are {choices(plan.cluster)}, or a rank's number")
+    raise UserError(f"{key}: no host {name!r}: the hosts are {choices(plan.cluster, name)}, or a rank's number")
 
 
 def _set_host(plan: Plan, name: str, field: str, value: str, key: str) -> Plan:
@@ -77,7 +87,7 @@ def _set_host(plan: Plan, name: str, field: str, value: str, key: str) -> Plan:
         if not 0 < factor < math.inf:
             raise UserError(f"{key}: {value!r} does not do: it must be a factor over 0, such as 1.5")
         return with_speed(plan, name, factor)
-    raise UserError(f"--set {key}: no such key: a host has bandwidth, memory and speed")
+    raise UserError(f"--set {key}: no such key: a host has {choices(('bandwidth', 'memory', 'speed'), field)}")
 
 
 def _set_link(plan: Plan, ends: str, field: str, value: str, key: str) -> Plan:
@@ -93,7 +103,7 @@ def _set_link(plan: Plan, ends: str, field: str, value: str, key: str) -> Plan:
         return with_pair(plan, source, destination, bandwidth_bytes_per_s=parse_rate(value, key))
     if field == "latency":
         return with_pair(plan, source, destination, latency_s=parse_time(value, key))
-    raise UserError(f"--set {key}: no such key: a link has bandwidth and latency")
+    raise UserError(f"--set {key}: no such key: a link has {choices(('bandwidth', 'latency'), field)}")
 
 
 def _set_network(plan: Plan, field: str, value: str, key: str) -> Plan:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 
 from edgecompile import __version__
+from edgecompile.arguments import Parser, add_completion, add_output_options
 from edgecompile.console import run_command
 from edgecompile.explore import diff, explain, export, report, show, simulate
 
-__all__ = ["main"]
+__all__ = ["main", "make_parser"]
 
 _COMMANDS = {
     "show": (show, "the plan as tables: stages, hosts, links, predictions"),
@@ -24,13 +24,26 @@ _COMMANDS = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command: 0 done, 2 the user's error in one line."""
-    parser = argparse.ArgumentParser(prog="edgeplan", description="Reads plans that edgecompile wrote.")
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    return run_command("edgeplan", lambda: _run(words))
+
+
+def _run(words: Sequence[str]) -> int:
+    chosen = make_parser().parse_args(words)
+    return _COMMANDS[chosen.command][0].run(chosen)
+
+
+def make_parser() -> Parser:
+    """With a parser for each command."""
+    parser = Parser(prog="edgeplan", description="Reads plans that edgecompile wrote.")
     parser.add_argument("--version", action="version", version=f"edgeplan {__version__}")
+    add_completion(parser)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, (module, what) in _COMMANDS.items():
-        module.add_options(commands.add_parser(name, help=what, description=f"{what[0].upper()}{what[1:]}."))
-    chosen = parser.parse_args(arguments)
-    return run_command("edgeplan", lambda: _COMMANDS[chosen.command][0].run(chosen))
+        command = commands.add_parser(name, help=what, description=f"{what[0].upper()}{what[1:]}.")
+        module.add_options(command)
+        add_output_options(command)
+    return parser
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from edgecompile.console import table_console
 from edgecompile.plan import Host, Plan, SpareHost, Stage, read_plan
-from edgecompile.quantities import format_bytes, format_rate, format_time
+from edgecompile.quantities import format_bytes, format_items_rate, format_rate, format_time
 
 __all__ = ["Cut", "Difference", "Move", "Share", "add_options", "compare", "run"]
 
@@ -80,7 +80,6 @@ class Difference:
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("before", metavar="A", help="a plan.yaml")
     parser.add_argument("after", metavar="B", help="the one to compare it with")
-    parser.add_argument("--json", action="store_true", help="for scripts")
 
 
 def run(chosen: argparse.Namespace) -> int:
@@ -141,6 +140,9 @@ def _facts(plan: Plan) -> dict[str, str]:
         "the channel's bandwidth": _or_none(plan.network.bandwidth_bytes_per_s, format_rate),
         "link latency": format_time(plan.network.latency_s),
     }
+    if plan.provenance is not None:
+        made = plan.provenance
+        facts |= {"edgecompile": made.edgecompile, "torch": made.torch, "Python": made.python}
     for pair in plan.network.pairs:
         link = f"link {pair.source} -> {pair.destination}"
         facts[link] = f"{format_rate(pair.bandwidth_bytes_per_s)}, {format_time(pair.latency_s)}"
@@ -268,7 +270,7 @@ def _tables(before: Plan, after: Plan, found: Difference) -> Iterator[Table | st
 def _figures(before: Plan, after: Plan) -> Table:
     old, new = before.predicted, after.predicted
     rows = [
-        ("throughput", f"{old.throughput_items_per_s:.4g} items/s", f"{new.throughput_items_per_s:.4g} items/s",
+        ("throughput", *(format_items_rate(item.throughput_items_per_s, 4) for item in (old, new)),
          _change(old.throughput_items_per_s, new.throughput_items_per_s)),
         ("period", format_time(old.period_s), format_time(new.period_s), _change(old.period_s, new.period_s)),
         ("latency", format_time(old.latency_s), format_time(new.latency_s), _change(old.latency_s, new.latency_s)),

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 from edgecompile.console import steps, table_console
 from edgecompile.explore.bottleneck import Load, Shift, certificate_in_words, ideal_period_s, loads, shifts
@@ -17,7 +19,7 @@ from edgecompile.explore.microbatch import MicrobatchRoom, microbatch_room
 from edgecompile.explore.prices import Price, changes_of, price_of, wire_changes
 from edgecompile.explore.why import Placement, find_units, placement_of
 from edgecompile.plan import Plan, read_plan
-from edgecompile.quantities import format_bytes, format_time
+from edgecompile.quantities import format_bytes, format_flops, format_items_rate, format_number, format_time
 from edgecompile.resolve import as_planned, bottleneck_name, planned_again
 from edgecompile.schedule import Schedule
 
@@ -43,24 +45,23 @@ class Explanation:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("plan", help="a plan.yaml")
+    parser.add_argument("plan", metavar="PLAN", help="a plan.yaml")
     what = "why this unit, module (vit.layers.5.mlp.fc1) or range (3-7) runs where it does"
     parser.add_argument("--unit", metavar="NAME", help=what)
-    parser.add_argument("--json", action="store_true", help="figures for scripts")
 
 
 def run(chosen: argparse.Namespace) -> int:
     """The command's body."""
     plan = read_plan(chosen.plan)
-    quiet = nullcontext()
+    quiet = chosen.json or chosen.quiet
     if chosen.unit is not None:
         units = find_units(plan, chosen.unit)
-        with quiet if chosen.json else steps(f"plan again with these units on each of {len(plan.cluster)} hosts"):
+        with nullcontext() if quiet else steps(f"plan again with these units on each of {len(plan.cluster)} hosts"):
             placement = placement_of(plan, units)
         figures: dict[str, Any] = asdict(placement)
-        parts = placement_tables(plan, placement)
+        parts: Iterator[Table | Text | str] = placement_tables(plan, placement)
     else:
-        with quiet if chosen.json else steps("plan again with every change"):
+        with nullcontext() if quiet else steps("plan again with every change"):
             explanation = explain(plan)
         figures = as_json(plan, explanation)
         parts = tables(plan, explanation)
@@ -69,7 +70,7 @@ def run(chosen: argparse.Namespace) -> int:
         return 0
     console = table_console()
     for part in parts:
-        console.print(part)
+        console.print(part, soft_wrap=isinstance(part, Text))  # a command stays in one piece
     return 0
 
 
@@ -115,12 +116,12 @@ def as_json(plan: Plan, found: Explanation) -> dict[str, Any]:
     }
 
 
-def tables(plan: Plan, found: Explanation) -> Iterator[Table | str]:
+def tables(plan: Plan, found: Explanation) -> Iterator[Table | Text | str]:
     """In the order in which a reader asks: what holds it back, is that proved, what would help."""
     predicted = plan.predicted
     yield (
-        f"{plan.model.name}: {predicted.throughput_items_per_s:.3g} items/s, period {format_time(predicted.period_s)} "
-        f"set by {found.bottleneck}"
+        f"{plan.model.name}: {format_items_rate(predicted.throughput_items_per_s)}, "
+        f"period {format_time(predicted.period_s)} set by {found.bottleneck}"
     )
     yield _loads(found, predicted.period_s)
     for shift in found.shifts:
@@ -153,7 +154,7 @@ def _loads(found: Explanation, period_s: float) -> Table:
 
 def _prices(plan: Plan, found: Explanation) -> Table:
     best_items_per_s = plan.model.microbatch / found.best.period_s
-    title = f"what a change would bring, planned again (now {best_items_per_s:.4g} items/s"
+    title = f"what a change would bring, planned again (now {format_items_rate(best_items_per_s, 4)}"
     given = plan.scheduling.method != "exact"
     table = Table(title=f"{title}, with the best stages)" if given else f"{title})", title_justify="left")
     for name in ("", "items/s", "gain", "latency", "hosts", "same stages"):
@@ -170,13 +171,13 @@ def _prices(plan: Plan, found: Explanation) -> Table:
 
 
 def _row(price: Price) -> Sequence[str]:
-    same = "" if price.same_stages_items_per_s is None else f"{price.same_stages_items_per_s:.4g}"
+    same = "" if price.same_stages_items_per_s is None else format_number(price.same_stages_items_per_s, 4)
     if price.throughput_items_per_s is None or price.gain is None or price.latency_s is None:
         return (f"{price.what}\n{price.why_not}", "none", "", "", "", same)
     least = "" if price.proved else "at least "
     return (
         price.what,
-        f"{least}{price.throughput_items_per_s:.4g}",
+        f"{least}{format_number(price.throughput_items_per_s, 4)}",
         f"{price.gain:+.1%}",
         format_time(price.latency_s),
         str(price.num_hosts),
@@ -197,11 +198,15 @@ def _wires(plan: Plan, found: Explanation) -> Table:
     return table
 
 
-def _microbatch(plan: Plan, room: MicrobatchRoom) -> Iterator[str]:
+def _microbatch(plan: Plan, room: MicrobatchRoom) -> Iterator[Text | str]:
     now = plan.model.microbatch
-    yield (
+    words = ["(this plan's overrides)"]
+    if plan.provenance is not None:
+        words = [shlex.quote(word) for word in plan.provenance.overrides if not word.startswith("microbatch=")]
+    again = " ".join(["edgecompile -m", *words])
+    yield Text(  # brackets are no markup
         f"The plan has times for microbatch {now} only. Which microbatch is best, a sweep tells: "
-        f"edgecompile -m (this plan's overrides) microbatch={','.join(str(size) for size in room.sizes)}"
+        f"{again} microbatch={','.join(str(size) for size in room.sizes)}"
     )
     yield (
         f"What can be said from here: launching operators takes {room.launch_share:.0%} of the time of {room.stage}, "
@@ -216,7 +221,7 @@ def placement_tables(plan: Plan, found: Placement) -> Iterator[Table | str]:
         f"units {first}-{last}, {found.first_op} to {found.last_op}"
     )  # fmt: skip
     yield (
-        f"{what}: {found.flops / 1e9:.3g} GFLOP and {format_bytes(found.weight_bytes)} of weights, "
+        f"{what}: {format_flops(found.flops, 'FLOP')} and {format_bytes(found.weight_bytes)} of weights, "
         f"on {' and '.join(found.hosts)}"
     )
     if found.best_hosts != found.hosts:
@@ -230,6 +235,10 @@ def placement_tables(plan: Plan, found: Placement) -> Iterator[Table | str]:
     for place in sorted(found.elsewhere, key=lambda item: -(item.gain if item.gain is not None else -2.0)):
         figures = ("none", "", "")
         if place.throughput_items_per_s is not None and place.gain is not None and place.latency_s is not None:
-            figures = (f"{place.throughput_items_per_s:.4g}", f"{place.gain:+.1%}", format_time(place.latency_s))
+            figures = (
+                format_number(place.throughput_items_per_s, 4),
+                f"{place.gain:+.1%}",
+                format_time(place.latency_s),
+            )
         table.add_row(place.host, format_time(place.units_s), *figures, place.verdict)
     yield table

@@ -51,7 +51,10 @@ def run(chosen: argparse.Namespace) -> int:
     events = trace_events(rows)
     document = {"traceEvents": events, "displayTimeUnit": "ms", "otherData": {"model": plan.model.name}}
     write_output(path, json.dumps(document))
-    print(f"{len(events)} events in {path}: open it at https://ui.perfetto.dev (it stays in your browser)")
+    if chosen.json:
+        print(json.dumps({"file": str(path), "num_events": len(events)}))
+    elif not chosen.quiet:
+        print(f"{len(events)} events in {path}: open it at https://ui.perfetto.dev (it stays in your browser)")
     return 0
 
 

@@ -8,7 +8,7 @@ from html import escape
 
 from edgecompile.explore.timeline import COMPUTE, DRAIN, FILL, PACK, SEND, WAIT_INPUT, WAIT_SEND, Row
 from edgecompile.plan import Plan
-from edgecompile.quantities import format_bytes, format_rate, format_time
+from edgecompile.quantities import format_bytes, format_items_rate, format_number, format_rate, format_time
 
 __all__ = ["STYLE", "bars", "cluster_picture", "curve", "table", "tiles", "timeline"]
 
@@ -150,9 +150,9 @@ def bars(rows: Sequence[tuple[str, float | None, float | None]], unit: str = "ms
     largest = max((value for _, *pair in rows for value in pair if value is not None), default=0.0) or 1.0
     parts = []
     for name, value, other in rows:
-        said = f"{value:.3g} {unit}" if value is not None else "\u2013"
+        said = f"{format_number(value)} {unit}" if value is not None else "\u2013"
         if other is not None:
-            said += f" (predicted {other:.3g})"
+            said += f" (predicted {format_number(other)})"
         parts.append(f'<div class="row"><div class="name"><span>{escape(name)}</span><span>{escape(said)}</span></div>')
         for number, kind in ((value, "bar"), (other, "bar predicted")):
             if number is not None:
@@ -204,6 +204,6 @@ def curve(step_s: float, counts: Sequence[int], predicted: float, microbatch: in
     return (
         '<svg class="curve" viewBox="0 0 1000 100" preserveAspectRatio="none" role="img" aria-label="items a second">'
         f'<line x1="0" x2="1000" y1="{level:.1f}" y2="{level:.1f}"/><polyline points="{points}"/></svg>'
-        f'<div class="ends"><span>0 to {largest:.3g} items/s</span>'
+        f'<div class="ends"><span>0 to {format_items_rate(largest)}</span>'
         f"<span>{escape(format_time(step_s * len(rates)))}</span></div>"
     )

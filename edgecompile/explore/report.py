@@ -21,8 +21,9 @@ from edgecompile.explore.run_timeline import rows_of_run
 from edgecompile.explore.timeline import simulated_rows
 from edgecompile.files import check_ours, check_regular, read_text
 from edgecompile.plan import Plan, file_sha256, read_plan
-from edgecompile.quantities import format_bytes, format_time
+from edgecompile.quantities import format_bytes, format_count, format_items_rate, format_time
 from edgecompile.run_record import RunRecord, read_run
+from edgecompile.sweep_table import common_overrides
 
 __all__ = ["add_options", "page", "read_sweep", "run"]
 
@@ -35,24 +36,40 @@ MAX_MANIFEST_BYTES = 16 << 20
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("plan", help="a plan.yaml")
-    parser.add_argument("run", nargs="?", help="a run.json of edgelaunch; without it, the plan alone")
+    parser.add_argument("plan", nargs="?", metavar="PLAN", help="a plan.yaml; with --sweep, else its best point's")
+    parser.add_argument("run", nargs="?", metavar="RUN", help="a run.json of edgelaunch; without it, the plan alone")
     parser.add_argument("--sweep", metavar="DIR", help="a multirun's folder, with its manifest.json")
-    parser.add_argument("--output", metavar="FILE", help="the HTML file (default: report.html beside the plan)")
+    parser.add_argument(
+        "--output", metavar="FILE", help="the HTML file (default: report.html beside the plan, or in DIR)"
+    )
 
 
 def run(chosen: argparse.Namespace) -> int:
     """The command's body."""
-    plan_path = Path(chosen.plan)
-    if chosen.run is not None:
-        check_regular(plan_path, "the plan of a run", "its bytes are read again to compare them: write it to a file")
-    plan = read_plan(plan_path)
-    record = read_run(Path(chosen.run)) if chosen.run is not None else None
-    if record is not None and record.plan_sha256 != file_sha256(plan_path):
-        raise UserError(f"{chosen.run}: a run of another plan than {plan_path}: give that plan")
+    if chosen.plan is None and chosen.sweep is None:
+        raise UserError("nothing to report on: name a plan.yaml, or --sweep with the folder of an edgecompile -m")
     jobs = read_sweep(Path(chosen.sweep)) if chosen.sweep is not None else []
-    output = Path(chosen.output) if chosen.output is not None else plan_path.parent / "report.html"
-    read = [(plan_path, "the plan")]
+    plan_path = Path(chosen.plan) if chosen.plan is not None else _best_plan(Path(chosen.sweep), jobs)
+    if chosen.run is not None and plan_path is not None:
+        check_regular(plan_path, "the plan of a run", "its bytes are read again to compare them: write it to a file")
+    plan = read_plan(plan_path) if plan_path is not None else None
+    record = read_run(Path(chosen.run)) if chosen.run is not None else None
+    if record is not None and plan_path is not None and record.plan_sha256 != file_sha256(plan_path):
+        raise UserError(f"{chosen.run}: a run of another plan than {plan_path}: give that plan")
+    folder = Path(chosen.plan).parent if chosen.plan is not None else Path(chosen.sweep)
+    output = Path(chosen.output) if chosen.output is not None else folder / "report.html"
+    _check_output(chosen, output, plan_path)
+    write_output(output, page(plan, record, jobs))
+    if chosen.json:
+        print(json.dumps({"report": str(output)}))
+    elif not chosen.quiet:
+        print(f"report: {output}")
+    return 0
+
+
+def _check_output(chosen: argparse.Namespace, output: Path, plan_path: Path | None) -> None:
+    """Raises UserError where the report would be written over what it is made from, or over somebody else's file."""
+    read = [(plan_path, "the plan")] if plan_path is not None else []
     if chosen.run is not None:
         read.append((Path(chosen.run), "the run"))
     if chosen.sweep is not None:
@@ -60,9 +77,18 @@ def run(chosen: argparse.Namespace) -> int:
     check_output(output, "report.html", "--output", read)
     if chosen.output is None:
         check_ours(output, re.escape(POLICY), "report of edgeplan", "name another --output")
-    write_output(output, page(plan, record, jobs))
-    print(f"report: {output}")
-    return 0
+
+
+def _best_plan(folder: Path, jobs: Sequence[dict[str, Any]]) -> Path | None:
+    """Of the sweep's points; None where none has a plan."""
+    best = best_job(jobs)
+    return folder / best["plan"] if best is not None and best["plan"] else None
+
+
+def best_job(jobs: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """The one of highest throughput, the first of equals; None where no point has a plan."""
+    done = [job for job in jobs if job["throughput"] is not None]
+    return max(done, key=lambda job: job["throughput"], default=None)
 
 
 def read_sweep(folder: Path) -> list[dict[str, Any]]:
@@ -71,17 +97,21 @@ def read_sweep(folder: Path) -> list[dict[str, Any]]:
                      hint="name the folder of an edgecompile -m")  # fmt: skip
     try:
         jobs = json.loads(text)["jobs"]
-        return [{"overrides": [str(word) for word in job["overrides"]],
+        return [{"job": int(job.get("job", number)), "overrides": [str(word) for word in job["overrides"]],
+                 "plan": str(job.get("plan", "")), "error": None if job["error"] is None else str(job["error"]),
                  "throughput": None if job["error"] else float(job["throughput_items_per_s"])}
-                for job in jobs[:MOST_JOBS]]  # fmt: skip
+                for number, job in enumerate(jobs[:MOST_JOBS])]  # fmt: skip
     except (ValueError, KeyError, TypeError, RecursionError):
         raise UserError(f"{path}: no manifest of a sweep") from None
 
 
-def page(plan: Plan, record: RunRecord | None, jobs: Sequence[dict[str, Any]]) -> str:
-    """The whole document."""
-    title = f"{plan.model.name} on {len({stage.rank for stage in plan.stages})} hosts"
-    body = "\n".join(_sections(plan, record, jobs))
+def page(plan: Plan | None, record: RunRecord | None, jobs: Sequence[dict[str, Any]]) -> str:
+    """The whole document; without a plan, of a sweep that has none."""
+    title = "a sweep without a plan"
+    if plan is not None:
+        title = f"{plan.model.name} on {len({stage.rank for stage in plan.stages})} hosts"
+    sections = [*(_plan_sections(plan, record) if plan is not None else ()), *(_sweep_sections(jobs) if jobs else ())]
+    body = "\n".join(sections)
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
@@ -92,7 +122,7 @@ def page(plan: Plan, record: RunRecord | None, jobs: Sequence[dict[str, Any]]) -
     )
 
 
-def _sections(plan: Plan, record: RunRecord | None, jobs: Sequence[dict[str, Any]]) -> Iterator[str]:
+def _plan_sections(plan: Plan, record: RunRecord | None) -> Iterator[str]:
     yield _summary(plan, record)
     yield _section("Cluster", "Who computes what, from top to bottom; the data host feeds it and takes the results.",
                    cluster_picture(plan))  # fmt: skip
@@ -109,9 +139,24 @@ def _sections(plan: Plan, record: RunRecord | None, jobs: Sequence[dict[str, Any
             yield _section("Timeline, measured", f"The run's last {DRAWN} microbatches.", timeline(rows))
     yield _section("Timeline, simulated", f"The first {DRAWN} microbatches, as the plan predicts them.",
                    timeline(simulated_rows(plan, DRAWN)))  # fmt: skip
-    if jobs:
-        rated = [(" ".join(job["overrides"]), job["throughput"], None) for job in jobs]
-        yield _section("Sweep", "Predicted items a second of each point.", bars(rated, unit="items/s"))
+
+
+def _sweep_sections(jobs: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """Every point under what was swept, the best one marked."""
+    shared, best = common_overrides(jobs), best_job(jobs)
+    rated = []
+    for job in jobs[:MOST_JOBS]:
+        words = " ".join(word for word in job["overrides"] if word not in shared) or "as they are"
+        rated.append((f"{words} (the best)" if job is best else words, job["throughput"], None))
+    text = "Predicted items a second of each point" + (f" of {' '.join(shared)}" if shared else "") + "."
+    if len(jobs) > MOST_JOBS:
+        text += f" The first {MOST_JOBS} of {len(jobs)} are drawn."
+    if best is not None:
+        text += f" The best is job {best['job']}."
+    yield _section("Sweep", text, bars(rated, unit="items/s"))
+    failed = [(str(job["job"]), " ".join(job["overrides"]), job["error"]) for job in jobs if job["error"] is not None]
+    if failed:
+        yield _section("Points without a plan", "And why.", table(("job", "overrides", "why"), failed))
 
 
 def _section(title: str, text: str, content: str) -> str:
@@ -120,14 +165,14 @@ def _section(title: str, text: str, content: str) -> str:
 
 def _summary(plan: Plan, record: RunRecord | None) -> str:
     predicted = plan.predicted
-    facts = [("predicted", f"{predicted.throughput_items_per_s:.3g} items/s"),
+    facts = [("predicted", format_items_rate(predicted.throughput_items_per_s)),
              ("latency", format_time(predicted.latency_s)),
              ("microbatch", str(plan.model.microbatch)),
              ("bottleneck", predicted.bottleneck.replace("->", "\u2192"))]  # fmt: skip
     if record is not None:
         measured = record.steady_items_per_s or record.throughput_items_per_s
         error = predicted.throughput_items_per_s / measured - 1 if measured else 0.0
-        facts.insert(0, ("measured", f"{measured:.3g} items/s"))
+        facts.insert(0, ("measured", format_items_rate(measured)))
         facts.insert(2, ("prediction is off by", f"{error:+.1%}"))
         if record.bottleneck:
             facts.append(("measured bottleneck", record.bottleneck.replace("->", "\u2192")))
@@ -164,8 +209,8 @@ def _measured(record: RunRecord) -> list[tuple[str, float | None, float | None]]
 
 
 def _over_time(record: RunRecord) -> str:
-    text = (f"{record.num_items} items in {record.elapsed_s:.3g} s, begun {record.began}; the dashed line is the "
-            "prediction.")  # fmt: skip
+    text = (f"{format_count(record.num_items)} items in {format_time(record.elapsed_s)}, begun {record.began}; "
+            "the dashed line is the prediction.")  # fmt: skip
     if record.pauses_s:
         longest = max(record.pauses_s)
         text += f" {len(record.pauses_s)} recoveries, the longest pause {longest:.2f} s."

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import json
+import shlex
 from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
 
 from rich.table import Table
 from rich.text import Text
@@ -12,9 +16,9 @@ from edgecompile.console import table_console
 from edgecompile.errors import UserError
 from edgecompile.explore.proof import distance, proof
 from edgecompile.plan import Plan, Stage, read_plan
-from edgecompile.quantities import format_bytes, format_rate, format_time
+from edgecompile.quantities import format_bytes, format_count, format_items_rate, format_rate, format_time
 
-__all__ = ["add_options", "network_table", "plan_tables", "run"]
+__all__ = ["add_options", "network_table", "plan_figures", "plan_tables", "run"]
 
 MOST_DRAWN = 1000
 WIDE = 120
@@ -26,7 +30,7 @@ NARROW_COLUMNS = ("stage", "host", "units", OPERATORS, "compute", "memory")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("plan", help="a plan.yaml")
+    parser.add_argument("plan", metavar="PLAN", help="a plan.yaml")
     parser.add_argument("--timeline", action="store_true",
                         help="draw what each stage and link does while the first microbatches pass")  # fmt: skip
     parser.add_argument("--microbatches", type=int, default=8, metavar="N", help="so many of them (%(default)s)")
@@ -35,10 +39,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(chosen: argparse.Namespace) -> int:
     """The command's body."""
     plan = read_plan(chosen.plan)
+    if not 1 <= chosen.microbatches <= MOST_DRAWN:
+        raise UserError(f"--microbatches {chosen.microbatches}: a timeline draws 1 to {MOST_DRAWN}")
+    if chosen.json:
+        print(json.dumps(plan_figures(plan) | (_timeline_figures(plan, chosen.microbatches) if chosen.timeline else {}),
+                         indent=1))  # fmt: skip
+        return 0
     console = table_console()
-    for part in (*plan_tables(plan, console.width), network_table(plan)):
+    for part in (*plan_tables(plan, console.width), network_table(plan), *_provenance(plan)):
         if part is not None:
-            console.print(part)
+            console.print(part, soft_wrap=isinstance(part, Text))  # a command stays in one piece
     if chosen.timeline:
         for line in _timeline(plan, chosen.microbatches, console.width):
             console.print(line)
@@ -49,10 +59,59 @@ def _timeline(plan: Plan, num_microbatches: int, width: int) -> Iterator[Text | 
     """Simulated, since a plan has no run."""
     from edgecompile.explore.timeline import drawn, simulated_rows
 
-    if not 1 <= num_microbatches <= MOST_DRAWN:
-        raise UserError(f"--microbatches {num_microbatches}: a timeline draws 1 to {MOST_DRAWN}")
     yield f"timeline, {num_microbatches} microbatches, simulated"
     yield from drawn(simulated_rows(plan, num_microbatches), width)
+
+
+def _timeline_figures(plan: Plan, num_microbatches: int) -> dict[str, Any]:
+    from edgecompile.explore.timeline import simulated_rows
+
+    return {"timeline": [asdict(row) for row in simulated_rows(plan, num_microbatches)]}
+
+
+def _provenance(plan: Plan) -> Iterator[Text]:
+    made = plan.provenance
+    if made is not None:
+        words = "edgecompile " + " ".join(shlex.quote(word) for word in made.overrides)
+        yield Text(f"compiled by edgecompile {made.edgecompile} with torch {made.torch} and Python {made.python}: "
+                   f"{words.strip()}")  # fmt: skip
+
+
+def plan_figures(plan: Plan) -> dict[str, Any]:
+    """What `plan_tables` says, for scripts: seconds, bytes, bytes a second."""
+    return {
+        "model": asdict(plan.model) | {"num_units": len(plan.units)},
+        "objective": plan.objective,
+        "predicted": asdict(plan.predicted),
+        "certificate": asdict(plan.certificate),
+        "stages": [
+            {
+                "stage": stage.stage,
+                "rank": stage.rank,
+                "host": plan.hosts[stage.rank].name,
+                "device": plan.hosts[stage.rank].device,
+                "units": list(stage.units),
+                "first_op": stage.first_op,
+                "last_op": stage.last_op,
+                "sends_bytes": sum(tensor.num_bytes for tensor in stage.outputs),
+                **asdict(stage.predicted),
+                "memory_limit_bytes": plan.hosts[stage.rank].limits.memory_bytes,
+            }
+            for stage in plan.stages
+        ],
+        "hosts": [{"rank": host.rank, "name": host.name, "address": host.address} for host in plan.hosts],
+        "unused_hosts": [host.name for host in plan.unused_hosts],
+        "links": [
+            asdict(link) | {"source": plan.hosts[link.source].name, "destination": plan.hosts[link.destination].name}
+            for link in plan.links
+        ],
+        "contingencies": [
+            {"lost": item.lost, "predicted": asdict(item.predicted), "gap": item.certificate.gap}
+            for item in plan.contingencies
+        ],
+        "notes": list(plan.notes),
+        "provenance": None if plan.provenance is None else asdict(plan.provenance),
+    }
 
 
 def plan_tables(plan: Plan, width: int = WIDE) -> Iterator[Table | str]:
@@ -63,11 +122,11 @@ def plan_tables(plan: Plan, width: int = WIDE) -> Iterator[Table | str]:
     """
     predicted = plan.predicted
     yield (
-        f"{plan.model.name}: {plan.model.num_parameters / 1e6:,.1f} M parameters in {len(plan.units)} units, "
+        f"{plan.model.name}: {format_count(plan.model.num_parameters)} parameters in {len(plan.units)} units, "
         f"microbatch {plan.model.microbatch}, weights {plan.model.weights}"
     )
     yield (
-        f"predicted {predicted.throughput_items_per_s:.3g} items/s, latency {format_time(predicted.latency_s)}, "
+        f"predicted {format_items_rate(predicted.throughput_items_per_s)}, latency {format_time(predicted.latency_s)}, "
         f"period {format_time(predicted.period_s)} set by {predicted.bottleneck}"
     )
     yield proof(plan.certificate, plan.objective)
@@ -77,8 +136,8 @@ def plan_tables(plan: Plan, width: int = WIDE) -> Iterator[Table | str]:
     if plan.unused_hosts:
         yield f"left unused, since no plan with them is better: {', '.join(host.name for host in plan.unused_hosts)}"
     for item in plan.contingencies:
-        rate = item.predicted.throughput_items_per_s
-        yield f"without {item.lost}: {rate:.3g} items/s in {len(item.stages)} stages, {distance(item.certificate)}"
+        rate = format_items_rate(item.predicted.throughput_items_per_s)
+        yield f"without {item.lost}: {rate} in {len(item.stages)} stages, {distance(item.certificate)}"
     yield from plan.notes
 
 

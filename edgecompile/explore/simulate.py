@@ -16,7 +16,7 @@ from edgecompile.errors import UserError
 from edgecompile.explore.changes import change, find_host, without_host
 from edgecompile.explore.simulation import Options, Simulation, simulate
 from edgecompile.plan import Plan, read_plan
-from edgecompile.quantities import format_time
+from edgecompile.quantities import format_items_rate, format_number, format_time
 from edgecompile.resolve import as_planned, bottleneck_name, of_plan, planned_again
 from edgecompile.schedule import Schedule
 
@@ -40,12 +40,11 @@ class Outcome:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     add_play_options(parser, microbatches=1000)
-    parser.add_argument("--json", action="store_true", help="figures for scripts")
 
 
 def add_play_options(parser: argparse.ArgumentParser, microbatches: int) -> None:
     """What `play` reads; `microbatches` is the default."""
-    parser.add_argument("plan", help="a plan.yaml")
+    parser.add_argument("plan", metavar="PLAN", help="a plan.yaml")
     parser.add_argument("--microbatches", type=int, default=microbatches, metavar="N",
                         help="how many to send (%(default)s)")  # fmt: skip
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings",
@@ -146,7 +145,7 @@ def tables(before: Plan, outcome: Outcome) -> Iterator[Table | str]:
     options, schedule = outcome.options, outcome.schedule
     jitter = f"jitter p95 {options.jitter:g} x the median, seed {options.seed}" if options.jitter > 1 else "no jitter"
     arrivals = (
-        "as fast as they are taken" if options.rate_items_per_s is None else f"{options.rate_items_per_s:g} items/s"
+        "as fast as they are taken" if options.rate_items_per_s is None else format_items_rate(options.rate_items_per_s)
     )
     yield (
         f"{before.model.name}: {options.num_microbatches:,} microbatches of {options.microbatch}, {arrivals}, "
@@ -164,7 +163,8 @@ def tables(before: Plan, outcome: Outcome) -> Iterator[Table | str]:
     yield f"busiest: {busiest}; predicted bottleneck: {bottleneck_name(schedule, outcome.plan.cluster)}"
     rate, capacity = options.rate_items_per_s, before.model.microbatch / schedule.period_s
     if rate is not None and rate > capacity:
-        yield f"{rate:g} items/s come, but this plan can do {capacity:.3g}: latency grows without end"
+        most = format_number(capacity)
+        yield f"{format_items_rate(rate)} come, but this plan can do {most}: latency grows without end"
 
 
 def _figures(before: Plan, outcome: Outcome) -> Table:
@@ -179,7 +179,7 @@ def _figures(before: Plan, outcome: Outcome) -> Table:
         table.add_row(name, planned, *((now,) if changed else ()), simulated)
 
     def rate(value: float | None) -> str:
-        return "-" if value is None else f"{value:.4g} items/s"
+        return "-" if value is None else format_items_rate(value, 4)
 
     predicted = before.predicted
     period_s = simulation.period_s

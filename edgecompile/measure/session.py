@@ -106,7 +106,7 @@ def _setup(conf: Conf) -> _Setup:
     if name is None:
         raise UserError(f"profile.device is missing: say which device this machine is: {choices(names)}")
     if name not in names:
-        raise UserError(f"profile.device: no host has the device {name!r}: the devices here are {choices(names)}")
+        raise UserError(f"profile.device: no host has the device {name!r}: the devices here are {choices(names, name)}")
     device = next(item for item in cluster.devices if item.name == name)
     if device.profile_of != name:
         raise UserError(f"profile.device: {name} takes its times from {device.profile_of}: measure that one")

@@ -57,7 +57,7 @@ def run_passes(captured: Captured, inputs: Sequence[torch.Tensor], switches: Map
     """
     unknown = sorted(set(switches) - set(PASSES))
     if unknown:
-        raise UserError(f"passes.{unknown[0]}: no such pass: the passes are {choices(PASSES)}")
+        raise UserError(f"passes.{unknown[0]}: no such pass: the passes are {choices(PASSES, unknown[0])}")
     graph_module = captured.graph_module
     propagate(graph_module, inputs)
     if settle_layouts(graph_module):

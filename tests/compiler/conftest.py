@@ -27,7 +27,7 @@ def main_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     def run(*words: str) -> subprocess.CompletedProcess[str]:
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr(sys, "argv", ["edgecompile", *words])
-        for mark in ("HYDRA_FULL_ERROR", "EDGECOMPILE_SWEEP", "EDGECOMPILE_SWEEP_DIR"):
+        for mark in ("HYDRA_FULL_ERROR", "EDGECOMPILE_OUTPUT", "EDGECOMPILE_SWEEP", "EDGECOMPILE_SWEEP_DIR"):
             monkeypatch.setenv(mark, "")  # so that the environment is restored
         capsys.readouterr()
         code = cli.main()

@@ -6,14 +6,26 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from compiler_helpers import SMALL_DEIT, Command, Compile, command
+from compiler_helpers import SMALL_DEIT, Command, Compile, command, hand_written
 
 import edgecompile.conf
 from edgecompile.cli import compose
 from edgecompile.domain import cluster_of, model_of
 from edgecompile.errors import UserError
 from edgecompile.explore.show import plan_tables
-from edgecompile.quantities import parse_bytes, parse_flops, parse_rate, parse_time
+from edgecompile.quantities import (
+    format_bytes,
+    format_count,
+    format_items_rate,
+    format_number,
+    format_rate,
+    format_time,
+    parse_bytes,
+    parse_flops,
+    parse_rate,
+    parse_time,
+)
+from edgecompile.readiness import OLDEST_PYTHON
 
 CONF = Path(next(iter(edgecompile.conf.__path__)))
 
@@ -75,6 +87,21 @@ def test_every_experiment_composes(name: str) -> None:
     assert compose([f"experiment={name}"])
 
 
+def test_an_experiments_values_count() -> None:
+    conf = compose(["experiment=vit_large_mixed"])
+    assert (conf.model.name, conf.microbatch) == ("vit_large", 8)
+    assert compose(["experiment=vit_large_mixed", "microbatch=2"]).microbatch == 2
+
+
+@pytest.mark.parametrize("name", options("devices"))
+def test_default_clusters_hold_only_boards_that_run_ranks(name: str) -> None:
+    """jetson_legacy has the others, and no others."""
+    cluster = cluster_of(compose([f"devices={name}"]))
+    runs = {device.python is None or device.python >= OLDEST_PYTHON for device in cluster.devices}
+    assert runs == {name != "jetson_legacy"}
+    assert set(compose([f"devices={name}"]).devices) == {host.device for host in cluster.hosts}
+
+
 def test_hosts_follow_devices() -> None:
     assert "orin-nx-1" in compose(["devices=jetson_cluster"]).hosts.members
     assert list(compose(["devices=jetson_cluster", "hosts=local", "+board@devices.local=local"]).hosts.members)
@@ -94,10 +121,53 @@ def test_quantities() -> None:
             parse_rate(bad, "hosts.x")
 
 
+def test_figures_are_written_for_people() -> None:
+    """Three digits in the unit that fits, whatever the size, and never an exponent."""
+    assert [format_count(value) for value in (0, 12, 4321, 999_999, 5_717_416, 304_326_632, 1_100_000_000)] == [
+        "0", "12", "4,321", "999,999", "5.72 M", "304 M", "1.1 G",
+    ]  # fmt: skip
+    assert [format_items_rate(value) for value in (0, 0.00123, 9.996, 56.72, 702.4, 10_234.5, 1.234e6)] == [
+        "0 items/s", "0.00123 items/s", "10 items/s", "56.7 items/s", "702 items/s", "10,200 items/s",
+        "1.23 M items/s",
+    ]  # fmt: skip
+    assert format_items_rate(49.5283, 4) == "49.53 items/s"
+    assert [format_bytes(value) for value in (0, 999, 999.6, 1e6 - 1, 1.5e9, 3e12)] == [
+        "0 B", "999 B", "1 kB", "1 MB", "1.5 GB", "3 TB",
+    ]  # fmt: skip
+    assert [format_time(value) for value in (0, 3e-9, 2.5e-5, 0.9996, 12.34, 4000)] == [
+        "0 s", "3 ns", "25 us", "1 s", "12.3 s", "4,000 s",
+    ]  # fmt: skip
+    assert format_rate(117.5e6) == "940 Mbit/s"
+    for power in range(-11, 17):
+        text = format_number(2.5 * 10.0**power)
+        assert "e" not in text, text
+
+
 BAD = [
     (["model=vit_bse"], ["model/vit_bse", "vit_base"]),
     (["devices=jetson"], ["devices/jetson", "jetson_cluster"]),
     (["nonsense=1"], ["nonsense"]),
+    (["microbach=4"], ["microbach: no such key", "did you mean microbatch?"]),
+    (["+microbach=4"], ["microbach: no such key", "did you mean microbatch?"]),
+    (["modle=vit_base"], ["modle: no such key", "did you mean model?"]),
+    (["detect=3s"], ["did you mean runtime.detect?"]),
+    (["runtime.detct=3s"], ["runtime.detct: no such key", "did you mean detect?"]),
+    (["+devices.local.memry=3GB"], ["devices.local.memry: no such key", "did you mean memory?"]),
+    (["hosts.members.lcal.bandwidth=5Mbps"], ["hosts.members.lcal", "did you mean local?"]),
+    (["hosts.members.local.device=locl"], ["no device kind 'locl'", "did you mean local?"]),
+    (["model=vit_bse"], ["did you mean vit_base?"]),
+    (["devices=jetson"], ["did you mean jetson_cluster or jetson_legacy?"]),
+    (["capture=exprt"], ["did you mean export?"]),
+    (["data.kind=imag"], ["did you mean image?"]),
+    (["profile.outside=analytik"], ["did you mean analytic?"]),
+    (["passes.fold=false"], ["did you mean fold_constants or fold_literals?"]),
+    (["schedule.constraints.exclude=[locla-1]", *hand_written("Tied")], ["did you mean local-1?"]),
+    (["schedule=manual", "schedule.cuts=[mixr]", *hand_written("Tied")], ["did you mean mixer?"]),
+    (["wire.format=in8", *hand_written("Tied")], ["did you mean int8"]),
+    (["--mutlirun", "seed=1"], ["unrecognized argument --mutlirun", "did you mean --multirun?"]),
+    (["--quite"], ["did you mean --quiet?"]),
+    (["--config-dir"], ["--config-dir", "expected one argument"]),
+    (["seed"], ["seed: expected KEY=VALUE"]),
     (["microbatch=0"], ["microbatch", "0", "1 or more"]),
     (["microbatch=many"], ["microbatch", "many"]),
     (["microbatch=-3"], ["microbatch"]),
@@ -115,7 +185,7 @@ BAD = [
      ["BertModl", "BertModel"]),
     (["+model.build.config.hiden_size=4", "model=deit_tiny"], ["hiden_size", "hidden_size"]),
     (["passes.fold=false", *SMALL_DEIT], ["passes.fold", "fold_constants"]),
-    (["hosts.members.local.memory=165MB", *SMALL_DEIT], ["local-2", "bytes", "too few"]),
+    (["hosts.members.local.memory=165MB", *SMALL_DEIT], ["local-2", "MB", "too few"]),
     (["model.output=logit", *SMALL_DEIT], ["model.output", "logits"]),
     (["model=custom", "model.build._target_=nowhere.Model", "model.inputs={x: {shape: [4], dtype: float32}}"],
      ["nowhere"]),

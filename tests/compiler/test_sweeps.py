@@ -10,8 +10,10 @@ from xml.etree import ElementTree
 import pytest
 from compiler_helpers import Command, command, hand_written
 
+from edgecompile.console import table_console
 from edgecompile.plan import read_plan
-from edgecompile.sweep_plot import common_overrides, write_plot
+from edgecompile.sweep_plot import write_plot
+from edgecompile.sweep_table import common_overrides, swept_keys, swept_values, table_parts
 
 
 def test_a_sweep_writes_plans_and_names_the_best(tmp_path: Path) -> None:
@@ -24,6 +26,10 @@ def test_a_sweep_writes_plans_and_names_the_best(tmp_path: Path) -> None:
     assert not (sweep / "2" / "plan.yaml").exists()
     best = max(plans, key=lambda job: plans[job].predicted.throughput_items_per_s)
     assert f"best: job {best} (" in done.stdout
+    header = next(line for line in done.stdout.splitlines() if "head-room" in line)
+    assert [cell.strip() for cell in header.split("┃")][1:3] == ["job", "microbatch"]
+    (marked,) = [line for line in done.stdout.splitlines() if line.endswith("│ best │")]
+    assert [cell.strip() for cell in marked.split("│")][1:3] == [str(best), str(plans[best].model.microbatch)]
     assert "job 2: microbatch: 0 does not do" in done.stdout
     manifest = json.loads((sweep / "manifest.json").read_text())
     assert [job["plan"] for job in manifest["jobs"]] == [f"{job}/plan.yaml" for job in range(4)]
@@ -80,6 +86,33 @@ def test_any_sweep_has_a_picture(tmp_path: Path, name: str) -> None:
     assert (tmp_path / "1.svg").read_bytes() == (tmp_path / "2.svg").read_bytes()
     assert ElementTree.parse(tmp_path / "1.svg").getroot().tag.endswith("svg")
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_swept_keys_have_a_column_each() -> None:
+    rows = [
+        row(0, "model=x +a.b=1 wire=fp32"),
+        row(1, "model=x +a.b=2 wire=fp32 ~c"),
+        row(2, "model=x +a.b=2 wire=int8"),
+    ]
+    assert swept_keys(rows) == ["a.b", "wire", "c"]
+    assert [swept_values(item, swept_keys(rows)) for item in rows] == [
+        ["1", "fp32", ""], ["2", "fp32", "deleted"], ["2", "int8", ""],
+    ]  # fmt: skip
+    assert swept_keys(rows[:1]) == []
+
+
+def test_the_best_point_is_marked_in_plain_text_too(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{**row(0, "m=1", 12_000.0), "memory_headroom": 0.5, "hosts": 2, "plan": "0/plan.yaml"},
+            {**row(1, "m=[2]", 15_000.0), "memory_headroom": 0.5, "hosts": 2, "plan": "1/plan.yaml"},
+            row(2, "m=4", None)]  # fmt: skip
+    for part in table_parts(rows):
+        table_console().print(part)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].strip() == "sweep over m"
+    (marked,) = [line for line in lines if line.rstrip().endswith("best │")]
+    assert [cell.strip() for cell in marked.split("│")][1:4] == ["1", "[2]", "15,000 items/s"]
+    assert "job 2: no" in lines
+    assert "best: job 1 (m=[2]), 15,000 items/s: 1/plan.yaml" in lines
 
 
 def test_what_all_points_share_is_said_once() -> None:

@@ -135,6 +135,33 @@ def test_all_is_in_one_file_that_asks_for_nothing(files: tuple[Path, Path]) -> N
     assert "<script>alert(1)</script> & co" in page.text  # as text: there is no such tag
 
 
+def test_a_sweep_alone_is_reported_with_its_best_points_plan(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "1").mkdir()
+    write_plan(plan(), tmp_path / "1" / "plan.yaml")
+    rates = (10.0, 20_000.0, None)
+    jobs = [
+        {"job": job, "overrides": ["model=x", f"microbatch={2**job}"], "plan": f"{job}/plan.yaml",
+         "error": None if rate else "does not fit", "throughput_items_per_s": rate}
+        for job, rate in enumerate(rates)
+    ]  # fmt: skip
+    (tmp_path / "manifest.json").write_text(json.dumps({"jobs": jobs}))
+    assert main(["report", "--sweep", str(tmp_path)]) == 0
+    page = Page((tmp_path / "report.html").read_text())
+    for part in ("Cluster", "of model=x.", "microbatch=2 (the best)", "20,000 items/s", "job 1.", "does not fit"):
+        assert part in page.text, part
+    (tmp_path / "manifest.json").write_text(json.dumps({"jobs": jobs[2:]}))
+    capsys.readouterr()
+    assert main(["report", "--sweep", str(tmp_path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"report": str(tmp_path / "report.html")}
+    page = Page((tmp_path / "report.html").read_text())
+    assert "does not fit" in page.text
+    assert "Cluster" not in page.text
+    assert main(["report"]) == 2
+    assert "--sweep" in capsys.readouterr().err
+
+
 def test_a_plan_alone_has_a_report(files: tuple[Path, Path]) -> None:
     page = write(files[0])
     assert "Timeline, simulated" in page.text

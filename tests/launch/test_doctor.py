@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import time
@@ -41,6 +42,13 @@ def test_all_is_well(three_stages: Written) -> None:
     )
     assert "as the plan has them" in found["shard"].found
     assert three_stages.plan.golden.file in found["files"].found
+
+
+def test_json_has_every_finding(three_stages: Written) -> None:
+    found = json.loads(run("doctor", three_stages.path, "--local", "--json", "--quiet").expect(0).out)
+    assert found["ranks"] == [0, 1, 2]
+    assert found["well"] is True
+    assert {"torch", "gloo", "memory"} <= {item["check"] for item in found["findings"]}
 
 
 def test_local_prints_a_table_and_ends_well(three_stages: Written) -> None:

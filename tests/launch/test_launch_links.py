@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import signal
 import subprocess
@@ -18,7 +19,7 @@ from launch_harness import PROGRAM, Running, processes_of, rank_process, run, wa
 from launch_plans import Written
 
 from edgecompile.plan import Limits, Plan, SpareHost
-from edgelaunch.hosts_option import Figures, hosts_option
+from edgelaunch.hosts_option import Figures, hosts_option, print_links
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
@@ -79,28 +80,52 @@ def test_hosts_that_the_plan_leaves_out_are_named(three_stages: Written) -> None
 
 def test_what_is_written_compiles(tmp_path: Path) -> None:
     plan = launch_plans.three_stages(tmp_path / "plan", change=on_local_devices)
-    output = tmp_path / "conf" / "hosts" / "measured.yaml"
-    output.parent.mkdir(parents=True)
+    output = tmp_path / "conf" / "hosts" / "measured.yaml"  # in folders that are not there yet
     ended = run("links", plan.path, "--local", "--seconds", "0.02", "--output", output).expect(0)
     assert "host-2" in ended.out
-    assert f"--config-dir {tmp_path / 'conf'} hosts=measured" in ended.out
+    assert f"--config-dir {tmp_path / 'conf'} devices=measured" in ended.out
     assert [path.name for path in output.parent.iterdir()] == ["measured.yaml"]
+    kinds = yaml.safe_load((tmp_path / "conf" / "devices" / "measured.yaml").read_text())
+    assert list(kinds) == ["local"]
     (tmp_path / "wide.py").write_text(
         "import torch\n\n\nclass Wide(torch.nn.Sequential):\n    def __init__(self):\n"
         "        super().__init__(torch.nn.Linear(8, 8), torch.nn.ReLU(), torch.nn.Linear(8, 8))\n"
     )
-    words = ["--config-dir", tmp_path / "conf", "hosts=measured", "model=custom", "model.build._target_=wide.Wide",
+    words = ["--config-dir", tmp_path / "conf", "devices=measured", "model=custom", "model.build._target_=wide.Wide",
              "model.inputs={x: {shape: [8], dtype: float32}}", "schedule=manual", "schedule.cuts=[1,2]"]  # fmt: skip
-    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run([sys.executable, "-m", "edgecompile.cli", *map(str, words)], cwd=tmp_path, timeout=120,
-                          capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path})  # fmt: skip
+    command = Path(sys.executable).with_name("edgecompile")
+    environ = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}  # wide.py is found where it lies
+    done = subprocess.run([command, *map(str, words)], cwd=tmp_path, timeout=120, capture_output=True, text=True,
+                          env=environ)  # fmt: skip
     assert done.returncode == 0, done.stderr
     compiled = yaml.safe_load((tmp_path / "outputs" / "plan.yaml").read_text())
     option = yaml.safe_load(output.read_text())
     assert [host["name"] for host in compiled["hosts"]] == list(option["members"])
+    for key in ("peak_flops_per_s", "memory_bytes_per_s", "memory_bytes", "runtime_bytes", "network_bytes_per_s"):
+        assert compiled["devices"][0][key] == pytest.approx(getattr(plan.plan.devices[0], key)), key
     if option["network"]["model"] == "pairwise":
         rate = float(option["network"]["pairs"]["host-0->host-1"]["bandwidth"].removesuffix("Mbps")) * 1e6 / 8
         assert compiled["network"]["pairs"][0]["bandwidth_bytes_per_s"] == pytest.approx(rate)
+
+
+def test_json_is_what_was_measured(three_stages: Written, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "hosts" / "lan.yaml"
+    print_links(three_stages.plan, found(1e7, {(1, 2): 0.94e7}), output, quiet=False, as_json=True)
+    figures = json.loads(capsys.readouterr().out)
+    assert len(figures["links"]) == 6
+    slow = next(link for link in figures["links"] if (link["source"], link["destination"]) == ("host-1", "host-2"))
+    assert slow["bandwidth_bytes_per_s"] == 0.94e7
+    assert figures["files"] == [str(output), str(tmp_path / "devices" / "lan.yaml")]
+    assert all(Path(path).is_file() for path in figures["files"])
+
+
+def test_elsewhere_the_devices_that_it_needs_are_said(
+    three_stages: Written, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    print_links(three_stages.plan, found(1e7), tmp_path / "lan.yaml", quiet=False, as_json=False)
+    said = capsys.readouterr().out
+    assert "hosts=lan devices=... plans with what was measured; the devices option is to have cpu" in said
+    assert [path.name for path in tmp_path.iterdir()] == ["lan.yaml"]
 
 
 def test_stdout_is_the_option_alone(two_stages: Written) -> None:

@@ -85,7 +85,7 @@ def test_waiting_loses_nothing(two_stages: Written) -> None:
     rest = [value.entry.index for value in values if isinstance(value, Item)]
     assert rest == list(range(1, 20))
     assert (source.num_taken, source.num_dropped) == (20, 0)
-    assert source.report() == "live: 1e+06 items/s: 20 items, 20 done"
+    assert source.report() == "live: 1 M items/s: 20 items, 20 done"
 
 
 def test_the_oldest_waiting_items_are_dropped(two_stages: Written) -> None:
@@ -341,7 +341,7 @@ def test_dropped_items_leave_gaps_in_the_numbers(tmp_path: Path) -> None:
     words = ["--rate", 5000, "--items", 400, "--when-full", "drop-oldest", "--output", tmp_path / "y.jsonl"]
     out = run(plan.path, "--local", *words).expect(0).out
     indices = [json.loads(line)["index"] for line in (tmp_path / "y.jsonl").read_text().splitlines()]
-    found = re.search(r"live: 5000 items/s: 400 items, (\d+) done, (\d+) dropped", out)
+    found = re.search(r"live: 5,000 items/s: 400 items, (\d+) done, (\d+) dropped", out)
     assert found is not None, out
     done, dropped = map(int, found.groups())
     assert (done, done + dropped) == (len(indices), 400)

@@ -123,6 +123,6 @@ def test_a_terminal_gets_the_view_and_keeps_its_results(tmp_path: Path) -> None:
 def test_without_a_terminal_a_line_tells_who_is_busy(tmp_path: Path) -> None:
     written = launch_plans.floats(tmp_path, num_stages=2)
     ended = run(written.path, "--local", "--items", "330", "--rate", "50").expect(0)
-    lines = re.findall(r"^\d+ of 330 items, [\d.]+ items/s, busy: .*\d+%.*$", ended.err, re.MULTILINE)
+    lines = re.findall(r"^\d+ of 330 items, [\d.,]+ items/s, busy: .*\d+%.*$", ended.err, re.MULTILINE)
     assert lines, ended.err
     assert "\x1b" not in ended.err
