@@ -17,10 +17,11 @@ import numpy.typing as npt
 from edgecompile.plan import Plan, UserError, file_sha256, read_run_plan
 from edgelaunch.allocator import use_one_arena
 from edgelaunch.failures import Failure, RankFailedError, rank_name
-from edgelaunch.identity import Endpoint, choose_rank, find_endpoint
+from edgelaunch.identity import Endpoint, check_reachable, choose_rank, find_endpoint
 from edgelaunch.inputs import fit
 from edgelaunch.items import Entry, Source
 from edgelaunch.left_behind import await_at_exit
+from edgelaunch.limits import check_limits
 from edgelaunch.local import Children, OnLoopback, listen_on_loopback, local_threads
 from edgelaunch.outputs import as_numpy
 from edgelaunch.shards import check_rank
@@ -181,6 +182,7 @@ class Pipeline:
 
     def _start(self) -> None:
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+        check_limits(self._plan, tuple(range(len(self._plan.hosts))) if self._local else (0,))
         endpoint = self._start_children() if self._local else self._own_endpoint()
         check_rank(self._plan, 0, self._folder)
         from edgelaunch.rank import RankOptions
@@ -207,7 +209,9 @@ class Pipeline:
         rank = choose_rank(self._plan, None, {}) if self._master is None else 0
         if rank != 0:
             raise UserError(f"this machine is {rank_name(self._plan, rank)}: a Pipeline runs on rank 0, the data host")
-        return find_endpoint(self._plan, self._master, {})
+        endpoint = find_endpoint(self._plan, self._master, {})
+        check_reachable(self._plan, 0, endpoint)
+        return endpoint
 
     def _start_children(self) -> Endpoint:
         listener = listen_on_loopback()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -11,18 +10,21 @@ from pathlib import Path
 from edgecompile.plan import Plan, UserError, print_anything, read_run_plan
 from edgelaunch.arguments import COMMANDS, check_arguments, check_first_word, command_parser, run_parser
 from edgelaunch.failures import Failure, exit_code
+from edgelaunch.limits import local_shortage
 from edgelaunch.one_rank import describe, rank_failure, run_rank
 from edgelaunch.say import say, say_error
+from edgelaunch.stopping import hear_signals
 
 __all__ = ["main"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns 0, 2 for what the user can mend (one line on stderr), 130 after Ctrl-C; 1 with a traceback is our bug."""
+    """Returns 0, 2 for what the user can mend (one line on stderr), 130 after Ctrl-C; 1 with a traceback is our bug.
+
+    A rank other than 0 that was told to stop, by SIGTERM or SIGHUP, ends with 143.
+    """
     print_anything()
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
-            signal.signal(number, _interrupt)
+    hear_signals()
     try:
         words = sys.argv[1:] if argv is None else list(argv)
         if words[:1] and words[0] in COMMANDS:
@@ -34,10 +36,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         say("edgelaunch: interrupted")
         return 130
-
-
-def _interrupt(signum: int, frame: object) -> None:
-    raise KeyboardInterrupt
+    except Exception as error:
+        if (shortage := local_shortage(error)) is None:
+            raise
+        say_error(shortage)
+        return 2
 
 
 def _run(words: Sequence[str], *, own_process: bool) -> int:

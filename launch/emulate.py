@@ -23,6 +23,7 @@ from edgecompile.plan import Plan, UserError, format_bytes, format_rate
 from edgelaunch import cgroups, netns
 from edgelaunch.failures import Failure, rank_name
 from edgelaunch.local import Children, available_cores, local_threads
+from edgelaunch.processes import start_time
 from edgelaunch.restarts import DEFAULT_RESTARTS
 from edgelaunch.secret import VARIABLE
 
@@ -56,7 +57,7 @@ class Emulation:
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
-        self._mark = f"{_family()}{os.getpid()}-{_start_time(os.getpid())}-{next(_numbers)}"
+        self._mark = f"{_family()}{os.getpid()}-{start_time(os.getpid())}-{next(_numbers)}"
         self._groups: list[cgroups.Group] = []
         self._namespaces = netns.Namespaces(self._mark, len(plan.hosts))
         shares = [host.limits.cpu_share for host in plan.hosts]
@@ -270,19 +271,10 @@ def _family() -> str:
     return f"edgelaunch-{inode}-"
 
 
-def _start_time(process: int) -> str | None:
-    """Clock ticks from boot to the process's start: an id may be used again, but not with the same start."""
-    try:
-        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
-    return None if fields[0] in "ZX" else fields[19]
-
-
 def _is_left(name: str) -> bool:
     """Whether a group or namespace belongs to a process that is gone."""
     process, start = name.removeprefix(_family()).split("-")[:2]
-    return not process.isdecimal() or _start_time(int(process)) != start
+    return not process.isdecimal() or start_time(int(process)) != start
 
 
 def _remove_leftovers(controllers: dict[str, cgroups.Controller]) -> None:

@@ -8,20 +8,24 @@ import traceback
 from dataclasses import asdict, dataclass
 
 from edgecompile.plan import Plan, UserError
+from edgelaunch.limits import local_shortage
+from edgelaunch.stopping import ToldToStop
 
 __all__ = [
+    "EXIT_CODES",
     "Abandoned",
     "AlreadyRunningError",
     "Failure",
     "FailureBox",
     "PeerLostError",
     "RankFailedError",
+    "TooLateError",
     "exit_code",
     "rank_name",
     "rank_title",
 ]
 
-EXIT_CODES = {"user": 2, "lost": 2, "bug": 1, "interrupted": 130}
+EXIT_CODES = {"user": 2, "lost": 2, "late": 2, "bug": 1, "interrupted": 130, "left": 143}
 
 
 class Abandoned(Exception):
@@ -40,13 +44,21 @@ class AlreadyRunningError(UserError):
     """This rank runs elsewhere: an error of this process alone, which must not end the others."""
 
 
+class TooLateError(UserError):
+    """The run was over before this rank had joined it: no failure of the run."""
+
+
 class RankFailedError(RuntimeError):
     """A rank of a pipeline that the Python API runs has failed; the message names the rank and its host."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
-    """Why a rank ended. `kind`: `user` (can be mended), `lost` (a rank is gone), `bug` or `interrupted`."""
+    """Why a rank ended.
+
+    `kind`: `user` (can be mended), `lost` (a rank is gone), `bug`, `interrupted` (which ends the run), `left` (it was
+    told to stop, and the others go on) or `late` (the run was over before it had joined).
+    """
 
     rank: int
     kind: str
@@ -68,11 +80,23 @@ class Failure:
         return Failure(rank=0, kind="lost", message=message, trace=trace, private=True)
 
     @staticmethod
+    def stopped(rank: int, stop: KeyboardInterrupt) -> Failure:
+        """Of a rank that was interrupted. A rank that is told to stop leaves; without rank 0 there is no run."""
+        if not isinstance(stop, ToldToStop):
+            return Failure(rank=rank, kind="interrupted", message="was stopped by Ctrl-C")
+        if rank == 0:
+            return Failure(rank=rank, kind="interrupted", message=f"was told to stop ({stop.name})")
+        return Failure(rank=rank, kind="left", message=f"was told to stop ({stop.name}), and left", private=True)
+
+    @staticmethod
     def of(rank: int, error: BaseException) -> Failure:
         """Classifies an exception that `rank` raised."""
         if isinstance(error, UserError):
-            private = isinstance(error, AlreadyRunningError)
-            return Failure(rank=rank, kind="user", message=str(error), private=private)
+            private = isinstance(error, (AlreadyRunningError, TooLateError))
+            kind = "late" if isinstance(error, TooLateError) else "user"
+            return Failure(rank=rank, kind=kind, message=str(error), private=private)
+        if (shortage := local_shortage(error)) is not None:
+            return Failure(rank=rank, kind="user", message=shortage)
         trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
         lines = str(error).strip().splitlines()
         # TorchScript puts the Python error on the last line, under the interpreter's own traceback

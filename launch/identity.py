@@ -15,9 +15,11 @@ __all__ = [
     "Endpoint",
     "address_is_here",
     "boot_identity",
+    "check_reachable",
     "choose_rank",
     "find_endpoint",
     "is_loopback",
+    "loopback_trap",
     "rank_environment",
     "resolve",
 ]
@@ -32,6 +34,8 @@ class Endpoint:
     agent: bool = False
     """torchrun's agent owns the store, so that rank 0 is a client of it too."""
     prefix: str = ""
+    given: bool = False
+    """`--master` or torchrun's environment said so, not the plan."""
     listen_fd: int | None = None
     """A listening socket that --local opened for rank 0, so that nobody takes its port in between."""
 
@@ -55,6 +59,57 @@ def boot_identity() -> str:
 def is_loopback(address: str) -> bool:
     numeric = resolve(address)
     return numeric is not None and ipaddress.ip_address(numeric.partition("%")[0]).is_loopback
+
+
+def loopback_trap(plan: Plan, rank: int, endpoint: Endpoint) -> tuple[str, str] | None:
+    """What is wrong with rank 0's address on this machine, and what to do; None where nothing is.
+
+    Debian enters a machine's own name into /etc/hosts as 127.0.1.1: a rank 0 that listens there is reached by nobody
+    else, while the others, which ask the network for that name, wait in vain.
+    """
+    address = endpoint.address
+    if not is_loopback(address) or (endpoint.given and _is_meant_for_loopback(address)):
+        return None
+    far = [host for host in plan.hosts if host.rank and not is_loopback(host.address)]
+    if not far or (rank and rank not in {host.rank for host in far}):
+        return None
+    numeric, own = resolve(address), address_towards(far[0].address)
+    what = f"{address} is {numeric} on this machine" if numeric != address else f"rank 0's address is {address}"
+    found = f"{what}, where {far[0].name} ({far[0].address}) and other machines cannot reach it"
+    entered = f"take {address} out of the line of {numeric} in /etc/hosts here, or " if numeric != address else ""
+    known = f" ({own} here)" if own is not None and not rank else ""
+    fix = f"{entered}give every rank --master ADDRESS:PORT with rank 0's address on the network{known}"
+    return found, fix
+
+
+def check_reachable(plan: Plan, rank: int, endpoint: Endpoint) -> None:
+    """Raises UserError where the ranks on other machines could never meet at rank 0's address."""
+    trap = loopback_trap(plan, rank, endpoint)
+    if trap is not None:
+        raise UserError(": ".join(trap))
+
+
+def address_towards(address: str) -> str | None:
+    """This machine's address on the way to another; None where there is no way, or it is the loopback."""
+    numeric = resolve(address)
+    if numeric is None:
+        return None
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in numeric else socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.connect((numeric, 9))
+            own = str(probe.getsockname()[0])
+    except OSError:
+        return None
+    return None if is_loopback(own) else own
+
+
+def _is_meant_for_loopback(address: str) -> bool:
+    """An address that says loopback itself; any other name gets there by an entry in this machine's /etc/hosts."""
+    try:
+        return ipaddress.ip_address(address.partition("%")[0]).is_loopback
+    except ValueError:
+        name = address.lower().rstrip(".")
+        return name in ("localhost", "ip6-localhost", "ip6-loopback") or name.endswith(".localhost")
 
 
 def address_is_here(address: str) -> bool:
@@ -126,12 +181,12 @@ def find_endpoint(plan: Plan, master: str | None, environ: Mapping[str, str], li
     host = plan.hosts[0]
     if master is not None:
         address, port = _parse(master, "--master")
-        return Endpoint(address=address, port=port, listen_fd=listen_fd)
+        return Endpoint(address=address, port=port, given=True, listen_fd=listen_fd)
     if environ.get("RANK") and environ.get("MASTER_ADDR") and environ.get("MASTER_PORT"):
         address, port = _parse(f"{environ['MASTER_ADDR']}:{environ['MASTER_PORT']}", "MASTER_ADDR:MASTER_PORT")
         agent = environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
         attempt = environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-        return Endpoint(address=address, port=port, agent=agent, prefix=f"attempt-{attempt}")
+        return Endpoint(address=address, port=port, agent=agent, prefix=f"attempt-{attempt}", given=True)
     return Endpoint(address=host.address, port=host.port)
 
 

@@ -87,6 +87,7 @@ def rank_failure(
 
 def measure(start: Start) -> tuple[Failure | None, dict[tuple[int, int], Figures]]:
     """As one rank of all: why it failed, and on rank 0 the figures by source and destination."""
+    start.check()
     from edgelaunch.measure_links import LinkSupervisor
 
     runner = LinkSupervisor(start.options(threads=1, device="cpu"), start.arguments.seconds)

@@ -17,7 +17,7 @@ from typing import Protocol
 
 from edgecompile.plan import Plan
 from edgelaunch.allocator import heap_environment
-from edgelaunch.failures import Failure, rank_name
+from edgelaunch.failures import EXIT_CODES, Failure, rank_name
 from edgelaunch.forked import Forked, Nest
 from edgelaunch.restarts import DEFAULT_RESTARTS, Restarts
 from edgelaunch.say import say
@@ -27,6 +27,8 @@ __all__ = ["Children", "LocalRun", "OnLoopback", "Place", "available_cores", "lo
 LAST_WORDS_S = 4.0
 """How long the other ranks may take to end by themselves once one has failed."""
 TERMINATE_S = 2.0
+SAYS_WHY = (EXIT_CODES["lost"], EXIT_CODES["left"])
+"""Statuses of a child whose report says why."""
 
 
 def available_cores() -> int:
@@ -81,6 +83,11 @@ class Child:
     threads: list[threading.Thread] = field(default_factory=list)
     told_to_end: bool = False
     report: Failure | None = None
+
+    @property
+    def leaves_others(self) -> bool:
+        """Whether it ended in a way that ends no run: it was told to stop, or came after the last result."""
+        return self.report is not None and self.report.kind in ("left", "late")
 
     @property
     def code(self) -> int:
@@ -189,7 +196,7 @@ class Children:
 
     def _first_failure(self) -> Failure | None:
         ended = [child for child in self._children if child.process.poll() not in (None, 0)]
-        ended = [child for child in ended if not self._start_again(child)]
+        ended = [child for child in ended if not self._start_again(child) and not child.leaves_others]
         if not ended and not self._reports:
             return None
         if not self._reports:
@@ -208,7 +215,7 @@ class Children:
         return Failure(rank=child.rank, kind="lost", message=message)
 
     def _start_again(self, child: Child) -> bool:
-        if child.code == 2:
+        if child.code in SAYS_WHY:
             for thread in child.threads:
                 thread.join(0.5)  # its report says why
         leader = next((other.process.poll() is None for other in self._children if other.rank == 0), True)
@@ -276,7 +283,8 @@ class Children:
                     self.kill(report.rank, int(report.message))
                     continue
                 child.report = report
-                self._reports.append(report)
+                if not child.leaves_others:
+                    self._reports.append(report)
 
     def kill(self, rank: int, process: int) -> None:
         """A rank that fell silent, so that it is started again."""

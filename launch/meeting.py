@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import errno
 import json
 import socket
@@ -16,7 +17,9 @@ from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 from edgecompile.plan import UserError
 from edgelaunch.failures import Abandoned, Failure, PeerLostError
 from edgelaunch.identity import Endpoint
-from edgelaunch.seal import REFUSED, Seal, SealedStore, agree
+from edgelaunch.limits import local_shortage
+from edgelaunch.seal import Seal, SealedStore
+from edgelaunch.waiting import Waiting
 
 __all__ = ["Board", "ListReader", "Meeting"]
 
@@ -38,11 +41,22 @@ class Board:
     Its methods raise PeerLostError(0) where the store does not answer any more.
     """
 
-    def __init__(self, endpoint: Endpoint, *, serve: bool, timeout_s: float, seal: Seal | None = None) -> None:
-        """`serve`: this process owns the store and listens, on the endpoint's address alone. `seal`: what `agree` gave.
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        *,
+        serve: bool,
+        timeout_s: float,
+        seal: Seal | None = None,
+        waiting: Waiting | None = None,
+    ) -> None:
+        """`serve`: this process owns the store and listens, on the endpoint's address alone. `seal`: what joining gave.
+
+        `waiting`: says that rank 0 is waited for, where it is.
 
         Raises:
-            UserError: the port is taken, the address is not this machine's, or nobody answers within `timeout_s`.
+            UserError: the port is taken, the address is not this machine's, or nobody answers within `timeout_s`; or
+                this process may open no more files.
         """
         where = f"{endpoint.address}:{endpoint.port}"
         timeout = timedelta(seconds=timeout_s)
@@ -51,21 +65,27 @@ class Board:
             store = TCPStore(endpoint.address, endpoint.port, None, True, timeout, False,
                                   master_listen_fd=descriptor)  # fmt: skip
         else:
-            _await_answer(endpoint, timeout_s)
+            _await_answer(endpoint, timeout_s, waiting or Waiting())
             try:
                 store = TCPStore(endpoint.address, endpoint.port, None, False, timeout, False)
-            except RuntimeError:
+            except RuntimeError as error:
+                if (shortage := local_shortage(error)) is not None:
+                    raise UserError(shortage) from None
                 raise UserError(
                     f"what listens at {where} is no edgelaunch rank 0: give --master ADDRESS:PORT"
                 ) from None
         self._store: Store = PrefixStore(f"edgelaunch-{endpoint.prefix}", store)
         self.seal = seal
 
-    def agree(self, secret: bytes | None, rank: int, timeout_s: float) -> Seal | None:
-        """From here on values are sealed, where a secret is asked for; raises as `seal.agree` does."""
-        with _answers():
-            self.seal = agree(self._store, secret, rank, timeout_s)
-        return self.seal
+    def plain(self) -> Board:
+        """The same connection, for what is said before there is a seal; what it reads proves nothing."""
+        board = copy.copy(self)
+        board.seal = None
+        return board
+
+    def holds(self, key: str) -> bool:
+        """Whether there is anything under this key, whoever wrote it."""
+        return self._read(key)[0]
 
     def group_store(self, prefix: str) -> Store:
         """For one process group to meet through; `prefix` is its alone."""
@@ -120,17 +140,6 @@ class Board:
         with _answers():
             self._store.delete_key(f"{name}/{number}")
         return text or ""
-
-    def num_refused(self) -> int:
-        """How many ranks came with another secret, as they say themselves."""
-        return self.num_appended(REFUSED)
-
-    def refused(self, number: int) -> int | None:
-        """The rank that one of them, counted from 1, said it is."""
-        with _answers():
-            key = f"{REFUSED}/{number}"
-            text = bytes(self._store.get(key)) if self._store.check([key]) else b""
-        return int(text) if text.isdigit() and len(text) < 6 else None
 
     def publish_failure(self, failure: Failure) -> None:
         """Tells all ranks; the first one told is the one that counts."""
@@ -192,6 +201,8 @@ def _listen(endpoint: Endpoint) -> int:
             listener.listen(256)
             return listener.detach()
     except OSError as error:
+        if (shortage := local_shortage(error)) is not None:
+            raise UserError(shortage) from None
         if error.errno == errno.EADDRINUSE:
             raise UserError(
                 f"port {endpoint.port} of {endpoint.address} is taken, perhaps by another rank 0: "
@@ -203,7 +214,7 @@ def _listen(endpoint: Endpoint) -> int:
         ) from None
 
 
-def _await_answer(endpoint: Endpoint, timeout_s: float) -> None:
+def _await_answer(endpoint: Endpoint, timeout_s: float, waiting: Waiting) -> None:
     """Torch itself would print a warning for each attempt."""
     deadline = time.monotonic() + timeout_s
     while True:
@@ -211,11 +222,14 @@ def _await_answer(endpoint: Endpoint, timeout_s: float) -> None:
             socket.create_connection((endpoint.address, endpoint.port), timeout=max(0.1, min(5.0, timeout_s))).close()
             return
         except OSError as error:
+            if (shortage := local_shortage(error)) is not None:
+                raise UserError(shortage) from None
             if time.monotonic() >= deadline:
                 raise UserError(
                     f"rank 0 did not answer at {endpoint.address}:{endpoint.port} within {timeout_s:g} s "
                     f"({error.strerror or error}): start rank 0, or give --master ADDRESS:PORT"
                 ) from None
+            waiting.tell(f"rank 0 at {endpoint.address}:{endpoint.port}", timeout_s)
             time.sleep(0.1)
 
 

@@ -8,10 +8,26 @@ from typing import Any
 
 from edgecompile.plan import Plan
 from edgelaunch.pace import Load
+from edgelaunch.processes import Process
 
-__all__ = ["DONE", "HALT", "RUN", "Announcement", "Beat", "Hello", "Suspicion", "plan_without", "read_news"]
+__all__ = [
+    "DONE",
+    "HALT",
+    "RUN",
+    "Announcement",
+    "Beat",
+    "Hello",
+    "Holder",
+    "Leave",
+    "News",
+    "Suspicion",
+    "plan_without",
+    "read_news",
+]
 
 RUN, HALT, DONE = "run", "halt", "done"
+PHASES = (RUN, HALT, DONE)
+"""In the order in which a generation goes through them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +47,10 @@ class Announcement:
     def group(self, plan: Plan) -> tuple[int, ...]:
         """The ranks that are connected, in order; `plan` is the generation's own (`plan_without`)."""
         return tuple(sorted({0, *(stage.rank for stage in plan.stages)}))
+
+    def is_after(self, other: Announcement | None) -> bool:
+        """Whether rank 0 said this later: an older one may be written back into the store by anybody."""
+        return other is None or (self.number, PHASES.index(self.phase)) > (other.number, PHASES.index(other.phase))
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -54,6 +74,10 @@ class Beat:
     """Its shard is loaded. While it loads, Python stands still, and beats may come late."""
     load: Load = field(default_factory=Load)
 
+    def is_after(self, other: Beat | None) -> bool:
+        """Whether this process said it later; the beats of two processes have no order."""
+        return other is None or self.incarnation != other.incarnation or self.count > other.count
+
     def to_text(self) -> str:
         return f"{self.incarnation} {self.count} {self.left} {int(self.ready)} {self.load.to_text()}"
 
@@ -72,11 +96,15 @@ class Hello:
     incarnation: str
     sha256: str
     """Of its plan."""
-    process: int
-    """Its number on its machine, for whoever started it there."""
+    process: Process
+    """For whoever started it on its machine, and for its successor there."""
 
     def to_json(self) -> str:
         return json.dumps({"kind": "hello", **asdict(self)})
+
+    @staticmethod
+    def read(values: dict[str, Any]) -> Hello:
+        return Hello(**{**values, "process": Process.read(values["process"])})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,9 +122,45 @@ class Suspicion:
         return json.dumps({"kind": "suspicion", **asdict(self)})
 
 
-def read_news(text: str) -> Hello | Suspicion:
+@dataclass(frozen=True, kw_only=True)
+class Leave:
+    """A rank has gone."""
+
+    rank: int
+    incarnation: str
+    """The process that is gone; whoever knows the secret may say so of another than itself."""
+    reason: str
+    """In words, to follow the rank's name."""
+
+    def to_json(self) -> str:
+        return json.dumps({"kind": "leave", **asdict(self)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Holder:
+    """Who has the place that another process asks for, as rank 0 tells that one: it may know that this one is gone."""
+
+    incarnation: str
+    process: Process
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @staticmethod
+    def from_json(text: str) -> Holder:
+        values: dict[str, Any] = json.loads(text)
+        return Holder(incarnation=values["incarnation"], process=Process.read(values["process"]))
+
+
+News = Hello | Leave | Suspicion
+
+
+def read_news(text: str) -> News:
     values: dict[str, Any] = json.loads(text)
-    return Hello(**values) if values.pop("kind") == "hello" else Suspicion(**values)
+    kind = values.pop("kind")
+    if kind == "hello":
+        return Hello.read(values)
+    return Leave(**values) if kind == "leave" else Suspicion(**values)
 
 
 def plan_without(plan: Plan, host: str | None) -> Plan:

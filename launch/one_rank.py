@@ -44,6 +44,9 @@ def describe(failure: Failure, plan: Plan, own_rank: int | None) -> None:
     if failure.kind == "interrupted" and failure.rank == own_rank:
         say("edgelaunch: interrupted")
         return
+    if failure.kind == "left":
+        say(f"edgelaunch: {name} {failure.message}")
+        return
     if failure.kind == "bug" and (own_rank is None or failure.rank == own_rank):
         sys.stderr.write(failure.trace)
         message = message if name in message else f"{name}: {message}"
@@ -59,15 +62,16 @@ def run_rank(arguments: argparse.Namespace, plan: Plan, plan_path: Path, work: R
     use_one_arena()
     channel = watch_parent(arguments.supervisor_fd) if arguments.supervisor_fd is not None else None
     discard: list[Any] = []
-    own = arguments.rank or 0
     try:
         failure, rank = work(arguments, plan, plan_path, discard, channel)
-    except KeyboardInterrupt:
-        failure, rank = Failure(rank=own, kind="interrupted", message="interrupted"), own
+    except KeyboardInterrupt as stop:
+        rank = arguments.rank or 0
+        failure = Failure.stopped(rank, stop)
     except BrokenPipeError:  # whoever read our output has seen enough
         os._exit(1)
     except Exception as error:
-        failure, rank = Failure.of(own, error), own
+        rank = arguments.rank or 0
+        failure = Failure.of(rank, error)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if failure is not None:
@@ -104,6 +108,7 @@ def rank_failure(
 ) -> tuple[Failure | None, int]:
     """Runs one rank of the pipeline. `checked`: its shards' hashes are known to be right."""
     start = Start.of(arguments, plan, plan_path)
+    start.check()
     rank = start.rank
     session, lacking = _prepared(start, discard, checked=checked)
     import torch

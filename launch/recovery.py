@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from edgecompile.plan import Plan, format_items_rate, format_number
@@ -41,9 +41,18 @@ class Coordinator:
     """Used by rank 0's main thread. `step` is called every few hundredths of a second, with the monotonic clock."""
 
     def __init__(
-        self, plan: Plan, roster: Roster, log: Callable[[str], None], lost: Callable[[int, int], None]
+        self,
+        plan: Plan,
+        roster: Roster,
+        log: Callable[[str], None],
+        lost: Callable[[int, int], None],
+        turned_away: Mapping[int, str] | None = None,
     ) -> None:
-        """`lost` is called with each rank that fell silent and its process, which may be started again."""
+        """`lost` is called with each rank that fell silent and its process, which may be started again.
+
+        `turned_away`: by rank, why the one that came last could not join; it grows.
+        """
+        self._turned_away = turned_away if turned_away is not None else {}
         self._plan, self._roster, self._log, self._tell = plan, roster, log, lost
         self._begin = time.monotonic()
         self._current: Announcement | None = None
@@ -61,6 +70,24 @@ class Coordinator:
     def recovering(self) -> bool:
         """Whether ranks are being waited for, so that every moment counts."""
         return self._current is None or self._halted is not None
+
+    def waits_for(self) -> tuple[str, float | None]:
+        """Which ranks must come, or get ready, before there is a generation, in words, empty where none.
+
+        And for how many seconds at most, where there is a limit.
+        """
+        if self._current is not None:
+            return "", None
+        seats = self._roster.seats()
+        first = self._num_formed == 0
+        wanted = range(len(self._plan.hosts)) if first else {stage.rank for stage in self._plan.stages}
+        absent = [rank for rank in sorted(wanted) if rank and rank not in seats]
+        loading = [rank for rank in sorted(wanted) if rank and rank in seats and not seats[rank].ready]
+        runtime = self._plan.runtime
+        most_s = runtime.timeout_s if first else runtime.rejoin_s
+        verbs = ((absent, "to join" if first else "to come back"), (loading, "to load its shard"))
+        words = [f"{', '.join(rank_name(self._plan, rank) for rank in ranks)} {verb}" for ranks, verb in verbs if ranks]
+        return " and ".join(words), most_s if absent else None
 
     def formed(self, announcement: Announcement) -> None:
         """The generation that `step` asked for was published."""
@@ -136,8 +163,9 @@ class Coordinator:
         missing = [rank for rank in range(1, len(self._plan.hosts)) if rank not in seats]
         if missing and now - self._begin > timeout_s:
             names = ", ".join(rank_name(self._plan, rank) for rank in missing)
-            message = f"{names} did not join within {timeout_s:g} s: start edgelaunch with the same plan there"
-            return Failure(rank=0, kind="user", message=message)
+            reasons = [self._turned_away[rank] for rank in missing if rank in self._turned_away]
+            why = "; ".join(reasons) or "start edgelaunch with the same plan there"
+            return Failure(rank=0, kind="user", message=f"{names} did not join within {timeout_s:g} s: {why}")
         return self._form(None, seats) if not missing and self._able(None, seats) else None
 
     def _next(self, now: float, num_items: int) -> Form | Failure | None:

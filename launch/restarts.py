@@ -1,4 +1,4 @@
-"""Which ranks a parent starts again: those that were killed or lost, and none that failed by an error of its own."""
+"""Which ranks a parent starts again: those that were killed, lost or told to stop; none that failed by itself."""
 
 from __future__ import annotations
 
@@ -30,9 +30,12 @@ class Restarts:
 
     def reason(self, rank: int, code: int, report: Failure | None) -> str | None:
         """Why the rank, which ended with this status, is started again; None where it is not. Counts it."""
-        killed = code == -signal.SIGKILL
+        killed = code in (-signal.SIGKILL, -signal.SIGTERM)
+        told = report is not None and report.kind == "left"
         lost = report is not None and report.kind == "lost" and report.rank == 0
-        if not self.left(rank) or not (killed or lost):
+        if not self.left(rank) or not (killed or told or lost):
             return None
         self._used[rank] += 1
-        return "was killed by SIGKILL" if killed else "lost sight of rank 0"
+        if told and report is not None:
+            return report.message
+        return f"was killed by {signal.Signals(-code).name}" if killed else "lost sight of rank 0"

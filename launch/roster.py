@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 
 from edgecompile.plan import Plan
 from edgelaunch.failures import rank_name
-from edgelaunch.membership import Beat, Hello, Suspicion
+from edgelaunch.membership import Beat, Hello, Holder, Leave, Suspicion
 from edgelaunch.pace import Pace
+from edgelaunch.processes import Process
 
-__all__ = ["Loss", "Roster", "Seat", "beat_s"]
+__all__ = ["LATE", "Loss", "Roster", "Seat", "beat_s"]
 
-NUM_MISSED = 3
-"""So many beats a rank may miss when another process asks for its place."""
+LATE = "the run is over: this rank came after the last result, and has done nothing: start it again for the next run"
+"""The verdict on whoever comes then."""
 
 
 def beat_s(plan: Plan) -> float:
@@ -26,8 +27,7 @@ class Seat:
     """A rank that is there."""
 
     incarnation: str
-    process: int
-    """Its process's number on its machine."""
+    process: Process
     changed: float
     """When its last beat came, seconds on the monotonic clock."""
     beat: Beat | None = None
@@ -69,8 +69,13 @@ class Roster:
     sha256: str
     verdicts: dict[str, str] = field(default_factory=dict)
     """By incarnation, to be published: "" for one that is out and may ask again, else why it is turned away."""
+    holders: dict[str, Holder] = field(default_factory=dict)
+    """By incarnation, to be published: who has the place that it asks for."""
     wrong_plan: int | None = None
     """A rank that came with another plan."""
+    _closed: bool = False
+    _spent: set[str] = field(default_factory=set)
+    """Incarnations that have had a place, or were turned away: none of them comes again."""
     _seats: dict[int, Seat] = field(default_factory=dict)
     _waiting: dict[int, _Waiting] = field(default_factory=dict)
     _losses: list[Loss] = field(default_factory=list)
@@ -116,14 +121,16 @@ class Roster:
             if seat is None:
                 return
             self.verdicts[seat.incarnation] = ""
-            self._losses.append(Loss(rank, reason, seat.process if silent else None))
+            self._spent.add(seat.incarnation)
+            self._losses.append(Loss(rank, reason, seat.process.number if silent else None))
             waiting = self._waiting.pop(rank, None)
             if waiting is not None:
                 self._seats[rank] = Seat(waiting.hello.incarnation, waiting.hello.process, waiting.since)
 
     def close(self) -> dict[str, str]:
-        """Turns away whoever still waits for a place; returns all verdicts that are yet to be published."""
+        """Turns away whoever waits for a place or comes from now on; returns the verdicts that are to be published."""
         with self._lock:
+            self._closed = True
             for waiting in self._waiting.values():
                 self._turn_away(waiting.hello)
             self._waiting.clear()
@@ -139,7 +146,11 @@ class Roster:
     def take_hello(self, hello: Hello, now: float) -> None:
         with self._lock:
             name = rank_name(self.plan, hello.rank)
-            if not 0 < hello.rank < len(self.plan.hosts):
+            if hello.incarnation in self._spent:
+                return  # an old one that somebody wrote back
+            if self._closed:
+                self.verdicts[hello.incarnation] = LATE
+            elif not 0 < hello.rank < len(self.plan.hosts):
                 self.verdicts[hello.incarnation] = f"the plan has no {name} to join"
             elif hello.sha256 != self.sha256:
                 self.wrong_plan = hello.rank
@@ -148,16 +159,27 @@ class Roster:
                 self._seats[hello.rank] = Seat(hello.incarnation, hello.process, now)
             elif self._seats[hello.rank].incarnation != hello.incarnation:
                 before = self._waiting.get(hello.rank)
-                if before is not None:
+                if before is not None and before.hello.incarnation != hello.incarnation:
                     self._turn_away(before.hello)
                 self._waiting[hello.rank] = _Waiting(hello, now)
+                seat = self._seats[hello.rank]
+                self.holders[hello.incarnation] = Holder(incarnation=seat.incarnation, process=seat.process)
+
+    def take_leave(self, leave: Leave) -> None:
+        """Of a rank that goes, or whose successor found that its process has ended."""
+        with self._lock:
+            seat, waiting = self._seats.get(leave.rank), self._waiting.get(leave.rank)
+            if waiting is not None and waiting.hello.incarnation == leave.incarnation:
+                self._spent.add(self._waiting.pop(leave.rank).hello.incarnation)
+            elif seat is not None and seat.incarnation == leave.incarnation:
+                self.lose(leave.rank, leave.reason, silent=False)
 
     def take_beat(self, rank: int, beat: Beat, now: float) -> None:
         with self._lock:
             seat = self._seats.get(rank)
             if seat is None or seat.incarnation != beat.incarnation:
                 return  # written by a process that has lost its place, perhaps long ago
-            if seat.beat != beat:
+            if beat.is_after(seat.beat):
                 seat.beat, seat.changed = beat, now
                 seat.pace.add(beat.load)
                 waiting = self._waiting.get(rank)
@@ -173,8 +195,6 @@ class Roster:
                 silent_s = now - seat.changed
                 runtime = self.plan.runtime
                 limit_s = runtime.detect_s if seat.ready else max(runtime.detect_s, runtime.timeout_s)
-                if rank in self._waiting:
-                    limit_s = min(limit_s, NUM_MISSED * beat_s(self.plan))
                 if silent_s > limit_s:
                     self.lose(rank, f"stopped answering {silent_s:.1f} s ago")
 
@@ -185,4 +205,5 @@ class Roster:
                 seat.changed = now
 
     def _turn_away(self, hello: Hello) -> None:
+        self._spent.add(hello.incarnation)
         self.verdicts[hello.incarnation] = f"{rank_name(self.plan, hello.rank)} runs already: start each rank once"

@@ -2,41 +2,36 @@
 
 A TCPStore asks nobody who they are: whoever reaches its port reads and writes every key. So each value carries an
 HMAC-SHA256 (RFC 2104) over its key and itself, with a key derived from the secret and from a nonce that rank 0 draws
-for each run, so that what was recorded of an earlier run is worth nothing. What does not bear it counts as not there.
+for each run. A rank takes that nonce from nobody but a rank 0 that answers it at this moment (`joining`), so that what
+was recorded of an earlier run is worth nothing. What does not bear the HMAC counts as not there.
 """
 
 from __future__ import annotations
 
 import hashlib
 import hmac
-import secrets
-import time
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
 from torch._C._distributed_c10d import Store
 
-from edgecompile.plan import UserError
-from edgelaunch.secret import HOW, VARIABLE
-
-__all__ = ["CHARTER", "REFUSED", "Seal", "SealedStore", "agree"]
+__all__ = ["Seal", "SealedStore", "sign"]
 
 MAC_BYTES = 32
-NONCE_BYTES = 16
-CHARTER = "charter"
-"""The key under which rank 0 says whether a secret is asked for: `open`, or the nonce with its seal."""
-OPEN = b"open"
-REFUSED = "refused"
-"""The list of ranks that came with another secret; not sealed, so that it proves nothing."""
-POLL_S = 0.02
+
+
+def sign(secret: bytes, purpose: str, *parts: bytes) -> bytes:
+    """An HMAC for what is said before there is a seal. `purpose`: so that it proves nothing anywhere else."""
+    text = b"".join(len(part).to_bytes(4, "big") + part for part in (purpose.encode(), *parts))
+    return hmac.digest(secret, b"edgelaunch joining\0" + text, "sha256")
 
 
 class Seal:
     """Seals and opens values of one run."""
 
     def __init__(self, secret: bytes, nonce: bytes) -> None:
-        self._nonce = nonce
+        """`nonce`: rank 0's, of this run."""
         self._key = hmac.digest(secret, b"edgelaunch\0" + nonce, "sha256")
 
     def seal(self, key: str, value: bytes) -> bytes:
@@ -46,15 +41,6 @@ class Seal:
         """The value; None where nobody who knows the secret wrote it under this key."""
         mac, value = sealed[:MAC_BYTES], sealed[MAC_BYTES:]
         return value if hmac.compare_digest(mac, self._mac(key, value)) else None
-
-    def charter(self) -> bytes:
-        return self._nonce + self.seal(CHARTER, b"")
-
-    @staticmethod
-    def of_charter(secret: bytes, charter: bytes) -> Seal | None:
-        """None where rank 0 has another secret."""
-        seal = Seal(secret, charter[:NONCE_BYTES])
-        return seal if seal.open(CHARTER, charter[NONCE_BYTES:]) == b"" else None
 
     def _mac(self, key: str, value: bytes) -> bytes:
         name = key.encode()
@@ -112,38 +98,3 @@ class SealedStore(Store):
 
     def _name(self, key: str) -> str:
         return f"{self._prefix}/{key}"
-
-
-def agree(store: Store, secret: bytes | None, rank: int, timeout_s: float) -> Seal | None:
-    """Rank 0 says whether a secret is asked for; the others prove to themselves that it is theirs.
-
-    Returns:
-        What seals this run's values; None where all ranks are on one machine and have no secret.
-
-    Raises:
-        UserError: rank 0 has another secret, or one of both has none; or rank 0 says nothing within `timeout_s`.
-        RuntimeError: the store does not answer.
-    """
-    if rank == 0:
-        seal = Seal(secret, secrets.token_bytes(NONCE_BYTES)) if secret is not None else None
-        store.set(CHARTER, seal.charter() if seal is not None else OPEN)  # type: ignore[arg-type]
-        return seal
-    deadline = time.monotonic() + timeout_s
-    while not store.check([CHARTER]):
-        if time.monotonic() > deadline:
-            raise UserError(f"rank 0 did not come within {timeout_s:g} s: start edgelaunch with the same plan there")
-        time.sleep(POLL_S)
-    charter = bytes(store.get(CHARTER))
-    if charter == OPEN:
-        if secret is None:
-            return None
-        raise UserError(f"rank 0 was started without the secret that this rank has: set {VARIABLE} there too")
-    if secret is None:
-        raise UserError(f"rank 0 asks for a shared secret, and this rank has none: {HOW}")
-    seal = Seal.of_charter(secret, charter)
-    if seal is None:
-        store.set(f"{REFUSED}/{store.add(REFUSED, 1)}", str(rank))
-        raise UserError(
-            f"the secret of this rank is not rank 0's: give every rank the same ({VARIABLE} or --secret-file)"
-        )
-    return seal

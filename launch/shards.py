@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from edgecompile.plan import Plan, Stage, TensorSpec, UserError, file_sha256
 from edgelaunch.allocator import large_blocks_apart
 from edgelaunch.failures import rank_name
+from edgelaunch.limits import local_shortage
 
 if TYPE_CHECKING:
     import torch
@@ -143,6 +144,8 @@ def _load(
         rows = rows_in(extra[ROWS_RECORD])
         return traced, (lambda: prepack_traced(traced, rows, consume=True)) if packs else None
     except RuntimeError as error:
+        if (shortage := local_shortage(error)) is not None:
+            raise UserError(f"{path}: {shortage}") from None
         first = (str(error).strip().splitlines() or ["?"])[0]
         raise UserError(f"{path}: torch {torch.__version__} cannot load this shard: {first}") from None
 

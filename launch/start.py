@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from edgecompile.plan import Plan, Stage, file_sha256
 from edgelaunch.failures import Failure, rank_name
-from edgelaunch.identity import Endpoint, choose_rank, find_endpoint, rank_environment
+from edgelaunch.identity import Endpoint, check_reachable, choose_rank, find_endpoint, rank_environment
+from edgelaunch.limits import check_limits
 from edgelaunch.say import say
 from edgelaunch.secret import find_secret
 
@@ -36,10 +37,16 @@ class Start:
     def of(arguments: argparse.Namespace, plan: Plan, plan_path: Path) -> Start:
         """Raises UserError where nothing says which rank this is, or where rank 0 is met."""
         environ: Mapping[str, str] = {} if arguments.loopback else rank_environment(plan, os.environ)
-        rank = choose_rank(plan, arguments.rank, environ)
+        rank = arguments.rank = choose_rank(plan, arguments.rank, environ)
         endpoint = find_endpoint(plan, arguments.master, environ, arguments.listen_fd)
         quiet_peers()
         return Start(arguments=arguments, plan=plan, plan_path=plan_path, rank=rank, endpoint=endpoint)
+
+    def check(self) -> None:
+        """Before torch is imported. Raises UserError where this process could not work, or nobody could reach it."""
+        check_limits(self.plan, (self.rank,))
+        if not self.arguments.loopback:
+            check_reachable(self.plan, self.rank, self.endpoint)
 
     @property
     def folder(self) -> Path:
@@ -66,13 +73,15 @@ def quiet_peers() -> None:
 
 
 def supervised(runner: Supervisor, rank: int) -> Failure | None:
-    """Runs it to its end; tells the other ranks where that is a failure."""
+    """Runs it to its end; tells the other ranks where that is a failure, or where this rank leaves."""
     failure: Failure | None
     try:
         runner.start()
         failure = runner.wait()
-    except KeyboardInterrupt:
-        failure = Failure(rank=rank, kind="interrupted", message="was stopped by Ctrl-C")
-    if failure is not None:
+    except KeyboardInterrupt as stop:
+        failure = Failure.stopped(rank, stop)
+    if failure is not None and failure.kind == "left":
+        runner.leave(failure)
+    elif failure is not None:
         runner.tell(failure)
     return failure

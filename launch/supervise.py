@@ -17,12 +17,13 @@ import torch
 
 from edgecompile.plan import Plan, UserError
 from edgelaunch.allocator import keep_freed_memory
-from edgelaunch.failures import AlreadyRunningError, Failure, FailureBox, PeerLostError, rank_name
+from edgelaunch.failures import AlreadyRunningError, Failure, FailureBox, PeerLostError, TooLateError, rank_name
 from edgelaunch.farewell import await_farewells, collect_summaries
 from edgelaunch.feed import Collector, Feeder
 from edgelaunch.fetch import ShardServer, Way, fetch_shards
 from edgelaunch.flight import Flight
 from edgelaunch.items import Results, Source
+from edgelaunch.joining import meet
 from edgelaunch.left_behind import await_at_exit
 from edgelaunch.loader import Loader
 from edgelaunch.meeting import Board, Meeting
@@ -30,8 +31,10 @@ from edgelaunch.membership import DONE, HALT, RUN, Announcement, plan_without
 from edgelaunch.pace import Counters, Load, Overview, Pace
 from edgelaunch.rank import Ends, Owner, Place, Rank, RankOptions, Store
 from edgelaunch.recovery import Coordinator, Form, Halt
+from edgelaunch.roster import LATE
 from edgelaunch.timing import PARTS
-from edgelaunch.watch import Watch
+from edgelaunch.waiting import Waiting
+from edgelaunch.watch import WAITS_FOR, Watch
 
 __all__ = ["Run", "Supervisor"]
 
@@ -96,6 +99,7 @@ class Supervisor:
         self._source = source
         self._current: Rank | None = None
         self._announcement: Announcement | None = None
+        self._waiting, self._waits_for = Waiting(options.log), ""
         self._number = 0
         self._pauses_s: list[float] = []
         self._given_up = False
@@ -161,6 +165,12 @@ class Supervisor:
         self.box.put(failure)
         if self._watch is not None and not failure.private:
             self._watch.told_all(failure)
+
+    def leave(self, failure: Failure) -> None:
+        """Tells rank 0 that this rank goes, so that the others go on without it. Takes 1.5 s at most."""
+        self.box.put(failure)
+        if self._watch is not None:
+            self._watch.leave(failure.message)
 
     def abandon(self) -> None:
         """Ends all threads of this process's rank, for a process that goes on. Takes a few seconds at most."""
@@ -254,13 +264,12 @@ class Supervisor:
 
     def _meet(self) -> Watch:
         options, timeout_s = self._options, self._plan.runtime.timeout_s
-        serve = self._rank == 0 and not options.endpoint.agent
-        self._board = Board(options.endpoint, serve=serve, timeout_s=timeout_s)
-        seal = self._store.seal = self._board.agree(options.secret, self._rank, timeout_s)
+        self._board, door = meet(options)
+        seal = self._store.seal = self._board.seal
         board = Board(options.endpoint, serve=False, timeout_s=timeout_s, seal=seal)
-        self._watch = watch = Watch(board, self._plan, self._rank, options.plan_sha256, self.box, self._load)
-        if watch.roster is not None:
-            self._coordinator = Coordinator(self._plan, watch.roster, options.log, self._lost)
+        self._watch = watch = Watch(board, self._plan, self._rank, options.plan_sha256, self.box, self._load, door)
+        if watch.roster is not None and door is not None:
+            self._coordinator = Coordinator(self._plan, watch.roster, options.log, self._lost, door.turned_away)
             self._server = ShardServer(Way.of(options, seal), options.log)
         return watch
 
@@ -329,7 +338,8 @@ class Supervisor:
     def _follow(self, watch: Watch) -> None:
         """Any rank but 0: does what rank 0 announces."""
         if watch.verdict:
-            self.box.put(Failure.of(self._rank, AlreadyRunningError(watch.verdict)))
+            kind = TooLateError if watch.verdict == LATE else AlreadyRunningError
+            self.box.put(Failure.of(self._rank, kind(watch.verdict)))
             return
         if watch.verdict is not None:
             self._leave()
@@ -338,6 +348,10 @@ class Supervisor:
         announcement = watch.announcement
         through = self._current is not None and self._current.complete
         watch.hurry(through or announcement is None or announcement.phase == HALT)
+        if announcement is not None and announcement.phase == RUN:
+            self._waiting.over()
+        elif watch.waits_for:
+            self._waiting.tell(watch.waits_for, now=time.monotonic())
         if announcement is None or announcement == self._announcement:
             return
         self._announcement = announcement
@@ -376,6 +390,18 @@ class Supervisor:
             coordinator.formed(announcement)
             self._enter(announcement)
         self._watch.hurry(coordinator.recovering)
+        self._say_waiting(coordinator, now)
+
+    def _say_waiting(self, coordinator: Coordinator, now: float) -> None:
+        """And tells the others, who wait too."""
+        waits_for, most_s = coordinator.waits_for()
+        if not waits_for:
+            self._waiting.over()
+        else:
+            self._waiting.tell(waits_for, most_s, now)
+        if waits_for != self._waits_for and self._board is not None:
+            self._waits_for = waits_for
+            self._board.put(WAITS_FOR, waits_for)
 
     def _announce(self, announcement: Announcement) -> None:
         assert self._board is not None
@@ -395,6 +421,7 @@ class Supervisor:
             self.box.parting = True
             for incarnation, verdict in roster.close().items():
                 self._board.put(f"verdict/{incarnation}", verdict)
-            self._announce(replace(self._announcement, phase=DONE))
+            members = {0: "", **{rank: seat.incarnation for rank, seat in roster.seats().items()}}
+            self._announce(replace(self._announcement, phase=DONE, members=members))
             await_farewells(self._board, roster)
         self.box.finish()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from edgecompile.plan import Plan, UserError
 from edgelaunch.failures import Failure
+from edgelaunch.limits import check_limits
 from edgelaunch.local import LocalRun
 from edgelaunch.partial import say_left_behind
 from edgelaunch.restarts import DEFAULT_RESTARTS
@@ -25,6 +26,7 @@ def run_together(arguments: argparse.Namespace, plan: Plan, plan_path: Path, *, 
 
     `own_process`: nothing else runs in this process, so that it may fork.
     """
+    check_limits(plan, tuple(range(len(plan.hosts))))
     if arguments.secret_file is not None:
         raise UserError("--secret-file is for ranks on several machines: those of this command share one of their own")
     if not arguments.quiet and any(host.execution == "cuda" for host in plan.hosts):

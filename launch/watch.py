@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import secrets
 import threading
 import time
@@ -13,23 +12,25 @@ from dataclasses import replace
 from typing import Any
 
 from edgecompile.plan import Plan
-from edgelaunch.failures import Failure, FailureBox, PeerLostError, rank_name
+from edgelaunch.failures import Failure, FailureBox, PeerLostError, TooLateError, rank_name
+from edgelaunch.joining import Door
 from edgelaunch.left_behind import await_at_exit
 from edgelaunch.meeting import Board, ListReader
-from edgelaunch.membership import DONE, HALT, Announcement, Beat, Hello, Suspicion, read_news
+from edgelaunch.membership import DONE, HALT, RUN, Announcement, Beat, Hello, Holder, Leave, Suspicion, read_news
 from edgelaunch.pace import Load
-from edgelaunch.roster import Roster, beat_s
+from edgelaunch.processes import Process
+from edgelaunch.roster import LATE, Roster, beat_s
 
 __all__ = ["Watch"]
 
 NEWS = "news"
+WAITS_FOR = "waits-for"
+"""Whom rank 0 waits for, in words, for the others to say."""
 POLL_S = 0.3
 LEADER_POLL_S = 0.2
 URGENT_POLL_S = 0.01
 FAREWELL_S = 1.5
 FLUSH_S = 1.0
-MOST_REFUSED = 100
-"""So many are told of: whoever reaches the store can count on and on."""
 
 
 class Watch:
@@ -47,9 +48,10 @@ class Watch:
         sha256: str,
         box: FailureBox,
         load: Callable[[], Load] = Load,
+        door: Door | None = None,
     ) -> None:
-        """`load`: what this rank has done, to be said with each beat."""
-        self._load = load
+        """`load`: what this rank has done, to be said with each beat. `door`: rank 0's, for those who come."""
+        self._load, self._door = load, door
         self._board, self._plan, self._rank, self._sha256, self._box = board, plan, rank, sha256, box
         self._detect_s, self._beat_s = plan.runtime.detect_s, beat_s(plan)
         self.roster = Roster(plan, sha256) if rank == 0 else None
@@ -59,6 +61,8 @@ class Watch:
         """The latest of rank 0's; not kept on rank 0 itself."""
         self.verdict: str | None = None
         """What rank 0 said of this incarnation: "" that it is out, else why it is turned away."""
+        self.waits_for = ""
+        """Whom rank 0 waits for, as it says; not kept on rank 0 itself."""
         self._urgent = True  # until `hurry` says otherwise: the first generation is about to form
         self.last_answer = time.monotonic()
         """When the store last answered. A call to it can hang whatever its timeout: the main thread looks at this."""
@@ -67,9 +71,10 @@ class Watch:
         self._lock = threading.Lock()
         """Of the beat, which other threads change."""
         self._next_beat = 0.0
+        self._holder = ""
+        """The latest holder of this rank's place that was found to be gone."""
         self._news = ListReader(board, NEWS, self._detect_s)
-        self._num_refused = 0
-        self._leader: tuple[str | None, float] = (None, time.monotonic())
+        self._leader: tuple[Beat | None, float] = (None, time.monotonic())
         self._wake, self._stop, self._flushed = threading.Event(), threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
         if rank:
@@ -117,8 +122,22 @@ class Watch:
 
     def told_all(self, failure: Failure) -> None:
         """Publishes this rank's failure and, on rank 0, stays until the others have read it; at most 1.5 s."""
+        self._last_words(lambda: self._tell(failure))
+
+    def leave(self, reason: str) -> None:
+        """Tells rank 0 that this rank goes; at most 1.5 s."""
+        leave = Leave(rank=self._rank, incarnation=self.incarnation, reason=reason)
+        self._last_words(lambda: self._board.append(NEWS, leave.to_json()))
+
+    def _last_words(self, say: Callable[[], None]) -> None:
         self.stop()
-        teller = threading.Thread(target=self._tell, args=(failure,), daemon=True)
+
+        def speak() -> None:
+            self._thread.join(FAREWELL_S)  # the board is the watch thread's until it ends
+            with contextlib.suppress(PeerLostError):  # without the store nobody is left to tell
+                say()
+
+        teller = threading.Thread(target=speak, daemon=True)
         teller.start()
         await_at_exit(teller)
         teller.join(FAREWELL_S)
@@ -126,7 +145,7 @@ class Watch:
     # --- inside ------------------------------------------------------------------------------------------------------
 
     def _say_hello(self) -> None:
-        hello = Hello(rank=self._rank, incarnation=self.incarnation, sha256=self._sha256, process=os.getpid())
+        hello = Hello(rank=self._rank, incarnation=self.incarnation, sha256=self._sha256, process=Process.own())
         self._outbox.append(hello.to_json())
 
     def _change(self, **values: Any) -> None:
@@ -138,15 +157,13 @@ class Watch:
 
     def _tell(self, failure: Failure) -> None:
         deadline = time.monotonic() + FAREWELL_S
-        self._thread.join(FAREWELL_S)  # the board is the watch thread's until it ends
-        with contextlib.suppress(PeerLostError):  # without the store nobody is left to tell
-            self._board.publish_failure(failure)
-            self._board.put(f"bye/{self._rank}", "1")
-            ranks = list(self.roster.seats()) if self.roster is not None else []
-            if self.roster is not None and self.roster.wrong_plan is not None:
-                ranks.append(self.roster.wrong_plan)
-            while time.monotonic() < deadline and not all(self._board.has(f"bye/{rank}") for rank in ranks):
-                time.sleep(0.05)
+        self._board.publish_failure(failure)
+        self._board.put(f"bye/{self._rank}", "1")
+        ranks = list(self.roster.seats()) if self.roster is not None else []
+        if self.roster is not None and self.roster.wrong_plan is not None:
+            ranks.append(self.roster.wrong_plan)
+        while time.monotonic() < deadline and not all(self._board.has(f"bye/{rank}") for rank in ranks):
+            time.sleep(0.05)
 
     def _run(self) -> None:
         while not self._stop.is_set():
@@ -157,7 +174,9 @@ class Watch:
                 if self._stop.is_set() or self._round(now):
                     return
             except PeerLostError as error:
-                if not self._stop.is_set() and not self._box.parting:
+                if self.announcement is not None and self.announcement.phase == DONE:
+                    self._box.put(Failure.of(self._rank, TooLateError(LATE)))
+                elif not self._stop.is_set() and not self._box.parting:
                     message = f"{rank_name(self._plan, 0)} is gone: its store does not answer any more"
                     self._box.put(Failure.unreachable(message, str(error)))
                 return
@@ -181,7 +200,7 @@ class Watch:
             with self._lock:
                 self._next_beat = now + self._beat_s
                 beat = self._beat = replace(self._beat, count=self._beat.count + 1, load=load)
-            self._board.put(f"beat/{self._rank}", beat.to_text())
+            self._board.put(_beat_key(self._rank, beat.incarnation), beat.to_text())
             with self._lock:
                 if beat is self._beat:
                     self._flushed.set()
@@ -191,6 +210,10 @@ class Watch:
         return self._listen_to_leader(now, due)
 
     def _listen_to_all(self, roster: Roster, now: float, due: bool) -> None:
+        if self._door is not None:
+            for remark in self._door.answer(self._board, now):
+                roster.remark(remark)
+                self._box.wake()
         for text in self._news.new(now):
             if not text:  # announced and never said, or said by somebody who may not
                 roster.remark("somebody who does not know the secret wrote into the store: it is not heeded")
@@ -198,13 +221,14 @@ class Watch:
             news = read_news(text)
             if isinstance(news, Hello):
                 roster.take_hello(news, now)
+            elif isinstance(news, Leave):
+                roster.take_leave(news)
             else:
                 roster.suspect(news)
             self._box.wake()
         if due:
-            self._listen_for_refused(roster)
-            for rank in roster.seats():
-                beat = self._board.get(f"beat/{rank}")
+            for rank, seat in roster.seats().items():
+                beat = self._board.get(_beat_key(rank, seat.incarnation))
                 if beat is not None:
                     roster.take_beat(rank, Beat.from_text(beat), now)
             roster.look(now)
@@ -212,29 +236,27 @@ class Watch:
         while roster.verdicts:
             incarnation, verdict = roster.verdicts.popitem()
             self._board.put(f"verdict/{incarnation}", verdict)
-
-    def _listen_for_refused(self, roster: Roster) -> None:
-        if self._board.seal is None:
-            return
-        while self._num_refused < min(self._board.num_refused(), MOST_REFUSED):
-            self._num_refused += 1
-            rank = self._board.refused(self._num_refused)
-            if rank is not None:
-                roster.remark(f"{rank_name(self._plan, rank)} came with another secret: turned away")
+        while roster.holders:
+            incarnation, holder = roster.holders.popitem()
+            self._board.put(f"holder/{incarnation}", holder.to_json())
 
     def _listen_to_leader(self, now: float, due: bool) -> bool:
         text = self._board.get("announcement")
         if text is not None:
             announcement = Announcement.from_json(text)
-            if announcement != self.announcement:
+            if announcement.is_after(self.announcement):
                 self.announcement = announcement
                 if announcement.phase == HALT:
                     self._change(left=announcement.number)
-                if announcement.phase == DONE:
+                if announcement.phase == DONE and self._is_member():
                     self._finish()
                     return True
                 self._box.wake()
         if due:
+            if not self._is_member():
+                self._look_at_holder()
+            if self.announcement is None or self.announcement.phase != RUN:
+                self.waits_for = self._board.get(WAITS_FOR) or ""
             verdict = self._board.get(f"verdict/{self.incarnation}")
             if verdict is not None and verdict != self.verdict:
                 self.verdict = verdict
@@ -242,23 +264,41 @@ class Watch:
             self._listen_for_beats(now)
         return False
 
-    def _finish(self) -> None:
-        """All results are there: this rank may end, unless it is one too many."""
-        self.verdict = self._board.get(f"verdict/{self.incarnation}")
-        if self.verdict:
-            self._box.wake()
+    def _is_member(self) -> bool:
+        """Whether rank 0 counts this very process among the ranks that are there."""
+        return self.announcement is not None and self.announcement.members.get(self._rank) == self.incarnation
+
+    def _look_at_holder(self) -> None:
+        """Another process has this rank's place: if it was on this machine, whether it runs can be seen here."""
+        text = self._board.get(f"holder/{self.incarnation}")
+        if text is None or text == self._holder:
             return
+        holder = Holder.from_json(text)
+        if holder.process.has_ended():
+            self._holder = text
+            leave = Leave(rank=self._rank, incarnation=holder.incarnation, reason="is gone: its process has ended")
+            self._board.append(NEWS, leave.to_json())
+
+    def _finish(self) -> None:
+        """All results are there: this rank, which has a place, may end."""
         self._box.parting = True
         self._board.put(f"bye/{self._rank}", "1")
         self._box.finish()
 
     def _listen_for_beats(self, now: float) -> None:
-        beat = self._board.get("beat/0")
+        text = self._board.get(_beat_key(0, ""))
+        beat = Beat.from_text(text) if text is not None else None
         seen, since = self._leader
-        if beat != seen or beat is None:
+        if seen is None or (beat is not None and beat.is_after(seen)):
             self._leader = (beat, now)
             return
-        limit_s = self._detect_s if Beat.from_text(beat).ready else max(self._detect_s, self._plan.runtime.timeout_s)
+        beat = seen
+        limit_s = self._detect_s if beat.ready else max(self._detect_s, self._plan.runtime.timeout_s)
         if now - since > limit_s:
             message = f"{rank_name(self._plan, 0)} stopped answering {now - since:.1f} s ago"
             self._box.put(Failure.unreachable(message))
+
+
+def _beat_key(rank: int, incarnation: str) -> str:
+    """Each process beats for itself: two that want one rank would hide each other's beats. Rank 0 is there once."""
+    return f"beat/{rank}/{incarnation}" if rank else "beat/0"

@@ -115,7 +115,7 @@ class Pair:
         self.plan = launch_plans.replace(written.plan, stages=stages)
         endpoint = Endpoint(address="127.0.0.1", port=free_port())
         self.board = Board(endpoint, serve=True, timeout_s=5)
-        seal = self.board.agree(b"a secret of sixteen", 0, 5)
+        seal = self.board.seal = Seal(b"a secret of sixteen", b"n" * 16)
         (folder / "other").mkdir()
         self.ways = [
             Way(plan=self.plan, folder=folder / name, endpoint=endpoint, seal=seal, rank=rank)

@@ -268,6 +268,20 @@ def test_interrupted_rank_by_hand_tells_the_others(slow: Written) -> None:
     first.expect_error("rank 1 (host-1): was stopped by Ctrl-C")
 
 
+@pytest.mark.parametrize(("rank", "code"), [(0, 130), (1, 143)])
+def test_a_rank_by_hand_that_is_told_to_stop_and_cannot_be_done_without(slow: Written, rank: int, code: int) -> None:
+    """There is no run without rank 0; this plan has no other for the loss of rank 1, and waits for nobody."""
+    master = f"127.0.0.1:{free_port()}"
+    started = [Running([slow.path, "--rank", number, "--master", master, "--items", 100_000]) for number in range(2)]
+    started[0].wait_for("items, ", 30.0)
+    started[rank].process.terminate()
+    ended = wait_all(started, END_S)
+    ended[rank].expect(code)
+    assert "Traceback" not in ended[rank].err
+    name = f"rank {rank} (host-{rank}" + (", units 1-1)" if rank else "):")
+    ended[1 - rank].expect_error(name, "was told to stop (SIGTERM)")
+
+
 def test_an_output_that_cannot_grow(tmp_path: Path) -> None:
     plan = launch_plans.floats(tmp_path / "plan", num_stages=1)
     folder = tmp_path / "out"

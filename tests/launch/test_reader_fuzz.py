@@ -25,11 +25,12 @@ from edgelaunch.bad_items import BadItems
 from edgelaunch.golden import GoldenFile
 from edgelaunch.inputs import open_source
 from edgelaunch.items import STDIN
+from edgelaunch.joining import Signed
 from edgelaunch.outputs import open_writer
 from edgelaunch.partial import MARK, Origin
-from edgelaunch.seal import Seal
 from edgelaunch.secret import find_secret
 from edgelaunch.shards import load_shard
+from edgelaunch.software import Software
 
 NUM_MUTATIONS = 130
 
@@ -190,8 +191,10 @@ def other_readers(written: Written) -> dict[str, Reader]:
         path.chmod(0o600)
         find_secret(plan, "192.0.2.1", str(path), {})
 
-    def charter(path: Path) -> None:
-        Seal.of_charter(b"s" * 16, path.read_bytes())
+    def request(path: Path) -> None:
+        signed = Signed.read(path.read_bytes().decode(errors="replace"))
+        if signed is not None and not signed.proves(b"s" * 16, "join"):
+            Software.read(signed.values())
 
     return {
         "partial rows": (b'{"index": 0}\n{"index": 1}\n{"ind', "r", resume),
@@ -201,13 +204,18 @@ def other_readers(written: Written) -> dict[str, Reader]:
             resume_record,
         ),
         "secret": (b"0123456789abcdef0123\n", "k", secret),
-        "charter": (Seal(b"s" * 16, b"n" * 16).charter(), "c", charter),
+        "request to join": (
+            Signed.of(b"s" * 16, "join", json.dumps(Software.own().values())).text().encode(),
+            "c",
+            request,
+        ),
     }
 
 
 NAMES = (
     "plan", "npy", "npz", "safetensors", "png", "jpeg", "gif", "tiff", "webp", "txt", "jsonl", "jsonl with gaps", "tsv",
-    "standard input", "golden", "tokenizer", "shard", "partial rows", "partial record", "secret", "charter",
+    "standard input", "golden", "tokenizer", "shard", "partial rows", "partial record", "secret",
+    "request to join",
 )  # fmt: skip
 
 
@@ -218,7 +226,7 @@ def test_damaged_files_end_in_one_kind_of_error(two_stages: Written, folder: Pat
     path.write_bytes(seed)
     read(path)
     refused = num_refused(seed, 40 if name == "shard" else NUM_MUTATIONS, path, read)
-    assert refused or name in ("partial rows", "partial record", "charter", "jsonl with gaps")
+    assert refused or name in ("partial rows", "partial record", "request to join", "jsonl with gaps")
     assert not [entry for entry in tmp_path.iterdir() if entry.name.startswith("pwned")]
 
 

@@ -125,6 +125,34 @@ def test_a_killed_rank_by_hand_is_started_again_and_takes_its_place(bare: Writte
     check(output, x)
 
 
+def test_a_rank_by_hand_that_is_told_to_stop_leaves_and_the_others_go_on(
+    plan: Written, x: Path, tmp_path: Path
+) -> None:
+    output, master = tmp_path / "y.npy", f"127.0.0.1:{free_port()}"
+    words = ["--master", master, "--input", x, "--output", output]
+    started = [Running([plan.path, "--rank", rank, *words]) for rank in range(3)]
+    wait_for_results(started[0], output, 20)
+    started[1].process.terminate()
+    left = started[1].wait().expect(143)
+    assert left.err.splitlines()[-1] == "edgelaunch: rank 1 (host-1) was told to stop (SIGTERM), and left"
+    for running in (started[0], started[2]):
+        running.wait().expect(0)
+    assert "rank 1 (host-1, units 1-1) was told to stop (SIGTERM), and left, after item" in started[0].text()[1]
+    assert "goes on without host-1" in started[0].text()[1]
+    check(output, x)
+
+
+def test_a_rank_here_that_is_told_to_stop_is_started_again(bare: Written, x: Path, tmp_path: Path) -> None:
+    output = tmp_path / "y.npy"
+    running = Running([bare.path, "--local", "--input", x, "--output", output])
+    wait_for_results(running, output, 20)
+    os.kill(rank_process(bare.path, 1), signal.SIGTERM)
+    ended = running.wait().expect(0)
+    check(output, x)
+    assert "rank 1 (host-1) was told to stop (SIGTERM), and left: starts it again" in ended.err
+    assert "all ranks are there: goes on as planned" in ended.err
+
+
 def test_without_a_rank_that_stays_away_the_run_ends(tmp_path: Path) -> None:
     plan = launch_plans.floats(tmp_path, 2, launch_plans.Heavy(), detect_s=1.5, rejoin_s=1.0)
     master = f"127.0.0.1:{free_port()}"

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,12 +20,14 @@ from edgelaunch.failures import Abandoned, Failure
 from edgelaunch.flight import Batch, Flight
 from edgelaunch.identity import rank_environment
 from edgelaunch.items import Entry
-from edgelaunch.membership import RUN, Announcement, Beat, Hello, Suspicion, read_news
+from edgelaunch.membership import DONE, HALT, RUN, Announcement, Beat, Hello, Holder, Leave, Suspicion, read_news
 from edgelaunch.outputs import open_writer
 from edgelaunch.partial import Origin, left_behind, origin_of
+from edgelaunch.processes import Process, start_time
 from edgelaunch.recovery import GRACE_S, MAX_ATTEMPTS, Coordinator, Form, Halt
 from edgelaunch.restarts import Restarts
-from edgelaunch.roster import Roster
+from edgelaunch.roster import LATE, Roster
+from edgelaunch.stopping import ToldToStop
 
 SHA = "0" * 64
 
@@ -33,7 +38,7 @@ def plan(two_stages: Written) -> Plan:
 
 
 def hello(incarnation: str, rank: int = 1, sha256: str = SHA) -> Hello:
-    return Hello(rank=rank, incarnation=incarnation, sha256=sha256, process=7)
+    return Hello(rank=rank, incarnation=incarnation, sha256=sha256, process=Process("board", 7, "1"))
 
 
 def beat(incarnation: str, count: int, left: int = 0, ready: bool = True) -> Beat:
@@ -44,8 +49,26 @@ def test_what_is_told_reads_back() -> None:
     announcement = Announcement(number=3, phase=RUN, without="pi", members={0: "", 2: "ab"}, first=7)
     assert Announcement.from_json(announcement.to_json()) == announcement
     assert Beat.from_text(beat("ab", 3, 2).to_text()) == beat("ab", 3, 2)
-    for news in (hello("ab"), Suspicion(rank=1, number=2, lost=3, reason="closed")):
+    for news in (
+        hello("ab"),
+        Suspicion(rank=1, number=2, lost=3, reason="closed"),
+        Leave(rank=1, incarnation="ab", reason="left"),
+    ):
         assert read_news(news.to_json()) == news
+    holder = Holder(incarnation="ab", process=Process("board", 7, "1"))
+    assert Holder.from_json(holder.to_json()) == holder
+
+
+def test_what_was_said_before_is_not_said_again() -> None:
+    """Whoever reaches the store can write back what bears this run's seal: only what is newer counts."""
+    said = [Announcement(number=number, phase=phase, without=None, members={}, first=0)
+            for number, phase in ((1, RUN), (1, HALT), (2, RUN), (2, DONE))]  # fmt: skip
+    for index, announcement in enumerate(said):
+        assert announcement.is_after(None)
+        assert [announcement.is_after(other) for other in said] == [other < index for other in range(len(said))]
+    assert beat("a", 2).is_after(beat("a", 1))
+    assert not beat("a", 1).is_after(beat("a", 1))
+    assert not beat("a", 1).is_after(beat("a", 2))
 
 
 # --- who is there -------------------------------------------------------------------------------------------------
@@ -84,8 +107,51 @@ def test_a_twin_is_turned_away_and_a_successor_is_not(plan: Plan) -> None:
         roster.take_beat(1, beat("a", count), 1.0 + count)
     assert roster.verdicts == {"twin": "rank 1 (host-1) runs already: start each rank once"}
     roster.take_hello(hello("next"), 4.0)
-    roster.look(6.1)
+    roster.look(6.9)  # a loaded machine's rank is heard late: it keeps its place for the plan's own time of detection
+    assert roster.seats()[1].incarnation == "a"
+    roster.look(7.1)
     assert roster.seats()[1].incarnation == "next"
+
+
+def test_the_successor_of_a_process_that_is_known_to_have_ended_need_not_wait(plan: Plan) -> None:
+    roster = Roster(plan, SHA)
+    roster.take_hello(hello("a"), 0.0)
+    roster.take_beat(1, beat("a", 1), 0.0)
+    roster.take_hello(hello("next"), 0.5)
+    assert roster.holders == {"next": Holder(incarnation="a", process=Process("board", 7, "1"))}
+    roster.take_leave(Leave(rank=1, incarnation="somebody else", reason="is gone"))
+    assert roster.seats()[1].incarnation == "a"
+    roster.take_leave(Leave(rank=1, incarnation="a", reason="is gone: its process has ended"))
+    assert roster.seats()[1].incarnation == "next"
+    (loss,) = roster.take_losses()
+    assert (loss.reason, loss.silent_process) == ("is gone: its process has ended", None)
+    roster.take_hello(hello("a"), 1.0)  # written back by somebody: it does not come again
+    assert roster.holders.keys() == {"next"}
+    roster.look(1.0)
+    assert roster.seats()[1].incarnation == "next"
+
+
+def test_a_process_is_known_to_have_ended_only_where_that_can_be_seen() -> None:
+    child = subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE)
+    started = start_time(child.pid)
+    assert started is not None
+    there = replace(Process.own(), number=child.pid, started=started)
+    assert not there.has_ended()
+    assert not Process.own().has_ended()
+    assert replace(there, started="1").has_ended()  # its number belongs to another process now
+    child.communicate()
+    assert there.has_ended()
+    for elsewhere in (replace(there, machine="another board"), replace(there, machine="")):
+        assert not elsewhere.has_ended()
+
+
+def test_who_comes_after_the_last_result_is_told_so(plan: Plan) -> None:
+    roster = Roster(plan, SHA)
+    roster.take_hello(hello("a"), 0.0)
+    assert roster.close() == {}
+    roster.take_hello(hello("late"), 1.0)
+    assert roster.verdicts == {"late": LATE}
+    assert roster.seats()[1].incarnation == "a"
 
 
 def test_a_process_with_another_plan_is_turned_away(plan: Plan) -> None:
@@ -107,8 +173,9 @@ class Board:
         self.roster = Roster(plan, SHA)
         self.said: list[str] = []
         self.silent: list[int] = []
+        self.turned_away: dict[int, str] = {}
         self.coordinator = Coordinator(
-            plan, self.roster, self.said.append, lambda rank, process: self.silent.append(process)
+            plan, self.roster, self.said.append, lambda rank, process: self.silent.append(process), self.turned_away
         )
         self.now = self.coordinator._begin
         self.number = 0
@@ -181,7 +248,33 @@ def test_a_rank_that_stays_away_ends_the_run(plan: Plan) -> None:
 def test_missing_ranks_at_the_start(plan: Plan) -> None:
     board = Board(plan)
     assert board.step(plan.runtime.timeout_s - 1) is None
-    assert "rank 1 (host-1) did not join within 20 s" in board.step(2).message
+    assert board.coordinator.waits_for() == ("rank 1 (host-1) to join", 20.0)
+    assert "rank 1 (host-1) did not join within 20 s: start edgelaunch" in board.step(2).message
+    board.turned_away[1] = "rank 1 (host-1) came with another secret"
+    assert board.step().message.endswith("did not join within 20 s: rank 1 (host-1) came with another secret")
+
+
+def test_a_rank_that_is_told_to_stop_is_lost_at_once_and_no_more_than_that(plan: Plan) -> None:
+    board = Board(plan)
+    board.come("a")
+    board.step()
+    assert board.coordinator.waits_for() == ("", None)
+    board.roster.take_leave(Leave(rank=1, incarnation="a", reason="was told to stop (SIGTERM), and left"))
+    assert board.step(0, 8) == Halt()
+    assert board.said == ["rank 1 (host-1, units 1-1) was told to stop (SIGTERM), and left, after item 8"]
+    assert board.silent == []  # nobody is to end it
+    assert board.step() is None
+    assert board.coordinator.waits_for() == ("rank 1 (host-1) to come back", 10.0)
+    board.roster.take_hello(hello("b"), board.now)
+    assert board.step() is None
+    assert board.coordinator.waits_for() == ("rank 1 (host-1) to load its shard", None)
+    board.roster.take_beat(1, beat("b", 1), board.now)
+    assert board.step() == Form(None, {0: "", 1: "b"})
+    board.roster.take_leave(Leave(rank=1, incarnation="b", reason="was told to stop (SIGTERM), and left"))
+    board.step()
+    board.step()
+    failure = board.step(11, 8)
+    assert failure.message.endswith("(SIGTERM), and left, after item 8: it did not come back within 10 s")
 
 
 # --- what is kept -------------------------------------------------------------------------------------------------
@@ -214,6 +307,8 @@ def test_only_ranks_that_were_killed_or_lost_are_started_again(plan: Plan) -> No
     lost, own = (Failure(rank=rank, kind=kind, message="") for rank, kind in ((0, "lost"), (1, "user")))
     assert restarts.reason(1, -11, None) is None
     assert restarts.reason(1, 2, own) is None
+    told = Failure.stopped(1, ToldToStop(signal.SIGTERM))
+    assert Restarts(plan, 1).reason(1, 143, told) == "was told to stop (SIGTERM), and left"
     assert restarts.reason(0, -9, None) is None
     assert restarts.reason(1, 2, lost) == "lost sight of rank 0"
     assert restarts.reason(1, -9, None) == "was killed by SIGKILL"

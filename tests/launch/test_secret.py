@@ -16,13 +16,11 @@ import numpy as np
 import pytest
 import torch.distributed as dist
 from launch_harness import Running, free_port, run, wait_all
+from launch_meeting import Meeting
 from launch_plans import Written
-from torch._C._distributed_c10d import PrefixStore, TCPStore
 
 from edgecompile.plan import UserError
 from edgelaunch.failures import Failure
-from edgelaunch.identity import Endpoint
-from edgelaunch.meeting import Board
 from edgelaunch.seal import Seal
 from edgelaunch.secret import VARIABLE, find_secret
 
@@ -39,11 +37,7 @@ def test_a_value_counts_under_its_key_in_its_run_alone() -> None:
     assert seal.open("beat/1", b"") is None
     assert Seal(b"s" * 16, b"m" * 16).open("beat/1", sealed) is None
     assert Seal(b"t" * 16, b"n" * 16).open("beat/1", sealed) is None
-    assert Seal.of_charter(b"t" * 16, seal.charter()) is None
-    assert Seal.of_charter(b"s" * 16, b"x") is None
-    again = Seal.of_charter(b"s" * 16, seal.charter())
-    assert again is not None
-    assert again.open("beat/1", sealed) == b"5"
+    assert Seal(b"s" * 16, b"n" * 16).open("beat/1", sealed) == b"5"
 
 
 def test_where_the_secret_comes_from(three_stages: Written, tmp_path: Path) -> None:
@@ -66,25 +60,9 @@ def test_where_the_secret_comes_from(three_stages: Written, tmp_path: Path) -> N
         find_secret(plan, "127.0.0.1", "/dev/null", {})
 
 
-class Meeting:
-    """A store with rank 0's board and a client that knows no secret."""
-
-    def __init__(self, secret: bytes | None) -> None:
-        self.endpoint = Endpoint(address="127.0.0.1", port=free_port())
-        self.board = Board(self.endpoint, serve=True, timeout_s=5)
-        self.seal = self.board.agree(secret, 0, 5)
-        client = TCPStore("127.0.0.1", self.endpoint.port, None, False, timedelta(seconds=5), False)
-        self.stranger = PrefixStore("edgelaunch-", client)
-
-    def join(self, secret: bytes | None) -> Board:
-        board = Board(self.endpoint, serve=False, timeout_s=5)
-        board.agree(secret, 1, 1)
-        return board
-
-
-def test_what_strangers_write_is_not_heeded() -> None:
-    meeting = Meeting(SECRET.encode())
-    mine, other = meeting.board, meeting.join(SECRET.encode())
+def test_what_strangers_write_is_not_heeded(two_stages: Written) -> None:
+    with Meeting(two_stages.plan, SECRET.encode()) as meeting:
+        mine, other = meeting.board, meeting.join(SECRET.encode())
     mine.put("announcement", "ours")
     assert other.get("announcement") == "ours"
     mine.put("verdict", "")
@@ -105,24 +83,9 @@ def test_what_strangers_write_is_not_heeded() -> None:
     assert mine.failure() == true
 
 
-def test_ranks_with_another_secret_are_turned_away_and_named() -> None:
-    meeting = Meeting(SECRET.encode())
-    with pytest.raises(UserError, match="is not rank 0's"):
-        meeting.join(OTHER.encode())
-    assert meeting.board.num_refused() == 1
-    assert meeting.board.refused(1) == 1
-    meeting.stranger.set(f"refused/{meeting.stranger.add('refused', 1)}", "\x1b[31m no rank")
-    assert meeting.board.refused(2) is None
-    with pytest.raises(UserError, match="asks for a shared secret"):
-        meeting.join(None)
-    with pytest.raises(UserError, match="without the secret"):
-        Meeting(None).join(SECRET.encode())
-    assert Meeting(None).join(None).seal is None
-
-
-def test_gloo_meets_through_sealed_values_alone() -> None:
-    meeting = Meeting(SECRET.encode())
-    boards = [meeting.board, meeting.join(SECRET.encode())]
+def test_gloo_meets_through_sealed_values_alone(two_stages: Written) -> None:
+    with Meeting(two_stages.plan, SECRET.encode()) as meeting:
+        boards = [meeting.board, meeting.join(SECRET.encode())]
     groups: dict[int, object] = {}
 
     def connect(rank: int, number: int) -> None:
