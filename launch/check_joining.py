@@ -24,7 +24,11 @@ def check_versions(patient: Patient) -> Iterator[Finding]:
     yield Finding(check="edgecompile", found=f"{__version__}, protocol {PROTOCOL}")
     if patient.endpoint is None or 0 in patient.ranks or not has_torch():
         return
-    theirs = _of_rank_0(patient.endpoint)
+    try:
+        theirs = _of_rank_0(patient.endpoint)
+    except UserError as error:
+        yield Finding.of_error("versions", error)
+        return
     if theirs is None:
         return
     own, name = Software.own(), rank_name(patient.plan, 0)
@@ -41,14 +45,14 @@ def check_versions(patient: Patient) -> Iterator[Finding]:
 
 
 def _of_rank_0(endpoint: Endpoint) -> Software | None:
-    """None where it is not there yet, or says nothing."""
+    """None where it is not there yet, or says nothing. Raises UserError where somebody else listens there."""
     from edgelaunch.joining import greeting
     from edgelaunch.meeting import Board
 
     try:
         socket.create_connection((endpoint.address, endpoint.port), timeout=REACH_S).close()
         return greeting(Board(endpoint, serve=False, timeout_s=REACH_S))
-    except (OSError, UserError, PeerLostError):  # the check of the way to rank 0 says what is wrong
+    except (OSError, PeerLostError):  # the check of the way to rank 0 says what is wrong
         return None
 
 

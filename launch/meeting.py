@@ -7,6 +7,7 @@ import copy
 import errno
 import json
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
@@ -17,6 +18,7 @@ from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 from edgecompile.plan import UserError
 from edgelaunch.failures import Abandoned, Failure, PeerLostError
 from edgelaunch.identity import Endpoint
+from edgelaunch.left_behind import await_at_exit
 from edgelaunch.limits import local_shortage
 from edgelaunch.seal import Seal, SealedStore
 from edgelaunch.waiting import Waiting
@@ -58,7 +60,6 @@ class Board:
             UserError: the port is taken, the address is not this machine's, or nobody answers within `timeout_s`; or
                 this process may open no more files.
         """
-        where = f"{endpoint.address}:{endpoint.port}"
         timeout = timedelta(seconds=timeout_s)
         if serve:
             descriptor = endpoint.listen_fd if endpoint.listen_fd is not None else _listen(endpoint)
@@ -66,14 +67,7 @@ class Board:
                                   master_listen_fd=descriptor)  # fmt: skip
         else:
             _await_answer(endpoint, timeout_s, waiting or Waiting())
-            try:
-                store = TCPStore(endpoint.address, endpoint.port, None, False, timeout, False)
-            except RuntimeError as error:
-                if (shortage := local_shortage(error)) is not None:
-                    raise UserError(shortage) from None
-                raise UserError(
-                    f"what listens at {where} is no edgelaunch rank 0: give --master ADDRESS:PORT"
-                ) from None
+            store = _connect(endpoint, timeout)
         self._store: Store = PrefixStore(f"edgelaunch-{endpoint.prefix}", store)
         self.seal = seal
 
@@ -212,6 +206,32 @@ def _listen(endpoint: Endpoint) -> int:
             f"rank 0 cannot listen at {where} ({error.strerror}): give every rank --master ADDRESS:PORT "
             "with an address of this machine"
         ) from None
+
+
+def _connect(endpoint: Endpoint, timeout: timedelta) -> TCPStore:
+    """As a client, of somebody who listens. In a thread: whoever takes the connection and says nothing is waited for
+    without end, whatever the timeout."""
+    made: list[TCPStore] = []
+    failed: list[RuntimeError] = []
+
+    def connect() -> None:
+        try:
+            made.append(TCPStore(endpoint.address, endpoint.port, None, False, timeout, False))
+        except RuntimeError as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=connect, name="connect", daemon=True)
+    thread.start()
+    thread.join(timeout.total_seconds())
+    if made:
+        return made[0]
+    if not failed:
+        await_at_exit(thread)
+    elif (shortage := local_shortage(failed[0])) is not None:
+        raise UserError(shortage)
+    raise UserError(
+        f"what listens at {endpoint.address}:{endpoint.port} is no edgelaunch rank 0: give --master ADDRESS:PORT"
+    )
 
 
 def _await_answer(endpoint: Endpoint, timeout_s: float, waiting: Waiting) -> None:

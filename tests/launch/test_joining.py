@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import socket
 import sys
 import threading
 import time
@@ -23,7 +24,7 @@ from launch_plans import Written
 from torch._C._distributed_c10d import PrefixStore
 
 from edgecompile.plan import UserError, file_sha256
-from edgelaunch import joining, meeting, membership, messages, software, waiting
+from edgelaunch import check_joining, joining, meeting, membership, messages, software, waiting
 from edgelaunch.doctor import examine
 from edgelaunch.failures import Failure, FailureBox
 from edgelaunch.findings import FAILS, NOTE, OK, Finding
@@ -352,6 +353,18 @@ def test_a_rank_says_where_it_looks_for_rank_0(monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(UserError, match=f"rank 0 did not answer at 127.0.0.1:{port}"):
         Board(Endpoint(address="127.0.0.1", port=port), serve=False, timeout_s=0.5, waiting=Waiting(said.append))
     assert said[0] == f"waiting for rank 0 at 127.0.0.1:{port} (0 of 0.5 s)"
+
+
+def test_who_listens_and_says_nothing_is_no_rank_0(two_stages: Written, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        endpoint = Endpoint(address="127.0.0.1", port=silent.getsockname()[1])
+        with pytest.raises(UserError, match="is no edgelaunch rank 0: give --master"):
+            Board(endpoint, serve=False, timeout_s=0.3)
+        monkeypatch.setattr(check_joining, "REACH_S", 0.3)
+        found = findings(two_stages, 1, endpoint.port)["versions"]
+        assert (found.verdict, found.fix) == (FAILS, "give --master ADDRESS:PORT")
 
 
 @contextlib.contextmanager
