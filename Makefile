@@ -29,6 +29,7 @@ bench: $(VENV)/.installed ## run the benchmarks; they print ratios
 	$(BIN)/python benchmarks/accuracy.py
 	$(BIN)/python benchmarks/compute.py
 	$(BIN)/python benchmarks/equality.py --models minilm,deit_small
+	$(BIN)/python benchmarks/architectures.py
 	$(BIN)/python benchmarks/pipeline.py --quick
 	$(BIN)/python benchmarks/counters.py
 	$(BIN)/python benchmarks/memory.py --quick

@@ -10,7 +10,7 @@ import torch
 from edgecompile import __version__
 from edgecompile import plan as p
 from edgecompile.contingency import Contingencies
-from edgecompile.domain import Cluster
+from edgecompile.domain import Cluster, imports_of
 from edgecompile.machines import limits_entry, network_entry, spare_hosts
 from edgecompile.memory import data_host_bytes, kept_inputs_bytes
 from edgecompile.profile import Profile
@@ -111,6 +111,7 @@ def _runtime(conf: RuntimeConf) -> p.Runtime:
         detect_s=parse_time(conf.detect, "runtime.detect"),
         rejoin_s=parse_time(conf.rejoin, "runtime.rejoin"),
         prepack=conf.prepack,
+        imports=imports_of(conf),
     )
 
 

@@ -6,20 +6,26 @@ torch.export is the default: torch.fx.symbolic_trace, kept as an option, fails o
 from __future__ import annotations
 
 import inspect
+import io
+import logging
 import operator
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, cast
 
 import torch
 from torch import fx, nn
+from torch.overrides import TorchFunctionMode
 
 from edgecompile.domain import ModelSpec
 from edgecompile.errors import UserError, choices
-from edgecompile.graphs import propagate
+from edgecompile.exported import explain_operator, plain_graph
+from edgecompile.graphs import OperatorFailed, propagate
 from edgecompile.module_state import ModuleState
 from edgecompile.schema import CaptureMethod
+from edgecompile.sources import failing_call, first_line, users_frames
 
 __all__ = ["Captured", "FlatModel", "capture"]
 
@@ -116,39 +122,46 @@ def _choose(result: Any, outputs: tuple[str, ...]) -> Any:
     chosen: dict[str, Any] = {}
     for name in outputs:
         value = result
-        for part in [name] if isinstance(result, Mapping) and name in result else name.split("."):
+        for part in [name] if name in dict(_fields(result) or ()) else name.split("."):
             value = _field(value, part, name, result)
         chosen[name] = value
     return chosen
 
 
 def _field(value: Any, part: str, name: str, result: Any) -> Any:
-    if isinstance(value, Mapping) and part in value:
-        return value[part]
-    if isinstance(value, (tuple, list)) and part.isdigit() and int(part) < len(value):
-        return value[int(part)]
-    if hasattr(value, "_fields") and part in value._fields:
-        return getattr(value, part)
-    if isinstance(value, (torch.Tensor, fx.Proxy)) and name in ("0", "output"):
-        return value
+    if isinstance(value, _TENSOR):
+        if name in ("0", "output"):
+            return value
+    else:
+        inside = dict(_fields(value) or ())
+        if part in inside:
+            return inside[part]
     raise UserError(f"model.output: the result has no field {name!r}: its fields are {choices(_flatten(result), name)}")
 
 
+_TENSOR = (torch.Tensor, fx.Proxy)
+"""A proxy stands for a tensor while fx traces, and has whatever attribute it is asked for."""
+
+
+def _fields(value: Any) -> list[tuple[str, Any]] | None:
+    """The parts of a mapping, a tuple or list, or a dataclass, by name; None for anything else."""
+    if isinstance(value, _TENSOR):
+        return None
+    if isinstance(value, Mapping):
+        return [(str(key), item) for key, item in value.items()]
+    if isinstance(value, (tuple, list)):
+        names = getattr(value, "_fields", None) or range(len(value))
+        return [(str(name), item) for name, item in zip(names, value, strict=True)]
+    if is_dataclass(value) and not isinstance(value, type):
+        return [(item.name, getattr(value, item.name, None)) for item in fields(value)]
+    return None
+
+
 def _flatten(result: Any, prefix: str = "") -> dict[str, torch.Tensor]:
-    if isinstance(result, fx.Proxy):  # stands for a tensor while fx traces
+    if isinstance(result, _TENSOR):
         return {prefix or "output": cast(torch.Tensor, result)}
-    if isinstance(result, torch.Tensor):
-        return {prefix or "output": result}
-    if isinstance(result, Mapping):
-        pairs = [(str(key), value) for key, value in result.items()]
-    elif hasattr(result, "_fields"):
-        pairs = [(key, getattr(result, key)) for key in result._fields]
-    elif isinstance(result, (tuple, list)):
-        pairs = [(str(index), value) for index, value in enumerate(result)]
-    else:
-        pairs = []  # None, flags and caches do not travel
     named: dict[str, torch.Tensor] = {}
-    for key, value in pairs:
+    for key, value in _fields(result) or ():  # None, flags and caches do not travel
         named.update(_flatten(value, f"{prefix}.{key}" if prefix else key))
     return named
 
@@ -161,20 +174,25 @@ def capture(flat: FlatModel, spec: ModelSpec, inputs: Sequence[torch.Tensor], me
         inputs: one tensor an input, batch dimension first.
 
     Raises:
-        UserError: the model cannot be captured; says what it does that stands in the way.
+        UserError: the model cannot be captured; says what it does that stands in the way, and where.
     """
     state = ModuleState(flat.module)
+    called = _LastCall()
     try:
-        with torch.no_grad(), warnings.catch_warnings():
+        with torch.no_grad(), warnings.catch_warnings(), _silence(), users_frames():
             warnings.simplefilter("ignore")  # torch.export's advice is for those who train what they export
             if method is CaptureMethod.export:
-                graph_module = _export(flat, tuple(inputs))
+                with called:
+                    program = torch.export.export(flat, tuple(inputs), strict=False)
+                graph_module = plain_graph(program)
             else:
                 graph_module = _symbolic_trace(flat, tuple(inputs))
     except UserError:
         raise
+    except OperatorFailed as failed:
+        raise UserError(explain_operator(failed)) from failed
     except Exception as error:  # both tracers raise whatever the model's code raises on a proxy
-        raise UserError(_explain(error, method, spec.name)) from error
+        raise UserError(_explain(error, method, spec.name, called.failed)) from error
     finally:
         state.restore()  # a model that stores what it computes would hold the tracer's tensors
     return Captured(
@@ -184,44 +202,43 @@ def capture(flat: FlatModel, spec: ModelSpec, inputs: Sequence[torch.Tensor], me
     )
 
 
-def _explain(error: Exception, method: CaptureMethod, name: str) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    first = lines[0] if lines else type(error).__name__
-    hint = "try capture=export, which traces more models"
-    if method is CaptureMethod.export:
-        data = "DataDependent" in type(error).__name__
-        hint = "its control flow looks at data" if data else "does it run on inputs of the shapes in model.inputs?"
-    return f"capture={method.value}: cannot trace the model {name!r}: {type(error).__name__}: {first} ({hint})"
+class _LastCall(TorchFunctionMode):
+    """Remembers which of torch's functions failed first."""
+
+    failed: str | None = None
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        try:
+            return func(*args, **(kwargs or {}))
+        except Exception:
+            self.failed = self.failed or getattr(func, "__name__", None)
+            raise
 
 
-def _export(flat: nn.Module, inputs: tuple[torch.Tensor, ...]) -> fx.GraphModule:
-    program = torch.export.export(flat, inputs, strict=False)
-    if any(_mutates(node) for node in program.graph.nodes):
-        program = program.run_decompositions({})
-    graph_module = program.module()
-    assert isinstance(graph_module, fx.GraphModule)
-    # A plain graph takes positions and returns a tuple; export's own calling convention carries guards with it.
-    graph_module.graph.set_codegen(fx.graph.CodeGen())
-    (output,) = [node for node in graph_module.graph.nodes if node.op == "output"]
-    output.args = (tuple(output.args[0]),)
-    for node in list(graph_module.graph.nodes):
-        if node.op == "call_module" and node.target == "_guards_fn":
-            graph_module.graph.erase_node(node)
-        elif node.target in (torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default):
-            # A boundary's tensors arrive contiguous: what was a view of a transposed tensor may need a copy there.
-            node.target = torch.ops.aten.reshape.default
-        elif node.target is torch.ops.aten.copy_.default and node.args[0].op in ("placeholder", "get_attr"):
-            # What the model writes into its input or a buffer is read by nobody: reference.py has seen to that.
-            node.replace_all_uses_with(node.args[1])
-            graph_module.graph.erase_node(node)
-        elif node.target is torch.ops.aten.view_as.default:
-            node.target = torch.ops.aten.reshape_as.default
-    return fx.GraphModule(graph_module, graph_module.graph, class_name="Model")
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Of torch's own pages of graphs and frames on standard error: what matters of them is in our line."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logging.disable(disabled)
 
 
-def _mutates(node: fx.Node) -> bool:
-    schema = getattr(node.target, "_schema", None)
-    return node.op == "call_function" and schema is not None and bool(schema.is_mutable)
+def _explain(error: Exception, method: CaptureMethod, name: str, operator: str | None) -> str:
+    place = failing_call(error, operator)
+    start = f"capture={method.value}: cannot trace the model {name!r}: {f'{place}: ' if place else ''}"
+    if "DataDependent" in type(error).__name__:
+        return (
+            f"{start}which way it goes depends on the data, and a graph has one way: compute both, and choose with "
+            "torch.where"
+        )
+    hint = "" if method is CaptureMethod.export else " (try capture=export, which traces more models)"
+    return f"{start}{type(error).__name__}: {first_line(error)}{hint}"
 
 
 class _Proxy(fx.Proxy):
@@ -249,13 +266,16 @@ def _symbolic_trace(flat: FlatModel, inputs: tuple[torch.Tensor, ...]) -> fx.Gra
     fixed = type("FixedFlatModel", (FlatModel,), {"forward": forward})
     root: FlatModel = FlatModel.__new__(fixed)
     root.__dict__ = flat.__dict__
-    traced = fx.GraphModule(root, _Tracer().trace(root), class_name="Model")
+    tracer = _Tracer()
+    tracer.record_stack_traces = True  # so that an operator can be named by its line
+    graph = tracer.trace(root)
+    traced = fx.GraphModule(root, graph, class_name="Model")
     for node in traced.graph.nodes:
         of_dtype = "dtype" in node.kwargs or any(isinstance(value, torch.dtype) for value in node.args)
         if node.op == "call_method" and node.target in ("view", "view_as") and not of_dtype:
-            node.target = str(node.target).replace("view", "reshape")  # for the same reason as in _export
+            node.target = str(node.target).replace("view", "reshape")  # for the same reason as in exported.py
     traced.recompile()
     propagate(traced, inputs)
     if any(node.meta["writes"] for node in traced.graph.nodes):
-        return _export(traced, inputs)
+        return plain_graph(torch.export.export(traced, inputs, strict=False))
     return traced

@@ -8,9 +8,9 @@ from typing import Any
 
 from edgecompile.decode import decode
 from edgecompile.errors import UserError, choices
-from edgecompile.plan import DTYPE_BYTES, PREPACK
+from edgecompile.plan import DTYPE_BYTES, PREPACK, is_module_name
 from edgecompile.quantities import parse_bytes, parse_flops, parse_rate, parse_time
-from edgecompile.schema import Conf, DataConf, DeviceConf, HostConf, InputConf, ModelConf, NetworkConf
+from edgecompile.schema import Conf, DataConf, DeviceConf, HostConf, InputConf, ModelConf, NetworkConf, RuntimeConf
 
 __all__ = [
     "Cluster",
@@ -19,6 +19,7 @@ __all__ = [
     "InputSpec",
     "ModelSpec",
     "cluster_of",
+    "imports_of",
     "model_of",
     "to_conf",
     "with_pixels",
@@ -115,6 +116,7 @@ def to_conf(config: Any) -> Conf:
     _one_of(conf.runtime.prepack, PREPACK, "runtime.prepack")
     _at_least(conf.runtime.num_buffers_in, 1, "runtime.num_buffers_in")
     _at_least(conf.runtime.num_buffers_out, 1, "runtime.num_buffers_out")
+    imports_of(conf.runtime)
     return conf
 
 
@@ -131,6 +133,19 @@ def _check_keys(value: object, key: str) -> None:
         if name not in known:
             raise UserError(f"{path}: no such key: the keys here are {choices(known, name)}")
         _check_keys(inner, path)
+
+
+def imports_of(conf: RuntimeConf) -> tuple[str, ...]:
+    """`runtime.import`: the modules that register the model's own operators.
+
+    Raises:
+        UserError: it is no list of module names.
+    """
+    value = getattr(conf, "import")
+    names = [] if value is None else value if isinstance(value, list) else [value]
+    if not all(isinstance(name, str) and is_module_name(name) for name in names):
+        raise UserError(f"invalid value {value!r} for runtime.import: expected a list of modules, such as [my_ops]")
+    return tuple(names)
 
 
 def model_of(conf: ModelConf) -> ModelSpec:

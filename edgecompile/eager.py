@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from edgecompile.capture import FlatModel
 from edgecompile.errors import UserError
+from edgecompile.sources import failing_call, first_line
 
 __all__ = ["Eager", "ModelFails", "NoItems", "Outputs", "groups_of"]
 
@@ -86,10 +87,11 @@ class Eager:
         return tuple(torch.cat(values)[: self.num_items] for values in zip(*pieces, strict=True))
 
     def _failure(self, error: Exception) -> str:
-        first = (str(error).strip().splitlines() or [""])[0]
+        place = failing_call(error, None)
+        reason = f"{f'{place}: ' if place else ''}{type(error).__name__}: {first_line(error)}"
         pairs = zip(self.flat.names, self.inputs, strict=True)
         shapes = ", ".join(f"{name} {list(value.shape[1:])}" for name, value in pairs)
-        return f"the model fails on inputs of the shapes in model.inputs ({shapes}): {type(error).__name__}: {first}"
+        return f"the model fails on inputs of the shapes in model.inputs ({shapes}): {reason}"
 
 
 class _Float64(TorchDispatchMode):  # type: ignore[no-untyped-call]

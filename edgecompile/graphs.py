@@ -13,6 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 __all__ = [
+    "OperatorFailed",
     "TensorFacts",
     "attribute",
     "called_module",
@@ -58,12 +59,23 @@ def propagate(graph_module: fx.GraphModule, inputs: Sequence[torch.Tensor]) -> N
     `flops`: floating-point operations, by torch's own counter; one an element where it does not know the operator.
     `view`: the node's result lives in the storage of one of its arguments, which it leaves as it was.
     `writes`: the operator writes into one of its arguments.
+
+    Raises:
+        OperatorFailed: an operator's result has a shape that depends on the data, is no plain tensor, or is unknown.
     """
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     fakes = [mode.from_tensor(item, static_shapes=True) for item in inputs]
     counter = FlopCounterMode(display=False)  # entered once: to enter it takes longer than most operators
     with mode, counter, torch.no_grad():
         _Propagator(graph_module, mode, counter).run(*fakes)
+
+
+class OperatorFailed(Exception):
+    """An operator cannot run on tensors whose values are unknown; its cause says why."""
+
+    def __init__(self, node: fx.Node) -> None:
+        super().__init__(node)
+        self.node = node
 
 
 _LITERALS = (bool, int, float, torch.Size, torch.dtype, torch.device)
@@ -77,6 +89,12 @@ class _Propagator(fx.Interpreter):
         self.kept: list[Any] = []  # storage ids are addresses: nothing may be freed while they are compared
 
     def run_node(self, n: fx.Node) -> Any:
+        try:
+            return self._run_node(n)
+        except Exception as error:  # whatever the operator raises
+            raise OperatorFailed(n) from error
+
+    def _run_node(self, n: fx.Node) -> Any:
         args, kwargs = self.fetch_args_kwargs_from_env(n)
         read = [item for argument in n.all_input_nodes for item in _tensors_of(self.env[argument])]
         if n.op == "call_module":

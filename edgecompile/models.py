@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import inspect
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,8 @@ from torch import nn
 
 from edgecompile.domain import ModelSpec
 from edgecompile.errors import UserError, nearest
+from edgecompile.modules import fill_lazy, plain_module, unmade_weights
+from edgecompile.reference import golden_inputs
 from edgecompile.working_folder import find_named_modules, why_not_found
 
 __all__ = ["build_model", "from_directory", "from_transformers", "sentence_encoder"]
@@ -21,7 +25,7 @@ def build_model(spec: ModelSpec, seed: int) -> nn.Module:
     """Calls the option's `_target_` with seeded random numbers; returns the module in eval mode, without gradients.
 
     Raises:
-        UserError: the target cannot be imported, fails, or returns no nn.Module.
+        UserError: the target cannot be imported, fails, or returns no nn.Module, or one that cannot be captured.
     """
     from hydra.errors import InstantiationException
     from hydra.utils import instantiate
@@ -46,7 +50,10 @@ def build_model(spec: ModelSpec, seed: int) -> nn.Module:
         raise UserError(f"model.build: {target} returned a {type(module).__name__}: it must return an nn.Module")
     if not any(True for _ in module.parameters()) and not any(True for _ in module.modules()):
         raise UserError(f"model.build: {target} returned an empty module")
-    return module.eval().requires_grad_(False)
+    module = plain_module(module, target).eval()
+    if unmade_weights(module):
+        fill_lazy(module, spec, golden_inputs(spec, module, seed), seed)
+    return module.requires_grad_(False)
 
 
 def _hush_transformers() -> None:
@@ -137,7 +144,7 @@ def _architecture(name: str | None) -> Any:
 def _config(cls: Any, values: dict[str, Any]) -> Any:
     default = cls.config_class()
     for key in values:
-        if not hasattr(default, key):
+        if not hasattr(default, key) and not _reads(cls, key):
             near = nearest(key, [name for name in vars(default) if name[0] != "_"])
             hint = f": did you mean {' or '.join(near)}?" if near else ""
             raise UserError(f"model.build.config.{key}: {cls.config_class.__name__} has no such key{hint}")
@@ -146,6 +153,14 @@ def _config(cls: Any, values: dict[str, Any]) -> Any:
         return cls.config_class(**values)
     except Exception as error:  # the libraries' own checks raise many kinds
         raise UserError(f"model.build.config: {cls.config_class.__name__}: {str(error).splitlines()[0]}") from None
+
+
+def _reads(cls: Any, key: str) -> bool:
+    """Whether the architecture's code asks for a key that its config class leaves out: getattr(config, "KEY", ...)."""
+    try:
+        return f'"{key}"' in inspect.getsource(sys.modules[cls.__module__])
+    except OSError:  # no source is installed
+        return False
 
 
 def _from_config(cls: Any, config: Any, **extra: Any) -> nn.Module:

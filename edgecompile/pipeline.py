@@ -11,12 +11,15 @@ from edgecompile.assemble import assemble_plan
 from edgecompile.assets import check_labels, data_spec, write_golden
 from edgecompile.capture import FlatModel
 from edgecompile.contingency import check_fallbacks, find_contingencies, write_fallbacks
-from edgecompile.domain import ModelSpec, cluster_of, model_of, with_pixels
+from edgecompile.domain import ModelSpec, cluster_of, imports_of, model_of, with_pixels
 from edgecompile.equality import Flow, check_shards
 from edgecompile.exact import keep_exact
+from edgecompile.exported import library_notes
 from edgecompile.front import chain_of
+from edgecompile.libraries import import_libraries
 from edgecompile.measured import make_profile
 from edgecompile.models import build_model
+from edgecompile.modules import fill_meta
 from edgecompile.partition import partition
 from edgecompile.plan import Plan, check_place, write_plan
 from edgecompile.reference import example_inputs, golden_inputs, make_reference
@@ -43,6 +46,8 @@ def compile_model(conf: Conf, step: Step, overrides: Sequence[str] = ()) -> Plan
     """
     spec, cluster, folder = with_pixels(model_of(conf.model), conf.data), cluster_of(conf), Path(conf.output_dir)
     check_place(folder / "plan.yaml")
+    libraries = imports_of(conf.runtime)
+    import_libraries(libraries)
     with step(f"build {spec.name}"):
         loaded = _model(spec, conf)
         module = loaded.module
@@ -62,6 +67,7 @@ def compile_model(conf: Conf, step: Step, overrides: Sequence[str] = ()) -> Plan
         check_labels(data, chain.boundaries[-1])
     with step("run the eager model on golden items"):
         reference = make_reference(flat, golden, conf.microbatch)
+    notes = (*reference.notes, *library_notes(captured.graph_module.graph, libraries))
     formats = artifact_formats(conf, len(schedule.stages))
     wires = [RAW, *cut_formats(conf, len(schedule.stages) - 1), RAW]
     shards, start = [], Flow.of(reference, conf.microbatch, is_lossy(chain, schedule, wires))
@@ -85,7 +91,7 @@ def compile_model(conf: Conf, step: Step, overrides: Sequence[str] = ()) -> Plan
         items = write_golden(reference, captured, equality, whole, folder)
         plan = assemble_plan(
             conf, cluster=cluster, chain=chain, profile=profile, schedule=schedule, shards=shards, wires=wires,
-            golden=items, data=data, origin=loaded.origin, notes=(*loaded.notes, *reference.notes, *equality.notes),
+            golden=items, data=data, origin=loaded.origin, notes=(*loaded.notes, *notes, *equality.notes),
             num_parameters=sum(value.numel() for value in module.parameters()), contingencies=contingencies,
             overrides=overrides,
         )  # fmt: skip
@@ -95,6 +101,7 @@ def compile_model(conf: Conf, step: Step, overrides: Sequence[str] = ()) -> Plan
 
 def _model(spec: ModelSpec, conf: Conf) -> Loaded:
     module = build_model(spec, conf.seed)
+    fill_meta(module, spec.build["_target_"], conf.weights)
     if conf.weights is not None:
         return load_weights(module, conf.weights, conf.weights_prefix, conf.weights_unused == "ignore")
     check_numbers(module, f"model.build: {spec.name}")

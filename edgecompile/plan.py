@@ -25,7 +25,7 @@ from edgecompile.files import (
 )
 from edgecompile.plan_cluster import Device, Host, Limits, Link, Network, Pair, SpareHost
 from edgecompile.plan_costs import BoundaryEntry, Pinned, Scheduling, SharedEntry, UnitEntry
-from edgecompile.plan_rules import DTYPE_BYTES, PREPACK, check_plan
+from edgecompile.plan_rules import DTYPE_BYTES, PREPACK, check_plan, is_module_name
 from edgecompile.quantities import (
     format_bytes,
     format_count,
@@ -79,6 +79,7 @@ __all__ = [
     "format_number",
     "format_rate",
     "format_time",
+    "is_module_name",
     "is_same_file",
     "print_anything",
     "printable",
@@ -244,6 +245,8 @@ class Runtime:
     """How long the others wait for a lost rank that they cannot do without; 0: not at all."""
     prepack: str = "auto"
     """Whether a rank rearranges weights for oneDNN's products: `auto`, `always` or `never`."""
+    imports: tuple[str, ...] = ()
+    """Modules that register operators of the model's own; a rank imports them before it loads its shard."""
 
 
 @dataclass(frozen=True, kw_only=True)

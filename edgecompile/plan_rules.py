@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keyword
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +12,7 @@ from edgecompile.errors import UserError, choices
 if TYPE_CHECKING:
     from edgecompile.plan import Host, Plan, SpareHost, Stage, TensorSpec
 
-__all__ = ["DTYPE_BYTES", "PREPACK", "check_plan"]
+__all__ = ["DTYPE_BYTES", "PREPACK", "check_plan", "is_module_name"]
 
 DTYPE_BYTES: Mapping[str, int] = {
     "float64": 8,
@@ -63,6 +64,8 @@ def check_plan(plan: Plan, where: str) -> None:
     _require(
         plan.runtime.prepack in PREPACK, where, "runtime.prepack", plan.runtime.prepack, "one of " + choices(PREPACK)
     )
+    for index, name in enumerate(plan.runtime.imports):
+        _require(is_module_name(name), where, f"runtime.imports.{index}", name, "the name of a Python module")
     for key in ("timeout_s", "detect_s"):
         value = getattr(plan.runtime, key)
         _require(0 < value <= MOST_S, where, f"runtime.{key}", value, f"over 0, at most {MOST_S:.0f}")
@@ -71,6 +74,11 @@ def check_plan(plan: Plan, where: str) -> None:
         value = getattr(plan.predicted, key)
         _require(value > 0, where, f"predicted.{key}", value, "over 0")
     _check_horizon(plan, where)
+
+
+def is_module_name(name: str) -> bool:
+    """Whether `import NAME` is Python."""
+    return all(part.isidentifier() and not keyword.iskeyword(part) for part in name.split("."))
 
 
 def _require(holds: bool, where: str, key: str, value: object, allowed: str) -> None:

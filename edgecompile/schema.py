@@ -232,6 +232,11 @@ class RuntimeConf:
     """How long the others wait for a lost rank that they cannot do without; 0: the run ends at once."""
     prepack: str = "auto"
     """Weights rearranged once for oneDNN's products: auto (x86 processors other than Intel's), always or never."""
+    # The key is `import`, which Python keeps for itself: only getattr reads the attribute, and no __init__ can take it.
+    __annotations__["import"] = "Any"
+    vars()["import"] = field(default=None, init=False, repr=False, compare=False)
+    """Modules that register operators of the model's own (torch.library): a list of names, which every rank imports
+    before it loads its shard."""
 
 
 @dataclass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,12 +15,13 @@ import torch
 from torch import fx, nn
 
 from edgecompile.errors import UserError, choices
-from edgecompile.graphs import dtype_name, erase_dead
+from edgecompile.graphs import dtype_name, erase_dead, op_name
 from edgecompile.inplace import isolate_writes, show_shared_memory
 from edgecompile.passes.settle_layouts import BitViews
 from edgecompile.passes.wire import insert_decoding, insert_encoding
 from edgecompile.prepack import ROWS_RECORD, product_rows
 from edgecompile.schema import Conf
+from edgecompile.sources import operator_at
 from edgecompile.store import store, temporary_in
 from edgecompile.units import BoundaryTensor, Chain
 from edgecompile.wire import FORMATS, WireFormat, wire_tensors
@@ -38,6 +40,7 @@ __all__ = [
 
 RAW = FORMATS["fp32"]
 ARTIFACTS = ("torchscript", "pt2")
+_NO_OPERATOR = re.compile(r"We don't have an op for \w+::(\w+)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,15 +188,34 @@ def freeze_module(module: nn.Module, examples: tuple[torch.Tensor, ...]) -> Froz
     _forget_classes()
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # torch.jit is deprecated, but it is what runs on the boards' torch
-        traced = torch.jit.trace(  # type: ignore[no-untyped-call]
-            module, examples, check_trace=False, strict=False
-        )
+        try:
+            traced = torch.jit.trace(  # type: ignore[no-untyped-call]
+                module, examples, check_trace=False, strict=False
+            )
+        except RuntimeError as error:
+            missing = _NO_OPERATOR.search(str(error))
+            if missing is None:
+                raise
+            raise UserError(_explain(missing[1], module)) from error
         torch._C._jit_pass_inline(traced.graph)
         rows = product_rows(traced.graph)
         show_shared_memory(traced.graph)
         frozen = torch.jit.freeze(traced.eval())
         isolate_writes(frozen.graph)
         return Frozen(module=frozen, rows=rows)
+
+
+def _explain(name: str, module: nn.Module) -> str:
+    """Of an operator that torch has and TorchScript lacks, such as view(dtype)."""
+    nodes = module.graph.nodes if isinstance(module, fx.GraphModule) else ()
+    # the operator's other forms may well be there: the last one of the name is as likely as any
+    found = [node for node in nodes if op_name(node) == name]
+    unusual = [node for node in found if not str(node.target).endswith(".default")]
+    where = operator_at((unusual or found)[-1]) if found else name
+    return (
+        f"the model calls {where}, in a form that TorchScript has no operator for: artifact=pt2 writes shards that "
+        "hold it (for ranks whose torch is this one or newer)"
+    )
 
 
 def _forget_classes() -> None:

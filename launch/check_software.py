@@ -6,10 +6,11 @@ import io
 import sys
 from collections.abc import Iterator
 
+from edgecompile.libraries import import_libraries
 from edgecompile.plan import UserError
 from edgelaunch.findings import FAILS, Finding, Patient, first_line, has_torch
 
-__all__ = ["check_gloo", "check_gpu", "check_python", "check_torch", "check_torchscript"]
+__all__ = ["check_gloo", "check_gpu", "check_libraries", "check_python", "check_torch", "check_torchscript"]
 
 
 def check_python(patient: Patient) -> Iterator[Finding]:
@@ -47,6 +48,19 @@ def check_torchscript(patient: Patient) -> Iterator[Finding]:
             yield Finding(check=artifact, found=f"does not work here: {first_line(error)}", verdict=FAILS, fix=fix)
             continue
         yield Finding(check=artifact, found="works")
+
+
+def check_libraries(patient: Patient) -> Iterator[Finding]:
+    """Modules that register operators of the model's own."""
+    if not has_torch():
+        return
+    for name in patient.plan.runtime.imports:
+        try:
+            import_libraries([name])
+        except UserError as error:
+            yield Finding.of_error("libraries", error)
+            continue
+        yield Finding(check="libraries", found=f"{name} can be imported")
 
 
 def check_gpu(patient: Patient) -> Iterator[Finding]:

@@ -9,14 +9,21 @@ from edgecompile.plan import Plan
 from edgelaunch.check_joining import check_limits_here, check_reach, check_versions
 from edgelaunch.check_machine import check_clock, check_cores, check_disk, check_files, check_memory, check_shards
 from edgelaunch.check_network import check_address, check_interface, check_port, check_secret
-from edgelaunch.check_software import check_gloo, check_gpu, check_python, check_torch, check_torchscript
+from edgelaunch.check_software import (
+    check_gloo,
+    check_gpu,
+    check_libraries,
+    check_python,
+    check_torch,
+    check_torchscript,
+)
 from edgelaunch.findings import Finding, Patient
 from edgelaunch.identity import Endpoint
 
 __all__ = ["examine"]
 
-CHECKS = (check_python, check_versions, check_torch, check_torchscript, check_gpu, check_gloo, check_address,
-          check_reach, check_interface, check_port, check_secret, check_limits_here, check_clock, check_cores,
+CHECKS = (check_python, check_versions, check_torch, check_torchscript, check_libraries, check_gpu, check_gloo,
+          check_address, check_reach, check_interface, check_port, check_secret, check_limits_here, check_clock, check_cores,
           check_memory, check_disk, check_shards, check_files)  # fmt: skip
 
 

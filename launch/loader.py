@@ -6,6 +6,7 @@ import gc
 from collections.abc import Callable
 from typing import Any
 
+from edgecompile.libraries import import_libraries
 from edgecompile.plan import Stage
 from edgelaunch.allocator import large_blocks_apart
 from edgelaunch.rank import RankOptions
@@ -24,7 +25,7 @@ class Loader:
         """The stage's module; the one before, where that is another, is let go of first.
 
         Raises:
-            UserError: as load_shard.
+            UserError: as load_shard, or a library that the plan names cannot be imported.
         """
         if self._loaded is not None and self._loaded[0] == stage.sha256:
             return self._loaded[1]
@@ -32,6 +33,7 @@ class Loader:
             self._set_ready(False)
             self._loaded = None
             gc.collect()
+        import_libraries(self._options.plan.runtime.imports)
         policy = self._options.plan.runtime.prepack
         with large_blocks_apart():
             module = load_shard_soon(stage, self._options.folder, self._options.device, policy)

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from edgecompile.libraries import import_libraries
 from edgecompile.plan import Plan, UserError
 from edgelaunch.golden import GoldenFile
 from edgelaunch.items import Entry, Flush, Item
@@ -28,11 +29,12 @@ class Reference:
     """Keeps each item's inputs until its result is there, then runs the unsplit model on both."""
 
     def __init__(self, plan: Plan, folder: Path, golden: GoldenFile) -> None:
-        """Raises UserError where the model's file is missing, or has other bytes than the plan says."""
+        """Raises UserError where the model's file is missing or has other bytes than the plan says, or a library is."""
         assert plan.golden.reference is not None
         assert plan.golden.reference_sha256 is not None
         path = folder / plan.golden.reference
         check_file(path, plan.golden.reference_sha256, "the unsplit model", "compile again with reference=true")
+        import_libraries(plan.runtime.imports)
         self._model: Any = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
         self._plan = plan
         self._fed: deque[tuple[Entry, dict[str, torch.Tensor]]] = deque()

@@ -147,7 +147,8 @@ def _load(
         if (shortage := local_shortage(error)) is not None:
             raise UserError(f"{path}: {shortage}") from None
         first = (str(error).strip().splitlines() or ["?"])[0]
-        raise UserError(f"{path}: torch {torch.__version__} cannot load this shard: {first}") from None
+        fix = ": compile with runtime.import=[MODULE], which registers it" if "Unknown builtin op" in first else ""
+        raise UserError(f"{path}: torch {torch.__version__} cannot load this shard: {first.rstrip('.')}{fix}") from None
 
 
 def run_shard(

@@ -62,18 +62,34 @@ def text_of(value: object) -> str:
     return {None: "null", "???": "required"}.get(value, str(value))  # type: ignore[call-overload]
 
 
+def keyword_of(node: ast.stmt) -> str | None:
+    """The key of `vars()["import"] = field(...)`: a keyword of Python's, which no annotation can name."""
+    if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Subscript):
+        target = node.targets[0]
+        if ast.unparse(target.value) == "vars()" and isinstance(target.slice, ast.Constant):
+            return str(target.slice.value)
+    return None
+
+
+def said_after(body: list[ast.stmt], index: int) -> str:
+    following = body[index + 1] if index + 1 < len(body) else None
+    if isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant):
+        return " ".join(str(following.value.value).split())
+    return ""
+
+
 def rows(known: dict[str, ast.ClassDef], name: str, prefix: str) -> list[tuple[str, str, str]]:
     found: list[tuple[str, str, str]] = []
     body = known[name].body
     for index, node in enumerate(body):
+        keyword = keyword_of(node)
+        if keyword is not None:
+            found.append((f"{prefix}{keyword}", "null", said_after(body, index)))
         if not isinstance(node, ast.AnnAssign):
             continue
         key = f"{prefix}{ast.unparse(node.target)}"
         kind = ast.unparse(node.annotation)
-        following = body[index + 1] if index + 1 < len(body) else None
-        said = ""
-        if isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant):
-            said = " ".join(str(following.value.value).split())
+        said = said_after(body, index)
         inner = next((item for item in known if item in kind and item.endswith("Conf")), None)
         if inner is None:
             found.append((key, default_of(node), said))

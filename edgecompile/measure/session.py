@@ -14,10 +14,11 @@ import torch
 import edgecompile
 from edgecompile import profile_file as file
 from edgecompile.capture import FlatModel
-from edgecompile.domain import Device, ModelSpec, cluster_of, model_of, with_pixels
+from edgecompile.domain import Device, ModelSpec, cluster_of, imports_of, model_of, with_pixels
 from edgecompile.errors import UserError, choices
 from edgecompile.fingerprint import chain_fingerprint
 from edgecompile.front import chain_of
+from edgecompile.libraries import import_libraries
 from edgecompile.measure.allocator import keep_freed_memory
 from edgecompile.measure.busy import busy_cores
 from edgecompile.measure.lazy import WithoutWeights
@@ -29,6 +30,7 @@ from edgecompile.measure.solve import Solved, solve_units
 from edgecompile.measure.wires import measure_wires
 from edgecompile.measured import threads_of
 from edgecompile.models import build_model
+from edgecompile.modules import fill_meta
 from edgecompile.quantities import parse_bytes, parse_time
 from edgecompile.reference import example_inputs, golden_inputs
 from edgecompile.schema import Conf
@@ -67,6 +69,7 @@ def profile_device(conf: Conf, ui: Ui) -> tuple[file.DeviceProfile, Path]:
     setup = _setup(conf)
     _set_threads(setup.threads)
     spec = with_pixels(model_of(conf.model), conf.data)
+    import_libraries(imports_of(conf.runtime))
     with ui.step(f"build {spec.name} without its weights"):
         flat, golden = _flat_model(spec, conf)
     solved: list[file.MicrobatchProfile] = []
@@ -152,6 +155,7 @@ def _set_threads(count: int) -> None:
 def _flat_model(spec: ModelSpec, conf: Conf) -> tuple[FlatModel, tuple[torch.Tensor, ...]]:
     with WithoutWeights():
         module = build_model(spec, conf.seed)
+        fill_meta(module, spec.build["_target_"])
     pixels = (conf.data.mean, conf.data.std) if conf.data.pixels == "uint8" else None
     flat = FlatModel(module, [item.name for item in spec.inputs], spec.outputs, pixels)
     return flat, golden_inputs(spec, module, conf.seed)

@@ -13,7 +13,8 @@ from torch import fx
 
 from edgecompile.capture import Captured
 from edgecompile.errors import UserError, choices
-from edgecompile.graphs import propagate, rebuild
+from edgecompile.exported import explain_operator
+from edgecompile.graphs import OperatorFailed, propagate, rebuild
 from edgecompile.passes.drop_copies import drop_copies
 from edgecompile.passes.drop_devices import drop_devices
 from edgecompile.passes.drop_dropout import drop_dropout
@@ -53,13 +54,16 @@ def run_passes(captured: Captured, inputs: Sequence[torch.Tensor], switches: Map
     """Runs every pass that is not switched off.
 
     Raises:
-        UserError: a switch names no pass.
+        UserError: a switch names no pass, or the model has an operator whose result is not known before it runs.
     """
     unknown = sorted(set(switches) - set(PASSES))
     if unknown:
         raise UserError(f"passes.{unknown[0]}: no such pass: the passes are {choices(PASSES, unknown[0])}")
     graph_module = captured.graph_module
-    propagate(graph_module, inputs)
+    try:
+        propagate(graph_module, inputs)
+    except OperatorFailed as failed:
+        raise UserError(explain_operator(failed)) from failed
     if settle_layouts(graph_module):
         graph_module = rebuild(graph_module)
         propagate(graph_module, inputs)

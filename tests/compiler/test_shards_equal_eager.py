@@ -16,58 +16,6 @@ from edgecompile.plan import Plan, read_plan
 
 RUNTIME_BYTES = 165_000_000
 """What devices=local says of the runtime itself."""
-SMALL = "hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 4, intermediate_size: 64"
-VISION = "{pixel_values: {shape: [3, 32, 32], dtype: float32}}"
-TEXT = "{input_ids: {shape: [12], dtype: int64}, attention_mask: {shape: [12], dtype: int64}}"
-IDS = "{input_ids: {shape: [12], dtype: int64}}"
-DECODER = f"{SMALL}, vocab_size: 64, max_position_embeddings: 32"
-
-ARCHITECTURES = {
-    "ViTForImageClassification": (f"{SMALL}, image_size: 32, patch_size: 8", VISION),
-    "DeiTForImageClassification": (f"{SMALL}, image_size: 32, patch_size: 8", VISION),
-    "ResNetForImageClassification": ("embedding_size: 8, hidden_sizes: [8, 16], depths: [1, 1]", VISION),
-    "ConvNextForImageClassification": ("hidden_sizes: [8, 16], depths: [1, 1], num_stages: 2", VISION),
-    "SwinForImageClassification": (
-        "image_size: 32, patch_size: 2, embed_dim: 16, depths: [2, 2], num_heads: [2, 4], window_size: 4",
-        VISION,
-    ),
-    "CLIPVisionModel": (f"{SMALL}, image_size: 32, patch_size: 8", VISION),
-    "SegformerForImageClassification": (
-        "hidden_sizes: [8, 8, 16, 16], depths: [1, 1, 1, 1], num_attention_heads: [1, 1, 2, 2], "
-        "decoder_hidden_size: 16",
-        VISION,
-    ),
-    "Dinov2Model": (f"{SMALL.replace(', intermediate_size: 64', '')}, image_size: 32, patch_size: 8", VISION),
-    "BertModel": (f"{SMALL}, vocab_size: 64", TEXT),
-    "BertForSequenceClassification": (f"{SMALL}, vocab_size: 64", TEXT),
-    "RobertaModel": (f"{SMALL}, vocab_size: 64, max_position_embeddings: 40", TEXT),
-    "DistilBertModel": ("dim: 32, n_layers: 2, n_heads: 4, hidden_dim: 64, vocab_size: 64", TEXT),
-    "AlbertModel": (f"{SMALL}, embedding_size: 16, vocab_size: 64", TEXT),
-    "ElectraModel": (f"{SMALL}, embedding_size: 16, vocab_size: 64", TEXT),
-    "GPT2LMHeadModel": ("n_embd: 32, n_layer: 2, n_head: 4, vocab_size: 64, n_positions: 32", IDS),
-    "OPTModel": ("hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 4, ffn_dim: 64, vocab_size: 64, "
-                 "max_position_embeddings: 32, word_embed_proj_dim: 32", IDS),
-    "LlamaForCausalLM": (DECODER, IDS),
-    "Qwen2ForCausalLM": (f"{DECODER}, num_key_value_heads: 2", IDS),
-    "MistralModel": (f"{DECODER}, num_key_value_heads: 2", TEXT),
-    "T5EncoderModel": ("d_model: 32, num_layers: 2, num_heads: 4, d_kv: 8, d_ff: 64, vocab_size: 64", TEXT),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_transformers_architectures_at_three_stages(compile_here: Compile, architecture: str) -> None:
-    config, inputs = ARCHITECTURES[architecture]
-    plan = compile_here(
-        "model=transformers",
-        f"model.build.architecture={architecture}",
-        f"+model.build.config={{{config}}}",
-        f"model.inputs={inputs}",
-        "microbatch=2",
-        "hosts.count=3",
-        "schedule=even",
-    )
-    assert len(plan.stages) == 3
-    assert set(plan.golden.tolerance) == {spec.name for spec in plan.outputs}
 
 
 def compile_hand_written(compile_here: Compile, name: str, *overrides: str) -> Plan:
