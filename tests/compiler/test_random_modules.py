@@ -1,0 +1,120 @@
+"""Modules made at random: each compiles to shards that give every item its own result, or is refused by name."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import itertools
+import os
+import tempfile
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from random_modules import LENGTH, MIXING, OUTPUTS, PURE, UNFIT, WIDTH, RandomModule
+from torch.utils._pytree import tree_leaves
+
+from edgecompile.cli import compose
+from edgecompile.errors import UserError
+from edgecompile.pipeline import compile_model
+from edgecompile.plan import Plan
+from edgecompile.schema import Conf
+
+ITEMS = torch.randn(5, LENGTH, WIDTH, generator=torch.Generator().manual_seed(7))
+NUM_MODULES = int(os.environ.get("RANDOM_MODULES", "320"))
+"""How many are made; one in four has a part that does not treat each item by itself."""
+IN_ALL_WAYS = "RANDOM_MODULES_ALL" in os.environ
+"""Whether each is compiled at every microbatch size and wire format; as a rule it is at one that is drawn."""
+ORDERS = ([0, 1, 2, 3, 4], [4, 2, 0, 3, 1], [1, 1, 3, 1, 1], [2])
+
+
+@functools.cache
+def base() -> Conf:
+    inputs = f"{{x: {{shape: [{LENGTH}, {WIDTH}], dtype: float32}}}}"
+    return compose(
+        ["model=custom", "model.build._target_=random_modules.RandomModule", f"model.inputs={inputs}",
+         "hosts.count=2", "schedule=even"]
+    )  # fmt: skip
+
+
+def compiled(parts: list[str], output: str, microbatch: int, wire: str, folder: Path) -> Plan:
+    conf = copy.deepcopy(base())
+    conf.model.build = {**conf.model.build, "parts": parts, "output": output}
+    conf.microbatch, conf.wire.format, conf.output_dir = microbatch, wire, str(folder)
+    return compile_model(conf, lambda _: nullcontext())
+
+
+def check(parts: list[str], output: str, microbatch: int, wire: str) -> None:
+    """Compiles and runs, or sees the refusal that these parts call for."""
+    unfit, mixing = set(parts) & set(UNFIT), set(parts) & set(MIXING)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if unfit or (mixing and microbatch > 1):
+            with pytest.raises(UserError, match=r"is random|keeps state|influence each other"):
+                compiled(parts, output, microbatch, wire, folder)
+            return
+        plan = compiled(parts, output, microbatch, wire, folder)
+        assert bool(mixing) == any("influence each other" in note for note in plan.notes)
+        check_items(plan, folder, parts, output)
+
+
+def check_items(plan: Plan, folder: Path, parts: list[str], output: str) -> None:
+    """Each item, whatever stands beside it, comes out as the eager model computes it alone."""
+    torch.manual_seed(0)
+    module = RandomModule(parts, output).eval()
+    with torch.no_grad():
+        alone = [tree_leaves(module(ITEMS[row : row + 1].clone())) for row in range(len(ITEMS))]
+    stages = [torch.jit.load(str(folder / stage.shard)) for stage in plan.stages]
+    size, lossless = plan.model.microbatch, plan.scheduling.wire == "fp32"
+    for order in ORDERS:
+        for start in range(0, len(order), size):
+            rows = [order[min(start + place, len(order) - 1)] for place in range(size)]
+            values = [ITEMS[rows]]
+            for stage in stages:
+                values = [value.contiguous() for value in stage(*values)]
+            for spec, value, *wanted in zip(plan.outputs, values, *[alone[row] for row in rows], strict=True):
+                for got, want in zip(value, wanted, strict=True):
+                    if got.is_floating_point():
+                        largest = float((got - want[0]).abs().max())
+                        assert largest <= 3 * plan.golden.tolerance[spec.name] + 1e-6, (order, spec.name, largest)
+                    elif lossless:
+                        assert torch.equal(got, want[0]), (order, spec.name)
+
+
+def check_ways(parts: list[str], output: str, microbatch: int, wire: str) -> None:
+    ways = itertools.product(range(1, 5), ("fp32", "int8")) if IN_ALL_WAYS else [(microbatch, wire)]
+    for way in ways:
+        check(parts, output, *way)
+
+
+PARTS = st.lists(st.sampled_from(sorted(PURE)), min_size=1, max_size=5)
+
+
+@settings(
+    max_examples=NUM_MODULES * 3 // 4,
+    deadline=None,
+    database=None,
+    derandomize=True,
+    suppress_health_check=list(HealthCheck),
+)
+@given(PARTS, st.sampled_from(sorted(OUTPUTS)), st.integers(1, 4), st.sampled_from(["fp32", "int8"]))
+def test_modules_that_treat_each_item_by_itself(parts: list[str], output: str, microbatch: int, wire: str) -> None:
+    check_ways(parts, output, microbatch, wire)
+
+
+@settings(
+    max_examples=NUM_MODULES // 4,
+    deadline=None,
+    database=None,
+    derandomize=True,
+    suppress_health_check=list(HealthCheck),
+)
+@given(PARTS, st.sampled_from(sorted({**MIXING, **UNFIT})), st.integers(0, 5), st.sampled_from(sorted(OUTPUTS)),
+       st.integers(1, 4), st.sampled_from(["fp32", "int8"]))  # fmt: skip
+def test_modules_with_one_part_that_does_not(
+    parts: list[str], bad: str, place: int, output: str, microbatch: int, wire: str
+) -> None:
+    check_ways([*parts[:place], bad, *parts[place:]], output, microbatch, wire)
