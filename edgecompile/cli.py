@@ -19,6 +19,7 @@ from edgecompile.errors import UserError
 from edgecompile.hydra_app import job, run_app
 from edgecompile.hydra_arguments import read_options
 from edgecompile.overrides import overrides_of
+from edgecompile.process import abrupt_interrupts, at_interrupt
 from edgecompile.schema import Conf
 
 if TYPE_CHECKING:
@@ -47,7 +48,8 @@ def _compile(config: Any) -> float:
     say(f"compiling {conf.model.name} at microbatch {conf.microbatch}")
     if conf.weights is None:
         say(f"  weights: random, seed {conf.seed} (weights=FILE loads real ones)")
-    from edgecompile.pipeline import compile_model
+    with abrupt_interrupts():
+        from edgecompile.pipeline import compile_model
 
     try:
         os.makedirs(conf.output_dir, exist_ok=True)
@@ -71,7 +73,7 @@ def _show(plan: Plan, path: str) -> None:
     if output.json or output.quiet:
         return
     console = table_console()
-    for part in plan_tables(plan):
+    for part in plan_tables(plan, console.width):
         console.print(part)
     console.print(f"plan written to {path}", soft_wrap=True)
 
@@ -84,7 +86,12 @@ def main() -> int:
 def _body() -> int:
     read_options("edgecompile")
     sweep.forget()
-    run_app(_app)
+    at_interrupt(sweep.finish)
+    try:
+        run_app(_app)
+    except KeyboardInterrupt:
+        sweep.finish()
+        raise
     return sweep.finish()
 
 

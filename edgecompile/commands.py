@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import sys
 
-__all__ = ["compile_main", "profile_main"]
+from edgecompile.process import abrupt_interrupts, begin
+
+__all__ = ["compile_main", "plan_main", "profile_main", "sched_main"]
 
 COMPILE_NEEDS = {"hydra", "omegaconf", "antlr4", "transformers", "matplotlib"}
 
 
 def compile_main() -> int:
     """`edgecompile`."""
+    begin("edgecompile")
     try:
-        from edgecompile.cli import main
+        with abrupt_interrupts():
+            from edgecompile.cli import main
 
         return main()
     except ModuleNotFoundError as error:
@@ -21,12 +25,30 @@ def compile_main() -> int:
 
 def profile_main() -> int:
     """`edgeprofile`."""
+    begin("edgeprofile")
     try:
-        from edgecompile.profile_cli import main
+        with abrupt_interrupts():
+            from edgecompile.profile_cli import main
 
         return main()
     except ModuleNotFoundError as error:
         return _explain("edgeprofile", error)
+
+
+def plan_main() -> int:
+    """`edgeplan`."""
+    begin("edgeplan")
+    with abrupt_interrupts():
+        from edgecompile.explore.cli import main
+    return main()
+
+
+def sched_main() -> int:
+    """`edgesched`."""
+    begin("edgesched")
+    with abrupt_interrupts():
+        from edgecompile.pipeedge_cli import main
+    return main()
 
 
 def _explain(command: str, error: ModuleNotFoundError) -> int:

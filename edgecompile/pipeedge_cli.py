@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from edgecompile.arguments import Parser, add_completion, add_output_options
+from edgecompile.console import run_command
 from edgecompile.errors import UserError
-from edgecompile.files import check_ours, check_overwrite, print_anything
+from edgecompile.files import check_ours, check_overwrite
 from edgecompile.pipeedge import CONVERTED, Files, Request, conf_options, format_schedule, problem_of, read_files
 from edgecompile.quantities import format_items_rate, format_time
 from edgecompile.schedule import Problem, Schedule, solve
@@ -22,15 +23,12 @@ __all__ = ["main"]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns 0, or 2 for what the user can mend (one line on stderr)."""
-    print_anything()
-    try:
+
+    def body() -> int:
         _run(_parser().parse_args(argv))
-    except UserError as error:
-        print(f"edgesched: {error}", file=sys.stderr)
-        return 2
-    except BrokenPipeError:
-        sys.stderr.close()
-    return 0
+        return 0
+
+    return run_command("edgesched", body)
 
 
 def _count(least: int) -> type[int]:

@@ -22,6 +22,7 @@ from edgecompile.models import build_model
 from edgecompile.modules import fill_meta
 from edgecompile.partition import partition
 from edgecompile.plan import Plan, check_place, write_plan
+from edgecompile.process import abrupt_interrupts
 from edgecompile.reference import example_inputs, golden_inputs, make_reference
 from edgecompile.schema import Conf
 from edgecompile.shards import RAW, artifact_formats, write_reference, write_shard
@@ -48,14 +49,14 @@ def compile_model(conf: Conf, step: Step, overrides: Sequence[str] = ()) -> Plan
     check_place(folder / "plan.yaml")
     libraries = imports_of(conf.runtime)
     import_libraries(libraries)
-    with step(f"build {spec.name}"):
+    with step(f"build {spec.name}"), abrupt_interrupts():
         loaded = _model(spec, conf)
         module = loaded.module
         pixels = (conf.data.mean, conf.data.std) if conf.data.pixels == "uint8" else None
         flat = FlatModel(module, [item.name for item in spec.inputs], spec.outputs, pixels)
         golden = golden_inputs(spec, module, conf.seed)
         examples = example_inputs(spec, golden, conf.microbatch)
-    with step("capture"):
+    with step("capture"), abrupt_interrupts():
         chain = keep_exact(chain_of(flat, spec, examples, conf), golden, conf.microbatch, may_lose(conf))
         captured = chain.captured
     with step("schedule"):

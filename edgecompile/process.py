@@ -8,11 +8,11 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
-__all__ = ["abrupt_interrupts", "begin", "closed_output", "final_status"]
+__all__ = ["abrupt_interrupts", "at_interrupt", "begin", "closed_output", "final_status"]
 
 INTERRUPTED, CLOSED_PIPE = 130, 141
 """Exit statuses as a shell has them: 128 plus SIGINT, 128 plus SIGPIPE."""
@@ -77,15 +77,24 @@ def final_status(status: int) -> int:
 
 class _Command:
     name = ""
+    last_words: Callable[[], object] | None = None
+
+
+def at_interrupt(last_words: Callable[[], object] | None) -> None:
+    """What is printed of the work so far where Ctrl-C ends the process at once; None: nothing any more."""
+    _Command.last_words = last_words
 
 
 @contextmanager
 def abrupt_interrupts() -> Iterator[None]:
     """While nothing is under way that must be put in order: Ctrl-C ends the process at once, in one line.
 
-    Libraries, while they are imported, swallow KeyboardInterrupt or turn it into an error of their own.
+    Libraries, while they are imported, swallow KeyboardInterrupt or turn it into an error of their own. In a program
+    that is no command of ours, nothing changes.
     """
     try:
+        if not _Command.name:
+            raise ValueError
         before = signal.getsignal(signal.SIGINT)
         if before is signal.SIG_IGN:  # a shell's background job
             raise ValueError
@@ -102,4 +111,8 @@ def abrupt_interrupts() -> Iterator[None]:
 def _end(signum: int, frame: object) -> None:
     show_cursor = "\x1b[?25h\r\x1b[2K" if os.isatty(2) else ""  # a status line hides it
     os.write(2, f"{show_cursor}{_Command.name or 'edgecompile'}: interrupted\n".encode())
+    if _Command.last_words is not None:
+        with suppress(Exception):
+            _Command.last_words()
+        final_status(INTERRUPTED)
     os._exit(INTERRUPTED)

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import yaml
 from rich.console import Console
@@ -165,6 +165,13 @@ def write_text(text: str, path: Path) -> None:
         raise UserError(f"{path}: cannot be written: {error.strerror}") from None
 
 
+def print_measured(plan: Plan, found: Found, stream: TextIO) -> None:
+    """The table alone, of the pairs that there are."""
+    plain = not stream.isatty()
+    console = Console(file=stream, width=PLAIN_WIDTH if plain else None, highlight=False, soft_wrap=plain)
+    console.print(links_table(plan, found))
+
+
 def print_links(plan: Plan, found: Found, output: Path | None, *, quiet: bool, as_json: bool) -> None:
     """The table, and the options into `output` and beside it. Without one, standard output has the hosts option.
 
@@ -175,12 +182,8 @@ def print_links(plan: Plan, found: Found, output: Path | None, *, quiet: bool, a
     """
     known = output is not None and output.resolve().parent.name == HOSTS
     text = hosts_option(plan, found)
-    stream = sys.stdout if output is not None and not as_json else sys.stderr
-    plain = not stream.isatty()
     if not (quiet or as_json):
-        Console(file=stream, width=PLAIN_WIDTH if plain else None, highlight=False, soft_wrap=plain).print(
-            links_table(plan, found)
-        )
+        print_measured(plan, found, sys.stdout if output is not None else sys.stderr)
     written = []
     if output is not None:
         written.append(output)

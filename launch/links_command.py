@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import socket
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,6 +83,10 @@ def rank_failure(
 
         output = Path(arguments.output) if arguments.output else None
         print_links(plan, found, output, quiet=arguments.quiet, as_json=arguments.json)
+    elif failure is not None and failure.kind == "interrupted" and found and not arguments.json:
+        from edgelaunch.hosts_option import print_measured
+
+        print_measured(plan, found, sys.stdout)
     return failure, start.rank
 
 

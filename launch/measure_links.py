@@ -186,7 +186,7 @@ class LinkRank(Rank):
         least_s: float,
         found: dict[tuple[int, int], Figures],
     ) -> None:
-        """`found` is filled on rank 0, once all pairs are done: by source and destination."""
+        """`found` is filled on rank 0, a pair after the other: by source and destination."""
         super().__init__(place, store, ends, owner)
         self._least_s, self._found = least_s, found
 
@@ -199,16 +199,22 @@ class LinkRank(Rank):
                 self._measure(pair, f"({number + 1} of {len(pairs)})")
                 if self._rank == pair[0]:
                     self._board.put(self._turn(number + 1), "1")
+            if not self._rank:
+                self._await(self._turn(number + 1))
+                self._gather(pair)
         self._await(self._turn(len(pairs)))
         assert self._meeting is not None
         if self._rank:
             self._meeting.give_timing(self._rank, self.summary())
         else:
-            for way in (way for pair in pairs for way in (pair, pair[::-1])):
-                text = self._board.get(self._figures_of(*way))
-                assert text is not None, f"the figures of {way} are not there at the end"
-                self._found[way] = Figures(**json.loads(text))
+            assert len(self._found) == 2 * len(pairs), "not all figures are there at the end"
         self._finish()
+
+    def _gather(self, pair: tuple[int, int]) -> None:
+        for way in (pair, pair[::-1]):
+            text = self._board.get(self._figures_of(*way))
+            assert text is not None, f"the figures of {way} are not there after their turn"
+            self._found[way] = Figures(**json.loads(text))
 
     def _turn(self, number: int) -> str:
         return f"turn/{self.place.number}/{number}"
@@ -263,7 +269,7 @@ class LinkSupervisor(Supervisor):
         super().__init__(replace(options, plan=plan), source, _Nothing() if leads else None)
         self._least_s = least_s
         self.found: dict[tuple[int, int], Figures] = {}
-        """On rank 0, once all pairs are done: by source and destination."""
+        """On rank 0, those of the pairs that are done: by source and destination."""
 
     def _prepare(self) -> None:
         """No shard is needed."""

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from edgecompile.plan import Plan, Stage
+from edgecompile.process import abrupt_interrupts, final_status
 from edgelaunch.failures import Failure, exit_code, rank_name
 from edgelaunch.identity import is_loopback
 from edgelaunch.items import STDIN
@@ -83,9 +84,7 @@ def run_rank(arguments: argparse.Namespace, plan: Plan, plan_path: Path, work: R
             if rank == 0:
                 say_left_behind(arguments.output)
             describe(failure, plan, rank)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    code = exit_code(failure) if failure is not None else 0
+    code = exit_code(failure) if failure is not None else final_status(0)
     os._exit(2 if code == 130 and failure is not None and failure.rank != rank else code)
 
 
@@ -145,19 +144,22 @@ def rank_failure(
             say(live.report()) if arguments.json else print(live.report())
     elif failure is None:
         start.log("done")
+    elif failure.kind == "interrupted" and session is not None:
+        session.tell_interrupted(runner)
     return failure, rank
 
 
-def import_torch(*, session: bool) -> None:
-    """And what a rank needs besides; `session`: rank 0 too.
+def import_torch(*, session: bool, alone: bool = True) -> None:
+    """And what a rank needs besides; `session`: rank 0 too. `alone`: no other process of this command hears Ctrl-C.
 
     What is imported stays: looking for garbage in it would be a tenth of the time that importing takes.
     """
     gc.disable()
-    import edgelaunch.supervise
+    with abrupt_interrupts() if alone else contextlib.nullcontext():
+        import edgelaunch.supervise
 
-    if session:
-        import edgelaunch.session  # noqa: F401
+        if session:
+            import edgelaunch.session  # noqa: F401
 
     gc.freeze()
     gc.enable()
@@ -169,7 +171,7 @@ def _prepared(start: Start, discard: list[Any], *, checked: bool) -> tuple[Sessi
     with ThreadPoolExecutor(1) as pool:
         # hashing and importing torch take a second each, and neither needs the other
         lacking = None if checked else pool.submit(_lacking, start)
-        import_torch(session=start.rank == 0)
+        import_torch(session=start.rank == 0, alone=start.arguments.supervisor_fd is None)
         if start.rank == 0:
             from edgelaunch.session import Session
 

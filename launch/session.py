@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from edgecompile.plan import Plan, UserError, file_sha256, printable
+from edgecompile.plan import Plan, UserError, file_sha256, format_count, format_items_rate, printable
 from edgecompile.run_record import RunRecord
 from edgelaunch.bad_items import BadItems
 from edgelaunch.golden import GoldenFile, chain
@@ -96,6 +96,17 @@ class Session:
     def discard(self) -> None:
         self.meter.stop()
         self.results.discard()
+
+    def tell_interrupted(self, rank: Supervisor) -> None:
+        """What was done by the time that Ctrl-C came."""
+        self.meter.stop()
+        if rank.run is None or not rank.run.collector.num_items or self._json:
+            return
+        ends = rank.run.collector
+        seconds = max((ends.last_ns - ends.first_ns) / 1e9, 1e-9)
+        several = ends.num_items > self._plan.model.microbatch
+        rate = f", {format_items_rate(ends.num_items / seconds)} since the first" if several else ""
+        console().print(f"stopped after {format_count(ends.num_items)} items{rate}", soft_wrap=True)
 
     def report(self, rank: Supervisor) -> None:
         """Prints what became of the items, then how fast they came; keeps the run's record."""

@@ -23,10 +23,11 @@ LOW = {
     "edgecompile.plan_costs",
     "edgecompile.plan_rules",
     "edgecompile.prepack",
+    "edgecompile.process",
     "edgecompile.run_record",
     "edgecompile.store",
 }
-SHARED = ("arguments", "libraries", "plan", "prepack", "run_record")
+SHARED = ("arguments", "libraries", "process", "plan", "prepack", "run_record")
 HIGH = {"edgecompile.cli", "edgecompile.commands", "edgecompile.pipeline", "edgecompile.sweep"}
 
 

@@ -31,7 +31,8 @@ from edgecompile.measure.wires import measure_wires
 from edgecompile.measured import threads_of
 from edgecompile.models import build_model
 from edgecompile.modules import fill_meta
-from edgecompile.quantities import parse_bytes, parse_time
+from edgecompile.process import abrupt_interrupts
+from edgecompile.quantities import format_time, parse_bytes, parse_time
 from edgecompile.reference import example_inputs, golden_inputs
 from edgecompile.schema import Conf
 from edgecompile.units import Chain
@@ -70,14 +71,14 @@ def profile_device(conf: Conf, ui: Ui) -> tuple[file.DeviceProfile, Path]:
     _set_threads(setup.threads)
     spec = with_pixels(model_of(conf.model), conf.data)
     import_libraries(imports_of(conf.runtime))
-    with ui.step(f"build {spec.name} without its weights"):
+    with ui.step(f"build {spec.name} without its weights"), abrupt_interrupts():
         flat, golden = _flat_model(spec, conf)
     solved: list[file.MicrobatchProfile] = []
     partial: PartialFile | None = None
     fingerprint = ""
     for microbatch in setup.microbatches:
         examples = example_inputs(spec, golden, microbatch)
-        with ui.step(f"capture at microbatch {microbatch}"):
+        with ui.step(f"capture at microbatch {microbatch}"), abrupt_interrupts():
             chain = chain_of(flat, spec, examples, conf)
         found = chain_fingerprint(chain, microbatch)
         if partial is None:
@@ -91,8 +92,12 @@ def profile_device(conf: Conf, ui: Ui) -> tuple[file.DeviceProfile, Path]:
                 f"profile.microbatches: at {microbatch} the model has other units than at {setup.microbatches[0]}: "
                 "measure them one by one, into files of their own (profile.folder)"
             )
-        with busy_cores(setup.busy), ui.rounds() as tell:
-            spans, samples = measure_chain(chain, examples, setup.effort, partial, tell)
+        try:
+            with busy_cores(setup.busy), ui.rounds() as tell:
+                spans, samples = measure_chain(chain, examples, setup.effort, partial, tell)
+        except KeyboardInterrupt:
+            _tell_measured(solved, microbatch, setup.path, ui)
+            raise
         solved.append(_entry(microbatch, solve_units(chain, spans, samples, setup.threads)))
     assert partial is not None
     with ui.step("measure the machine, wire formats and messages"):
@@ -100,6 +105,13 @@ def profile_device(conf: Conf, ui: Ui) -> tuple[file.DeviceProfile, Path]:
     file.write_profile(profile, setup.path)
     partial.remove()
     return profile, setup.path
+
+
+def _tell_measured(solved: list[file.MicrobatchProfile], stopped: int, path: Path, ui: Ui) -> None:
+    """What is known when Ctrl-C comes, and where it is kept."""
+    for item in solved:
+        ui.say(f"microbatch {item.microbatch}: all units take {format_time(sum(item.wall_s))}, {item.rounds} rounds")
+    ui.say(f"stopped at microbatch {stopped}: {path}.partial keeps the rounds; the same command goes on with them")
 
 
 def _setup(conf: Conf) -> _Setup:
