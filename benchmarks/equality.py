@@ -17,7 +17,7 @@ from pathlib import Path
 from edgecompile.capture import FlatModel, capture
 from edgecompile.cli import compose
 from edgecompile.domain import cluster_of, model_of
-from edgecompile.equality import check_shards
+from edgecompile.equality import Flow, check_shards
 from edgecompile.models import build_model
 from edgecompile.partition import partition
 from edgecompile.passes import run_passes
@@ -47,8 +47,12 @@ def rows(name: str, microbatch: int, stage_counts: list[int], folder: Path) -> I
         conf = compose([f"model={name}", f"microbatch={microbatch}", "schedule=even", f"hosts.count={count}"])
         cluster = cluster_of(conf)
         schedule = partition(chain, analytic_profile(chain, cluster.devices), cluster, conf)
-        shards = [write_shard(chain, stage.first, stage.last, folder) for stage in schedule.stages]
-        equality = check_shards(chain, schedule, shards, reference, microbatch, [RAW] * (len(shards) + 1))
+        shards, flow = [], Flow.of(reference, microbatch, lossy=False)
+        for stage in schedule.stages:
+            shards.append(write_shard(chain, stage.first, stage.last, folder, flow.batches[0]))
+            flow = flow.through(shards[-1], f"stage {len(shards)}")
+        wires = [RAW] * (len(shards) + 1)
+        equality = check_shards(chain, schedule, flow.outputs(), reference, microbatch, wires)
         for output, error, own, scale in zip(
             chain.captured.output_names, equality.errors, reference.own_error, reference.scale, strict=True
         ):

@@ -50,7 +50,8 @@ class ThreeStages:
         wires = [RAW, *cut_formats(conf, 2), RAW]
         values = [(batch,) for batch in self.images.split(conf.microbatch)]
         for index, stage in enumerate(self.stages):
-            shard = write_shard(self.chain, stage.first, stage.last, self.folder, wires[index], wires[index + 1])
+            first, last = stage.first, stage.last
+            shard = write_shard(self.chain, first, last, self.folder, values[0], wires[index], wires[index + 1])
             run = torch.jit.load(str(shard.path))
             values = [run(*batch) for batch in values]
         return torch.cat([batch[0] for batch in values])
