@@ -26,10 +26,13 @@ _RANDOM = ("rand", "bernoulli", "normal", "dropout", "exponential", "uniform")
 
 
 def find_sources(graph: fx.Graph, constant: set[fx.Node]) -> None:
-    """Leaves `sources` in each node's meta: the tensors that travel where it is alive at a cut, mostly itself alone."""
+    """Leaves `sources` in each node's meta: the tensors that travel where it is alive at a cut, mostly itself alone.
+
+    `remade`: it is computed of them, not only viewed: they must be exact, since a comparison makes little errors large.
+    """
     operators: dict[fx.Node, int] = {}
     for node in graph.nodes:
-        node.meta["sources"], operators[node] = (node,), 0
+        node.meta["sources"], node.meta["remade"], operators[node] = (node,), False, 0
         if node.op == "output" or node in constant or not _is_cheap(node):
             continue
         varying = [argument for argument in node.all_input_nodes if argument not in constant]
@@ -41,6 +44,7 @@ def find_sources(graph: fx.Graph, constant: set[fx.Node]) -> None:
         smaller = size < own or (size == own and is_view(node))  # two views of one tensor shall travel as that one
         if smaller and fixed <= own and count <= _MOST_OPERATORS:
             node.meta["sources"], operators[node] = found, count
+            node.meta["remade"] = not is_view(node) or any(argument.meta.get("remade") for argument in varying)
 
 
 def sources_of(node: fx.Node) -> tuple[fx.Node, ...]:

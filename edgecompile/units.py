@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import fx, nn
@@ -215,6 +215,8 @@ def _boundaries(captured: Captured, groups: list[list[fx.Node]]) -> tuple[Bounda
             tuple(_travelling(node, names.get(node, node.name), microbatch) for node in nodes if facts_of(node))
             for nodes in (sent, alive)
         )
+        exact = {source for node in alive if node.meta["remade"] for source in sources_of(node)}
+        tensors = tuple(replace(tensor, exact=True) if tensor.node in exact else tensor for tensor in tensors)
         known = all(tensor.dtype in DTYPE_BYTES for tensor in tensors)
         boundaries.append(Boundary(index=cut, tensors=tensors, cuttable=known and whole and bool(tensors), live=live))
     results = _results(captured, microbatch)

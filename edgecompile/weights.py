@@ -119,10 +119,11 @@ def check_numbers(module: nn.Module, where: str) -> None:
     A buffer may be infinite: masks are.
     """
     found = []
-    for name, value in (*module.named_parameters(), *module.named_buffers()):
-        dense = value.layout is torch.strided and not _is_unset(value)
-        if not dense or not (value.is_floating_point() or value.is_complex()):
+    for name, own in (*module.named_parameters(), *module.named_buffers()):
+        dense = own.layout is torch.strided and not _is_unset(own)
+        if not dense or not (own.is_floating_point() or own.is_complex()):
             continue
+        value = own.detach().to(torch.float32) if own.element_size() == 1 else own  # eight bits: hardly any operators
         if bool(value.detach().sum().isfinite()):  # one pass and no copy; a sum may overflow where no value does
             continue
         may_be_infinite = name not in _parameters(module) and not name.rpartition(".")[2].startswith("running_")

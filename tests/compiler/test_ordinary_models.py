@@ -86,6 +86,17 @@ def test_a_mask_of_pairs_travels_as_the_mask_of_steps() -> None:
     assert all(torch.equal(got, wanted) for got, wanted in zip(alive, expected, strict=True))
 
 
+def test_what_is_computed_again_is_computed_of_exact_values() -> None:
+    """Views of a tensor lose no more than the tensor; of a comparison or a large factor nobody can tell."""
+    floats = tuple(word.replace("int64", "float32") for word in model("OuterMask"))
+    chain, _ = captured_chain(floats, microbatch=2)
+    crossing = [tensor for boundary in chain.boundaries[1:-1] for tensor in boundary.tensors]
+    masks = [tensor for tensor in crossing if tensor.name == "mask"]
+    assert masks
+    assert all(tensor.exact and not is_encoded(tensor, RAW_INT8) for tensor in masks)
+    assert any(is_encoded(tensor, RAW_INT8) for tensor in crossing)
+
+
 @pytest.mark.parametrize("steps", [3, 6])
 def test_items_in_the_second_place_do_not_share_a_scale(steps: int) -> None:
     """Time first, with as many steps as items or not: an item of huge values costs the others nothing."""
