@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
 from torch import fx
@@ -63,19 +64,15 @@ def _readable(operator: str) -> str:
 @contextmanager
 def users_frames() -> Iterator[None]:
     """While a tracer runs, nodes keep all frames of the user's; torch.export would keep `forward` functions alone."""
-    own = getattr(fx.proxy.TracerBase, "_filter_traceback_frames", None)
-    if own is None:  # before torch 2.9: all are kept
+    if not hasattr(fx.proxy.TracerBase, "_filter_traceback_frames"):  # before torch 2.9: all are kept
         yield
         return
 
     def keep(tracer: object, frames: traceback.StackSummary) -> traceback.StackSummary:
         return traceback.StackSummary.from_list([frame for frame in frames if _is_users(frame.filename)])
 
-    fx.proxy.TracerBase._filter_traceback_frames = keep  # type: ignore[method-assign]
-    try:
+    with patch.object(fx.proxy.TracerBase, "_filter_traceback_frames", keep):  # which torch means to be overridden
         yield
-    finally:
-        fx.proxy.TracerBase._filter_traceback_frames = own  # type: ignore[method-assign]
 
 
 @functools.cache
