@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import statistics
 import sys
 from collections.abc import Mapping
@@ -17,11 +16,23 @@ from rich.table import Table
 
 from edgecompile.plan import Host, Plan, UserError, format_rate, format_time, replacing
 
-__all__ = ["HOSTS", "Figures", "Found", "devices_option", "hosts_option", "links_table", "print_links", "write_text"]
+__all__ = [
+    "DEVICES_BEGIN",
+    "HOSTS",
+    "Figures",
+    "Found",
+    "devices_beside",
+    "devices_option",
+    "hosts_option",
+    "links_table",
+    "print_links",
+    "write_text",
+]
 
 PLAIN_WIDTH = 120
 HOSTS, DEVICES = "hosts", "devices"
 """The folders of these options, in a folder that --config-dir names."""
+DEVICES_BEGIN = "# the kinds of devices of the plan whose links were measured"
 ALIKE = 0.05
 """So far may a measured bandwidth be from the slower end's interface where one rate a host is to say it all."""
 LATENCY_ALIKE = 0.2
@@ -104,11 +115,14 @@ def devices_option(plan: Plan) -> str:
         for device in plan.devices
         if device.name in used
     }
-    text = (
-        "# the kinds of devices of the plan whose links were measured, with its figures: FLOPS as products reach\n"
-        "# them, bytes, bytes a second, seconds\n"
-    )
+    text = f"{DEVICES_BEGIN}, with its figures: FLOPS as products\n# reach them, bytes, bytes a second, seconds\n"
     return text + yaml.safe_dump(kinds, sort_keys=False, default_flow_style=None, width=10**6)
+
+
+def devices_beside(output: Path) -> Path | None:
+    """Where the devices option goes that belongs to a hosts option; None where that is in no folder of them."""
+    folder = output.resolve().parent
+    return folder.parent / DEVICES / output.name if folder.name == HOSTS else None
 
 
 def _interfaces(plan: Plan, found: Found) -> list[float]:
@@ -180,7 +194,7 @@ def print_links(plan: Plan, found: Found, output: Path | None, *, quiet: bool, a
     Raises:
         UserError: a file cannot be written.
     """
-    known = output is not None and output.resolve().parent.name == HOSTS
+    devices = devices_beside(output) if output is not None else None
     text = hosts_option(plan, found)
     if not (quiet or as_json):
         print_measured(plan, found, sys.stdout if output is not None else sys.stderr)
@@ -188,15 +202,15 @@ def print_links(plan: Plan, found: Found, output: Path | None, *, quiet: bool, a
     if output is not None:
         written.append(output)
         write_text(text, output)
-        if known:
-            written.append(output.resolve().parent.parent / DEVICES / output.name)
-            write_text(devices_option(plan), written[1])
+        if devices is not None:
+            written.append(devices)
+            write_text(devices_option(plan), devices)
     if as_json:
         print(json.dumps(_figures(plan, found, written), indent=1))
     elif output is None:
         print(text, end="")
     elif not quiet:
-        print(_advice(plan, output, known))
+        print(_advice(plan, output, known=devices is not None))
 
 
 def _figures(plan: Plan, found: Found, written: list[Path]) -> dict[str, Any]:
@@ -214,13 +228,11 @@ def _figures(plan: Plan, found: Found, written: list[Path]) -> dict[str, Any]:
     return {"links": links, "files": [str(path) for path in written]}
 
 
-def _advice(plan: Plan, output: Path, known: bool) -> str:
+def _advice(plan: Plan, output: Path, *, known: bool) -> str:
     """How to plan with what was measured."""
     if known:
-        folder = str(output.resolve().parent.parent)
-        near = os.path.relpath(folder)
-        folder = folder if near.startswith("..") else near
-        return (f"{output} and {Path(folder) / DEVICES / output.name}: edgecompile --config-dir {folder} "
+        folder = (output if output.parent.name == HOSTS else output.resolve()).parent.parent
+        return (f"{output} and {folder / DEVICES / output.name}: edgecompile --config-dir {folder} "
                 f"devices={output.stem} ... plans with what was measured")  # fmt: skip
     kinds = ", ".join(dict.fromkeys(host.device for host in plan.hosts))
     return (f"{output}: put it into DIR/{HOSTS}, and edgecompile --config-dir DIR hosts={output.stem} devices=... "

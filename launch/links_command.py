@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import re
 import socket
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgecompile.plan import Plan, UserError, check_overwrite
+from edgecompile.plan import Plan, UserError, check_ours, check_overwrite
 from edgelaunch.arguments import add_rank_arguments
 from edgelaunch.failures import Failure
-from edgelaunch.hosts_option import HOSTS
+from edgelaunch.hosts_option import DEVICES_BEGIN, HOSTS, devices_beside
 from edgelaunch.overwrite import files_of_plan
 from edgelaunch.start import Start, supervised
 
@@ -59,6 +60,9 @@ def check_arguments(arguments: argparse.Namespace, plan: Plan) -> None:
         if arguments.secret_file is not None:
             read.append((Path(arguments.secret_file), "the secret"))
         check_overwrite(output, "--output", read)
+        devices = devices_beside(output)
+        if devices is not None:
+            check_ours(devices, re.escape(DEVICES_BEGIN), "devices option of edgelaunch links", "name another --output")
 
 
 def local_failure(arguments: argparse.Namespace, plan: Plan, plan_path: Path) -> Failure | None:

@@ -100,7 +100,7 @@ def read_sweep(folder: Path) -> list[dict[str, Any]]:
         return [{"job": int(job.get("job", number)), "overrides": [str(word) for word in job["overrides"]],
                  "plan": str(job.get("plan", "")), "error": None if job["error"] is None else str(job["error"]),
                  "throughput": None if job["error"] else float(job["throughput_items_per_s"])}
-                for number, job in enumerate(jobs[:MOST_JOBS])]  # fmt: skip
+                for number, job in enumerate(jobs)]  # fmt: skip
     except (ValueError, KeyError, TypeError, RecursionError):
         raise UserError(f"{path}: no manifest of a sweep") from None
 

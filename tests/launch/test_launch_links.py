@@ -119,6 +119,16 @@ def test_json_is_what_was_measured(three_stages: Written, tmp_path: Path, capsys
     assert all(Path(path).is_file() for path in figures["files"])
 
 
+def test_a_devices_option_of_the_users_own_stays(two_stages: Written, tmp_path: Path) -> None:
+    own = tmp_path / "devices" / "lab.yaml"
+    own.parent.mkdir()
+    own.write_text("box: {memory: 6GB}\n")
+    ended = run("links", two_stages.path, "--local", "--output", tmp_path / "hosts" / "lab.yaml").expect(2)
+    assert f"{own}: is no devices option of edgelaunch links, and would be written over" in ended.err
+    assert own.read_text() == "box: {memory: 6GB}\n"
+    assert not (tmp_path / "hosts").exists()
+
+
 def test_elsewhere_the_devices_that_it_needs_are_said(
     three_stages: Written, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
