@@ -240,9 +240,9 @@ class Runtime:
     timeout_s: float
     """For joining: how long ranks wait for each other."""
     detect_s: float = 10.0
-    """A rank that is silent for so long is lost."""
+    """A rank that is silent for so long is lost, and a link through which nothing comes for so long is cut."""
     rejoin_s: float = 60.0
-    """How long the others wait for a lost rank that they cannot do without; 0: not at all."""
+    """How long the others wait for a lost rank or a cut link that they need; 0: not at all."""
     prepack: str = "auto"
     """Whether a rank rearranges weights for oneDNN's products: `auto`, `always` or `never`."""
     imports: tuple[str, ...] = ()

@@ -227,9 +227,9 @@ class RuntimeConf:
     timeout: Any = "60s"
     """How long ranks wait for each other to join."""
     detect: Any = "10s"
-    """A rank that is silent for so long is lost."""
+    """A rank that is silent for so long is lost, and a link through which nothing comes for so long is cut."""
     rejoin: Any = "60s"
-    """How long the others wait for a lost rank that they cannot do without; 0: the run ends at once."""
+    """How long the others wait for a lost rank or a cut link that they need; 0: the run ends at once."""
     prepack: str = "auto"
     """Weights rearranged once for oneDNN's products: auto (x86 processors other than Intel's), always or never."""
     # The key is `import`, which Python keeps for itself: only getattr reads the attribute, and no __init__ can take it.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import traceback
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
 from edgecompile.plan import Plan, UserError
@@ -21,6 +22,7 @@ __all__ = [
     "RankFailedError",
     "TooLateError",
     "exit_code",
+    "link_name",
     "rank_name",
     "rank_title",
 ]
@@ -161,6 +163,12 @@ def exit_code(failure: Failure) -> int:
 def rank_name(plan: Plan, rank: int) -> str:
     """`rank 2 (pi-3)`: how every message names a rank."""
     return f"rank {rank} ({plan.hosts[rank].name})" if 0 <= rank < len(plan.hosts) else f"rank {rank}"
+
+
+def link_name(plan: Plan, ranks: Iterable[int]) -> str:
+    """`the link between rank 1 (pi-2) and rank 2 (pi-3)`."""
+    first, second = sorted(ranks)
+    return f"the link between {rank_name(plan, first)} and {rank_name(plan, second)}"
 
 
 def rank_title(plan: Plan, rank: int) -> str:

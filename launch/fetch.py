@@ -89,12 +89,12 @@ class Way:
         """Rank 0 and the rank that asks. Raises PeerLostError where the other end does not come."""
         address = local_address(self.plan.hosts[self.rank].address, self.endpoint.address)
         member = Member(
-            generation=0, rank=self.rank, group=(0, request.rank), address=address,
-            timeout_s=min(CONNECT_S, self.plan.runtime.timeout_s),
+            generation=0, rank=self.rank, group=(0, request.rank), peers=(request.rank if self.rank == 0 else 0,),
+            address=address, timeout_s=min(CONNECT_S, self.plan.runtime.timeout_s),
         )  # fmt: skip
-        generation = Generation(board.group_store(f"fetch-{request.token}"), member, lambda error: None)
+        generation = Generation(lambda _: board.group_store(f"fetch-{request.token}"), member, lambda error: None)
         try:
-            yield generation.group
+            yield generation.group(*member.peers)
         finally:
             generation.abandon()
 

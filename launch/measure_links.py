@@ -50,8 +50,9 @@ PING, PONG, SIZE, READY, DATA, DONE = range(1, 7)
 class Wire:
     """One end of a pair: sends to the other end and receives from it, waiting for each message."""
 
-    def __init__(self, group: Group, peer: int) -> None:
-        self._group, self._peer = group, peer
+    def __init__(self, group: Group, place: int, peer: int) -> None:
+        """`place`: the peer's number in the group."""
+        self._group, self._place, self._peer = group, place, peer
 
     def send(self, tensor: torch.Tensor, tag: int) -> None:
         self.wait(self.begin_send(tensor, tag))
@@ -60,10 +61,10 @@ class Wire:
         self.wait(self.begin_receive(tensor, tag))
 
     def begin_send(self, tensor: torch.Tensor, tag: int) -> dist.Work:
-        return self._guarded(lambda: self._group.send([tensor], self._peer, tag))
+        return self._guarded(lambda: self._group.send([tensor], self._place, tag))
 
     def begin_receive(self, tensor: torch.Tensor, tag: int) -> dist.Work:
-        return self._guarded(lambda: self._group.recv([tensor], self._peer, tag))
+        return self._guarded(lambda: self._group.recv([tensor], self._place, tag))
 
     def wait(self, work: dist.Work) -> None:
         self._guarded(lambda: work.wait(FOREVER))
@@ -216,6 +217,9 @@ class LinkRank(Rank):
             assert text is not None, f"the figures of {way} are not there after their turn"
             self._found[way] = Figures(**json.loads(text))
 
+    def _peers(self) -> tuple[int, ...]:
+        return tuple(rank for rank in self.place.group if rank != self._rank)
+
     def _turn(self, number: int) -> str:
         return f"turn/{self.place.number}/{number}"
 
@@ -231,7 +235,7 @@ class LinkRank(Rank):
         first, second = pair
         leads = self._rank == first
         assert self._generation is not None
-        wire = Wire(self._generation.group, second if leads else first)
+        wire = Wire(self._generation.group(second if leads else first), int(leads), second if leads else first)
         if leads:
             self._options.log(f"measures the way to {rank_name(self._plan, second)} and back {progress}")
         for source, destination in (pair, pair[::-1]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -19,8 +20,12 @@ __all__ = [
     "Hello",
     "Holder",
     "Leave",
+    "Look",
     "News",
+    "Pair",
     "Suspicion",
+    "links_of",
+    "links_watched",
     "plan_without",
     "read_news",
 ]
@@ -28,6 +33,9 @@ __all__ = [
 RUN, HALT, DONE = "run", "halt", "done"
 PHASES = (RUN, HALT, DONE)
 """In the order in which a generation goes through them."""
+NONE = "-"
+Pair = frozenset[int]
+"""Two ranks."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +80,10 @@ class Beat:
     """The last generation that this rank has left, or seen halted."""
     ready: bool
     """Its shard is loaded. While it loads, Python stands still, and beats may come late."""
+    link: str = ""
+    """Its process's identity on links."""
+    silent: tuple[str, ...] = ()
+    """The identities of those whose links to it do not carry."""
     load: Load = field(default_factory=Load)
 
     def is_after(self, other: Beat | None) -> bool:
@@ -79,12 +91,14 @@ class Beat:
         return other is None or self.incarnation != other.incarnation or self.count > other.count
 
     def to_text(self) -> str:
-        return f"{self.incarnation} {self.count} {self.left} {int(self.ready)} {self.load.to_text()}"
+        links = f"{self.link or NONE} {','.join(self.silent) or NONE}"
+        return f"{self.incarnation} {self.count} {self.left} {int(self.ready)} {links} {self.load.to_text()}"
 
     @staticmethod
     def from_text(text: str) -> Beat:
-        incarnation, count, left, ready, *load = text.split()
+        incarnation, count, left, ready, link, silent, *load = text.split()
         return Beat(incarnation=incarnation, count=int(count), left=int(left), ready=ready == "1",
+                    link="" if link == NONE else link, silent=() if silent == NONE else tuple(silent.split(",")),
                     load=Load.from_words(load))  # fmt: skip
 
 
@@ -152,7 +166,17 @@ class Holder:
         return Holder(incarnation=values["incarnation"], process=Process.read(values["process"]))
 
 
-News = Hello | Leave | Suspicion
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """A heartbeat says something that rank 0 should know at once."""
+
+    rank: int
+
+    def to_json(self) -> str:
+        return json.dumps({"kind": "look", **asdict(self)})
+
+
+News = Hello | Leave | Look | Suspicion
 
 
 def read_news(text: str) -> News:
@@ -160,7 +184,23 @@ def read_news(text: str) -> News:
     kind = values.pop("kind")
     if kind == "hello":
         return Hello.read(values)
+    if kind == "look":
+        return Look(**values)
     return Leave(**values) if kind == "leave" else Suspicion(**values)
+
+
+def links_of(plan: Plan) -> set[Pair]:
+    """The pairs of ranks between which the plan's microbatches travel."""
+    ranks = [0, *(stage.rank for stage in plan.stages), 0]
+    return {frozenset(pair) for pair in itertools.pairwise(ranks) if pair[0] != pair[1]}
+
+
+def links_watched(plan: Plan, rank: int) -> set[int]:
+    """The other ends of a rank's links, of the plan and of all that replace it; rank 0 has one to each."""
+    plans = [plan, *(plan_without(plan, item.lost) for item in plan.contingencies)]
+    pairs = set().union(*(links_of(item) for item in plans))
+    pairs |= {frozenset((0, other)) for other in range(1, len(plan.hosts))}
+    return {other for pair in pairs if rank in pair for other in pair - {rank}}
 
 
 def plan_without(plan: Plan, host: str | None) -> Plan:

@@ -15,6 +15,7 @@ from time import perf_counter_ns
 from typing import Any, TypeVar
 
 import torch
+from torch._C._distributed_c10d import Store as GroupStore
 
 from edgecompile.plan import Plan, Stage
 from edgelaunch.failures import Abandoned
@@ -22,6 +23,7 @@ from edgelaunch.feed import Collector, Feeder
 from edgelaunch.identity import Endpoint, boot_identity
 from edgelaunch.links import Consumer, LocalLink, Producer, ReceiveLink, SendLink
 from edgelaunch.meeting import Board, Meeting
+from edgelaunch.membership import links_of
 from edgelaunch.messages import END, Layout
 from edgelaunch.seal import Seal
 from edgelaunch.shards import run_shard
@@ -220,14 +222,23 @@ class Rank:
         self._meeting.all_ready(self._rank)
         address = local_address(self._plan.hosts[self._rank].address, options.endpoint.address)
         member = Member(
-            generation=place.number, rank=self._rank, group=place.group, address=address, timeout_s=timeout_s
-        )
-        generation = Generation(self._board.group_store(f"generation-{place.number}"), member, self._link_failed)
+            generation=place.number, rank=self._rank, group=place.group, peers=self._peers(), address=address,
+            timeout_s=timeout_s,
+        )  # fmt: skip
+        generation = Generation(self._group_store, member, self._link_failed)
         with self._lock:
             abandoned, self._generation = self._abandoned, generation
         if abandoned:
             generation.abandon()
             raise Abandoned
+
+    def _group_store(self, pair: str) -> GroupStore:
+        self._check()
+        return self._board.group_store(f"generation-{self.place.number}/{pair}")
+
+    def _peers(self) -> tuple[int, ...]:
+        """The ranks that this one has links to."""
+        return tuple(other for pair in links_of(self._plan) if self._rank in pair for other in pair - {self._rank})
 
     def _link_failed(self, error: BaseException) -> None:
         if not isinstance(error, Abandoned) and not self._abandoned:

@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from edgecompile.plan import Plan, format_items_rate, format_number
-from edgelaunch.failures import Failure, rank_name, rank_title
-from edgelaunch.membership import Announcement, plan_without
-from edgelaunch.roster import Loss, Roster, Seat
+from edgelaunch.failures import Failure, link_name, rank_name, rank_title
+from edgelaunch.membership import Announcement, Pair, links_of, plan_without
+from edgelaunch.roster import Loss, Roster, Seat, silence_s
 
 __all__ = ["Coordinator", "Form", "Halt"]
 
@@ -22,6 +22,8 @@ LATELY_S = 60.0
 MANY = 100
 MAX_ATTEMPTS = 10
 """Generations in a row without one result."""
+LEAST_WAIT_S, MOST_WAIT_S = 0.02, 4.0
+"""From one of them to the next."""
 
 
 @dataclass(frozen=True)
@@ -60,9 +62,12 @@ class Coordinator:
         self._halted: float | None = None
         self._lost: dict[int, Loss] = {}
         self._lost_at: dict[int, float] = {}
-        self._all_losses: deque[tuple[int, float]] = deque(maxlen=MANY)
-        """Who was lost, and when."""
+        self._cut: dict[Pair, float] = {}
+        """Links that do not carry, and since when that is known."""
+        self._troubles: deque[tuple[Pair, float]] = deque(maxlen=MANY)
+        """Ranks that were lost, and links that did not carry and do again, each with the time."""
         self._attempts = 0
+        self._not_before = 0.0
         self._num_items = -1
         self._num_formed = 0
 
@@ -97,7 +102,7 @@ class Coordinator:
         """`num_items`: whose results are there."""
         for remark in self._roster.take_remarks():
             self._log(remark)
-        self._note_losses(now, num_items)
+        self._note(now, num_items)
         if self._current is not None and self._halted is None:
             if self._must_halt() or self._may_go_back(now):
                 self._halted = now
@@ -105,7 +110,7 @@ class Coordinator:
             return None
         if self._current is not None and not self._all_left(now):
             return None
-        self._note_losses(now, num_items)
+        self._note(now, num_items)
         self._current, self._halted = None, None
         if self._num_formed == 0:
             return self._first(now)
@@ -113,17 +118,30 @@ class Coordinator:
 
     # --- losses ------------------------------------------------------------------------------------------------------
 
-    def _note_losses(self, now: float, num_items: int) -> None:
+    def _note(self, now: float, num_items: int) -> None:
         for loss in self._roster.take_losses():
             self._lost[loss.rank], self._lost_at[loss.rank] = loss, now
-            self._all_losses.append((loss.rank, now))
+            self._troubles.append((frozenset((loss.rank,)), now))
             self._log(self._describe(loss, num_items))
             if loss.silent_process is not None:
                 self._tell(loss.rank, loss.silent_process)
+        silent = self._roster.silent_links(now)
+        for link in sorted(silent.keys() - self._cut.keys(), key=sorted):
+            if silent[link]:
+                self._cut[link] = now
+                self._log(self._describe_cut(link, num_items))
+        for link in sorted(self._cut.keys() - silent.keys(), key=sorted):
+            since = self._cut.pop(link)
+            self._troubles.append((link, now))
+            if link <= {0, *self._roster.seats()}:  # else one of its ends is gone, and said to be
+                self._log(f"{link_name(self._plan, link)} carries again, {now - since:.1f} s later")
 
     def _describe(self, loss: Loss, num_items: int) -> str:
-        after = f", after item {num_items:,}" if num_items else ""
-        return f"{rank_title(self._plan, loss.rank)} {loss.reason}{after}"
+        return f"{rank_title(self._plan, loss.rank)} {loss.reason}{_after(num_items)}"
+
+    def _describe_cut(self, link: Pair, num_items: int) -> str:
+        silent_s = silence_s(self._plan.runtime.detect_s)
+        return f"{link_name(self._plan, link)} is cut: nothing came through for {silent_s:.1f} s{_after(num_items)}"
 
     def _must_halt(self) -> bool:
         assert self._current is not None
@@ -132,6 +150,8 @@ class Coordinator:
         for rank in self._current.group(plan)[1:]:
             if rank not in seats or seats[rank].incarnation != self._current.members[rank]:
                 return True
+        if self._needed(plan) & self._cut.keys():
+            return True
         return bool(self._roster.suspicions(self._current.number))
 
     def _all_left(self, now: float) -> bool:
@@ -170,31 +190,48 @@ class Coordinator:
 
     def _next(self, now: float, num_items: int) -> Form | Failure | None:
         seats = self._roster.seats()
+        if now < self._not_before:
+            return None
         missing = [stage.rank for stage in self._plan.stages
                    if stage.rank and not (stage.rank in seats and seats[stage.rank].ready)]  # fmt: skip
-        if not missing:
-            return self._attempt(None, seats, num_items)
-        if len(missing) == 1 and self._able(self._plan.hosts[missing[0]].name, seats):
-            return self._attempt(self._plan.hosts[missing[0]].name, seats, num_items)
-        gone = [rank for rank in missing if rank not in seats]
+        able = [without for without in (None, *(item.lost for item in self._plan.contingencies))
+                if self._able(without, seats)]  # fmt: skip
+        if able:
+            best = max(able, key=lambda name: (name is None, self._rate(name)))
+            return self._attempt(best, seats, num_items, now)
         rejoin_s = self._plan.runtime.rejoin_s
+        waited = f": it did not come back within {rejoin_s:g} s" if rejoin_s else ""
+        gone = [rank for rank in missing if rank not in seats]
         if gone and now - max(self._lost_at[rank] for rank in gone) >= rejoin_s:
             rank = min(gone, key=lambda rank: self._lost_at[rank])
             message = self._describe(self._lost[rank], num_items)
-            waited = f": it did not come back within {rejoin_s:g} s" if rejoin_s else ""
             return Failure(rank=rank, kind="lost", message=message + waited)
+        cut = self._needed(self._plan) & self._cut.keys()
+        if not missing and now - max((self._cut[link] for link in cut), default=now) >= rejoin_s:
+            link = min(cut, key=lambda link: (self._cut[link], sorted(link)))
+            waited = f": it did not heal within {rejoin_s:g} s" if rejoin_s else ""
+            hint = ": mend the way between these two" if waited else ""
+            return Failure(rank=max(link), kind="lost", message=self._describe_cut(link, num_items) + waited + hint)
         return None
 
     def _able(self, without: str | None, seats: dict[int, Seat]) -> bool:
-        """Whether all ranks of a plan are there, with a shard loaded."""
-        if without is not None and without not in {item.lost for item in self._plan.contingencies}:
-            return False
-        stages = plan_without(self._plan, without).stages
-        return all(stage.rank == 0 or (stage.rank in seats and seats[stage.rank].ready) for stage in stages)
+        """Whether all ranks of a plan are there, with a shard loaded, and its links carry."""
+        plan = plan_without(self._plan, without)
+        there = all(stage.rank == 0 or (stage.rank in seats and seats[stage.rank].ready) for stage in plan.stages)
+        return there and not self._needed(plan) & self._cut.keys()
 
-    def _attempt(self, without: str | None, seats: dict[int, Seat], num_items: int) -> Form | Failure:
+    def _needed(self, plan: Plan) -> set[Pair]:
+        """The links without which a plan does not run: its own, and every rank's to rank 0's store."""
+        return links_of(plan) | {frozenset((0, stage.rank)) for stage in plan.stages if stage.rank}
+
+    def _rate(self, without: str | None) -> float:
+        return plan_without(self._plan, without).predicted.throughput_items_per_s
+
+    def _attempt(self, without: str | None, seats: dict[int, Seat], num_items: int, now: float) -> Form | Failure:
+        """Later and later while no result comes: what is wrong with a link is known only after a while."""
         self._attempts = self._attempts + 1 if num_items == self._num_items else 1
         self._num_items = num_items
+        self._not_before = now + min(MOST_WAIT_S, LEAST_WAIT_S * 2**self._attempts)
         if self._attempts > MAX_ATTEMPTS:
             reasons = [item.reason for item in self._lost.values()][-1:] or ["connections broke"]
             message = f"no result came in {MAX_ATTEMPTS} attempts to connect the ranks; the last reason: {reasons[0]}"
@@ -202,8 +239,7 @@ class Coordinator:
         if without is None:
             self._log("all ranks are there: goes on as planned")
         else:
-            rate, before = (item.predicted.throughput_items_per_s
-                            for item in (plan_without(self._plan, without), self._plan))  # fmt: skip
+            rate, before = self._rate(without), self._rate(None)
             self._log(f"goes on without {without}: predicted {format_items_rate(rate)} (was {format_number(before)})")
         return self._form(without, seats)
 
@@ -217,6 +253,10 @@ class Coordinator:
         if self._current.without is None:
             return False
         rank = next(host.rank for host in self._plan.hosts if host.name == self._current.without)
-        lately = sum(lost == rank and now - at < LATELY_S for lost, at in self._all_losses)
-        wait_s = BACK_OFF_S * (lately - 1)
-        return self._able(None, self._roster.seats()) and now - self._lost_at.get(rank, now) >= wait_s
+        troubles = [at for ranks, at in self._troubles if rank in ranks and now - at < LATELY_S]
+        wait_s = BACK_OFF_S * (len(troubles) - 1)
+        return self._able(None, self._roster.seats()) and (not troubles or now - troubles[-1] >= wait_s)
+
+
+def _after(num_items: int) -> str:
+    return f", after item {num_items:,}" if num_items else ""

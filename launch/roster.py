@@ -7,19 +7,34 @@ from dataclasses import dataclass, field
 
 from edgecompile.plan import Plan
 from edgelaunch.failures import rank_name
-from edgelaunch.membership import Beat, Hello, Holder, Leave, Suspicion
+from edgelaunch.membership import Beat, Hello, Holder, Leave, Pair, Suspicion, links_watched
 from edgelaunch.pace import Pace
 from edgelaunch.processes import Process
 
-__all__ = ["LATE", "Loss", "Roster", "Seat", "beat_s"]
+__all__ = ["LATE", "STORE_PATIENCE", "Loss", "Roster", "Seat", "beat_s", "silence_s"]
 
 LATE = "the run is over: this rank came after the last result, and has done nothing: start it again for the next run"
 """The verdict on whoever comes then."""
 
 
+SILENCE = 0.55
+ALIVE = 0.7
+"""Of the time after which a link is silent: a rank that showed itself within it is alive."""
+SETTLED = 0.3
+"""Of that time: so much later all of a rank's links are known to be silent, if one is because the rank is gone."""
+STORE_PATIENCE = 5
+"""A rank whose link to rank 0 lives may be silent in the store for so many times of detection: over a slow link what
+the store is asked and answers takes long."""
+
+
 def beat_s(plan: Plan) -> float:
     """Seconds between two heartbeats: four at least within the time of detection."""
     return min(1.0, plan.runtime.detect_s / 4)
+
+
+def silence_s(detect_s: float) -> float:
+    """After so long without an answer a link is silent; what is left of the time is for rank 0 to learn of it."""
+    return SILENCE * detect_s
 
 
 @dataclass
@@ -30,8 +45,17 @@ class Seat:
     process: Process
     changed: float
     """When its last beat came, seconds on the monotonic clock."""
+    signed: float | None = None
+    """When its process last wrote over its link to rank 0."""
+    more_s: float = 0.0
+    """So much longer may it be silent than where its link were fast."""
     beat: Beat | None = None
     pace: Pace = field(default_factory=Pace)
+
+    @property
+    def alive(self) -> float:
+        """When its process last showed that it is there."""
+        return self.changed if self.signed is None else max(self.changed, self.signed)
 
     @property
     def ready(self) -> bool:
@@ -76,6 +100,10 @@ class Roster:
     _closed: bool = False
     _spent: set[str] = field(default_factory=set)
     """Incarnations that have had a place, or were turned away: none of them comes again."""
+    own_link: str = ""
+    """Rank 0's own identity on links, and those whose links to it do not carry."""
+    own_silent: tuple[str, ...] = ()
+    _silent_since: dict[Pair, float] = field(default_factory=dict)
     _seats: dict[int, Seat] = field(default_factory=dict)
     _waiting: dict[int, _Waiting] = field(default_factory=dict)
     _losses: list[Loss] = field(default_factory=list)
@@ -141,6 +169,36 @@ class Roster:
         with self._lock:
             self._suspicions.append(suspicion)
 
+    def silent_links(self, now: float) -> dict[Pair, bool]:
+        """The links that do not carry, as one of their ends says, between ranks that are there.
+
+        With each whether it is the link: both ends have shown themselves to rank 0 lately, or to a third rank, or else
+        one of them may be gone.
+        """
+        silence = silence_s(self.plan.runtime.detect_s)
+        with self._lock:
+            beats = {rank: seat.beat for rank, seat in self._seats.items() if seat.beat is not None}
+            ranks = {self.own_link: 0, **{beat.link: rank for rank, beat in beats.items()}}
+            said = {0: self.own_silent, **{rank: beat.silent for rank, beat in beats.items()}}
+            pairs = {frozenset((rank, ranks[other])) for rank in said for other in said[rank] if other in ranks}
+            self._silent_since = {pair: self._silent_since.get(pair, now) for pair in pairs}
+            alive = {
+                0,
+                *(rank for rank, seat in self._seats.items() if now - seat.alive <= ALIVE * silence + seat.more_s),
+            }
+            links = {rank: link for link, rank in ranks.items()}
+
+            def is_vouched_for(rank: int, other: int) -> bool:
+                thirds = links_watched(self.plan, rank) & alive - {other}
+                return rank in alive or any(links[rank] not in said.get(third, ()) for third in thirds)
+
+            found = {}
+            for pair, since in self._silent_since.items():
+                first, second = pair
+                settled = pair <= alive or now - since >= SETTLED * silence  # what a third has to say may come later
+                found[pair] = settled and is_vouched_for(first, second) and is_vouched_for(second, first)
+            return found
+
     # --- the watch thread's side -------------------------------------------------------------------------------------
 
     def take_hello(self, hello: Hello, now: float) -> None:
@@ -188,13 +246,23 @@ class Roster:
                     if waiting.num_beats > 1:  # the first one may be from before
                         self._turn_away(self._waiting.pop(rank).hello)
 
+    def take_sign(self, rank: int, link: str, at: float, more_s: float) -> None:
+        """A rank's process, by its identity on links, wrote over its link to rank 0; `more_s` as in Seat."""
+        with self._lock:
+            seat = self._seats.get(rank)
+            if seat is not None and seat.beat is not None and seat.beat.link == link:
+                seat.signed, seat.more_s = at, more_s
+
     def look(self, now: float) -> None:
         """Finds the ranks that have been silent for too long."""
         with self._lock:
             for rank, seat in list(self._seats.items()):
-                silent_s = now - seat.changed
+                silent_s = now - seat.alive
                 runtime = self.plan.runtime
                 limit_s = runtime.detect_s if seat.ready else max(runtime.detect_s, runtime.timeout_s)
+                limit_s += seat.more_s
+                if now - seat.changed > STORE_PATIENCE * limit_s:
+                    silent_s = now - seat.changed
                 if silent_s > limit_s:
                     self.lose(rank, f"stopped answering {silent_s:.1f} s ago")
 
@@ -203,6 +271,7 @@ class Roster:
         with self._lock:
             for seat in self._seats.values():
                 seat.changed = now
+                seat.signed = None
 
     def _turn_away(self, hello: Hello) -> None:
         self._spent.add(hello.incarnation)

@@ -25,6 +25,7 @@ from edgelaunch.flight import Flight
 from edgelaunch.items import Results, Source
 from edgelaunch.joining import meet
 from edgelaunch.left_behind import await_at_exit
+from edgelaunch.link_watch import LinkWatch
 from edgelaunch.loader import Loader
 from edgelaunch.meeting import Board, Meeting
 from edgelaunch.membership import DONE, HALT, RUN, Announcement, plan_without
@@ -213,7 +214,7 @@ class Supervisor:
 
     def _check_watch(self) -> None:
         """A store call through a cut link hangs whatever its timeout: then the watch thread's silence tells."""
-        silent_s = time.monotonic() - self._watch.last_answer if self._watch is not None else 0.0
+        silent_s = self._watch.silent_s(time.monotonic()) if self._watch is not None else 0.0
         if silent_s > (1 if self._rank else 2) * self._plan.runtime.detect_s:
             whose = rank_name(self._plan, 0) if self._rank else "the store of this very rank"
             hint = "" if self._rank else ": is its network down?"
@@ -267,7 +268,10 @@ class Supervisor:
         self._board, door = meet(options)
         seal = self._store.seal = self._board.seal
         board = Board(options.endpoint, serve=False, timeout_s=timeout_s, seal=seal)
-        self._watch = watch = Watch(board, self._plan, self._rank, options.plan_sha256, self.box, self._load, door)
+        links = LinkWatch.of(options, seal, self.fail)
+        self._watch = watch = Watch(
+            board, self._plan, self._rank, options.plan_sha256, self.box, links, self._load, door
+        )
         if watch.roster is not None and door is not None:
             self._coordinator = Coordinator(self._plan, watch.roster, options.log, self._lost, door.turned_away)
             self._server = ShardServer(Way.of(options, seal), options.log)

@@ -27,7 +27,7 @@ from edgelaunch.messages import Layout
 
 __all__ = ["Generation", "Member", "local_address"]
 
-NUM_GROUP_THREADS = 2
+NUM_GROUP_THREADS = 1
 TAGS_A_BOUNDARY = 1 << 16
 TAG_NOBODY_SENDS = (1 << 31) - 1
 ABANDON_S = 1.0
@@ -40,7 +40,9 @@ class Member:
     generation: int
     rank: int
     group: tuple[int, ...]
-    """The ranks of the generation, in order: the place in it is the number in the process group."""
+    """The ranks of the generation, in order."""
+    peers: tuple[int, ...]
+    """Those of the group that this rank has links to."""
     address: str
     """This machine's address on the network that the ranks share; gloo binds its interface."""
     timeout_s: float
@@ -48,35 +50,45 @@ class Member:
 
 
 class Generation:
-    """All that connects this rank to the others between two changes of membership."""
+    """All that connects this rank to the others between two changes of membership.
 
-    def __init__(self, store: Store, member: Member, fail: Callable[[BaseException], None]) -> None:
-        """Connects to all other ranks; every rank of the generation must be about to do the same.
+    Each pair of ranks with a link between them has a process group of its own: gloo connects all members of a group to
+    each other, so that one group of all would not come about while any two hosts do not reach each other.
+    """
 
-        `store` is this generation's own. `fail` is called from a link's thread with the exception that ended it.
+    def __init__(self, store_of: Callable[[str], Store], member: Member, fail: Callable[[BaseException], None]) -> None:
+        """Connects to the peers; each of them must be about to do the same.
+
+        `store_of` gives a store of this generation's own, by the name of the pair that meets in it; what it raises ends
+        the attempt. `fail` is called from a link's thread with the exception that ended it.
 
         Raises:
-            PeerLostError: a rank did not connect within the member's timeout; which one is not known (-1).
+            PeerLostError: a rank did not connect within the member's timeout; it may wait for another one.
         """
         gloo: Any = dist.ProcessGroupGloo  # torch's stubs leave out most of it
         options = gloo._Options()
         options._devices = [gloo.create_device(hostname=member.address)]
         options._timeout = timedelta(seconds=member.timeout_s)
         options._threads = NUM_GROUP_THREADS
-        try:
-            self._group = gloo(store, member.group.index(member.rank), len(member.group), options)
-        except RuntimeError as error:
-            raise PeerLostError(-1, str(error)) from error
         self._member, self._fail = member, fail
+        self._groups: dict[int, Group] = {}
         self._links: list[SendLink | ReceiveLink] = []
         self._lock = threading.Lock()
         self._abandoned = False
+        # all ranks go by the same order, so that those of the first pair that is not connected both wait at it
+        for first, second in sorted((min(member.rank, peer), max(member.rank, peer)) for peer in member.peers):
+            peer = second if first == member.rank else first
+            try:
+                self._groups[peer] = gloo(store_of(f"{first}-{second}"), int(first != member.rank), 2, options)
+            except BaseException as error:
+                self.abandon()
+                if isinstance(error, RuntimeError):
+                    raise PeerLostError(-1, str(error)) from error
+                raise
 
-    @property
-    def group(self) -> Group:
-        """For messages that are no plan's."""
-        group: Group = self._group
-        return group
+    def group(self, peer: int) -> Group:
+        """For messages that are no plan's; in it the lower rank of the two has number 0."""
+        return self._groups[peer]
 
     def send_link(self, peer: int, boundary: int, layout: Layout, num_buffers: int) -> SendLink:
         """Raises Abandoned where the generation was given up."""
@@ -99,8 +111,8 @@ class Generation:
             raise Abandoned
 
     def _peer(self, rank: int, boundary: int) -> Peer:
-        place = self._member.group.index(rank)
-        return Peer(group=self._group, rank=rank, place=place, tag=boundary * TAGS_A_BOUNDARY, fail=self._fail)
+        place = int(rank > self._member.rank)
+        return Peer(group=self._groups[rank], rank=rank, place=place, tag=boundary * TAGS_A_BOUNDARY, fail=self._fail)
 
     def abandon(self, wait_s: float = ABANDON_S) -> None:
         """Gives everything up: threads that wait in a link get Abandoned, and those that wait in gloo an error.
@@ -111,9 +123,10 @@ class Generation:
             self._abandoned = True
         for link in self._links:
             link.abandon()
-        with contextlib.suppress(RuntimeError):
-            other = 0 if self._member.group.index(self._member.rank) else 1
-            self._group.recv([torch.empty(1)], other, TAG_NOBODY_SENDS).wait(timedelta(milliseconds=1))
+        for peer, group in self._groups.items():
+            with contextlib.suppress(RuntimeError):
+                place = int(peer > self._member.rank)
+                group.recv([torch.empty(1)], place, TAG_NOBODY_SENDS).wait(timedelta(milliseconds=1))
         for link in self._links:
             link.thread.join(wait_s)
             if link.thread.is_alive():

@@ -15,11 +15,12 @@ from edgecompile.plan import Plan
 from edgelaunch.failures import Failure, FailureBox, PeerLostError, TooLateError, rank_name
 from edgelaunch.joining import Door
 from edgelaunch.left_behind import await_at_exit
+from edgelaunch.link_watch import LinkWatch
 from edgelaunch.meeting import Board, ListReader
-from edgelaunch.membership import DONE, HALT, RUN, Announcement, Beat, Hello, Holder, Leave, Suspicion, read_news
+from edgelaunch.membership import DONE, HALT, RUN, Announcement, Beat, Hello, Holder, Leave, Look, Suspicion, read_news
 from edgelaunch.pace import Load
 from edgelaunch.processes import Process
-from edgelaunch.roster import LATE, Roster, beat_s
+from edgelaunch.roster import LATE, STORE_PATIENCE, Roster, beat_s
 
 __all__ = ["Watch"]
 
@@ -47,10 +48,13 @@ class Watch:
         rank: int,
         sha256: str,
         box: FailureBox,
+        links: LinkWatch,
         load: Callable[[], Load] = Load,
         door: Door | None = None,
     ) -> None:
-        """`load`: what this rank has done, to be said with each beat. `door`: rank 0's, for those who come."""
+        """`links`: this rank's; `load`: what this rank has done, to be said with each beat. `door`: rank 0's, for those
+        who come."""
+        self._links = links
         self._load, self._door = load, door
         self._board, self._plan, self._rank, self._sha256, self._box = board, plan, rank, sha256, box
         self._detect_s, self._beat_s = plan.runtime.detect_s, beat_s(plan)
@@ -67,7 +71,8 @@ class Watch:
         self.last_answer = time.monotonic()
         """When the store last answered. A call to it can hang whatever its timeout: the main thread looks at this."""
         self._outbox: deque[str] = deque()
-        self._beat = Beat(incarnation=self.incarnation, count=0, left=0, ready=False)
+        self._beat = Beat(incarnation=self.incarnation, count=0, left=0, ready=False, link=links.own.identity)
+        self._links_changed = self._placed = False
         self._lock = threading.Lock()
         """Of the beat, which other threads change."""
         self._next_beat = 0.0
@@ -75,10 +80,13 @@ class Watch:
         """The latest holder of this rank's place that was found to be gone."""
         self._news = ListReader(board, NEWS, self._detect_s)
         self._leader: tuple[Beat | None, float] = (None, time.monotonic())
+        if self.roster is not None:
+            self.roster.own_link = links.own.identity
         self._wake, self._stop, self._flushed = threading.Event(), threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
         if rank:
             self._say_hello()
+        links.changed = self._tell_of_links
         self._thread.start()
 
     # --- any thread's side -------------------------------------------------------------------------------------------
@@ -115,7 +123,15 @@ class Watch:
             self._wake.set()
         self._urgent = urgent
 
+    def silent_s(self, now: float) -> float:
+        """How long nothing has come from rank 0: neither an answer of its store nor, within reason, a sign of life."""
+        store_s, sign = now - self.last_answer, self._links.last_sign(0)
+        if sign is None or store_s > STORE_PATIENCE * (self._detect_s + sign.more_s):
+            return store_s
+        return min(store_s, max(0.0, now - sign.at - sign.more_s))
+
     def stop(self) -> None:
+        self._links.stop()
         self._stop.set()
         self._wake.set()
         await_at_exit(self._thread)
@@ -148,6 +164,15 @@ class Watch:
         hello = Hello(rank=self._rank, incarnation=self.incarnation, sha256=self._sha256, process=Process.own())
         self._outbox.append(hello.to_json())
 
+    def _tell_of_links(self) -> None:
+        """In the links' own thread: what is silent has changed, and rank 0 should know it at once."""
+        silent = self._links.silent()
+        if self.roster is not None:
+            self.roster.own_silent = silent
+            self._box.wake()
+        self._links_changed = True
+        self._change(silent=silent)
+
     def _change(self, **values: Any) -> None:
         with self._lock:
             self._flushed.clear()
@@ -166,6 +191,12 @@ class Watch:
             time.sleep(0.05)
 
     def _run(self) -> None:
+        try:
+            self._rounds()
+        finally:
+            self._links.stop()
+
+    def _rounds(self) -> None:
         while not self._stop.is_set():
             self._wake.wait(URGENT_POLL_S if self._urgent else POLL_S if self._rank else LEADER_POLL_S)
             self._wake.clear()
@@ -204,10 +235,30 @@ class Watch:
             with self._lock:
                 if beat is self._beat:
                     self._flushed.set()
+            if self._links_changed:
+                self._links_changed = False
+                self._board.append(NEWS, Look(rank=self._rank).to_json())
+            self._find_links()
         if self.roster is not None:
             self._listen_to_all(self.roster, now, due or self._urgent)
             return False
         return self._listen_to_leader(now, due)
+
+    def _find_links(self) -> None:
+        """Says where this rank's links end, and learns where the others' do."""
+        if not self._placed:
+            self._board.put(f"links/{self._rank}", self._links.place())
+            self._placed = True
+        for peer in self._links.wanted():
+            place = self._board.get(f"links/{peer}")
+            if place is not None:
+                self._links.learn(peer, place)
+
+    def _note_signs(self, roster: Roster) -> None:
+        for rank in roster.seats():
+            sign = self._links.last_sign(rank)
+            if sign is not None:
+                roster.take_sign(rank, sign.identity, sign.at, sign.more_s)
 
     def _listen_to_all(self, roster: Roster, now: float, due: bool) -> None:
         if self._door is not None:
@@ -223,9 +274,12 @@ class Watch:
                 roster.take_hello(news, now)
             elif isinstance(news, Leave):
                 roster.take_leave(news)
-            else:
+            elif isinstance(news, Suspicion):
                 roster.suspect(news)
+            else:
+                due = True
             self._box.wake()
+        self._note_signs(roster)
         if due:
             for rank, seat in roster.seats().items():
                 beat = self._board.get(_beat_key(rank, seat.incarnation))
@@ -233,6 +287,9 @@ class Watch:
                     roster.take_beat(rank, Beat.from_text(beat), now)
             roster.look(now)
             self._box.wake()
+        self._answer_ranks(roster)
+
+    def _answer_ranks(self, roster: Roster) -> None:
         while roster.verdicts:
             incarnation, verdict = roster.verdicts.popitem()
             self._board.put(f"verdict/{incarnation}", verdict)
@@ -292,7 +349,9 @@ class Watch:
         if seen is None or (beat is not None and beat.is_after(seen)):
             self._leader = (beat, now)
             return
-        beat = seen
+        beat, sign = seen, self._links.last_sign(0)
+        if sign is not None and now - since < STORE_PATIENCE * (self._detect_s + sign.more_s):
+            since = max(since, sign.at + sign.more_s)
         limit_s = self._detect_s if beat.ready else max(self._detect_s, self._plan.runtime.timeout_s)
         if now - since > limit_s:
             message = f"{rank_name(self._plan, 0)} stopped answering {now - since:.1f} s ago"

@@ -13,18 +13,32 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from launch_plans import Written
+from launch_plans import Written, floats, with_contingencies
 
 from edgecompile.plan import Plan, UserError
 from edgelaunch.failures import Abandoned, Failure
 from edgelaunch.flight import Batch, Flight
 from edgelaunch.identity import rank_environment
 from edgelaunch.items import Entry
-from edgelaunch.membership import DONE, HALT, RUN, Announcement, Beat, Hello, Holder, Leave, Suspicion, read_news
+from edgelaunch.membership import (
+    DONE,
+    HALT,
+    RUN,
+    Announcement,
+    Beat,
+    Hello,
+    Holder,
+    Leave,
+    Look,
+    Suspicion,
+    links_of,
+    links_watched,
+    read_news,
+)  # fmt: skip
 from edgelaunch.outputs import open_writer
 from edgelaunch.partial import Origin, left_behind, origin_of
 from edgelaunch.processes import Process, start_time
-from edgelaunch.recovery import GRACE_S, MAX_ATTEMPTS, Coordinator, Form, Halt
+from edgelaunch.recovery import GRACE_S, MAX_ATTEMPTS, MOST_WAIT_S, Coordinator, Form, Halt
 from edgelaunch.restarts import Restarts
 from edgelaunch.roster import LATE, Roster
 from edgelaunch.stopping import ToldToStop
@@ -41,18 +55,25 @@ def hello(incarnation: str, rank: int = 1, sha256: str = SHA) -> Hello:
     return Hello(rank=rank, incarnation=incarnation, sha256=sha256, process=Process("board", 7, "1"))
 
 
-def beat(incarnation: str, count: int, left: int = 0, ready: bool = True) -> Beat:
-    return Beat(incarnation=incarnation, count=count, left=left, ready=ready)
+def beat(incarnation: str, count: int, left: int = 0, ready: bool = True, silent: tuple[str, ...] = ()) -> Beat:
+    link = f"link-{incarnation}"
+    return Beat(incarnation=incarnation, count=count, left=left, ready=ready, link=link, silent=silent)
 
 
 def test_what_is_told_reads_back() -> None:
     announcement = Announcement(number=3, phase=RUN, without="pi", members={0: "", 2: "ab"}, first=7)
     assert Announcement.from_json(announcement.to_json()) == announcement
-    assert Beat.from_text(beat("ab", 3, 2).to_text()) == beat("ab", 3, 2)
+    for said in (
+        beat("ab", 3, 2),
+        beat("ab", 3, silent=("x", "y")),
+        Beat(incarnation="a", count=1, left=0, ready=True),
+    ):
+        assert Beat.from_text(said.to_text()) == said
     for news in (
         hello("ab"),
         Suspicion(rank=1, number=2, lost=3, reason="closed"),
         Leave(rank=1, incarnation="ab", reason="left"),
+        Look(rank=2),
     ):
         assert read_news(news.to_json()) == news
     holder = Holder(incarnation="ab", process=Process("board", 7, "1"))
@@ -222,7 +243,7 @@ def test_a_broken_connection_of_a_rank_that_is_there_costs_one_generation(plan: 
         board.suspect()
         assert board.step() == Halt()
         board.roster.take_beat(1, beat("a", 2 + count, left=board.number), board.now)
-        action = board.step()
+        action = board.step(MOST_WAIT_S)  # the later, the longer nothing came
         if count < MAX_ATTEMPTS:
             assert action == Form(None, {0: "", 1: "a"})
     assert isinstance(action, Failure)
@@ -275,6 +296,139 @@ def test_a_rank_that_is_told_to_stop_is_lost_at_once_and_no_more_than_that(plan:
     board.step()
     failure = board.step(11, 8)
     assert failure.message.endswith("(SIGTERM), and left, after item 8: it did not come back within 10 s")
+
+
+# --- links ------------------------------------------------------------------------------------------------------------
+
+
+class Linked(Board):
+    """Three ranks, of which 1 and 2 say whom they do not hear."""
+
+    def __init__(self, plan: Plan) -> None:
+        super().__init__(plan)
+        self.count = 1
+        for rank, incarnation in ((1, "a"), (2, "b")):
+            self.come(incarnation, rank)
+        assert self.step() == Form(None, {0: "", 1: "a", 2: "b"})
+
+    def hear(self, one: tuple[str, ...] = (), two: tuple[str, ...] = (), *, left: int = 0) -> None:
+        """Both ranks' next beats."""
+        self.count += 1
+        self.roster.take_beat(1, beat("a", self.count, left, silent=one), self.now)
+        self.roster.take_beat(2, beat("b", self.count, left, silent=two), self.now)
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory: pytest.TempPathFactory) -> Plan:
+    return floats(tmp_path_factory.mktemp("chain"), 3, rejoin_s=10.0).plan
+
+
+@pytest.fixture(scope="module")
+def spare(tmp_path_factory: pytest.TempPathFactory) -> Plan:
+    """With a plan for the loss of each rank."""
+    return with_contingencies(floats(tmp_path_factory.mktemp("spare"), 3, rejoin_s=10.0)).plan
+
+
+def test_the_links_of_a_plan_and_those_that_are_watched(three: Plan, spare: Plan) -> None:
+    ring = {frozenset(pair) for pair in ((0, 1), (1, 2), (0, 2))}
+    assert links_of(three) == ring
+    four = replace(three, stages=(*three.stages, replace(three.stages[2], stage=3, rank=3)), hosts=three.hosts * 2)
+    assert links_of(four) == {frozenset(pair) for pair in ((0, 1), (1, 2), (2, 3), (0, 3))}
+    assert links_watched(four, 1) == {0, 2}
+    skip = replace(spare.contingencies[0], lost="host-2", stages=(*four.stages[:2], replace(four.stages[3], stage=2)))
+    assert links_watched(replace(four, contingencies=(skip,)), 1) == {0, 2, 3}
+
+
+@pytest.mark.parametrize("said", [(("link-b",), ()), ((), ("link-a",)), (("link-b",), ("link-a",))])
+def test_a_cut_link_ends_the_generation_and_its_heal_begins_the_next(three: Plan, said: Any) -> None:
+    board = Linked(three)
+    assert board.step(1.0) is None
+    board.hear(*said)
+    assert board.step(0.1, 1204) == Halt()
+    link = "the link between rank 1 (host-1) and rank 2 (host-2)"
+    assert board.said == [f"{link} is cut: nothing came through for 2.2 s, after item 1,204"]
+    board.hear(*said, left=1)
+    assert board.step(0.1, 1204) is None
+    board.hear(left=1)
+    assert board.step(3.0, 1204) == Form(None, {0: "", 1: "a", 2: "b"})
+    assert board.said[1:] == [f"{link} carries again, 3.1 s later", "all ranks are there: goes on as planned"]
+    assert board.step(1.0, 1204) is None
+
+
+def test_a_link_that_stays_cut_ends_the_run_and_is_named(three: Plan) -> None:
+    board = Linked(three)
+    board.hear(("link-b",))
+    assert board.step(0.1) == Halt()
+    board.hear(("link-b",), left=1)
+    assert board.step(9.0, 3) is None
+    failure = board.step(1.1, 3)
+    assert (failure.kind, failure.rank) == ("lost", 2)
+    assert failure.message == (
+        "the link between rank 1 (host-1) and rank 2 (host-2) is cut: nothing came through for 2.2 s, after item 3: "
+        "it did not heal within 10 s: mend the way between these two"
+    )
+
+
+def test_a_plan_that_does_without_one_end_goes_on_until_the_heal(spare: Plan) -> None:
+    board = Linked(spare)
+    board.hear(("link-b",), ("link-a",))
+    assert board.step(0.1) == Halt()
+    board.hear(("link-b",), ("link-a",), left=1)
+    assert board.step(0.1, 7) == Form("host-1", {0: "", 1: "a", 2: "b"})
+    assert board.step(5.0, 9) is None  # the link is of no use to this plan
+    board.hear(left=1)
+    assert board.step(0.1, 11) == Halt()
+    board.hear(left=2)
+    assert board.step(0.1, 11) == Form(None, {0: "", 1: "a", 2: "b"})
+
+
+def test_a_rank_that_is_gone_is_no_cut_link(three: Plan) -> None:
+    board = Linked(three)
+    board.now += 2.5
+    board.count += 1
+    board.roster.take_beat(1, beat("a", board.count, silent=("link-b",)), board.now)
+    assert board.step() is None  # rank 2 has not shown itself since its link is silent
+    board.roster.take_sign(2, "link-b", board.now, 0.0)
+    assert board.step() == Halt()
+
+
+def test_a_cut_from_rank_0_is_told_from_a_rank_that_is_gone_by_what_a_third_says(three: Plan) -> None:
+    for third_hears in (True, False):
+        board = Linked(three)
+        board.now += 2.4
+        board.roster.own_link, board.roster.own_silent = "link-0", ("link-a",)
+        for _ in range(2):
+            board.count += 1
+            silent = () if third_hears else ("link-a",)
+            board.roster.take_beat(2, beat("b", board.count, silent=silent), board.now)
+            action = board.step(1.0)
+        if third_hears:
+            assert action == Halt()
+            assert board.said[0].startswith("the link between rank 0 (host-0) and rank 1 (host-1) is cut")
+        else:
+            board.roster.look(board.now)
+            assert board.step() == Halt()
+            assert board.said == ["rank 1 (host-1, units 1-1) stopped answering 4.4 s ago"]
+
+
+def test_what_was_said_of_an_earlier_process_does_not_count(three: Plan) -> None:
+    board = Linked(three)
+    board.hear(("link-before",), ("link-other",))
+    assert board.step() is None
+    assert board.said == []
+
+
+def test_a_rank_whose_link_lives_may_be_slow_in_the_store(plan: Plan) -> None:
+    roster = Roster(plan, SHA)
+    roster.take_hello(hello("a"), 0.0)
+    roster.take_beat(1, beat("a", 1), 0.0)
+    for second in range(20):
+        roster.take_sign(1, "link-a", float(second), 0.0)
+        roster.look(second + 0.5)
+    assert 1 in roster.seats()
+    roster.take_sign(1, "link-a", 20.0, 0.0)
+    roster.look(20.5)  # five times the time of detection: its way to the store is cut
+    assert roster.take_losses()[0].reason == "stopped answering 20.5 s ago"
 
 
 # --- what is kept -------------------------------------------------------------------------------------------------
