@@ -40,6 +40,7 @@ bench: $(VENV)/.installed ## run the benchmarks; they print ratios
 soak: $(VENV)/.installed ## kills, cut links and a million microbatches; an hour or two, as root for the links
 	$(BIN)/python benchmarks/kills.py
 	$(BIN)/python benchmarks/link_drops.py
+	$(BIN)/python benchmarks/link_cuts.py
 	$(BIN)/python benchmarks/soak.py --microbatches 1000000 --ranks 3
 
 lint: $(VENV)/.dependencies ## ruff and clang-format
