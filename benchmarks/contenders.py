@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from edgecompile import torchscript
 from edgecompile.plan import Plan, read_plan
 
 Burst = Callable[[int], list[float]]
@@ -107,7 +108,7 @@ class Shard(nn.Module):
 
 def pipelining(args: argparse.Namespace, plan: Plan, folder: Path) -> None:
     """The shards' files through torch.distributed.pipelining, forward only; the last rank's times count."""
-    pipeline_of(args, plan, torch.jit.load(str(folder / plan.stages[args.stage].shard)), folder)
+    pipeline_of(args, plan, torchscript.load(str(folder / plan.stages[args.stage].shard)), folder)
 
 
 def pipelining_prepacked(args: argparse.Namespace, plan: Plan, folder: Path) -> None:

@@ -25,6 +25,7 @@ from typing import Any
 
 import torch
 
+from edgecompile import torchscript
 from edgecompile.capture import FlatModel
 from edgecompile.cli import compose
 from edgecompile.domain import cluster_of, model_of
@@ -95,7 +96,7 @@ def stage_inputs(chain: Chain, first: int, examples: Sequence[torch.Tensor]) -> 
 
 def as_a_rank_loads(path: Path) -> Any:
     extra = {ROWS_RECORD: ""}
-    module = torch.jit.load(str(path), _extra_files=extra)
+    module = torchscript.load(path, extra=extra)
     return prepack_traced(module, rows_in(extra[ROWS_RECORD])) if pays_here("auto") else module
 
 

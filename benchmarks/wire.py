@@ -12,13 +12,13 @@ import argparse
 import statistics
 import sys
 import time
-import warnings
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
 
+from edgecompile import torchscript
 from edgecompile.passes.wire import decode_tensor, encode_tensor
 from edgecompile.wire import FORMATS, WireFormat, wire_format
 
@@ -48,9 +48,7 @@ def boundary(shape: tuple[int, ...]) -> torch.Tensor:
 
 
 def frozen(module: nn.Module, examples: tuple[torch.Tensor, ...]) -> Any:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return torch.jit.freeze(torch.jit.trace(module.eval(), examples, check_trace=False))
+    return torchscript.freeze(torchscript.trace(module.eval(), examples))
 
 
 def median_ms(works: list[Callable[[], object]], repeat: int) -> list[float]:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import sys
 
 from edgecompile.process import abrupt_interrupts, begin
+from edgecompile.streams import restart_in_utf8
 
 __all__ = ["compile_main", "plan_main", "profile_main", "sched_main"]
 
 COMPILE_NEEDS = {"hydra", "omegaconf", "antlr4", "transformers", "matplotlib"}
+ALL_NEED = {"torch", "numpy", "yaml", "rich", "safetensors", "tokenizers", "PIL"}
 
 
 def compile_main() -> int:
     """`edgecompile`."""
     begin("edgecompile")
+    restart_in_utf8()
     try:
         with abrupt_interrupts():
             from edgecompile.cli import main
@@ -26,6 +29,7 @@ def compile_main() -> int:
 def profile_main() -> int:
     """`edgeprofile`."""
     begin("edgeprofile")
+    restart_in_utf8()
     try:
         with abrupt_interrupts():
             from edgecompile.profile_cli import main
@@ -52,7 +56,7 @@ def sched_main() -> int:
 
 
 def _explain(command: str, error: ModuleNotFoundError) -> int:
-    if (error.name or "").partition(".")[0] not in COMPILE_NEEDS:
+    if (error.name or "").partition(".")[0] not in COMPILE_NEEDS | ALL_NEED:
         raise error
     print(f"{command}: {error.name} is not installed, and compiling needs it: pip install 'edgecompile[compile]' "
           "(a rank that only runs plans needs no more than edgelaunch)", file=sys.stderr)  # fmt: skip

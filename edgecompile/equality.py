@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from edgecompile import torchscript
 from edgecompile.eager import groups_of
 from edgecompile.errors import UserError
 from edgecompile.purity import scale_of
@@ -145,7 +146,7 @@ def check_shards(
 def _loaded(shard: Shard) -> Stage:
     if shard.artifact == "pt2":
         return torch.export.load(shard.path).module()
-    stage: Stage = torch.jit.load(str(shard.path), map_location="cpu")  # type: ignore[no-untyped-call]
+    stage: Stage = torchscript.load(str(shard.path))
     return stage
 
 

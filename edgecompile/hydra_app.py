@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -45,7 +46,7 @@ def job(function: Callable[[Any], R]) -> Callable[[Any], R | None]:
         _State.composed = True
         try:
             return function(config)
-        except (UserError, OmegaConfBaseException) as error:
+        except (UserError, OmegaConfBaseException, ModuleNotFoundError) as error:
             _State.error = error
             return None
 
@@ -58,6 +59,7 @@ def run_app(app: Callable[[], Any]) -> None:
     Raises:
         UserError: the job's, or the config cannot be read or composed, or a value has no place in it.
     """
+    sys.argv[1:] = [_quoted(word) for word in sys.argv[1:]]
     # Hydra would print several lines and exit with 1; this hands its errors to us.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     _State.composed, _State.error = False, None
@@ -73,6 +75,20 @@ def run_app(app: Callable[[], Any]) -> None:
         if _State.composed:
             raise
         raise UserError(_unreadable(error)) from error
+
+
+def _quoted(word: str) -> str:
+    """An override whose value has letters that Hydra's grammar takes in quotes alone, as paths may, in quotes."""
+    key, equals, value = word.partition("=")
+    if (
+        not equals
+        or word.startswith("-")
+        or value.isascii()
+        or not key.isascii()
+        or any(c in value for c in "'\",[]{}()$")
+    ):
+        return word
+    return f'{key}="{value}"'
 
 
 def _unreadable(error: Exception) -> str:

@@ -16,6 +16,7 @@ from edgecompile.domain import ModelSpec
 from edgecompile.errors import UserError, nearest
 from edgecompile.modules import fill_lazy, plain_module, unmade_weights
 from edgecompile.reference import golden_inputs
+from edgecompile.torchscript import silence_deprecation
 from edgecompile.working_folder import find_named_modules, why_not_found
 
 __all__ = ["build_model", "from_directory", "from_transformers", "sentence_encoder"]
@@ -30,6 +31,7 @@ def build_model(spec: ModelSpec, seed: int) -> nn.Module:
     from hydra.errors import InstantiationException
     from hydra.utils import instantiate
 
+    silence_deprecation()  # some models are decorated with torch.jit.script
     _hush_transformers()
     # torch's fused encoder writes zeros where the mask pads; what is captured, and what trains, does not.
     torch.backends.mha.set_fastpath_enabled(False)

@@ -17,12 +17,15 @@ from edgecompile.pipeedge import CONVERTED, Files, Request, conf_options, format
 from edgecompile.quantities import format_items_rate, format_time
 from edgecompile.schedule import Problem, Schedule, solve
 from edgecompile.store import replacing
+from edgecompile.streams import restart_in_utf8
 
 __all__ = ["main"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns 0, or 2 for what the user can mend (one line on stderr)."""
+    if argv is None:
+        restart_in_utf8()
 
     def body() -> int:
         _run(_parser().parse_args(argv))

@@ -59,7 +59,7 @@ def _x86_of_others() -> bool:
     if platform.machine() not in ("x86_64", "AMD64") or torch.backends.cpu.get_cpu_capability() == "DEFAULT":
         return False
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return False
     vendors = {line.split(":", 1)[1].strip() for line in lines if line.startswith("vendor_id")}

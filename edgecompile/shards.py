@@ -14,6 +14,7 @@ from typing import Any, cast
 import torch
 from torch import fx, nn
 
+from edgecompile import torchscript
 from edgecompile.errors import UserError, choices
 from edgecompile.graphs import dtype_name, erase_dead, op_name
 from edgecompile.inplace import isolate_writes, show_shared_memory
@@ -179,7 +180,7 @@ def _save_exported(program: torch.export.ExportedProgram, folder: Path) -> Shard
 
 def _save(frozen: Frozen, folder: Path) -> Shard:
     with temporary_in(folder, "raw") as raw:
-        torch.jit.save(frozen.module, str(raw), _extra_files={ROWS_RECORD: json.dumps(frozen.rows)})
+        torchscript.save(frozen.module, str(raw), {ROWS_RECORD: json.dumps(frozen.rows)})
         path, digest = store(folder, ".pt", lambda clean: _rewrite(raw, clean))
     return Shard(path=path, sha256=digest)
 
@@ -187,11 +188,9 @@ def _save(frozen: Frozen, folder: Path) -> Shard:
 def freeze_module(module: nn.Module, examples: tuple[torch.Tensor, ...]) -> Frozen:
     _forget_classes()
     with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # torch.jit is deprecated, but it is what runs on the boards' torch
+        warnings.simplefilter("ignore")  # what depends on values was captured with them: nothing is left to warn of
         try:
-            traced = torch.jit.trace(  # type: ignore[no-untyped-call]
-                module, examples, check_trace=False, strict=False
-            )
+            traced = torchscript.trace(module, examples)
         except RuntimeError as error:
             missing = _NO_OPERATOR.search(str(error))
             if missing is None:
@@ -200,7 +199,7 @@ def freeze_module(module: nn.Module, examples: tuple[torch.Tensor, ...]) -> Froz
         torch._C._jit_pass_inline(traced.graph)
         rows = product_rows(traced.graph)
         show_shared_memory(traced.graph)
-        frozen = torch.jit.freeze(traced.eval())
+        frozen = torchscript.freeze(traced.eval())
         isolate_writes(frozen.graph)
         return Frozen(module=frozen, rows=rows)
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 __all__ = ["file_sha256", "replacing", "store", "temporary_in"]
@@ -28,10 +29,11 @@ def store(folder: Path, suffix: str, write: Callable[[Path], object]) -> tuple[P
         The file and the hex digest of its bytes.
     """
     with temporary_in(folder) as temporary:
+        mode = _usual_mode(temporary)
         write(temporary)
         digest = file_sha256(temporary)
         path = folder / f"{digest}{suffix}"
-        _move(temporary, path)
+        _move(temporary, path, mode)
     return path, digest
 
 
@@ -39,8 +41,9 @@ def store(folder: Path, suffix: str, write: Callable[[Path], object]) -> tuple[P
 def replacing(path: Path) -> Iterator[Path]:
     """A path to write to, which takes the place of `path` at the end: a crash leaves the old file or the new one."""
     with temporary_in(path.parent, path.name) as temporary:
+        mode = _usual_mode(temporary)
         yield temporary
-        _move(temporary, path)
+        _move(temporary, path, mode)
 
 
 @contextmanager
@@ -54,8 +57,26 @@ def temporary_in(folder: Path, name: str = "") -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def _move(temporary: Path, path: Path) -> None:
+def _usual_mode(temporary: Path) -> int:
+    """The permissions of a new file here: what the umask leaves, or the folder's default access list.
+
+    Some writers put another file in place of the one that they are told to write, readable by its owner alone:
+    safetensors does from 0.8 on. What root compiled would not run for a service's user.
+    """
+    temporary.unlink(missing_ok=True)  # of a process that had this number and was killed
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    try:
+        return stat.S_IMODE(os.fstat(descriptor).st_mode)
+    finally:
+        os.close(descriptor)
+        temporary.unlink()
+
+
+def _move(temporary: Path, path: Path, mode: int) -> None:
     """Renames once the bytes are on the disk, so that no name ever stands for half a file."""
     with open(temporary, "rb") as file:
+        if stat.S_IMODE(os.fstat(file.fileno()).st_mode) != mode:
+            with suppress(OSError):  # a file system without permissions
+                os.fchmod(file.fileno(), mode)
         os.fsync(file.fileno())
     os.replace(temporary, path)

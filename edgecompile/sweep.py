@@ -100,7 +100,7 @@ def finish() -> int:
     folder, identity = Path(os.environ[_FOLDER]), os.environ[_ID]
     results = []
     for path in folder.glob("*/result.json"):
-        result = json.loads(path.read_text())
+        result = json.loads(path.read_text(encoding="utf-8"))
         if result["sweep"] == identity:
             results.append(result)
     results.sort(key=lambda item: item["job"])
@@ -164,4 +164,4 @@ def _headroom(plan: Plan, stage: Stage) -> float:
 
 def _write_json(path: Path, value: Any) -> None:
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=1) + "\n")
+        temporary.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")

@@ -22,6 +22,8 @@ NEVER_BYTES = 1 << 30
 APART_BYTES = 1 << 17
 VARIABLE = "GLIBC_TUNABLES"
 TUNABLES = "glibc.malloc.tcache_count=0:glibc.malloc.mxfast=0"
+RESTARTED = "EDGELAUNCH_RESTARTED"
+"""Set for a program that was started again, and taken away there: what it starts itself never has it."""
 
 
 def heap_environment(environ: Mapping[str, str]) -> dict[str, str]:
@@ -38,10 +40,18 @@ def heap_environment(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def restart_with_heap_environment() -> None:
-    """Starts this program again, in this very process, where its environment lacks something; early, it costs 50 ms."""
+    """Starts this program again, in this very process, where its environment lacks something; early, it costs 50 ms.
+
+    Where that is refused, by seccomp, a file system without exec or a sandbox, it goes on as it is, with a heap that
+    grows. So it does where the variable was lost on the way: glibc drops it for a Python with capabilities, or a script
+    that stands for Python may.
+    """
+    restarted = os.environ.pop(RESTARTED, None) is not None
     added = heap_environment(os.environ)
-    if added and sys.executable:
-        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **added})  # noqa: S606
+    if added and sys.executable and not restarted:
+        environ = {**os.environ, **added, RESTARTED: "1"}
+        with contextlib.suppress(OSError):
+            os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environ)  # noqa: S606
 
 
 def use_one_arena() -> bool:

@@ -45,9 +45,11 @@ def find_controllers(proc: Path = Path("/proc/self")) -> dict[str, Controller]:
     Raises:
         UserError: the kernel has no such controller, or it is not mounted.
     """
-    own = _own_groups((proc / "cgroup").read_text())
+    own = _own_groups((proc / "cgroup").read_text(encoding="utf-8", errors="surrogateescape"))
     found: dict[str, Controller] = {}
-    for root, mount, kind, options in _mounts((proc / "mountinfo").read_text()):
+    for root, mount, kind, options in _mounts(
+        (proc / "mountinfo").read_text(encoding="utf-8", errors="surrogateescape")
+    ):
         if kind == "cgroup2":
             names = _words(mount / "cgroup.controllers")
         else:
@@ -84,7 +86,7 @@ def _mounts(text: str) -> Iterator[tuple[str, Path, str, str]]:
 
 def _words(path: Path) -> set[str]:
     try:
-        return set(path.read_text().split())
+        return set(path.read_text(encoding="utf-8", errors="surrogateescape").split())
     except OSError:
         return set()
 
@@ -208,7 +210,7 @@ def _delegate(controller: Controller) -> None:
     if controller.name in _words(file):
         return
     try:
-        file.write_text(f"+{controller.name}")
+        file.write_text(f"+{controller.name}", encoding="utf-8")
     except OSError as error:
         raise UserError(
             f"--emulate cannot turn on {controller.name} limits in {file} ({error.strerror}): "
@@ -218,7 +220,7 @@ def _delegate(controller: Controller) -> None:
 
 def _write(file: Path, value: object) -> None:
     try:
-        file.write_text(str(value))
+        file.write_text(str(value), encoding="utf-8")
     except OSError as error:
         raise UserError(f"--emulate cannot write {value} to {file}: {error.strerror}") from None
 
@@ -233,7 +235,7 @@ def _write_if_there(file: Path, value: object) -> bool:
 def _counters(file: Path) -> dict[str, int]:
     """Lines of a name and a number."""
     try:
-        rows = [line.split() for line in file.read_text().splitlines()]
+        rows = [line.split() for line in file.read_text(encoding="utf-8", errors="surrogateescape").splitlines()]
     except OSError:
         return {}
     return {row[0]: int(row[1]) for row in rows if len(row) == 2}
@@ -241,6 +243,6 @@ def _counters(file: Path) -> dict[str, int]:
 
 def _number(file: Path) -> int:
     try:
-        return int(file.read_text())
+        return int(file.read_text(encoding="utf-8", errors="surrogateescape"))
     except (OSError, ValueError):
         return 0

@@ -120,11 +120,13 @@ def _free_bytes() -> int | None:
     """What the kernel could give to a new process, within this process's own limit."""
     found: list[int] = []
     with contextlib.suppress(OSError, ValueError, StopIteration):
-        lines = Path("/proc/meminfo").read_text().splitlines()
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
         found.append(next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")))
     for most, used in MEMORY_LIMITS:
         with contextlib.suppress(OSError, ValueError):  # "max": no limit
-            found.append(max(0, int(Path(most).read_text()) - int(Path(used).read_text())))
+            found.append(
+                max(0, int(Path(most).read_text(encoding="utf-8")) - int(Path(used).read_text(encoding="utf-8")))
+            )
     return min(found) if found else None
 
 

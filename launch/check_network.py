@@ -59,7 +59,7 @@ def check_interface(patient: Patient) -> Iterator[Finding]:
     if name is None or is_loopback(address):
         return
     try:
-        rate = int(Path(f"/sys/class/net/{name}/speed").read_text()) * 1e6 / 8
+        rate = int(Path(f"/sys/class/net/{name}/speed").read_text(encoding="utf-8")) * 1e6 / 8
     except (OSError, ValueError):
         rate = -1.0
     if rate <= 0:

@@ -14,6 +14,7 @@ from edgelaunch.check_software import (
     check_gpu,
     check_libraries,
     check_python,
+    check_store,
     check_torch,
     check_torchscript,
 )
@@ -23,8 +24,8 @@ from edgelaunch.identity import Endpoint
 __all__ = ["examine"]
 
 CHECKS = (check_python, check_versions, check_torch, check_torchscript, check_libraries, check_gpu, check_gloo,
-          check_address, check_reach, check_interface, check_port, check_secret, check_limits_here, check_clock,
-          check_cores, check_memory, check_disk, check_shards, check_files)  # fmt: skip
+          check_address, check_reach, check_interface, check_port, check_store, check_secret, check_limits_here,
+          check_clock, check_cores, check_memory, check_disk, check_shards, check_files)  # fmt: skip
 
 
 def examine(

@@ -5,16 +5,27 @@ from __future__ import annotations
 import sys
 
 from edgecompile.process import abrupt_interrupts, begin, final_status
+from edgecompile.streams import restart_in_utf8
 from edgelaunch.allocator import restart_with_heap_environment
+from edgelaunch.needs import explain_import
+from edgelaunch.say import say_error
 
 __all__ = ["main"]
 
 
 def main() -> int:
     begin("edgelaunch")
+    restart_in_utf8()
     if not any(word.partition("=")[0] in ("-h", "--help", "--version", "--completion") for word in sys.argv[1:]):
         restart_with_heap_environment()
-    with abrupt_interrupts():
-        from edgelaunch.cli import main as run
+    try:
+        with abrupt_interrupts():
+            from edgelaunch.cli import main as run
 
-    return final_status(run())
+        return final_status(run())
+    except (ImportError, OSError) as error:
+        message = explain_import(error)
+        if message is None:
+            raise
+        say_error(message)
+        return 2

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 
 from edgecompile.plan import Plan, UserError
 from edgelaunch.limits import local_shortage
+from edgelaunch.needs import explain_import
 from edgelaunch.stopping import ToldToStop
 
 __all__ = [
@@ -97,8 +98,8 @@ class Failure:
             private = isinstance(error, (AlreadyRunningError, TooLateError))
             kind = "late" if isinstance(error, TooLateError) else "user"
             return Failure(rank=rank, kind=kind, message=str(error), private=private)
-        if (shortage := local_shortage(error)) is not None:
-            return Failure(rank=rank, kind="user", message=shortage)
+        if (message := local_shortage(error) or explain_import(error)) is not None:
+            return Failure(rank=rank, kind="user", message=message)
         trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
         lines = str(error).strip().splitlines()
         # TorchScript puts the Python error on the last line, under the interpreter's own traceback

@@ -176,7 +176,9 @@ def _take_over(output: int, keep: Collection[int]) -> None:
 def _show_words(words: Sequence[str]) -> None:
     """Writes them over the command line that ps and /proc show, as many as there is room for."""
     try:
-        fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+        fields = (
+            Path("/proc/self/stat").read_text(encoding="utf-8", errors="surrogateescape").rpartition(")")[2].split()
+        )
         begin, end = int(fields[45]), int(fields[46])
     except (OSError, ValueError, IndexError):
         return

@@ -51,7 +51,7 @@ def resolve(address: str) -> str | None:
 def boot_identity() -> str:
     """Of this boot of this machine: processes with equal ones share a monotonic clock."""
     try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
     except OSError:
         return socket.gethostname()
 

@@ -116,6 +116,6 @@ def _can_open() -> bool:
 
 def _taken() -> str:
     with contextlib.suppress(OSError, ValueError, IndexError):
-        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[0])
         return f" and has {format_bytes(pages * resource.getpagesize())}"
     return ""

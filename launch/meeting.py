@@ -21,6 +21,7 @@ from edgelaunch.identity import Endpoint
 from edgelaunch.left_behind import await_at_exit
 from edgelaunch.limits import local_shortage
 from edgelaunch.seal import Seal, SealedStore
+from edgelaunch.tcp_store import serve_store
 from edgelaunch.waiting import Waiting
 
 __all__ = ["Board", "ListReader", "Meeting"]
@@ -63,8 +64,7 @@ class Board:
         timeout = timedelta(seconds=timeout_s)
         if serve:
             descriptor = endpoint.listen_fd if endpoint.listen_fd is not None else _listen(endpoint)
-            store = TCPStore(endpoint.address, endpoint.port, None, True, timeout, False,
-                                  master_listen_fd=descriptor)  # fmt: skip
+            store = serve_store(endpoint.address, endpoint.port, descriptor, timeout)
         else:
             _await_answer(endpoint, timeout_s, waiting or Waiting())
             store = _connect(endpoint, timeout)

@@ -142,7 +142,7 @@ class Namespaces:
              "rate", f"{max(8, round(rate * 8))}bit", "burst", str(burst), "limit", str(queue))  # fmt: skip
 
     def _route(self, rank: int, *words: str) -> None:
-        known = Path("/proc/sys/net/ipv4/tcp_available_congestion_control").read_text().split()
+        known = Path("/proc/sys/net/ipv4/tcp_available_congestion_control").read_text(encoding="utf-8").split()
         control = ("congctl", CONGESTION_CONTROL) if CONGESTION_CONTROL in known else ()
         _ip("-n", self.name(rank), "route", "add", *words, "src", self.address(rank), *control)
 
@@ -180,7 +180,8 @@ def _ip(*words: str) -> str:
 
 def _run(*command: str) -> str:
     # a session of its own: Ctrl-C reaches this process, which then removes what is half-made
-    done = subprocess.run(command, capture_output=True, text=True, check=False, start_new_session=True)
+    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", errors="replace", check=False,
+                          start_new_session=True)  # fmt: skip
     if done.returncode:
         said = " ".join(done.stderr.split()) or f"status {done.returncode}"
         refused = "not permitted" in said or "denied" in said

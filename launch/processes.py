@@ -16,7 +16,12 @@ __all__ = ["Process", "start_time"]
 def start_time(process: int) -> str | None:
     """Clock ticks from boot to the process's start, where it runs: an id may be used again, but not with the same."""
     try:
-        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+        fields = (
+            Path(f"/proc/{process}/stat")
+            .read_text(encoding="utf-8", errors="surrogateescape")
+            .rpartition(")")[2]
+            .split()
+        )
     except OSError:
         return None
     return None if fields[0] in "ZX" else fields[19]

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from edgecompile import torchscript
 from edgecompile.libraries import import_libraries
 from edgecompile.plan import Plan, UserError
 from edgelaunch.golden import GoldenFile
@@ -35,7 +36,7 @@ class Reference:
         path = folder / plan.golden.reference
         check_file(path, plan.golden.reference_sha256, "the unsplit model", "compile again with reference=true")
         import_libraries(plan.runtime.imports)
-        self._model: Any = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
+        self._model: Any = torchscript.load(str(path))
         self._plan = plan
         self._fed: deque[tuple[Entry, dict[str, torch.Tensor]]] = deque()
         self._waiting: list[tuple[Entry, dict[str, torch.Tensor], dict[str, torch.Tensor]]] = []

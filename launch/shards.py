@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgecompile.plan import Plan, Stage, TensorSpec, UserError, file_sha256
 from edgelaunch.allocator import large_blocks_apart
+from edgelaunch.exported import load_exported
 from edgelaunch.failures import rank_name
 from edgelaunch.limits import local_shortage
 
@@ -126,6 +127,7 @@ def _load(
     """The shard with its weights as they are, and what prepacks them, where that pays; the former is of no use then."""
     import torch
 
+    from edgecompile import torchscript
     from edgecompile.prepack import ROWS_RECORD, pays_here, prepack_exported, prepack_traced, rows_in
 
     path = folder / stage.shard
@@ -135,12 +137,12 @@ def _load(
             "install a torch with CUDA, or compile with execution: cpu for this device"
         )
     packs = device == "cpu" and pays_here(prepack)
+    if stage.artifact == "pt2":
+        module = load_exported(path).to(device)
+        return module, (lambda: prepack_exported(module)) if packs else None
     try:
-        if stage.artifact == "pt2":
-            module = torch.export.load(path).module().to(device)
-            return module, (lambda: prepack_exported(module)) if packs else None
         extra = {ROWS_RECORD: ""}
-        traced = torch.jit.load(str(path), map_location=device, _extra_files=extra)  # type: ignore[no-untyped-call]
+        traced = torchscript.load(str(path), device, extra)
         rows = rows_in(extra[ROWS_RECORD])
         return traced, (lambda: prepack_traced(traced, rows, consume=True)) if packs else None
     except RuntimeError as error:

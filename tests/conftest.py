@@ -2,7 +2,30 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
 import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+def outside(entries: list[str]) -> list[str]:
+    return [entry for entry in entries if Path(entry or ".").resolve() != ROOT]
+
+
+# The installed package is tested. `python -m pytest` puts this folder first, whose edgecompile/ has no native part.
+sys.path[:] = outside(sys.path)
+if "PYTHONPATH" in os.environ:
+    os.environ["PYTHONPATH"] = os.pathsep.join(outside(os.environ["PYTHONPATH"].split(os.pathsep)))
+if importlib.util.find_spec("edgecompile") is None:
+    pytest.exit("the tests run against the installed package: `make venv`, or `pip install .`, first", 4)
+
+# A command that warns of what torch or another package will change fails, as a test does that runs in this process.
+os.environ.setdefault("PYTHONWARNINGS", "error::FutureWarning")
 
 # a shell's background jobs ignore SIGINT, and so would every command that a test starts and interrupts
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -9,7 +9,17 @@ from pathlib import Path
 
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parent / "launch"))
+import launch_plans
+
+sys.path.pop(0)
+
 LACKING = ("hydra", "omegaconf", "transformers", "matplotlib", "prometheus_client", "sklearn")
+
+
+@pytest.fixture(scope="module")
+def two_stages(tmp_path_factory: pytest.TempPathFactory) -> launch_plans.Written:
+    return launch_plans.floats(tmp_path_factory.mktemp("plan"), num_stages=2)
 
 
 @pytest.fixture
@@ -25,13 +35,8 @@ def call(environ: dict[str, str], command: str, *words: object) -> subprocess.Co
     return subprocess.run([script, *map(str, words)], capture_output=True, text=True, timeout=120, env=environ)
 
 
-def test_a_rank_needs_none_of_them(bare: dict[str, str], tmp_path: Path) -> None:
-    sys.path.insert(0, str(Path(__file__).parent / "launch"))
-    try:
-        import launch_plans
-    finally:
-        sys.path.pop(0)
-    written = launch_plans.floats(tmp_path / "plan", num_stages=2)
+def test_a_rank_needs_none_of_them(bare: dict[str, str], two_stages: launch_plans.Written) -> None:
+    written = two_stages
     done = call(bare, "edgelaunch", written.path, "--local", "--verify")
     assert done.returncode == 0, done.stderr
     assert "verified" in done.stdout
@@ -44,6 +49,38 @@ def test_a_rank_needs_none_of_them(bare: dict[str, str], tmp_path: Path) -> None
         done = call(bare, "edgeplan", command, written.path)
         assert done.returncode == 2
         assert "host-0's interface is unknown" in done.stderr
+
+
+TORCHES = {
+    "missing": ("raise ModuleNotFoundError('No module named torch', name='torch')", "torch is not installed here"),
+    "of another system": (
+        "raise OSError('libgomp.so.1: cannot open shared object file')",
+        "(libgomp.so.1: cannot open",
+    ),
+    "of another Python": ("from torch import _C", "torch cannot be imported here (cannot import name '_C'"),
+}
+
+
+@pytest.mark.parametrize("torch", TORCHES)
+def test_without_a_torch_that_works(tmp_path: Path, two_stages: launch_plans.Written, torch: str) -> None:
+    (tmp_path / "torch").mkdir()
+    code, said = TORCHES[torch]
+    (tmp_path / "torch" / "__init__.py").write_text(code)
+    environ = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    for words in (["--local"], ["--rank", "0", "--master", "127.0.0.1:29999"]):
+        done = call(environ, "edgelaunch", two_stages.path, *words)
+        assert done.returncode == 2
+        assert said in done.stderr
+        assert len(done.stderr.splitlines()) == 1
+    done = call(environ, "edgelaunch", "doctor", two_stages.path, "--local")
+    assert done.returncode == 2
+    assert done.stderr == "edgelaunch: error: 1 check failed (torch): see the table\n"
+    assert call(environ, "edgeplan", "show", two_stages.path).returncode == 0
+    if torch == "missing":
+        done = call(environ, "edgecompile", "model=deit_tiny", f"output_dir={tmp_path}/out")
+        assert done.returncode == 2
+        assert "edgecompile: torch is not installed, and compiling needs it" in done.stderr.splitlines()[-1]
+        assert "Error executing job" not in done.stderr
 
 
 @pytest.mark.parametrize("command", ["edgecompile", "edgeprofile"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -26,8 +27,10 @@ LOW = {
     "edgecompile.process",
     "edgecompile.run_record",
     "edgecompile.store",
+    "edgecompile.streams",
+    "edgecompile.torchscript",
 }
-SHARED = ("arguments", "libraries", "process", "plan", "prepack", "run_record")
+SHARED = ("arguments", "libraries", "plan", "prepack", "process", "run_record", "streams", "torchscript")
 HIGH = {"edgecompile.cli", "edgecompile.commands", "edgecompile.pipeline", "edgecompile.sweep"}
 
 
@@ -38,6 +41,10 @@ def imports(path: Path) -> set[str]:
             found.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
             found.add(node.module)
+            inside = ROOT.joinpath(*node.module.split("."))
+            found.update(
+                f"{node.module}.{alias.name}" for alias in node.names if inside.joinpath(f"{alias.name}.py").exists()
+            )
     return found
 
 
@@ -60,6 +67,21 @@ def test_steps_do_not_reach_back() -> None:
             assert ours <= LOW, module
         if module not in HIGH:
             assert not ours & HIGH, module
+
+
+def test_torch_jit_is_called_in_one_place() -> None:
+    """It warns, and there the warning is left out."""
+    for path in sorted((*(ROOT / "edgecompile").rglob("*.py"), *(ROOT / "launch").rglob("*.py"))):
+        calls = re.findall(r"\bjit\.(?:trace|freeze|save|load|script)\(", path.read_text(encoding="utf-8"))
+        assert not calls or path.name == "torchscript.py", path
+
+
+def test_texts_say_their_encoding() -> None:
+    """Otherwise the locale decides how a file is read."""
+    silent = re.compile(r"\.read_text\(\)|\.read_text\(errors|text=True(?!, encoding)")
+    for path in sorted((*(ROOT / "edgecompile").rglob("*.py"), *(ROOT / "launch").rglob("*.py"))):
+        found = silent.findall(path.read_text(encoding="utf-8"))
+        assert not found, (path, found)
 
 
 @pytest.mark.parametrize(

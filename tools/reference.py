@@ -37,7 +37,7 @@ them, all other clusters only boards that run ranks.
 
 
 def classes() -> dict[str, ast.ClassDef]:
-    tree = ast.parse((ROOT / "edgecompile" / "schema.py").read_text())
+    tree = ast.parse((ROOT / "edgecompile" / "schema.py").read_text(encoding="utf-8"))
     return {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
 
 
@@ -107,7 +107,7 @@ def cell(text: Any) -> str:
 def boards() -> list[str]:
     lines = [BOARDS]
     for path in sorted((ROOT / "conf" / "board").glob("*.yaml")):
-        board = yaml.safe_load(path.read_text())
+        board = yaml.safe_load(path.read_text(encoding="utf-8"))
         dtype = board.get("dtype", "float32")
         python = str(board.get("python") or "")
         new = not python or tuple(int(part) for part in python.split(".")) >= OLDEST_PYTHON
@@ -130,8 +130,8 @@ def text() -> str:
 def main() -> int:
     wanted = text()
     if "--check" in sys.argv[1:]:
-        return int(TARGET.read_text() != wanted)
-    TARGET.write_text(wanted)
+        return int(TARGET.read_text(encoding="utf-8") != wanted)
+    TARGET.write_text(wanted, encoding="utf-8")
     return 0
 
 

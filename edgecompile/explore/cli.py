@@ -9,6 +9,7 @@ from edgecompile import __version__
 from edgecompile.arguments import Parser, add_completion, add_output_options
 from edgecompile.console import run_command
 from edgecompile.explore import diff, explain, export, report, show, simulate
+from edgecompile.streams import restart_in_utf8
 
 __all__ = ["main", "make_parser"]
 
@@ -24,6 +25,8 @@ _COMMANDS = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command: 0 done, 2 the user's error in one line."""
+    if arguments is None:
+        restart_in_utf8()
     words = sys.argv[1:] if arguments is None else list(arguments)
     return run_command("edgeplan", lambda: _run(words))
 

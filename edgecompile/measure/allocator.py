@@ -5,6 +5,7 @@ The launcher has its own (launch/allocator.py), since neither package imports th
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import sys
@@ -16,15 +17,23 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
 NEVER_BYTES = 1 << 30
 VARIABLE = "GLIBC_TUNABLES"
 TUNABLES = "glibc.malloc.tcache_count=0:glibc.malloc.mxfast=0"
+RESTARTED = "EDGELAUNCH_RESTARTED"
+"""Set for a program that was started again, and taken away there: what it starts itself never has it."""
 
 
 def restart_as_ranks_start() -> None:
-    """Starts this program again, in this very process, where its environment lacks what a rank's has."""
+    """Starts this program again, in this very process, where its environment lacks what a rank's has.
+
+    Where that is refused, or the variable is lost on the way, it goes on as it is, and so does a rank there.
+    """
+    restarted = os.environ.pop(RESTARTED, None) is not None
     given = os.environ.get(VARIABLE, "")
     tuned = "glibc.malloc." in given or any(name.startswith("MALLOC_") for name in os.environ)
-    if _glibc() is not None and not tuned and sys.executable:
-        environ = {**os.environ, VARIABLE: f"{given}:{TUNABLES}" if given else TUNABLES}
-        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environ)  # noqa: S606 - our own words
+    if _glibc() is not None and not tuned and sys.executable and not restarted:
+        tunables = f"{given}:{TUNABLES}" if given else TUNABLES
+        environ = {**os.environ, VARIABLE: tunables, RESTARTED: "1"}
+        with contextlib.suppress(OSError):
+            os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environ)  # noqa: S606 - our own words
 
 
 def use_one_arena() -> None:

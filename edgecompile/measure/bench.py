@@ -216,11 +216,11 @@ def peak_growth_bytes(bench: Bench) -> int | None:
         return int(torch.cuda.max_memory_allocated() - before)
     try:
         give_back()
-        clear.write_text("5")  # the high-water mark starts anew
-        before = _kilobytes(status.read_text(), "VmRSS")
+        clear.write_text("5", encoding="utf-8")  # the high-water mark starts anew
+        before = _kilobytes(status.read_text(encoding="utf-8"), "VmRSS")
         for _ in range(_MEMORY_RUNS):
             bench.run_whole()
-        after = _kilobytes(status.read_text(), "VmHWM")
+        after = _kilobytes(status.read_text(encoding="utf-8"), "VmHWM")
     except (OSError, KeyError):
         return None
     bench.run_atoms()  # takes back the pages that the next runs shall find

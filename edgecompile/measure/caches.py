@@ -33,7 +33,7 @@ def _last_cache_bytes() -> int:
     """Twice the last-level cache, so that reading it leaves nothing else there."""
     sizes = []
     for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
-        text = path.read_text().strip()
+        text = path.read_text(encoding="utf-8").strip()
         if text.endswith("K") and text[:-1].isdigit():
             sizes.append(int(text[:-1]) << 10)
     return min(_MOST_BYTES, 2 * max(sizes, default=_USUAL_BYTES))

@@ -40,7 +40,7 @@ def _processor() -> str:
     """The processor's name, or on boards that do not give one, the board's."""
     for path, keys in (("/proc/cpuinfo", ("model name", "Model")), ("/proc/device-tree/model", ())):
         try:
-            text = Path(path).read_text(errors="replace")
+            text = Path(path).read_text(encoding="utf-8", errors="replace")
         except OSError:
             continue
         if not keys:

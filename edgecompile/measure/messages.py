@@ -8,13 +8,13 @@ import socket
 import subprocess
 import sys
 import tempfile
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from edgecompile import torchscript
 from edgecompile.errors import UserError
 from edgecompile.profile_file import Cost, Messages
 
@@ -40,10 +40,8 @@ def measure_messages(threads: int) -> tuple[Messages, int]:
 
 def _write_module(path: Path) -> None:
     """A small module, which a process has only to load, as a rank does: tracing would take memory of its own."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        traced = torch.jit.trace(torch.nn.Linear(64, 64).eval(), torch.zeros(8, 64))  # type: ignore[no-untyped-call]
-        torch.jit.save(torch.jit.freeze(traced), str(path))
+    traced = torchscript.trace(torch.nn.Linear(64, 64).eval(), torch.zeros(8, 64))
+    torchscript.save(torchscript.freeze(traced), str(path))
 
 
 def _exchange(threads: int, module: Path) -> list[dict[str, Any]]:

@@ -28,6 +28,7 @@ import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore, TCPStore
 
+from edgecompile import torchscript
 from edgecompile.measure.allocator import keep_freed_memory, use_one_arena
 
 _FIRST_PIECE_BYTES = 64 << 10
@@ -149,12 +150,12 @@ def _exchange(group: Any, rank: int, num_bytes: int, count: int, compute: Callab
 
 def _runtime_bytes(path: str) -> int:
     """Anonymous memory of this process, with a TorchScript module run as ranks do; 0 where the system does not tell."""
-    module = torch.jit.load(path)  # type: ignore[no-untyped-call]
+    module = torchscript.load(path)
     with torch.inference_mode(), torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
         for _ in range(3):
             module(torch.zeros(8, 64))
     try:
-        lines = Path("/proc/self/status").read_text().splitlines()
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     except OSError:
         return 0
     kilobytes = [line.split()[1] for line in lines if line.startswith("RssAnon:")]

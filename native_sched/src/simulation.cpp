@@ -108,7 +108,8 @@ double jitter(i64 seed, i64 stage, i64 microbatch, double sigma) {
   const std::uint64_t place = mixed(static_cast<std::uint64_t>(seed)) ^ static_cast<std::uint64_t>(stage);
   const std::uint64_t bits = mixed(mixed(place) ^ static_cast<std::uint64_t>(microbatch));
   const double uniform = (static_cast<double>(bits >> 11U) + 0.5) * 0x1p-53;
-  return std::exp(sigma * normal_quantile(uniform));
+  // Libraries differ in the last bit of exp and log: rounded to a float, the factor is the same everywhere.
+  return static_cast<double>(static_cast<float>(std::exp(sigma * normal_quantile(uniform))));
 }
 
 Record::Record(const PipelineSpec& spec)

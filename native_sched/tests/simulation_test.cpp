@@ -2,7 +2,9 @@
 #include "native_sched/simulation.hpp"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
+#include <cstdint>
 
 #include "check.hpp"
 
@@ -107,6 +109,28 @@ void both_ways_agree() {
   }
 }
 
+void times_have_the_same_bits_on_every_machine() {
+  Random random(11);
+  std::uint64_t digest = 0xcbf29ce484222325U;  // FNV-1a
+  for (int round = 0; round < 300; ++round) {
+    const auto stages = static_cast<std::size_t>(random.number(1, 6));
+    PipelineSpec spec = line({}, {}, random.number(2, 40));
+    for (std::size_t s = 0; s < stages; ++s)
+      spec.compute_s.push_back(0.001 * static_cast<double>(random.number(1, 999)));
+    for (std::size_t s = 0; s <= stages; ++s)
+      spec.transfer_s.push_back(0.0007 * static_cast<double>(random.number(0, 999)));
+    spec.latency_s.assign(stages + 1, 0.0003);
+    spec.local.assign(stages + 1, 0);
+    spec.num_buffers_in = spec.num_buffers_out = random.number(1, 3);
+    spec.sigma = 0.1;
+    spec.seed = round;
+    for (const double time : simulate(spec).result_s)
+      digest = (digest ^ std::bit_cast<std::uint64_t>(time)) * 0x100000001b3U;
+  }
+  std::printf("digest of the times: %llx\n", static_cast<unsigned long long>(digest));
+  CHECK(digest == 0x4927ac22883fb30eU);
+}
+
 void malformed_pipelines_are_refused() {
   const auto refused = [](auto change) {
     PipelineSpec spec = line({1.0}, {1.0, 1.0}, 3);
@@ -140,5 +164,6 @@ int main() {
   shared_interfaces_add_up();
   jitter_has_the_asked_quantiles();
   both_ways_agree();
+  times_have_the_same_bits_on_every_machine();
   malformed_pipelines_are_refused();
 }

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from edgecompile import torchscript
 from edgecompile.capture import FlatModel, capture
 from edgecompile.cli import compose
 from edgecompile.domain import cluster_of, model_of
@@ -52,7 +53,7 @@ class ThreeStages:
         for index, stage in enumerate(self.stages):
             first, last = stage.first, stage.last
             shard = write_shard(self.chain, first, last, self.folder, values[0], wires[index], wires[index + 1])
-            run = torch.jit.load(str(shard.path))
+            run = torchscript.load(str(shard.path))
             values = [run(*batch) for batch in values]
         return torch.cat([batch[0] for batch in values])
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from compiler_helpers import Compile
 
+from edgecompile import torchscript
 from edgecompile.cli import compose
 from edgecompile.errors import UserError
 from edgecompile.plan import Plan, Stage, read_plan
@@ -28,7 +29,7 @@ def wide() -> torch.nn.Module:
 def run(stages: tuple[Stage, ...], folder: Path, value: torch.Tensor) -> torch.Tensor:
     values = (value,)
     for stage in stages:
-        values = torch.jit.load(str(folder / stage.shard))(*values)
+        values = torchscript.load(str(folder / stage.shard))(*values)
     return values[0]
 
 

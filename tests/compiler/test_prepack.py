@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from edgecompile import prepack
+from edgecompile import prepack, torchscript
 from edgecompile.plan import Stage
 from edgecompile.prepack import pays_here, prepack_traced, rows_in
 from edgecompile.shards import Frozen, freeze_module
@@ -69,8 +69,8 @@ def test_weights_are_let_go_of_unless_something_else_reads_them(tmp_path: Path) 
     torch.manual_seed(0)
     value = torch.randn(2, ROWS // 2, WIDTH)
     frozen = freeze_module(Products().eval(), (value,))
-    torch.jit.save(frozen.module, str(tmp_path / "own.pt"))
-    own = torch.jit.load(str(tmp_path / "own.pt"))
+    torchscript.save(frozen.module, str(tmp_path / "own.pt"))
+    own = torchscript.load(str(tmp_path / "own.pt"))
     packed = prepack_traced(own, frozen.rows, consume=True)
     constants = [node.output() for node in own.graph.nodes() if node.kind() == "prim::Constant"]
     tensors = [value.node().t("value") for value in constants if value.type().kind() == "TensorType"]

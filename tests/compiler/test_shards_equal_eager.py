@@ -11,6 +11,7 @@ import pytest
 import torch
 from compiler_helpers import HAND_WRITTEN, SMALL_DEIT, Compile, compile_into, hand_written
 
+from edgecompile import torchscript
 from edgecompile.errors import UserError
 from edgecompile.plan import Plan, read_plan
 
@@ -105,7 +106,7 @@ def test_no_operator_of_a_shard_names_a_device(compile_here: Compile, tmp_path: 
     config = "{num_hidden_layers: 1, hidden_size: 48, intermediate_size: 96, vocab_size: 64}"
     plan = compile_here("model=bert_base", f"++model.build.config={config}", "hosts.count=2", "schedule=even")
     for stage in plan.stages:
-        shard = torch.jit.load(tmp_path / "outputs" / stage.shard)
+        shard = torchscript.load(tmp_path / "outputs" / stage.shard)
         assert not any(
             node.kind() == "prim::Constant" and str(next(node.outputs()).type()) == "Device"
             for node in shard.inlined_graph.nodes()
@@ -134,6 +135,6 @@ def test_images_may_travel_as_bytes(compile_here: Compile) -> None:
 def test_the_unsplit_model_is_kept_on_request(compile_here: Compile, tmp_path: Path) -> None:
     plan = compile_hand_written(compile_here, "Forked", "reference=true", "schedule=even")
     assert plan.golden.reference is not None
-    reference = torch.jit.load(tmp_path / "outputs" / plan.golden.reference)
+    reference = torchscript.load(tmp_path / "outputs" / plan.golden.reference)
     results = reference(*(torch.ones(spec.shape, dtype=getattr(torch, spec.dtype)) for spec in plan.inputs))
     assert [list(value.shape) for value in results] == [list(spec.shape) for spec in plan.outputs]

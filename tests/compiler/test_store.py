@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import stat
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from edgecompile import store as module
 from edgecompile.assets import data_spec
@@ -51,6 +55,32 @@ def test_what_was_there_stays_when_writing_fails(tmp_path: Path) -> None:
         temporary.write_text("of this run")
         assert path.read_text() == "of an earlier run"
     assert [(file, file.read_text()) for file in tmp_path.iterdir()] == [(path, "of this run")]
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600)])
+def test_permissions_are_the_umask_s_whatever_the_writer_does(tmp_path: Path, umask: int, mode: int) -> None:
+    def private(path: Path) -> None:  # as safetensors writes from 0.8 on
+        other = path.with_suffix(".other")
+        other.write_bytes(b"x")
+        other.chmod(0o600)
+        other.replace(path)
+
+    before = os.umask(umask)
+    try:
+        files = [store(tmp_path, ".a", private)[0], tmp_path / "b"]
+        files.append(store(tmp_path, ".safetensors", lambda path: save_file({"x": torch.zeros(1)}, path))[0])
+        with replacing(files[1]) as temporary:
+            private(temporary)
+    finally:
+        os.umask(before)
+    assert [stat.S_IMODE(file.stat().st_mode) for file in files] == [mode] * 3
+
+
+def test_what_a_killed_process_of_the_same_number_left_is_no_hindrance(tmp_path: Path) -> None:
+    (tmp_path / f".plan.yaml.{os.getpid()}.tmp").write_text("half")
+    with replacing(tmp_path / "plan.yaml") as temporary:
+        temporary.write_text("whole")
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("plan.yaml", "whole")]
 
 
 def test_a_tokenizer_that_finds_no_room_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

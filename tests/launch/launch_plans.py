@@ -11,6 +11,7 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
+from edgecompile import torchscript
 from edgecompile.plan import (
     BoundaryEntry,
     Certificate,
@@ -186,9 +187,9 @@ def save_stages(folder: Path, values: Tensors, parts: list[Part], ranks: Sequenc
         module = part.module.eval()
         traced = module
         if not isinstance(module, torch.jit.ScriptModule):
-            traced = torch.jit.trace(module, tensors, check_trace=False)
+            traced = torchscript.trace(module, tensors)
         shard = folder / "shards" / f"{number}.pt"
-        torch.jit.freeze(traced).save(str(shard))
+        torchscript.save(torchscript.freeze(traced), shard)
         tensors = module(*tensors)
         outputs = specs_of(part.outputs, tensors)
         stages.append(
@@ -282,6 +283,7 @@ def floats(folder: Path, num_stages: int = 2, middle: torch.nn.Module | None = N
     torch.manual_seed(1)
     parts = [Part(Scale(2.0), ["y"]) for _ in range(num_stages)]
     if middle is not None:
+        torchscript.silence_deprecation()
         parts[min(1, num_stages - 1)] = Part(torch.jit.script(middle), ["y"])
     return write(folder, {"x": torch.rand(6, 4)}, parts, **options)
 
@@ -300,7 +302,7 @@ def with_contingencies(written: Written) -> Written:
             units = (stage.units[0], stage.units[1] + (number == lost - 1))
             name = f"shards/without-{lost}-{number}.pt"
             values = tuple(torch.ones(spec.shape) for spec in stage.inputs)
-            torch.jit.freeze(torch.jit.trace(module.eval(), values, check_trace=False)).save(str(folder / name))
+            torchscript.save(torchscript.freeze(torchscript.trace(module.eval(), values)), folder / name)
             stages.append(replace(stage, stage=number, units=units, shard=name, sha256=file_sha256(folder / name)))
         fallbacks.append(Contingency(lost=plan.hosts[lost].name, predicted=plan.predicted,
                                      certificate=plan.certificate, stages=tuple(stages)))  # fmt: skip

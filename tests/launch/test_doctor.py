@@ -8,12 +8,16 @@ import socket
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import launch_plans
+import pytest
+import torch
 from launch_harness import free_port, run, run_ranks
 from launch_plans import Written
 
 from edgecompile.plan import Limits
+from edgelaunch import tcp_store
 from edgelaunch.check_network import judge_links
 from edgelaunch.doctor import examine
 from edgelaunch.findings import FAILS, NOTE, OK, Finding
@@ -37,9 +41,19 @@ def with_limits(written: Written, rank: int, **figures: object) -> Written:
 def test_all_is_well(three_stages: Written) -> None:
     found = findings(three_stages, 0)
     assert {item.verdict for item in found.values()} == {OK}, found
-    assert {"Python", "torch", "torchscript", "gloo", "address", "port", "clock", "cores", "memory", "disk"} <= set(
-        found
-    )
+    assert {
+        "Python",
+        "torch",
+        "torchscript",
+        "gloo",
+        "address",
+        "port",
+        "clock",
+        "cores",
+        "memory",
+        "disk",
+        "store",
+    } <= set(found)
     assert "as the plan has them" in found["shard"].found
     assert three_stages.plan.golden.file in found["files"].found
 
@@ -103,6 +117,51 @@ def test_a_taken_port(three_stages: Written) -> None:
         assert findings(three_stages, 1, port=port)["rank 0"].verdict == OK
     assert findings(three_stages, 1, port=free_port())["rank 0"].verdict == NOTE
     assert findings(three_stages, 0, address="192.0.2.1")["port"].verdict == FAILS
+
+
+class OldStore:
+    """TCPStore of torch 2.6 and 2.7, or of a torch without libuv: it refuses a listening socket unless told."""
+
+    def __init__(self) -> None:
+        self.asked: list[bool] = []
+        self.broken = False
+
+    def __call__(self, *arguments: Any) -> Any:
+        if len(arguments) > 6:
+            self.asked.append(arguments[8])
+            if arguments[8] or self.broken:
+                raise NotImplementedError(
+                    "The libuv TCPStore backend does not support initialization with an listen fd"
+                )
+        return TCPSTORE(*arguments)
+
+
+TCPSTORE = tcp_store.TCPStore
+
+
+@pytest.fixture
+def old_store(monkeypatch: pytest.MonkeyPatch) -> OldStore:
+    store = OldStore()
+    monkeypatch.setattr(tcp_store, "TCPStore", store)
+    return store
+
+
+@pytest.mark.parametrize(("version", "asked"), [("2.6.0+cu124", [False]), ("2.7.1", [False]), ("2.9.0", [True, False])])
+def test_a_torch_whose_store_takes_no_listening_socket(
+    three_stages: Written, old_store: OldStore, monkeypatch: pytest.MonkeyPatch, version: str, asked: list[bool]
+) -> None:
+    monkeypatch.setattr(torch, "__version__", torch.torch_version.TorchVersion(version))
+    assert findings(three_stages, 0)["store"].verdict == OK
+    assert old_store.asked == asked, "asked with libuv, the old ones log an error"
+
+
+def test_a_torch_that_serves_no_store(three_stages: Written, old_store: OldStore) -> None:
+    old_store.broken = True
+    item = findings(three_stages, 0)["store"]
+    assert item.verdict == FAILS
+    assert "cannot serve what the ranks meet at (The libuv" in item.found
+    assert "install another" in item.fix
+    assert "store" not in findings(three_stages, 1), "rank 0 alone serves"
 
 
 def test_a_name_that_nobody_knows(tmp_path: Path) -> None:

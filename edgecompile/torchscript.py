@@ -1,0 +1,48 @@
+"""torch.jit, which ranks run shards with: all its functions that warn are called here, without the warning.
+
+Torch warns at every call that torch.jit is deprecated, from 2.14 on so that every user sees it (FutureWarning). Who
+runs a plan cannot do anything about that: its shards are TorchScript, the one format that torch 2.6 and torch 2.14 both
+read, while pt2 needs a torch as new as the compiler's (`artifact=pt2` is there for who has that everywhere). So these
+messages are left out, and no others.
+"""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+
+__all__ = ["freeze", "load", "save", "silence_deprecation", "trace"]
+
+DEPRECATION = r"`torch\.jit\.\w+` is (deprecated|not supported)"
+
+
+def silence_deprecation() -> None:
+    """Before whatever calls torch.jit: the filter is put in front of those that came since, in any thread."""
+    warnings.filterwarnings("ignore", message=DEPRECATION)
+
+
+def trace(module: torch.nn.Module, examples: Any) -> Any:
+    """A module as TorchScript, as these examples run through it; nothing is run twice to compare."""
+    silence_deprecation()
+    return torch.jit.trace(module, examples, check_trace=False, strict=False)  # type: ignore[no-untyped-call]
+
+
+def freeze(module: Any) -> Any:
+    """Its weights become constants."""
+    silence_deprecation()
+    return torch.jit.freeze(module)
+
+
+def save(module: Any, file: str | Path | IO[bytes], extra: dict[str, str] | None = None) -> None:
+    """`extra`: texts to keep beside it, by name."""
+    silence_deprecation()
+    torch.jit.save(module, file, _extra_files=extra)  # type: ignore[no-untyped-call]
+
+
+def load(file: str | Path | IO[bytes], device: str = "cpu", extra: dict[str, str] | None = None) -> Any:
+    """`extra`: its values become the texts that were saved under its keys."""
+    silence_deprecation()
+    return torch.jit.load(file, map_location=device, _extra_files=extra)  # type: ignore[no-untyped-call]
