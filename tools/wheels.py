@@ -21,8 +21,13 @@ PYTHONS = ("python3.10", "python3.11", "python3.12", "python3.13")
 TESTS = ("tests/scheduler", "tests/explore")
 TEST_TOOLS = ("pytest", "pytest-timeout", "hypothesis")
 TRIES = (
-    ("python", "-c", "import edgecompile, edgelaunch, sys; print(edgecompile.__version__, sys.version.split()[0])"),
-    ("python", "-c", "from edgecompile import _native_sched; assert _native_sched.ProblemSpec()"),
+    (
+        "python",
+        "-I",
+        "-c",
+        "import edgecompile, edgelaunch, sys; print(edgecompile.__version__, sys.version.split()[0])",
+    ),
+    ("python", "-I", "-c", "from edgecompile import _native_sched; assert _native_sched.ProblemSpec()"),
     ("edgeplan", "--version"),
     ("edgesched", "--version"),
     ("edgelaunch", "--version"),
