@@ -105,7 +105,7 @@ def test_memory_against_the_plan(tmp_path: Path) -> None:
     written.plan = replace(written.plan, stages=stages)
     item = findings(written, 1)["memory"]
     assert item.verdict == FAILS
-    assert "1,000,000 GB" in item.found
+    assert "1,000 TB" in item.found
 
 
 def test_a_taken_port(three_stages: Written) -> None:
