@@ -109,8 +109,9 @@ def time_ranges(
     with tempfile.TemporaryDirectory(prefix="edgebench-") as folder:
         loaded: list[Any] = []
         for first, last in ranges:
-            shard = write_shard(chain, first, last, Path(folder))
-            loaded.append((as_a_rank_loads(shard.path), stage_inputs(chain, first, examples)))
+            inputs = stage_inputs(chain, first, examples)
+            shard = write_shard(chain, first, last, Path(folder), inputs)
+            loaded.append((as_a_rank_loads(shard.path), inputs))
             shard.path.unlink(missing_ok=True)
     with torch.inference_mode():
         for number in range(WARM_UP + rounds):
