@@ -68,9 +68,12 @@ def plain_graph(program: torch.export.ExportedProgram) -> fx.GraphModule:
 def refuse_control_flow(graph: fx.Graph) -> None:
     """Raises UserError where the graph branches or loops inside one of its operators: a trace would keep one way."""
     for node in graph.nodes:
-        if not isinstance(node.target, torch._ops.HigherOrderOperator) or node.target.name() in _TRANSPARENT:
+        if not isinstance(node.target, torch._ops.HigherOrderOperator):
             continue
-        if node.target.name().startswith("auto_functionalized"):
+        name = str(node.target.name())  # type: ignore[no-untyped-call]
+        if name in _TRANSPARENT:
+            continue
+        if name.startswith("auto_functionalized"):
             place = node_place(node)
             raise UserError(
                 f"the model calls {node.args[0]}{f' at {place}' if place else ''}, which writes into its arguments: "

@@ -113,15 +113,15 @@ def _limits(problem: Problem, free: Problem) -> str | None:
     least = solution.plan.period_ps / 1e12
     if problem.period_limit_s is not None and least > problem.period_limit_s:
         limit = format_time(problem.period_limit_s, 6)
-        reasons.append(f"the least period is {format_time(least, 6)}, above the limit of {limit}")
+        reasons.append(f"the least period is {format_time(least, 6)}, above period_limit_s = {limit}")
     fastest = module.solve(spec_of(replace(free, objective=type(free.objective).LATENCY))).plan.latency_ps / 1e12
     if problem.latency_limit_s is not None and fastest > problem.latency_limit_s:
         limit = format_time(problem.latency_limit_s, 6)
-        reasons.append(f"the least latency is {format_time(fastest, 6)}, above the limit of {limit}")
+        reasons.append(f"the least latency is {format_time(fastest, 6)}, above latency_limit_s = {limit}")
     if not reasons:
         reasons.append(
-            f"no plan keeps both the period limit of {format_time(problem.period_limit_s or 0.0, 6)} "
-            f"and the latency limit of {format_time(problem.latency_limit_s or 0.0, 6)}: "
+            f"no plan keeps both period_limit_s = {format_time(problem.period_limit_s or 0.0, 6)} "
+            f"and latency_limit_s = {format_time(problem.latency_limit_s or 0.0, 6)}: "
             f"the least period alone is {format_time(least, 6)}, the least latency alone {format_time(fastest, 6)}"
         )
     return "; ".join(reasons)

@@ -138,7 +138,8 @@ def _alone(before: Sequence[int], after: Sequence[int]) -> Callable[[int], int |
 
 def _order(node: fx.Node, rank: int) -> list[int] | None:
     """For each axis of the result the argument's."""
-    name, given = op_name(node), [value for value in node.args[1:] if not isinstance(value, fx.Node)]
+    name = op_name(node)
+    given: list[Any] = [value for value in node.args[1:] if not isinstance(value, fx.Node)]
     order = list(range(rank))
     if name in ("t", "numpy_T"):
         return order[::-1]
@@ -146,7 +147,7 @@ def _order(node: fx.Node, rank: int) -> list[int] | None:
         return None
     if name == "permute":
         dims = list(given[0]) if len(given) == 1 and isinstance(given[0], (list, tuple)) else given
-        return [int(dim) % rank for dim in dims]  # type: ignore[call-overload]
-    first, second = (int(dim) % rank for dim in given)  # type: ignore[call-overload]
+        return [int(dim) % rank for dim in dims]
+    first, second = (int(dim) % rank for dim in given)
     order[first], order[second] = second, first
     return order

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import is_lazy
 
 from edgecompile.domain import ModelSpec
 from edgecompile.errors import UserError
@@ -65,7 +65,7 @@ def _check_part(part: nn.Module, start: str) -> None:
 
 
 def _check_tensor(value: torch.Tensor, start: str) -> None:
-    if isinstance(value, UninitializedTensorMixin):
+    if is_lazy(value):
         return
     if value.layout is not torch.strided:
         raise UserError(f"{start} is sparse ({_word(value.layout)}): store it dense, with to_dense()")
@@ -111,7 +111,7 @@ def fill_lazy(module: nn.Module, spec: ModelSpec, inputs: Sequence[torch.Tensor]
 def unmade_weights(module: nn.Module) -> list[str]:
     """The names of weights that have no shape yet."""
     named = [*module.named_parameters(), *module.named_buffers()]
-    return [name for name, value in named if isinstance(value, UninitializedTensorMixin)]
+    return [name for name, value in named if is_lazy(value)]
 
 
 def fill_meta(module: nn.Module, target: str, weights: str | None = "any") -> None:

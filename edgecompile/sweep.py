@@ -89,7 +89,7 @@ def _check_files(sweep: Path, point: Path) -> None:
     fix = "choose another hydra.sweep.dir"
     check_place(point / "plan.yaml")
     check_ours(point / "result.json", r'"sweep": .*"overrides": ', "result of a sweep", fix)
-    check_ours(sweep / "manifest.json", r'\A\{\s*"jobs": ', "manifest of a sweep", fix)
+    check_ours(sweep / "manifest.json", r'\A\{\s*"(jobs|swept)": ', "manifest of a sweep", fix)
     check_ours(sweep / "sweep.svg", "edgecompile", "plot of a sweep", fix)
 
 

@@ -39,7 +39,7 @@ def freeze(module: Any) -> Any:
 def save(module: Any, file: str | Path | IO[bytes], extra: dict[str, str] | None = None) -> None:
     """`extra`: texts to keep beside it, by name."""
     silence_deprecation()
-    torch.jit.save(module, file, _extra_files=extra)  # type: ignore[no-untyped-call]
+    torch.jit.save(module, file, _extra_files=extra)
 
 
 def load(file: str | Path | IO[bytes], device: str = "cpu", extra: dict[str, str] | None = None) -> Any:

@@ -11,7 +11,7 @@ from edgecompile.plan import UserError
 
 __all__ = ["serve_store"]
 
-FIRST_WITH_LIBUV_ON_SOCKETS = (2, 8)
+FIRST_WITH_LIBUV_ON_SOCKETS = "2.8"
 """Before this torch, the default backend of TCPStore refuses a socket that listens already, and logs an error."""
 
 

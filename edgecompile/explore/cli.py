@@ -33,7 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(words: Sequence[str]) -> int:
     chosen = make_parser().parse_args(words)
-    return _COMMANDS[chosen.command][0].run(chosen)
+    status: int = _COMMANDS[chosen.command][0].run(chosen)
+    return status
 
 
 def make_parser() -> Parser:

@@ -74,15 +74,15 @@ def _selection(node: fx.Node) -> _Narrowing | None:
     facts = node.args[0].meta.get("facts")
     if not isinstance(facts, TensorFacts) or len(facts.shape) < 3:
         return None
-    given = dict(zip(names, node.args[1:], strict=False)) | node.kwargs
+    given: dict[str, Any] = dict(zip(names, node.args[1:], strict=False)) | node.kwargs
     numbers = {name: value for name, value in given.items() if value is not None}
     if not all(isinstance(value, int) for value in numbers.values()):
         return None
-    dim = int(numbers.get("dim", 0)) % len(facts.shape)  # type: ignore[call-overload]
+    dim = int(numbers.get("dim", 0)) % len(facts.shape)
     whole = facts.shape[dim]
     if "index" in numbers or "length" in numbers:
-        start, step = int(numbers.get("index", numbers.get("start"))) % max(1, whole), 1  # type: ignore[call-overload]
-        stop = start + int(numbers.get("length", 1))  # type: ignore[call-overload]
+        start, step = int(numbers.get("index", numbers.get("start", 0))) % max(1, whole), 1
+        stop = start + int(numbers.get("length", 1))
     else:
         # A negative bound counts from the end and one too far out is the end, as in Python.
         start, stop, step = slice(given.get("start"), given.get("end"), given.get("step")).indices(whole)

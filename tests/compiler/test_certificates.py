@@ -25,7 +25,7 @@ CUTS = ("schedule=manual", "schedule.cuts=[2,5]")
         (["hosts.members.local.memory=165MB"], "unit 4 fits on no host: .* too few"),
         (["hosts.members.local.memory=165MB", *CUTS], r"stage 0 \(units 0-1\) needs .* on local-1"),
         (["schedule.constraints.min_throughput=1e9"], "above the period that schedule.constraints.min_throughput asks"),
-        (["schedule.constraints.max_latency=1ns"], r"above schedule\.constraints\.max_latency = 1e-09"),
+        (["schedule.constraints.max_latency=1ns"], r"above schedule\.constraints\.max_latency = 1 ns"),
         (
             ["schedule.constraints.exclude=[local-1,local-2,local-3]"],
             r"no host is left to run a stage: schedule\.constraints\.exclude and schedule\.constraints\.host_order",

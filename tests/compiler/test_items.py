@@ -174,6 +174,7 @@ def test_no_frozen_graph_writes_a_constant_or_its_input() -> None:
     assert torch.equal(x, torch.arange(8.0).reshape(2, 4))
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
 def test_a_written_constant_list_is_copied_at_each_run() -> None:
     module = unruly.Cells().eval().requires_grad_(False)
     with torch.no_grad():

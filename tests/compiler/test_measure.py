@@ -196,7 +196,7 @@ def test_samples_of_other_settings_are_not_gone_on_with(tmp_path: Path) -> None:
     assert again.is_complete(8)
     assert again.measured(8)["stretch 0-3"] == Measured(1, [Sample(0.5, 0.4)], [[Sample(0.1, 0.1)]], 12)
     assert not PartialFile(path, {"threads": 2}).resumed
-    path.write_text("{")
+    path.write_text('{"settings": {')
     assert not PartialFile(path, {"threads": 1}).resumed
 
 

@@ -83,13 +83,15 @@ INPUT = torch.randn(2, 7, 16, generator=torch.Generator().manual_seed(0))
 
 
 def test_drop_guards() -> None:
-    specs = (InputSpec(name="x0", shape=(), dtype="float32", fill=None, high=None),)
-    flat = FlatModel(Block().eval(), ["x0"], ())
-    captured = capture(flat, ModelSpec(name="m", build={}, inputs=specs, outputs=()), (INPUT,), CaptureMethod.export)
-    guards = operators(captured.graph_module).count("_assert_tensor_metadata")
-    assert guards > 0
-    assert drop_guards(captured.graph_module) == guards
-    assert "_assert_tensor_metadata" not in operators(captured.graph_module)
+    class Guarded(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            torch._assert(x.isfinite().all(), "not finite")
+            return x * 2
+
+    traced = fx.symbolic_trace(Guarded())
+    assert "_assert" in operators(traced)
+    assert drop_guards(traced) == 1
+    assert "_assert" not in operators(traced)
 
 
 def test_drop_dropout() -> None:

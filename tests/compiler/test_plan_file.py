@@ -8,9 +8,12 @@ from typing import Any
 
 import pytest
 import yaml
-from compiler_helpers import Compile, command, compile_into, hand_written
+from compiler_helpers import command, compile_into, hand_written
 
+from edgecompile.cli import compose, recorded_overrides
+from edgecompile.console import steps
 from edgecompile.errors import UserError
+from edgecompile.pipeline import compile_model
 from edgecompile.plan import read_plan
 
 TINY = hand_written("Tied")
@@ -156,11 +159,12 @@ def test_missing_plan_and_folder(tmp_path: Path) -> None:
         read_plan(tmp_path)
 
 
-def test_the_same_config_gives_the_same_bytes(compile_here: Compile, tmp_path: Path) -> None:
+def test_the_same_config_gives_the_same_bytes(tmp_path: Path) -> None:
     """Here, again in the same process, and in another process and folder."""
-    texts = []
+    texts, asked = [], [*TINY, "schedule=even", "seed=3"]
     for _ in range(2):
-        compile_here(*TINY, "schedule=even", "seed=3")
+        conf = compose([*asked, f"output_dir={tmp_path / 'outputs'}"])
+        compile_model(conf, steps, recorded_overrides(asked))
         texts.append((tmp_path / "outputs" / "plan.yaml").read_bytes())
     other = tmp_path / "another folder"
     other.mkdir()

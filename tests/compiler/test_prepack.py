@@ -185,7 +185,9 @@ def prepack_plan(tmp_path: Path) -> PlanOf:
 )
 def test_where_it_pays(policy: str, machine: str, vendor: str, expected: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prepack.platform, "machine", lambda: machine)
-    monkeypatch.setattr(prepack.Path, "read_text", lambda self: f"vendor_id\t: {vendor}\nflags\t: avx2\n")
+    monkeypatch.setattr(
+        prepack.Path, "read_text", lambda self, encoding=None: f"vendor_id\t: {vendor}\nflags\t: avx2\n"
+    )
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
     prepack._x86_of_others.cache_clear()
     assert pays_here(policy) == expected

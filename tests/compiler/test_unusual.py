@@ -119,6 +119,7 @@ def test_symbolic_trace_names_lines_too(compile_here: Compile) -> None:
         ("meta_buffer", r"'table' on the meta device"),
     ],
 )
+@pytest.mark.filterwarnings("ignore:torch.ao.quantization is deprecated:DeprecationWarning")
 def test_weights_that_no_shard_can_hold(compile_here: Compile, name: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         compile_here(*words(f"unusual.{name}"))

@@ -13,7 +13,7 @@ import pytest
 from launch_plans import Written
 
 from edgecompile.plan import Host, Limits, Network, Plan, UserError
-from edgelaunch import cgroups, cli, emulate, netns
+from edgelaunch import cgroups, cli, emulate, netns, processes
 
 FAST, SLOW = 12.5e6, 2.5e6
 
@@ -204,7 +204,7 @@ def test_a_group_that_may_not_have_limits_is_named(tmp_path: Path, version_2: Pa
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
 def test_only_what_a_gone_process_left_is_left() -> None:
     family = emulate._family()
-    own = emulate._start_time(os.getpid())
+    own = processes.start_time(os.getpid())
     assert not emulate._is_left(f"{family}{os.getpid()}-{own}-0-1")
     assert emulate._is_left(f"{family}{os.getpid()}-1{own}-0-1"), "the id was used again"
     assert emulate._is_left(f"{family}{1 << 22}-5-0-hub")

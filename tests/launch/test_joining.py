@@ -30,6 +30,7 @@ from edgelaunch.failures import Failure, FailureBox
 from edgelaunch.findings import FAILS, NOTE, OK, Finding
 from edgelaunch.identity import Endpoint
 from edgelaunch.items import Entry, Item, Source
+from edgelaunch.link_watch import LinkWatch
 from edgelaunch.meeting import Board
 from edgelaunch.membership import DONE, Announcement
 from edgelaunch.rank import RankOptions
@@ -226,8 +227,12 @@ def test_the_end_of_a_run_concerns_its_members_alone(two_stages: Written) -> Non
     """A rank that rank 0 does not count among those that are there ends neither well nor badly by an announcement."""
     with Meeting(two_stages.plan, SECRET) as meeting:
         boxes, watches = [FailureBox() for _ in range(2)], []
+        failures: list[BaseException] = []
         for box in boxes:
-            watches.append(Watch(meeting.join(SECRET), two_stages.plan, 1, "0" * 64, box))
+            links = LinkWatch(
+                1, [], "127.0.0.1", two_stages.plan.runtime.detect_s, None, store_port=1, fail=failures.append
+            )
+            watches.append(Watch(meeting.join(SECRET), two_stages.plan, 1, "0" * 64, box, links))
         done = Announcement(number=3, phase=DONE, without=None, members={0: "", 1: watches[0].incarnation}, first=0)
         meeting.board.put("announcement", done.to_json())
         deadline = time.monotonic() + 10
@@ -285,7 +290,7 @@ def test_what_ranks_say_to_each_other_is_the_protocol_that_it_says_it_is() -> No
             membership.Suspicion]  # fmt: skip
     assert (software.PROTOCOL, [fields_of(kind) for kind in said]) == (2, [
         "Announcement(number, phase, without, members, first)",
-        "Beat(incarnation, count, left, ready, load)",
+        "Beat(incarnation, count, left, ready, link, silent, load)",
         "Hello(rank, incarnation, sha256, process)",
         "Holder(incarnation, process)",
         "Leave(rank, incarnation, reason)",

@@ -360,7 +360,7 @@ def test_dropped_items_leave_gaps_in_the_numbers(tmp_path: Path) -> None:
             ["--rate", "5", "--when-full", "drop-oldest", "--output", "y.npy"],
             "y.npy: has no place for the items' numbers",
         ),
-        (["--rate", "5", "--when-full", "drop"], "choose from"),
+        (["--rate", "5", "--when-full", "drop"], "expected one of drop-oldest, wait"),
     ],
 )
 def test_arguments_that_do_not_do(one_stage: Written, words: list[str], part: str) -> None:

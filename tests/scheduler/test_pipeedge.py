@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from edgecompile.pipeedge_cli import main
+from edgecompile.quantities import parse_time
 
 MEBI = 1 << 20
 
@@ -156,7 +157,8 @@ def test_random_files_equal_brute_force(folder: Path, capsys: pytest.CaptureFixt
         assert status == 2
         return
     assert status == 0
-    period = float(output.err.split("period ")[-1].split()[0])
+    figure, unit = output.err.split("period ")[-1].replace(",", " ").split()[:2]
+    period = parse_time(f"{figure}{unit}", "period")
     assert period == pytest.approx(want, rel=1e-5)
     stages = [next(iter(stage.values())) for stage in yaml.safe_load(output.out)]
     assert (stages[0][0], stages[-1][1]) == (1, layers)
@@ -172,7 +174,7 @@ def test_random_files_equal_brute_force(folder: Path, capsys: pytest.CaptureFixt
         ({}, ["-m", "tiny", "-b", "x"], "argument -b/--batch-size: invalid whole number value: 'x'"),
         ({}, ["-m", "tiny", "-b", "0"], "0 is not from 1 up"),
         ({}, ["-m", "tiny", "-M", "nowhere.yml"], "nowhere.yml: no such models file"),
-        ({}, ["--nonsense"], "unrecognized arguments: --nonsense: see edgesched --help"),
+        ({}, ["--nonsense"], "unrecognized argument --nonsense: see edgesched --help"),
         ({"models": []}, ["-m", "tiny"], "models.yml: not a models file: it must be a mapping"),
         ({"models": {"tiny": {"layers": 4}}}, ["-m", "tiny"], "the key parameters_in is missing"),
         (
