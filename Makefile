@@ -67,8 +67,19 @@ native-test-aarch64: $(VENV)/.dependencies ## the same for 64-bit ARM, under qem
 	cmake --build $(AARCH64) -j 2
 	ctest --test-dir $(AARCH64) -j 2 --output-on-failure
 
-python-test: $(VENV)/.installed ## pytest against the installed package
+# Two halves beside each other, each on a core of its own: what computes, and what starts ranks and commands.
+COMPUTING := tests/compiler tests/scheduler tests/explore
+STARTING := tests/launch $(wildcard tests/test_*.py)
+
+python-test: $(VENV)/.installed ## pytest against the installed package; TESTS=... for some of them
+ifdef TESTS
 	$(BIN)/pytest $(TESTS)
+else
+	@mkdir -p build
+	@$(BIN)/pytest $(COMPUTING) >build/computing.log 2>&1 & computing=$$!; \
+	$(BIN)/pytest $(STARTING); starting=$$?; wait $$computing; computing=$$?; \
+	cat build/computing.log; exit $$((starting | computing))
+endif
 
 test-torch: ## the Python tests with another torch, in an environment of its own: make test-torch TORCH=2.14.1
 	@test -n "$(TORCH)" || { echo "make test-torch: say which, as in TORCH=2.14.1"; exit 2; }

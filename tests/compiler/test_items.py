@@ -176,7 +176,7 @@ def test_no_frozen_graph_writes_a_constant_or_its_input() -> None:
 
 @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
 def test_a_written_constant_list_is_copied_at_each_run() -> None:
-    module = unruly.Cells().eval().requires_grad_(False)
+    module = unruly.Cells(2).eval().requires_grad_(False)
     with torch.no_grad():
         traced = torch.jit.freeze(torch.jit.trace(module, (ITEMS[:2],), check_trace=False).eval())  # as torch does it
         wanted, before = module(ITEMS[:2]), [traced(ITEMS[:2])[0] for _ in range(2)]

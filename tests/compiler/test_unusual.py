@@ -120,6 +120,7 @@ def test_symbolic_trace_names_lines_too(compile_here: Compile) -> None:
     ],
 )
 @pytest.mark.filterwarnings("ignore:torch.ao.quantization is deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor, :UserWarning")
 def test_weights_that_no_shard_can_hold(compile_here: Compile, name: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         compile_here(*words(f"unusual.{name}"))

@@ -230,12 +230,13 @@ class WritesInput(nn.Module):
 class Cells(nn.Module):
     """Recurrent cells that begin at zeros: their first products do not depend on the input."""
 
-    def __init__(self) -> None:
+    def __init__(self, batch: int | None = None) -> None:
         super().__init__()
+        self.batch = batch
         self.gru, self.lstm, self.rnn = nn.GRUCell(8, 8), nn.LSTMCell(8, 8), nn.RNNCell(8, 8)
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        h = torch.zeros(x.shape[0], 8)
+        h = torch.zeros(self.batch or x.shape[0], 8)
         state, plain = (h, h), h
         for step in x.unbind(1):
             h = self.gru(step, h)
