@@ -17,6 +17,7 @@ from typing import Any, cast
 
 import torch
 from torch import fx, nn
+from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from edgecompile.domain import ModelSpec
@@ -162,8 +163,30 @@ def _flatten(result: Any, prefix: str = "") -> dict[str, torch.Tensor]:
         return {prefix or "output": cast(torch.Tensor, result)}
     named: dict[str, torch.Tensor] = {}
     for key, value in _fields(result) or ():  # None, flags and caches do not travel
-        named.update(_flatten(value, f"{prefix}.{key}" if prefix else key))
+        for name, tensor in _flatten(value, f"{prefix}.{key}" if prefix else key).items():
+            if name in named:
+                raise UserError(f"model.output: the model returns two tensors named {name!r}: give them other keys")
+            named[name] = tensor
     return named
+
+
+class _EvalDropout(TorchFunctionMode):
+    """In eval mode dropout returns its argument itself, so that what writes into one writes into both.
+
+    The operator's schema says that it returns a new tensor, and tracers believe that.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        given = {**dict(zip(("input", "p", "training", "inplace"), args, strict=False)), **(kwargs or {})}
+        if func in _DROPOUTS and given.get("training", True) is False:
+            return given["input"]
+        return func(*args, **(kwargs or {}))
+
+
+_DROPOUTS = frozenset({functional.dropout, functional.alpha_dropout, functional.feature_alpha_dropout})
+"""dropout1d and its like make a tensor of their own in eval mode too."""
 
 
 def capture(flat: FlatModel, spec: ModelSpec, inputs: Sequence[torch.Tensor], method: CaptureMethod) -> Captured:
@@ -179,7 +202,7 @@ def capture(flat: FlatModel, spec: ModelSpec, inputs: Sequence[torch.Tensor], me
     state = ModuleState(flat.module)
     called = _LastCall()
     try:
-        with torch.no_grad(), warnings.catch_warnings(), _silence(), users_frames():
+        with torch.no_grad(), warnings.catch_warnings(), _silence(), users_frames(), _EvalDropout():
             warnings.simplefilter("ignore")  # torch.export's advice is for those who train what they export
             if method is CaptureMethod.export:
                 with called:

@@ -15,8 +15,10 @@ from edgecompile.capture import FlatModel
 from edgecompile.errors import UserError
 from edgecompile.sources import failing_call, first_line
 
-__all__ = ["Eager", "ModelFails", "NoItems", "Outputs", "groups_of"]
+__all__ = ["Batch", "Eager", "ModelFails", "NoItems", "Outputs", "groups_of"]
 
+Batch = tuple[torch.Tensor, ...]
+"""A tensor an input, items first."""
 Outputs = tuple[torch.Tensor, ...]
 """A tensor an output, items first."""
 
@@ -52,7 +54,15 @@ class Eager:
             ModelFails: the model raises.
             NoItems: an output's first dimension is not the batch.
         """
-        batch = [value[list(rows)] for value in self.inputs]  # copies: the model may write into them
+        return self.run_batch(self.batch(rows), wide=wide)
+
+    def batch(self, rows: Sequence[int]) -> Batch:
+        """These items as one batch, copied."""
+        return tuple(value[list(rows)] for value in self.inputs)
+
+    def run_batch(self, given: Batch, *, wide: bool = False) -> Outputs:
+        """The same for any items, a tensor an input."""
+        batch, count = [value.clone() for value in given], len(given[0])  # the model may write into them
         if wide:
             batch = [value.double() if value.is_floating_point() else value for value in batch]
         try:
@@ -66,10 +76,10 @@ class Eager:
         except Exception as error:  # whatever the user's model raises on inputs of the shapes it was given
             raise ModelFails(self._failure(error)) from error
         for name, value in zip(self.flat.output_names, outputs, strict=True):
-            if value.dim() == 0 or len(value) != len(rows):
+            if value.dim() == 0 or len(value) != count:
                 raise NoItems(
-                    f"model.output: {name!r} has the shape {list(value.shape)} for {len(rows)} item"
-                    f"{'s' if len(rows) > 1 else ''}: its first dimension must be the items, whatever their number: "
+                    f"model.output: {name!r} has the shape {list(value.shape)} for {count} item"
+                    f"{'s' if count > 1 else ''}: its first dimension must be the items, whatever their number: "
                     "transpose it in the model, or choose other fields with model.output"
                 )
         return tuple(outputs)
@@ -94,8 +104,11 @@ class Eager:
         return f"the model fails on inputs of the shapes in model.inputs ({shapes}): {reason}"
 
 
+_NARROW = frozenset({torch.float16, torch.bfloat16, torch.float32})
+
+
 class _Float64(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Computes every float32 operator in float64. Weights are widened one at a time, so no second copy is held."""
+    """Computes every operator of floats in float64. Weights are widened one at a time, so no second copy is held."""
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -105,19 +118,19 @@ class _Float64(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 class _WidenMixed(TorchFunctionMode):
-    """Widens float32 weights beside float64 inputs where torch checks that both agree before it dispatches (conv)."""
+    """Widens narrower weights beside float64 inputs where torch checks that both agree before it dispatches (conv)."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         kwargs = dict(kwargs or {})
         dtypes = {value.dtype for value in tree_leaves((tuple(args), kwargs)) if isinstance(value, torch.Tensor)}
-        if torch.float64 in dtypes and torch.float32 in dtypes:
+        if torch.float64 in dtypes and dtypes & _NARROW:
             args, kwargs = tree_map(_widened, tuple(args)), tree_map(_widened, kwargs)
         return func(*args, **kwargs)
 
 
 def _widened(value: Any) -> Any:
-    if isinstance(value, torch.Tensor) and value.dtype is torch.float32:
+    if isinstance(value, torch.Tensor) and value.dtype in _NARROW:
         return value.double()
-    return torch.float64 if value is torch.float32 else value
+    return torch.float64 if isinstance(value, torch.dtype) and value in _NARROW else value

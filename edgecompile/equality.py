@@ -12,15 +12,16 @@ from dataclasses import dataclass, replace
 import torch
 
 from edgecompile import torchscript
+from edgecompile.closeness import difference, scale_of
 from edgecompile.eager import groups_of
 from edgecompile.errors import UserError
-from edgecompile.purity import scale_of
+from edgecompile.independence import CURES
 from edgecompile.reference import Reference
 from edgecompile.schedule import Schedule
 from edgecompile.shards import Shard, stage_module
 from edgecompile.units import Chain
 from edgecompile.wire import WireFormat
-from edgecompile.wire_loss import difference, is_lossy, lossy_note, too_lossy, wire_losses, worst_tensor
+from edgecompile.wire_loss import is_lossy, lossy_note, too_lossy, wire_losses, worst_tensor
 
 __all__ = ["Equality", "Flow", "check_shards"]
 
@@ -86,15 +87,17 @@ class Flow:
         """Each output for every golden item, after the last stage.
 
         Raises:
-            AssertionError: an item's result depends on its place.
+            UserError: an item's result depends on its place or its neighbours.
         """
         outputs = [torch.cat(parts) for parts in zip(*self.batches, strict=True)]
         places = [self.rows.index(item) for item in range(max(self.rows) + 1)]
         for output in outputs:
-            whole = self.lossy or all(
-                _alike(output[places[row]], output[place], self.lossy) for place, row in enumerate(self.rows)
-            )
-            assert whole, "a shard's result for an item depends on the item's place in its microbatch"
+            for place, row in enumerate(self.rows if not self.lossy else ()):
+                if not _alike(output[places[row]], output[place], self.lossy):
+                    raise UserError(
+                        f"the items of a microbatch influence each other: a result of item {row} differs at another "
+                        f"place of the microbatch, among other items: {CURES}"
+                    )
         return tuple(output[places] for output in outputs)
 
 

@@ -57,6 +57,8 @@ def plain_graph(program: torch.export.ExportedProgram) -> fx.GraphModule:
             # What the model writes into its input or a buffer is read by nobody: reference.py has seen to that.
             node.replace_all_uses_with(node.args[1])
             graph.erase_node(node)
+        elif node.target is torch.ops.aten.zero.default:  # which TorchScript lacks
+            node.target = torch.ops.aten.zeros_like.default
         elif node.target is torch.ops.aten.view_as.default:
             node.target = torch.ops.aten.reshape_as.default
     erase_dead(graph)

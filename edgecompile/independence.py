@@ -8,15 +8,15 @@ all are compared. The shapes of the outputs must follow the number of items alon
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
 
-from edgecompile.eager import Eager, ModelFails, Outputs, groups_of
+from edgecompile.closeness import difference, relative_difference, scale_of
+from edgecompile.eager import Batch, Eager, ModelFails, Outputs, groups_of
 from edgecompile.errors import UserError
-from edgecompile.purity import scale_of
 
 __all__ = ["CURES", "Influence", "exact_outputs", "find_influence"]
 
@@ -27,11 +27,12 @@ CURES = (
 _PROBE = 1
 """The golden item that is run alone: random values, the second half masked."""
 _ROUNDING = 64
-"""In units of the dtype's last place, of the largest value: what exchanged neighbours may change."""
-_MOST_ROUNDING = 0.05
+"""In units of the dtype's last place, of what is usual in a channel: what exchanged neighbours may change."""
+_MOST_ROUNDING = 1e-6
+"""The last place of half precision is too coarse for that: there float64 decides."""
 _WIDE_ROUNDING = 1e-6
-_STANDS_OUT = 20
-"""Times the least error of a row."""
+_STANDS_OUT, _MOST_ERROR = 20, 200
+"""Times the least error of a row; in units of the dtype's last place. Beyond either, items are looked at closely."""
 _OTHER_PATH = 1e-3
 """Of the largest value: what is larger is no rounding in float32 either."""
 
@@ -63,28 +64,71 @@ def find_influence(eager: Eager, outputs: Outputs, size: int) -> Influence | Non
         again = eager.run([0])
         _check_repeats(eager, outputs, again, [0])
         return None
-    rows, kept = _regrouped(size)
-    regrouped = eager.run(rows)
-    for place, item in kept.items():
-        found = _compare(eager, outputs, regrouped, item, place, None)
-        if found is None or not _confirmed(eager, outputs, regrouped, item, place, size):
+    for variant in _variants(eager, size):
+        try:
+            after = eager.run_batch(variant.batch)
+        except ModelFails:  # as it may on made-up neighbours
             continue
-        first = list(groups_of(eager.num_items, size)[0])
-        _check_repeats(eager, outputs, eager.run(first), first[: eager.num_items])
-        with suppress(ModelFails):
-            eager.run([_PROBE])  # where the items are no rows of an output, that is to be said
-        others = sorted(set(rows) - {item})
-        beside = f"among items {others}" if len(others) > 1 else f"beside item {others[0]}"
-        return Influence(output=found[0], item=item, detail=f"differs by {found[1]} {beside}")
+        for place, item in variant.kept.items():
+            found = _compare(eager, outputs, after, item, place, None)
+            if found is None or not _confirmed(eager, outputs, after, item, place, variant, size):
+                continue
+            first = groups_of(eager.num_items, size)[0]
+            _check_repeats(eager, outputs, eager.run(first), first[: eager.num_items])
+            with suppress(ModelFails):
+                eager.run([_PROBE])  # where the items are no rows of an output, that is to be said
+            return Influence(output=found[0], item=item, detail=f"differs by {found[1]} {variant.where(item)}")
     return None
 
 
-def _regrouped(size: int) -> tuple[list[int], dict[int, int]]:
-    """A microbatch of other items, and at which places of it are items that had the same place before.
+@dataclass(frozen=True)
+class _Variant:
+    """A microbatch in which some items stand at the place that they had before, among others."""
 
-    One keeps what stands before it, one what stands behind it, and which items there are changes too: an influence
-    that works in one direction, or through a sum, is seen.
+    batch: Batch
+    rows: tuple[int, ...]
+    kept: dict[int, int]
+    """By place: the item that had the same place in its own microbatch."""
+    how: str = ""
+
+    def where(self, item: int) -> str:
+        if self.how:
+            return self.how
+        others = sorted(set(self.rows) - {item})
+        return f"among items {others}" if len(others) > 1 else f"beside item {others[0]}"
+
+
+def _variants(eager: Eager, size: int) -> Iterator[_Variant]:
+    """Other items, copies of one item (which fill up the last microbatch of a run), loud neighbours and silent ones.
+
+    One item keeps what stands before it and one what stands behind it, and which items there are changes too: an
+    influence that works in one direction, through a sum, or by who is largest, is seen.
     """
+    rows, kept = _regrouped(size)
+    yield _Variant(eager.batch(rows), tuple(rows), kept)
+    copies = [_PROBE] * size
+    yield _Variant(eager.batch(copies), tuple(copies), {_PROBE: _PROBE}, f"beside copies of item {_PROBE}")
+    first = groups_of(eager.num_items, size)[0]
+    for place, loud, how in (
+        (1, True, "when the items beside it are larger"),
+        (0, False, "when the items beside it are zeros"),
+    ):
+        own = eager.batch(first)
+        batch = tuple(_made_up(value, eager.inputs[index], place, loud) for index, value in enumerate(own))
+        yield _Variant(batch, tuple(first), {place: first[place]}, how)
+
+
+def _made_up(value: torch.Tensor, golden: torch.Tensor, place: int, loud: bool) -> torch.Tensor:
+    """All items but the one at `place` made larger (numbers: as the last golden item's), or zero."""
+    if loud:
+        made = value * 8 if value.is_floating_point() else golden[-1:].expand_as(value).clone()
+    else:
+        made = torch.zeros_like(value)
+    made[place] = value[place]
+    return made
+
+
+def _regrouped(size: int) -> tuple[list[int], dict[int, int]]:
     if size == 2:
         return [0, 3], {0: 0, 1: 3}
     if size == 3:
@@ -92,36 +136,40 @@ def _regrouped(size: int) -> tuple[list[int], dict[int, int]]:
     return [0, 3, 2, *[3] * (size - 3)], {0: 0, 2: 2, 3: 3}
 
 
-def _confirmed(eager: Eager, outputs: Outputs, regrouped: Outputs, item: int, place: int, size: int) -> bool:
+def _confirmed(
+    eager: Eager, outputs: Outputs, after: Outputs, item: int, place: int, variant: _Variant, size: int
+) -> bool:
     """Whether a small difference is no rounding: routing to experts changes the shapes of products, and so rounding."""
-    if _compare(eager, outputs, regrouped, item, place, _OTHER_PATH) is not None:
+    if _compare(eager, outputs, after, item, place, _OTHER_PATH) is not None:
         return True
     with suppress(ModelFails):
-        before = eager.run(next(rows for rows in groups_of(eager.num_items, size) if item in rows), wide=True)
-        after = eager.run(_regrouped(size)[0], wide=True)
-        pairs = zip(before, after, strict=True)
-        moved = (torch.stack([one[place], other[place]]) for one, other in pairs if one.shape[1:] == other.shape[1:])
-        return any(_difference(*pair) > _WIDE_ROUNDING * scale_of(pair) for pair in moved)
+        group = next(rows for rows in groups_of(eager.num_items, size) if item in rows)
+        wide = zip(eager.run(group, wide=True), eager.run_batch(variant.batch, wide=True), strict=True)
+        return any(
+            one.shape[1:] != other.shape[1:] or _apart(one[group.index(item)], other[place]) > _WIDE_ROUNDING
+            for one, other in wide
+        )
     return True
 
 
 def exact_outputs(eager: Eager, outputs: Outputs, size: int) -> tuple[Outputs | None, Influence | None]:
     """The model in float64, and what it shows of items that depend on their number or place.
 
-    One item runs alone and all others together, so that each weight is widened twice. Where no item minds its
-    company, the eager model's rounding errors are alike in all rows.
+    One item runs alone and all others together, so that each weight is widened twice; with one item at a time all run
+    together, since `outputs` were computed alone. Where no item minds its company, the eager model's rounding errors
+    are small, and alike in all rows.
 
     Returns:
         None for a model that insists on float32, or whose items influence each other.
     """
-    others = [item for item in range(eager.num_items) if item != _PROBE]
+    others = [item for item in range(eager.num_items) if item != _PROBE or size == 1]
     try:
         together = eager.run(others, wide=True)
     except ModelFails:
-        with suppress(ModelFails):
-            return eager.run_groups(size, wide=True), _find_in_float32(eager, outputs, size)
-        return None, _find_in_float32(eager, outputs, size)
+        return _of_this_size(eager, size), _find_in_float32(eager, outputs, size)
     found = _other_shape(eager, outputs, together, size, len(others))
+    if size == 1 and found is None and all(_errors_are_alike(*pair) for pair in zip(outputs, together, strict=True)):
+        return together, None
     try:
         alone = eager.run([_PROBE], wide=True)
     except ModelFails:
@@ -129,24 +177,31 @@ def exact_outputs(eager: Eager, outputs: Outputs, size: int) -> tuple[Outputs | 
     found = found or _other_shape(eager, alone, together, 1, len(others))
     if found is not None:
         return None, found
-    order = [_PROBE, *others]
-    exact = tuple(
-        torch.cat([first, second])[torch.tensor(order).argsort()] for first, second in zip(alone, together, strict=True)
-    )
+    exact = together if size == 1 else tuple(_inserted(*pair) for pair in zip(together, alone, strict=True))
     if all(_errors_are_alike(*pair) for pair in zip(outputs, exact, strict=True)):
         return exact, None
     found = _alone(eager, alone)
     return (None if found else exact), found
 
 
+def _of_this_size(eager: Eager, size: int) -> Outputs | None:
+    """In float64, of a model that takes no other number of items; None where it takes no float64."""
+    with suppress(ModelFails):
+        return eager.run_groups(size, wide=True)
+    return None
+
+
+def _inserted(others: torch.Tensor, probe: torch.Tensor) -> torch.Tensor:
+    return torch.cat([others[:_PROBE], probe, others[_PROBE:]])
+
+
 def _errors_are_alike(value: torch.Tensor, exact: torch.Tensor) -> bool:
     """Whether no row's error, of `value` to `exact`, stands out of the other rows'."""
     if not (value.is_floating_point() or value.is_complex()):
         return torch.equal(value, exact)
-    errors = [_difference(*rows) for rows in zip(value.to(exact.dtype), exact, strict=True)]
-    rounding, scale = torch.finfo(value.dtype).eps, scale_of(exact)
-    usual = min(_STANDS_OUT * min(errors), 1000 * rounding * scale)
-    return max(errors) <= max(usual, 16 * rounding * scale)
+    errors = [relative_difference(*rows) for rows in zip(exact, value, strict=True)]
+    rounding = torch.finfo(value.dtype).eps
+    return max(errors) <= max(min(_STANDS_OUT * min(errors), _MOST_ERROR * rounding), 16 * rounding)
 
 
 def _alone(eager: Eager, alone: Outputs) -> Influence | None:
@@ -207,7 +262,7 @@ def _compare(
     Args:
         before: rows are items.
         place: the item's row of `after`.
-        limit: of the output's largest value; None: what the dtype rounds.
+        limit: of what is usual in a channel; None: what the dtype rounds.
     """
     for name, one, other in zip(eager.flat.output_names, before, after, strict=True):
         first, second = one[item], other[place]
@@ -217,21 +272,17 @@ def _compare(
             if not torch.equal(first, second):
                 return name, f"{int((first != second).sum())} of {first.numel()} values"
             continue
-        scale = scale_of(one)
         rounding = torch.finfo(first.dtype).eps
-        bound = min(_ROUNDING * rounding, _MOST_ROUNDING) if limit is None else max(limit, 16 * rounding)
-        difference = _difference(first, second)
-        if difference > bound * scale:
-            return name, f"{difference:.3g} (its largest value is {scale:.3g})"
+        bound = _ROUNDING * min(rounding, _MOST_ROUNDING) if limit is None else limit
+        if _apart(first, second) > bound:
+            return name, f"{difference(second, first):.3g} (its largest value is {scale_of(one):.3g})"
     return None
 
 
-def _difference(first: torch.Tensor, second: torch.Tensor) -> float:
-    """The largest absolute difference; infinite where one is NaN or infinite and the other is not the same."""
-    same = (first == second) | (first.isnan() & second.isnan())
-    if bool(same.all()):
-        return 0.0
-    return float((first - second)[~same].abs().nan_to_num(float("inf")).max())
+def _apart(one: torch.Tensor, other: torch.Tensor) -> float:
+    if not (one.is_floating_point() or one.is_complex()):
+        return 0.0 if torch.equal(one, other) else float("inf")
+    return relative_difference(one, other)
 
 
 def _check_repeats(eager: Eager, outputs: Outputs, again: Outputs, rows: Sequence[int]) -> None:

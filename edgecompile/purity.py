@@ -13,12 +13,13 @@ from torch import fx, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from edgecompile.capture import Captured, FlatModel
+from edgecompile.closeness import scale_of
 from edgecompile.eager import Eager, Outputs
 from edgecompile.errors import UserError
 from edgecompile.graphs import called_module, module_path, op_name
 from edgecompile.module_state import ModuleState
 
-__all__ = ["check_graph", "explain_failure", "scale_of", "watched_run"]
+__all__ = ["check_graph", "explain_failure", "watched_run"]
 
 _RANDOM_CALLS = frozenset(
     {
@@ -72,10 +73,16 @@ def _draws(node: fx.Node) -> bool:
         if torch.Tag.nondeterministic_seeded not in getattr(node.target, "tags", ()):
             return False
         names = [argument.name for argument in schema.arguments]
-    given = {**dict(zip(names, node.args, strict=False)), **node.kwargs}
+    return _is_on(op_name(node), names, {**dict(zip(names, node.args, strict=False)), **node.kwargs})
+
+
+def _is_on(name: str, names: Sequence[str], given: Mapping[str, Any]) -> bool:
+    """Whether an operator that can draw does so with these arguments."""
+    if "p" in names and given.get("p") == 0:
+        return False
     for switch in ("train", "training", "dropout_p"):
         if switch in given or switch in names:
-            return bool(given.get(switch, switch == "training" and "dropout" in op_name(node)))
+            return bool(given.get(switch, switch == "training" and "dropout" in name))
     return True
 
 
@@ -156,11 +163,6 @@ def _near(one: torch.Tensor, other: torch.Tensor) -> bool:
     if not (one.is_floating_point() or one.is_complex()):
         return torch.equal(one, other)
     return torch.allclose(one, other, rtol=1e-4, atol=1e-5 * scale_of(one), equal_nan=True)
-
-
-def scale_of(value: torch.Tensor) -> float:
-    finite = value[value.isfinite()]
-    return float(finite.abs().max()) if finite.numel() else 0.0
 
 
 def _who_draws(eager: Eager, size: int) -> str:

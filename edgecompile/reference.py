@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from edgecompile.capture import FlatModel
+from edgecompile.closeness import difference, scale_of
 from edgecompile.domain import InputSpec, ModelSpec
 from edgecompile.eager import Eager, ModelFails
 from edgecompile.errors import UserError
@@ -178,4 +179,4 @@ def _error_and_scale(value: torch.Tensor, true: torch.Tensor) -> tuple[float, fl
     finite = true.isfinite()
     if not bool(finite.any()):
         return 0.0, 0.0
-    return float((value.double() - true)[finite].abs().nan_to_num(0.0).max()), float(true[finite].abs().max())
+    return difference(torch.where(value.isnan(), true, value)[finite], true[finite]), scale_of(true)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import fx
 
+from edgecompile.closeness import difference
 from edgecompile.eager import groups_of
 from edgecompile.errors import UserError
 from edgecompile.passes.wire import decode_tensor, encode_tensor
@@ -18,7 +19,7 @@ from edgecompile.shards import stage_module
 from edgecompile.units import BoundaryTensor, Chain
 from edgecompile.wire import WireFormat, is_encoded, items_first
 
-__all__ = ["Loss", "difference", "is_lossy", "lossy_note", "too_lossy", "wire_losses", "worst_tensor"]
+__all__ = ["Loss", "is_lossy", "lossy_note", "too_lossy", "wire_losses", "worst_tensor"]
 
 Values = list[tuple[torch.Tensor, ...]]
 """The tensors of a boundary for each microbatch of golden items."""
@@ -46,14 +47,6 @@ class _Culprit:
     wire: str
     relative: float
     """The loss of the output, were this tensor alone encoded."""
-
-
-def difference(got: torch.Tensor, wanted: torch.Tensor) -> float:
-    """The largest absolute difference; NaN and infinities must be the same, and integers and bools equal."""
-    if not got.is_floating_point():
-        return 0.0 if torch.equal(got, wanted) else math.inf
-    same = (got.double() == wanted) | (got.isnan() & wanted.isnan())
-    return 0.0 if bool(same.all()) else float((got.double() - wanted)[~same].abs().max().nan_to_num(math.inf))
 
 
 def is_lossy(chain: Chain, schedule: Schedule, wires: Sequence[WireFormat]) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from edgecompile import torchscript
+from edgecompile.closeness import scale_of
 from edgecompile.libraries import import_libraries
 from edgecompile.plan import Plan, UserError
 from edgelaunch.golden import GoldenFile
@@ -86,7 +87,7 @@ class Reference:
             return  # a lossy wire may turn a close decision
         comparison.num_items += 1
         gap = difference(given, expected)
-        largest = float(expected.abs().max()) if expected.numel() and expected.is_floating_point() else 0.0
+        largest = scale_of(expected) if expected.is_floating_point() else 0.0
         comparison.max_difference = max(comparison.max_difference, gap)
         comparison.max_value = max(comparison.max_value, largest)
         allowed = comparison.tolerance * max(1.0, largest / self._scale[name] if self._scale[name] else 1.0)

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from edgecompile import closeness
 from edgecompile.plan import Plan, UserError
 from edgelaunch.golden import GoldenFile
 from edgelaunch.items import Entry
@@ -54,14 +55,11 @@ class Verifier:
 
 
 def difference(given: torch.Tensor, expected: torch.Tensor) -> float:
-    """Largest absolute difference; infinite where shapes differ, a NaN stands alone, or whole numbers differ."""
+    """closeness.difference; infinite where shapes differ."""
     if given.shape != expected.shape:
         return float("inf")
     if not expected.numel():
         return 0.0
     if not expected.is_floating_point():
         return 0.0 if torch.equal(given, expected.to(given.dtype)) else float("inf")
-    left, right = given.double(), expected.double()
-    gaps = (left - right).abs()
-    gaps[(left == right) | (left.isnan() & right.isnan())] = 0.0
-    return float(gaps.nan_to_num(nan=float("inf"), posinf=float("inf")).max())
+    return closeness.difference(given, expected)

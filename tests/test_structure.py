@@ -30,7 +30,7 @@ LOW = {
     "edgecompile.streams",
     "edgecompile.torchscript",
 }
-SHARED = ("arguments", "libraries", "plan", "prepack", "process", "run_record", "streams", "torchscript")
+SHARED = ("arguments", "closeness", "libraries", "plan", "prepack", "process", "run_record", "streams", "torchscript")
 HIGH = {"edgecompile.cli", "edgecompile.commands", "edgecompile.pipeline", "edgecompile.sweep"}
 
 

@@ -218,3 +218,37 @@ def test_a_batch_norm_in_training_mode_is_refused_by_name(
 @pytest.mark.parametrize("kind", [unruly.InstanceNorm, unruly.HalfInside])
 def test_models_that_only_look_so_are_taken(kind: type[nn.Module], microbatch: int) -> None:
     assert reference_of(kind(), microbatch).notes == ()
+
+
+@pytest.mark.parametrize("microbatch", [2, 3, 4, 6])
+@pytest.mark.parametrize("kind", unruly.RARELY_MIXING)
+def test_influences_that_show_only_now_and_then_are_found(kind: type[nn.Module], microbatch: int) -> None:
+    with pytest.raises(UserError, match=r"influence each other: output 'output' of item \d.* item"):
+        reference_of(kind(), microbatch)
+
+
+@pytest.mark.parametrize("microbatch", [1, 2, 5])
+@pytest.mark.parametrize("name", ["MaskedOutput", "DropoutAlias"])
+def test_results_equal_the_eager_models(
+    name: str, microbatch: int, compile_unruly: Callable[..., tuple[Plan, Path]]
+) -> None:
+    plan, folder = compile_unruly(name, f"microbatch={microbatch}", "schedule=even")
+    assert plan.golden.tolerance["output"] < 1e-4  # which the least float in the output would make 1e32
+    torch.manual_seed(0)
+    module = getattr(unruly, name)().eval()
+    with torch.no_grad():
+        wanted = torch.cat([module(ITEMS[row : row + 1]) for row in range(5)])
+    (got,) = run_shards(plan, folder, ITEMS)
+    assert torch.allclose(got, wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_two_outputs_of_one_name_are_refused() -> None:
+    with pytest.raises(UserError, match=r"two tensors named 'a\.b'"):
+        reference_of(unruly.TwoOfAName(), 2)
+
+
+def test_influences_in_microbatches_larger_than_the_golden_items_are_found_in_the_shards(
+    compile_unruly: Callable[..., object],
+) -> None:
+    with pytest.raises(UserError, match="influence each other: a result of item"):
+        compile_unruly("RollByFour", "microbatch=8")

@@ -315,3 +315,82 @@ class HalfInside(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.linear(x).half().float()
+
+
+class MaskedMean(nn.Module):
+    """Its outputs hold the least float, beside which every difference is small."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (x - x.mean(0)).masked_fill(x[..., :1] > 1, torch.finfo(x.dtype).min)
+
+
+class LoudChannels(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([x - x.mean(0), x.sigmoid() * 1e6], -1)
+
+
+class WinnerTakesAll(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        size = x.flatten(1).norm(dim=-1)
+        return x * (size >= size.max())[:, None, None]
+
+
+class Duplicates(nn.Module):
+    """The last microbatch of a run is filled up with copies."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        flat = x.flatten(1)
+        return x + ((torch.cdist(flat, flat) < 1e-4).sum(1) > 1)[:, None, None]
+
+
+class SharedLimit(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x / x.abs().amax().clamp(min=16)
+
+
+class CoarseMean(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = x.bfloat16()
+        return h - 0.03 * h.mean(0)
+
+
+RARELY_MIXING = (MaskedMean, LoudChannels, WinnerTakesAll, Duplicates, SharedLimit, CoarseMean)
+"""Only for some items, or where a coarse comparison sees nothing."""
+
+
+class MaskedOutput(nn.Module):
+    """Marks what is padded by the least float: fine."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(8, 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = self.linear(self.linear(x))
+        return h.masked_fill(x[..., :1] > 1, torch.finfo(h.dtype).min) + (x[..., 1:2] > 1) * -1e30
+
+
+class DropoutAlias(nn.Module):
+    """In eval mode dropout returns its argument: what is written into one is in both."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.drop = nn.Linear(8, 8), nn.Linear(8, 8), nn.Dropout()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = self.first(x)
+        self.drop(h).add_(1)
+        h[:, 1:3].zero_()
+        return self.second(h)
+
+
+class TwoOfAName(nn.Module):
+    def forward(self, x: torch.Tensor) -> dict[str, object]:
+        return {"a": {"b": x * 2}, "a.b": x * 3}
+
+
+class RollByFour(nn.Module):
+    """Shows only in microbatches that are larger than the golden items are many."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + x.roll(4, 0)
