@@ -12,7 +12,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-__all__ = ["abrupt_interrupts", "at_interrupt", "begin", "closed_output", "final_status"]
+__all__ = [
+    "CLOSED_PIPE",
+    "abrupt_interrupts",
+    "at_interrupt",
+    "begin",
+    "closed_output",
+    "final_status",
+    "tell_reader_left",
+]
 
 INTERRUPTED, CLOSED_PIPE = 130, 141
 """Exit statuses as a shell has them: 128 plus SIGINT, 128 plus SIGPIPE."""
@@ -65,6 +73,12 @@ def begin(command: str) -> None:
 def closed_output() -> bool:
     """Whether standard output's reader has gone."""
     return bool(getattr(sys.stdout, "reader_left", False))
+
+
+def tell_reader_left() -> None:
+    """Another process of this command found standard output's reader gone."""
+    if isinstance(sys.stdout, _Tolerant):
+        sys.stdout.reader_left = True
 
 
 def final_status(status: int) -> int:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Protocol
 
 from edgecompile.plan import Plan
+from edgecompile.process import CLOSED_PIPE, tell_reader_left
 from edgelaunch.allocator import heap_environment
 from edgelaunch.failures import EXIT_CODES, Failure, rank_name
 from edgelaunch.forked import Forked, Nest
@@ -27,6 +28,8 @@ __all__ = ["Children", "LocalRun", "OnLoopback", "Place", "available_cores", "lo
 LAST_WORDS_S = 4.0
 """How long the other ranks may take to end by themselves once one has failed."""
 TERMINATE_S = 2.0
+WELL = (0, CLOSED_PIPE)
+"""Statuses of a rank that did its work; the second where nobody read what it printed."""
 SAYS_WHY = (EXIT_CODES["lost"], EXIT_CODES["left"])
 """Statuses of a child whose report says why."""
 
@@ -175,7 +178,7 @@ class Children:
         """
         while not self.all_done():
             time.sleep(0.02)
-            if any(child.rank == 0 and child.process.poll() == 0 for child in self._children):
+            if any(child.rank == 0 and child.process.poll() in WELL for child in self._children):
                 self.end(TERMINATE_S)
                 break
             if (failure := self.first_failure()) is not None:
@@ -184,6 +187,8 @@ class Children:
                 self.drain(1.0)
                 return self.first_failure()
         self.drain(1.0)
+        if any(child.code == CLOSED_PIPE for child in self._children):
+            tell_reader_left()
         return None
 
     def first_failure(self) -> Failure | None:
@@ -195,7 +200,7 @@ class Children:
             return self._first_failure()
 
     def _first_failure(self) -> Failure | None:
-        ended = [child for child in self._children if child.process.poll() not in (None, 0)]
+        ended = [child for child in self._children if child.process.poll() not in (None, *WELL)]
         ended = [child for child in ended if not self._start_again(child) and not child.leaves_others]
         if not ended and not self._reports:
             return None
@@ -232,7 +237,7 @@ class Children:
         return True
 
     def all_done(self) -> bool:
-        return all(child.process.poll() == 0 for child in self._children)
+        return all(child.process.poll() in WELL for child in self._children)
 
     def any_running(self) -> bool:
         return any(child.process.poll() is None for child in self._children)

@@ -10,6 +10,7 @@ import tempfile
 from contextlib import nullcontext
 from pathlib import Path
 
+import pytest
 import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
@@ -100,6 +101,7 @@ def check_ways(parts: list[str], output: str, microbatch: int, wire: str) -> Non
 PARTS = st.lists(st.sampled_from(sorted(PURE)), min_size=1, max_size=5)
 
 
+@pytest.mark.timeout(10_000 if IN_ALL_WAYS else 900)
 @settings(
     max_examples=NUM_MODULES * 3 // 4,
     deadline=None,
@@ -113,6 +115,7 @@ def test_modules_that_treat_each_item_by_itself(parts: list[str], output: str, m
     check_ways(parts, output, microbatch, wire)
 
 
+@pytest.mark.timeout(10_000 if IN_ALL_WAYS else 900)
 @settings(
     max_examples=NUM_MODULES // 4,
     deadline=None,

@@ -1,0 +1,36 @@
+"""How a run ends where its reader goes, or Ctrl-C comes: quietly, and with what was done."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from launch_plans import Written
+
+
+def test_a_reader_that_leaves_stops_no_run(two_stages: Written, tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "edgelaunch", str(two_stages.path), "--local", "--items", "8", "--run", "run.json"]
+    done = subprocess.run(command, cwd=tmp_path, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=90)
+    os.close(writer)
+    assert done.returncode == 141
+    assert "error" not in done.stderr
+    assert "Traceback" not in done.stderr
+    assert (tmp_path / "run.json").is_file()
+
+
+def test_what_was_done_is_told_on_ctrl_c(two_stages: Written, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "edgelaunch", str(two_stages.path), "--local", "--items", "100000000"]
+    run = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert run.stdout is not None
+    assert run.stdout.readline().startswith("item 0: ")
+    run.send_signal(signal.SIGINT)
+    out, error = run.communicate(timeout=60)
+    assert run.returncode == 130
+    assert error.endswith("edgelaunch: interrupted\n")
+    assert re.search(r"^stopped after [\d,]+ items", out, re.MULTILINE), out
