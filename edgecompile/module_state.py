@@ -23,6 +23,13 @@ class ModuleState:
         self._buffers = [(module, dict(module._buffers)) for _, module, _ in self._attributes]
         self._tensors: dict[int, tuple[str, torch.Tensor, int, torch.Tensor | None]] = {}
         self._containers: dict[int, tuple[str, Any, Any]] = {}
+        self._hooks = [
+            (value, value.copy())
+            for _, _, values in self._attributes
+            for name, value in values.items()
+            if name.endswith("_hooks") and isinstance(value, dict)
+        ]
+        """Some models install them at their first call: no change of state, but it is undone with the rest."""
         for path, module, values in self._attributes:
             for name, value in {**values, **module._buffers}.items():
                 self._remember(f"{path}.{name}", value)
@@ -71,6 +78,8 @@ class ModuleState:
         for _, value, copy in self._containers.values():
             if not _equal(value, copy):
                 _refill(value, copy)
+        for hooks, before in self._hooks:
+            _refill(hooks, before)
         whole = True
         for key, (name, value, version, kept) in list(self._tensors.items()):
             if value._version == version:

@@ -331,7 +331,7 @@ STEPS: dict[str, Step] = {
     "chosen": lambda h: h + h[:, torch.tensor([0, -1])].sum(1, keepdim=True),
     "windows": lambda h: h.contiguous().as_strided((len(h), h.shape[1], 8), (h[0].numel(), 16, 1), 8).repeat(1, 1, 2),
     "pairs": lambda h: torch.view_as_real(
-        torch.view_as_complex(h.unflatten(2, (2, 8)).transpose(2, 3).contiguous()).conj().resolve_conj()
+        torch.view_as_complex(h.unflatten(2, (2, 8)).transpose(2, 3).contiguous()) * 1j
     ).flatten(2),
     "negative": lambda h: torch.complex(h, h.tanh()).conj().imag,
     "double": lambda h: (h.double() * 1.5).float(),
@@ -353,7 +353,7 @@ class Composed(nn.Module):
         return x0
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=15, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(names=st.lists(st.sampled_from(sorted(STEPS)), min_size=2, max_size=5), end=st.sampled_from(ENDS))
 def test_passes_keep_the_result_of_any_model(names: list[str], end: Step) -> None:
     graphs(Composed([*(STEPS[name] for name in names), end]), torch.randn(3, 7, 16), off="push_selection_up")
