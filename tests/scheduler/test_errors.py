@@ -122,8 +122,8 @@ def test_malformed_problems_are_refused(problem: Problem, message: str) -> None:
             {"weight_bytes": (600, 600, 600, 0)},
             "no way of cutting units 0-3 fits in memory.* each host would need 203 B more",
         ),
-        ({"period_limit_s": 1.0}, "the least period is 6 s, above the limit of 1 s"),
-        ({"latency_limit_s": 1.0}, "the least latency is 10 s, above the limit of 1 s"),
+        ({"period_limit_s": 1.0}, "the least period is 6 s, above period_limit_s = 1 s"),
+        ({"latency_limit_s": 1.0}, "the least latency is 10 s, above latency_limit_s = 1 s"),
         ({"latency_limit_s": 10.05, "period_limit_s": 6.5}, "no plan keeps both"),
         ({"weight_bytes": (600, 10, 10, 600), "max_hosts": 1}, "need at least .* the cluster's 1 host has"),
         (
