@@ -27,5 +27,8 @@ def _copied(node: fx.Node) -> fx.Node | None:
     if any(reads_layout(user) for user in node.users):
         return None
     mine, theirs = node.meta.get("facts"), source.meta.get("facts")
-    same = isinstance(mine, TensorFacts) and isinstance(theirs, TensorFacts) and mine.dtype == theirs.dtype
+    if not isinstance(mine, TensorFacts) or not isinstance(theirs, TensorFacts):
+        return None
+    # A copy of a lazy conjugate or negative holds its values: that is what resolve_conj becomes when decomposed.
+    same = (mine.dtype, mine.conjugated, mine.negated) == (theirs.dtype, theirs.conjugated, theirs.negated)
     return source if same else None

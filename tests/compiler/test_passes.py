@@ -331,7 +331,7 @@ STEPS: dict[str, Step] = {
     "chosen": lambda h: h + h[:, torch.tensor([0, -1])].sum(1, keepdim=True),
     "windows": lambda h: h.contiguous().as_strided((len(h), h.shape[1], 8), (h[0].numel(), 16, 1), 8).repeat(1, 1, 2),
     "pairs": lambda h: torch.view_as_real(
-        torch.view_as_complex(h.unflatten(2, (2, 8)).transpose(2, 3).contiguous()) * 1j
+        torch.view_as_complex(h.unflatten(2, (2, 8)).transpose(2, 3).contiguous()).conj().resolve_conj()
     ).flatten(2),
     "negative": lambda h: torch.complex(h, h.tanh()).conj().imag,
     "double": lambda h: (h.double() * 1.5).float(),
