@@ -76,9 +76,10 @@ def _entry(kind: str, name: str, item: dict[str, Any], inputs: dict[str, Any]) -
     else:
         build = ["model=transformers", f"model.build.architecture={name}", f"+model.build.config={_hydra(config)}"]
     output = [f"model.output={_hydra(item['output'])}"] if "output" in item else []
+    library = [f"runtime.import=[{item['library']}]"] if "library" in item else []
     return Entry(
         name=name,
-        overrides=(*build, f"model.inputs={_hydra(wanted)}", *output, f"microbatch={MICROBATCH}",
+        overrides=(*build, f"model.inputs={_hydra(wanted)}", *output, *library, f"microbatch={MICROBATCH}",
                    f"hosts.count={HOSTS}", "schedule=even"),
         tests=bool(item.get("tests", False)),
     )  # fmt: skip

@@ -11,7 +11,7 @@ import logging
 import operator
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager, redirect_stderr, suppress
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, cast
 
@@ -200,6 +200,8 @@ def capture(flat: FlatModel, spec: ModelSpec, inputs: Sequence[torch.Tensor], me
         UserError: the model cannot be captured; says what it does that stands in the way, and where.
     """
     state = ModuleState(flat.module)
+    _fill_caches(flat, inputs)
+    state.restore()
     called = _LastCall()
     try:
         with torch.no_grad(), warnings.catch_warnings(), _silence(), users_frames(), _EvalDropout():
@@ -223,6 +225,16 @@ def capture(flat: FlatModel, spec: ModelSpec, inputs: Sequence[torch.Tensor], me
         input_names=tuple(item.name for item in spec.inputs),
         output_names=flat.output_names,
     )
+
+
+def _fill_caches(flat: FlatModel, inputs: Sequence[torch.Tensor]) -> None:
+    """Runs the model on one item, so that what it caches outside of its modules (a table, by length) is tensors.
+
+    A tracer's tensors would stay in such a cache, which only the user's code knows, and be met at the next call.
+    """
+    with torch.no_grad(), warnings.catch_warnings(), suppress(Exception):  # the tracer has its own words for it
+        warnings.simplefilter("ignore")
+        flat(*(value[:1].clone() for value in inputs))
 
 
 class _LastCall(TorchFunctionMode):

@@ -118,7 +118,16 @@ def library_notes(graph: fx.Graph, libraries: Sequence[str]) -> list[str]:
     needed = f"the model uses operators that torch does not have ({', '.join(foreign)}), so that every rank needs"
     if libraries:
         return [f"{needed} {' and '.join(libraries)}, which it imports (runtime.import)"]
-    return [f"{needed} the library that registers them: name its module with runtime.import=[MODULE]"]
+    modules = sorted({module for name in foreign if (module := _registered_by(name))})
+    named = ",".join(modules) or "MODULE"
+    return [f"{needed} the library that registers them: name its module with runtime.import=[{named}]"]
+
+
+def _registered_by(name: str) -> str | None:
+    """The module that made the operator with torch.library.custom_op; None for one that C++ registers."""
+    from torch._library.custom_ops import OPDEFS
+
+    return OPDEFS[name]._init_fn.__module__ if name in OPDEFS else None
 
 
 def _mutates(node: fx.Node) -> bool:

@@ -33,6 +33,8 @@ _MOST_ROUNDING = 1e-6
 _WIDE_ROUNDING = 1e-6
 _STANDS_OUT, _MOST_ERROR = 20, 200
 """Times the least error of a row; in units of the dtype's last place. Beyond either, items are looked at closely."""
+_MOST_SHARED = 4
+"""Inputs that are tried."""
 _OTHER_PATH = 1e-3
 """Of the largest value: what is larger is no rounding in float32 either."""
 
@@ -116,6 +118,31 @@ def _variants(eager: Eager, size: int) -> Iterator[_Variant]:
         own = eager.batch(first)
         batch = tuple(_made_up(value, eager.inputs[index], place, loud) for index, value in enumerate(own))
         yield _Variant(batch, tuple(first), {place: first[place]}, how)
+    last = size - 1
+    batch = tuple(_repeated(value, last) for value in eager.batch(first))
+    how = "when the items before it repeat its first position"
+    yield _Variant(batch, tuple(first), {last: first[last]}, how)
+    yield from _sharing(eager, rows, kept)
+
+
+def _sharing(eager: Eager, rows: Sequence[int], kept: dict[int, int]) -> Iterator[_Variant]:
+    """Items that have one input of whole numbers in common, such as a document's or a speaker's, and else differ."""
+    if len(eager.inputs) == 1:
+        return
+    for index, name in list(enumerate(eager.flat.names))[:_MOST_SHARED]:
+        if eager.inputs[index].is_floating_point():
+            continue
+        batch = eager.batch(rows)
+        place, item = next(iter(kept.items()))
+        batch[index][:] = eager.inputs[index][item]
+        yield _Variant(batch, tuple(rows), {place: item}, f"when the items beside it have the same {name}")
+
+
+def _repeated(value: torch.Tensor, place: int) -> torch.Tensor:
+    """Before the item at `place` the same item, with its first position everywhere: all of them go to one expert."""
+    made = value.clone()
+    made[:place] = value[place : place + 1, :1] if value.dim() > 1 else value[place]
+    return made
 
 
 def _made_up(value: torch.Tensor, golden: torch.Tensor, place: int, loud: bool) -> torch.Tensor:

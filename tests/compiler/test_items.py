@@ -227,8 +227,16 @@ def test_influences_that_show_only_now_and_then_are_found(kind: type[nn.Module],
         reference_of(kind(), microbatch)
 
 
+@pytest.mark.parametrize("microbatch", [2, 3, 4, 6])
+def test_an_influence_that_takes_equal_numbers_is_found(microbatch: int) -> None:
+    """Ids drawn out of many are never equal, and an item beside copies of itself attends to what it knows."""
+    ids = torch.arange(1, 21).reshape(4, 5)
+    with pytest.raises(UserError, match="influence each other.* have the same document"):
+        make_reference(FlatModel(unruly.Packed(), ["x", "document"], ()), [ITEMS[:4], ids], microbatch)
+
+
 @pytest.mark.parametrize("microbatch", [1, 2, 5])
-@pytest.mark.parametrize("name", ["MaskedOutput", "DropoutAlias"])
+@pytest.mark.parametrize("name", ["MaskedOutput", "DropoutAlias", "CachedTables"])
 def test_results_equal_the_eager_models(
     name: str, microbatch: int, compile_unruly: Callable[..., tuple[Plan, Path]]
 ) -> None:

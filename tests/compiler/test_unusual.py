@@ -171,7 +171,7 @@ def test_doctor_looks_for_the_libraries(compile_here: Compile, tmp_path: Path) -
 def test_operators_without_their_library_are_told_of(compile_here: Compile) -> None:
     (note,) = compile_here(*words("own_operators.Doubled")).notes
     assert "edgecompile_tests::double" in note
-    assert "runtime.import=[MODULE]" in note
+    assert "runtime.import=[own_operators]" in note
     with pytest.raises(UserError, match=r"shapeless at \S*own_operators\.py:\d+: .*no fake impl"):
         compile_here(*words("own_operators.Shapeless"))
     with pytest.raises(UserError, match=r"edgecompile_tests\.fill\S* at \S*own_operators\.py:\d+, which writes into"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import nn
 from torch.nn import functional
@@ -354,8 +356,33 @@ class CoarseMean(nn.Module):
         return h - 0.03 * h.mean(0)
 
 
-RARELY_MIXING = (MaskedMean, LoudChannels, WinnerTakesAll, Duplicates, SharedLimit, CoarseMean)
+class Crowded(nn.Module):
+    """An expert takes a part of all positions, first come first served; as a rule it has room for all that come."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = nn.Linear(8, 2)
+        self.experts = nn.ModuleList(nn.Linear(8, 8) for _ in range(2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        flat = x.flatten(0, 1)
+        chosen = nn.functional.one_hot(self.gate(flat).argmax(-1), 2)
+        room = (chosen.cumsum(0) * chosen).sum(-1) <= 0.7 * len(flat)
+        made = sum(chosen[:, index, None] * expert(flat) for index, expert in enumerate(self.experts))
+        return x + (made * room[:, None]).view_as(x)
+
+
+RARELY_MIXING = (MaskedMean, LoudChannels, WinnerTakesAll, Duplicates, SharedLimit, CoarseMean, Crowded)
 """Only for some items, or where a coarse comparison sees nothing."""
+
+
+class Packed(nn.Module):
+    """Positions of the whole microbatch attend to those of the same document."""
+
+    def forward(self, x: torch.Tensor, document: torch.Tensor) -> torch.Tensor:
+        flat, ids = x.flatten(0, 1), document.flatten()
+        scores = (flat @ flat.mT).masked_fill(ids[:, None] != ids, float("-inf"))
+        return (scores.softmax(-1) @ flat).view_as(x)
 
 
 class MaskedOutput(nn.Module):
@@ -382,6 +409,28 @@ class DropoutAlias(nn.Module):
         self.drop(h).add_(1)
         h[:, 1:3].zero_()
         return self.second(h)
+
+
+@functools.lru_cache
+def _angles(length: int) -> torch.Tensor:
+    return torch.arange(length)[:, None] / 10.0
+
+
+_scales: dict[int, torch.Tensor] = {}
+
+
+class CachedTables(nn.Module):
+    """Keeps what it computes outside of itself: fine."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(8, 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        length = x.shape[1]
+        if length not in _scales:
+            _scales[length] = torch.arange(length).add(1.0)[:, None]
+        return self.linear(self.linear(x + _angles(length)) * _scales[length])
 
 
 class TwoOfAName(nn.Module):
