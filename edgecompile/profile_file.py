@@ -5,7 +5,6 @@ Seconds, CPU seconds, bytes. Lists a unit have one entry for each of the model's
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ import yaml
 from edgecompile.decode import decode, load_yaml
 from edgecompile.errors import UserError
 from edgecompile.files import check_ours
+from edgecompile.store import replacing
 
 __all__ = [
     "CheckEntry",
@@ -214,13 +214,8 @@ def check_profile_place(path: Path) -> None:
 
 def write_profile(profile: DeviceProfile, path: Path) -> None:
     """Writes to a temporary file beside `path`, then renames: a crash leaves the old profile or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with replacing(path) as temporary:
         temporary.write_text(profile_text(profile), encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def profile_text(profile: DeviceProfile) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import secrets
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -50,7 +51,7 @@ def replacing(path: Path) -> Iterator[Path]:
 def temporary_in(folder: Path, name: str = "") -> Iterator[Path]:
     """A path for a file in `folder`, which is made; whatever is left there at the end is removed, also on failure."""
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f".{name}.{os.getpid()}.tmp"
+    temporary = folder / f".{name}.{secrets.token_hex(8)}.tmp"  # nobody knows it before: no link waits there
     try:
         yield temporary
     finally:
@@ -63,7 +64,6 @@ def _usual_mode(temporary: Path) -> int:
     Some writers put another file in place of the one that they are told to write, readable by its owner alone:
     safetensors does from 0.8 on. What root compiled would not run for a service's user.
     """
-    temporary.unlink(missing_ok=True)  # of a process that had this number and was killed
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
         return stat.S_IMODE(os.fstat(descriptor).st_mode)

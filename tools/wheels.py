@@ -79,4 +79,7 @@ def main(what: str, dist: str, *pythons: str) -> None:
 if __name__ == "__main__":
     if len(sys.argv) < 3 or sys.argv[1] not in ("build", "try"):
         sys.exit(__doc__)
-    main(*sys.argv[1:])
+    try:
+        main(*sys.argv[1:])
+    except (OSError, subprocess.CalledProcessError) as failed:
+        sys.exit(f"wheels: {failed}: with pyenv, PYENV_VERSION=3.10.13:3.11.7 makes python3.10 and python3.11 be found")

@@ -231,7 +231,7 @@ def test_influences_that_show_only_now_and_then_are_found(kind: type[nn.Module],
 def test_an_influence_that_takes_equal_numbers_is_found(microbatch: int) -> None:
     """Ids drawn out of many are never equal, and an item beside copies of itself attends to what it knows."""
     ids = torch.arange(1, 21).reshape(4, 5)
-    with pytest.raises(UserError, match="influence each other.* have the same document"):
+    with pytest.raises(UserError, match=r"influence each other.* have the same document"):
         make_reference(FlatModel(unruly.Packed(), ["x", "document"], ()), [ITEMS[:4], ids], microbatch)
 
 

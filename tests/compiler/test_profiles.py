@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -208,6 +209,7 @@ def test_an_interrupted_measurement_goes_on(tmp_path: Path) -> None:
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
     assert errors.splitlines()[-1] == "edgeprofile: interrupted"
+    assert re.search(r"stopped at microbatch \d+: \S+\.partial keeps the rounds; the same command goes on", errors)
     assert not list(tmp_path.rglob("*.yaml"))
     done = command("edgecompile.profile_cli", *MEASURE, folder=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -76,10 +76,13 @@ def test_permissions_are_the_umask_s_whatever_the_writer_does(tmp_path: Path, um
     assert [stat.S_IMODE(file.stat().st_mode) for file in files] == [mode] * 3
 
 
-def test_what_a_killed_process_of_the_same_number_left_is_no_hindrance(tmp_path: Path) -> None:
-    (tmp_path / f".plan.yaml.{os.getpid()}.tmp").write_text("half")
-    with replacing(tmp_path / "plan.yaml") as temporary:
-        temporary.write_text("whole")
+def test_nobody_can_guess_where_a_file_is_written_and_put_a_link_there(tmp_path: Path) -> None:
+    names = set()
+    for _ in range(3):
+        with replacing(tmp_path / "plan.yaml") as temporary:
+            names.add(temporary.name)
+            temporary.write_text("whole")
+    assert len(names) == 3
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("plan.yaml", "whole")]
 
 

@@ -34,3 +34,19 @@ def test_what_was_done_is_told_on_ctrl_c(two_stages: Written, tmp_path: Path) ->
     assert run.returncode == 130
     assert error.endswith("edgelaunch: interrupted\n")
     assert re.search(r"^stopped after [\d,]+ items", out, re.MULTILINE), out
+
+
+def test_links_that_were_measured_are_told_on_ctrl_c(three_stages: Written, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "edgelaunch", "links", str(three_stages.path), "--local", "--seconds", "0.3"]
+    run = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert run.stderr is not None
+    begun = []
+    while "(2 of 3)" not in (line := run.stderr.readline()):
+        assert line, begun
+        begun.append(line)
+    run.send_signal(signal.SIGINT)
+    out, error = run.communicate(timeout=60)
+    assert run.returncode == 130
+    assert error.endswith("edgelaunch: interrupted\n")
+    measured = re.findall(r"host-\d +│ host-\d.*bit/s", out)
+    assert 1 <= len(measured) < 6, out
