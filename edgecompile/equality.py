@@ -142,8 +142,19 @@ def check_shards(
         raise too_lossy(worst, max_error, worst_tensor(chain, schedule, wires, reference, microbatch, worst.output))
     pairs = list(zip(got, reference.outputs, strict=True))
     outputs = tuple(eager if eager.is_floating_point() else value for value, eager in pairs)
-    tolerance = tuple(1.01 * loss.absolute + own for loss, own in zip(found, reference.tolerance, strict=True))
+    tolerance = tuple(
+        _beyond(value.numel()) * loss.absolute + own
+        for loss, own, value in zip(found, reference.tolerance, got, strict=True)
+    )
     return Equality(errors=errors, tolerance=tolerance, outputs=outputs, notes=(lossy_note(found),))
+
+
+def _beyond(num_values: int) -> float:
+    """How much larger than the largest of so many errors those of other items may be.
+
+    The largest of n normal values is about sqrt(2 ln n) deviations from their mean, and five are hardly ever passed.
+    """
+    return max(1.01, 5 / math.sqrt(2 * math.log(max(num_values, 2))))
 
 
 def _loaded(shard: Shard) -> Stage:

@@ -83,6 +83,7 @@ def _in_words(loss: Loss) -> str:
 
 def too_lossy(loss: Loss, max_error: float, culprit: _Culprit | None) -> UserError:
     """The refusal of a plan whose results are worth too little."""
+    finer = "wire=fp16" if culprit is not None and culprit.wire.startswith("int8") else "wire=int8, wire=fp16"
     measured = f"{loss.relative:.3g} of its largest value" if loss.is_float else f"{loss.relative:.3g} of its values"
     where = ""
     if culprit is not None:
@@ -92,7 +93,7 @@ def too_lossy(loss: Loss, max_error: float, culprit: _Culprit | None) -> UserErr
         )
     return UserError(
         f"wire.max_error: {max_error:g} is allowed, and the output {loss.name} differs from the eager model's by "
-        f"{measured}{where}: choose a format of more bits (wire=int8, wire=fp16), cut elsewhere, or allow more"
+        f"{measured}{where}: choose a format of more bits ({finer}), cut elsewhere, or allow more"
     )
 
 
