@@ -24,10 +24,10 @@ import torch
 from chained import compiled, cut_bytes, outputs
 from digits.data import NUM_FOLDS, digits, folds, weights_path
 
-from edgecompile.plan import Plan
-from edgecompile.wire import FORMATS
+from edgecompile.contract.plan import Plan
+from edgecompile.wire.formats import FORMATS
 from edgelaunch import Pipeline
-from edgelaunch.inputs import open_source
+from edgelaunch.inputs.sources import open_source
 
 LIMITS = {"fp32": 0.0, "fp16": 0.003, "int8": 0.003, "int4": 0.015}
 """The share of predictions that may differ from fp32's."""

@@ -28,14 +28,14 @@ from typing import Any
 import torch
 import yaml
 
-from edgecompile.capture import FlatModel
-from edgecompile.cli import compose
-from edgecompile.domain import model_of
-from edgecompile.errors import UserError
+from edgecompile.commands.compile import compose
+from edgecompile.config.domain import model_of
+from edgecompile.contract.errors import UserError
+from edgecompile.contract.plan import Plan
+from edgecompile.frontend.capture.trace import FlatModel
+from edgecompile.frontend.golden.items import golden_inputs
 from edgecompile.models import build_model
 from edgecompile.pipeline import compile_model
-from edgecompile.plan import Plan
-from edgecompile.reference import golden_inputs
 
 TABLE = Path(__file__).with_suffix(".yaml")
 MICROBATCH, HOSTS = 2, 3

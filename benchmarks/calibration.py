@@ -26,17 +26,17 @@ import torch
 import yaml
 from torch import nn
 
-from edgecompile.blocks import pipeedge_cuts
-from edgecompile.capture import FlatModel, capture
-from edgecompile.cli import compose
-from edgecompile.domain import Device, cluster_of, model_of
+from edgecompile.commands.compile import compose
+from edgecompile.config.domain import Device, cluster_of, model_of
+from edgecompile.contract.plan import DTYPE_BYTES
+from edgecompile.contract.quantities import format_time, parse_flops
+from edgecompile.frontend.capture.trace import FlatModel, capture
+from edgecompile.frontend.chain.blocks import pipeedge_cuts
+from edgecompile.frontend.chain.units import Chain, build_chain
+from edgecompile.frontend.golden.items import example_inputs, golden_inputs
+from edgecompile.frontend.passes import run_passes
 from edgecompile.models import build_model
-from edgecompile.passes import run_passes
-from edgecompile.plan import DTYPE_BYTES
-from edgecompile.profile import analytic_profile
-from edgecompile.quantities import format_time, parse_flops
-from edgecompile.reference import example_inputs, golden_inputs
-from edgecompile.units import Chain, build_chain
+from edgecompile.profile.analytic import analytic_profile
 
 DATA = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text())
 VGG_CHANNELS = (64, 128, 256, 512, 512)

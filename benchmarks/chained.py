@@ -8,10 +8,10 @@ from pathlib import Path
 
 import torch
 
-from edgecompile.cli import compose
+from edgecompile.commands.compile import compose
+from edgecompile.contract.plan import Plan
 from edgecompile.pipeline import compile_model
-from edgecompile.plan import Plan
-from edgelaunch.shards import load_shard, run_shard
+from edgelaunch.pipeline.stage_shard import load_shard, run_shard
 
 
 @contextmanager

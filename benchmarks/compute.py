@@ -24,9 +24,9 @@ from commands import compile_plan
 from contenders import boundary_tensors, load_stage
 from torch import nn
 
-from edgecompile.plan import Plan, UnitEntry, read_plan
-from edgecompile.prepack import pays_here, prepack_traced
-from edgecompile.shards import freeze_module
+from edgecompile.artifacts.shards import freeze_module
+from edgecompile.contract.plan import Plan, UnitEntry, read_plan
+from edgecompile.execution.prepack import pays_here, prepack_traced
 
 TARGET = 0.85
 OPERATIONS_A_BYTE = 7

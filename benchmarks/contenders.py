@@ -22,8 +22,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from edgecompile import torchscript
-from edgecompile.plan import Plan, read_plan
+from edgecompile.contract.plan import Plan, read_plan
+from edgecompile.execution import torchscript
 
 Burst = Callable[[int], list[float]]
 
@@ -47,7 +47,7 @@ def golden_inputs(plan: Plan, folder: Path) -> tuple[torch.Tensor, ...]:
 
 def load_stage(plan: Plan, folder: Path, number: int) -> Any:
     """As a rank has it: on some machines with its weights prepacked."""
-    from edgelaunch.shards import load_shard
+    from edgelaunch.pipeline.stage_shard import load_shard
 
     return load_shard(plan.stages[number], folder, "cpu", plan.runtime.prepack)
 
@@ -147,8 +147,8 @@ def alone(args: argparse.Namespace, plan: Plan, folder: Path) -> None:
 
 def eager(args: argparse.Namespace, plan: Plan, folder: Path) -> None:
     """The unsplit model as its builder returns it, without any pass."""
-    from edgecompile.cli import compose
-    from edgecompile.domain import model_of
+    from edgecompile.commands.compile import compose
+    from edgecompile.config.domain import model_of
     from edgecompile.models import build_model
 
     conf = compose(args.overrides)

@@ -12,7 +12,7 @@ import statistics
 import sys
 from time import perf_counter_ns
 
-from edgelaunch.timing import Latencies, Series, StageClock
+from edgelaunch.transport.counters import Latencies, Series, StageClock
 
 TARGET_US = 5.0
 MICROBATCHES = 20_000

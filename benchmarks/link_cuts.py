@@ -30,7 +30,7 @@ from link_drops import Restarted
 from processes import share_a_secret
 from slow_link import why_not
 
-from edgelaunch.netns import Namespaces
+from edgelaunch.emulation.netns import Namespaces
 
 PATIENCE_S = 120.0
 PORT = 29500
@@ -198,8 +198,8 @@ def cut_once(cluster: Cluster, cut: Cut, detect_s: float, used: set[frozenset[in
 
 def many(folder: Path, num_ranks: int, cuts: list[Cut], *, contingency: bool, detect_s: float) -> list[float]:
     """One stream with all these cuts; how long each took to be named."""
-    from edgecompile.plan import read_plan
-    from edgelaunch.membership import links_watched
+    from edgecompile.contract.plan import read_plan
+    from edgelaunch.control.membership import links_watched
 
     with Cluster(folder, num_ranks, contingency=contingency, detect_s=detect_s, rejoin_s=120.0) as cluster:
         plan = read_plan(folder / "plan.yaml")

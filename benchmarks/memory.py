@@ -18,7 +18,7 @@ from pathlib import Path
 from commands import compile_plan
 from processes import LocalRun
 
-from edgecompile.plan import Plan, read_plan
+from edgecompile.contract.plan import Plan, read_plan
 
 MODELS = ("vit_base", "bert_base", "resnet50", "deit_small")
 SHARE, LEAST_BYTES = 0.10, 20e6

@@ -21,8 +21,8 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from edgecompile._native_bridge import native_module, spec_of
-from edgecompile.schedule import HostLinks, Kind, PairwiseLinks, Problem, SchedHost, SharedMedium
+from edgecompile.planning.native_bridge import native_module, spec_of
+from edgecompile.planning.schedule import HostLinks, Kind, PairwiseLinks, Problem, SchedHost, SharedMedium
 
 
 @dataclass(frozen=True)

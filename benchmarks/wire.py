@@ -18,9 +18,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from edgecompile import torchscript
-from edgecompile.passes.wire import decode_tensor, encode_tensor
-from edgecompile.wire import FORMATS, WireFormat, wire_format
+from edgecompile.execution import torchscript
+from edgecompile.wire.codec import decode_tensor, encode_tensor
+from edgecompile.wire.formats import FORMATS, WireFormat, wire_format
 
 TARGET_MS = {"int8": 0.6, "int4": 1.5}
 

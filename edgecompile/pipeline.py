@@ -6,29 +6,29 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from edgecompile import verify
-from edgecompile.assemble import assemble_plan
-from edgecompile.assets import check_labels, data_spec, write_golden
-from edgecompile.capture import FlatModel
-from edgecompile.contingency import check_fallbacks, find_contingencies, write_fallbacks
-from edgecompile.domain import ModelSpec, cluster_of, imports_of, model_of, with_pixels
-from edgecompile.equality import Flow, check_shards
-from edgecompile.exact import keep_exact
-from edgecompile.exported import library_notes
-from edgecompile.front import chain_of
-from edgecompile.libraries import import_libraries
-from edgecompile.measured import make_profile
+from edgecompile.artifacts.assemble import assemble_plan
+from edgecompile.artifacts.data_files import check_labels, data_spec, write_golden
+from edgecompile.artifacts.equality import Flow, check_shards
+from edgecompile.artifacts.fallbacks import check_fallbacks, find_contingencies, write_fallbacks
+from edgecompile.artifacts.shards import RAW, artifact_formats, write_reference, write_shard
+from edgecompile.artifacts.wire_loss import is_lossy
+from edgecompile.config.domain import ModelSpec, cluster_of, imports_of, model_of, with_pixels
+from edgecompile.config.schema import Conf
+from edgecompile.contract.plan import Plan, check_place, write_plan
+from edgecompile.execution.libraries import import_libraries
+from edgecompile.frontend.capture.export_graph import library_notes
+from edgecompile.frontend.capture.trace import FlatModel
+from edgecompile.frontend.chain import checks as verify
+from edgecompile.frontend.chain.build import chain_of
+from edgecompile.frontend.golden.items import example_inputs, golden_inputs, make_reference
 from edgecompile.models import build_model
-from edgecompile.modules import fill_meta
-from edgecompile.partition import partition
-from edgecompile.plan import Plan, check_place, write_plan
-from edgecompile.process import abrupt_interrupts
-from edgecompile.reference import example_inputs, golden_inputs, make_reference
-from edgecompile.schema import Conf
-from edgecompile.shards import RAW, artifact_formats, write_reference, write_shard
-from edgecompile.weights import Loaded, check_numbers, load_weights
-from edgecompile.wire import cut_formats, may_lose
-from edgecompile.wire_loss import is_lossy
+from edgecompile.models.preparation import fill_meta
+from edgecompile.models.weights import Loaded, check_numbers, load_weights
+from edgecompile.partition.stages import partition
+from edgecompile.profile.measured import make_profile
+from edgecompile.terminal.process import abrupt_interrupts
+from edgecompile.wire.exact_tensors import keep_exact
+from edgecompile.wire.formats import cut_formats, may_lose
 
 __all__ = ["Step", "compile_model"]
 

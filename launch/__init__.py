@@ -9,9 +9,9 @@ TYPE_CHECKING = False  # as type checkers know it: typing takes 10 ms, and the c
 if TYPE_CHECKING:
     from typing import Any
 
-    from edgecompile.plan import UserError
+    from edgecompile.contract.plan import UserError
     from edgelaunch.api import Pipeline
-    from edgelaunch.failures import RankFailedError
+    from edgelaunch.common.failures import RankFailedError
 
     __version__: str
 
@@ -24,11 +24,11 @@ def __getattr__(name: str) -> Any:
 
         return Pipeline
     if name == "RankFailedError":
-        from edgelaunch.failures import RankFailedError
+        from edgelaunch.common.failures import RankFailedError
 
         return RankFailedError
     if name == "UserError":
-        from edgecompile.plan import UserError
+        from edgecompile.contract.plan import UserError
 
         return UserError
     if name == "__version__":

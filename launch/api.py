@@ -14,18 +14,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgecompile.plan import Plan, UserError, file_sha256, read_run_plan
-from edgelaunch.allocator import use_one_arena
-from edgelaunch.failures import Failure, RankFailedError, rank_name
-from edgelaunch.identity import Endpoint, check_reachable, choose_rank, find_endpoint
-from edgelaunch.inputs import fit
-from edgelaunch.items import Entry, Source
-from edgelaunch.left_behind import await_at_exit
-from edgelaunch.limits import check_limits
-from edgelaunch.local import Children, OnLoopback, listen_on_loopback, local_threads
-from edgelaunch.outputs import as_numpy
-from edgelaunch.shards import check_rank
-from edgelaunch.streams import Streams
+from edgecompile.contract.plan import Plan, UserError, file_sha256, read_run_plan
+from edgelaunch.common.abandoned_threads import await_at_exit
+from edgelaunch.common.allocator import use_one_arena
+from edgelaunch.common.failures import Failure, RankFailedError, rank_name
+from edgelaunch.common.identity import Endpoint, check_reachable, choose_rank, find_endpoint
+from edgelaunch.common.limits import check_limits
+from edgelaunch.inputs.items import Entry, Source
+from edgelaunch.inputs.sources import fit
+from edgelaunch.local.local_run import Children, OnLoopback, listen_on_loopback, local_threads
+from edgelaunch.outputs.result_files import as_numpy
+from edgelaunch.pipeline.callers import Streams
+from edgelaunch.pipeline.stage_shard import check_rank
 
 __all__ = ["Pipeline"]
 
@@ -185,9 +185,9 @@ class Pipeline:
         check_limits(self._plan, tuple(range(len(self._plan.hosts))) if self._local else (0,))
         endpoint = self._start_children() if self._local else self._own_endpoint()
         check_rank(self._plan, 0, self._folder)
-        from edgelaunch.rank import RankOptions
-        from edgelaunch.secret import find_secret
-        from edgelaunch.supervise import Supervisor
+        from edgelaunch.common.secret import find_secret
+        from edgelaunch.control.supervisor import Supervisor
+        from edgelaunch.pipeline.rank import RankOptions
 
         host = self._plan.hosts[0]
         num_here = len(self._plan.hosts) if self._local else 1

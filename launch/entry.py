@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 
-from edgecompile.process import abrupt_interrupts, begin, final_status
-from edgecompile.streams import restart_in_utf8
-from edgelaunch.allocator import restart_with_heap_environment
-from edgelaunch.needs import explain_import
-from edgelaunch.say import say_error
+from edgecompile.terminal.encoding import restart_in_utf8
+from edgecompile.terminal.process import abrupt_interrupts, begin, final_status
+from edgelaunch.common.allocator import restart_with_heap_environment
+from edgelaunch.common.missing_packages import explain_import
+from edgelaunch.common.stderr import say_error
 
 __all__ = ["main"]
 
@@ -20,7 +20,7 @@ def main() -> int:
         restart_with_heap_environment()
     try:
         with abrupt_interrupts():
-            from edgelaunch.cli import main as run
+            from edgelaunch.commands.launch import main as run
 
         return final_status(run())
     except (ImportError, OSError) as error:

@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from edgecompile.errors import UserError
+from edgecompile.contract.errors import UserError
 
 __all__ = ["HOSTILE", "mutations", "num_refused"]
 

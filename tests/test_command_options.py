@@ -16,18 +16,19 @@ from typing import Any
 import pytest
 import yaml
 
-from edgecompile import cli, profile_cli
-from edgecompile.arguments import Parser, completion_script
-from edgecompile.console import choose_output, output_options
-from edgecompile.errors import choices, nearest
-from edgecompile.explore.cli import main as edgeplan
-from edgecompile.pipeedge_cli import main as edgesched
-from edgelaunch.cli import main as edgelaunch
+from edgecompile.commands import compile as cli
+from edgecompile.commands import profile as profile_cli
+from edgecompile.commands.pipeedge import main as edgesched
+from edgecompile.commands.plan import main as edgeplan
+from edgecompile.contract.errors import choices, nearest
+from edgecompile.terminal.console import choose_output, output_options
+from edgecompile.terminal.options import Parser, completion_script
+from edgelaunch.commands.launch import main as edgelaunch
 
 sys.path.append(str(Path(__file__).parent / "explore"))
 from explore_plans import make_plan
 
-from edgecompile.plan import Plan, write_plan
+from edgecompile.contract.plan import Plan, write_plan
 
 TIED = ("model=custom", "model.build._target_=hand_written.Tied", "model.inputs={ids: {shape: [7], dtype: int64}}")
 

@@ -13,25 +13,30 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 LOW = {
-    "edgecompile.arguments",
-    "edgecompile.errors",
-    "edgecompile.quantities",
-    "edgecompile.decode",
-    "edgecompile.files",
-    "edgecompile.libraries",
-    "edgecompile.plan",
-    "edgecompile.plan_cluster",
-    "edgecompile.plan_costs",
-    "edgecompile.plan_rules",
-    "edgecompile.prepack",
-    "edgecompile.process",
-    "edgecompile.run_record",
-    "edgecompile.store",
-    "edgecompile.streams",
-    "edgecompile.torchscript",
+    "edgecompile.terminal.options",
+    "edgecompile.contract.errors",
+    "edgecompile.contract.quantities",
+    "edgecompile.contract.yaml_decode",
+    "edgecompile.contract.user_files",
+    "edgecompile.execution.libraries",
+    "edgecompile.contract.plan",
+    "edgecompile.contract.cluster",
+    "edgecompile.contract.costs",
+    "edgecompile.contract.validation",
+    "edgecompile.execution.prepack",
+    "edgecompile.terminal.process",
+    "edgecompile.contract.run_record",
+    "edgecompile.contract.atomic_files",
+    "edgecompile.terminal.encoding",
+    "edgecompile.execution.torchscript",
 }
 SHARED = ("arguments", "closeness", "libraries", "plan", "prepack", "process", "run_record", "streams", "torchscript")
-HIGH = {"edgecompile.cli", "edgecompile.commands", "edgecompile.pipeline", "edgecompile.sweep"}
+HIGH = {
+    "edgecompile.commands.compile",
+    "edgecompile.commands.entry_points",
+    "edgecompile.pipeline",
+    "edgecompile.commands.sweep",
+}
 
 
 def imports(path: Path) -> set[str]:
@@ -87,12 +92,12 @@ def test_texts_say_their_encoding() -> None:
 @pytest.mark.parametrize(
     ("module", "heavy"),
     [
-        ("edgecompile.cli", {"torch", "transformers", "numpy"}),
-        ("edgecompile.commands", {"torch", "transformers", "numpy", "hydra"}),
-        ("edgecompile.profile_cli", {"torch", "transformers", "numpy"}),
-        ("edgecompile.explore.cli", {"torch", "hydra", "transformers"}),
-        ("edgecompile.plan", {"torch", "hydra", "numpy"}),
-        ("edgelaunch.cli", {"torch", "hydra", "transformers"}),
+        ("edgecompile.commands.compile", {"torch", "transformers", "numpy"}),
+        ("edgecompile.commands.entry_points", {"torch", "transformers", "numpy", "hydra"}),
+        ("edgecompile.commands.profile", {"torch", "transformers", "numpy"}),
+        ("edgecompile.commands.plan", {"torch", "hydra", "transformers"}),
+        ("edgecompile.contract.plan", {"torch", "hydra", "numpy"}),
+        ("edgelaunch.commands.launch", {"torch", "hydra", "transformers"}),
     ],
 )
 def test_light_imports(module: str, heavy: set[str]) -> None:

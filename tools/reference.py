@@ -18,7 +18,7 @@ TARGET = ROOT / "docs" / "reference.md"
 OLDEST_PYTHON = (3, 10)
 INTRODUCTION = """# Every key
 
-Generated from `edgecompile/schema.py` and `conf/board` by `tools/reference.py`; a test keeps it up to date.
+Generated from `edgecompile/config/schema.py` and `conf/board` by `tools/reference.py`; a test keeps it up to date.
 
 Keys are given as `section.key=value` on the command line or in a YAML file of a `--config-dir`. Quantities are numbers
 in SI units, or text with a unit: `50Mbps`, `4GB`, `200us`, `180 GFLOPS`. `edgecompile --help` lists the groups,

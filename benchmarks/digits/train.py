@@ -19,8 +19,8 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional
 
-from edgecompile.cli import compose
-from edgecompile.domain import model_of
+from edgecompile.commands.compile import compose
+from edgecompile.config.domain import model_of
 from edgecompile.models import build_model
 
 NUM_EPOCHS = 50

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from edgecompile.explore.simulation import interfaces_of
-from edgecompile.plan import Plan
-from edgecompile.quantities import format_time
-from edgecompile.resolve import of_plan
-from edgecompile.schedule import Assignment, Infeasible, Problem, Schedule, evaluate
+from edgecompile.contract.plan import Plan
+from edgecompile.contract.quantities import format_time
+from edgecompile.explore.timeline.simulation import interfaces_of
+from edgecompile.planning.from_plan import of_plan
+from edgecompile.planning.schedule import Assignment, Infeasible, Problem, Schedule, evaluate
 
 __all__ = ["Load", "Shift", "certificate_in_words", "ideal_period_s", "loads", "shifts"]
 

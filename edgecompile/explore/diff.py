@@ -10,9 +10,9 @@ from typing import Any
 
 from rich.table import Table
 
-from edgecompile.console import table_console
-from edgecompile.plan import Host, Plan, SpareHost, Stage, read_plan
-from edgecompile.quantities import format_bytes, format_items_rate, format_rate, format_time
+from edgecompile.contract.plan import Host, Plan, SpareHost, Stage, read_plan
+from edgecompile.contract.quantities import format_bytes, format_items_rate, format_rate, format_time
+from edgecompile.terminal.console import table_console
 
 __all__ = ["Cut", "Difference", "Move", "Share", "add_options", "compare", "run"]
 

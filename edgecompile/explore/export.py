@@ -11,13 +11,23 @@ import json
 from pathlib import Path
 from typing import Any
 
-from edgecompile.errors import UserError
+from edgecompile.contract.errors import UserError
+from edgecompile.contract.plan import read_plan
+from edgecompile.contract.run_record import read_run
 from edgecompile.explore import simulate
 from edgecompile.explore.output import check_output, write_output
-from edgecompile.explore.run_timeline import rows_of_run
-from edgecompile.explore.timeline import COMPUTE, DRAIN, FILL, PACK, SEND, WAIT_INPUT, WAIT_SEND, Row, rows_of
-from edgecompile.plan import read_plan
-from edgecompile.run_record import read_run
+from edgecompile.explore.timeline.run_timeline import rows_of_run
+from edgecompile.explore.timeline.stage_timeline import (
+    COMPUTE,
+    DRAIN,
+    FILL,
+    PACK,
+    SEND,
+    WAIT_INPUT,
+    WAIT_SEND,
+    Row,
+    rows_of,
+)
 
 __all__ = ["add_options", "run", "trace_events"]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from edgecompile.plan import Plan
-from edgecompile.schedule import Problem, Schedule
+from edgecompile.contract.plan import Plan
+from edgecompile.planning.schedule import Problem, Schedule
 
 __all__ = ["MicrobatchRoom", "microbatch_room"]
 

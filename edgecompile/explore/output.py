@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from edgecompile.errors import UserError
-from edgecompile.files import check_overwrite
-from edgecompile.store import replacing
+from edgecompile.contract.atomic_files import replacing
+from edgecompile.contract.errors import UserError
+from edgecompile.contract.user_files import check_overwrite
 
 __all__ = ["check_output", "write_output"]
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from edgecompile.plan import Certificate
-from edgecompile.quantities import format_time
+from edgecompile.contract.plan import Certificate
+from edgecompile.contract.quantities import format_time
 
 __all__ = ["distance", "proof"]
 

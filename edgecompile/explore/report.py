@@ -13,17 +13,17 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from edgecompile.errors import UserError
+from edgecompile.commands.sweep_table import common_overrides
+from edgecompile.contract.errors import UserError
+from edgecompile.contract.plan import Plan, file_sha256, read_plan
+from edgecompile.contract.quantities import format_bytes, format_count, format_items_rate, format_time
+from edgecompile.contract.run_record import RunRecord, read_run
+from edgecompile.contract.user_files import check_ours, check_regular, read_text
 from edgecompile.explore.output import check_output, write_output
-from edgecompile.explore.picture import STYLE, bars, cluster_picture, curve, table, tiles, timeline
 from edgecompile.explore.proof import proof
-from edgecompile.explore.run_timeline import rows_of_run
-from edgecompile.explore.timeline import simulated_rows
-from edgecompile.files import check_ours, check_regular, read_text
-from edgecompile.plan import Plan, file_sha256, read_plan
-from edgecompile.quantities import format_bytes, format_count, format_items_rate, format_time
-from edgecompile.run_record import RunRecord, read_run
-from edgecompile.sweep_table import common_overrides
+from edgecompile.explore.timeline.picture import STYLE, bars, cluster_picture, curve, table, tiles, timeline
+from edgecompile.explore.timeline.run_timeline import rows_of_run
+from edgecompile.explore.timeline.stage_timeline import simulated_rows
 
 __all__ = ["add_options", "page", "read_sweep", "run"]
 

@@ -12,11 +12,11 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from edgecompile.console import table_console
-from edgecompile.errors import UserError
+from edgecompile.contract.errors import UserError
+from edgecompile.contract.plan import Plan, Stage, read_plan
+from edgecompile.contract.quantities import format_bytes, format_count, format_items_rate, format_rate, format_time
 from edgecompile.explore.proof import distance, proof
-from edgecompile.plan import Plan, Stage, read_plan
-from edgecompile.quantities import format_bytes, format_count, format_items_rate, format_rate, format_time
+from edgecompile.terminal.console import table_console
 
 __all__ = ["add_options", "network_table", "plan_figures", "plan_tables", "run"]
 
@@ -57,14 +57,14 @@ def run(chosen: argparse.Namespace) -> int:
 
 def _timeline(plan: Plan, num_microbatches: int, width: int) -> Iterator[Text | str]:
     """Simulated, since a plan has no run."""
-    from edgecompile.explore.timeline import drawn, simulated_rows
+    from edgecompile.explore.timeline.stage_timeline import drawn, simulated_rows
 
     yield f"timeline, {num_microbatches} microbatches, simulated"
     yield from drawn(simulated_rows(plan, num_microbatches), width)
 
 
 def _timeline_figures(plan: Plan, num_microbatches: int) -> dict[str, Any]:
-    from edgecompile.explore.timeline import simulated_rows
+    from edgecompile.explore.timeline.stage_timeline import simulated_rows
 
     return {"timeline": [asdict(row) for row in simulated_rows(plan, num_microbatches)]}
 

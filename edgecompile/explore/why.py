@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 
-from edgecompile.errors import UserError
-from edgecompile.plan import Plan
-from edgecompile.quantities import format_time
-from edgecompile.resolve import of_plan, planned_again
-from edgecompile.schedule import Infeasible, Pin, Problem, Schedule, solve
+from edgecompile.contract.errors import UserError
+from edgecompile.contract.plan import Plan
+from edgecompile.contract.quantities import format_time
+from edgecompile.planning.from_plan import of_plan, planned_again
+from edgecompile.planning.schedule import Infeasible, Pin, Problem, Schedule, solve
 
 __all__ = ["Elsewhere", "Placement", "find_units", "placement_of"]
 

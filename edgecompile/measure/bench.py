@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from edgecompile.measure.allocator import give_back
+from edgecompile.artifacts.shards import freeze_module, live_module, stage_module
+from edgecompile.execution.allocator import give_back
+from edgecompile.execution.prepack import pays_here, prepack_traced
+from edgecompile.frontend.chain.units import Chain
 from edgecompile.measure.stretches import Atom, atoms_of
-from edgecompile.prepack import pays_here, prepack_traced
-from edgecompile.shards import freeze_module, live_module, stage_module
-from edgecompile.units import Chain
 
 __all__ = ["Bench", "Sample", "peak_growth_bytes"]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from edgecompile.units import Chain
+from edgecompile.frontend.chain.units import Chain
 
 __all__ = ["Caches"]
 

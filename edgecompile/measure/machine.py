@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from edgecompile.profile_file import Cost, MachineInfo, Rates
+from edgecompile.profile.profile_file import Cost, MachineInfo, Rates
 
 __all__ = ["available_cores", "machine_info", "measure_rates"]
 

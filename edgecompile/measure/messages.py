@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 
-from edgecompile import torchscript
-from edgecompile.errors import UserError
-from edgecompile.profile_file import Cost, Messages
+from edgecompile.contract.errors import UserError
+from edgecompile.execution import torchscript
+from edgecompile.profile.profile_file import Cost, Messages
 
 __all__ = ["affine", "measure_messages"]
 

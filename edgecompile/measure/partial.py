@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgecompile.files import check_ours
+from edgecompile.contract.atomic_files import replacing
+from edgecompile.contract.user_files import check_ours
 from edgecompile.measure.rounds import Measured
-from edgecompile.store import replacing
 
 __all__ = ["PartialFile"]
 

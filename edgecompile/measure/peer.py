@@ -28,8 +28,8 @@ import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore, TCPStore
 
-from edgecompile import torchscript
-from edgecompile.measure.allocator import keep_freed_memory, use_one_arena
+from edgecompile.execution import torchscript
+from edgecompile.execution.allocator import keep_freed_memory, use_one_arena
 
 _FIRST_PIECE_BYTES = 64 << 10
 _PIECE_BYTES = 1 << 20

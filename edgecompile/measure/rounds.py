@@ -10,11 +10,11 @@ from typing import Any, Protocol
 
 import torch
 
-from edgecompile.measure.allocator import give_back
+from edgecompile.execution.allocator import give_back
+from edgecompile.frontend.chain.units import Chain
 from edgecompile.measure.bench import Bench, Sample, peak_growth_bytes
 from edgecompile.measure.caches import Caches
 from edgecompile.measure.stretches import Atom, Stretch, check_ranges, classes, range_bytes, stretches_of
-from edgecompile.units import Chain
 
 __all__ = ["Effort", "Measured", "Span", "Store", "Tell", "measure_chain", "spans_of"]
 

@@ -12,14 +12,17 @@ from pathlib import Path
 import torch
 
 import edgecompile
-from edgecompile import profile_file as file
-from edgecompile.capture import FlatModel
-from edgecompile.domain import Device, ModelSpec, cluster_of, imports_of, model_of, with_pixels
-from edgecompile.errors import UserError, choices
-from edgecompile.fingerprint import chain_fingerprint
-from edgecompile.front import chain_of
-from edgecompile.libraries import import_libraries
-from edgecompile.measure.allocator import keep_freed_memory
+from edgecompile.config.domain import Device, ModelSpec, cluster_of, imports_of, model_of, with_pixels
+from edgecompile.config.schema import Conf
+from edgecompile.contract.errors import UserError, choices
+from edgecompile.contract.quantities import format_time, parse_bytes, parse_time
+from edgecompile.execution.allocator import keep_freed_memory
+from edgecompile.execution.libraries import import_libraries
+from edgecompile.frontend.capture.trace import FlatModel
+from edgecompile.frontend.chain.build import chain_of
+from edgecompile.frontend.chain.fingerprint import chain_fingerprint
+from edgecompile.frontend.chain.units import Chain
+from edgecompile.frontend.golden.items import example_inputs, golden_inputs
 from edgecompile.measure.busy import busy_cores
 from edgecompile.measure.lazy import WithoutWeights
 from edgecompile.measure.machine import available_cores, machine_info, measure_rates
@@ -28,14 +31,11 @@ from edgecompile.measure.partial import PartialFile
 from edgecompile.measure.rounds import Effort, Tell, measure_chain
 from edgecompile.measure.solve import Solved, solve_units
 from edgecompile.measure.wires import measure_wires
-from edgecompile.measured import threads_of
 from edgecompile.models import build_model
-from edgecompile.modules import fill_meta
-from edgecompile.process import abrupt_interrupts
-from edgecompile.quantities import format_time, parse_bytes, parse_time
-from edgecompile.reference import example_inputs, golden_inputs
-from edgecompile.schema import Conf
-from edgecompile.units import Chain
+from edgecompile.models.preparation import fill_meta
+from edgecompile.profile import profile_file as file
+from edgecompile.profile.measured import threads_of
+from edgecompile.terminal.process import abrupt_interrupts
 
 __all__ = ["Ui", "profile_device"]
 

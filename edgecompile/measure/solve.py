@@ -6,9 +6,9 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from edgecompile.frontend.chain.units import Chain
 from edgecompile.measure.bench import Sample
 from edgecompile.measure.rounds import Measured, Span
-from edgecompile.units import Chain
 
 __all__ = ["Check", "Solved", "solve_units"]
 

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from edgecompile.errors import UserError
-from edgecompile.fingerprint import unit_signatures
-from edgecompile.quantities import format_bytes
-from edgecompile.units import Chain
+from edgecompile.contract.errors import UserError
+from edgecompile.contract.quantities import format_bytes
+from edgecompile.frontend.chain.fingerprint import unit_signatures
+from edgecompile.frontend.chain.units import Chain
 
 __all__ = ["Atom", "Stretch", "atoms_of", "check_ranges", "classes", "range_bytes", "stretches_of"]
 

@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from edgecompile.artifacts.shards import freeze_module
+from edgecompile.frontend.chain.units import Chain
 from edgecompile.measure.messages import affine
-from edgecompile.passes.wire import decode_tensor, encode_tensor
-from edgecompile.profile_file import Cost, WireCost
-from edgecompile.shards import freeze_module
-from edgecompile.units import Chain
-from edgecompile.wire import FORMATS, WireFormat, may_clip
+from edgecompile.profile.profile_file import Cost, WireCost
+from edgecompile.wire.codec import decode_tensor, encode_tensor
+from edgecompile.wire.formats import FORMATS, WireFormat, may_clip
 
 __all__ = ["measure_wires"]
 

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import torch
 
-from edgecompile.cli import compose
-from edgecompile.console import steps
-from edgecompile.domain import cluster_of, model_of
-from edgecompile.partition import partition
-from edgecompile.plan import Plan
-from edgecompile.profile import analytic_profile
-from edgecompile.schedule import Schedule
-from edgecompile.units import Chain
+from edgecompile.commands.compile import compose
+from edgecompile.config.domain import cluster_of, model_of
+from edgecompile.contract.plan import Plan
+from edgecompile.frontend.chain.units import Chain
+from edgecompile.partition.stages import partition
+from edgecompile.planning.schedule import Schedule
+from edgecompile.profile.analytic import analytic_profile
+from edgecompile.terminal.console import steps
 
 DEADLINE_S = 240
 
@@ -85,10 +85,10 @@ SMALL_DEIT = (
 
 def captured_chain(overrides: Sequence[str], microbatch: int | None = None) -> tuple[Chain, tuple[torch.Tensor, ...]]:
     """The units of the model that these overrides describe, and one microbatch of its inputs."""
-    from edgecompile import front
-    from edgecompile.capture import FlatModel
+    from edgecompile.frontend.capture.trace import FlatModel
+    from edgecompile.frontend.chain import build as front
+    from edgecompile.frontend.golden.items import example_inputs, golden_inputs
     from edgecompile.models import build_model
-    from edgecompile.reference import example_inputs, golden_inputs
 
     conf = compose(list(overrides))
     spec = model_of(conf.model)

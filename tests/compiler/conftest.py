@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from compiler_helpers import Command, Compile, compile_into
 
-from edgecompile import cli
+from edgecompile.commands import compile as cli
 
 
 @pytest.fixture

@@ -7,19 +7,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from edgecompile import torchscript
-from edgecompile.capture import FlatModel, capture
-from edgecompile.cli import compose
-from edgecompile.domain import cluster_of, model_of
+from edgecompile.artifacts.shards import RAW, write_shard
+from edgecompile.commands.compile import compose
+from edgecompile.config.domain import cluster_of, model_of
+from edgecompile.execution import torchscript
+from edgecompile.frontend.capture.trace import FlatModel, capture
+from edgecompile.frontend.chain.units import build_chain
+from edgecompile.frontend.golden.items import example_inputs, golden_inputs
+from edgecompile.frontend.passes import run_passes
 from edgecompile.models import build_model
-from edgecompile.partition import partition
-from edgecompile.passes import run_passes
-from edgecompile.profile import analytic_profile
-from edgecompile.reference import example_inputs, golden_inputs
-from edgecompile.shards import RAW, write_shard
-from edgecompile.units import build_chain
-from edgecompile.weights import load_weights
-from edgecompile.wire import cut_formats
+from edgecompile.models.weights import load_weights
+from edgecompile.partition.stages import partition
+from edgecompile.profile.analytic import analytic_profile
+from edgecompile.wire.formats import cut_formats
 
 DIGITS = Path(__file__).resolve().parents[2] / "benchmarks" / "digits"
 FOLD = 1

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from edgecompile.cli import compose
-from edgecompile.domain import cluster_of
+from edgecompile.commands.compile import compose
+from edgecompile.config.domain import cluster_of
 
 DATA = yaml.safe_load((Path(__file__).parents[2] / "benchmarks" / "calibration.yaml").read_text())
 

@@ -7,9 +7,9 @@ from itertools import combinations
 import pytest
 from compiler_helpers import chain_of, hand_written, schedule_of
 
-from edgecompile import partition as module
-from edgecompile.errors import UserError
-from edgecompile.schedule import Infeasible
+from edgecompile.contract.errors import UserError
+from edgecompile.partition import stages as module
+from edgecompile.planning.schedule import Infeasible
 
 FORKED = (*hand_written("Forked"), "microbatch=4000")
 HOSTS = ("hosts.count=3", "hosts.members.local.bandwidth=3Gbps")

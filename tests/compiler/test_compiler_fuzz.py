@@ -16,16 +16,16 @@ from fuzzing import HOSTILE, num_refused
 from safetensors.torch import save_file
 from torch import nn
 
-from edgecompile.cli import compose
-from edgecompile.domain import cluster_of, model_of
+from edgecompile.commands.compile import compose
+from edgecompile.commands.hydra_app import run_app
+from edgecompile.config.domain import cluster_of, model_of
+from edgecompile.contract.run_record import read_run
 from edgecompile.explore.report import read_sweep
-from edgecompile.hydra_app import run_app
 from edgecompile.measure.partial import PartialFile
 from edgecompile.measure.rounds import Measured, Sample
-from edgecompile.pipeedge import Request, read_files
-from edgecompile.profile_file import read_profile
-from edgecompile.run_record import read_run
-from edgecompile.weights import load_weights
+from edgecompile.models.weights import load_weights
+from edgecompile.planning.pipeedge import Request, read_files
+from edgecompile.profile.profile_file import read_profile
 
 NUM_MUTATIONS = 130
 NUM_COMPOSED = 40

@@ -9,11 +9,11 @@ import pytest
 from compiler_helpers import SMALL_DEIT, Command, Compile, command, hand_written
 
 import edgecompile.conf
-from edgecompile.cli import compose
-from edgecompile.domain import cluster_of, model_of
-from edgecompile.errors import UserError
-from edgecompile.explore.show import plan_tables
-from edgecompile.quantities import (
+from edgecompile.commands.compile import compose
+from edgecompile.config.domain import cluster_of, model_of
+from edgecompile.config.readiness import OLDEST_PYTHON
+from edgecompile.contract.errors import UserError
+from edgecompile.contract.quantities import (
     format_bytes,
     format_count,
     format_items_rate,
@@ -25,7 +25,7 @@ from edgecompile.quantities import (
     parse_rate,
     parse_time,
 )
-from edgecompile.readiness import OLDEST_PYTHON
+from edgecompile.explore.show import plan_tables
 
 CONF = Path(next(iter(edgecompile.conf.__path__)))
 
@@ -217,7 +217,7 @@ def test_a_mistake_is_one_line_and_exit_2(
 def test_the_command_itself_ends_so_too(tmp_path: Path, override: str) -> None:
     """Found by Hydra, by ourselves, and after torch and the model were there."""
     overrides, words = next(item for item in BAD if item[0][0] == override)
-    check_mistake(command("edgecompile.cli", *overrides, folder=tmp_path), words, tmp_path)
+    check_mistake(command("edgecompile.commands.compile", *overrides, folder=tmp_path), words, tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,10 @@ import pytest
 import torch
 from compiler_helpers import Compile
 
-from edgecompile import torchscript
-from edgecompile.cli import compose
-from edgecompile.errors import UserError
-from edgecompile.plan import Plan, Stage, read_plan
+from edgecompile.commands.compile import compose
+from edgecompile.contract.errors import UserError
+from edgecompile.contract.plan import Plan, Stage, read_plan
+from edgecompile.execution import torchscript
 
 # weights of 4 MB a linear layer, so that memory can be short
 WIDE = (

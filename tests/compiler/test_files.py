@@ -9,16 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from edgecompile import files, pipeedge_cli, sweep
-from edgecompile.assets import check_labels, data_spec
-from edgecompile.domain import ModelSpec
-from edgecompile.errors import UserError
-from edgecompile.files import printable, read_text
+from edgecompile.artifacts.data_files import check_labels, data_spec
+from edgecompile.commands import pipeedge as pipeedge_cli
+from edgecompile.commands import sweep
+from edgecompile.config.domain import ModelSpec
+from edgecompile.config.schema import DataConf
+from edgecompile.contract import user_files as files
+from edgecompile.contract.errors import UserError
+from edgecompile.contract.plan import DataSpec, check_place
+from edgecompile.contract.user_files import printable, read_text
+from edgecompile.frontend.chain.units import Boundary, BoundaryTensor
 from edgecompile.measure.partial import PartialFile
-from edgecompile.plan import DataSpec, check_place
-from edgecompile.profile_file import check_profile_place
-from edgecompile.schema import DataConf
-from edgecompile.units import Boundary, BoundaryTensor
+from edgecompile.profile.profile_file import check_profile_place
 
 MINE = "version: 1\nservices: {}\n"
 

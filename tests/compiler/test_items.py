@@ -12,12 +12,12 @@ import unruly
 from compiler_helpers import Compile
 from torch import nn
 
-from edgecompile.capture import FlatModel
-from edgecompile.errors import UserError
-from edgecompile.inplace import isolate_writes
-from edgecompile.plan import Plan
-from edgecompile.reference import Reference, make_reference
-from edgecompile.shards import freeze_module
+from edgecompile.artifacts.inplace import isolate_writes
+from edgecompile.artifacts.shards import freeze_module
+from edgecompile.contract.errors import UserError
+from edgecompile.contract.plan import Plan
+from edgecompile.frontend.capture.trace import FlatModel
+from edgecompile.frontend.golden.items import Reference, make_reference
 
 ITEMS = torch.randn(5, 5, 8, generator=torch.Generator().manual_seed(0))
 

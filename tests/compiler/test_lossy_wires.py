@@ -11,15 +11,15 @@ import torch
 from compiler_helpers import Compile, captured_chain, hand_written
 from safetensors.torch import load_file
 
-from edgecompile.cli import compose
-from edgecompile.domain import model_of
-from edgecompile.errors import UserError
-from edgecompile.exact import keep_exact
+from edgecompile.commands.compile import compose
+from edgecompile.config.domain import model_of
+from edgecompile.contract.errors import UserError
+from edgecompile.contract.plan import Plan
+from edgecompile.frontend.chain.units import Chain
+from edgecompile.frontend.golden.items import golden_inputs
 from edgecompile.models import build_model
-from edgecompile.plan import Plan
-from edgecompile.reference import golden_inputs
-from edgecompile.units import Chain
-from edgecompile.wire import FORMATS, wire_bytes
+from edgecompile.wire.exact_tensors import keep_exact
+from edgecompile.wire.formats import FORMATS, wire_bytes
 
 LEAST = torch.finfo(torch.float32).min
 INPUTS = "{x: {shape: [6, 8], dtype: float32}, mask: {shape: [6], dtype: int64}}"

@@ -10,10 +10,11 @@ import pytest
 import torch
 from compiler_helpers import TINY_VIT, captured_chain
 
-from edgecompile.cli import compose
-from edgecompile.domain import cluster_of
-from edgecompile.errors import UserError
-from edgecompile.fingerprint import chain_fingerprint
+from edgecompile.commands.compile import compose
+from edgecompile.config.domain import cluster_of
+from edgecompile.contract.errors import UserError
+from edgecompile.frontend.chain.fingerprint import chain_fingerprint
+from edgecompile.frontend.chain.units import Chain
 from edgecompile.measure.bench import Bench, Sample
 from edgecompile.measure.lazy import WithoutWeights
 from edgecompile.measure.messages import affine
@@ -21,9 +22,8 @@ from edgecompile.measure.partial import PartialFile
 from edgecompile.measure.rounds import Measured, Span, spans_of
 from edgecompile.measure.solve import solve_units
 from edgecompile.measure.stretches import classes, range_bytes, stretches_of
-from edgecompile.measured import cores_of, threads_of
-from edgecompile.profile_file import Cost, profile_path
-from edgecompile.units import Chain
+from edgecompile.profile.measured import cores_of, threads_of
+from edgecompile.profile.profile_file import Cost, profile_path
 
 LARGE = 1 << 30
 

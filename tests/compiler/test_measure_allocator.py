@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-import edgelaunch.allocator as ranks
+import edgelaunch.common.allocator as ranks
 from edgecompile.measure import allocator
 
 
@@ -22,7 +22,7 @@ def test_edgeprofile_starts_again_with_a_ranks_environment(given: str, kept: boo
     if not ranks.heap_environment({}):
         pytest.skip("the allocator is not glibc's")
     code = (
-        "import os; from edgecompile.measure.allocator import restart_as_ranks_start as again; again(); "
+        "import os; from edgecompile.execution.allocator import restart_as_ranks_start as again; again(); "
         "print(os.environ['GLIBC_TUNABLES'])"
     )
     done = subprocess.run(

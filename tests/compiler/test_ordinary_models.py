@@ -10,10 +10,10 @@ import pytest
 import torch
 from compiler_helpers import Compile, captured_chain
 
+from edgecompile.artifacts.shards import RAW, live_module, stage_module
 from edgecompile.measure.bench import Bench
 from edgecompile.measure.stretches import atoms_of
-from edgecompile.shards import RAW, live_module, stage_module
-from edgecompile.wire import is_encoded, wire_format, wire_tensors
+from edgecompile.wire.formats import is_encoded, wire_format, wire_tensors
 
 X = "x: {shape: [%d, 16], dtype: float32}"
 MASKED = f"{X}, mask: {{shape: [%d], dtype: int64}}"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from compiler_helpers import Command
 
-from edgecompile.working_folder import find_named_modules, why_not_found
+from edgecompile.models.user_modules import find_named_modules, why_not_found
 
 INPUTS = "model.inputs={x: {shape: [4], dtype: float32}}"
 MODULE = "import torch\n\n\nclass Net(torch.nn.Sequential):\n    def __init__(self, width=4):\n"

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from compiler_helpers import SMALL_DEIT, Compile, chain_of, hand_written, schedule_of
 
-from edgecompile.cli import compose
-from edgecompile.domain import cluster_of
-from edgecompile.errors import UserError
-from edgecompile.schedule import Schedule
+from edgecompile.commands.compile import compose
+from edgecompile.config.domain import cluster_of
+from edgecompile.contract.errors import UserError
+from edgecompile.planning.schedule import Schedule
 
 TINY = ("model=deit_tiny",)
 

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from torch import fx, nn
 from torch.nn import functional
 
-from edgecompile.capture import FlatModel, capture
-from edgecompile.domain import InputSpec, ModelSpec
-from edgecompile.errors import UserError
-from edgecompile.graphs import facts_of, op_name
-from edgecompile.passes import PASSES, run_passes
-from edgecompile.passes.drop_guards import drop_guards
-from edgecompile.schema import CaptureMethod
+from edgecompile.config.domain import InputSpec, ModelSpec
+from edgecompile.config.schema import CaptureMethod
+from edgecompile.contract.errors import UserError
+from edgecompile.frontend.capture.graphs import facts_of, op_name
+from edgecompile.frontend.capture.trace import FlatModel, capture
+from edgecompile.frontend.passes import PASSES, run_passes
+from edgecompile.frontend.passes.drop_guards import drop_guards
 
 Names = Callable[[fx.GraphModule], list[str]]
 

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from edgecompile import partition
-from edgecompile.cli import compose
-from edgecompile.console import steps
-from edgecompile.memory import data_host_bytes, kept_inputs_bytes
+from edgecompile.commands.compile import compose
+from edgecompile.contract.plan import Plan, read_plan
+from edgecompile.partition import stages as partition
 from edgecompile.pipeline import compile_model
-from edgecompile.plan import Plan, read_plan
-from edgecompile.resolve import assignments_of, problem_of
-from edgecompile.schedule import Problem, evaluate, solve
+from edgecompile.planning.from_plan import assignments_of, problem_of
+from edgecompile.planning.memory import data_host_bytes, kept_inputs_bytes
+from edgecompile.planning.schedule import Problem, evaluate, solve
+from edgecompile.terminal.console import steps
 
 FORKED = (
     "model=custom",

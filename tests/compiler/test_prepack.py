@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-from edgecompile import prepack, torchscript
-from edgecompile.plan import Stage
-from edgecompile.prepack import pays_here, prepack_traced, rows_in
-from edgecompile.shards import Frozen, freeze_module
-from edgelaunch.shards import load_shard, load_shard_soon
+from edgecompile.artifacts.shards import Frozen, freeze_module
+from edgecompile.contract.plan import Stage
+from edgecompile.execution import prepack, torchscript
+from edgecompile.execution.prepack import pays_here, prepack_traced, rows_in
+from edgelaunch.pipeline.stage_shard import load_shard, load_shard_soon
 
 WIDTH = 768
 ROWS = 24

@@ -8,24 +8,24 @@ from pathlib import Path
 
 import pytest
 
-from edgecompile.capture import FlatModel, capture
-from edgecompile.cli import compose
-from edgecompile.console import steps
-from edgecompile.domain import cluster_of, model_of
+from edgecompile.commands.compile import compose
+from edgecompile.config.domain import cluster_of, model_of
+from edgecompile.config.schema import Conf
+from edgecompile.contract.plan import Plan, read_plan
 from edgecompile.explore.changes import with_speed
 from edgecompile.explore.explain import Explanation, explain
 from edgecompile.explore.prices import BANDWIDTH_STEP, COMPUTE_STEP, MEMORY_STEP, Price
+from edgecompile.frontend.capture.trace import FlatModel, capture
+from edgecompile.frontend.chain.units import Chain, build_chain
+from edgecompile.frontend.golden.items import example_inputs, golden_inputs
+from edgecompile.frontend.passes import run_passes
 from edgecompile.models import build_model
-from edgecompile.partition import partition
-from edgecompile.passes import run_passes
+from edgecompile.partition.stages import partition
 from edgecompile.pipeline import compile_model
-from edgecompile.plan import Plan, read_plan
-from edgecompile.profile import analytic_profile
-from edgecompile.reference import example_inputs, golden_inputs
-from edgecompile.resolve import planned_again
-from edgecompile.schedule import Infeasible, Schedule
-from edgecompile.schema import Conf
-from edgecompile.units import Chain, build_chain
+from edgecompile.planning.from_plan import planned_again
+from edgecompile.planning.schedule import Infeasible, Schedule
+from edgecompile.profile.analytic import analytic_profile
+from edgecompile.terminal.console import steps
 
 # Slow links, little memory and units that all take alike, so that every limit has a price.
 KINDS = ("jetson_orin_nano", "intel_n100", "laptop_cpu", "raspberry_pi_5")

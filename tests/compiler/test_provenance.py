@@ -12,9 +12,9 @@ import torch
 from compiler_helpers import SMALL_DEIT, TINY_VIT, Command, Compile, hand_written
 
 import edgecompile
-from edgecompile.cli import compose, recorded_overrides
-from edgecompile.explore.cli import main as edgeplan
-from edgecompile.plan import read_plan, write_plan
+from edgecompile.commands.compile import compose, recorded_overrides
+from edgecompile.commands.plan import main as edgeplan
+from edgecompile.contract.plan import read_plan, write_plan
 
 SAME: list[tuple[Sequence[str], Sequence[str]]] = [
     ([], []),

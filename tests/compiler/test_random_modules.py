@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from random_modules import LENGTH, MIXING, OUTPUTS, PURE, UNFIT, WIDTH, RandomModule
 from torch.utils._pytree import tree_leaves
 
-from edgecompile.cli import compose
-from edgecompile.errors import UserError
+from edgecompile.commands.compile import compose
+from edgecompile.config.schema import Conf
+from edgecompile.contract.errors import UserError
+from edgecompile.contract.plan import Plan
 from edgecompile.pipeline import compile_model
-from edgecompile.plan import Plan
-from edgecompile.schema import Conf
 
 ITEMS = torch.randn(5, LENGTH, WIDTH, generator=torch.Generator().manual_seed(7))
 NUM_MODULES = int(os.environ.get("RANDOM_MODULES", "320"))

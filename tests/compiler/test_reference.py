@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from edgecompile.capture import FlatModel
-from edgecompile.reference import make_reference
+from edgecompile.frontend.capture.trace import FlatModel
+from edgecompile.frontend.golden.items import make_reference
 
 ITEMS = torch.randn(4, 8, generator=torch.Generator().manual_seed(0))
 

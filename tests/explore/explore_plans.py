@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from edgecompile.plan import (
+from edgecompile.contract.plan import (
     BoundaryEntry,
     Certificate,
     DataSpec,
@@ -26,8 +26,8 @@ from edgecompile.plan import (
     TensorSpec,
     UnitEntry,
 )
-from edgecompile.resolve import bottleneck_name, problem_of
-from edgecompile.schedule import Assignment, Schedule, evaluate, solve
+from edgecompile.planning.from_plan import bottleneck_name, problem_of
+from edgecompile.planning.schedule import Assignment, Schedule, evaluate, solve
 
 RUNTIME_BYTES = 1000
 RATE = 1e6

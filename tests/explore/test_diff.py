@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from explore_plans import make_plan
 
-from edgecompile.explore.cli import main
+from edgecompile.commands.plan import main
+from edgecompile.contract.plan import Plan, write_plan
 from edgecompile.explore.diff import compare
-from edgecompile.plan import Plan, write_plan
 
 UNITS = [0.02, 0.03, 0.01, 0.04]
 KINDS = {"quick": UNITS, "slow": [2 * seconds for seconds in UNITS]}

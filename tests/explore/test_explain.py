@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 from explore_plans import make_plan
 
-from edgecompile.errors import UserError
+from edgecompile.commands.plan import main
+from edgecompile.contract.errors import UserError
+from edgecompile.contract.plan import Network, Plan, UnitEntry, write_plan
 from edgecompile.explore.bottleneck import certificate_in_words
-from edgecompile.explore.cli import main
 from edgecompile.explore.explain import explain
 from edgecompile.explore.why import find_units, placement_of
-from edgecompile.plan import Network, Plan, UnitEntry, write_plan
-from edgecompile.resolve import planned_again, problem_of
-from edgecompile.schedule import Assignment, Pin, evaluate, solve
+from edgecompile.planning.from_plan import planned_again, problem_of
+from edgecompile.planning.schedule import Assignment, Pin, evaluate, solve
 
 UNITS = [0.02, 0.03, 0.01, 0.04, 0.02, 0.03]
 KINDS = {"quick": UNITS, "slow": [2 * seconds for seconds in UNITS]}

@@ -15,12 +15,12 @@ import pytest
 from explore_plans import make_plan
 from PIL import Image, ImageStat
 
-from edgecompile.explore.cli import main
+from edgecompile.commands.plan import main
+from edgecompile.contract.plan import Certificate, Plan, file_sha256, write_plan
+from edgecompile.contract.run_record import LinkRecord, Percentiles, Rates, RunRecord, StageRecord, read_run, run_text
 from edgecompile.explore.proof import proof
-from edgecompile.explore.run_timeline import rows_of_run
-from edgecompile.explore.timeline import COMPUTE, FILL, WAIT_INPUT, WAIT_SEND
-from edgecompile.plan import Certificate, Plan, file_sha256, write_plan
-from edgecompile.run_record import LinkRecord, Percentiles, Rates, RunRecord, StageRecord, read_run, run_text
+from edgecompile.explore.timeline.run_timeline import rows_of_run
+from edgecompile.explore.timeline.stage_timeline import COMPUTE, FILL, WAIT_INPUT, WAIT_SEND
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 MS = 1_000_000

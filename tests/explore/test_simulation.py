@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from slow_simulator import Pipeline, World
 
 from edgecompile import _native_sched as native
-from edgecompile.explore.simulation import Options, Simulation, simulate
-from edgecompile.plan import Network, Plan
-from edgecompile.resolve import as_planned
+from edgecompile.contract.plan import Network, Plan
+from edgecompile.explore.timeline.simulation import Options, Simulation, simulate
+from edgecompile.planning.from_plan import as_planned
 
 
 def play(plan: Plan, **options: object) -> Simulation:

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from explore_plans import make_plan
 
-from edgecompile.explore.cli import main
+from edgecompile.commands.plan import main
+from edgecompile.contract.plan import Plan, write_plan
 from edgecompile.explore.export import trace_events
-from edgecompile.explore.simulation import Options, simulate
-from edgecompile.explore.timeline import Row, drawn, rows_of
-from edgecompile.plan import Plan, write_plan
-from edgecompile.resolve import as_planned
+from edgecompile.explore.timeline.simulation import Options, simulate
+from edgecompile.explore.timeline.stage_timeline import Row, drawn, rows_of
+from edgecompile.planning.from_plan import as_planned
 
 HOSTS = [("data", "box"), ("a", "box"), ("b", "box")]
 

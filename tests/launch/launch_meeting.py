@@ -10,11 +10,11 @@ from types import TracebackType
 from launch_harness import free_port
 from torch._C._distributed_c10d import PrefixStore, TCPStore
 
-from edgecompile.plan import Plan
-from edgelaunch.identity import Endpoint
-from edgelaunch.joining import Door, join
-from edgelaunch.meeting import Board
-from edgelaunch.waiting import Waiting
+from edgecompile.contract.plan import Plan
+from edgelaunch.common.identity import Endpoint
+from edgelaunch.common.waiting import Waiting
+from edgelaunch.store.joining import Door, join
+from edgelaunch.store.meeting import Board
 
 PREFIX = "edgelaunch-"
 

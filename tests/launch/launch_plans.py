@@ -11,8 +11,7 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from edgecompile import torchscript
-from edgecompile.plan import (
+from edgecompile.contract.plan import (
     BoundaryEntry,
     Certificate,
     Contingency,
@@ -33,6 +32,7 @@ from edgecompile.plan import (
     UnitEntry,
     file_sha256,
 )
+from edgecompile.execution import torchscript
 
 Tensors = dict[str, torch.Tensor]
 

@@ -17,12 +17,12 @@ from launch_plans import Written
 from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from edgecompile.plan import DataSpec, ImageSpec, Plan, TensorSpec, TextSpec, UserError, file_sha256
-from edgelaunch.bad_items import BadItems
-from edgelaunch.inputs import open_source
-from edgelaunch.items import STDIN, Entry, Item
-from edgelaunch.outputs import open_writer
-from edgelaunch.text import Encoder
+from edgecompile.contract.plan import DataSpec, ImageSpec, Plan, TensorSpec, TextSpec, UserError, file_sha256
+from edgelaunch.inputs.bad_items import BadItems
+from edgelaunch.inputs.items import STDIN, Entry, Item
+from edgelaunch.inputs.sources import open_source
+from edgelaunch.inputs.text import Encoder
+from edgelaunch.outputs.result_files import open_writer
 
 IMAGE = ImageSpec(size=(24, 32), resize=36, mean=(0.5, 0.4, 0.3), std=(0.5, 0.25, 0.2))
 
@@ -83,7 +83,7 @@ def language(two_stages: Written, tmp_path: Path) -> Plan:
 
 
 def test_lines_of_text(language: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgelaunch.text.MAX_LINE_BYTES", 30)
+    monkeypatch.setattr("edgelaunch.inputs.text.MAX_LINE_BYTES", 30)
     lines = [b'"cat"', b"{not json", b"", b'{"label": 1}', b"\xff\xfe", b'"' + b"x" * 200 + b'"', b'{"text": "cat"}']
     (tmp_path / "x.jsonl").write_bytes(b"\n".join(lines))
     items = items_of(language, tmp_path / "x.jsonl")
@@ -118,7 +118,7 @@ def test_half_an_emoji_given_by_a_program(language: Plan, tmp_path: Path) -> Non
 
 
 def test_lines_of_standard_input(two_stages: Written, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgelaunch.stdin.MAX_LINE_BYTES", 30)
+    monkeypatch.setattr("edgelaunch.inputs.stdin.MAX_LINE_BYTES", 30)
     lines = [b"[1, 2, 3, 4]", b"[1, 2]", b"", b"[" + b"1," * 100, b"\xff", b'{"y": 1}', b"[5, 6, 7, 8]"]
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\n".join(lines))))
     items = items_of(two_stages.plan, Path(STDIN))

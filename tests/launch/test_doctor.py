@@ -16,13 +16,13 @@ import torch
 from launch_harness import free_port, run, run_ranks
 from launch_plans import Written
 
-from edgecompile.plan import Limits
-from edgelaunch import tcp_store
-from edgelaunch.check_network import judge_links
-from edgelaunch.doctor import examine
-from edgelaunch.findings import FAILS, NOTE, OK, Finding
-from edgelaunch.hosts_option import Figures
-from edgelaunch.identity import Endpoint
+from edgecompile.contract.plan import Limits
+from edgelaunch.common.identity import Endpoint
+from edgelaunch.doctor.check_network import judge_links
+from edgelaunch.doctor.checks import examine
+from edgelaunch.doctor.findings import FAILS, NOTE, OK, Finding
+from edgelaunch.link_test.hosts_option import Figures
+from edgelaunch.store import tcp_store
 
 
 def findings(written: Written, rank: int, **endpoint: object) -> dict[str, Finding]:

@@ -12,8 +12,11 @@ from pathlib import Path
 import pytest
 from launch_plans import Written
 
-from edgecompile.plan import Host, Limits, Network, Plan, UserError
-from edgelaunch import cgroups, cli, emulate, netns, processes
+from edgecompile.contract.plan import Host, Limits, Network, Plan, UserError
+from edgelaunch.commands import launch as cli
+from edgelaunch.common import processes
+from edgelaunch.emulation import cgroups, netns
+from edgelaunch.emulation import cluster as emulate
 
 FAST, SLOW = 12.5e6, 2.5e6
 

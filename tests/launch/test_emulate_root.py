@@ -17,9 +17,10 @@ import pytest
 import torch
 from launch_harness import Running
 
-from edgecompile.plan import Limits, Network, Plan, UserError
-from edgelaunch import cgroups, emulate, netns
-from edgelaunch.emulate import Emulation
+from edgecompile.contract.plan import Limits, Network, Plan, UserError
+from edgelaunch.emulation import cgroups, netns
+from edgelaunch.emulation import cluster as emulate
+from edgelaunch.emulation.cluster import Emulation
 
 DEADLINE_S = 150.0
 """A host with part of a core takes long to import torch."""
@@ -155,8 +156,8 @@ def test_a_signal_ends_all_and_leaves_nothing(number: signal.Signals, tmp_path: 
 
 KEEP = """
 import subprocess, sys, time
-from edgecompile.plan import read_plan
-from edgelaunch.emulate import Emulation
+from edgecompile.contract.plan import read_plan
+from edgelaunch.emulation.cluster import Emulation
 with Emulation(read_plan(sys.argv[1])) as emulation:
     inside = subprocess.Popen([*emulation.prefix(1), "sleep", "600"])
     time.sleep(0.5)

@@ -9,11 +9,11 @@ import launch_plans
 import pytest
 import torch
 
-from edgecompile.plan import UserError
-from edgelaunch.doctor import examine
-from edgelaunch.exported import exported_by, is_newer
-from edgelaunch.findings import FAILS, OK
-from edgelaunch.shards import load_shard
+from edgecompile.contract.plan import UserError
+from edgelaunch.doctor.checks import examine
+from edgelaunch.doctor.findings import FAILS, OK
+from edgelaunch.pipeline.pt2 import exported_by, is_newer
+from edgelaunch.pipeline.stage_shard import load_shard
 
 
 def unreadable(path: Path) -> None:

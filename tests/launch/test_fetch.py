@@ -17,12 +17,12 @@ import torch
 from launch_harness import Running, free_port, wait_all
 from launch_plans import Written
 
-from edgecompile.plan import UserError, file_sha256
-from edgelaunch.fetch import REQUESTS, ShardServer, Way, fetch_shards
-from edgelaunch.identity import Endpoint
-from edgelaunch.meeting import Board
-from edgelaunch.seal import Seal
-from edgelaunch.shards import stages_of
+from edgecompile.contract.plan import UserError, file_sha256
+from edgelaunch.common.identity import Endpoint
+from edgelaunch.pipeline.stage_shard import stages_of
+from edgelaunch.store.meeting import Board
+from edgelaunch.store.seal import Seal
+from edgelaunch.transport.shard_transfer import REQUESTS, ShardServer, Way, fetch_shards
 
 PORTION = 1 << 20
 

@@ -17,11 +17,20 @@ from launch_plans import Written, save
 from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from edgecompile.plan import DataSpec, ImageSpec, Plan, TensorSpec, TextSpec, UserError, file_sha256, read_run_plan
-from edgelaunch.bad_items import BadItems
-from edgelaunch.inputs import open_source
-from edgelaunch.items import STDIN, Item
-from edgelaunch.partial import origin_of
+from edgecompile.contract.plan import (
+    DataSpec,
+    ImageSpec,
+    Plan,
+    TensorSpec,
+    TextSpec,
+    UserError,
+    file_sha256,
+    read_run_plan,
+)
+from edgelaunch.inputs.bad_items import BadItems
+from edgelaunch.inputs.items import STDIN, Item
+from edgelaunch.inputs.sources import open_source
+from edgelaunch.outputs.partial_results import origin_of
 
 IMAGE = ImageSpec(size=(24, 32), resize=36, mean=(0.5, 0.4, 0.3), std=(0.5, 0.25, 0.2))
 LABELS = ("tench, Tinca tinca", "goldfish", "crane", "crane")
@@ -255,7 +264,7 @@ def test_file_names_that_are_no_utf8(one_stage: Written, tmp_path: Path) -> None
 def test_names_and_errors_that_are_no_utf8_are_written(vision: Plan, pictures: Path, tmp_path: Path) -> None:
     import torch
 
-    from edgelaunch.outputs import open_writer
+    from edgelaunch.outputs.result_files import open_writer
 
     name = os.fsdecode(b"caf\xe9.png")
     (pictures / "goldfish" / name).write_bytes(b"no image")

@@ -13,9 +13,9 @@ import pytest
 from launch_harness import Running, free_port, processes_of, rank_process, run, wait_gone
 from launch_plans import Written
 
-from edgelaunch import forked
-from edgelaunch.forked import Forked
-from edgelaunch.local import Children, OnLoopback
+from edgelaunch.local import forked
+from edgelaunch.local.forked import Forked
+from edgelaunch.local.local_run import Children, OnLoopback
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="ranks are forked on Linux alone")
 

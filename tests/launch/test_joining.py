@@ -23,23 +23,27 @@ from launch_meeting import Meeting, stranger_at
 from launch_plans import Written
 from torch._C._distributed_c10d import PrefixStore
 
-from edgecompile.plan import UserError, file_sha256
-from edgelaunch import check_joining, joining, meeting, membership, messages, software, waiting
-from edgelaunch.doctor import examine
-from edgelaunch.failures import Failure, FailureBox
-from edgelaunch.findings import FAILS, NOTE, OK, Finding
-from edgelaunch.identity import Endpoint
-from edgelaunch.items import Entry, Item, Source
-from edgelaunch.link_watch import LinkWatch
-from edgelaunch.meeting import Board
-from edgelaunch.membership import DONE, Announcement
-from edgelaunch.rank import RankOptions
-from edgelaunch.roster import LATE
-from edgelaunch.seal import Seal
-from edgelaunch.software import Software
-from edgelaunch.supervise import Supervisor
-from edgelaunch.waiting import Waiting
-from edgelaunch.watch import Watch
+from edgecompile.contract.plan import UserError, file_sha256
+from edgelaunch.common import software, waiting
+from edgelaunch.common.failures import Failure, FailureBox
+from edgelaunch.common.identity import Endpoint
+from edgelaunch.common.software import Software
+from edgelaunch.common.waiting import Waiting
+from edgelaunch.control import membership
+from edgelaunch.control.heartbeats import Watch
+from edgelaunch.control.membership import DONE, Announcement
+from edgelaunch.control.roster import LATE
+from edgelaunch.control.supervisor import Supervisor
+from edgelaunch.doctor import check_joining
+from edgelaunch.doctor.checks import examine
+from edgelaunch.doctor.findings import FAILS, NOTE, OK, Finding
+from edgelaunch.inputs.items import Entry, Item, Source
+from edgelaunch.pipeline.rank import RankOptions
+from edgelaunch.store import joining, meeting
+from edgelaunch.store.meeting import Board
+from edgelaunch.store.seal import Seal
+from edgelaunch.transport import message_buffers as messages
+from edgelaunch.transport.link_watch import LinkWatch
 
 SECRET = b"correct horse battery staple"
 OTHER = b"incorrect horse battery staple"
@@ -307,8 +311,8 @@ def test_ranks_of_two_protocols(tmp_path: Path) -> None:
     first = Running([plan, "--rank", 0, "--master", f"127.0.0.1:{port}"])
     words = [str(plan), "--rank", "1", "--master", f"127.0.0.1:{port}"]
     code = (f"import sys; sys.argv[1:] = {words!r}\n"
-            "from edgelaunch import software; software.PROTOCOL = 99\n"
-            "from edgelaunch.cli import main; sys.exit(main())")  # fmt: skip
+            "from edgelaunch.common import software; software.PROTOCOL = 99\n"
+            "from edgelaunch.commands.launch import main; sys.exit(main())")  # fmt: skip
     second = Running(["-c", code], program=[sys.executable])
     ended = wait_all([first, second])
     ended[1].expect_error("rank 1 (host-1) has edgecompile", "(protocol 99)", "install the same version")

@@ -10,8 +10,8 @@ import launch_plans
 from launch_harness import Running, wait_gone
 from launch_plans import Written
 
-from edgelaunch.items import Flush, Item
-from edgelaunch.streams import Streams
+from edgelaunch.inputs.items import Flush, Item
+from edgelaunch.pipeline.callers import Streams
 
 START = "import sys, numpy as np, edgelaunch\nx = np.random.default_rng(0).random((5, 4), dtype=np.float32)\n"
 
@@ -78,7 +78,7 @@ def test_a_failing_rank_raises_in_the_caller(tmp_path: Path) -> None:
 try:
     with edgelaunch.Pipeline({str(plan.path)!r}, local=True) as p:
         list(p.stream(-x))
-except edgelaunch.failures.RankFailedError as error:
+except edgelaunch.common.failures.RankFailedError as error:
     print(str(error).splitlines()[0])
 """
     ended = program(code).wait().expect(0)
@@ -93,7 +93,7 @@ def test_a_missing_shard_raises_at_once(copied: Written) -> None:
 try:
     with edgelaunch.Pipeline({str(copied.path)!r}, local=True) as p:
         pass
-except edgelaunch.failures.RankFailedError as error:
+except edgelaunch.common.failures.RankFailedError as error:
     print(error)
 """
     assert "the shard of rank 1 (host-1) is missing" in program(code).wait(15).expect(0).out

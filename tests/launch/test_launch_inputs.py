@@ -15,10 +15,10 @@ from PIL import Image
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from edgecompile.plan import DataSpec, ImageSpec, Plan, TensorSpec, TextSpec, UserError, file_sha256
-from edgelaunch.images import prepare
-from edgelaunch.inputs import fit, open_source
-from edgelaunch.items import Item
+from edgecompile.contract.plan import DataSpec, ImageSpec, Plan, TensorSpec, TextSpec, UserError, file_sha256
+from edgelaunch.inputs.images import prepare
+from edgelaunch.inputs.items import Item
+from edgelaunch.inputs.sources import fit, open_source
 
 IMAGE = ImageSpec(size=(24, 32), resize=36, mean=(0.5, 0.4, 0.3), std=(0.5, 0.25, 0.2))
 LABELS = ("tench, Tinca tinca", "goldfish", "great white shark")

@@ -21,12 +21,12 @@ from launch_harness import Ended, Running, run
 from launch_plans import Written
 from PIL import Image
 
-from edgecompile.plan import DataSpec, ImageSpec, Plan, TensorSpec, UserError
-from edgelaunch.images import prepare
-from edgelaunch.inputs import open_source
-from edgelaunch.items import FLUSH, STDIN, Entry, Flush, Item, Source
-from edgelaunch.live import Live
-from edgelaunch.timing import Latencies
+from edgecompile.contract.plan import DataSpec, ImageSpec, Plan, TensorSpec, UserError
+from edgelaunch.inputs.images import prepare
+from edgelaunch.inputs.items import FLUSH, STDIN, Entry, Flush, Item, Source
+from edgelaunch.inputs.live import Live
+from edgelaunch.inputs.sources import open_source
+from edgelaunch.transport.counters import Latencies
 
 IMAGE = ImageSpec(size=(24, 32), resize=36, mean=(0.5, 0.4, 0.3), std=(0.5, 0.25, 0.2))
 DEADLINE_S = 30.0
@@ -231,7 +231,7 @@ def test_lines_that_do_not_do(
 
 
 def test_a_line_that_never_ends(two_stages: Written, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgelaunch.stdin.MAX_LINE_BYTES", 8)
+    monkeypatch.setattr("edgelaunch.inputs.stdin.MAX_LINE_BYTES", 8)
     with pytest.raises(UserError, match="standard input:1: a line of more than 8 bytes"):
         read(two_stages.plan, monkeypatch, b"[1, 2, 3, 4]")
 

@@ -13,15 +13,15 @@ import pytest
 import torch
 from launch_plans import Written
 
-from edgecompile.plan import Contingency, DataSpec, Plan, TensorSpec, UserError
-from edgelaunch.golden import GoldenFile
-from edgelaunch.items import Entry
-from edgelaunch.labels import Accuracy, top_labels
-from edgelaunch.outputs import check_output, open_writer
-from edgelaunch.report import print_verified
-from edgelaunch.results import ResultHandler
-from edgelaunch.timing import KEPT, Series
-from edgelaunch.verify import Comparison, Verifier
+from edgecompile.contract.plan import Contingency, DataSpec, Plan, TensorSpec, UserError
+from edgelaunch.inputs.items import Entry
+from edgelaunch.inputs.labels import Accuracy, top_labels
+from edgelaunch.outputs.golden import GoldenFile
+from edgelaunch.outputs.golden_comparison import Comparison, Verifier
+from edgelaunch.outputs.result_files import check_output, open_writer
+from edgelaunch.outputs.results import ResultHandler
+from edgelaunch.report.run_report import print_verified
+from edgelaunch.transport.counters import KEPT, Series
 
 SCORED = DataSpec(kind="tensor", result="labels", scores="y", labels=("cat", "dog"), top_k=3)
 

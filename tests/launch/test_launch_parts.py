@@ -10,13 +10,13 @@ import pytest
 import torch
 from launch_plans import Written
 
-from edgecompile.plan import Plan, TensorSpec, UserError
-from edgelaunch.failures import Abandoned, Failure, FailureBox
-from edgelaunch.identity import choose_rank, find_endpoint
-from edgelaunch.links import LocalLink
-from edgelaunch.local import available_cores, local_threads
-from edgelaunch.messages import END, Layout, Slot
-from edgelaunch.transport import local_address
+from edgecompile.contract.plan import Plan, TensorSpec, UserError
+from edgelaunch.common.failures import Abandoned, Failure, FailureBox
+from edgelaunch.common.identity import choose_rank, find_endpoint
+from edgelaunch.local.local_run import available_cores, local_threads
+from edgelaunch.transport.links import LocalLink
+from edgelaunch.transport.message_buffers import END, Layout, Slot
+from edgelaunch.transport.process_group import local_address
 
 
 def with_addresses(plan: Plan, *addresses: str) -> Plan:

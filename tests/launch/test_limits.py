@@ -12,13 +12,13 @@ import pytest
 from launch_harness import Running
 from launch_plans import Written
 
-from edgecompile.plan import Plan, UserError
-from edgelaunch import identity, limits
-from edgelaunch.doctor import examine
-from edgelaunch.failures import Failure
-from edgelaunch.findings import FAILS
-from edgelaunch.identity import Endpoint, check_reachable, find_endpoint, loopback_trap
-from edgelaunch.limits import check_limits, files_needed, local_shortage, memory_needed
+from edgecompile.contract.plan import Plan, UserError
+from edgelaunch.common import identity, limits
+from edgelaunch.common.failures import Failure
+from edgelaunch.common.identity import Endpoint, check_reachable, find_endpoint, loopback_trap
+from edgelaunch.common.limits import check_limits, files_needed, local_shortage, memory_needed
+from edgelaunch.doctor.checks import examine
+from edgelaunch.doctor.findings import FAILS
 
 
 def limited(written: Written, limit: str, *words: str) -> Running:

@@ -15,10 +15,10 @@ import torch
 from launch_harness import PROGRAM, Running, wait_all
 from launch_plans import Written
 
-from edgecompile.plan import Limits, Network, Plan, UserError
-from edgelaunch.emulate import check_can_emulate
-from edgelaunch.netns import Namespaces
-from edgelaunch.secret import VARIABLE
+from edgecompile.contract.plan import Limits, Network, Plan, UserError
+from edgelaunch.common.secret import VARIABLE
+from edgelaunch.emulation.cluster import check_can_emulate
+from edgelaunch.emulation.netns import Namespaces
 
 DETECT_S = 2.0
 NUM_ITEMS = 900

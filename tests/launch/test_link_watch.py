@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from edgelaunch import light as light_module
-from edgelaunch.light import Heard
-from edgelaunch.link_watch import LinkWatch, Pulse
-from edgelaunch.seal import Seal
+from edgelaunch.store.seal import Seal
+from edgelaunch.transport import liveness_socket as light_module
+from edgelaunch.transport.link_watch import LinkWatch, Pulse
+from edgelaunch.transport.liveness_socket import Heard
 
 DETECT_S = 0.6
 SEAL = Seal(b"secret", b"n" * 16)

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, TiffImagePlugin
 
-from edgecompile.plan import UserError
-from edgelaunch.pixels import read_rgb
+from edgecompile.contract.plan import UserError
+from edgelaunch.inputs.pixels import read_rgb
 
 DEPTH = np.array([[0, 257 * 10, 257 * 128], [65535, 257 * 200, 40000]], np.uint16)
 GREY = [[0, 10, 128], [255, 200, 156]]

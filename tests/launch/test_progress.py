@@ -18,9 +18,9 @@ from launch_harness import run
 from launch_plans import Written
 from rich.console import Console
 
-from edgelaunch.membership import Beat
-from edgelaunch.pace import Load, Overview, Pace
-from edgelaunch.progress import Meter
+from edgelaunch.control.membership import Beat
+from edgelaunch.control.pace import Load, Overview, Pace
+from edgelaunch.report.progress import Meter
 
 
 def loads(*values: tuple[int, int, int]) -> Pace:

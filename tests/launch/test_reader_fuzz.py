@@ -20,17 +20,17 @@ from PIL import Image
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from edgecompile.plan import DataSpec, ImageSpec, Plan, TensorSpec, TextSpec, UserError, file_sha256, read_plan
-from edgelaunch.bad_items import BadItems
-from edgelaunch.golden import GoldenFile
-from edgelaunch.inputs import open_source
-from edgelaunch.items import STDIN
-from edgelaunch.joining import Signed
-from edgelaunch.outputs import open_writer
-from edgelaunch.partial import MARK, Origin
-from edgelaunch.secret import find_secret
-from edgelaunch.shards import load_shard
-from edgelaunch.software import Software
+from edgecompile.contract.plan import DataSpec, ImageSpec, Plan, TensorSpec, TextSpec, UserError, file_sha256, read_plan
+from edgelaunch.common.secret import find_secret
+from edgelaunch.common.software import Software
+from edgelaunch.inputs.bad_items import BadItems
+from edgelaunch.inputs.items import STDIN
+from edgelaunch.inputs.sources import open_source
+from edgelaunch.outputs.golden import GoldenFile
+from edgelaunch.outputs.partial_results import MARK, Origin
+from edgelaunch.outputs.result_files import open_writer
+from edgelaunch.pipeline.stage_shard import load_shard
+from edgelaunch.store.joining import Signed
 
 NUM_MUTATIONS = 130
 

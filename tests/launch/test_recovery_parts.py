@@ -15,12 +15,12 @@ import pytest
 import torch
 from launch_plans import Written, floats, with_contingencies
 
-from edgecompile.plan import Plan, UserError
-from edgelaunch.failures import Abandoned, Failure
-from edgelaunch.flight import Batch, Flight
-from edgelaunch.identity import rank_environment
-from edgelaunch.items import Entry
-from edgelaunch.membership import (
+from edgecompile.contract.plan import Plan, UserError
+from edgelaunch.common.failures import Abandoned, Failure
+from edgelaunch.common.identity import rank_environment
+from edgelaunch.common.processes import Process, start_time
+from edgelaunch.common.stopping import ToldToStop
+from edgelaunch.control.membership import (
     DONE,
     HALT,
     RUN,
@@ -35,13 +35,13 @@ from edgelaunch.membership import (
     links_watched,
     read_news,
 )  # fmt: skip
-from edgelaunch.outputs import open_writer
-from edgelaunch.partial import Origin, left_behind, origin_of
-from edgelaunch.processes import Process, start_time
-from edgelaunch.recovery import GRACE_S, MAX_ATTEMPTS, MOST_WAIT_S, Coordinator, Form, Halt
-from edgelaunch.restarts import Restarts
-from edgelaunch.roster import LATE, Roster
-from edgelaunch.stopping import ToldToStop
+from edgelaunch.control.recovery import GRACE_S, MAX_ATTEMPTS, MOST_WAIT_S, Coordinator, Form, Halt
+from edgelaunch.control.roster import LATE, Roster
+from edgelaunch.inputs.items import Entry
+from edgelaunch.local.restarts import Restarts
+from edgelaunch.outputs.partial_results import Origin, left_behind, origin_of
+from edgelaunch.outputs.result_files import open_writer
+from edgelaunch.pipeline.in_flight import Batch, Flight
 
 SHA = "0" * 64
 

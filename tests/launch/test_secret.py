@@ -19,10 +19,10 @@ from launch_harness import Running, free_port, run, wait_all
 from launch_meeting import Meeting
 from launch_plans import Written
 
-from edgecompile.plan import UserError
-from edgelaunch.failures import Failure
-from edgelaunch.seal import Seal
-from edgelaunch.secret import VARIABLE, find_secret
+from edgecompile.contract.plan import UserError
+from edgelaunch.common.failures import Failure
+from edgelaunch.common.secret import VARIABLE, find_secret
+from edgelaunch.store.seal import Seal
 
 SECRET = "correct horse battery staple"
 OTHER = "incorrect horse battery staple"

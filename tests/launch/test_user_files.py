@@ -15,13 +15,13 @@ from launch_harness import run
 from launch_plans import Written
 from PIL import Image
 
-from edgecompile.plan import Plan, UserError
-from edgelaunch import links_command
-from edgelaunch.arguments import check_arguments, run_parser
-from edgelaunch.items import Entry
-from edgelaunch.outputs import open_writer
-from edgelaunch.partial import Origin, left_behind
-from edgelaunch.run_file import check_record
+from edgecompile.contract.plan import Plan, UserError
+from edgelaunch.commands import links as links_command
+from edgelaunch.commands.arguments import check_arguments, run_parser
+from edgelaunch.inputs.items import Entry
+from edgelaunch.outputs.partial_results import Origin, left_behind
+from edgelaunch.outputs.result_files import open_writer
+from edgelaunch.report.run_file import check_record
 
 ORIGIN = Origin("plan", {"path": "x"})
 

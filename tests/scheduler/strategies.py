@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from typing import Any
 
-from edgecompile.schedule import (
+from edgecompile.planning.schedule import (
     HostLinks,
     Kind,
     Objective,

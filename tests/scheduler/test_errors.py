@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from edgecompile.errors import UserError
-from edgecompile.schedule import (
+from edgecompile.contract.errors import UserError
+from edgecompile.planning.schedule import (
     Assignment,
     HostLinks,
     Infeasible,

@@ -10,8 +10,8 @@ from typing import Any
 
 from strategies import draw_problem
 
-from edgecompile._native_bridge import native_module, spec_of
-from edgecompile.schedule import Objective, Problem
+from edgecompile.planning.native_bridge import native_module, spec_of
+from edgecompile.planning.schedule import Objective, Problem
 
 NUM_PROBLEMS = int(os.environ.get("EDGECOMPILE_FUZZ", "100000"))
 ODD = (

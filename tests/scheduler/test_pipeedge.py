@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from edgecompile.pipeedge_cli import main
-from edgecompile.quantities import parse_time
+from edgecompile.commands.pipeedge import main
+from edgecompile.contract.quantities import parse_time
 
 MEBI = 1 << 20
 

@@ -1,0 +1,1 @@
+"""What a compilation writes: shards, golden items, fallbacks and the plan."""

@@ -1,0 +1,177 @@
+"""Golden items on their way through the shards, and whether these, chained, equal the model.
+
+Strictly but for what lossy wire formats are allowed to lose.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from edgecompile.artifacts.shards import Shard, stage_module
+from edgecompile.artifacts.wire_loss import is_lossy, lossy_note, too_lossy, wire_losses, worst_tensor
+from edgecompile.contract.errors import UserError
+from edgecompile.execution import torchscript
+from edgecompile.execution.closeness import difference, scale_of
+from edgecompile.frontend.chain.units import Chain
+from edgecompile.frontend.golden.eager import groups_of
+from edgecompile.frontend.golden.independence import CURES
+from edgecompile.frontend.golden.items import Reference
+from edgecompile.planning.schedule import Schedule
+from edgecompile.wire.formats import WireFormat
+
+__all__ = ["Equality", "Flow", "check_shards"]
+
+Stage = Callable[..., Sequence[torch.Tensor]]
+
+_ROUNDING, _LOSSY_ROUNDING = 1e-4, 0.05
+"""Of the largest value: what the same item's results may differ by at another place or in another run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Equality:
+    """How the shards compare with the model on the golden items; one entry an output."""
+
+    errors: tuple[float, ...]
+    """The shards' largest absolute error to the float64 model."""
+    tolerance: tuple[float, ...]
+    """The largest absolute difference to the eager outputs that a run of the pipeline may show."""
+    outputs: tuple[torch.Tensor, ...]
+    """What a run must reproduce: the eager outputs; where the wire is lossy, integers and bools of the shards."""
+    notes: tuple[str, ...] = ()
+    """What the plan should say of it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flow:
+    """All golden items at one boundary, in microbatches, as they travel there."""
+
+    batches: tuple[tuple[torch.Tensor, ...], ...]
+    rows: tuple[int, ...]
+    """The item of each row of all microbatches; some are there again, at another place."""
+    lossy: bool
+
+    @classmethod
+    def of(cls, reference: Reference, microbatch: int, lossy: bool) -> Flow:
+        """At the model's inputs. `lossy`: whether some wire format on the way loses precision."""
+        count = len(reference.inputs[0])
+        groups = [*groups_of(count, microbatch), *_exchanged(count, microbatch)]
+        batches = tuple(tuple(value[group] for value in reference.inputs) for group in groups)
+        return cls(batches=batches, rows=tuple(row for group in groups for row in group), lossy=lossy)
+
+    def through(self, shard: Shard, what: str) -> Flow:
+        """After this shard, which is loaded for it and let go.
+
+        Raises:
+            UserError: `what`, such as stage 1 of 3, gives another result when it runs again.
+        """
+        return self._after(_loaded(shard), what)
+
+    def _after(self, stage: Stage, what: str) -> Flow:
+        """At last the stage runs on its first microbatch again: nothing that a run leaves behind may reach the next."""
+        with torch.no_grad():
+            first = tuple(part.clone() for part in self.batches[0])
+            batches = tuple(tuple(part.contiguous() for part in stage(*batch)) for batch in self.batches)
+            pairs = list(zip(batches[0], stage(*first), strict=True))
+        if not all(_alike(before, after, self.lossy) for before, after in pairs):
+            raise UserError(
+                f"the model keeps state between calls: {what} gives another result when it runs on the same "
+                "microbatch again"
+            )
+        return replace(self, batches=batches)
+
+    def outputs(self) -> tuple[torch.Tensor, ...]:
+        """Each output for every golden item, after the last stage.
+
+        Raises:
+            UserError: an item's result depends on its place or its neighbours.
+        """
+        outputs = [torch.cat(parts) for parts in zip(*self.batches, strict=True)]
+        places = [self.rows.index(item) for item in range(max(self.rows) + 1)]
+        for output in outputs:
+            for place, row in enumerate(self.rows if not self.lossy else ()):
+                if not _alike(output[places[row]], output[place], self.lossy):
+                    raise UserError(
+                        f"the items of a microbatch influence each other: a result of item {row} differs at another "
+                        f"place of the microbatch, among other items: {CURES}"
+                    )
+        return tuple(output[places] for output in outputs)
+
+
+def check_shards(
+    chain: Chain,
+    schedule: Schedule,
+    got: Sequence[torch.Tensor],
+    reference: Reference,
+    microbatch: int,
+    wires: Sequence[WireFormat],
+    max_error: float = math.inf,
+) -> Equality:
+    """Compares what the shards made of the golden items with the model in float64.
+
+    Where something is encoded, the stages are compared strictly without that, and what it loses is the tolerance.
+
+    Args:
+        got: Flow.outputs after the last shard.
+        wires: the format at both ends of each stage, one more than stages.
+        max_error: how much the formats may lose, relative to each output's largest value.
+
+    Raises:
+        AssertionError: an output is farther from the float64 model than the eager model is, by over twice.
+        UserError: the formats lose more than `max_error`; names the output, and the cut and the tensor that lose most.
+    """
+    lossy = is_lossy(chain, schedule, wires)
+    strict = got
+    if lossy:
+        flow = Flow.of(reference, microbatch, lossy=False)
+        for number, stage in enumerate(schedule.stages):
+            flow = flow._after(stage_module(chain, stage.first, stage.last), f"stage {number + 1}")
+        strict = flow.outputs()
+    for index, name in enumerate(chain.captured.output_names):
+        error, allowed = difference(strict[index], reference.exact[index]), reference.allowed[index]
+        assert error <= allowed, f"the shards' {name} is {error:.3g} from the float64 model, {allowed:.3g} is allowed"
+    errors = tuple(difference(value, exact) for value, exact in zip(got, reference.exact, strict=True))
+    if not lossy:
+        return Equality(errors=errors, tolerance=reference.tolerance, outputs=reference.outputs)
+    found = wire_losses(chain.captured.output_names, got, reference)
+    worst = max(found, key=lambda loss: loss.relative)
+    if not worst.relative <= max_error:
+        raise too_lossy(worst, max_error, worst_tensor(chain, schedule, wires, reference, microbatch, worst.output))
+    pairs = list(zip(got, reference.outputs, strict=True))
+    outputs = tuple(eager if eager.is_floating_point() else value for value, eager in pairs)
+    tolerance = tuple(
+        _beyond(value.numel()) * loss.absolute + own
+        for loss, own, value in zip(found, reference.tolerance, got, strict=True)
+    )
+    return Equality(errors=errors, tolerance=tolerance, outputs=outputs, notes=(lossy_note(found),))
+
+
+def _beyond(num_values: int) -> float:
+    """How much larger than the largest of so many errors those of other items may be.
+
+    The largest of n normal values is about sqrt(2 ln n) deviations from their mean, and five are hardly ever passed.
+    """
+    return max(1.01, 5 / math.sqrt(2 * math.log(max(num_values, 2))))
+
+
+def _loaded(shard: Shard) -> Stage:
+    if shard.artifact == "pt2":
+        return torch.export.load(shard.path).module()
+    stage: Stage = torchscript.load(str(shard.path))
+    return stage
+
+
+def _exchanged(count: int, microbatch: int) -> list[list[int]]:
+    """Where all items fit one microbatch: a second one, in which each has another place."""
+    return [[(place + 1) % count for place in range(microbatch)]] if microbatch >= count else []
+
+
+def _alike(one: torch.Tensor, other: torch.Tensor, lossy: bool) -> bool:
+    """Equal but for rounding; a code of a lossy format may round to its neighbour."""
+    if not one.is_floating_point():
+        return lossy or torch.equal(one, other)
+    bound = (_LOSSY_ROUNDING if lossy else _ROUNDING) * scale_of(one)
+    return difference(other, one) <= max(bound, 16 * torch.finfo(one.dtype).eps * scale_of(one))

@@ -1,0 +1,245 @@
+"""Stages -> TorchScript or pt2 files, content-addressed; the only writer of shards."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import fx, nn
+
+from edgecompile.artifacts.inplace import isolate_writes, show_shared_memory
+from edgecompile.config.schema import Conf
+from edgecompile.contract.atomic_files import store, temporary_in
+from edgecompile.contract.errors import UserError, choices
+from edgecompile.execution import torchscript
+from edgecompile.execution.prepack import ROWS_RECORD, product_rows
+from edgecompile.frontend.capture.graphs import dtype_name, erase_dead, op_name
+from edgecompile.frontend.capture.sources import operator_at
+from edgecompile.frontend.chain.units import BoundaryTensor, Chain
+from edgecompile.frontend.passes.settle_layouts import BitViews
+from edgecompile.wire.codec import insert_decoding, insert_encoding
+from edgecompile.wire.formats import FORMATS, WireFormat, wire_tensors
+
+__all__ = [
+    "RAW",
+    "Frozen",
+    "Shard",
+    "artifact_formats",
+    "freeze_module",
+    "live_module",
+    "stage_module",
+    "write_reference",
+    "write_shard",
+]
+
+RAW = FORMATS["fp32"]
+ARTIFACTS = ("torchscript", "pt2")
+_NO_OPERATOR = re.compile(r"We don't have an op for \w+::(\w+)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    path: Path
+    sha256: str
+    artifact: str = "torchscript"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frozen:
+    """A module traced at one microbatch size, its weights constants of its graph."""
+
+    module: Any
+    rows: list[int]
+    """prepack.product_rows"""
+
+
+def artifact_formats(conf: Conf, num_stages: int) -> list[str]:
+    """The format of each stage's shard. Raises UserError for an unknown one, or another count than stages."""
+    names = conf.artifact.per_stage or [conf.artifact.format] * num_stages
+    for name in names:
+        if name not in ARTIFACTS:
+            raise UserError(f"artifact: {name!r} does not do: it must be one of {choices(ARTIFACTS, name)}")
+    if len(names) != num_stages:
+        raise UserError(f"artifact.per_stage: {names} names {len(names)} formats, but there are {num_stages} stages")
+    return names
+
+
+def stage_module(
+    chain: Chain,
+    first: int,
+    last: int,
+    incoming: WireFormat = RAW,
+    outgoing: WireFormat = RAW,
+    *,
+    live: bool = False,
+) -> fx.GraphModule:
+    """Units `first` to `last` as a module of their own, with only the weights that they read.
+
+    Takes the tensors of boundary `first` and returns those of boundary `last + 1`, both in the boundary's order, each
+    as the tensors that travel for it (wire.wire_tensors).
+
+    Args:
+        live: takes and returns the tensors that are alive there, where others would travel in their place.
+    """
+    begin, end = chain.boundaries[first], chain.boundaries[last + 1]
+    nodes = [node for unit in chain.units[first : last + 1] for node in unit.nodes]
+    taken, results = (begin.live, end.live) if live else (begin.tensors, end.tensors)
+    return _module(chain, nodes, taken, results, incoming, outgoing)
+
+
+def live_module(chain: Chain, index: int) -> fx.GraphModule:
+    """From the tensors that travel at a boundary to those that are alive there."""
+    boundary = chain.boundaries[index]
+    return _module(chain, [], boundary.tensors, boundary.live, RAW, RAW)
+
+
+def _module(
+    chain: Chain,
+    nodes: Sequence[fx.Node],
+    taken: Sequence[BoundaryTensor],
+    results: Sequence[BoundaryTensor],
+    incoming: WireFormat,
+    outgoing: WireFormat,
+) -> fx.GraphModule:
+    graph = fx.Graph()
+    copies = insert_decoding(graph, taken, incoming)
+
+    def copy(node: fx.Node) -> fx.Node:
+        if node not in copies:  # a constant, or what is made of the sources that travel: each stage has its own
+            assert node.op in ("get_attr", "call_function", "call_method", "call_module"), node
+            for argument in node.all_input_nodes:
+                copy(argument)
+            copies[node] = graph.node_copy(node, lambda argument: copies[argument])
+        return copies[node]
+
+    for node in nodes:
+        copy(node)
+    graph.output(insert_encoding(graph, [copy(tensor.node) for tensor in results], results, outgoing))
+    erase_dead(graph)
+    graph.lint()
+    return fx.GraphModule(chain.captured.graph_module, graph, class_name="Stage").eval()
+
+
+def write_shard(
+    chain: Chain,
+    first: int,
+    last: int,
+    folder: Path,
+    examples: Sequence[torch.Tensor],
+    incoming: WireFormat = RAW,
+    outgoing: WireFormat = RAW,
+    artifact: str = "torchscript",
+) -> Shard:
+    """Traces, freezes and saves one stage as `folder/<sha256>.pt`; the same stage gives the same bytes anywhere.
+
+    Args:
+        examples: what reaches the stage, as it travels, of one microbatch of real items. Made-up tensors would not do:
+            operators may insist on values, such as indices that are there, or a matrix that is positive definite.
+
+    Raises:
+        AssertionError: an operator names a device, so that the shard would run on that one alone.
+    """
+    module = stage_module(chain, first, last, incoming, outgoing)
+    travelling = [spec for tensor in chain.boundaries[first].tensors for spec in wire_tensors(tensor, incoming)]
+    for spec, example in zip(travelling, examples, strict=True):
+        assert (spec.shape, spec.dtype) == (tuple(example.shape), dtype_name(example.dtype)), spec.name
+    examples = tuple(example.clone() for example in examples)  # which the traced operators may write into
+    if artifact == "pt2":
+        return _save_exported(torch.export.export(module, examples, strict=False), folder)
+    frozen = freeze_module(module, examples)
+    _check_names_no_device(frozen.module)
+    return _save(frozen, folder)
+
+
+def write_reference(flat: nn.Module, examples: Sequence[torch.Tensor], folder: Path) -> Shard:
+    """The unsplit model, traced as it is: what `edgelaunch --verify` compares every item with."""
+    with BitViews():
+        frozen = freeze_module(flat, tuple(examples))
+    return _save(frozen, folder)
+
+
+def _save_exported(program: torch.export.ExportedProgram, folder: Path) -> Shard:
+    for node in program.graph.nodes:  # paths of the machine that traced it
+        for key in ("stack_trace", "source_fn_stack", "from_node"):
+            node.meta.pop(key, None)
+
+    def write(path: Path) -> None:
+        with open(path, "wb") as file:  # by path, torch would write the file's own name into the archive
+            torch.export.save(program, cast(io.BytesIO, file))
+
+    path, digest = store(folder, ".pt2", write)
+    return Shard(path=path, sha256=digest, artifact="pt2")
+
+
+def _save(frozen: Frozen, folder: Path) -> Shard:
+    with temporary_in(folder, "raw") as raw:
+        torchscript.save(frozen.module, str(raw), {ROWS_RECORD: json.dumps(frozen.rows)})
+        path, digest = store(folder, ".pt", lambda clean: _rewrite(raw, clean))
+    return Shard(path=path, sha256=digest)
+
+
+def freeze_module(module: nn.Module, examples: tuple[torch.Tensor, ...]) -> Frozen:
+    _forget_classes()
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # what depends on values was captured with them: nothing is left to warn of
+        try:
+            traced = torchscript.trace(module, examples)
+        except RuntimeError as error:
+            missing = _NO_OPERATOR.search(str(error))
+            if missing is None:
+                raise
+            raise UserError(_explain(missing[1], module)) from error
+        torch._C._jit_pass_inline(traced.graph)
+        rows = product_rows(traced.graph)
+        show_shared_memory(traced.graph)
+        frozen = torchscript.freeze(traced.eval())
+        isolate_writes(frozen.graph)
+        return Frozen(module=frozen, rows=rows)
+
+
+def _explain(name: str, module: nn.Module) -> str:
+    """Of an operator that torch has and TorchScript lacks, such as view(dtype)."""
+    nodes = module.graph.nodes if isinstance(module, fx.GraphModule) else ()
+    # the operator's other forms may well be there: the last one of the name is as likely as any
+    found = [node for node in nodes if op_name(node) == name]
+    unusual = [node for node in found if not str(node.target).endswith(".default")]
+    where = operator_at((unusual or found)[-1]) if found else name
+    return (
+        f"the model calls {where}, in a form that TorchScript has no operator for: artifact=pt2 writes shards that "
+        "hold it (for ranks whose torch is this one or newer)"
+    )
+
+
+def _forget_classes() -> None:
+    """TorchScript numbers classes of the same name within a process; forgotten, every shard has the same first name."""
+    torch.jit._state._python_cu = torch._C.CompilationUnit()
+    torch.jit._recursive.concrete_type_store = torch.jit._recursive.ConcreteTypeStore()
+    torch.jit._state._clear_class_state()
+
+
+def _check_names_no_device(frozen: Any) -> None:
+    for node in frozen.inlined_graph.nodes():
+        for output in node.outputs():
+            if node.kind() == "prim::Constant" and str(output.type()) == "Device":
+                users = ", ".join(sorted({use.user.kind() for use in output.uses()}))
+                raise AssertionError(f"the shard names a device ({node.s('value')}) in {users or 'no operator'}")
+
+
+def _rewrite(source: Path, destination: Path) -> None:
+    """Copies the archive without its debug records, which hold the paths of the machine that traced it."""
+    reader = torch._C.PyTorchFileReader(str(source))
+    with open(destination, "wb") as file:
+        writer = torch._C.PyTorchFileWriter(file)
+        for name in sorted(reader.get_all_records()):
+            if name.endswith(".debug_pkl") or name in ("version", "byteorder", ".data/serialization_id"):
+                continue
+            record = reader.get_record(name)
+            writer.write_record(name, record, len(record))
+        writer.write_end_of_file()

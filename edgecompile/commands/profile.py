@@ -1,0 +1,169 @@
+"""`edgeprofile`: the Hydra entry point, on the device that is to be measured. Imports no torch at module level."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import hydra
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from edgecompile.commands.hydra_app import job, run_app
+from edgecompile.commands.hydra_options import read_options
+from edgecompile.config.domain import to_conf
+from edgecompile.contract.errors import UserError
+from edgecompile.execution.allocator import restart_as_ranks_start, use_one_arena
+from edgecompile.terminal.console import output_options, run_command, say, steps, table_console
+
+if TYPE_CHECKING:
+    from edgecompile.profile.profile_file import DeviceProfile
+
+__all__ = ["main"]
+
+_SAY_EVERY_S = 10.0
+
+
+@hydra.main(version_base="1.3", config_path="pkg://edgecompile.conf", config_name="edgeprofile")
+@job
+def _app(config: Any) -> None:
+    conf = to_conf(config)
+    from edgecompile.measure.session import Ui, profile_device
+
+    begin_s = time.monotonic()
+    say(f"profiling {conf.model.name}; the machine should be idle otherwise")
+    try:
+        profile, path = profile_device(conf, Ui(steps, _rounds, _say))
+    except OSError as error:
+        raise UserError(f"{error.filename or conf.profile.folder}: {error.strerror}") from error
+    output = output_options()
+    if output.json:
+        print(json.dumps(_figures(profile, path), indent=1))
+    if output.json or output.quiet:
+        return
+    console = table_console()
+    console.print(_table(profile))
+    for line in _remarks(profile):
+        console.print(line, soft_wrap=True)
+    console.print(f"profile written to {path} in {time.monotonic() - begin_s:.0f} s", soft_wrap=True)
+
+
+@contextmanager
+def _rounds() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar on a terminal, elsewhere a line every ten seconds; nothing under `--quiet`."""
+    console = Console(stderr=True, highlight=False)
+    if not console.is_terminal or output_options().quiet:
+        yield _Lines()
+        return
+    columns = (TextColumn("  {task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console) as progress:
+        tasks: dict[str, Any] = {}
+
+        def tell(text: str, done: int, total: int) -> None:
+            if text not in tasks:
+                tasks[text] = progress.add_task(text, total=total)
+            progress.update(tasks[text], completed=done, total=total)
+
+        yield tell
+
+
+class _Lines:
+    """Progress for logs."""
+
+    def __init__(self) -> None:
+        self._said_s = -_SAY_EVERY_S
+
+    def __call__(self, text: str, done: int, total: int) -> None:
+        now_s = time.monotonic()
+        if now_s - self._said_s >= _SAY_EVERY_S or done == total:
+            self._said_s = now_s
+            _say(f"{text}: {done} of {total} rounds")
+
+
+def _say(text: str) -> None:
+    say(f"  {text}")
+
+
+def _figures(profile: DeviceProfile, path: object) -> dict[str, Any]:
+    """What `_table` and `_remarks` say, for scripts."""
+    return {
+        "profile": str(path),
+        "model": profile.model,
+        "device": profile.device,
+        "threads": profile.threads,
+        "runtime_bytes": profile.runtime_bytes,
+        "machine": asdict(profile.machine),
+        "rates": asdict(profile.rates),
+        "microbatches": [
+            {
+                "microbatch": item.microbatch,
+                "all_units_s": sum(item.wall_s),
+                "items_per_s": item.microbatch / sum(item.wall_s),
+                "rounds": item.rounds,
+                "disturbed": item.disturbed,
+                "checks": [asdict(check) for check in item.checks],
+            }
+            for item in profile.microbatches
+        ],
+    }
+
+
+def _table(profile: DeviceProfile) -> Table:
+    """What each microbatch takes, and how far sums of units are from stages that were measured whole."""
+    from edgecompile.contract.quantities import format_number, format_time
+
+    table = Table(title=f"{profile.model} on {profile.device}", title_justify="left")
+    for name in ("microbatch", "all units", "an item", "items/s", "quartiles", "sums off by", "rounds"):
+        table.add_column(name, justify="right")
+    for item in profile.microbatches:
+        whole_s = sum(item.wall_s)
+        errors = [abs(check.predicted_s / check.measured_s - 1) for check in item.checks]
+        table.add_row(
+            str(item.microbatch),
+            format_time(whole_s),
+            format_time(whole_s / item.microbatch),
+            format_number(item.microbatch / whole_s),
+            f"-{1 - sum(item.wall_q1_s) / whole_s:.1%} +{sum(item.wall_q3_s) / whole_s - 1:.1%}",
+            f"{max(errors):.1%} at most" if errors else "-",
+            str(item.rounds),
+        )
+    return table
+
+
+def _remarks(profile: DeviceProfile) -> Iterator[str]:
+    from edgecompile.contract.quantities import format_bytes, format_flops
+
+    machine, rates = profile.machine, profile.rates
+    threads = f"{profile.threads} thread" + ("s" if profile.threads > 1 else "")
+    yield f"{machine.processor}, {machine.cores} cores, {threads} used; {machine.system}"
+    yield (
+        f"matrix products {format_flops(rates.matrix_flops_per_s)}, "
+        f"memory {format_bytes(rates.memory_bytes_per_s)}/s, "
+        f"a rank without its shard {format_bytes(profile.runtime_bytes)}"
+    )
+    worst = max(item.disturbed for item in profile.microbatches)
+    if worst > 0.25:
+        yield f"something else had the cores in {worst:.0%} of the samples: measure again when the machine is idle"
+
+
+def main() -> int:
+    """The command: 0 done, 2 the user's error in one line, 130 interrupted."""
+    return run_command("edgeprofile", _body)
+
+
+def _body() -> int:
+    read_options("edgeprofile")
+    restart_as_ranks_start()
+    use_one_arena()
+    run_app(_app)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""What users write, checked, and as frozen objects in SI units. Imports no torch."""

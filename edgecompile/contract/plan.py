@@ -1,0 +1,397 @@
+"""plan.yaml: the one thing that ranks read. Dataclasses, read, write, validate; imports no torch.
+
+All times are seconds, sizes bytes, rates bytes a second. Paths are relative to the plan's folder and stay below it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from edgecompile.contract.atomic_files import file_sha256, replacing
+from edgecompile.contract.cluster import Device, Host, Limits, Link, Network, Pair, SpareHost
+from edgecompile.contract.costs import BoundaryEntry, Pinned, Scheduling, SharedEntry, UnitEntry
+from edgecompile.contract.errors import UserError
+from edgecompile.contract.quantities import (
+    format_bytes,
+    format_count,
+    format_items_rate,
+    format_number,
+    format_rate,
+    format_time,
+)
+from edgecompile.contract.user_files import (
+    check_ours,
+    check_overwrite,
+    check_regular,
+    check_utf8,
+    is_same_file,
+    print_anything,
+    printable,
+)
+from edgecompile.contract.validation import DTYPE_BYTES, PREPACK, check_plan, is_module_name
+from edgecompile.contract.yaml_decode import decode, load_yaml
+
+__all__ = [
+    "DTYPE_BYTES",
+    "PREPACK",
+    "VERSION",
+    "BoundaryEntry",
+    "Certificate",
+    "Contingency",
+    "DataSpec",
+    "Device",
+    "Golden",
+    "Host",
+    "ImageSpec",
+    "Limits",
+    "Link",
+    "ModelInfo",
+    "Network",
+    "Pair",
+    "Pinned",
+    "Plan",
+    "Predicted",
+    "Provenance",
+    "Runtime",
+    "Scheduling",
+    "SharedEntry",
+    "SpareHost",
+    "Stage",
+    "StagePrediction",
+    "TensorSpec",
+    "TextSpec",
+    "UnitEntry",
+    "UserError",
+    "check_ours",
+    "check_overwrite",
+    "check_place",
+    "check_regular",
+    "check_utf8",
+    "file_sha256",
+    "format_bytes",
+    "format_count",
+    "format_items_rate",
+    "format_number",
+    "format_rate",
+    "format_time",
+    "is_module_name",
+    "is_same_file",
+    "print_anything",
+    "printable",
+    "read_plan",
+    "read_run_plan",
+    "replacing",
+    "write_plan",
+]
+
+VERSION = 1
+MAX_PLAN_BYTES = 64 << 20
+HEADER = "# written by edgecompile; read by edgelaunch and edgeplan. Seconds, bytes, bytes a second.\n"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorSpec:
+    """One tensor of a boundary, as it travels: its batch dimension is the first and counts the microbatch."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    wire: str = "raw"
+    """`raw`: the tensor itself. Otherwise the wire format that this tensor is a part of, such as `int8`."""
+
+    @property
+    def num_bytes(self) -> int:
+        size = DTYPE_BYTES[self.dtype]
+        for extent in self.shape:
+            size *= extent
+        return size
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelInfo:
+    name: str
+    microbatch: int
+    num_parameters: int
+    weights: str
+    """Where the weights came from, in words: a file name with its sha256, or `random, seed 0`."""
+    capture: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provenance:
+    """What the plan was made with: the same for the same config and versions, wherever that is."""
+
+    edgecompile: str
+    torch: str
+    python: str
+    overrides: tuple[str, ...]
+    """Of edgecompile's config: the options and values that are not its own, found from the config."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predicted:
+    throughput_items_per_s: float
+    period_s: float
+    latency_s: float
+    bottleneck: str
+    """In words: `stage 1 on orin-1`, `link orin-1 -> nano-1`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Certificate:
+    method: str
+    period_s: float
+    lower_bound_s: float
+    gap: float
+    """(period - lower bound) / period: 0 when no better plan exists."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StagePrediction:
+    compute_s: float
+    send_s: float
+    memory_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    stage: int
+    rank: int
+    units: tuple[int, int]
+    """First and last unit, 0-based, both included."""
+    first_op: str
+    last_op: str
+    shard: str
+    sha256: str
+    artifact: str = "torchscript"
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    predicted: StagePrediction
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSpec:
+    size: tuple[int, int]
+    """Height and width that the model takes."""
+    resize: int
+    """Shorter side before the centre crop."""
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str = "bicubic"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextSpec:
+    tokenizer: str | None
+    """tokenizer.json beside the plan; null: only token ids can be fed."""
+    sha256: str | None
+    max_length: int
+    ids: str
+    """The name of the input that takes token ids; mask and types may be null."""
+    mask: str | None = None
+    types: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSpec:
+    """What the model's inputs and results mean to a person."""
+
+    kind: str
+    """`tensor`, `image` or `text`."""
+    image: ImageSpec | None = None
+    text: TextSpec | None = None
+    result: str = "array"
+    """`array`, or `labels`: the output named below holds class scores."""
+    scores: str | None = None
+    """The output that holds class scores (B, classes)."""
+    labels: tuple[str, ...] = ()
+    """Class names; where empty, labels are the class numbers."""
+    top_k: int = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Golden:
+    """Inputs and eager outputs to compare with, in one .safetensors file: keys `input.NAME` and `output.NAME`."""
+
+    file: str
+    sha256: str
+    num_items: int
+    tolerance: dict[str, float]
+    """For each output, the largest absolute difference to `output.NAME` that a run may show. With lossy wire formats it
+    holds what they cost, and whole numbers and bools are those of the shards, not the model's."""
+    error: dict[str, float] = field(default_factory=dict)
+    """For each output, the shards' largest error to the model in float64, relative to its largest value."""
+    eager_error: dict[str, float] = field(default_factory=dict)
+    """The same of the eager model in its own precision."""
+    reference: str | None = None
+    """The unsplit model as TorchScript, traced before any pass; null: compiled without reference=true."""
+    reference_sha256: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Runtime:
+    num_buffers_in: int
+    num_buffers_out: int
+    timeout_s: float
+    """For joining: how long ranks wait for each other."""
+    detect_s: float = 10.0
+    """A rank that is silent for so long is lost, and a link through which nothing comes for so long is cut."""
+    rejoin_s: float = 60.0
+    """How long the others wait for a lost rank or a cut link that they need; 0: not at all."""
+    prepack: str = "auto"
+    """Whether a rank rearranges weights for oneDNN's products: `auto`, `always` or `never`."""
+    imports: tuple[str, ...] = ()
+    """Modules that register operators of the model's own; a rank imports them before it loads its shard."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contingency:
+    """What is done without one host: the other ranks' stages, and what these are predicted to do."""
+
+    lost: str
+    """The host's name."""
+    predicted: Predicted
+    certificate: Certificate
+    stages: tuple[Stage, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    version: int
+    model: ModelInfo
+    objective: str
+    predicted: Predicted
+    certificate: Certificate
+    hosts: tuple[Host, ...]
+    """Those that run a rank, in the order of ranks."""
+    unused_hosts: tuple[SpareHost, ...] = ()
+    cluster: tuple[str, ...]
+    """All hosts by name in the config's order, the data host first; of plans that are equal, the order decides."""
+    devices: tuple[Device, ...]
+    network: Network
+    runtime: Runtime
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    data: DataSpec
+    golden: Golden
+    stages: tuple[Stage, ...]
+    scheduling: Scheduling
+    boundaries: tuple[BoundaryEntry, ...]
+    shared_weights: tuple[SharedEntry, ...] = ()
+    units: tuple[UnitEntry, ...]
+    notes: tuple[str, ...] = field(default=())
+    contingencies: tuple[Contingency, ...] = ()
+    provenance: Provenance | None = None
+    """None: of an edgecompile that did not say."""
+
+    @property
+    def all_hosts(self) -> tuple[Host | SpareHost, ...]:
+        """The hosts with and without a rank, in the order of `cluster`."""
+        by_name: dict[str, Host | SpareHost] = {host.name: host for host in self.hosts}
+        by_name.update((host.name, host) for host in self.unused_hosts)
+        return tuple(by_name[name] for name in self.cluster)
+
+    @property
+    def lossy(self) -> bool:
+        """Whether any tensor travels in a format that rounds it, after the loss of a host included."""
+        stages = [*self.stages, *(stage for item in self.contingencies for stage in item.stages)]
+        return any(spec.wire != "raw" for stage in stages for spec in stage.outputs)
+
+    def stage_of_rank(self, rank: int) -> Stage | None:
+        """The stage that this rank runs; None for a data host without one."""
+        return next((stage for stage in self.stages if stage.rank == rank), None)
+
+    def link(self, source: int, destination: int) -> Link | None:
+        """From rank to rank; None where an interface's rate is unknown."""
+        first, second = self.hosts[source], self.hosts[destination]
+        figures = self.network.figures((first.name, first.limits), (second.name, second.limits))
+        if figures is None:
+            return None
+        rate, latency_s = figures
+        return Link(source=source, destination=destination, bandwidth_bytes_per_s=rate, latency_s=latency_s)
+
+    @property
+    def links(self) -> tuple[Link, ...]:
+        """All ordered pairs of ranks whose rate is known."""
+        ranks = range(len(self.hosts))
+        pairs = [(first, second) for first in ranks for second in ranks if first != second]
+        return tuple(link for pair in pairs if (link := self.link(*pair)) is not None)
+
+
+def read_plan(path: str | Path) -> Plan:
+    """Reads and validates a plan.
+
+    Raises:
+        UserError: the file is missing, no YAML, of another version, or breaks a rule; says which and where.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise UserError(f"{path} is a folder: name the plan itself, such as {path / 'plan.yaml'}")
+    document = load_yaml(path, what="plan", max_bytes=MAX_PLAN_BYTES, hint="compile one with edgecompile")
+    if not isinstance(document, dict):
+        raise UserError(f"{path}: not a plan: the top level must be a mapping, not {type(document).__name__}")
+    version = document.get("version")
+    if version != VERSION or isinstance(version, bool):
+        raise UserError(
+            f"{path}: version is {version!r}, this edgecompile reads version {VERSION}: "
+            "compile the plan again, or install the edgecompile that wrote it"
+        )
+    plan = decode(Plan, document, where=str(path))
+    check_plan(plan, str(path))
+    return plan
+
+
+def check_place(path: Path) -> None:
+    """Before the work: raises UserError where somebody's file that is no plan has the plan's name, or none can be."""
+    check_utf8(path.parent, "the plan's folder")
+    check_ours(path, rf"{HEADER[:24]}|^version: .*^objective: ", "plan", "choose another output_dir")
+
+
+def read_run_plan(path: Path) -> Plan:
+    """For a run, which reads the plan more than once, and other files beside it.
+
+    Raises:
+        UserError: as read_plan, or the path is a pipe or a device, or torch cannot open what is beside it.
+    """
+    check_regular(path, "a plan", "a run reads it more than once: write it to a file")
+    check_utf8(path.resolve().parent, "the plan's folder")
+    return read_plan(path)
+
+
+def write_plan(plan: Plan, path: Path) -> None:
+    """Writes to a temporary file beside `path`, then renames: a crash leaves the old plan or the new one."""
+    check_plan(plan, str(path))
+    with replacing(path) as temporary:
+        temporary.write_text(plan_text(plan), encoding="utf-8")
+
+
+def plan_text(plan: Plan) -> str:
+    """The plan as YAML: a line for each leaf mapping, in the order of the dataclasses."""
+    sections = []
+    for item in fields(plan):
+        value = _plain(getattr(plan, item.name))
+        flow = None if isinstance(value, (list, dict)) else False
+        sections.append(
+            yaml.dump({item.name: value}, Dumper=_Dumper, sort_keys=False, default_flow_style=flow, width=200)
+        )
+    return HEADER + "".join(sections)
+
+
+class _Dumper(yaml.SafeDumper):
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "__dataclass_fields__"):
+        return {item.name: _plain(getattr(value, item.name)) for item in fields(value)}
+    if isinstance(value, (tuple, list)):
+        return [_plain(item) for item in value]
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return printable(value) if isinstance(value, str) else value

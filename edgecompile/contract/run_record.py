@@ -1,0 +1,113 @@
+"""run.json: what a run measured, as edgelaunch writes it and edgeplan reads it. Imports no torch.
+
+All times are seconds, sizes bytes; stamps are nanoseconds of the machine's monotonic clock.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from edgecompile.contract.errors import UserError
+from edgecompile.contract.user_files import read_text
+from edgecompile.contract.yaml_decode import decode
+
+__all__ = ["RECORD_VERSION", "LinkRecord", "Percentiles", "Rates", "RunRecord", "StageRecord", "read_run", "run_text"]
+
+RECORD_VERSION = 1
+MAX_RECORD_BYTES = 64 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Percentiles:
+    count: int
+    p50_s: float
+    p95_s: float
+    p99_s: float
+    max_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageRecord:
+    stage: int
+    rank: int
+    host: str
+    machine: str
+    """Of one boot of one machine: stamps of equal ones can be compared."""
+    units: tuple[int, int]
+    microbatches: int
+    compute_s: float
+    """The median of a microbatch."""
+    predicted_s: float
+    wait_input_s: float
+    """Mean of a microbatch, as the two below."""
+    wait_output_s: float
+    pack_s: float
+    busy: float
+    """The share of its time that the stage computes."""
+    trace: tuple[tuple[int, int, int, int, int], ...]
+    """Of the last microbatches: when the stage began to wait, had its input, had computed, had room, had packed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinkRecord:
+    boundary: int
+    """0 feeds stage 0, i + 1 comes out of stage i."""
+    source: str
+    destination: str
+    transfer_s: float | None
+    """Of a message; None where its sender was lost before it could say."""
+    predicted_s: float | None
+    num_bytes: int
+    """Over the whole run, as the receiver counted them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rates:
+    """Items whose results came in each stretch of `step_s` seconds, the first result's time being 0."""
+
+    step_s: float
+    items: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    version: int
+    plan_sha256: str
+    model: str
+    microbatch: int
+    began: str
+    """UTC, ISO 8601."""
+    num_items: int
+    elapsed_s: float
+    throughput_items_per_s: float
+    steady_items_per_s: float | None
+    """Without the first results, before which the pipeline fills; None for too few."""
+    predicted_items_per_s: float
+    bottleneck: str
+    predicted_bottleneck: str
+    latency: Percentiles | None
+    stages: tuple[StageRecord, ...]
+    links: tuple[LinkRecord, ...]
+    pauses_s: tuple[float, ...]
+    """From the last result before a lost rank to the first after it."""
+    rates: Rates
+
+
+def run_text(record: RunRecord) -> str:
+    return json.dumps(asdict(record)) + "\n"
+
+
+def read_run(path: Path) -> RunRecord:
+    """Raises UserError where the file is no record of a run that this version reads."""
+    hint = "edgelaunch writes it beside the plan, or where --run says"
+    text = read_text(path, what="record of a run", max_bytes=MAX_RECORD_BYTES, hint=hint)
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError):
+        raise UserError(f"{path}: no record of a run: it is no JSON") from None
+    version = document.get("version") if isinstance(document, dict) else None
+    if version != RECORD_VERSION:
+        raise UserError(f"{path}: no record of a run of version {RECORD_VERSION}: run edgelaunch again")
+    return decode(RunRecord, document, where=str(path))

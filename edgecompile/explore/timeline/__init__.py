@@ -1,0 +1,1 @@
+"""A plan's or a run's pipeline over time, simulated, measured and drawn."""

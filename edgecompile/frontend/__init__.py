@@ -1,0 +1,1 @@
+"""A model into a chain of units, with golden items to check it by."""

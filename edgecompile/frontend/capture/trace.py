@@ -1,0 +1,316 @@
+"""model -> fx.GraphModule whose nodes know their shapes.
+
+torch.export is the default: torch.fx.symbolic_trace, kept as an option, fails on Python that looks at the data.
+"""
+
+from __future__ import annotations
+
+import inspect
+import io
+import logging
+import operator
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr, suppress
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any, cast
+
+import torch
+from torch import fx, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+from edgecompile.config.domain import ModelSpec
+from edgecompile.config.schema import CaptureMethod
+from edgecompile.contract.errors import UserError, choices
+from edgecompile.frontend.capture.export_graph import explain_operator, plain_graph
+from edgecompile.frontend.capture.graphs import OperatorFailed, propagate
+from edgecompile.frontend.capture.module_state import ModuleState
+from edgecompile.frontend.capture.sources import failing_call, first_line, users_frames
+
+__all__ = ["Captured", "FlatModel", "capture"]
+
+_MOST_OUTPUTS = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class Captured:
+    """The whole model as one graph: a placeholder for each input, in order, and one flat tuple of outputs."""
+
+    graph_module: fx.GraphModule
+    input_names: tuple[str, ...]
+    output_names: tuple[str, ...]
+
+
+class _Found:
+    """Outside the module's own state, which torch.export puts back after tracing."""
+
+    names: tuple[str, ...] = ()
+
+
+class FlatModel(nn.Module):
+    """Calls `module` with its inputs by name and returns the chosen outputs as a flat tuple of tensors.
+
+    Attributes:
+        output_names: filled by the first call; nested results have dotted names, such as `hidden_states.0`.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        input_names: Sequence[str],
+        outputs: Sequence[str],
+        pixels: tuple[Sequence[float], Sequence[float]] | None = None,
+    ) -> None:
+        """`pixels`: the mean and deviation of each channel, where the first input takes images as uint8."""
+        super().__init__()
+        if pixels is not None:
+            mean, deviation = (torch.tensor(values).reshape(1, -1, 1, 1) * 255 for values in pixels)
+            self.register_buffer("pixel_mean", mean, persistent=False)
+            self.register_buffer("pixel_scale", 1 / deviation, persistent=False)
+        self._has_pixels = pixels is not None
+        self.module = module
+        self.names = tuple(input_names)
+        self._outputs = tuple(outputs)
+        self._by_name = _takes_names(module, self.names)
+        self._found = _Found()
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        return self._found.names
+
+    def forward(self, *args: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        if self._has_pixels:
+            mean, scale = self.get_buffer("pixel_mean"), self.get_buffer("pixel_scale")
+            args = ((args[0].to(torch.float32) - mean) * scale, *args[1:])
+        named = dict(zip(self.names, args, strict=True))
+        result = self.module(**named) if self._by_name else self.module(*args)
+        chosen = _flatten(_choose(result, self._outputs))
+        if not chosen:
+            raise UserError("model.output: the model returns no tensor")
+        if len(chosen) > _MOST_OUTPUTS:
+            raise UserError(f"model.output: the model returns {len(chosen)} tensors: choose some with model.output")
+        self._found.names = tuple(chosen)
+        return tuple(chosen.values())
+
+
+def _takes_names(module: nn.Module, names: Sequence[str]) -> bool:
+    """Whether forward() can be called with these names; otherwise inputs go by position.
+
+    Raises:
+        UserError: it can be called in neither way.
+    """
+    signature = inspect.signature(module.forward)
+    try:
+        signature.bind(**dict.fromkeys(names))
+        return True
+    except TypeError as error:
+        try:
+            signature.bind(*names)
+        except TypeError:
+            wrong = next((name for name in names if name not in signature.parameters), None)
+            allowed = choices(signature.parameters, wrong)
+            raise UserError(
+                f"model.inputs: {type(module).__name__}.forward cannot take {', '.join(names)} ({error}): "
+                f"its arguments are {allowed}"
+            ) from None
+        return False
+
+
+def _choose(result: Any, outputs: tuple[str, ...]) -> Any:
+    if not outputs:
+        return result
+    chosen: dict[str, Any] = {}
+    for name in outputs:
+        value = result
+        for part in [name] if name in dict(_fields(result) or ()) else name.split("."):
+            value = _field(value, part, name, result)
+        chosen[name] = value
+    return chosen
+
+
+def _field(value: Any, part: str, name: str, result: Any) -> Any:
+    if isinstance(value, _TENSOR):
+        if name in ("0", "output"):
+            return value
+    else:
+        inside = dict(_fields(value) or ())
+        if part in inside:
+            return inside[part]
+    raise UserError(f"model.output: the result has no field {name!r}: its fields are {choices(_flatten(result), name)}")
+
+
+_TENSOR = (torch.Tensor, fx.Proxy)
+"""A proxy stands for a tensor while fx traces, and has whatever attribute it is asked for."""
+
+
+def _fields(value: Any) -> list[tuple[str, Any]] | None:
+    """The parts of a mapping, a tuple or list, or a dataclass, by name; None for anything else."""
+    if isinstance(value, _TENSOR):
+        return None
+    if isinstance(value, Mapping):
+        return [(str(key), item) for key, item in value.items()]
+    if isinstance(value, (tuple, list)):
+        names = getattr(value, "_fields", None) or range(len(value))
+        return [(str(name), item) for name, item in zip(names, value, strict=True)]
+    if is_dataclass(value) and not isinstance(value, type):
+        return [(item.name, getattr(value, item.name, None)) for item in fields(value)]
+    return None
+
+
+def _flatten(result: Any, prefix: str = "") -> dict[str, torch.Tensor]:
+    if isinstance(result, _TENSOR):
+        return {prefix or "output": cast(torch.Tensor, result)}
+    named: dict[str, torch.Tensor] = {}
+    for key, value in _fields(result) or ():  # None, flags and caches do not travel
+        for name, tensor in _flatten(value, f"{prefix}.{key}" if prefix else key).items():
+            if name in named:
+                raise UserError(f"model.output: the model returns two tensors named {name!r}: give them other keys")
+            named[name] = tensor
+    return named
+
+
+class _EvalDropout(TorchFunctionMode):
+    """In eval mode dropout returns its argument itself, so that what writes into one writes into both.
+
+    The operator's schema says that it returns a new tensor, and tracers believe that.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        given = {**dict(zip(("input", "p", "training", "inplace"), args, strict=False)), **(kwargs or {})}
+        if func in _DROPOUTS and given.get("training", True) is False:
+            return given["input"]
+        return func(*args, **(kwargs or {}))
+
+
+_DROPOUTS = frozenset({functional.dropout, functional.alpha_dropout, functional.feature_alpha_dropout})
+"""dropout1d and its like make a tensor of their own in eval mode too."""
+
+
+def capture(flat: FlatModel, spec: ModelSpec, inputs: Sequence[torch.Tensor], method: CaptureMethod) -> Captured:
+    """The model as a graph for inputs of exactly these shapes.
+
+    Args:
+        flat: the model, called with `inputs` in the order of `spec.inputs`.
+        inputs: one tensor an input, batch dimension first.
+
+    Raises:
+        UserError: the model cannot be captured; says what it does that stands in the way, and where.
+    """
+    state = ModuleState(flat.module)
+    _fill_caches(flat, inputs)
+    state.restore()
+    called = _LastCall()
+    try:
+        with torch.no_grad(), warnings.catch_warnings(), _silence(), users_frames(), _EvalDropout():
+            warnings.simplefilter("ignore")  # torch.export's advice is for those who train what they export
+            if method is CaptureMethod.export:
+                with called:
+                    program = torch.export.export(flat, tuple(inputs), strict=False)
+                graph_module = plain_graph(program)
+            else:
+                graph_module = _symbolic_trace(flat, tuple(inputs))
+    except UserError:
+        raise
+    except OperatorFailed as failed:
+        raise UserError(explain_operator(failed)) from failed
+    except Exception as error:  # both tracers raise whatever the model's code raises on a proxy
+        raise UserError(_explain(error, method, spec.name, called.failed)) from error
+    finally:
+        state.restore()  # a model that stores what it computes would hold the tracer's tensors
+    return Captured(
+        graph_module=graph_module,
+        input_names=tuple(item.name for item in spec.inputs),
+        output_names=flat.output_names,
+    )
+
+
+def _fill_caches(flat: FlatModel, inputs: Sequence[torch.Tensor]) -> None:
+    """Runs the model on one item, so that what it caches outside of its modules (a table, by length) is tensors.
+
+    A tracer's tensors would stay in such a cache, which only the user's code knows, and be met at the next call.
+    """
+    with torch.no_grad(), warnings.catch_warnings(), suppress(Exception):  # the tracer has its own words for it
+        warnings.simplefilter("ignore")
+        flat(*(value[:1].clone() for value in inputs))
+
+
+class _LastCall(TorchFunctionMode):
+    """Remembers which of torch's functions failed first."""
+
+    failed: str | None = None
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        try:
+            return func(*args, **(kwargs or {}))
+        except Exception:
+            self.failed = self.failed or getattr(func, "__name__", None)
+            raise
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Of torch's own pages of graphs and frames on standard error: what matters of them is in our line."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logging.disable(disabled)
+
+
+def _explain(error: Exception, method: CaptureMethod, name: str, operator: str | None) -> str:
+    place = failing_call(error, operator)
+    start = f"capture={method.value}: cannot trace the model {name!r}: {f'{place}: ' if place else ''}"
+    if "DataDependent" in type(error).__name__:
+        return (
+            f"{start}which way it goes depends on the data, and a graph has one way: compute both, and choose with "
+            "torch.where"
+        )
+    hint = "" if method is CaptureMethod.export else " (try capture=export, which traces more models)"
+    return f"{start}{type(error).__name__}: {first_line(error)}{hint}"
+
+
+class _Proxy(fx.Proxy):
+    """fx writes `x += y` down as `x + y`, which leaves other names of x as they were."""
+
+
+def _in_place(target: Any) -> Callable[[fx.Proxy, Any], fx.Proxy]:
+    return lambda proxy, other: proxy.tracer.create_proxy("call_function", target, (proxy, other), {})
+
+
+for _name in ("iadd", "isub", "imul", "imatmul", "itruediv", "ifloordiv", "imod", "ipow", "iand", "ior", "ixor"):
+    setattr(_Proxy, f"__{_name}__", _in_place(getattr(operator, _name)))
+
+
+class _Tracer(fx.Tracer):
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Proxy(node, self)
+
+
+def _symbolic_trace(flat: FlatModel, inputs: tuple[torch.Tensor, ...]) -> fx.GraphModule:
+    """A graph without operators that write into tensors: where the model has some, torch.export rewrites them."""
+    names = ", ".join(f"x{index}" for index, _ in enumerate(inputs))
+    # fx needs a forward of fixed arity; the names are ours alone.
+    forward = eval(f"lambda self, {names}: FlatModel.forward(self, {names})", {"FlatModel": FlatModel})  # noqa: S307
+    fixed = type("FixedFlatModel", (FlatModel,), {"forward": forward})
+    root: FlatModel = FlatModel.__new__(fixed)
+    root.__dict__ = flat.__dict__
+    tracer = _Tracer()
+    tracer.record_stack_traces = True  # so that an operator can be named by its line
+    graph = tracer.trace(root)
+    traced = fx.GraphModule(root, graph, class_name="Model")
+    for node in traced.graph.nodes:
+        of_dtype = "dtype" in node.kwargs or any(isinstance(value, torch.dtype) for value in node.args)
+        if node.op == "call_method" and node.target in ("view", "view_as") and not of_dtype:
+            node.target = str(node.target).replace("view", "reshape")  # for the same reason as in exported.py
+    traced.recompile()
+    propagate(traced, inputs)
+    if any(node.meta["writes"] for node in traced.graph.nodes):
+        return plain_graph(torch.export.export(traced, inputs, strict=False))
+    return traced

@@ -1,0 +1,1 @@
+"""The graph as a chain of units and boundaries, which stages are cut from."""

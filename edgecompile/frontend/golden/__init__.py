@@ -1,0 +1,1 @@
+"""What the eager model does with golden items, alone and among others."""

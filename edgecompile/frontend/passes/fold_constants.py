@@ -1,0 +1,105 @@
+"""Computes at compile time what no input reaches: position ids, masks, interpolated embeddings, relative biases."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from edgecompile.frontend.capture.graphs import TensorFacts, attribute, facts_of, is_view, op_name
+
+__all__ = ["ConstantValues", "fold_constants"]
+
+_MOST_BYTES = 64 << 20
+_SHAPE_ONLY = frozenset(
+    {"zeros_like", "ones_like", "full_like", "fill", "new_zeros", "new_ones", "new_full", "empty_like", "new_empty"}
+)
+_UNINITIALISED = frozenset({"empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided", "empty_permuted"})
+_RANDOM = ("rand", "bernoulli", "multinomial", "normal", "dropout", "exponential", "uniform")
+
+
+def fold_constants(graph_module: fx.GraphModule) -> int:
+    """Replaces constant results by buffers `folded_N`. Views stay operators, so that no weight is copied."""
+    graph = graph_module.graph
+    constant = _constants(graph)
+    folder = ConstantValues(graph_module)
+    folded = 0
+    for node in list(graph.nodes):
+        if node not in constant or not _worth_folding(node, constant):
+            continue
+        with torch.no_grad():
+            value = folder.value(node)
+        name = f"folded_{folded}"
+        while hasattr(graph_module, name):
+            name += "_"
+        graph_module.register_buffer(name, value.detach().clone(memory_format=torch.contiguous_format))
+        with graph.inserting_before(node):
+            replacement = graph.get_attr(name)
+        replacement.meta = {key: value for key, value in node.meta.items() if key != "view"}
+        node.replace_all_uses_with(replacement)
+        folded += 1
+    return folded
+
+
+def _constants(graph: fx.Graph) -> set[fx.Node]:
+    constant: set[fx.Node] = set()
+    for node in graph.nodes:
+        if node.op in ("placeholder", "output") or any(word in op_name(node) for word in _RANDOM):
+            continue
+        shape_only = node.args[0] if node.args and op_name(node) in _SHAPE_ONLY else None
+        read = [item for item in node.all_input_nodes if item is not shape_only]
+        if all(argument in constant for argument in read):
+            constant.add(node)
+    return constant
+
+
+def _worth_folding(node: fx.Node, constant: set[fx.Node]) -> bool:
+    """Real work with one tensor as its result that is read by a view or by what is not constant."""
+    facts = node.meta.get("facts")
+    if node.op == "get_attr" or is_view(node) or not isinstance(facts, TensorFacts):
+        return False
+    if not any(user not in constant or is_view(user) for user in node.users):
+        return False
+    sources = sum(item.num_bytes for argument in node.all_input_nodes for item in facts_of(argument))
+    return bool(facts.num_bytes <= max(_MOST_BYTES, sources))
+
+
+class ConstantValues:
+    """Runs constant nodes on real values; only the results of work are kept, not weights."""
+
+    def __init__(self, graph_module: fx.GraphModule) -> None:
+        self.graph_module = graph_module
+        self.known: dict[fx.Node, Any] = {}
+
+    def value(self, node: fx.Node) -> Any:
+        if node not in self.known:
+            self.known[node] = self._compute(node)
+        return self.known[node]
+
+    def _compute(self, node: fx.Node) -> Any:
+        value = self._run(node)
+        # What nobody has written would be other bytes in every compilation.
+        return torch.zeros_like(value) if op_name(node) in _UNINITIALISED else value
+
+    def _run(self, node: fx.Node) -> Any:
+        if node.op == "get_attr":
+            value = attribute(self.graph_module, str(node.target))
+            return value.detach() if isinstance(value, nn.Parameter) else value
+        if op_name(node) in _SHAPE_ONLY:
+            first, *rest = node.args
+            assert isinstance(first, fx.Node)
+            facts = facts_of(first)[0]
+            args: tuple[Any, ...] = (
+                torch.empty(facts.shape, dtype=getattr(torch, facts.dtype)),
+                *fx.map_arg(tuple(rest), self.value),
+            )
+        else:
+            args = fx.map_arg(node.args, self.value)
+        kwargs = fx.map_arg(node.kwargs, self.value)
+        if node.op == "call_method":
+            return getattr(args[0], str(node.target))(*args[1:], **kwargs)
+        if node.op == "call_module":
+            return attribute(self.graph_module, str(node.target))(*args, **kwargs)
+        assert callable(node.target)
+        return node.target(*args, **kwargs)

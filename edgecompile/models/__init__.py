@@ -1,0 +1,7 @@
+"""The model to compile: built by name, with its weights. A model option's `_target_` names the builders here."""
+
+from __future__ import annotations
+
+from edgecompile.models.builders import build_model, from_directory, from_transformers, sentence_encoder
+
+__all__ = ["build_model", "from_directory", "from_transformers", "sentence_encoder"]

@@ -1,0 +1,1 @@
+"""From units and costs to stages on hosts."""

@@ -1,0 +1,67 @@
+"""The config's cluster as the plan holds it."""
+
+from __future__ import annotations
+
+from edgecompile.config.domain import Cluster, ClusterHost
+from edgecompile.contract import plan as p
+from edgecompile.planning.schedule import Problem
+
+__all__ = ["device_entries", "limits_entry", "network_entry", "spare_hosts"]
+
+
+def device_entries(cluster: Cluster, problem: Problem) -> tuple[p.Device, ...]:
+    """The kinds of the cluster, which are the problem's, in the same order."""
+    return tuple(
+        p.Device(
+            name=device.name,
+            execution=device.execution,
+            dtype=device.dtype,
+            peak_flops_per_s=device.peak_flops_per_s,
+            memory_bytes_per_s=device.memory_bytes_per_s,
+            launch_s=device.launch_s,
+            memory_bytes=device.memory_bytes,
+            runtime_bytes=kind.runtime_bytes,
+            network_bytes_per_s=device.network_bytes_per_s,
+            threads=device.threads,
+        )
+        for device, kind in zip(cluster.devices, problem.kinds, strict=True)
+    )
+
+
+def network_entry(cluster: Cluster) -> p.Network:
+    """The network, with the pairs that were given among the hosts that are there."""
+    names = {host.name for host in cluster.hosts}
+    return p.Network(
+        model=cluster.network,
+        bandwidth_bytes_per_s=cluster.medium_bytes_per_s,
+        latency_s=cluster.latency_s,
+        pairs=tuple(
+            p.Pair(source=source, destination=destination, bandwidth_bytes_per_s=rate, latency_s=latency_s)
+            for (source, destination), (rate, latency_s) in cluster.pairs.items()
+            if {source, destination} <= names and source != destination
+        ),
+    )
+
+
+def limits_entry(host: ClusterHost) -> p.Limits:
+    return p.Limits(
+        memory_bytes=host.memory_bytes,
+        cpu_share=host.cpu_share,
+        bandwidth_bytes_per_s=host.bandwidth_bytes_per_s,
+    )
+
+
+def spare_hosts(cluster: Cluster, used: set[int]) -> tuple[p.SpareHost, ...]:
+    """The hosts that run no rank."""
+    return tuple(
+        p.SpareHost(
+            name=host.name,
+            address=host.address,
+            port=host.port,
+            device=host.device,
+            threads=host.threads,
+            limits=limits_entry(host),
+        )
+        for index, host in enumerate(cluster.hosts)
+        if index not in used
+    )

@@ -1,0 +1,1 @@
+"""The scheduling problem and its solver. Imports no torch."""

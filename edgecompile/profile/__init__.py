@@ -1,0 +1,1 @@
+"""What each unit costs on each kind of device: by data sheet, or as measured."""

@@ -1,0 +1,51 @@
+"""units x devices -> seconds, from the devices' figures; measured.py takes them from measurements instead."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from edgecompile.config.domain import Device
+from edgecompile.frontend.chain.units import Chain
+from edgecompile.planning.memory import heap_bytes
+from edgecompile.profile.wire_costs import AnalyticWires, WireCosts
+
+__all__ = ["Profile", "analytic_profile", "roofline_s"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """What the units cost at the plan's microbatch on each device kind."""
+
+    unit_s: Mapping[str, tuple[float, ...]]
+    """Seconds of each unit."""
+    wires: Mapping[str, WireCosts]
+    """Seconds at each boundary."""
+    runtime_bytes: Mapping[str, int]
+    """Memory of a rank that holds nothing yet."""
+    activation_bytes: tuple[int, ...]
+    """What a rank's heap holds of activations while each unit runs, on whichever kind takes most."""
+    notes: tuple[str, ...] = field(default=())
+    """For the plan: where the figures come from."""
+
+
+def analytic_profile(chain: Chain, devices: Sequence[Device]) -> Profile:
+    """The roofline: a unit takes as long as its arithmetic or its memory traffic, whichever is longer, plus a launch.
+
+    The figures are of the device as it is used: its `cpu_share`, if it has one, changes none of them.
+
+    Source: Williams, Waterman, Patterson, "Roofline", CACM 2009; the launch overhead is the device option's figure.
+    """
+    return Profile(
+        unit_s={
+            device.name: tuple(roofline_s(unit.flops, unit.moved_bytes, device) for unit in chain.units)
+            for device in devices
+        },
+        wires={device.name: AnalyticWires(device) for device in devices},
+        runtime_bytes={device.name: device.runtime_bytes for device in devices},
+        activation_bytes=tuple(heap_bytes(unit.activation_bytes) for unit in chain.units),
+    )
+
+
+def roofline_s(flops: float, moved_bytes: float, device: Device) -> float:
+    return max(flops / device.peak_flops_per_s, moved_bytes / device.memory_bytes_per_s) + device.launch_s

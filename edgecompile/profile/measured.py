@@ -1,0 +1,220 @@
+"""profile=measured: what edgeprofile measured on each kind of device -> seconds and bytes at the plan's microbatch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from importlib.resources import files
+from pathlib import Path
+
+from edgecompile.config.domain import Cluster, Device
+from edgecompile.config.schema import Conf, ProfileMethod
+from edgecompile.contract.errors import UserError, choices
+from edgecompile.frontend.chain.fingerprint import chain_fingerprint
+from edgecompile.frontend.chain.units import Chain
+from edgecompile.profile.analytic import Profile, analytic_profile, roofline_s
+from edgecompile.profile.profile_file import DeviceProfile, MicrobatchProfile, profile_path, read_profile
+from edgecompile.profile.wire_costs import MeasuredWires
+
+__all__ = ["cores_of", "make_profile", "measured_profile", "threads_of"]
+
+_RUNTIME_CORES = 0.003
+"""What a rank's heartbeats and looks into the store take of a core, all the time: 0.002, on the data host 0.004."""
+
+
+def make_profile(chain: Chain, cluster: Cluster, conf: Conf) -> Profile:
+    """Seconds of each unit on each kind of device, as `profile` says.
+
+    Raises:
+        UserError: profile=measured, and a kind has no profile that holds for it.
+    """
+    if conf.profile.method is ProfileMethod.analytic:
+        return analytic_profile(chain, cluster.devices)
+    return measured_profile(chain, cluster, conf)
+
+
+def measured_profile(chain: Chain, cluster: Cluster, conf: Conf) -> Profile:
+    """
+    Raises:
+        UserError: a profile is missing, of another model, or not of what the device says it is; or the microbatch
+            lies outside of those measured and profile.outside is refuse.
+    """
+    fingerprint = chain_fingerprint(chain, conf.microbatch)
+    unit_s, runtime, wires, notes = {}, {}, {}, []
+    activations = [0] * len(chain.units)
+    counted = tuple(unit.activation_bytes for unit in chain.units)
+    for device in cluster.devices:
+        path = _path(device, conf)
+        found = read_profile(path)
+        _check(found, path, device, cluster, conf, fingerprint, chain)
+        cores = cores_of(cluster, device, found.machine.cores)
+        at = _At(found, conf.microbatch, chain, device)
+        if at.outside and conf.profile.outside == "refuse":
+            sizes = ", ".join(str(item.microbatch) for item in found.microbatches)
+            raise UserError(
+                f"{path}: microbatch {conf.microbatch} lies outside of those measured ({sizes}): measure it with "
+                f"{_command(device, conf)} profile.microbatches=[...], or take profile.outside=analytic"
+            )
+        wall_s, cpu_s = at.per_unit(lambda item: item.wall_s), at.per_unit(lambda item: item.cpu_s)
+        unit_s[device.name] = tuple(max(wall, cpu / cores) for wall, cpu in zip(wall_s, cpu_s, strict=True))
+        live = at.per_unit(lambda item: item.activation_bytes or counted)
+        activations = [max(most, round(value)) for most, value in zip(activations, live, strict=True)]
+        call_s = at.per_unit(lambda item: (item.call_s,) * len(chain.units))[0]
+        runtime[device.name] = found.runtime_bytes or device.runtime_bytes
+        wires[device.name] = MeasuredWires(found, call_s, cores)
+        notes.extend(_notes(found, path, device, conf, at.outside))
+    return Profile(
+        unit_s=unit_s, wires=wires, runtime_bytes=runtime, activation_bytes=tuple(activations), notes=tuple(notes)
+    )
+
+
+def cores_of(cluster: Cluster, device: Device, machine_cores: int) -> float:
+    """Cores that a stage on such a host has to itself: of the share, or its part of a machine with several ranks."""
+    if device.cpu_share is not None:
+        return max(device.cpu_share - _RUNTIME_CORES, device.cpu_share / 2)
+    return max(1.0, machine_cores / _sharing(cluster, device))
+
+
+def threads_of(cluster: Cluster, device: Device, machine_cores: int) -> int:
+    """Intra-op threads of a rank on this kind of device, as the launcher will choose them.
+
+    Raises:
+        UserError: hosts of this kind have different numbers.
+    """
+    sharing = _sharing(cluster, device)
+    found = set()
+    for host in cluster.hosts:
+        if host.device == device.name:
+            found.add(host.threads or max(1, machine_cores // sharing))
+    if len(found) > 1:
+        raise UserError(
+            f"devices.{device.name}: its hosts have {choices(found)} threads, and a measured profile holds for one "
+            "number: make them kinds of their own (profile_of)"
+        )
+    return found.pop()
+
+
+def _sharing(cluster: Cluster, device: Device) -> int:
+    """Ranks on the machine of a host of this kind: hosts with the same address."""
+    addresses = [host.address for host in cluster.hosts]
+    return max(addresses.count(host.address) for host in cluster.hosts if host.device == device.name)
+
+
+def _path(device: Device, conf: Conf) -> Path:
+    for name in conf.profile.files:
+        if name not in conf.devices:
+            raise UserError(
+                f"profile.files.{name}: no device kind {name!r}: the kinds here are {choices(conf.devices, name)}"
+            )
+    given = conf.profile.files.get(device.name) or conf.profile.files.get(device.profile_of)
+    path = Path(given) if given else profile_path(conf.profile.folder, device.profile_of, conf.model.name)
+    if not path.exists():
+        raise UserError(
+            f"{path}: no profile of {conf.model.name} on {device.name}: run `{_command(device, conf)}` on that device "
+            "and copy its file here, or take profile=analytic"
+        )
+    return path
+
+
+def _command(device: Device, conf: Conf) -> str:
+    """What the user types; the model's own words where it is no option of ours."""
+    option = files("edgecompile.conf") / "model" / f"{conf.model.name}.yaml"
+    model = f"model={conf.model.name}" if option.is_file() else "model=... (as here)"
+    return f"edgeprofile {model} profile.device={device.profile_of}"
+
+
+def _check(
+    found: DeviceProfile, path: Path, device: Device, cluster: Cluster, conf: Conf, fingerprint: str, chain: Chain
+) -> None:
+    again = f"measure again with `{_command(device, conf)}`"
+    if found.fingerprint != fingerprint:
+        own, theirs = [unit.op for unit in chain.units], list(found.units)
+        differing = [index for index, pair in enumerate(zip(own, theirs, strict=False)) if pair[0] != pair[1]]
+        where = f"{len(theirs)} units there, {len(own)} here"
+        if differing:
+            where += (
+                f", the first that differs is unit {differing[0]}: {theirs[differing[0]]} there, {own[differing[0]]}"
+            )
+        raise UserError(f"{path}: the profile of another {found.model} than this model ({where}): {again}")
+    for key in ("execution", "dtype"):
+        if getattr(found, key) != getattr(device, key):
+            raise UserError(
+                f"{path}: measured with {key} {getattr(found, key)}, but devices.{device.name}.{key} is "
+                f"{getattr(device, key)}: {again}"
+            )
+    if found.prepack != conf.runtime.prepack:
+        raise UserError(
+            f"{path}: measured with runtime.prepack={found.prepack}, and the plan is to run with "
+            f"{conf.runtime.prepack}: set runtime.prepack={found.prepack}, or {again}"
+        )
+    threads = threads_of(cluster, device, found.machine.cores)
+    if found.threads != threads:
+        raise UserError(
+            f"{path}: measured with {_threads(found.threads)}, but a rank on {device.name} will have "
+            f"{_threads(threads)}: set devices.{device.name}.threads={found.threads}, or {again} with the hosts that "
+            "will run it"
+        )
+    for host in cluster.hosts:
+        if host.device == device.name and host.cpu_share != device.cpu_share:
+            raise UserError(
+                f"hosts.members: {host.name} has a cpu_share of {host.cpu_share}, its device {device.name} one of "
+                f"{device.cpu_share}: with profile=measured make it a kind of its own (profile_of: {device.profile_of})"
+            )
+
+
+def _threads(count: int) -> str:
+    return f"{count} thread" + ("s" if count > 1 else "")
+
+
+class _At:
+    """A profile's figures at one microbatch: between two that were measured they lie on the line between them."""
+
+    def __init__(self, found: DeviceProfile, microbatch: int, chain: Chain, device: Device) -> None:
+        items = found.microbatches
+        self._below = max((item for item in items if item.microbatch <= microbatch), default=items[0],
+                          key=lambda item: item.microbatch)  # fmt: skip
+        self._above = min((item for item in items if item.microbatch >= microbatch), default=items[-1],
+                          key=lambda item: item.microbatch)  # fmt: skip
+        self.outside = not items[0].microbatch <= microbatch <= items[-1].microbatch
+        self._microbatch, self._chain, self._device = microbatch, chain, device
+
+    def per_unit(self, values: Callable[[MicrobatchProfile], Sequence[float]]) -> list[float]:
+        """Outside of what was measured: the nearest, scaled by what the data sheet makes of the difference."""
+        near, far = self._below, self._above
+        if near is far and self.outside:
+            factors = self._growth(near.microbatch)
+            return [value * factor for value, factor in zip(values(near), factors, strict=True)]
+        if near is far:
+            return list(values(near))
+        part = (self._microbatch - near.microbatch) / (far.microbatch - near.microbatch)
+        return [(1 - part) * low + part * high for low, high in zip(values(near), values(far), strict=True)]
+
+    def _growth(self, measured: int) -> list[float]:
+        """For each unit its roofline at this microbatch over that at the measured one."""
+        factors = []
+        for unit in self._chain.units:
+            weights = unit.weight_bytes
+            scale = measured / self._microbatch
+            moved = weights + max(0, unit.moved_bytes - weights) * scale
+            then_s = roofline_s(unit.flops * scale, moved, self._device)
+            factors.append(roofline_s(unit.flops, unit.moved_bytes, self._device) / then_s)
+        return factors
+
+
+def _notes(found: DeviceProfile, path: Path, device: Device, conf: Conf, outside: bool) -> list[str]:
+    sizes = ", ".join(str(item.microbatch) for item in found.microbatches)
+    note = (
+        f"times of {device.name}: measured {found.date} on {found.machine.name} ({found.machine.processor}, "
+        f"{_threads(found.threads)}), {path.name}, microbatch {sizes}"
+    )
+    if device.cpu_share is not None:
+        note += f"; {device.cpu_share:g} of {found.machine.cores} cores"
+    measured = [item.microbatch for item in found.microbatches]
+    if outside:
+        note += f"; microbatch {conf.microbatch} was not measured: scaled by the data sheet from the nearest"
+    elif conf.microbatch not in measured:
+        note += f"; microbatch {conf.microbatch} lies between"
+    notes = [note]
+    worst = max(item.disturbed for item in found.microbatches)
+    if worst > 0.25:
+        notes.append(f"{path.name}: something else had the cores in {worst:.0%} of the samples: measure when idle")
+    return notes

@@ -1,0 +1,237 @@
+"""The file that edgeprofile writes and profile=measured reads: one device, one model. Imports no torch.
+
+Seconds, CPU seconds, bytes. Lists a unit have one entry for each of the model's units, in order.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from edgecompile.contract.atomic_files import replacing
+from edgecompile.contract.errors import UserError
+from edgecompile.contract.user_files import check_ours
+from edgecompile.contract.yaml_decode import decode, load_yaml
+
+__all__ = [
+    "CheckEntry",
+    "Cost",
+    "DeviceProfile",
+    "MachineInfo",
+    "Messages",
+    "MicrobatchProfile",
+    "Rates",
+    "Versions",
+    "WireCost",
+    "check_profile_place",
+    "profile_path",
+    "read_profile",
+    "write_profile",
+]
+
+VERSION = 1
+_MAX_BYTES = 256 << 20
+_DIGITS = 5
+HEADER = "# written by edgeprofile; read by edgecompile profile=measured. Seconds, bytes, operations a second.\n"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MachineInfo:
+    """The machine that was measured."""
+
+    name: str
+    processor: str
+    cores: int
+    memory_bytes: int
+    architecture: str
+    system: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Versions:
+    edgecompile: str
+    torch: str
+    python: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """`fixed` a call and `each` a byte or an element: seconds on the wall, and of the cores."""
+
+    fixed_s: float = 0.0
+    each_s: float = 0.0
+    fixed_cpu_s: float = 0.0
+    each_cpu_s: float = 0.0
+
+    def seconds(self, count: int, cores: float) -> float:
+        """On so many cores of the machine that was measured."""
+        return max(self.fixed_s + self.each_s * count, self.cpu_seconds(count) / cores)
+
+    def cpu_seconds(self, count: int) -> float:
+        return self.fixed_cpu_s + self.each_cpu_s * count
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rates:
+    matrix_flops_per_s: float
+    memory_bytes_per_s: float
+    """Read and written by a copy."""
+    pack: Cost
+    """Copying a result into the buffer that is sent, a byte."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Messages:
+    """What gloo over TCP takes of the cores, a message and a byte, beside what the link takes."""
+
+    send: Cost
+    receive: Cost
+
+
+@dataclass(frozen=True, kw_only=True)
+class WireCost:
+    """One wire format, a call and an element."""
+
+    format: str
+    scale: str
+    """`item` or `channel`, as the config's wire.scale."""
+    clipping: bool
+    """As the config's wire.clipping; true also for formats that never clip."""
+    encode: Cost
+    decode: Cost
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckEntry:
+    """Units that were measured as one stage, and what the sum of their times says."""
+
+    units: tuple[int, int]
+    measured_s: float
+    predicted_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class MicrobatchProfile:
+    microbatch: int
+    rounds: int
+    disturbed: float
+    """The share of samples in which something else had the cores."""
+    call_s: float
+    """What each stage takes beside its units."""
+    correction: float
+    """What all units were multiplied by, so that sums are right for ranges that were not measured as such."""
+    checks: tuple[CheckEntry, ...]
+    wall_s: tuple[float, ...]
+    """The median of each unit."""
+    wall_q1_s: tuple[float, ...]
+    wall_q3_s: tuple[float, ...]
+    cpu_s: tuple[float, ...]
+    activation_bytes: tuple[int, ...] | None
+    """Peak of live activations while each unit runs; null: not to be had on this system."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceProfile:
+    version: int
+    device: str
+    model: str
+    fingerprint: str
+    """Of the captured units and their sizes an item."""
+    execution: str
+    dtype: str
+    threads: int
+    busy_cores: int
+    date: str
+    machine: MachineInfo
+    versions: Versions
+    rates: Rates
+    runtime_bytes: int
+    """What a rank takes before it holds weights and activations."""
+    messages: Messages
+    wires: tuple[WireCost, ...]
+    units: tuple[str, ...]
+    """The main operator of each."""
+    microbatches: tuple[MicrobatchProfile, ...]
+    """In ascending order."""
+    prepack: str = "never"
+    """`runtime.prepack` of the stages that were measured."""
+
+
+def profile_path(folder: str, device: str, model: str) -> Path:
+    """`folder/device-model.yaml`, with nothing in it that a path could stumble over."""
+    return Path(folder) / (re.sub(r"[^\w.+-]", "_", f"{device}-{model}") + ".yaml")
+
+
+def read_profile(path: Path) -> DeviceProfile:
+    """
+    Raises:
+        UserError: the file is missing, no YAML, of another version, or breaks a rule; says which and where.
+    """
+    document = load_yaml(path, what="profile", max_bytes=_MAX_BYTES, hint="edgeprofile writes one")
+    version = document.get("version") if isinstance(document, dict) else None
+    if version != VERSION or isinstance(version, bool):
+        raise UserError(
+            f"{path}: version is {version!r}, this edgecompile reads profiles of version {VERSION}: "
+            "measure again with edgeprofile"
+        )
+    profile = decode(DeviceProfile, document, where=str(path))
+    _check(profile, str(path))
+    return profile
+
+
+def _check(profile: DeviceProfile, where: str) -> None:
+    count = len(profile.units)
+    sizes = [item.microbatch for item in profile.microbatches]
+    if not sizes or sizes != sorted(set(sizes)) or sizes[0] < 1:
+        raise UserError(f"{where}: microbatches: {sizes} does not do: it must be one size or more, ascending")
+    if profile.threads < 1 or profile.machine.cores < 1:
+        raise UserError(f"{where}: threads and machine.cores must be 1 or more")
+    for index, item in enumerate(profile.microbatches):
+        for key in ("wall_s", "wall_q1_s", "wall_q3_s", "cpu_s", "activation_bytes"):
+            values = getattr(item, key)
+            if values is None:
+                continue
+            if len(values) != count:
+                raise UserError(
+                    f"{where}: microbatches.{index}.{key}: {len(values)} entries do not do: there are {count} units"
+                )
+            if min(values, default=0) < 0:
+                raise UserError(f"{where}: microbatches.{index}.{key}: {min(values)} does not do: it must be 0 or more")
+        if not any(value > 0 for value in item.wall_s):
+            raise UserError(f"{where}: microbatches.{index}.wall_s: all are 0: measure again with edgeprofile")
+
+
+def check_profile_place(path: Path) -> None:
+    """Before the work: raises UserError where somebody's file that is no profile has the profile's name."""
+    check_ours(
+        path, rf"{HEADER[:24]}|^version: .*^device: .*^fingerprint: ", "profile", "choose another profile.folder"
+    )
+
+
+def write_profile(profile: DeviceProfile, path: Path) -> None:
+    """Writes to a temporary file beside `path`, then renames: a crash leaves the old profile or the new one."""
+    with replacing(path) as temporary:
+        temporary.write_text(profile_text(profile), encoding="utf-8")
+
+
+def profile_text(profile: DeviceProfile) -> str:
+    """The profile as YAML, figures to five digits."""
+    parts = []
+    for key, value in _rounded(asdict(profile)).items():
+        flow = None if isinstance(value, (list, dict)) else False
+        parts.append(yaml.safe_dump({key: value}, sort_keys=False, default_flow_style=flow, width=120))
+    return HEADER + "".join(parts)
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.{_DIGITS}g}")
+    if isinstance(value, (list, tuple)):
+        return [_rounded(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    return value

@@ -1,0 +1,1 @@
+"""How tensors look while they travel between stages."""

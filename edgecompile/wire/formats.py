@@ -1,0 +1,222 @@
+"""Wire formats: what a boundary's tensors look like while they travel, how many bytes that is, and what it costs.
+
+Floats of 32 bits are encoded, but for masks and the like (exact.py); all other tensors pass unchanged. Integer formats
+store codes of `bits` bits with an offset and a step for each item, or for each item and channel (the last dimension)
+where its codes outweigh these.
+Where few bits are left, `clipping` spends them better than between the least and the largest value: an item's outliers
+are clipped where that lowers the error, at the analytic optimum for a Laplace distribution (Banner, Nahshan, Soudry,
+"Post training 4-bit quantization of convolutional networks for rapid-deployment", NeurIPS 2019). A channel's are not:
+there they are whole tokens, such as the class token or the words among padding, and these are what counts. With two
+bits its levels are fitted to its values instead (passes/wire.py).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from edgecompile.config.domain import Device
+from edgecompile.config.schema import Conf, ScheduleMethod
+from edgecompile.contract.errors import UserError, choices
+from edgecompile.contract.plan import TensorSpec
+from edgecompile.frontend.chain.units import Boundary, BoundaryTensor
+
+__all__ = [
+    "FORMATS",
+    "WireFormat",
+    "cut_formats",
+    "decode_s",
+    "encode_s",
+    "is_encoded",
+    "items_first",
+    "may_clip",
+    "may_lose",
+    "wire_bytes",
+    "wire_format",
+    "wire_tensors",
+]
+
+
+_SCALE_BITS = 64
+"""An offset and a step."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WireFormat:
+    name: str
+    bits: int
+    by_channel: bool = False
+    """Integer formats: one offset and step for each channel of an item, not for the whole item."""
+    clipping: bool = True
+    """Integer formats: whether to spend few bits better than between the least and the largest value."""
+
+    @property
+    def lossless(self) -> bool:
+        return self.name == "fp32"
+
+    @property
+    def is_integer(self) -> bool:
+        return self.name.startswith("int")
+
+    def num_groups(self, shape: Sequence[int]) -> int:
+        """How many offsets and steps an item of a tensor of this shape (with its batch dimension) has.
+
+        One for each channel only where its codes are at least as many bytes: with fewer values, more bits for the
+        whole item would travel sooner and lose less.
+        """
+        worth_it = math.prod(shape[1:-1]) * self.bits >= _SCALE_BITS
+        return shape[-1] if self.by_channel and worth_it else 1
+
+    def clips(self, num_groups: int) -> bool:
+        """Whether outliers may be clipped: at 8 bits the optimum lies so far out that it only hurts them."""
+        return self.clipping and self.bits < 8 and num_groups == 1
+
+    def fits(self, num_groups: int) -> bool:
+        """Whether the levels of each channel are fitted to its values."""
+        return self.clipping and self.bits == 2 and num_groups > 1
+
+
+FORMATS: Mapping[str, WireFormat] = {
+    name: WireFormat(name=name, bits=bits)
+    for name, bits in (("fp32", 32), ("fp16", 16), ("bf16", 16), ("int8", 8), ("int6", 6), ("int4", 4), ("int2", 2))
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Cost:
+    """Memory traffic in bytes for each element, and how many operators: counted from what passes/wire.py emits."""
+
+    bytes_each: float
+    num_operators: int
+
+    def __add__(self, other: _Cost) -> _Cost:
+        return _Cost(
+            bytes_each=self.bytes_each + other.bytes_each, num_operators=self.num_operators + other.num_operators
+        )
+
+
+_ENCODE = {
+    "fp16": _Cost(bytes_each=14, num_operators=2),
+    "bf16": _Cost(bytes_each=6, num_operators=1),
+    "int8": _Cost(bytes_each=37, num_operators=11),
+    "int6": _Cost(bytes_each=44, num_operators=22),
+    "int4": _Cost(bytes_each=39.5, num_operators=13),
+    "int2": _Cost(bytes_each=41, num_operators=17),
+}
+_CLIP = _Cost(bytes_each=60, num_operators=26)
+_FIT = _Cost(bytes_each=209, num_operators=65)
+_DECODE = {
+    "fp16": _Cost(bytes_each=6, num_operators=1),
+    "bf16": _Cost(bytes_each=6, num_operators=1),
+    "int8": _Cost(bytes_each=21, num_operators=3),
+    "int6": _Cost(bytes_each=28.5, num_operators=14),
+    "int4": _Cost(bytes_each=25, num_operators=6),
+    "int2": _Cost(bytes_each=26, num_operators=10),
+}
+
+
+def wire_format(name: str, key: str, scale: str = "item", clipping: bool = True) -> WireFormat:
+    """Raises UserError for an unknown name, listing the formats."""
+    if name not in FORMATS:
+        raise UserError(f"{key}: {name!r} does not do: it must be one of {choices(FORMATS, name)}")
+    if scale not in ("item", "channel"):
+        raise UserError(f"wire.scale: {scale!r} does not do: it must be item or channel")
+    return replace(FORMATS[name], by_channel=scale == "channel", clipping=clipping)
+
+
+def cut_formats(conf: Conf, num_cuts: int | None) -> list[WireFormat]:
+    """The format of each cut between stages; of any cut, where their number is not known yet (None).
+
+    Raises:
+        UserError: an unknown format, or formats for cuts that the schedule is yet to choose.
+    """
+    names = conf.wire.per_cut
+    if names and conf.schedule.method is ScheduleMethod.exact:
+        raise UserError("wire.per_cut: schedule=exact chooses the cuts itself: use wire=FORMAT, or give the cuts")
+    if names and num_cuts is not None and len(names) != num_cuts:
+        raise UserError(f"wire.per_cut: {names} names {len(names)} formats, but there are {num_cuts} cuts")
+    chosen = names or [conf.wire.format] * (1 if num_cuts is None else num_cuts)
+    key = "wire.per_cut" if names else "wire.format"
+    return [wire_format(name, key, conf.wire.scale, conf.wire.clipping) for name in chosen]
+
+
+def may_lose(conf: Conf) -> bool:
+    """Whether any format of this config is lossy."""
+    return any(name != "fp32" for name in (conf.wire.format, *conf.wire.per_cut))
+
+
+def is_encoded(tensor: BoundaryTensor, wire: WireFormat) -> bool:
+    """Not without an axis of items: one scale for several would let them influence each other."""
+    has_items = tensor.item_axis is not None or (bool(tensor.shape) and not wire.is_integer)
+    return tensor.dtype == "float32" and not tensor.exact and not wire.lossless and has_items
+
+
+def items_first(tensor: BoundaryTensor) -> tuple[int, ...]:
+    """The shape in which it is encoded: an offset and a step belong to an entry of the first axis."""
+    axis = tensor.item_axis or 0
+    return (*tensor.shape[axis : axis + 1], *tensor.shape[:axis], *tensor.shape[axis + 1 :])
+
+
+def may_clip(wire: WireFormat, num_groups: int) -> bool:
+    """Whether its `clipping` makes a difference."""
+    clipping = replace(wire, clipping=True)
+    return wire.is_integer and (clipping.clips(num_groups) or clipping.fits(num_groups))
+
+
+def wire_tensors(tensor: BoundaryTensor, wire: WireFormat) -> tuple[TensorSpec, ...]:
+    """What travels for one tensor: itself, or its encoded parts."""
+    if not is_encoded(tensor, wire):
+        return (TensorSpec(name=tensor.name, shape=tensor.shape, dtype=tensor.dtype),)
+    if not wire.is_integer:
+        dtype = {"fp16": "float16", "bf16": "bfloat16"}[wire.name]
+        return (TensorSpec(name=tensor.name, shape=items_first(tensor), dtype=dtype, wire=wire.name),)
+    items, *item = items_first(tensor)
+    num_codes, groups = math.prod(item), wire.num_groups(items_first(tensor))
+    code_bytes = packed_bytes(num_codes, wire.bits)
+    return (
+        TensorSpec(name=f"{tensor.name}.codes", shape=(items, code_bytes), dtype="uint8", wire=wire.name),
+        TensorSpec(name=f"{tensor.name}.scale", shape=(items, 2, groups), dtype="float32", wire=wire.name),
+    )
+
+
+def packed_bytes(num_codes: int, bits: int) -> int:
+    """Bytes for so many codes, packed in planes of equal length."""
+    if bits == 8:
+        return num_codes
+    planes = {6: 4, 4: 2, 2: 4}[bits]
+    bytes_for_planes = {6: 3, 4: 1, 2: 1}[bits]
+    return -(-num_codes // planes) * bytes_for_planes
+
+
+def wire_bytes(boundary: Boundary, wire: WireFormat) -> int:
+    """Bytes of one microbatch at this boundary in this format; as they are in memory, where it cannot be cut."""
+    if not boundary.cuttable:
+        return boundary.num_bytes
+    return sum(spec.num_bytes for tensor in boundary.tensors for spec in wire_tensors(tensor, wire))
+
+
+def encode_s(boundary: Boundary, wire: WireFormat, device: Device) -> float:
+    """Seconds that the sending stage takes to encode this boundary."""
+    return sum(_seconds(tensor, _encode_cost(tensor, wire), device) for tensor in _encoded(boundary, wire))
+
+
+def decode_s(boundary: Boundary, wire: WireFormat, device: Device) -> float:
+    """Seconds that the receiving stage takes to decode this boundary."""
+    return sum(_seconds(tensor, _DECODE[wire.name], device) for tensor in _encoded(boundary, wire))
+
+
+def _encoded(boundary: Boundary, wire: WireFormat) -> list[BoundaryTensor]:
+    return [tensor for tensor in boundary.tensors if is_encoded(tensor, wire)]
+
+
+def _encode_cost(tensor: BoundaryTensor, wire: WireFormat) -> _Cost:
+    cost, groups = _ENCODE[wire.name], wire.num_groups(items_first(tensor))
+    if wire.is_integer and wire.clips(groups):
+        return cost + _CLIP
+    return cost + _FIT if wire.is_integer and wire.fits(groups) else cost
+
+
+def _seconds(tensor: BoundaryTensor, cost: _Cost, device: Device) -> float:
+    traffic_s = math.prod(tensor.shape) * cost.bytes_each / device.memory_bytes_per_s
+    return traffic_s + cost.num_operators * device.launch_s

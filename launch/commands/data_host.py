@@ -1,0 +1,174 @@
+"""The data host's side of one command: what is fed, what becomes of the results, what is printed at the end."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+from dataclasses import asdict, replace
+from datetime import datetime, timezone
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from edgecompile.contract.plan import Plan, UserError, file_sha256, format_count, format_items_rate, printable
+from edgecompile.contract.run_record import RunRecord
+from edgelaunch.common.stderr import say
+from edgelaunch.control.supervisor import Run, Supervisor
+from edgelaunch.inputs.bad_items import BadItems
+from edgelaunch.inputs.items import DEFAULT_ITEMS, Source
+from edgelaunch.inputs.sources import open_source
+from edgelaunch.outputs.golden import GoldenFile, chain
+from edgelaunch.outputs.golden_comparison import Verifier
+from edgelaunch.outputs.partial_results import origin_of
+from edgelaunch.outputs.reference_comparison import Reference
+from edgelaunch.outputs.result_files import open_writer
+from edgelaunch.outputs.results import ResultHandler
+from edgelaunch.report.progress import Meter
+from edgelaunch.report.run_file import check_record, record_of, write_record
+from edgelaunch.report.run_report import console, print_report, print_verified
+
+__all__ = ["Session"]
+
+RECORD = "run.json"
+
+
+class Session:
+    """Reads the command's data arguments: `plan`, `input`, `output`, `items`, `on_bad_item`, `rate`, `resume`,
+    `verify`, `quiet`."""
+
+    def __init__(self, arguments: argparse.Namespace, plan: Plan, folder: Path) -> None:
+        """Raises UserError where input, output or golden file do not do."""
+        self._plan, self._quiet, self._json = plan, arguments.quiet, arguments.json
+        self._plan_path = Path(arguments.plan)
+        self._own_record = arguments.run is None
+        self._record = Path(arguments.run) if arguments.run is not None else folder / RECORD
+        self._began = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        streams = not arguments.verify or any((arguments.input, arguments.items, arguments.output))
+        self._bad = BadItems(plan, gap=arguments.on_bad_item == "gap", quiet=arguments.quiet)
+        opened = None
+        if arguments.input:
+            opened = open_source(plan, folder, Path(arguments.input), arguments.items, self._bad)
+        golden = GoldenFile(plan, folder) if arguments.verify or opened is None else None
+        if streams and opened is None:
+            assert golden is not None
+            opened = golden.synthetic(arguments.items or DEFAULT_ITEMS)
+        self._opened = opened
+        self._verifier = Verifier(plan, golden) if arguments.verify and golden is not None else None
+        compared = self._verifier is not None and opened is not None and plan.golden.reference is not None
+        self._reference = Reference(plan, folder, golden) if compared and golden is not None else None
+        writer = None
+        self._num_earlier = 0
+        if arguments.output:
+            origin = origin_of(plan, Path(arguments.plan), arguments.input, live=arguments.rate is not None)
+            writer = open_writer(plan, Path(arguments.output), origin, resume=arguments.resume)
+            self._skip(writer.next_index)
+        self._output = arguments.output
+        self.source = self._whole(golden)
+        self.meter = Meter(self.source.num_items, arguments.quiet)
+        show = (lambda line: None) if self._quiet or self._json else _show
+        self.results = ResultHandler(plan, self._verifier, self._reference, writer, self.meter.advance, show)
+
+    def _whole(self, golden: GoldenFile | None) -> Source:
+        if self._verifier is None or golden is None:
+            assert self._opened is not None
+            return self._opened
+        count = self._plan.golden.num_items
+        known: int | None = count
+        if self._opened is not None:
+            known = None if self._opened.num_items is None else count + self._opened.num_items
+        items = chain(golden, self._opened)
+        if self._reference is not None:
+            items = self._reference.watch(items)
+        return Source(items=items, num_items=known, what="golden items")
+
+    def _skip(self, count: int) -> None:
+        """Leaves out the first items, whose results an earlier run has written."""
+        if not count or self._opened is None:
+            return
+        opened = self._opened
+        known = None if opened.num_items is None else max(0, opened.num_items - count)
+        self._opened = replace(opened, items=islice(opened.items, count, None), num_items=known)
+        self._num_earlier = count
+        if not self._quiet:
+            say(f"goes on after item {count:,}")
+
+    def discard(self) -> None:
+        self.meter.stop()
+        self.results.discard()
+
+    def tell_interrupted(self, rank: Supervisor) -> None:
+        """What was done by the time that Ctrl-C came."""
+        self.meter.stop()
+        if rank.run is None or not rank.run.collector.num_items or self._json:
+            return
+        ends = rank.run.collector
+        seconds = max((ends.last_ns - ends.first_ns) / 1e9, 1e-9)
+        several = ends.num_items > self._plan.model.microbatch
+        rate = f", {format_items_rate(ends.num_items / seconds)} since the first" if several else ""
+        console().print(f"stopped after {format_count(ends.num_items)} items{rate}", soft_wrap=True)
+
+    def report(self, rank: Supervisor) -> None:
+        """Prints what became of the items, then how fast they came; keeps the run's record."""
+        self.meter.stop()
+        if rank.run is not None:
+            self._keep(rank.run)
+        if self._json:
+            return
+        out = console()
+        if self._verifier is not None:
+            print_verified("golden items", self._verifier.outputs, self._quiet, self._plan.lossy)
+        if self._reference is not None:
+            print_verified("every item, computed again", self._reference.outputs, self._quiet, self._plan.lossy,
+                           self._reference.slack)  # fmt: skip
+        if self._bad.num_items:
+            several = "s" if self._bad.num_items > 1 else ""
+            out.print(f"{self._bad.num_items} item{several} could not be read, and left a gap{several and ' each'}")
+        if self._bad.num_empty_lines:
+            several = "s" if self._bad.num_empty_lines > 1 else ""
+            out.print(f"{self._bad.num_empty_lines} empty line{several} left out: no result stands for them")
+        accuracy = self.results.accuracy
+        if accuracy.num_items:
+            share = accuracy.num_correct / accuracy.num_items
+            out.print(f"accuracy: {share:.2%} ({accuracy.num_correct} of {accuracy.num_items}), "
+                      f"Matthews correlation {accuracy.matthews():.4f}")  # fmt: skip
+        if self._output is not None:
+            earlier = f", {self._num_earlier} of them of an earlier run" if self._num_earlier else ""
+            total = self.results.num_items + self._num_earlier
+            out.print(f"{total} results in {printable(self._output)}{earlier}", markup=False)
+        if not self._quiet and rank.run is not None:
+            print_report(rank.run.plan, rank.run)
+
+    def _keep(self, run: Run) -> None:
+        record = record_of(run.plan, run, file_sha256(self._plan_path), self._began)
+        try:
+            if self._own_record:
+                check_record(self._record)
+            write_record(record, self._record)
+        except UserError as error:
+            say(f"edgelaunch: {error}")  # the results are there: this is no reason to fail
+        if self._json:
+            print(json.dumps(self._as_json(record)), flush=True)
+
+    def _as_json(self, record: RunRecord) -> dict[str, Any]:
+        """The record without its traces, and what came of the items."""
+        values = asdict(record)
+        for stage in values["stages"]:
+            del stage["trace"]
+        judges = [judge for judge in (self._verifier, self._reference) if judge is not None]
+        compared = [item for judge in judges for item in judge.outputs.values()]
+        accuracy = self.results.accuracy
+        return values | {
+            "output": None if self._output is None else printable(self._output),
+            "num_earlier": self._num_earlier,
+            "num_gaps": self._bad.num_items,
+            "num_empty_lines": self._bad.num_empty_lines,
+            "largest_difference": max((item.max_difference for item in compared), default=None),
+            "accuracy": accuracy.num_correct / accuracy.num_items if accuracy.num_items else None,
+        }
+
+
+def _show(line: str) -> None:
+    """At once: the first result is what a user waits for. Who stopped reading is found out at the report."""
+    with contextlib.suppress(BrokenPipeError):
+        print(line, flush=True)

@@ -1,0 +1,180 @@
+"""What ended a run: the first cause, as it is told to the other ranks and to the user."""
+
+from __future__ import annotations
+
+import json
+import threading
+import traceback
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+
+from edgecompile.contract.plan import Plan, UserError
+from edgelaunch.common.limits import local_shortage
+from edgelaunch.common.missing_packages import explain_import
+from edgelaunch.common.stopping import ToldToStop
+
+__all__ = [
+    "EXIT_CODES",
+    "Abandoned",
+    "AlreadyRunningError",
+    "Failure",
+    "FailureBox",
+    "PeerLostError",
+    "RankFailedError",
+    "TooLateError",
+    "exit_code",
+    "link_name",
+    "rank_name",
+    "rank_title",
+]
+
+EXIT_CODES = {"user": 2, "lost": 2, "late": 2, "bug": 1, "interrupted": 130, "left": 143}
+
+
+class Abandoned(Exception):
+    """No error: the generation was given up, and whoever waits in it ends quietly."""
+
+
+class PeerLostError(Exception):
+    """The connection to another rank broke; `rank` is that rank."""
+
+    def __init__(self, rank: int, reason: str) -> None:
+        super().__init__(reason)
+        self.rank = rank
+
+
+class AlreadyRunningError(UserError):
+    """This rank runs elsewhere: an error of this process alone, which must not end the others."""
+
+
+class TooLateError(UserError):
+    """The run was over before this rank had joined it: no failure of the run."""
+
+
+class RankFailedError(RuntimeError):
+    """A rank of a pipeline that the Python API runs has failed; the message names the rank and its host."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """Why a rank ended.
+
+    `kind`: `user` (can be mended), `lost` (a rank is gone), `bug`, `interrupted` (which ends the run), `left` (it was
+    told to stop, and the others go on) or `late` (the run was over before it had joined).
+    """
+
+    rank: int
+    kind: str
+    message: str
+    trace: str = ""
+    private: bool = False
+    """The other ranks go on and are not told."""
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @staticmethod
+    def from_json(text: str) -> Failure:
+        return Failure(**json.loads(text))
+
+    @staticmethod
+    def unreachable(message: str, trace: str = "") -> Failure:
+        """Rank 0's store is lost, or the way to it: a rank can tell nobody, and ends by itself."""
+        return Failure(rank=0, kind="lost", message=message, trace=trace, private=True)
+
+    @staticmethod
+    def stopped(rank: int, stop: KeyboardInterrupt) -> Failure:
+        """Of a rank that was interrupted. A rank that is told to stop leaves; without rank 0 there is no run."""
+        if not isinstance(stop, ToldToStop):
+            return Failure(rank=rank, kind="interrupted", message="was stopped by Ctrl-C")
+        if rank == 0:
+            return Failure(rank=rank, kind="interrupted", message=f"was told to stop ({stop.name})")
+        return Failure(rank=rank, kind="left", message=f"was told to stop ({stop.name}), and left", private=True)
+
+    @staticmethod
+    def of(rank: int, error: BaseException) -> Failure:
+        """Classifies an exception that `rank` raised."""
+        if isinstance(error, UserError):
+            private = isinstance(error, (AlreadyRunningError, TooLateError))
+            kind = "late" if isinstance(error, TooLateError) else "user"
+            return Failure(rank=rank, kind=kind, message=str(error), private=private)
+        if (message := local_shortage(error) or explain_import(error)) is not None:
+            return Failure(rank=rank, kind="user", message=message)
+        trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+        lines = str(error).strip().splitlines()
+        # TorchScript puts the Python error on the last line, under the interpreter's own traceback
+        reason = (lines[-1] if "Traceback of TorchScript" in str(error) else lines[0]) if lines else ""
+        return Failure(rank=rank, kind="bug", message=f"{type(error).__name__}: {reason}", trace=trace)
+
+
+class FailureBox:
+    """Keeps the first failure of this process; any thread may put one in, the main thread waits for it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        self._news = False
+        self._failure: Failure | None = None
+        self._finished = False
+        self.parting = False
+        """All results are there, and ranks end one after the other: a connection that breaks now is no failure."""
+
+    def put(self, failure: Failure) -> None:
+        with self._changed:
+            if not self.parting:
+                self._failure = self._failure or failure
+            self._changed.notify_all()
+
+    def finish(self) -> None:
+        """The run is complete, and this rank may end."""
+        with self._changed:
+            self._finished = True
+            self._changed.notify_all()
+
+    def wake(self) -> None:
+        """Something happened that the main thread should look at."""
+        with self._changed:
+            self._news = True
+            self._changed.notify_all()
+
+    @property
+    def failure(self) -> Failure | None:
+        return self._failure
+
+    @property
+    def finished(self) -> bool:
+        return self._finished
+
+    @property
+    def ended(self) -> bool:
+        return self._finished or self._failure is not None
+
+    def wait(self, timeout_s: float) -> None:
+        """Until something was put in, the run is complete or somebody woke it, at most `timeout_s`."""
+        with self._changed:
+            if not self.ended and not self._news:
+                self._changed.wait(timeout_s)
+            self._news = False
+
+
+def exit_code(failure: Failure) -> int:
+    return EXIT_CODES[failure.kind]
+
+
+def rank_name(plan: Plan, rank: int) -> str:
+    """`rank 2 (pi-3)`: how every message names a rank."""
+    return f"rank {rank} ({plan.hosts[rank].name})" if 0 <= rank < len(plan.hosts) else f"rank {rank}"
+
+
+def link_name(plan: Plan, ranks: Iterable[int]) -> str:
+    """`the link between rank 1 (pi-2) and rank 2 (pi-3)`."""
+    first, second = sorted(ranks)
+    return f"the link between {rank_name(plan, first)} and {rank_name(plan, second)}"
+
+
+def rank_title(plan: Plan, rank: int) -> str:
+    """`rank 2 (pi-3, units 40-71)`: for messages about a rank that is lost."""
+    stage = plan.stage_of_rank(rank)
+    if stage is None:
+        return rank_name(plan, rank)
+    return f"rank {rank} ({plan.hosts[rank].name}, units {stage.units[0]}-{stage.units[1]})"

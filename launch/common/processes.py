@@ -1,0 +1,67 @@
+"""Processes as other processes on the same machine can recognise them, so that one that has ended can be told."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from edgelaunch.common.identity import boot_identity
+
+__all__ = ["Process", "start_time"]
+
+
+def start_time(process: int) -> str | None:
+    """Clock ticks from boot to the process's start, where it runs: an id may be used again, but not with the same."""
+    try:
+        fields = (
+            Path(f"/proc/{process}/stat")
+            .read_text(encoding="utf-8", errors="surrogateescape")
+            .rpartition(")")[2]
+            .split()
+        )
+    except OSError:
+        return None
+    return None if fields[0] in "ZX" else fields[19]
+
+
+@dataclass(frozen=True)
+class Process:
+    """A process of some machine."""
+
+    machine: str = ""
+    """Its boot, and the namespace in which its number counts; empty where that cannot be told."""
+    number: int = 0
+    started: str = ""
+
+    @staticmethod
+    def own() -> Process:
+        started = start_time(os.getpid())
+        return Process(_machine() if started else "", os.getpid(), started or "")
+
+    @staticmethod
+    def read(values: dict[str, Any]) -> Process:
+        return Process(str(values["machine"]), int(values["number"]), str(values["started"]))
+
+    def values(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def has_ended(self) -> bool:
+        """Whether it is known to have ended: it was on this machine, and is no more."""
+        if not self.machine or self.machine != _machine():
+            return False
+        try:
+            os.kill(self.number, 0)
+        except ProcessLookupError:
+            return True
+        except PermissionError:  # another user's, which /proc may hide
+            return start_time(self.number) not in (None, self.started)
+        return start_time(self.number) != self.started
+
+
+def _machine() -> str:
+    with contextlib.suppress(OSError):
+        return f"{boot_identity()} {os.readlink('/proc/self/ns/pid')}"
+    return ""

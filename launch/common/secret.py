@@ -1,0 +1,55 @@
+"""The secret that the ranks share, from the environment or a file. Imports no torch."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+
+from edgecompile.contract.plan import Plan, UserError
+from edgelaunch.common.identity import is_loopback
+
+__all__ = ["HOW", "VARIABLE", "find_secret"]
+
+VARIABLE = "EDGELAUNCH_SECRET"
+LEAST_BYTES = 16
+MOST_BYTES = 4096
+HOW = f"openssl rand -hex 32, the same on every host, in the variable {VARIABLE} or in a file for --secret-file"
+
+
+def find_secret(plan: Plan, master: str, file: str | None, environ: Mapping[str, str]) -> bytes | None:
+    """The secret: of `--secret-file`, else of the environment; None where none is given and none is needed.
+
+    Args:
+        master: the address that the ranks meet at; on loopback all of them are on this machine.
+
+    Raises:
+        UserError: it is needed and missing, too short, or in a file that others can read.
+    """
+    if file is not None:
+        return _checked(_read(Path(file)), file)
+    if environ.get(VARIABLE):
+        return _checked(environ[VARIABLE].strip().encode(), VARIABLE)
+    if len(plan.hosts) == 1 or is_loopback(master):
+        return None
+    raise UserError(f"ranks on several machines need a shared secret, so that no stranger joins: {HOW}")
+
+
+def _read(path: Path) -> bytes:
+    try:
+        with open(path, "rb") as opened:
+            mode = os.fstat(opened.fileno()).st_mode
+            if not stat.S_ISREG(mode):
+                raise UserError(f"{path}: the secret must be in a regular file")
+            if mode & (stat.S_IRWXG | stat.S_IRWXO):
+                raise UserError(f"{path}: others on this machine can read the secret: chmod 600 {path}")
+            return opened.read(MOST_BYTES + 1).strip()
+    except OSError as error:
+        raise UserError(f"{path}: the secret cannot be read: {error.strerror}") from None
+
+
+def _checked(secret: bytes, where: str) -> bytes:
+    if not LEAST_BYTES <= len(secret) <= MOST_BYTES:
+        raise UserError(f"{where}: the secret has {len(secret)} bytes, it must have {LEAST_BYTES} or more: {HOW}")
+    return secret

@@ -1,0 +1,1 @@
+"""Who is there, and what is done when somebody is not."""

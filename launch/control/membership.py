@@ -1,0 +1,211 @@
+"""What the ranks tell each other about who takes part: small texts in the store, each with its reader and writer."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from edgecompile.contract.plan import Plan
+from edgelaunch.common.processes import Process
+from edgelaunch.control.pace import Load
+
+__all__ = [
+    "DONE",
+    "HALT",
+    "RUN",
+    "Announcement",
+    "Beat",
+    "Hello",
+    "Holder",
+    "Leave",
+    "Look",
+    "News",
+    "Pair",
+    "Suspicion",
+    "links_of",
+    "links_watched",
+    "plan_without",
+    "read_news",
+]
+
+RUN, HALT, DONE = "run", "halt", "done"
+PHASES = (RUN, HALT, DONE)
+"""In the order in which a generation goes through them."""
+NONE = "-"
+Pair = frozenset[int]
+"""Two ranks."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Announcement:
+    """A generation, as rank 0 publishes it: who takes part, and in which plan."""
+
+    number: int
+    phase: str
+    """`run`: connect and stream; `halt`: leave it, and wait for the next; `done`: all results are there."""
+    without: str | None
+    """The host that was lost and is done without; None for the plan as it is."""
+    members: dict[int, str]
+    """The incarnation of every rank that is there, those without a stage in this generation included."""
+    first: int
+    """The sequence number of its first microbatch."""
+
+    def group(self, plan: Plan) -> tuple[int, ...]:
+        """The ranks that are connected, in order; `plan` is the generation's own (`plan_without`)."""
+        return tuple(sorted({0, *(stage.rank for stage in plan.stages)}))
+
+    def is_after(self, other: Announcement | None) -> bool:
+        """Whether rank 0 said this later: an older one may be written back into the store by anybody."""
+        return other is None or (self.number, PHASES.index(self.phase)) > (other.number, PHASES.index(other.phase))
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @staticmethod
+    def from_json(text: str) -> Announcement:
+        values: dict[str, Any] = json.loads(text)
+        members = {int(rank): str(incarnation) for rank, incarnation in values.pop("members").items()}
+        return Announcement(members=members, **values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Beat:
+    """One heartbeat. The incarnation tells a process from the one that had its rank before."""
+
+    incarnation: str
+    count: int
+    left: int
+    """The last generation that this rank has left, or seen halted."""
+    ready: bool
+    """Its shard is loaded. While it loads, Python stands still, and beats may come late."""
+    link: str = ""
+    """Its process's identity on links."""
+    silent: tuple[str, ...] = ()
+    """The identities of those whose links to it do not carry."""
+    load: Load = field(default_factory=Load)
+
+    def is_after(self, other: Beat | None) -> bool:
+        """Whether this process said it later; the beats of two processes have no order."""
+        return other is None or self.incarnation != other.incarnation or self.count > other.count
+
+    def to_text(self) -> str:
+        links = f"{self.link or NONE} {','.join(self.silent) or NONE}"
+        return f"{self.incarnation} {self.count} {self.left} {int(self.ready)} {links} {self.load.to_text()}"
+
+    @staticmethod
+    def from_text(text: str) -> Beat:
+        incarnation, count, left, ready, link, silent, *load = text.split()
+        return Beat(incarnation=incarnation, count=int(count), left=int(left), ready=ready == "1",
+                    link="" if link == NONE else link, silent=() if silent == NONE else tuple(silent.split(",")),
+                    load=Load.from_words(load))  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hello:
+    """A process that wants to be a rank. Whatever it must prove, it proves here, before it is given anything."""
+
+    rank: int
+    incarnation: str
+    sha256: str
+    """Of its plan."""
+    process: Process
+    """For whoever started it on its machine, and for its successor there."""
+
+    def to_json(self) -> str:
+        return json.dumps({"kind": "hello", **asdict(self)})
+
+    @staticmethod
+    def read(values: dict[str, Any]) -> Hello:
+        return Hello(**{**values, "process": Process.read(values["process"])})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suspicion:
+    """A connection broke in a generation."""
+
+    rank: int
+    """Who says so."""
+    number: int
+    lost: int
+    """The rank at its other end; -1: the generation did not come about."""
+    reason: str
+
+    def to_json(self) -> str:
+        return json.dumps({"kind": "suspicion", **asdict(self)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Leave:
+    """A rank has gone."""
+
+    rank: int
+    incarnation: str
+    """The process that is gone; whoever knows the secret may say so of another than itself."""
+    reason: str
+    """In words, to follow the rank's name."""
+
+    def to_json(self) -> str:
+        return json.dumps({"kind": "leave", **asdict(self)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Holder:
+    """Who has the place that another process asks for, as rank 0 tells that one: it may know that this one is gone."""
+
+    incarnation: str
+    process: Process
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @staticmethod
+    def from_json(text: str) -> Holder:
+        values: dict[str, Any] = json.loads(text)
+        return Holder(incarnation=values["incarnation"], process=Process.read(values["process"]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """A heartbeat says something that rank 0 should know at once."""
+
+    rank: int
+
+    def to_json(self) -> str:
+        return json.dumps({"kind": "look", **asdict(self)})
+
+
+News = Hello | Leave | Look | Suspicion
+
+
+def read_news(text: str) -> News:
+    values: dict[str, Any] = json.loads(text)
+    kind = values.pop("kind")
+    if kind == "hello":
+        return Hello.read(values)
+    if kind == "look":
+        return Look(**values)
+    return Leave(**values) if kind == "leave" else Suspicion(**values)
+
+
+def links_of(plan: Plan) -> set[Pair]:
+    """The pairs of ranks between which the plan's microbatches travel."""
+    ranks = [0, *(stage.rank for stage in plan.stages), 0]
+    return {frozenset(pair) for pair in itertools.pairwise(ranks) if pair[0] != pair[1]}
+
+
+def links_watched(plan: Plan, rank: int) -> set[int]:
+    """The other ends of a rank's links, of the plan and of all that replace it; rank 0 has one to each."""
+    plans = [plan, *(plan_without(plan, item.lost) for item in plan.contingencies)]
+    pairs = set().union(*(links_of(item) for item in plans))
+    pairs |= {frozenset((0, other)) for other in range(1, len(plan.hosts))}
+    return {other for pair in pairs if rank in pair for other in pair - {rank}}
+
+
+def plan_without(plan: Plan, host: str | None) -> Plan:
+    """The plan for the loss of a host, with that contingency's stages and prediction; the plan itself for None."""
+    if host is None:
+        return plan
+    found = next(item for item in plan.contingencies if item.lost == host)
+    return replace(plan, stages=found.stages, predicted=found.predicted, certificate=found.certificate)

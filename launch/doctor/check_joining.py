@@ -1,0 +1,76 @@
+"""Checks of `edgelaunch doctor`: whether this rank and rank 0 can meet and understand each other, within its limits."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+
+from edgecompile.contract.plan import UserError
+from edgelaunch.common.failures import PeerLostError, rank_name
+from edgelaunch.common.identity import Endpoint, loopback_trap
+from edgelaunch.common.limits import check_limits, files_needed
+from edgelaunch.common.software import PROTOCOL, Software, mismatch
+from edgelaunch.doctor.findings import FAILS, NOTE, Finding, Patient, has_torch
+
+__all__ = ["check_limits_here", "check_reach", "check_versions"]
+
+REACH_S = 3.0
+
+
+def check_versions(patient: Patient) -> Iterator[Finding]:
+    """This rank's, and rank 0's where it listens already."""
+    from edgelaunch import __version__
+
+    yield Finding(check="edgecompile", found=f"{__version__}, protocol {PROTOCOL}")
+    if patient.endpoint is None or 0 in patient.ranks or not has_torch():
+        return
+    try:
+        theirs = _of_rank_0(patient.endpoint)
+    except UserError as error:
+        yield Finding.of_error("versions", error)
+        return
+    if theirs is None:
+        return
+    own, name = Software.own(), rank_name(patient.plan, 0)
+    wrong = mismatch(rank_name(patient.plan, patient.ranks[0]), own, name, theirs)
+    if wrong is not None:
+        found, _, fix = wrong.rpartition(": ")
+        yield Finding(check="versions", found=found, verdict=FAILS, fix=fix)
+    elif unlike := theirs.unlike(own):
+        fix = "nothing, where it works: the same versions everywhere are what is tested"
+        yield Finding(check="versions", found=f"{name} has {unlike}, this rank {own.unlike(theirs)}", verdict=NOTE,
+                      fix=fix)  # fmt: skip
+    else:
+        yield Finding(check="versions", found=f"{name} has {theirs.describe()}")
+
+
+def _of_rank_0(endpoint: Endpoint) -> Software | None:
+    """None where it is not there yet, or says nothing. Raises UserError where somebody else listens there."""
+    from edgelaunch.store.joining import greeting
+    from edgelaunch.store.meeting import Board
+
+    try:
+        socket.create_connection((endpoint.address, endpoint.port), timeout=REACH_S).close()
+        return greeting(Board(endpoint, serve=False, timeout_s=REACH_S))
+    except (OSError, PeerLostError):  # the check of the way to rank 0 says what is wrong
+        return None
+
+
+def check_reach(patient: Patient) -> Iterator[Finding]:
+    """Whether the others can reach rank 0 at its address; where they can, nothing is said."""
+    if patient.endpoint is None:
+        return
+    trap = loopback_trap(patient.plan, patient.ranks[0], patient.endpoint)
+    if trap is not None:
+        found, fix = trap
+        yield Finding(check="loopback", found=found, verdict=FAILS, fix=fix)
+
+
+def check_limits_here(patient: Patient) -> Iterator[Finding]:
+    try:
+        check_limits(patient.plan, patient.ranks)
+    except UserError as error:
+        yield Finding.of_error("limits", error)
+        return
+    needed = files_needed(patient.plan)
+    yield Finding(check="limits", found=f"allow the {needed} files and sockets that a rank may need, and its memory")

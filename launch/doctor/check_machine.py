@@ -1,0 +1,134 @@
+"""Checks of `edgelaunch doctor`: clock, cores, memory, disk and the plan's files."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from edgecompile.contract.plan import UserError, format_bytes
+from edgelaunch.doctor.findings import FAILS, NOTE, Finding, Patient
+from edgelaunch.local.local_run import available_cores
+from edgelaunch.pipeline.stage_shard import check_file, check_shard
+
+__all__ = ["check_clock", "check_cores", "check_disk", "check_files", "check_memory", "check_shards"]
+
+AHEAD_S = 60.0
+ROOM_BYTES = 200 << 20
+TIGHT = 1.1
+MEMORY_LIMITS = (
+    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+)
+"""Of control groups, version 2 and 1: the limit and what is used of it."""
+
+
+def check_clock(patient: Patient) -> Iterator[Finding]:
+    now = time.time()
+    shown = time.strftime("%Y-%m-%d %H:%M:%S %Z", time.localtime(now))
+    newest = max((path.stat().st_mtime for path in patient.folder.glob("*.yaml")), default=now)
+    if newest > now + AHEAD_S:
+        fix = "set it (timedatectl set-ntp true): runs do not depend on it, dates in logs do"
+        found = f"{shown}, and the plan is {_span(newest - now)} younger"
+        yield Finding(check="clock", found=found, verdict=NOTE, fix=fix)
+        return
+    yield Finding(check="clock", found=shown)
+
+
+def check_cores(patient: Patient) -> Iterator[Finding]:
+    cores = available_cores()
+    wanted = sum(patient.plan.hosts[stage.rank].threads for stage in patient.plan.stages if stage.rank in patient.ranks)
+    if patient.endpoint is not None and wanted > cores:
+        fix = "the stage will be slower than planned: compile with the device's threads= as here"
+        yield Finding(check="cores", found=f"{cores}, the plan counts on {wanted}", verdict=NOTE, fix=fix)
+    else:
+        yield Finding(check="cores", found=str(cores))
+
+
+def check_memory(patient: Patient) -> Iterator[Finding]:
+    most: dict[int, int] = {}
+    for stage in patient.stages():
+        most[stage.rank] = max(most.get(stage.rank, 0), stage.predicted.memory_bytes)
+    wanted, free = sum(most.values()), _free_bytes()
+    if not wanted or free is None:
+        return
+    found = f"{format_bytes(free)} free, the plan takes {format_bytes(wanted)}"
+    if free < wanted:
+        fix = "stop what else runs here, or compile with less: hosts.members.NAME.memory=, a smaller microbatch"
+        yield Finding(check="memory", found=found, verdict=FAILS, fix=fix)
+    elif free < TIGHT * wanted:
+        fix = "tight: the kernel may end a rank when something else starts here"
+        yield Finding(check="memory", found=found, verdict=NOTE, fix=fix)
+    else:
+        yield Finding(check="memory", found=found)
+
+
+def check_disk(patient: Patient) -> Iterator[Finding]:
+    free = shutil.disk_usage(patient.folder).free
+    if free < ROOM_BYTES:
+        fix = "make room: results and temporary files need some"
+        verdict = FAILS if 0 in patient.ranks else NOTE
+        yield Finding(check="disk", found=f"{format_bytes(free)} free", verdict=verdict, fix=fix)
+    else:
+        yield Finding(check="disk", found=f"{format_bytes(free)} free")
+
+
+def check_shards(patient: Patient) -> Iterator[Finding]:
+    stages = {stage.sha256: stage for stage in patient.stages()}
+    size = 0
+    for stage in stages.values():
+        try:
+            check_shard(patient.plan, stage, patient.folder)
+            size += (patient.folder / stage.shard).stat().st_size
+        except UserError as error:
+            if patient.endpoint is None or 0 in patient.ranks:
+                yield Finding.of_error("shard", error)
+            else:
+                yield Finding(check="shard", found=str(error).partition(": copy")[0], verdict=NOTE,
+                              fix="none is needed: it is fetched from rank 0 when the run begins")  # fmt: skip
+            return
+    if stages:
+        plural = "s" if len(stages) > 1 else ""
+        yield Finding(check=f"shard{plural}", found=f"{len(stages)}, {format_bytes(size)}, as the plan has them")
+    else:
+        yield Finding(check="shard", found="none is needed: this rank runs no stage")
+
+
+def check_files(patient: Patient) -> Iterator[Finding]:
+    """What the data host alone reads."""
+    if 0 not in patient.ranks:
+        return
+    golden, text = patient.plan.golden, patient.plan.data.text
+    fix = "copy it again from where the plan was compiled"
+    wanted = [(golden.file, golden.sha256, "the golden items' file")]
+    if golden.reference is not None and golden.reference_sha256 is not None:
+        wanted.append((golden.reference, golden.reference_sha256, "the unsplit model"))
+    if text is not None and text.tokenizer is not None and text.sha256 is not None:
+        wanted.append((text.tokenizer, text.sha256, "the tokenizer"))
+    for name, sha256, what in wanted:
+        try:
+            check_file(patient.folder / name, sha256, what, fix)
+        except UserError as error:
+            yield Finding.of_error("files", error)
+            return
+    yield Finding(check="files", found=", ".join(name for name, _, _ in wanted))
+
+
+def _free_bytes() -> int | None:
+    """What the kernel could give to a new process, within this process's own limit."""
+    found: list[int] = []
+    with contextlib.suppress(OSError, ValueError, StopIteration):
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
+        found.append(next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")))
+    for most, used in MEMORY_LIMITS:
+        with contextlib.suppress(OSError, ValueError):  # "max": no limit
+            found.append(
+                max(0, int(Path(most).read_text(encoding="utf-8")) - int(Path(used).read_text(encoding="utf-8")))
+            )
+    return min(found) if found else None
+
+
+def _span(seconds: float) -> str:
+    return f"{seconds / 86400:.0f} days" if seconds > 2 * 86400 else f"{seconds / 60:.0f} minutes"

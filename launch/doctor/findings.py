@@ -1,0 +1,67 @@
+"""What `edgelaunch doctor` looks at, and what it says of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgecompile.contract.plan import Plan, Stage, UserError
+from edgelaunch.common.identity import Endpoint
+from edgelaunch.pipeline.stage_shard import stages_of
+
+__all__ = ["FAILS", "NOTE", "OK", "SLOWER", "Finding", "Patient", "first_line", "has_torch"]
+
+OK, NOTE, FAILS = "ok", "note", "FAILS"
+SLOWER = 0.9
+"""A link or an interface that reaches this share of what was planned is as good."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    check: str
+    found: str
+    verdict: str = OK
+    """`ok`, `note`: a run is possible, or `FAILS`."""
+    fix: str = ""
+
+    @staticmethod
+    def of_error(check: str, error: UserError) -> Finding:
+        """What our errors say after their last colon is what to do."""
+        found, _, fix = str(error).rpartition(": ")
+        return Finding(check=check, found=found or str(error), verdict=FAILS, fix=fix)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Patient:
+    """The rank, or on a machine that runs them all the ranks, that are looked at."""
+
+    plan: Plan
+    folder: Path
+    ranks: tuple[int, ...]
+    endpoint: Endpoint | None
+    """Where rank 0 is met; None where all ranks are on this machine."""
+    secret_file: str | None = None
+
+    def stages(self) -> list[Stage]:
+        """All that these ranks may have to run, for the loss of another host too; equal shards of a rank once."""
+        return [stage for rank in self.ranks for stage in stages_of(self.plan, rank)]
+
+    def own_address(self) -> str:
+        """Of the interface towards rank 0. Raises UserError where no way leads there."""
+        if self.endpoint is None:
+            return "127.0.0.1"
+        from edgelaunch.transport.process_group import local_address
+
+        return local_address(self.plan.hosts[self.ranks[0]].address, self.endpoint.address)
+
+
+def has_torch() -> bool:
+    try:
+        import torch  # noqa: F401
+    except (ImportError, OSError):
+        return False
+    return True
+
+
+def first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,1 @@
+"""The plan's cluster on this machine: namespaces, control groups, cores."""

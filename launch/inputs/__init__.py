@@ -1,0 +1,1 @@
+"""What users feed: arrays, sentences, images, standard input."""

@@ -1,0 +1,54 @@
+"""What becomes of an item that cannot be read: the run stops, or the item leaves a marked gap and shifts no other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from edgecompile.contract.plan import Plan, UserError
+from edgelaunch.common.stderr import say
+from edgelaunch.inputs.items import Entry, Item
+
+__all__ = ["BadItems"]
+
+MOST_SAID = 10
+
+
+class BadItems:
+    """Counts them. In place of a bad item zeros go through the pipeline, so that results stay in step."""
+
+    def __init__(self, plan: Plan, *, gap: bool, quiet: bool = False) -> None:
+        """`gap`: go on; otherwise the first one's error ends the run."""
+        self.gap, self._quiet = gap, quiet
+        self.num_items = 0
+        self.num_empty_lines = 0
+        """Of files whose lines are no sentences as they are: no result stands for them."""
+        self._filler = {
+            spec.name: np.zeros(spec.shape[1:], "float32" if spec.dtype == "bfloat16" else spec.dtype)
+            for spec in plan.inputs
+        }
+
+    def note(self, text: str) -> None:
+        """Prints what a user must know of the input."""
+        if not self._quiet:
+            say(f"edgelaunch: {text}")
+
+    def item(self, entry: Entry, read: Callable[[], Mapping[str, Any]]) -> Item:
+        """The item as `read` gives it. Raises UserError where that fails and no gap is wanted."""
+        try:
+            return Item(entry, read())
+        except UserError as error:
+            if not self.gap:
+                raise
+            return self.missing(entry, str(error))
+
+    def missing(self, entry: Entry, error: str) -> Item:
+        """In place of an item that could not be read."""
+        self.num_items += 1
+        if not self._quiet and self.num_items <= MOST_SAID:
+            more = "; the next ones are only counted" if self.num_items == MOST_SAID else ""
+            say(f"item {entry.index}: left out: {' '.join(error.split())}{more}")
+        return Item(replace(entry, error=error), self._filler)

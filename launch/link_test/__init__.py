@@ -1,0 +1,1 @@
+"""Bandwidth and latency between the ranks, measured."""

@@ -1,0 +1,379 @@
+"""`--local`: every rank as a process on this machine, started, watched and ended by their parent. Imports no torch."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from edgecompile.contract.plan import Plan
+from edgecompile.terminal.process import CLOSED_PIPE, tell_reader_left
+from edgelaunch.common.allocator import heap_environment
+from edgelaunch.common.failures import EXIT_CODES, Failure, rank_name
+from edgelaunch.common.stderr import say
+from edgelaunch.local.forked import Forked, Nest
+from edgelaunch.local.restarts import DEFAULT_RESTARTS, Restarts
+
+__all__ = ["Children", "LocalRun", "OnLoopback", "Place", "available_cores", "local_threads", "watch_parent"]
+
+LAST_WORDS_S = 4.0
+"""How long the other ranks may take to end by themselves once one has failed."""
+TERMINATE_S = 2.0
+WELL = (0, CLOSED_PIPE)
+"""Statuses of a rank that did its work; the second where nobody read what it printed."""
+SAYS_WHY = (EXIT_CODES["lost"], EXIT_CODES["left"])
+"""Statuses of a child whose report says why."""
+
+
+def available_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def local_threads(plan: Plan, rank: int, num_here: int) -> int:
+    """Intra-op threads of a rank that shares this machine with others: no more than its share of the cores."""
+    cores = available_cores()
+    wanted = plan.hosts[rank].threads or cores
+    return max(1, min(wanted, cores // num_here))
+
+
+class Place(Protocol):
+    """Where on this machine ranks are started."""
+
+    def prefix(self, rank: int) -> Sequence[str]:
+        """What stands before the rank's command."""
+
+    def arguments(self, rank: int) -> Sequence[str]:
+        """Where it meets the others, and with how many threads."""
+
+    def why_killed(self, rank: int) -> str | None:
+        """In words, where the place itself is why the rank was killed."""
+
+
+class OnLoopback:
+    """Ranks that meet at a port of the loopback interface and share this machine's cores."""
+
+    def __init__(self, plan: Plan, port: int, max_threads: int | None = None) -> None:
+        self._plan, self._port, self._max_threads = plan, port, max_threads
+
+    def prefix(self, rank: int) -> Sequence[str]:
+        return []
+
+    def arguments(self, rank: int) -> Sequence[str]:
+        threads = local_threads(self._plan, rank, len(self._plan.hosts))
+        return ["--master", f"127.0.0.1:{self._port}", "--threads", str(min(threads, self._max_threads or threads))]
+
+    def why_killed(self, rank: int) -> str | None:
+        return None
+
+
+@dataclass
+class Child:
+    rank: int
+    process: subprocess.Popen[bytes] | Forked
+    channel: socket.socket
+    """Its other end tells the child, by closing, that the parent is gone."""
+    arguments: Sequence[str] = ()
+    """To start it again with."""
+    threads: list[threading.Thread] = field(default_factory=list)
+    told_to_end: bool = False
+    report: Failure | None = None
+
+    @property
+    def leaves_others(self) -> bool:
+        """Whether it ended in a way that ends no run: it was told to stop, or came after the last result."""
+        return self.report is not None and self.report.kind in ("left", "late")
+
+    @property
+    def code(self) -> int:
+        """The status that it ended with, as of the last look; 0 also while it runs."""
+        return self.process.returncode or 0
+
+
+class Children:
+    """Rank processes on this machine: starts them, relays what they print, keeps the failures that they report."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        plan_path: Path,
+        place: Place,
+        command: Sequence[str] = (),
+        *,
+        restarts: int = DEFAULT_RESTARTS,
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
+        """`command`: the words between `edgelaunch` and the plan, such as `links`. `environ`: more variables for them.
+
+        `restarts`: how often each rank but 0 is started again after it was killed or lost.
+        """
+        self._plan, self._plan_path, self._place = plan, plan_path, place
+        self._command, self._environ = tuple(command), dict(environ or {})
+        self._children: list[Child] = []
+        self._reports: list[Failure] = []
+        self._restarts = Restarts(plan, restarts)
+        self._lock = threading.RLock()
+
+    def start(
+        self,
+        rank: int,
+        arguments: Sequence[str] = (),
+        pass_fds: Sequence[int] = (),
+        show: bool = False,
+        nest: Nest | None = None,
+    ) -> None:
+        """`show`: the child has this terminal and standard input; otherwise its lines are relayed to stderr.
+
+        `nest`: where it is forked from; `follow` is to be called once all are.
+        """
+        ours, theirs = socket.socketpair()
+        words = [
+            *self._command, str(self._plan_path), "--rank", str(rank), "--loopback", *self._place.arguments(rank),
+            "--supervisor-fd", str(theirs.fileno()), *arguments,
+        ]  # fmt: skip
+        keep = (theirs.fileno(), *pass_fds)
+        if nest is not None:
+            process: Forked | subprocess.Popen[bytes] = nest.fork(words, keep, show=show)
+        else:
+            process = self._spawn([*self._place.prefix(rank), sys.executable, "-m", "edgelaunch", *words], keep, show)
+        theirs.close()
+        self._children.append(Child(rank, process, ours, arguments))
+        if nest is None:
+            self.follow()
+
+    def _spawn(self, command: Sequence[str], keep: Sequence[int], show: bool) -> subprocess.Popen[bytes]:
+        environ = {key: value for key, value in os.environ.items() if key not in ("RANK", "WORLD_SIZE")}
+        if "" not in sys.path and os.getcwd() not in sys.path:
+            environ["PYTHONSAFEPATH"] = "1"  # a folder called torch in the user's folder must not be taken for torch
+        environ |= heap_environment(environ) | self._environ
+        output = None if show else subprocess.PIPE
+        # a session of its own: Ctrl-C reaches the parent alone, which ends the ranks in order
+        return subprocess.Popen(
+            command, stdin=None if show else subprocess.DEVNULL, stdout=output,
+            stderr=None if show else subprocess.STDOUT, env=environ, pass_fds=keep, start_new_session=True,
+        )  # fmt: skip
+
+    def follow(self) -> None:
+        """Listens to those that nobody listens to yet, in threads."""
+        for child in self._children:
+            if child.threads:
+                continue
+            for work in (self._read_reports, self._relay):
+                thread = threading.Thread(target=work, args=(child,), daemon=True)
+                thread.start()
+                child.threads.append(thread)
+
+    def outcome(self) -> Failure | None:
+        """Waits until the run is complete (None), or a child has not ended well: then the first cause, and none runs.
+
+        The data host ends well only with all results; a rank that was started again and is yet to join comes too late.
+        """
+        while not self.all_done():
+            time.sleep(0.02)
+            if any(child.rank == 0 and child.process.poll() in WELL for child in self._children):
+                self.end(TERMINATE_S)
+                break
+            if (failure := self.first_failure()) is not None:
+                # a broken connection alone is no cause: that is yet to be reported, or seen
+                self.end(LAST_WORDS_S if failure.kind == "lost" else 0.0)
+                self.drain(1.0)
+                return self.first_failure()
+        self.drain(1.0)
+        if any(child.code == CLOSED_PIPE for child in self._children):
+            tell_reader_left()
+        return None
+
+    def first_failure(self) -> Failure | None:
+        """The cause, once a child has reported or ended badly; None while all is well.
+
+        A rank that was killed or lost is started again here, while it may be.
+        """
+        with self._lock:
+            return self._first_failure()
+
+    def _first_failure(self) -> Failure | None:
+        ended = [child for child in self._children if child.process.poll() not in (None, *WELL)]
+        ended = [child for child in ended if not self._start_again(child) and not child.leaves_others]
+        if not ended and not self._reports:
+            return None
+        if not self._reports:
+            for thread in ended[0].threads:
+                thread.join(0.5)
+        for child in ended:
+            if child.code < 0 and not child.told_to_end:
+                return self._killed(child.rank, -child.code)
+        for report in list(self._reports):
+            if report.kind != "lost":
+                return report
+        if self._reports:
+            return self._reports[0]
+        child = ended[0]
+        message = f"{rank_name(self._plan, child.rank)} ended with status {child.code} and no word why"
+        return Failure(rank=child.rank, kind="lost", message=message)
+
+    def _start_again(self, child: Child) -> bool:
+        if child.code in SAYS_WHY:
+            for thread in child.threads:
+                thread.join(0.5)  # its report says why
+        leader = next((other.process.poll() is None for other in self._children if other.rank == 0), True)
+        reason = self._restarts.reason(child.rank, child.code, child.report) if leader else None
+        if child.told_to_end or reason is None or self._place.why_killed(child.rank) is not None:
+            return False
+        name = rank_name(self._plan, child.rank)
+        say(f"edgelaunch: {name} {reason}: starts it again")
+        self._children.remove(child)
+        if child.report in self._reports:
+            self._reports.remove(child.report)
+        child.channel.close()
+        self.start(child.rank, child.arguments)
+        return True
+
+    def all_done(self) -> bool:
+        return all(child.process.poll() in WELL for child in self._children)
+
+    def any_running(self) -> bool:
+        return any(child.process.poll() is None for child in self._children)
+
+    def pids(self) -> list[int]:
+        return [child.process.pid for child in self._children]
+
+    def drain(self, timeout_s: float) -> None:
+        """Until the ended children's last lines are relayed."""
+        deadline = time.monotonic() + timeout_s
+        for child in self._children:
+            for thread in child.threads:
+                thread.join(max(0.0, deadline - time.monotonic()))
+
+    def end(self, grace_s: float) -> None:
+        """Ends every child: by itself within `grace_s`, else SIGTERM, else SIGKILL."""
+        with self._lock:
+            self._restarts.stop()
+        self._wait(grace_s)
+        for child in self._children:
+            if child.process.poll() is None:
+                child.told_to_end = True
+                child.process.terminate()
+        self._wait(TERMINATE_S)
+        for child in self._children:
+            if child.process.poll() is None:
+                child.process.kill()
+            child.process.wait()
+            child.channel.close()
+
+    def _wait(self, timeout_s: float) -> None:
+        deadline = time.monotonic() + timeout_s
+        while self.any_running() and time.monotonic() < deadline:
+            time.sleep(0.02)
+
+    def _killed(self, rank: int, number: int) -> Failure:
+        if (why := self._place.why_killed(rank)) is not None:
+            return Failure(rank=rank, kind="user", message=why)
+        name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
+        hint = ": the machine may be out of memory" if name == "SIGKILL" else ""
+        return Failure(rank=rank, kind="user", message=f"{rank_name(self._plan, rank)} was killed by {name}{hint}")
+
+    def _read_reports(self, child: Child) -> None:
+        with contextlib.suppress(OSError), child.channel.makefile("r", encoding="utf-8") as lines:
+            for line in lines:
+                report = Failure.from_json(line)
+                if report.kind == "silent":  # of another rank, which stands still: only its parent can end it
+                    self.kill(report.rank, int(report.message))
+                    continue
+                child.report = report
+                if not child.leaves_others:
+                    self._reports.append(report)
+
+    def kill(self, rank: int, process: int) -> None:
+        """A rank that fell silent, so that it is started again."""
+        with self._lock:
+            for child in self._children:
+                if child.process.pid == process and self._restarts.left(rank):
+                    child.process.kill()
+
+    def _relay(self, child: Child) -> None:
+        if child.process.stdout is None:
+            return
+        for line in child.process.stdout:
+            sys.stderr.write(line.decode("utf-8", "replace"))
+            sys.stderr.flush()
+
+
+class LocalRun:
+    """All ranks of a plan, rank 0 included, as children."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        plan_path: Path,
+        arguments: Sequence[str],
+        *,
+        quiet: bool,
+        max_threads: int | None,
+        command: Sequence[str] = (),
+        restarts: int = DEFAULT_RESTARTS,
+        forks: bool = False,
+    ) -> None:
+        """`arguments`: the data host's, such as `--input`; `command` and `restarts`: as of Children.
+
+        `forks`: the ranks are forked from this process, which imports torch for them and must have no other threads.
+        """
+        self._plan, self._plan_path, self._forks = plan, plan_path, forks
+        self._quiet = quiet
+        self.listener = listen_on_loopback()
+        place = OnLoopback(plan, self.listener.getsockname()[1], max_threads)
+        self.children = Children(plan, plan_path, place, command, restarts=restarts)
+        self._arguments = list(arguments)
+        self._num_ranks = len(plan.hosts)
+
+    def run(self) -> Failure | None:
+        """Until all ranks have ended well (None), or one has not: then the first cause, and none runs any more.
+
+        Raises:
+            KeyboardInterrupt: passed on, after all ranks have been ended.
+            UserError: with `forks`, a shard is missing or damaged.
+        """
+        try:
+            nest = Nest(self._plan, self._plan_path) if self._forks else None
+            descriptor = self.listener.fileno()
+            quiet = ["--quiet"] if self._quiet else []
+            first = [*self._arguments, "--listen-fd", str(descriptor)]
+            for rank in range(self._num_ranks):
+                own = first if rank == 0 else []
+                self.children.start(rank, [*own, *quiet], (descriptor,) if rank == 0 else (), rank == 0, nest)
+            self.listener.close()
+            self.children.follow()
+            return self.children.outcome()
+        finally:
+            self.listener.close()
+            self.children.end(0.0)
+
+
+def listen_on_loopback() -> socket.socket:
+    """A free port, held until rank 0 takes it over, so that nobody else can."""
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listener.bind(("127.0.0.1", 0))
+    listener.listen(256)
+    return listener
+
+
+def watch_parent(descriptor: int) -> socket.socket:
+    """In a child: ends this process when the parent is gone. Returns the channel to report a failure through."""
+    channel = socket.socket(fileno=descriptor)
+
+    def watch() -> None:
+        with contextlib.suppress(OSError):
+            channel.recv(1)
+        os.kill(os.getpid(), signal.SIGTERM)  # the main thread removes what is half-written
+        time.sleep(TERMINATE_S)
+        os._exit(130)
+
+    threading.Thread(target=watch, name="watch parent", daemon=True).start()
+    return channel

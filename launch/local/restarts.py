@@ -1,0 +1,41 @@
+"""Which ranks a parent starts again: those that were killed, lost or told to stop; none that failed by itself."""
+
+from __future__ import annotations
+
+import signal
+from collections import Counter
+
+from edgecompile.contract.plan import Plan
+from edgelaunch.common.failures import Failure
+
+__all__ = ["DEFAULT_RESTARTS", "Restarts"]
+
+DEFAULT_RESTARTS = 3
+
+
+class Restarts:
+    """Counts them. Rank 0 is never started again: what it was given and gave would be lost with it."""
+
+    def __init__(self, plan: Plan, most: int) -> None:
+        recovers = plan.runtime.rejoin_s > 0 or bool(plan.contingencies)
+        self._most = most if recovers else 0
+        self._used: Counter[int] = Counter()
+
+    def stop(self) -> None:
+        """The run is over: from now on nothing is started again."""
+        self._most = 0
+
+    def left(self, rank: int) -> bool:
+        return rank != 0 and self._used[rank] < self._most
+
+    def reason(self, rank: int, code: int, report: Failure | None) -> str | None:
+        """Why the rank, which ended with this status, is started again; None where it is not. Counts it."""
+        killed = code in (-signal.SIGKILL, -signal.SIGTERM)
+        told = report is not None and report.kind == "left"
+        lost = report is not None and report.kind == "lost" and report.rank == 0
+        if not self.left(rank) or not (killed or told or lost):
+            return None
+        self._used[rank] += 1
+        if told and report is not None:
+            return report.message
+        return f"was killed by {signal.Signals(-code).name}" if killed else "lost sight of rank 0"

@@ -1,0 +1,1 @@
+"""One stage at work: microbatches in, through its shard, and out."""

@@ -1,0 +1,64 @@
+"""pt2 shards: torch.export's archives, which an older torch than the one that wrote them may not read."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from edgecompile.contract.plan import UserError
+
+__all__ = ["exported_by", "is_newer", "load_exported"]
+
+PROGRAMS = ("models/model.json", "serialized_exported_program.json")
+"""How the names of the records end that say which torch wrote them: from 2.7 on, and before."""
+
+
+def load_exported(path: Path) -> Any:
+    """The module of an archive whose bytes have been checked.
+
+    Raises:
+        UserError: this torch cannot read it; says which one wrote it, and what to do.
+    """
+    import torch
+
+    try:
+        return torch.export.load(path).module()
+    except Exception as error:  # of many kinds: the schema, a missing record, an operator that this torch lacks
+        lines = str(error).strip().strip("'\"").splitlines()
+        reason = f"{type(error).__name__}: {lines[0] if lines else '?'}"
+    here, writer = str(torch.__version__), exported_by(path)
+    if writer is not None and is_newer(writer, here):
+        least = writer.partition("+")[0]
+        raise UserError(
+            f"{path}: torch {here} cannot load this pt2 shard, which torch {writer} wrote ({reason}): install torch "
+            f"{least} or later on this rank, or compile with artifact=torchscript, which older ones read too"
+        )
+    raise UserError(
+        f"{path}: torch {here} cannot load this pt2 shard, which torch {writer or 'of an unknown version'} wrote "
+        f"({reason}): compile again with this rank's torch, or with artifact=torchscript"
+    )
+
+
+def exported_by(path: Path) -> str | None:
+    """The version of the torch that wrote an archive; None where it does not say."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for name in archive.namelist():
+                if name.endswith(PROGRAMS):
+                    version = json.loads(archive.read(name)).get("torch_version")
+                    return version if isinstance(version, str) else None
+    except (OSError, ValueError, AttributeError, zipfile.BadZipFile):
+        pass
+    return None
+
+
+def is_newer(version: str, other: str) -> bool:
+    """By release: a build's own label says nothing."""
+    from torch.torch_version import TorchVersion
+
+    try:
+        return bool(TorchVersion(version.partition("+")[0]) > TorchVersion(other.partition("+")[0]))
+    except ValueError:
+        return False

@@ -1,0 +1,45 @@
+"""A process's shard in memory: one at a time, kept from one generation to the next."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from typing import Any
+
+from edgecompile.contract.plan import Stage
+from edgecompile.execution.libraries import import_libraries
+from edgelaunch.common.allocator import large_blocks_apart
+from edgelaunch.pipeline.rank import RankOptions
+from edgelaunch.pipeline.stage_shard import load_shard_soon
+
+__all__ = ["Loader"]
+
+
+class Loader:
+    def __init__(self, options: RankOptions, set_ready: Callable[[bool], None]) -> None:
+        """`set_ready`: told whether the rank has its shard; while one is loaded, Python stands still."""
+        self._options, self._set_ready = options, set_ready
+        self._loaded: tuple[str, Callable[..., Any]] | None = None
+
+    def load(self, stage: Stage) -> Callable[..., Any]:
+        """The stage's module; the one before, where that is another, is let go of first.
+
+        Raises:
+            UserError: as load_shard, or a library that the plan names cannot be imported.
+        """
+        if self._loaded is not None and self._loaded[0] == stage.sha256:
+            return self._loaded[1]
+        if self._loaded is not None:
+            self._set_ready(False)
+            self._loaded = None
+            gc.collect()
+        import_libraries(self._options.plan.runtime.imports)
+        policy = self._options.plan.runtime.prepack
+        with large_blocks_apart():
+            module = load_shard_soon(stage, self._options.folder, self._options.device, policy)
+        self._loaded = (stage.sha256, module)
+        first, last = stage.units
+        threads = f"{self._options.threads} thread" + ("s" if self._options.threads > 1 else "")
+        self._options.log(f"stage {stage.stage}, units {first}-{last}, {self._options.device}, {threads}: ready")
+        self._set_ready(True)
+        return module

@@ -1,0 +1,91 @@
+"""What a run was, for `run.json` and for `--json`."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+from edgecompile.contract.plan import Plan, UserError, check_ours, replacing
+from edgecompile.contract.run_record import (
+    RECORD_VERSION,
+    LinkRecord,
+    Percentiles,
+    Rates,
+    RunRecord,
+    StageRecord,
+    run_text,
+)
+from edgelaunch.control.supervisor import Run
+from edgelaunch.report.run_report import bottleneck, rates, share, transfer_s
+
+__all__ = ["check_record", "record_of", "write_record"]
+
+
+def record_of(plan: Plan, run: Run, plan_sha256: str, began: str) -> RunRecord:
+    """`plan`: as it ran last. `began`: UTC, ISO 8601."""
+    collector = run.collector
+    measured = rates(plan, run)
+    return RunRecord(
+        version=RECORD_VERSION,
+        plan_sha256=plan_sha256,
+        model=plan.model.name,
+        microbatch=plan.model.microbatch,
+        began=began,
+        num_items=collector.num_items,
+        elapsed_s=measured.elapsed_s,
+        throughput_items_per_s=measured.overall,
+        steady_items_per_s=measured.steady,
+        predicted_items_per_s=plan.predicted.throughput_items_per_s,
+        bottleneck=bottleneck(plan, run),
+        predicted_bottleneck=plan.predicted.bottleneck,
+        latency=Percentiles(**collector.latencies.summary()) if collector.latencies.count else None,
+        stages=tuple(_stages(plan, run)),
+        links=tuple(_links(plan, run)),
+        pauses_s=tuple(run.pauses_s),
+        rates=Rates(step_s=collector.rates.step_ns / 1e9, items=tuple(collector.rates.counts())),
+    )
+
+
+def _stages(plan: Plan, run: Run) -> list[StageRecord]:
+    found = []
+    for stage in plan.stages:
+        summary = run.ranks[stage.rank]
+        clock = summary["stage"]
+        found.append(StageRecord(
+            stage=stage.stage, rank=stage.rank, host=plan.hosts[stage.rank].name, machine=summary["machine"],
+            units=stage.units, microbatches=clock["compute"]["count"],
+            compute_s=clock["compute"]["median_s"], predicted_s=stage.predicted.compute_s,
+            wait_input_s=clock["wait_input"]["mean_s"], wait_output_s=clock["wait_output"]["mean_s"],
+            pack_s=clock["pack"]["mean_s"], busy=share(clock, "compute"),
+            trace=tuple(tuple(stamps) for stamps in clock["trace"]),
+        ))  # fmt: skip
+    return found
+
+
+def _links(plan: Plan, run: Run) -> list[LinkRecord]:
+    found = []
+    ranks = [0, *(stage.rank for stage in plan.stages), 0]
+    for boundary, (source, destination) in enumerate(itertools.pairwise(ranks)):
+        if source == destination:
+            continue
+        received = run.ranks[destination]["receive"].get(str(boundary), {"bytes": 0})
+        found.append(LinkRecord(
+            boundary=boundary, source=plan.hosts[source].name, destination=plan.hosts[destination].name,
+            transfer_s=transfer_s(run, boundary), num_bytes=received["bytes"],
+            predicted_s=plan.stages[boundary - 1].predicted.send_s if boundary else None,
+        ))  # fmt: skip
+    return found
+
+
+def check_record(path: Path) -> None:
+    """Raises UserError where a file that is no record of a run has the name that a record gets by itself."""
+    check_ours(path, r'\A\{"version": .*"plan_sha256": ', "record of a run", "name a file with --run")
+
+
+def write_record(record: RunRecord, path: Path) -> None:
+    """Whole or not at all. Raises UserError where it cannot be written."""
+    try:
+        with replacing(path) as temporary:
+            temporary.write_text(run_text(record), encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path}: the run's record cannot be written: {error.strerror}") from None

@@ -1,0 +1,1 @@
+"""The store that ranks meet at, and who may join."""

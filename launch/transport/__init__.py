@@ -1,0 +1,1 @@
+"""Messages between ranks: links, their buffers, and whether they carry."""

@@ -1,0 +1,84 @@
+"""One message a boundary a microbatch: a header and all tensors of the boundary in one preallocated buffer."""
+
+from __future__ import annotations
+
+import itertools
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from edgecompile.contract.plan import TensorSpec
+
+__all__ = ["END", "Header", "Layout", "Slot"]
+
+HEADER = struct.Struct("<16sQII")
+HEADER_BYTES = 64
+ALIGN_BYTES = 64
+FIRST_PIECE_BYTES = 64 << 10
+"""The end of the stream is one first piece alone, so it is kept small."""
+PIECE_BYTES = 1 << 20
+"""Larger gloo operations hang when the peer dies while they are under way."""
+
+END = 1
+"""Flag: no more messages; the tensors have no meaning."""
+
+
+@dataclass(frozen=True)
+class Header:
+    plan_id: bytes
+    sequence: int
+    num_valid: int
+    """Items of the microbatch that are real; the rest repeats one of them."""
+    flags: int
+
+    @property
+    def end(self) -> bool:
+        return bool(self.flags & END)
+
+
+class Layout:
+    """Where each tensor of a boundary lies in the buffer, and how the buffer is cut into pieces for the wire."""
+
+    def __init__(self, specs: tuple[TensorSpec, ...], plan_id: bytes) -> None:
+        """`plan_id`: the first 16 bytes of the plan's sha256, in every header."""
+        self.specs = specs
+        self.plan_id = plan_id
+        self.offsets: list[int] = []
+        position = HEADER_BYTES
+        for spec in specs:
+            self.offsets.append(position)
+            position += -(-spec.num_bytes // ALIGN_BYTES) * ALIGN_BYTES
+        self.num_bytes = position
+        first = min(position, FIRST_PIECE_BYTES)
+        bounds = [0, *range(first, position, PIECE_BYTES), position]
+        self.pieces = list(itertools.pairwise(bounds))
+
+
+class Slot:
+    """One buffer, allocated once; its tensors are views of it."""
+
+    def __init__(self, layout: Layout) -> None:
+        self.layout = layout
+        self.buffer = torch.zeros(layout.num_bytes, dtype=torch.uint8)
+        self.pieces = [self.buffer[begin:end] for begin, end in layout.pieces]
+        self.tensors = [
+            self.buffer[offset : offset + spec.num_bytes].view(getattr(torch, spec.dtype)).view(spec.shape)
+            for spec, offset in zip(layout.specs, layout.offsets, strict=True)
+        ]
+        self._header = memoryview(self.buffer[:HEADER_BYTES].numpy())  # type: ignore[arg-type]
+
+    def fill(self, tensors: Sequence[torch.Tensor]) -> None:
+        """Copies one tensor for each of the layout's, and keeps none of them alive."""
+        for tensor, view in zip(tensors, self.tensors, strict=True):
+            view.copy_(tensor)
+
+    def write_header(self, sequence: int, num_valid: int, flags: int = 0) -> None:
+        HEADER.pack_into(self._header, 0, self.layout.plan_id, sequence, num_valid, flags)
+
+    def read_header(self) -> Header:
+        return Header(*HEADER.unpack_from(self._header))
+
+    def named(self) -> dict[str, torch.Tensor]:
+        return {spec.name: tensor for spec, tensor in zip(self.layout.specs, self.tensors, strict=True)}
