@@ -28,7 +28,7 @@ from torch import nn
 
 from edgecompile.commands.compile import compose
 from edgecompile.config.domain import Device, cluster_of, model_of
-from edgecompile.contract.plan import DTYPE_BYTES
+from edgecompile.contract.dtypes import DTYPE_BYTES
 from edgecompile.contract.quantities import format_time, parse_flops
 from edgecompile.frontend.capture.trace import FlatModel, capture
 from edgecompile.frontend.chain.blocks import pipeedge_cuts

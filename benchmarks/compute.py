@@ -25,7 +25,9 @@ from contenders import boundary_tensors, load_stage
 from torch import nn
 
 from edgecompile.artifacts.shards import freeze_module
-from edgecompile.contract.plan import Plan, UnitEntry, read_plan
+from edgecompile.contract.costs import UnitEntry
+from edgecompile.contract.plan import Plan
+from edgecompile.contract.plan_file import read_plan
 from edgecompile.execution.prepack import pays_here, prepack_traced
 
 TARGET = 0.85

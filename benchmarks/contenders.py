@@ -22,7 +22,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from edgecompile.contract.plan import Plan, read_plan
+from edgecompile.contract.plan import Plan
+from edgecompile.contract.plan_file import read_plan
 from edgecompile.execution import torchscript
 
 Burst = Callable[[int], list[float]]

@@ -37,7 +37,8 @@ from machine_speed import Machine
 from processes import figures, share_a_secret
 
 from edgecompile.contract.errors import UserError
-from edgecompile.contract.plan import Plan, read_plan
+from edgecompile.contract.plan import Plan
+from edgecompile.contract.plan_file import read_plan
 from edgelaunch.emulation.cluster import MASTER_PORT, Emulation
 from edgelaunch.local.local_run import heap_environment
 

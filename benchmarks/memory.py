@@ -18,7 +18,8 @@ from pathlib import Path
 from commands import compile_plan
 from processes import LocalRun
 
-from edgecompile.contract.plan import Plan, read_plan
+from edgecompile.contract.plan import Plan
+from edgecompile.contract.plan_file import read_plan
 
 MODELS = ("vit_base", "bert_base", "resnet50", "deit_small")
 SHARE, LEAST_BYTES = 0.10, 20e6

@@ -33,7 +33,8 @@ from neighbours import Neighbours
 from processes import share_a_secret
 from slow_link import SlowLink, slow_link, why_not
 
-from edgecompile.contract.plan import Plan, read_plan
+from edgecompile.contract.plan import Plan
+from edgecompile.contract.plan_file import read_plan
 
 ANSWER_S = 900.0
 WARM_UP = 3

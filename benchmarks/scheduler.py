@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgecompile.planning.native_bridge import native_module, spec_of
-from edgecompile.planning.schedule import HostLinks, Kind, PairwiseLinks, Problem, SchedHost, SharedMedium
+from edgecompile.planning.problem import HostLinks, Kind, PairwiseLinks, Problem, SchedHost, SharedMedium
 
 
 @dataclass(frozen=True)

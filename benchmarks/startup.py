@@ -20,7 +20,7 @@ from pathlib import Path
 
 from commands import compile_plan
 
-from edgecompile.contract.plan import read_plan
+from edgecompile.contract.plan_file import read_plan
 
 TARGET = 1.5
 LOAD = "import sys, torch; torch.jit.load(sys.argv[1]); print('loaded', flush=True)"

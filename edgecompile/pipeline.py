@@ -14,7 +14,8 @@ from edgecompile.artifacts.shards import RAW, artifact_formats, write_reference,
 from edgecompile.artifacts.wire_loss import is_lossy
 from edgecompile.config.domain import ModelSpec, cluster_of, imports_of, model_of, with_pixels
 from edgecompile.config.schema import Conf
-from edgecompile.contract.plan import Plan, check_place, write_plan
+from edgecompile.contract.plan import Plan
+from edgecompile.contract.plan_file import check_place, write_plan
 from edgecompile.execution.libraries import import_libraries
 from edgecompile.frontend.capture.export_graph import library_notes
 from edgecompile.frontend.capture.trace import FlatModel

@@ -9,7 +9,7 @@ TYPE_CHECKING = False  # as type checkers know it: typing takes 10 ms, and the c
 if TYPE_CHECKING:
     from typing import Any
 
-    from edgecompile.contract.plan import UserError
+    from edgecompile.contract.errors import UserError
     from edgelaunch.api import Pipeline
     from edgelaunch.common.failures import RankFailedError
 
@@ -28,7 +28,7 @@ def __getattr__(name: str) -> Any:
 
         return RankFailedError
     if name == "UserError":
-        from edgecompile.contract.plan import UserError
+        from edgecompile.contract.errors import UserError
 
         return UserError
     if name == "__version__":

@@ -14,7 +14,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgecompile.contract.plan import Plan, UserError, file_sha256, read_run_plan
+from edgecompile.contract.atomic_files import file_sha256
+from edgecompile.contract.errors import UserError
+from edgecompile.contract.plan import Plan
+from edgecompile.contract.plan_file import read_run_plan
 from edgelaunch.common.abandoned_threads import await_at_exit
 from edgelaunch.common.allocator import use_one_arena
 from edgelaunch.common.failures import Failure, RankFailedError, rank_name

@@ -28,7 +28,8 @@ from edgelaunch.commands.launch import main as edgelaunch
 sys.path.append(str(Path(__file__).parent / "explore"))
 from explore_plans import make_plan
 
-from edgecompile.contract.plan import Plan, write_plan
+from edgecompile.contract.plan import Plan
+from edgecompile.contract.plan_file import write_plan
 
 TIED = ("model=custom", "model.build._target_=hand_written.Tied", "model.inputs={ids: {shape: [7], dtype: int64}}")
 

@@ -35,7 +35,7 @@ HIGH = {
     "edgecompile.commands.compile",
     "edgecompile.commands.entry_points",
     "edgecompile.pipeline",
-    "edgecompile.commands.sweep",
+    "edgecompile.sweep.callback",
 }
 
 

@@ -13,14 +13,16 @@ from edgecompile.artifacts.shards import Shard
 from edgecompile.config.domain import Cluster, imports_of
 from edgecompile.config.readiness import planning_notes
 from edgecompile.config.schema import Conf, RuntimeConf
+from edgecompile.contract import cluster as plan_cluster
 from edgecompile.contract import plan as p
+from edgecompile.contract.plan_file import VERSION
 from edgecompile.contract.quantities import parse_time
 from edgecompile.frontend.chain.units import Boundary, Chain
 from edgecompile.partition.machines import limits_entry, network_entry, spare_hosts
 from edgecompile.partition.record import recorded
 from edgecompile.planning.from_plan import bottleneck_name
 from edgecompile.planning.memory import data_host_bytes, kept_inputs_bytes
-from edgecompile.planning.schedule import Schedule
+from edgecompile.planning.problem import Schedule
 from edgecompile.profile.analytic import Profile
 from edgecompile.wire.formats import FORMATS, WireFormat, wire_tensors
 
@@ -54,7 +56,7 @@ def assemble_plan(
     ranks = [0] + [stage.host for stage in schedule.stages if stage.host != 0]
     costs = recorded(conf, chain, profile, cluster)
     return p.Plan(
-        version=p.VERSION,
+        version=VERSION,
         model=p.ModelInfo(
             name=conf.model.name,
             microbatch=conf.microbatch,
@@ -133,10 +135,10 @@ def _certificate(schedule: Schedule) -> p.Certificate:
     )
 
 
-def _host(rank: int, index: int, cluster: Cluster) -> p.Host:
+def _host(rank: int, index: int, cluster: Cluster) -> plan_cluster.Host:
     host = cluster.hosts[index]
     device = cluster.device_of(host)
-    return p.Host(
+    return plan_cluster.Host(
         rank=rank,
         name=host.name,
         address=host.address,

@@ -20,7 +20,7 @@ from edgecompile.frontend.chain.units import Chain
 from edgecompile.frontend.golden.eager import groups_of
 from edgecompile.frontend.golden.independence import CURES
 from edgecompile.frontend.golden.items import Reference
-from edgecompile.planning.schedule import Schedule
+from edgecompile.planning.problem import Schedule
 from edgecompile.wire.formats import WireFormat
 
 __all__ = ["Equality", "Flow", "check_shards"]

@@ -22,7 +22,8 @@ from edgecompile.config.schema import Conf, ScheduleMethod
 from edgecompile.frontend.chain.units import Chain
 from edgecompile.frontend.golden.items import Reference
 from edgecompile.partition.stages import build_problem
-from edgecompile.planning.schedule import Infeasible, Objective, Problem, Schedule, solve
+from edgecompile.planning.problem import Infeasible, Objective, Problem, Schedule
+from edgecompile.planning.solver import solve
 from edgecompile.profile.analytic import Profile
 from edgecompile.wire.formats import WireFormat, cut_formats
 

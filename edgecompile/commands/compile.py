@@ -12,13 +12,13 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
-from edgecompile.commands import sweep
 from edgecompile.commands.hydra_app import job, run_app
 from edgecompile.commands.hydra_options import read_options
 from edgecompile.config.domain import to_conf
 from edgecompile.config.overrides import overrides_of
 from edgecompile.config.schema import Conf
 from edgecompile.contract.errors import UserError
+from edgecompile.sweep import callback as sweep
 from edgecompile.terminal.console import output_options, run_command, say, steps, table_console
 from edgecompile.terminal.process import abrupt_interrupts, at_interrupt
 

@@ -22,7 +22,8 @@ from edgecompile.planning.pipeedge import (
     problem_of,
     read_files,
 )
-from edgecompile.planning.schedule import Problem, Schedule, solve
+from edgecompile.planning.problem import Problem, Schedule
+from edgecompile.planning.solver import solve
 from edgecompile.terminal.console import run_command
 from edgecompile.terminal.encoding import restart_in_utf8
 from edgecompile.terminal.options import Parser, add_completion, add_output_options

@@ -16,9 +16,10 @@ from edgecompile.config.schema import (
     NetworkConf,
     RuntimeConf,
 )
+from edgecompile.contract.dtypes import DTYPE_BYTES
 from edgecompile.contract.errors import UserError, choices
-from edgecompile.contract.plan import DTYPE_BYTES, PREPACK, is_module_name
 from edgecompile.contract.quantities import parse_bytes, parse_flops, parse_rate, parse_time
+from edgecompile.contract.validation import PREPACK, is_module_name
 from edgecompile.contract.yaml_decode import decode
 
 __all__ = [

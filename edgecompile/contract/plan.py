@@ -1,97 +1,32 @@
-"""plan.yaml: the one thing that ranks read. Dataclasses, read, write, validate; imports no torch.
+"""plan.yaml as frozen dataclasses: the one thing that ranks read. Imports no torch.
 
 All times are seconds, sizes bytes, rates bytes a second. Paths are relative to the plan's folder and stay below it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, field
 
-import yaml
-
-from edgecompile.contract.atomic_files import file_sha256, replacing
-from edgecompile.contract.cluster import Device, Host, Limits, Link, Network, Pair, SpareHost
-from edgecompile.contract.costs import BoundaryEntry, Pinned, Scheduling, SharedEntry, UnitEntry
-from edgecompile.contract.errors import UserError
-from edgecompile.contract.quantities import (
-    format_bytes,
-    format_count,
-    format_items_rate,
-    format_number,
-    format_rate,
-    format_time,
-)
-from edgecompile.contract.user_files import (
-    check_ours,
-    check_overwrite,
-    check_regular,
-    check_utf8,
-    is_same_file,
-    print_anything,
-    printable,
-)
-from edgecompile.contract.validation import DTYPE_BYTES, PREPACK, check_plan, is_module_name
-from edgecompile.contract.yaml_decode import decode, load_yaml
+from edgecompile.contract.cluster import Device, Host, Link, Network, SpareHost
+from edgecompile.contract.costs import BoundaryEntry, Scheduling, SharedEntry, UnitEntry
+from edgecompile.contract.dtypes import DTYPE_BYTES
 
 __all__ = [
-    "DTYPE_BYTES",
-    "PREPACK",
-    "VERSION",
-    "BoundaryEntry",
     "Certificate",
     "Contingency",
     "DataSpec",
-    "Device",
     "Golden",
-    "Host",
     "ImageSpec",
-    "Limits",
-    "Link",
     "ModelInfo",
-    "Network",
-    "Pair",
-    "Pinned",
     "Plan",
     "Predicted",
     "Provenance",
     "Runtime",
-    "Scheduling",
-    "SharedEntry",
-    "SpareHost",
     "Stage",
     "StagePrediction",
     "TensorSpec",
     "TextSpec",
-    "UnitEntry",
-    "UserError",
-    "check_ours",
-    "check_overwrite",
-    "check_place",
-    "check_regular",
-    "check_utf8",
-    "file_sha256",
-    "format_bytes",
-    "format_count",
-    "format_items_rate",
-    "format_number",
-    "format_rate",
-    "format_time",
-    "is_module_name",
-    "is_same_file",
-    "print_anything",
-    "printable",
-    "read_plan",
-    "read_run_plan",
-    "replacing",
-    "write_plan",
 ]
-
-VERSION = 1
-MAX_PLAN_BYTES = 64 << 20
-HEADER = "# written by edgecompile; read by edgelaunch and edgeplan. Seconds, bytes, bytes a second.\n"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -321,77 +256,3 @@ class Plan:
         ranks = range(len(self.hosts))
         pairs = [(first, second) for first in ranks for second in ranks if first != second]
         return tuple(link for pair in pairs if (link := self.link(*pair)) is not None)
-
-
-def read_plan(path: str | Path) -> Plan:
-    """Reads and validates a plan.
-
-    Raises:
-        UserError: the file is missing, no YAML, of another version, or breaks a rule; says which and where.
-    """
-    path = Path(path)
-    if path.is_dir():
-        raise UserError(f"{path} is a folder: name the plan itself, such as {path / 'plan.yaml'}")
-    document = load_yaml(path, what="plan", max_bytes=MAX_PLAN_BYTES, hint="compile one with edgecompile")
-    if not isinstance(document, dict):
-        raise UserError(f"{path}: not a plan: the top level must be a mapping, not {type(document).__name__}")
-    version = document.get("version")
-    if version != VERSION or isinstance(version, bool):
-        raise UserError(
-            f"{path}: version is {version!r}, this edgecompile reads version {VERSION}: "
-            "compile the plan again, or install the edgecompile that wrote it"
-        )
-    plan = decode(Plan, document, where=str(path))
-    check_plan(plan, str(path))
-    return plan
-
-
-def check_place(path: Path) -> None:
-    """Before the work: raises UserError where somebody's file that is no plan has the plan's name, or none can be."""
-    check_utf8(path.parent, "the plan's folder")
-    check_ours(path, rf"{HEADER[:24]}|^version: .*^objective: ", "plan", "choose another output_dir")
-
-
-def read_run_plan(path: Path) -> Plan:
-    """For a run, which reads the plan more than once, and other files beside it.
-
-    Raises:
-        UserError: as read_plan, or the path is a pipe or a device, or torch cannot open what is beside it.
-    """
-    check_regular(path, "a plan", "a run reads it more than once: write it to a file")
-    check_utf8(path.resolve().parent, "the plan's folder")
-    return read_plan(path)
-
-
-def write_plan(plan: Plan, path: Path) -> None:
-    """Writes to a temporary file beside `path`, then renames: a crash leaves the old plan or the new one."""
-    check_plan(plan, str(path))
-    with replacing(path) as temporary:
-        temporary.write_text(plan_text(plan), encoding="utf-8")
-
-
-def plan_text(plan: Plan) -> str:
-    """The plan as YAML: a line for each leaf mapping, in the order of the dataclasses."""
-    sections = []
-    for item in fields(plan):
-        value = _plain(getattr(plan, item.name))
-        flow = None if isinstance(value, (list, dict)) else False
-        sections.append(
-            yaml.dump({item.name: value}, Dumper=_Dumper, sort_keys=False, default_flow_style=flow, width=200)
-        )
-    return HEADER + "".join(sections)
-
-
-class _Dumper(yaml.SafeDumper):
-    def ignore_aliases(self, data: Any) -> bool:
-        return True
-
-
-def _plain(value: Any) -> Any:
-    if hasattr(value, "__dataclass_fields__"):
-        return {item.name: _plain(getattr(value, item.name)) for item in fields(value)}
-    if isinstance(value, (tuple, list)):
-        return [_plain(item) for item in value]
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    return printable(value) if isinstance(value, str) else value

@@ -3,29 +3,19 @@
 from __future__ import annotations
 
 import keyword
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgecompile.contract.dtypes import DTYPE_BYTES
 from edgecompile.contract.errors import UserError, choices
 
 if TYPE_CHECKING:
-    from edgecompile.contract.plan import Host, Plan, SpareHost, Stage, TensorSpec
+    from edgecompile.contract.cluster import Host, SpareHost
+    from edgecompile.contract.plan import Plan, Stage, TensorSpec
 
-__all__ = ["DTYPE_BYTES", "PREPACK", "check_plan", "is_module_name"]
+__all__ = ["PREPACK", "check_plan", "is_module_name"]
 
-DTYPE_BYTES: Mapping[str, int] = {
-    "float64": 8,
-    "float32": 4,
-    "float16": 2,
-    "bfloat16": 2,
-    "int64": 8,
-    "int32": 4,
-    "int16": 2,
-    "int8": 1,
-    "uint8": 1,
-    "bool": 1,
-}
 PREPACK = ("auto", "always", "never")
 MOST_S = 2**59 / 1e12
 """The scheduler counts picoseconds in 60 bits: all times of a plan together stay below this, 6 days."""

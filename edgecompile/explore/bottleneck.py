@@ -9,7 +9,8 @@ from edgecompile.contract.plan import Plan
 from edgecompile.contract.quantities import format_time
 from edgecompile.explore.timeline.simulation import interfaces_of
 from edgecompile.planning.from_plan import of_plan
-from edgecompile.planning.schedule import Assignment, Infeasible, Problem, Schedule, evaluate
+from edgecompile.planning.problem import Assignment, Infeasible, Problem, Schedule
+from edgecompile.planning.solver import evaluate
 
 __all__ = ["Load", "Shift", "certificate_in_words", "ideal_period_s", "loads", "shifts"]
 

@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from edgecompile.contract.cluster import Device, Limits, Network, Pair, SpareHost
 from edgecompile.contract.errors import UserError, choices, nearest
-from edgecompile.contract.plan import Device, Limits, Network, Pair, Plan, SpareHost
+from edgecompile.contract.plan import Plan
 from edgecompile.contract.quantities import parse_bytes, parse_rate, parse_time
 
 __all__ = ["change", "find_host", "with_host", "with_limits", "with_pair", "with_speed", "without_host"]

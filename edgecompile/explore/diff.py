@@ -10,7 +10,9 @@ from typing import Any
 
 from rich.table import Table
 
-from edgecompile.contract.plan import Host, Plan, SpareHost, Stage, read_plan
+from edgecompile.contract.cluster import Host, SpareHost
+from edgecompile.contract.plan import Plan, Stage
+from edgecompile.contract.plan_file import read_plan
 from edgecompile.contract.quantities import format_bytes, format_items_rate, format_rate, format_time
 from edgecompile.terminal.console import table_console
 

@@ -13,14 +13,15 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from edgecompile.contract.plan import Plan, read_plan
+from edgecompile.contract.plan import Plan
+from edgecompile.contract.plan_file import read_plan
 from edgecompile.contract.quantities import format_bytes, format_flops, format_items_rate, format_number, format_time
 from edgecompile.explore.bottleneck import Load, Shift, certificate_in_words, ideal_period_s, loads, shifts
 from edgecompile.explore.microbatch import MicrobatchRoom, microbatch_room
 from edgecompile.explore.prices import Price, changes_of, price_of, wire_changes
 from edgecompile.explore.why import Placement, find_units, placement_of
 from edgecompile.planning.from_plan import as_planned, bottleneck_name, planned_again
-from edgecompile.planning.schedule import Schedule
+from edgecompile.planning.problem import Schedule
 from edgecompile.terminal.console import steps, table_console
 
 __all__ = ["Explanation", "add_options", "explain", "run"]

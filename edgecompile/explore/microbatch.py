@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from edgecompile.contract.plan import Plan
-from edgecompile.planning.schedule import Problem, Schedule
+from edgecompile.planning.problem import Problem, Schedule
 
 __all__ = ["MicrobatchRoom", "microbatch_room"]
 

@@ -12,7 +12,8 @@ from edgecompile.contract.plan import Plan
 from edgecompile.contract.quantities import format_bytes, format_rate
 from edgecompile.explore.changes import with_host, with_limits, with_pair, with_speed, without_host
 from edgecompile.planning.from_plan import assignments_of, of_plan, planned_again, problem_of
-from edgecompile.planning.schedule import Schedule, evaluate
+from edgecompile.planning.problem import Schedule
+from edgecompile.planning.solver import evaluate
 
 __all__ = ["BANDWIDTH_STEP", "COMPUTE_STEP", "MEMORY_STEP", "Change", "Price", "changes_of", "price_of", "wire_changes"]
 

@@ -13,9 +13,10 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from edgecompile.commands.sweep_table import common_overrides
+from edgecompile.contract.atomic_files import file_sha256
 from edgecompile.contract.errors import UserError
-from edgecompile.contract.plan import Plan, file_sha256, read_plan
+from edgecompile.contract.plan import Plan
+from edgecompile.contract.plan_file import read_plan
 from edgecompile.contract.quantities import format_bytes, format_count, format_items_rate, format_time
 from edgecompile.contract.run_record import RunRecord, read_run
 from edgecompile.contract.user_files import check_ours, check_regular, read_text
@@ -24,6 +25,7 @@ from edgecompile.explore.proof import proof
 from edgecompile.explore.timeline.picture import STYLE, bars, cluster_picture, curve, table, tiles, timeline
 from edgecompile.explore.timeline.run_timeline import rows_of_run
 from edgecompile.explore.timeline.stage_timeline import simulated_rows
+from edgecompile.sweep.table import common_overrides
 
 __all__ = ["add_options", "page", "read_sweep", "run"]
 

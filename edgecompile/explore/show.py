@@ -13,7 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from edgecompile.contract.errors import UserError
-from edgecompile.contract.plan import Plan, Stage, read_plan
+from edgecompile.contract.plan import Plan, Stage
+from edgecompile.contract.plan_file import read_plan
 from edgecompile.contract.quantities import format_bytes, format_count, format_items_rate, format_rate, format_time
 from edgecompile.explore.proof import distance, proof
 from edgecompile.terminal.console import table_console

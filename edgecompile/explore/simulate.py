@@ -12,12 +12,13 @@ from typing import Any
 from rich.table import Table
 
 from edgecompile.contract.errors import UserError
-from edgecompile.contract.plan import Plan, read_plan
+from edgecompile.contract.plan import Plan
+from edgecompile.contract.plan_file import read_plan
 from edgecompile.contract.quantities import format_items_rate, format_number, format_time
 from edgecompile.explore.changes import change, find_host, without_host
 from edgecompile.explore.timeline.simulation import Options, Simulation, simulate
 from edgecompile.planning.from_plan import as_planned, bottleneck_name, of_plan, planned_again
-from edgecompile.planning.schedule import Schedule
+from edgecompile.planning.problem import Schedule
 from edgecompile.terminal.console import table_console
 
 __all__ = ["Outcome", "add_options", "add_play_options", "play", "run"]

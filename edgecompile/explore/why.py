@@ -9,7 +9,8 @@ from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Plan
 from edgecompile.contract.quantities import format_time
 from edgecompile.planning.from_plan import of_plan, planned_again
-from edgecompile.planning.schedule import Infeasible, Pin, Problem, Schedule, solve
+from edgecompile.planning.problem import Infeasible, Pin, Problem, Schedule
+from edgecompile.planning.solver import solve
 
 __all__ = ["Elsewhere", "Placement", "find_units", "placement_of"]
 

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from edgecompile.contract.atomic_files import file_sha256
 from edgecompile.contract.errors import UserError
-from edgecompile.contract.plan import file_sha256
 from edgecompile.models.google_vit import read_google
 from edgecompile.models.unused_weights import check_unused
 from edgecompile.models.weight_files import PICKLES, is_known, read_stored

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from edgecompile.config.domain import Cluster, ClusterHost
-from edgecompile.contract import plan as p
-from edgecompile.planning.schedule import Problem
+from edgecompile.contract import cluster as plan_cluster
+from edgecompile.planning.problem import Problem
 
 __all__ = ["device_entries", "limits_entry", "network_entry", "spare_hosts"]
 
 
-def device_entries(cluster: Cluster, problem: Problem) -> tuple[p.Device, ...]:
+def device_entries(cluster: Cluster, problem: Problem) -> tuple[plan_cluster.Device, ...]:
     """The kinds of the cluster, which are the problem's, in the same order."""
     return tuple(
-        p.Device(
+        plan_cluster.Device(
             name=device.name,
             execution=device.execution,
             dtype=device.dtype,
@@ -28,33 +28,33 @@ def device_entries(cluster: Cluster, problem: Problem) -> tuple[p.Device, ...]:
     )
 
 
-def network_entry(cluster: Cluster) -> p.Network:
+def network_entry(cluster: Cluster) -> plan_cluster.Network:
     """The network, with the pairs that were given among the hosts that are there."""
     names = {host.name for host in cluster.hosts}
-    return p.Network(
+    return plan_cluster.Network(
         model=cluster.network,
         bandwidth_bytes_per_s=cluster.medium_bytes_per_s,
         latency_s=cluster.latency_s,
         pairs=tuple(
-            p.Pair(source=source, destination=destination, bandwidth_bytes_per_s=rate, latency_s=latency_s)
+            plan_cluster.Pair(source=source, destination=destination, bandwidth_bytes_per_s=rate, latency_s=latency_s)
             for (source, destination), (rate, latency_s) in cluster.pairs.items()
             if {source, destination} <= names and source != destination
         ),
     )
 
 
-def limits_entry(host: ClusterHost) -> p.Limits:
-    return p.Limits(
+def limits_entry(host: ClusterHost) -> plan_cluster.Limits:
+    return plan_cluster.Limits(
         memory_bytes=host.memory_bytes,
         cpu_share=host.cpu_share,
         bandwidth_bytes_per_s=host.bandwidth_bytes_per_s,
     )
 
 
-def spare_hosts(cluster: Cluster, used: set[int]) -> tuple[p.SpareHost, ...]:
+def spare_hosts(cluster: Cluster, used: set[int]) -> tuple[plan_cluster.SpareHost, ...]:
     """The hosts that run no rank."""
     return tuple(
-        p.SpareHost(
+        plan_cluster.SpareHost(
             name=host.name,
             address=host.address,
             port=host.port,

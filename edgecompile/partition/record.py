@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 
 from edgecompile.config.domain import Cluster
 from edgecompile.config.schema import Conf
-from edgecompile.contract import plan as p
+from edgecompile.contract import cluster as plan_cluster
+from edgecompile.contract import costs as plan_costs
 from edgecompile.frontend.chain.units import Chain
 from edgecompile.partition.machines import device_entries
 from edgecompile.partition.stages import build_problem
-from edgecompile.planning.schedule import Problem
+from edgecompile.planning.problem import Problem
 from edgecompile.profile.analytic import Profile
 from edgecompile.wire.formats import FORMATS
 
@@ -22,11 +23,11 @@ __all__ = ["Recorded", "recorded"]
 class Recorded:
     """The fields of the plan by these names."""
 
-    devices: tuple[p.Device, ...]
-    scheduling: p.Scheduling
-    boundaries: tuple[p.BoundaryEntry, ...]
-    shared_weights: tuple[p.SharedEntry, ...]
-    units: tuple[p.UnitEntry, ...]
+    devices: tuple[plan_cluster.Device, ...]
+    scheduling: plan_costs.Scheduling
+    boundaries: tuple[plan_costs.BoundaryEntry, ...]
+    shared_weights: tuple[plan_costs.SharedEntry, ...]
+    units: tuple[plan_costs.UnitEntry, ...]
 
 
 def recorded(conf: Conf, chain: Chain, profile: Profile, cluster: Cluster) -> Recorded:
@@ -38,7 +39,7 @@ def recorded(conf: Conf, chain: Chain, profile: Profile, cluster: Cluster) -> Re
     problem = problems["fp32"]
     boundaries, numbers = _boundaries(problems)
     units = tuple(
-        p.UnitEntry(
+        plan_costs.UnitEntry(
             unit=unit.index,
             op=unit.op,
             boundary=numbers[unit.index],
@@ -50,7 +51,9 @@ def recorded(conf: Conf, chain: Chain, profile: Profile, cluster: Cluster) -> Re
         )
         for unit in chain.units
     )
-    shared = tuple(p.SharedEntry(units=item.units, num_bytes=item.num_bytes) for item in problem.shared_weights)
+    shared = tuple(
+        plan_costs.SharedEntry(units=item.units, num_bytes=item.num_bytes) for item in problem.shared_weights
+    )
     return Recorded(
         devices=device_entries(cluster, problem),
         scheduling=_scheduling(conf, chain, problem),
@@ -60,10 +63,10 @@ def recorded(conf: Conf, chain: Chain, profile: Profile, cluster: Cluster) -> Re
     )
 
 
-def _boundaries(problems: dict[str, Problem]) -> tuple[tuple[p.BoundaryEntry, ...], list[int]]:
+def _boundaries(problems: dict[str, Problem]) -> tuple[tuple[plan_costs.BoundaryEntry, ...], list[int]]:
     """The distinct boundaries, the results' last, and which of them each cut has."""
     last = len(problems["fp32"].cut_bytes) - 1
-    entries: list[p.BoundaryEntry] = []
+    entries: list[plan_costs.BoundaryEntry] = []
     numbers = []
     for cut in range(last + 1):
         formats = list(problems) if 0 < cut < last else ["fp32"]
@@ -75,11 +78,11 @@ def _boundaries(problems: dict[str, Problem]) -> tuple[tuple[p.BoundaryEntry, ..
     return tuple(entries), numbers
 
 
-def _like(one: p.BoundaryEntry, other: p.BoundaryEntry) -> bool:
+def _like(one: plan_costs.BoundaryEntry, other: plan_costs.BoundaryEntry) -> bool:
     return replace(one, boundary=other.boundary) == other
 
 
-def _boundary(problems: dict[str, Problem], cut: int, formats: Sequence[str]) -> p.BoundaryEntry:
+def _boundary(problems: dict[str, Problem], cut: int, formats: Sequence[str]) -> plan_costs.BoundaryEntry:
     def seconds(field: str) -> dict[str, dict[str, float]]:
         kinds = enumerate(problems["fp32"].kinds)
         return {
@@ -87,7 +90,7 @@ def _boundary(problems: dict[str, Problem], cut: int, formats: Sequence[str]) ->
             for index, kind in kinds
         }
 
-    return p.BoundaryEntry(
+    return plan_costs.BoundaryEntry(
         boundary=0,
         wire_bytes={name: problems[name].cut_bytes[cut] for name in formats},
         encode_s=seconds("encode_s"),
@@ -95,11 +98,11 @@ def _boundary(problems: dict[str, Problem], cut: int, formats: Sequence[str]) ->
     )
 
 
-def _scheduling(conf: Conf, chain: Chain, problem: Problem) -> p.Scheduling:
+def _scheduling(conf: Conf, chain: Chain, problem: Problem) -> plan_costs.Scheduling:
     names = [host.name for host in problem.hosts]
     uncuttable = {(cut.index - 1, cut.index) for cut in chain.boundaries if not cut.cuttable}
     order = problem.host_order
-    return p.Scheduling(
+    return plan_costs.Scheduling(
         method=conf.schedule.method.value,
         wire=conf.wire.format,
         per_cut=tuple(conf.wire.per_cut),
@@ -108,7 +111,9 @@ def _scheduling(conf: Conf, chain: Chain, problem: Problem) -> p.Scheduling:
         max_hosts=problem.max_hosts,
         exclude=tuple(names[host] for host in problem.excluded_hosts),
         host_order=None if order is None else tuple(names[host] for host in order),
-        pins=tuple(p.Pinned(units=pin.units, hosts=tuple(names[host] for host in pin.hosts)) for pin in problem.pins),
+        pins=tuple(
+            plan_costs.Pinned(units=pin.units, hosts=tuple(names[host] for host in pin.hosts)) for pin in problem.pins
+        ),
         together=tuple(units for units in problem.together if units not in uncuttable),
         state_budget=problem.state_budget,
     )

@@ -18,7 +18,7 @@ from edgecompile.frontend.chain.units import Chain, Weight
 from edgecompile.partition.machines import limits_entry, network_entry
 from edgecompile.planning.from_plan import links_of
 from edgecompile.planning.memory import most_ends_bytes
-from edgecompile.planning.schedule import (
+from edgecompile.planning.problem import (
     Assignment,
     Infeasible,
     Kind,
@@ -28,9 +28,8 @@ from edgecompile.planning.schedule import (
     SchedHost,
     Schedule,
     SharedWeight,
-    evaluate,
-    solve,
 )
+from edgecompile.planning.solver import evaluate, solve
 from edgecompile.profile.analytic import Profile
 from edgecompile.wire.formats import FORMATS, WireFormat, cut_formats, wire_bytes
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from edgecompile.contract.cluster import Limits, Network
 from edgecompile.contract.errors import UserError
-from edgecompile.contract.plan import Limits, Network, Plan
+from edgecompile.contract.plan import Plan
 from edgecompile.planning.memory import most_ends_bytes
-from edgecompile.planning.schedule import (
+from edgecompile.planning.problem import (
     Assignment,
     HostLinks,
     Kind,
@@ -20,9 +21,8 @@ from edgecompile.planning.schedule import (
     Schedule,
     SharedMedium,
     SharedWeight,
-    evaluate,
-    solve,
 )
+from edgecompile.planning.solver import evaluate, solve
 
 __all__ = ["as_planned", "assignments_of", "bottleneck_name", "links_of", "of_plan", "planned_again", "problem_of"]
 

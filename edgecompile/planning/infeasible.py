@@ -9,7 +9,7 @@ from edgecompile.contract.quantities import format_bytes, format_time
 from edgecompile.planning.native_bridge import native_module, spec_of
 
 if TYPE_CHECKING:
-    from edgecompile.planning.schedule import Problem
+    from edgecompile.planning.problem import Problem
 
 __all__ = ["explain"]
 

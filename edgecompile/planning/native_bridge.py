@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from edgecompile.planning import schedule as domain
+from edgecompile.planning import problem as domain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

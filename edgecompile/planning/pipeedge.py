@@ -17,7 +17,7 @@ import yaml
 
 from edgecompile.contract.errors import UserError, choices
 from edgecompile.contract.yaml_decode import decode, load_yaml
-from edgecompile.planning.schedule import HostLinks, Kind, Problem, SchedHost, Schedule
+from edgecompile.planning.problem import HostLinks, Kind, Problem, SchedHost, Schedule
 
 __all__ = ["CONVERTED", "Files", "Request", "conf_options", "format_schedule", "problem_of", "read_files"]
 

@@ -8,7 +8,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import NoReturn
 
-from edgecompile.contract.plan import Plan, UserError
+from edgecompile.contract.errors import UserError
+from edgecompile.contract.plan import Plan
 from edgecompile.terminal.options import Parser, add_completion, nearest
 from edgelaunch.inputs.items import DEFAULT_ITEMS, ON_BAD_ITEM, STDIN, WHEN_FULL
 from edgelaunch.local.restarts import DEFAULT_RESTARTS

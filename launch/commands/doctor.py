@@ -14,7 +14,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from edgecompile.contract.plan import Plan, UserError
+from edgecompile.contract.errors import UserError
+from edgecompile.contract.plan import Plan
 from edgelaunch.commands import links as links_command
 from edgelaunch.commands.arguments import add_rank_arguments
 from edgelaunch.commands.rank_start import Start

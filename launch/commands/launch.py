@@ -7,7 +7,10 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
-from edgecompile.contract.plan import Plan, UserError, print_anything, read_run_plan
+from edgecompile.contract.errors import UserError
+from edgecompile.contract.plan import Plan
+from edgecompile.contract.plan_file import read_run_plan
+from edgecompile.contract.user_files import print_anything
 from edgelaunch.commands.arguments import COMMANDS, check_arguments, check_first_word, command_parser, run_parser
 from edgelaunch.common.failures import Failure, exit_code
 from edgelaunch.common.limits import local_shortage

@@ -9,7 +9,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgecompile.contract.plan import Plan, UserError, check_ours, check_overwrite
+from edgecompile.contract.errors import UserError
+from edgecompile.contract.plan import Plan
+from edgecompile.contract.user_files import check_ours, check_overwrite
 from edgelaunch.commands.arguments import add_rank_arguments
 from edgelaunch.commands.rank_start import Start, supervised
 from edgelaunch.common.failures import Failure

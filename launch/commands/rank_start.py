@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgecompile.contract.plan import Plan, Stage, file_sha256
+from edgecompile.contract.atomic_files import file_sha256
+from edgecompile.contract.plan import Plan, Stage
 from edgelaunch.common.failures import Failure, rank_name
 from edgelaunch.common.identity import Endpoint, check_reachable, choose_rank, find_endpoint, rank_environment
 from edgelaunch.common.limits import check_limits

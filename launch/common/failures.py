@@ -8,7 +8,8 @@ import traceback
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
-from edgecompile.contract.plan import Plan, UserError
+from edgecompile.contract.errors import UserError
+from edgecompile.contract.plan import Plan
 from edgelaunch.common.limits import local_shortage
 from edgelaunch.common.missing_packages import explain_import
 from edgelaunch.common.stopping import ToldToStop

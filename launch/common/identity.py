@@ -9,7 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgecompile.contract.plan import Host, Plan, UserError
+from edgecompile.contract.cluster import Host
+from edgecompile.contract.errors import UserError
+from edgecompile.contract.plan import Plan
 
 __all__ = [
     "Endpoint",

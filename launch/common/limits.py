@@ -9,7 +9,9 @@ import os
 import resource
 from pathlib import Path
 
-from edgecompile.contract.plan import Plan, UserError, format_bytes
+from edgecompile.contract.errors import UserError
+from edgecompile.contract.plan import Plan
+from edgecompile.contract.quantities import format_bytes
 
 __all__ = ["check_limits", "files_needed", "local_shortage", "memory_needed"]
 

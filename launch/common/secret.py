@@ -7,7 +7,8 @@ import stat
 from collections.abc import Mapping
 from pathlib import Path
 
-from edgecompile.contract.plan import Plan, UserError
+from edgecompile.contract.errors import UserError
+from edgecompile.contract.plan import Plan
 from edgelaunch.common.identity import is_loopback
 
 __all__ = ["HOW", "VARIABLE", "find_secret"]

@@ -7,7 +7,8 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from edgecompile.contract.plan import Plan, format_items_rate, format_number
+from edgecompile.contract.plan import Plan
+from edgecompile.contract.quantities import format_items_rate, format_number
 from edgelaunch.common.failures import Failure, link_name, rank_name, rank_title
 from edgelaunch.control.membership import Announcement, Pair, links_of, plan_without
 from edgelaunch.control.roster import Loss, Roster, Seat, silence_s

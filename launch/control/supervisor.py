@@ -15,7 +15,8 @@ from typing import Any
 
 import torch
 
-from edgecompile.contract.plan import Plan, UserError
+from edgecompile.contract.errors import UserError
+from edgecompile.contract.plan import Plan
 from edgelaunch.common.abandoned_threads import await_at_exit
 from edgelaunch.common.allocator import keep_freed_memory
 from edgelaunch.common.failures import AlreadyRunningError, Failure, FailureBox, PeerLostError, TooLateError, rank_name

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterator
 
-from edgecompile.contract.plan import UserError
+from edgecompile.contract.errors import UserError
 from edgelaunch.common.failures import PeerLostError, rank_name
 from edgelaunch.common.identity import Endpoint, loopback_trap
 from edgelaunch.common.limits import check_limits, files_needed

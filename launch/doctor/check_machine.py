@@ -8,7 +8,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from edgecompile.contract.plan import UserError, format_bytes
+from edgecompile.contract.errors import UserError
+from edgecompile.contract.quantities import format_bytes
 from edgelaunch.doctor.findings import FAILS, NOTE, Finding, Patient
 from edgelaunch.local.local_run import available_cores
 from edgelaunch.pipeline.stage_shard import check_file, check_shard

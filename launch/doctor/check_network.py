@@ -13,7 +13,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgecompile.contract.plan import Plan, UserError, format_rate
+from edgecompile.contract.errors import UserError
+from edgecompile.contract.plan import Plan
+from edgecompile.contract.quantities import format_rate
 from edgelaunch.common.failures import rank_name
 from edgelaunch.common.identity import Endpoint, address_is_here, is_loopback, resolve
 from edgelaunch.common.secret import find_secret

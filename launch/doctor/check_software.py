@@ -7,7 +7,7 @@ import socket
 import sys
 from collections.abc import Iterator
 
-from edgecompile.contract.plan import UserError
+from edgecompile.contract.errors import UserError
 from edgecompile.execution.libraries import import_libraries
 from edgelaunch.common.identity import Endpoint, address_is_here
 from edgelaunch.doctor.findings import FAILS, Finding, Patient, first_line, has_torch

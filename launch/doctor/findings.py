@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgecompile.contract.plan import Plan, Stage, UserError
+from edgecompile.contract.errors import UserError
+from edgecompile.contract.plan import Plan, Stage
 from edgelaunch.common.identity import Endpoint
 from edgelaunch.pipeline.stage_shard import stages_of
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgecompile.contract.plan import UserError
+from edgecompile.contract.errors import UserError
 
 __all__ = ["Controller", "Group", "find_controllers", "groups_named", "remove_groups"]
 

@@ -19,7 +19,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 
-from edgecompile.contract.plan import Plan, UserError, format_bytes, format_rate
+from edgecompile.contract.errors import UserError
+from edgecompile.contract.plan import Plan
+from edgecompile.contract.quantities import format_bytes, format_rate
 from edgelaunch.common.failures import Failure, rank_name
 from edgelaunch.common.processes import start_time
 from edgelaunch.common.secret import VARIABLE

@@ -13,7 +13,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from edgecompile.contract.plan import UserError
+from edgecompile.contract.errors import UserError
 
 __all__ = ["Namespaces", "namespaces_named", "remove_namespaces", "tool"]
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from edgecompile.contract.plan import Plan, UserError
+from edgecompile.contract.errors import UserError
+from edgecompile.contract.plan import Plan
 from edgelaunch.common.stderr import say
 from edgelaunch.inputs.items import Entry, Item
 

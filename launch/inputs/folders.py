@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgecompile.contract.plan import Plan, UserError
+from edgecompile.contract.errors import UserError
+from edgecompile.contract.plan import Plan
 from edgelaunch.inputs.labels import num_classes
 
 __all__ = ["SUFFIXES", "Classes", "Found", "class_numbers", "find_images"]

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from edgecompile.contract.plan import ImageSpec, Plan, UserError
+from edgecompile.contract.errors import UserError
+from edgecompile.contract.plan import ImageSpec, Plan
 from edgelaunch.inputs.bad_items import BadItems
 from edgelaunch.inputs.folders import SUFFIXES, class_numbers, find_images
 from edgelaunch.inputs.items import Entry, Item, Source

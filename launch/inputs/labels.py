@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgecompile.contract.plan import DataSpec, Plan, UserError
+from edgecompile.contract.errors import UserError
+from edgecompile.contract.plan import DataSpec, Plan
 
 __all__ = ["Accuracy", "class_label", "label_name", "num_classes", "top_labels"]
 

@@ -9,7 +9,8 @@ from collections.abc import Iterator, Mapping
 from time import perf_counter_ns
 from typing import Any
 
-from edgecompile.contract.plan import Plan, format_items_rate
+from edgecompile.contract.plan import Plan
+from edgecompile.contract.quantities import format_items_rate
 from edgelaunch.inputs.items import FLUSH, Entry, Flush, Item, Results, Source
 
 __all__ = ["Live"]

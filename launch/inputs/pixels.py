@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from edgecompile.contract.plan import UserError, check_regular
+from edgecompile.contract.errors import UserError
+from edgecompile.contract.user_files import check_regular
 
 __all__ = ["MAX_PIXELS", "read_rgb"]
 

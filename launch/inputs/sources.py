@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgecompile.contract.plan import Plan, TensorSpec, UserError, check_regular
+from edgecompile.contract.errors import UserError
+from edgecompile.contract.plan import Plan, TensorSpec
+from edgecompile.contract.user_files import check_regular
 from edgelaunch.inputs.bad_items import BadItems
 from edgelaunch.inputs.items import STDIN, Entry, Item, Source
 from edgelaunch.inputs.labels import class_label

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from edgecompile.contract.plan import Plan, TensorSpec, UserError
+from edgecompile.contract.errors import UserError
+from edgecompile.contract.plan import Plan, TensorSpec
 from edgelaunch.inputs.bad_items import BadItems
 from edgelaunch.inputs.items import Entry, Item, Source
 from edgelaunch.inputs.labels import class_label

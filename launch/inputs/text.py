@@ -13,7 +13,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from edgecompile.contract.plan import Plan, TensorSpec, TextSpec, UserError
+from edgecompile.contract.errors import UserError
+from edgecompile.contract.plan import Plan, TensorSpec, TextSpec
 from edgelaunch.inputs.bad_items import BadItems
 from edgelaunch.inputs.items import Entry, Item, Source
 from edgelaunch.inputs.labels import class_label

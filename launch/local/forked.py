@@ -19,7 +19,8 @@ from functools import partial
 from pathlib import Path
 from typing import IO, NoReturn
 
-from edgecompile.contract.plan import Plan, UserError
+from edgecompile.contract.errors import UserError
+from edgecompile.contract.plan import Plan
 
 __all__ = ["Forked", "Nest"]
 

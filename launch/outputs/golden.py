@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from edgecompile.contract.plan import Plan, UserError
+from edgecompile.contract.errors import UserError
+from edgecompile.contract.plan import Plan
 from edgelaunch.inputs.items import FLUSH, Entry, Flush, Item, Source
 from edgelaunch.pipeline.stage_shard import check_file
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from edgecompile.contract.plan import Plan, UserError
+from edgecompile.contract.errors import UserError
+from edgecompile.contract.plan import Plan
 from edgecompile.execution import closeness
 from edgelaunch.inputs.items import Entry
 from edgelaunch.outputs.golden import GoldenFile

@@ -6,7 +6,9 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
-from edgecompile.contract.plan import Plan, UserError, check_overwrite, is_same_file
+from edgecompile.contract.errors import UserError
+from edgecompile.contract.plan import Plan
+from edgecompile.contract.user_files import check_overwrite, is_same_file
 from edgelaunch.inputs.folders import SUFFIXES, find_images
 from edgelaunch.inputs.items import STDIN
 from edgelaunch.outputs.partial_results import partial_folder

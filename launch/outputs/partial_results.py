@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgecompile.contract.plan import Plan, UserError, file_sha256
+from edgecompile.contract.atomic_files import file_sha256
+from edgecompile.contract.errors import UserError
+from edgecompile.contract.plan import Plan
 from edgelaunch.common.stderr import say
 from edgelaunch.inputs.folders import find_images
 from edgelaunch.inputs.items import STDIN

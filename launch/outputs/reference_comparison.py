@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from edgecompile.contract.plan import Plan, UserError
+from edgecompile.contract.errors import UserError
+from edgecompile.contract.plan import Plan
 from edgecompile.execution import torchscript
 from edgecompile.execution.closeness import scale_of
 from edgecompile.execution.libraries import import_libraries

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from edgecompile.contract.plan import Plan, UserError, printable
+from edgecompile.contract.errors import UserError
+from edgecompile.contract.plan import Plan
+from edgecompile.contract.user_files import printable
 from edgelaunch.inputs.items import Entry
 from edgelaunch.inputs.labels import Accuracy, top_labels
 from edgelaunch.outputs.golden_comparison import Verifier

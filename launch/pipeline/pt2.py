@@ -7,7 +7,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from edgecompile.contract.plan import UserError
+from edgecompile.contract.errors import UserError
 
 __all__ = ["exported_by", "is_newer", "load_exported"]
 

@@ -6,7 +6,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgecompile.contract.plan import Plan, Stage, TensorSpec, UserError, file_sha256
+from edgecompile.contract.atomic_files import file_sha256
+from edgecompile.contract.errors import UserError
+from edgecompile.contract.plan import Plan, Stage, TensorSpec
 from edgelaunch.common.allocator import large_blocks_apart
 from edgelaunch.common.failures import rank_name
 from edgelaunch.common.limits import local_shortage

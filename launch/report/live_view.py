@@ -9,7 +9,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from edgecompile.contract.plan import format_items_rate, format_rate
+from edgecompile.contract.quantities import format_items_rate, format_rate
 from edgelaunch.control.pace import Overview, Pace
 
 __all__ = ["draw"]

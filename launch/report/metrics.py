@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from edgecompile.contract.plan import UserError
+from edgecompile.contract.errors import UserError
 
 if TYPE_CHECKING:
     from edgelaunch.control.supervisor import Supervisor

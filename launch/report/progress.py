@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from edgecompile.contract.plan import format_items_rate
+from edgecompile.contract.quantities import format_items_rate
 from edgelaunch.common.stderr import say
 from edgelaunch.control.pace import Overview
 

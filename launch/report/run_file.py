@@ -5,7 +5,9 @@ from __future__ import annotations
 import itertools
 from pathlib import Path
 
-from edgecompile.contract.plan import Plan, UserError, check_ours, replacing
+from edgecompile.contract.atomic_files import replacing
+from edgecompile.contract.errors import UserError
+from edgecompile.contract.plan import Plan
 from edgecompile.contract.run_record import (
     RECORD_VERSION,
     LinkRecord,
@@ -15,6 +17,7 @@ from edgecompile.contract.run_record import (
     StageRecord,
     run_text,
 )
+from edgecompile.contract.user_files import check_ours
 from edgelaunch.control.supervisor import Run
 from edgelaunch.report.run_report import bottleneck, rates, share, transfer_s
 

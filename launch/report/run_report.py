@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from edgecompile.contract.plan import Plan, format_count, format_items_rate, format_number, format_time
+from edgecompile.contract.plan import Plan
+from edgecompile.contract.quantities import format_count, format_items_rate, format_number, format_time
 from edgelaunch.control.supervisor import Run
 from edgelaunch.outputs.golden_comparison import Comparison
 from edgelaunch.transport.counters import PARTS

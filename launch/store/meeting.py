@@ -15,7 +15,7 @@ from typing import Any
 
 from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 
-from edgecompile.contract.plan import UserError
+from edgecompile.contract.errors import UserError
 from edgelaunch.common.abandoned_threads import await_at_exit
 from edgelaunch.common.failures import Abandoned, Failure, PeerLostError
 from edgelaunch.common.identity import Endpoint

@@ -7,7 +7,7 @@ from datetime import timedelta
 import torch
 from torch._C._distributed_c10d import TCPStore
 
-from edgecompile.contract.plan import UserError
+from edgecompile.contract.errors import UserError
 
 __all__ = ["serve_store"]
 

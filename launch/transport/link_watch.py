@@ -33,7 +33,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from edgecompile.contract.plan import UserError
+from edgecompile.contract.errors import UserError
 from edgelaunch.common.failures import rank_name
 from edgelaunch.control.membership import links_watched
 from edgelaunch.control.roster import silence_s

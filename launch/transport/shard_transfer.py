@@ -22,7 +22,10 @@ from typing import IO, Any
 import torch
 import torch.distributed as dist
 
-from edgecompile.contract.plan import Plan, Stage, UserError, file_sha256, format_bytes
+from edgecompile.contract.atomic_files import file_sha256
+from edgecompile.contract.errors import UserError
+from edgecompile.contract.plan import Plan, Stage
+from edgecompile.contract.quantities import format_bytes
 from edgelaunch.common.failures import PeerLostError, rank_name
 from edgelaunch.common.identity import Endpoint
 from edgelaunch.pipeline.rank import RankOptions

@@ -16,7 +16,7 @@ from edgecompile.config.domain import cluster_of, model_of
 from edgecompile.contract.plan import Plan
 from edgecompile.frontend.chain.units import Chain
 from edgecompile.partition.stages import partition
-from edgecompile.planning.schedule import Schedule
+from edgecompile.planning.problem import Schedule
 from edgecompile.profile.analytic import analytic_profile
 from edgecompile.terminal.console import steps
 

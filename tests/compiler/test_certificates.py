@@ -9,7 +9,7 @@ from compiler_helpers import chain_of, hand_written, schedule_of
 
 from edgecompile.contract.errors import UserError
 from edgecompile.partition import stages as module
-from edgecompile.planning.schedule import Infeasible
+from edgecompile.planning.problem import Infeasible
 
 FORKED = (*hand_written("Forked"), "microbatch=4000")
 HOSTS = ("hosts.count=3", "hosts.members.local.bandwidth=3Gbps")

@@ -11,7 +11,8 @@ from compiler_helpers import Compile
 
 from edgecompile.commands.compile import compose
 from edgecompile.contract.errors import UserError
-from edgecompile.contract.plan import Plan, Stage, read_plan
+from edgecompile.contract.plan import Plan, Stage
+from edgecompile.contract.plan_file import read_plan
 from edgecompile.execution import torchscript
 
 # weights of 4 MB a linear layer, so that memory can be short

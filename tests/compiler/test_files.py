@@ -11,16 +11,17 @@ import pytest
 
 from edgecompile.artifacts.data_files import check_labels, data_spec
 from edgecompile.commands import pipeedge as pipeedge_cli
-from edgecompile.commands import sweep
 from edgecompile.config.domain import ModelSpec
 from edgecompile.config.schema import DataConf
 from edgecompile.contract import user_files as files
 from edgecompile.contract.errors import UserError
-from edgecompile.contract.plan import DataSpec, check_place
+from edgecompile.contract.plan import DataSpec
+from edgecompile.contract.plan_file import check_place
 from edgecompile.contract.user_files import printable, read_text
 from edgecompile.frontend.chain.units import Boundary, BoundaryTensor
 from edgecompile.measure.partial import PartialFile
 from edgecompile.profile.profile_file import check_profile_place
+from edgecompile.sweep import callback as sweep
 
 MINE = "version: 1\nservices: {}\n"
 

@@ -10,7 +10,7 @@ from compiler_helpers import SMALL_DEIT, Compile, chain_of, hand_written, schedu
 from edgecompile.commands.compile import compose
 from edgecompile.config.domain import cluster_of
 from edgecompile.contract.errors import UserError
-from edgecompile.planning.schedule import Schedule
+from edgecompile.planning.problem import Schedule
 
 TINY = ("model=deit_tiny",)
 

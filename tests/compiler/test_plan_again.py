@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 
 from edgecompile.commands.compile import compose
-from edgecompile.contract.plan import Plan, read_plan
+from edgecompile.contract.plan import Plan
+from edgecompile.contract.plan_file import read_plan
 from edgecompile.partition import stages as partition
 from edgecompile.pipeline import compile_model
 from edgecompile.planning.from_plan import assignments_of, problem_of
 from edgecompile.planning.memory import data_host_bytes, kept_inputs_bytes
-from edgecompile.planning.schedule import Problem, evaluate, solve
+from edgecompile.planning.problem import Problem
+from edgecompile.planning.solver import evaluate, solve
 from edgecompile.terminal.console import steps
 
 FORKED = (

@@ -12,7 +12,7 @@ from compiler_helpers import command, compile_into, hand_written
 
 from edgecompile.commands.compile import compose, recorded_overrides
 from edgecompile.contract.errors import UserError
-from edgecompile.contract.plan import read_plan
+from edgecompile.contract.plan_file import read_plan
 from edgecompile.pipeline import compile_model
 from edgecompile.terminal.console import steps
 

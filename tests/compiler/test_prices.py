@@ -11,7 +11,8 @@ import pytest
 from edgecompile.commands.compile import compose
 from edgecompile.config.domain import cluster_of, model_of
 from edgecompile.config.schema import Conf
-from edgecompile.contract.plan import Plan, read_plan
+from edgecompile.contract.plan import Plan
+from edgecompile.contract.plan_file import read_plan
 from edgecompile.explore.changes import with_speed
 from edgecompile.explore.explain import Explanation, explain
 from edgecompile.explore.prices import BANDWIDTH_STEP, COMPUTE_STEP, MEMORY_STEP, Price
@@ -23,7 +24,7 @@ from edgecompile.models import build_model
 from edgecompile.partition.stages import partition
 from edgecompile.pipeline import compile_model
 from edgecompile.planning.from_plan import planned_again
-from edgecompile.planning.schedule import Infeasible, Schedule
+from edgecompile.planning.problem import Infeasible, Schedule
 from edgecompile.profile.analytic import analytic_profile
 from edgecompile.terminal.console import steps
 

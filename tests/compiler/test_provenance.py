@@ -14,7 +14,7 @@ from compiler_helpers import SMALL_DEIT, TINY_VIT, Command, Compile, hand_writte
 import edgecompile
 from edgecompile.commands.compile import compose, recorded_overrides
 from edgecompile.commands.plan import main as edgeplan
-from edgecompile.contract.plan import read_plan, write_plan
+from edgecompile.contract.plan_file import read_plan, write_plan
 
 SAME: list[tuple[Sequence[str], Sequence[str]]] = [
     ([], []),

@@ -12,7 +12,8 @@ import torch
 from compiler_helpers import HAND_WRITTEN, SMALL_DEIT, Compile, compile_into, hand_written
 
 from edgecompile.contract.errors import UserError
-from edgecompile.contract.plan import Plan, read_plan
+from edgecompile.contract.plan import Plan
+from edgecompile.contract.plan_file import read_plan
 from edgecompile.execution import torchscript
 
 RUNTIME_BYTES = 165_000_000

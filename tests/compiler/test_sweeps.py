@@ -10,9 +10,9 @@ from xml.etree import ElementTree
 import pytest
 from compiler_helpers import Command, command, hand_written
 
-from edgecompile.commands.sweep_plot import write_plot
-from edgecompile.commands.sweep_table import common_overrides, swept_keys, swept_values, table_parts
-from edgecompile.contract.plan import read_plan
+from edgecompile.contract.plan_file import read_plan
+from edgecompile.sweep.plot import write_plot
+from edgecompile.sweep.table import common_overrides, swept_keys, swept_values, table_parts
 from edgecompile.terminal.console import table_console
 
 

@@ -14,7 +14,8 @@ from compiler_helpers import Compile, command
 from safetensors.torch import save_file
 
 from edgecompile.contract.errors import UserError
-from edgecompile.contract.plan import Plan, read_plan
+from edgecompile.contract.plan import Plan
+from edgecompile.contract.plan_file import read_plan
 from edgelaunch.doctor.check_software import check_libraries
 from edgelaunch.doctor.findings import FAILS, OK, Patient
 

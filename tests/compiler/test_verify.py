@@ -13,7 +13,7 @@ from edgecompile.contract.errors import UserError
 from edgecompile.frontend.capture.trace import Captured
 from edgecompile.frontend.chain.checks import check_captured, check_chain, check_outputs, check_schedule
 from edgecompile.frontend.chain.units import Boundary, Chain
-from edgecompile.planning.schedule import Schedule
+from edgecompile.planning.problem import Schedule
 
 FORKED = (*hand_written("Forked"), "microbatch=2")
 

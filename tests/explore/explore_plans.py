@@ -6,28 +6,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from edgecompile.contract.cluster import Device, Host, Limits, Network, SpareHost
+from edgecompile.contract.costs import BoundaryEntry, Scheduling, UnitEntry
 from edgecompile.contract.plan import (
-    BoundaryEntry,
     Certificate,
     DataSpec,
-    Device,
     Golden,
-    Host,
-    Limits,
     ModelInfo,
-    Network,
     Plan,
     Predicted,
     Runtime,
-    Scheduling,
-    SpareHost,
     Stage,
     StagePrediction,
     TensorSpec,
-    UnitEntry,
 )
 from edgecompile.planning.from_plan import bottleneck_name, problem_of
-from edgecompile.planning.schedule import Assignment, Schedule, evaluate, solve
+from edgecompile.planning.problem import Assignment, Schedule
+from edgecompile.planning.solver import evaluate, solve
 
 RUNTIME_BYTES = 1000
 RATE = 1e6

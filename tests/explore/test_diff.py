@@ -11,7 +11,8 @@ import pytest
 from explore_plans import make_plan
 
 from edgecompile.commands.plan import main
-from edgecompile.contract.plan import Plan, write_plan
+from edgecompile.contract.plan import Plan
+from edgecompile.contract.plan_file import write_plan
 from edgecompile.explore.diff import compare
 
 UNITS = [0.02, 0.03, 0.01, 0.04]

@@ -11,13 +11,17 @@ import pytest
 from explore_plans import make_plan
 
 from edgecompile.commands.plan import main
+from edgecompile.contract.cluster import Network
+from edgecompile.contract.costs import UnitEntry
 from edgecompile.contract.errors import UserError
-from edgecompile.contract.plan import Network, Plan, UnitEntry, write_plan
+from edgecompile.contract.plan import Plan
+from edgecompile.contract.plan_file import write_plan
 from edgecompile.explore.bottleneck import certificate_in_words
 from edgecompile.explore.explain import explain
 from edgecompile.explore.why import find_units, placement_of
 from edgecompile.planning.from_plan import planned_again, problem_of
-from edgecompile.planning.schedule import Assignment, Pin, evaluate, solve
+from edgecompile.planning.problem import Assignment, Pin
+from edgecompile.planning.solver import evaluate, solve
 
 UNITS = [0.02, 0.03, 0.01, 0.04, 0.02, 0.03]
 KINDS = {"quick": UNITS, "slow": [2 * seconds for seconds in UNITS]}

@@ -16,7 +16,9 @@ from explore_plans import make_plan
 from PIL import Image, ImageStat
 
 from edgecompile.commands.plan import main
-from edgecompile.contract.plan import Certificate, Plan, file_sha256, write_plan
+from edgecompile.contract.atomic_files import file_sha256
+from edgecompile.contract.plan import Certificate, Plan
+from edgecompile.contract.plan_file import write_plan
 from edgecompile.contract.run_record import LinkRecord, Percentiles, Rates, RunRecord, StageRecord, read_run, run_text
 from edgecompile.explore.proof import proof
 from edgecompile.explore.timeline.run_timeline import rows_of_run

@@ -10,11 +10,15 @@ import pytest
 from explore_plans import make_plan, with_stages
 
 from edgecompile.commands.plan import main
+from edgecompile.contract.cluster import Network, Pair
+from edgecompile.contract.costs import Pinned
 from edgecompile.contract.errors import UserError
-from edgecompile.contract.plan import Network, Pair, Pinned, Plan, read_plan, write_plan
+from edgecompile.contract.plan import Plan
+from edgecompile.contract.plan_file import read_plan, write_plan
 from edgecompile.explore.changes import change, with_host, with_speed, without_host
 from edgecompile.planning.from_plan import as_planned, planned_again, problem_of
-from edgecompile.planning.schedule import Infeasible, solve
+from edgecompile.planning.problem import Infeasible
+from edgecompile.planning.solver import solve
 
 UNITS = [0.02, 0.03, 0.01, 0.04, 0.02, 0.03]
 KINDS = {"quick": UNITS, "slow": [2 * seconds for seconds in UNITS]}

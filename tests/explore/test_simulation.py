@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from slow_simulator import Pipeline, World
 
 from edgecompile import _native_sched as native
-from edgecompile.contract.plan import Network, Plan
+from edgecompile.contract.cluster import Network
+from edgecompile.contract.plan import Plan
 from edgecompile.explore.timeline.simulation import Options, Simulation, simulate
 from edgecompile.planning.from_plan import as_planned
 

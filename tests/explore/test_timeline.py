@@ -11,7 +11,8 @@ import pytest
 from explore_plans import make_plan
 
 from edgecompile.commands.plan import main
-from edgecompile.contract.plan import Plan, write_plan
+from edgecompile.contract.plan import Plan
+from edgecompile.contract.plan_file import write_plan
 from edgecompile.explore.export import trace_events
 from edgecompile.explore.timeline.simulation import Options, simulate
 from edgecompile.explore.timeline.stage_timeline import Row, drawn, rows_of

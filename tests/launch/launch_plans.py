@@ -11,26 +11,21 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
+from edgecompile.contract.atomic_files import file_sha256
+from edgecompile.contract.cluster import Device, Host, Limits, Network
+from edgecompile.contract.costs import BoundaryEntry, Scheduling, UnitEntry
 from edgecompile.contract.plan import (
-    BoundaryEntry,
     Certificate,
     Contingency,
     DataSpec,
-    Device,
     Golden,
-    Host,
-    Limits,
     ModelInfo,
-    Network,
     Plan,
     Predicted,
     Runtime,
-    Scheduling,
     Stage,
     StagePrediction,
     TensorSpec,
-    UnitEntry,
-    file_sha256,
 )
 from edgecompile.execution import torchscript
 

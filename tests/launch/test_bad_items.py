@@ -17,7 +17,9 @@ from launch_plans import Written
 from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from edgecompile.contract.plan import DataSpec, ImageSpec, Plan, TensorSpec, TextSpec, UserError, file_sha256
+from edgecompile.contract.atomic_files import file_sha256
+from edgecompile.contract.errors import UserError
+from edgecompile.contract.plan import DataSpec, ImageSpec, Plan, TensorSpec, TextSpec
 from edgelaunch.inputs.bad_items import BadItems
 from edgelaunch.inputs.items import STDIN, Entry, Item
 from edgelaunch.inputs.sources import open_source

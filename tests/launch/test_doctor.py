@@ -16,7 +16,7 @@ import torch
 from launch_harness import free_port, run, run_ranks
 from launch_plans import Written
 
-from edgecompile.contract.plan import Limits
+from edgecompile.contract.cluster import Limits
 from edgelaunch.common.identity import Endpoint
 from edgelaunch.doctor.check_network import judge_links
 from edgelaunch.doctor.checks import examine

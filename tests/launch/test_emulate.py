@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 from launch_plans import Written
 
-from edgecompile.contract.plan import Host, Limits, Network, Plan, UserError
+from edgecompile.contract.cluster import Host, Limits, Network
+from edgecompile.contract.errors import UserError
+from edgecompile.contract.plan import Plan
 from edgelaunch.commands import launch as cli
 from edgelaunch.common import processes
 from edgelaunch.emulation import cgroups, netns

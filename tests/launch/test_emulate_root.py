@@ -17,7 +17,9 @@ import pytest
 import torch
 from launch_harness import Running
 
-from edgecompile.contract.plan import Limits, Network, Plan, UserError
+from edgecompile.contract.cluster import Limits, Network
+from edgecompile.contract.errors import UserError
+from edgecompile.contract.plan import Plan
 from edgelaunch.emulation import cgroups, netns
 from edgelaunch.emulation import cluster as emulate
 from edgelaunch.emulation.cluster import Emulation

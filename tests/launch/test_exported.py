@@ -9,7 +9,7 @@ import launch_plans
 import pytest
 import torch
 
-from edgecompile.contract.plan import UserError
+from edgecompile.contract.errors import UserError
 from edgelaunch.doctor.checks import examine
 from edgelaunch.doctor.findings import FAILS, OK
 from edgelaunch.pipeline.pt2 import exported_by, is_newer

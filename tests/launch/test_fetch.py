@@ -17,7 +17,8 @@ import torch
 from launch_harness import Running, free_port, wait_all
 from launch_plans import Written
 
-from edgecompile.contract.plan import UserError, file_sha256
+from edgecompile.contract.atomic_files import file_sha256
+from edgecompile.contract.errors import UserError
 from edgelaunch.common.identity import Endpoint
 from edgelaunch.pipeline.stage_shard import stages_of
 from edgelaunch.store.meeting import Board

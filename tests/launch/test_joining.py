@@ -23,7 +23,8 @@ from launch_meeting import Meeting, stranger_at
 from launch_plans import Written
 from torch._C._distributed_c10d import PrefixStore
 
-from edgecompile.contract.plan import UserError, file_sha256
+from edgecompile.contract.atomic_files import file_sha256
+from edgecompile.contract.errors import UserError
 from edgelaunch.common import software, waiting
 from edgelaunch.common.failures import Failure, FailureBox
 from edgelaunch.common.identity import Endpoint

@@ -15,7 +15,9 @@ from PIL import Image
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from edgecompile.contract.plan import DataSpec, ImageSpec, Plan, TensorSpec, TextSpec, UserError, file_sha256
+from edgecompile.contract.atomic_files import file_sha256
+from edgecompile.contract.errors import UserError
+from edgecompile.contract.plan import DataSpec, ImageSpec, Plan, TensorSpec, TextSpec
 from edgelaunch.inputs.images import prepare
 from edgelaunch.inputs.items import Item
 from edgelaunch.inputs.sources import fit, open_source

@@ -18,7 +18,8 @@ import yaml
 from launch_harness import PROGRAM, Running, processes_of, rank_process, run, wait_all
 from launch_plans import Written
 
-from edgecompile.contract.plan import Limits, Plan, SpareHost
+from edgecompile.contract.cluster import Limits, SpareHost
+from edgecompile.contract.plan import Plan
 from edgelaunch.link_test.hosts_option import Figures, hosts_option, print_links
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"

@@ -21,7 +21,8 @@ from launch_harness import Ended, Running, run
 from launch_plans import Written
 from PIL import Image
 
-from edgecompile.contract.plan import DataSpec, ImageSpec, Plan, TensorSpec, UserError
+from edgecompile.contract.errors import UserError
+from edgecompile.contract.plan import DataSpec, ImageSpec, Plan, TensorSpec
 from edgelaunch.inputs.images import prepare
 from edgelaunch.inputs.items import FLUSH, STDIN, Entry, Flush, Item, Source
 from edgelaunch.inputs.live import Live

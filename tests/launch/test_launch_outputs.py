@@ -13,7 +13,8 @@ import pytest
 import torch
 from launch_plans import Written
 
-from edgecompile.contract.plan import Contingency, DataSpec, Plan, TensorSpec, UserError
+from edgecompile.contract.errors import UserError
+from edgecompile.contract.plan import Contingency, DataSpec, Plan, TensorSpec
 from edgelaunch.inputs.items import Entry
 from edgelaunch.inputs.labels import Accuracy, top_labels
 from edgelaunch.outputs.golden import GoldenFile

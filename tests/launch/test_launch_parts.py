@@ -10,7 +10,8 @@ import pytest
 import torch
 from launch_plans import Written
 
-from edgecompile.contract.plan import Plan, TensorSpec, UserError
+from edgecompile.contract.errors import UserError
+from edgecompile.contract.plan import Plan, TensorSpec
 from edgelaunch.common.failures import Abandoned, Failure, FailureBox
 from edgelaunch.common.identity import choose_rank, find_endpoint
 from edgelaunch.local.local_run import available_cores, local_threads

@@ -12,7 +12,8 @@ import pytest
 from launch_harness import Running
 from launch_plans import Written
 
-from edgecompile.contract.plan import Plan, UserError
+from edgecompile.contract.errors import UserError
+from edgecompile.contract.plan import Plan
 from edgelaunch.common import identity, limits
 from edgelaunch.common.failures import Failure
 from edgelaunch.common.identity import Endpoint, check_reachable, find_endpoint, loopback_trap

@@ -15,7 +15,9 @@ import torch
 from launch_harness import PROGRAM, Running, wait_all
 from launch_plans import Written
 
-from edgecompile.contract.plan import Limits, Network, Plan, UserError
+from edgecompile.contract.cluster import Limits, Network
+from edgecompile.contract.errors import UserError
+from edgecompile.contract.plan import Plan
 from edgelaunch.common.secret import VARIABLE
 from edgelaunch.emulation.cluster import check_can_emulate
 from edgelaunch.emulation.netns import Namespaces

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, TiffImagePlugin
 
-from edgecompile.contract.plan import UserError
+from edgecompile.contract.errors import UserError
 from edgelaunch.inputs.pixels import read_rgb
 
 DEPTH = np.array([[0, 257 * 10, 257 * 128], [65535, 257 * 200, 40000]], np.uint16)

@@ -20,7 +20,10 @@ from PIL import Image
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from edgecompile.contract.plan import DataSpec, ImageSpec, Plan, TensorSpec, TextSpec, UserError, file_sha256, read_plan
+from edgecompile.contract.atomic_files import file_sha256
+from edgecompile.contract.errors import UserError
+from edgecompile.contract.plan import DataSpec, ImageSpec, Plan, TensorSpec, TextSpec
+from edgecompile.contract.plan_file import read_plan
 from edgelaunch.common.secret import find_secret
 from edgelaunch.common.software import Software
 from edgelaunch.inputs.bad_items import BadItems

@@ -15,7 +15,8 @@ import pytest
 import torch
 from launch_plans import Written, floats, with_contingencies
 
-from edgecompile.contract.plan import Plan, UserError
+from edgecompile.contract.errors import UserError
+from edgecompile.contract.plan import Plan
 from edgelaunch.common.failures import Abandoned, Failure
 from edgelaunch.common.identity import rank_environment
 from edgelaunch.common.processes import Process, start_time

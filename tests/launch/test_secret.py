@@ -19,7 +19,7 @@ from launch_harness import Running, free_port, run, wait_all
 from launch_meeting import Meeting
 from launch_plans import Written
 
-from edgecompile.contract.plan import UserError
+from edgecompile.contract.errors import UserError
 from edgelaunch.common.failures import Failure
 from edgelaunch.common.secret import VARIABLE, find_secret
 from edgelaunch.store.seal import Seal

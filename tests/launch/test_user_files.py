@@ -15,7 +15,8 @@ from launch_harness import run
 from launch_plans import Written
 from PIL import Image
 
-from edgecompile.contract.plan import Plan, UserError
+from edgecompile.contract.errors import UserError
+from edgecompile.contract.plan import Plan
 from edgelaunch.commands import links as links_command
 from edgelaunch.commands.arguments import check_arguments, run_parser
 from edgelaunch.inputs.items import Entry

@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 from fractions import Fraction
 
-from edgecompile.planning.schedule import HostLinks, Objective, PairwiseLinks, Problem, SharedMedium
+from edgecompile.planning.problem import HostLinks, Objective, PairwiseLinks, Problem, SharedMedium
 
 PS = 10**12
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from typing import Any
 
-from edgecompile.planning.schedule import (
+from edgecompile.planning.problem import (
     HostLinks,
     Kind,
     Objective,

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from edgecompile.contract.errors import UserError
-from edgecompile.planning.schedule import (
+from edgecompile.planning.problem import (
     Assignment,
     HostLinks,
     Infeasible,
@@ -21,10 +21,8 @@ from edgecompile.planning.schedule import (
     SchedHost,
     SharedMedium,
     SharedWeight,
-    evaluate,
-    pareto,
-    solve,
 )
+from edgecompile.planning.solver import evaluate, pareto, solve
 
 KIND = Kind(name="pi", unit_s=(1.0, 2.0, 3.0, 4.0))
 HOST = SchedHost(name="pi-0", kind=0, memory_bytes=1000, bandwidth_bytes_per_s=10.0)

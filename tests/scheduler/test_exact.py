@@ -11,7 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from strategies import draw_problem
 
-from edgecompile.planning.schedule import Assignment, Infeasible, Objective, Problem, Schedule, evaluate, pareto, solve
+from edgecompile.planning.problem import Assignment, Infeasible, Objective, Problem, Schedule
+from edgecompile.planning.solver import evaluate, pareto, solve
 
 RANDOM_PROBLEMS = 5_000
 

@@ -11,7 +11,7 @@ from typing import Any
 from strategies import draw_problem
 
 from edgecompile.planning.native_bridge import native_module, spec_of
-from edgecompile.planning.schedule import Objective, Problem
+from edgecompile.planning.problem import Objective, Problem
 
 NUM_PROBLEMS = int(os.environ.get("EDGECOMPILE_FUZZ", "100000"))
 ODD = (

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import edgecompile
 from edgecompile.planning.native_bridge import native_module, spec_of
-from edgecompile.planning.schedule import HostLinks, Kind, Problem, SchedHost
+from edgecompile.planning.problem import HostLinks, Kind, Problem, SchedHost
 
 
 def large_problem() -> Problem:
@@ -59,7 +59,7 @@ def test_other_threads_run_while_it_solves() -> None:
 
 
 def test_contract_loads_neither_torch_nor_the_native_module() -> None:
-    code = "import sys, edgecompile.planning.schedule; print({'torch', 'edgecompile._native_sched'} & set(sys.modules))"
+    code = "import sys, edgecompile.planning.problem; print({'torch', 'edgecompile._native_sched'} & set(sys.modules))"
     root = Path(edgecompile.__file__).parent.parent
     result = subprocess.run(
         [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=60, check=True

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from edgecompile.contract.plan import Runtime
 from edgecompile.planning.native_bridge import native_module
-from edgecompile.planning.schedule import HostLinks, PairwiseLinks, Problem, Schedule, SharedMedium
+from edgecompile.planning.problem import HostLinks, PairwiseLinks, Problem, Schedule, SharedMedium
 
 if TYPE_CHECKING:
     from edgecompile import _native_sched as native

@@ -8,7 +8,7 @@ from edgecompile.contract.errors import UserError
 from edgecompile.frontend.capture.trace import Captured
 from edgecompile.frontend.chain.recompute import sources_of
 from edgecompile.frontend.chain.units import Chain
-from edgecompile.planning.schedule import Schedule
+from edgecompile.planning.problem import Schedule
 
 __all__ = ["check_captured", "check_chain", "check_outputs", "check_schedule"]
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import fx, nn
 
+from edgecompile.contract.dtypes import DTYPE_BYTES
 from edgecompile.contract.errors import UserError
-from edgecompile.contract.plan import DTYPE_BYTES
 from edgecompile.frontend.capture.graphs import (
     TensorFacts,
     attribute,

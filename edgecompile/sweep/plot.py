@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgecompile.commands.sweep_table import common_overrides
 from edgecompile.contract.atomic_files import replacing
 from edgecompile.contract.quantities import format_number
+from edgecompile.sweep.table import common_overrides
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 from omegaconf.errors import OmegaConfBaseException
 from rich.text import Text
 
-from edgecompile.commands.sweep_table import best_row, swept_keys, table_parts
 from edgecompile.contract.atomic_files import replacing
 from edgecompile.contract.errors import UserError
-from edgecompile.contract.plan import check_place
+from edgecompile.contract.plan_file import check_place
 from edgecompile.contract.user_files import check_ours
+from edgecompile.sweep.table import best_row, swept_keys, table_parts
 from edgecompile.terminal.console import error_line, output_options, table_console
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ def finish() -> int:
     plot.unlink(missing_ok=True)  # an earlier sweep's
     if best is None:
         return 2
-    from edgecompile.commands.sweep_plot import write_plot
+    from edgecompile.sweep.plot import write_plot
 
     write_plot(rows, plot)
     if not (output.json or output.quiet):
@@ -146,7 +146,7 @@ def _relative(path: str, folder: Path) -> str:
 def _row(result: dict[str, Any]) -> dict[str, Any]:
     row = {"job": result["job"], "overrides": result["overrides"], "plan": result["plan"], "error": result["error"]}
     if result["error"] is None:
-        from edgecompile.contract.plan import read_plan
+        from edgecompile.contract.plan_file import read_plan
 
         plan = read_plan(result["plan"])
         row["throughput_items_per_s"] = plan.predicted.throughput_items_per_s

@@ -1,4 +1,4 @@
-"""Which host runs which units: a problem in, a certified schedule out, solved by the native scheduler.
+"""The scheduling problem, a chain of units and the hosts to run it on, and the schedule that answers it.
 
 Cost model. Stage compute = decode at its first cut + its units + encode at its last cut. Transfer of a cut = wire
 bytes over the link's bandwidth. Period = the largest of all stage and transfer times, of what the data host's
@@ -19,13 +19,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING
 
 from edgecompile.contract.errors import UserError
-from edgecompile.contract.quantities import format_bytes
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 __all__ = [
     "Assignment",
@@ -44,9 +39,6 @@ __all__ = [
     "SharedMedium",
     "SharedWeight",
     "StageResult",
-    "evaluate",
-    "pareto",
-    "solve",
 ]
 
 DEFAULT_STATE_BUDGET = 2_000_000
@@ -264,71 +256,3 @@ class Schedule:
     """What sets the period."""
     certificate: Certificate
     """What is proved."""
-
-
-def solve(problem: Problem) -> Schedule:
-    """The best plan, with its certificate.
-
-    Raises:
-        ValueError: the problem is malformed; names field and index.
-        Infeasible: no plan fits; says why.
-    """
-    from edgecompile.planning.infeasible import explain
-    from edgecompile.planning.native_bridge import is_proved, native_module, schedule_of, spec_of
-
-    spec = spec_of(problem)
-    solution = native_module().solve(spec)
-    if not solution.feasible:
-        if is_proved(solution):
-            raise Infeasible(explain(problem, solution.furthest_cut))
-        raise Infeasible(
-            f"no plan was found within state_budget = {problem.state_budget:,}, which is no proof that there is none: "
-            "raise the budget, or leave hosts out"
-        )
-    return schedule_of(problem, solution)
-
-
-def pareto(problem: Problem) -> tuple[Schedule, ...]:
-    """All trade-offs of period, latency and number of hosts: no plan is as good in all three as one of these.
-
-    In order of hosts, then period; the certificate of each says that this is proved. Limits and constraints of the
-    problem hold; its objective does not matter.
-
-    Raises:
-        ValueError: the problem is malformed, or over its state budget.
-        Infeasible: no plan fits; says why.
-    """
-    from edgecompile.planning.infeasible import explain
-    from edgecompile.planning.native_bridge import native_module, plan_of, spec_of
-
-    spec = spec_of(problem)
-    plans = native_module().pareto(spec)
-    if not plans:
-        raise Infeasible(explain(problem, 0))
-    return tuple(
-        plan_of(plan, method="exact", lower_bound_ps=plan.period_ps, objective_ps=plan.period_ps) for plan in plans
-    )
-
-
-def evaluate(problem: Problem, assignments: Sequence[Assignment]) -> Schedule:
-    """What a given plan costs, in the same cost model; pins, orders and limits are not checked.
-
-    Raises:
-        ValueError: the problem is malformed, or the assignments leave gaps, overlap, go beyond the last unit or use a
-            host twice.
-        Infeasible: a stage does not fit its host's memory.
-    """
-    from edgecompile.planning.native_bridge import assignments_of, native_module, plan_of, spec_of
-
-    spec = spec_of(problem)
-    module = native_module()
-    plan = module.evaluate(spec, assignments_of(assignments))
-    for index, stage in enumerate(plan.stages):
-        host = problem.hosts[stage.host]
-        if stage.memory_bytes > host.memory_bytes:
-            raise Infeasible(
-                f"stage {index} (units {stage.first}-{stage.last}) needs {format_bytes(stage.memory_bytes, 4)} on "
-                f"{host.name}, which has {format_bytes(host.memory_bytes, 4)}: "
-                f"{format_bytes(stage.memory_bytes - host.memory_bytes, 4)} too few"
-            )
-    return plan_of(plan, method="given", lower_bound_ps=module.lower_bound_ps(spec), objective_ps=plan.period_ps)

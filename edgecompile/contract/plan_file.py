@@ -1,0 +1,106 @@
+"""plan.yaml: read, checked and written whole. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from edgecompile.contract.atomic_files import replacing
+from edgecompile.contract.errors import UserError
+from edgecompile.contract.plan import Plan
+from edgecompile.contract.user_files import check_ours, check_regular, check_utf8, printable
+from edgecompile.contract.validation import check_plan
+from edgecompile.contract.yaml_decode import decode, load_yaml
+
+__all__ = [
+    "HEADER",
+    "MAX_PLAN_BYTES",
+    "VERSION",
+    "check_place",
+    "plan_text",
+    "read_plan",
+    "read_run_plan",
+    "write_plan",
+]
+
+VERSION = 1
+MAX_PLAN_BYTES = 64 << 20
+HEADER = "# written by edgecompile; read by edgelaunch and edgeplan. Seconds, bytes, bytes a second.\n"
+
+
+def read_plan(path: str | Path) -> Plan:
+    """Reads and validates a plan.
+
+    Raises:
+        UserError: the file is missing, no YAML, of another version, or breaks a rule; says which and where.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise UserError(f"{path} is a folder: name the plan itself, such as {path / 'plan.yaml'}")
+    document = load_yaml(path, what="plan", max_bytes=MAX_PLAN_BYTES, hint="compile one with edgecompile")
+    if not isinstance(document, dict):
+        raise UserError(f"{path}: not a plan: the top level must be a mapping, not {type(document).__name__}")
+    version = document.get("version")
+    if version != VERSION or isinstance(version, bool):
+        raise UserError(
+            f"{path}: version is {version!r}, this edgecompile reads version {VERSION}: "
+            "compile the plan again, or install the edgecompile that wrote it"
+        )
+    plan = decode(Plan, document, where=str(path))
+    check_plan(plan, str(path))
+    return plan
+
+
+def check_place(path: Path) -> None:
+    """Before the work: raises UserError where somebody's file that is no plan has the plan's name, or none can be."""
+    check_utf8(path.parent, "the plan's folder")
+    check_ours(path, rf"{HEADER[:24]}|^version: .*^objective: ", "plan", "choose another output_dir")
+
+
+def read_run_plan(path: Path) -> Plan:
+    """For a run, which reads the plan more than once, and other files beside it.
+
+    Raises:
+        UserError: as read_plan, or the path is a pipe or a device, or torch cannot open what is beside it.
+    """
+    check_regular(path, "a plan", "a run reads it more than once: write it to a file")
+    check_utf8(path.resolve().parent, "the plan's folder")
+    return read_plan(path)
+
+
+def write_plan(plan: Plan, path: Path) -> None:
+    """Writes to a temporary file beside `path`, then renames: a crash leaves the old plan or the new one."""
+    check_plan(plan, str(path))
+    with replacing(path) as temporary:
+        temporary.write_text(plan_text(plan), encoding="utf-8")
+
+
+def plan_text(plan: Plan) -> str:
+    """The plan as YAML: a line for each leaf mapping, in the order of the dataclasses."""
+    sections = []
+    for item in fields(plan):
+        value = _plain(getattr(plan, item.name))
+        flow = None if isinstance(value, (list, dict)) else False
+        sections.append(
+            yaml.dump({item.name: value}, Dumper=_Dumper, sort_keys=False, default_flow_style=flow, width=200)
+        )
+    return HEADER + "".join(sections)
+
+
+class _Dumper(yaml.SafeDumper):
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "__dataclass_fields__"):
+        return {item.name: _plain(getattr(value, item.name)) for item in fields(value)}
+    if isinstance(value, (tuple, list)):
+        return [_plain(item) for item in value]
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return printable(value) if isinstance(value, str) else value

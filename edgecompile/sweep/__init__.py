@@ -1,0 +1,1 @@
+"""A multirun sweep: its points, its table, its picture."""
