@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from edgelaunch import Pipeline
-from edgelaunch.common.allocator import restart_with_heap_environment
+from edgelaunch.process.allocator import restart_with_heap_environment
 
 
 def items(pipeline: Pipeline, count: int) -> Iterator[Any]:

@@ -199,7 +199,7 @@ def cut_once(cluster: Cluster, cut: Cut, detect_s: float, used: set[frozenset[in
 def many(folder: Path, num_ranks: int, cuts: list[Cut], *, contingency: bool, detect_s: float) -> list[float]:
     """One stream with all these cuts; how long each took to be named."""
     from edgecompile.contract.plan_file import read_plan
-    from edgelaunch.control.membership import links_watched
+    from edgelaunch.common.plan_parts import links_watched
 
     with Cluster(folder, num_ranks, contingency=contingency, detect_s=detect_s, rejoin_s=120.0) as cluster:
         plan = read_plan(folder / "plan.yaml")

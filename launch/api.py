@@ -18,17 +18,18 @@ from edgecompile.contract.atomic_files import file_sha256
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Plan
 from edgecompile.contract.plan_file import read_run_plan
-from edgelaunch.common.abandoned_threads import await_at_exit
-from edgelaunch.common.allocator import use_one_arena
 from edgelaunch.common.failures import Failure, RankFailedError, rank_name
 from edgelaunch.common.identity import Endpoint, check_reachable, choose_rank, find_endpoint
-from edgelaunch.common.limits import check_limits
-from edgelaunch.inputs.items import Entry, Source
-from edgelaunch.inputs.sources import fit
-from edgelaunch.local.local_run import Children, OnLoopback, listen_on_loopback, local_threads
+from edgelaunch.common.items import Entry, Source
+from edgelaunch.common.plan_files import check_rank
+from edgelaunch.inputs.fitting import fit
+from edgelaunch.local.local_run import Children, OnLoopback, listen_on_loopback
 from edgelaunch.outputs.result_files import as_numpy
 from edgelaunch.pipeline.callers import Streams
-from edgelaunch.pipeline.stage_shard import check_rank
+from edgelaunch.process.abandoned_threads import await_at_exit
+from edgelaunch.process.allocator import use_one_arena
+from edgelaunch.process.cores import local_threads
+from edgelaunch.process.limits import check_limits
 
 __all__ = ["Pipeline"]
 
@@ -188,9 +189,9 @@ class Pipeline:
         check_limits(self._plan, tuple(range(len(self._plan.hosts))) if self._local else (0,))
         endpoint = self._start_children() if self._local else self._own_endpoint()
         check_rank(self._plan, 0, self._folder)
+        from edgelaunch.common.rank_options import RankOptions
         from edgelaunch.common.secret import find_secret
         from edgelaunch.control.supervisor import Supervisor
-        from edgelaunch.pipeline.rank import RankOptions
 
         host = self._plan.hosts[0]
         num_here = len(self._plan.hosts) if self._local else 1

@@ -6,9 +6,9 @@ import sys
 
 from edgecompile.terminal.encoding import restart_in_utf8
 from edgecompile.terminal.process import abrupt_interrupts, begin, final_status
-from edgelaunch.common.allocator import restart_with_heap_environment
-from edgelaunch.common.missing_packages import explain_import
-from edgelaunch.common.stderr import say_error
+from edgelaunch.process.allocator import restart_with_heap_environment
+from edgelaunch.process.missing_packages import explain_import
+from edgelaunch.process.stderr import say_error
 
 __all__ = ["main"]
 

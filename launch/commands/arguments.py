@@ -11,7 +11,7 @@ from typing import NoReturn
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Plan
 from edgecompile.terminal.options import Parser, add_completion, nearest
-from edgelaunch.inputs.items import DEFAULT_ITEMS, ON_BAD_ITEM, STDIN, WHEN_FULL
+from edgelaunch.common.items import DEFAULT_ITEMS, ON_BAD_ITEM, STDIN, WHEN_FULL
 from edgelaunch.local.restarts import DEFAULT_RESTARTS
 
 __all__ = ["COMMANDS", "add_rank_arguments", "check_arguments", "check_first_word", "command_parser", "run_parser"]

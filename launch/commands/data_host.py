@@ -17,10 +17,9 @@ from edgecompile.contract.plan import Plan
 from edgecompile.contract.quantities import format_count, format_items_rate
 from edgecompile.contract.run_record import RunRecord
 from edgecompile.contract.user_files import printable
-from edgelaunch.common.stderr import say
+from edgelaunch.common.items import DEFAULT_ITEMS, Source
 from edgelaunch.control.supervisor import Run, Supervisor
 from edgelaunch.inputs.bad_items import BadItems
-from edgelaunch.inputs.items import DEFAULT_ITEMS, Source
 from edgelaunch.inputs.sources import open_source
 from edgelaunch.outputs.golden import GoldenFile, chain
 from edgelaunch.outputs.golden_comparison import Verifier
@@ -28,6 +27,7 @@ from edgelaunch.outputs.partial_results import origin_of
 from edgelaunch.outputs.reference_comparison import Reference
 from edgelaunch.outputs.result_files import open_writer
 from edgelaunch.outputs.results import ResultHandler
+from edgelaunch.process.stderr import say
 from edgelaunch.report.progress import Meter
 from edgelaunch.report.run_file import check_record, record_of, write_record
 from edgelaunch.report.run_report import console, print_report, print_verified

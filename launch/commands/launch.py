@@ -12,11 +12,11 @@ from edgecompile.contract.plan import Plan
 from edgecompile.contract.plan_file import read_run_plan
 from edgecompile.contract.user_files import print_anything
 from edgelaunch.commands.arguments import COMMANDS, check_arguments, check_first_word, command_parser, run_parser
+from edgelaunch.commands.one_rank import describe, rank_failure, run_rank
 from edgelaunch.common.failures import Failure, exit_code
-from edgelaunch.common.limits import local_shortage
-from edgelaunch.common.stderr import say, say_error
-from edgelaunch.common.stopping import hear_signals
-from edgelaunch.local.one_rank import describe, rank_failure, run_rank
+from edgelaunch.process.limits import local_shortage
+from edgelaunch.process.stderr import say, say_error
+from edgelaunch.process.stopping import hear_signals
 
 __all__ = ["main"]
 
@@ -55,7 +55,7 @@ def _run(words: Sequence[str], *, own_process: bool) -> int:
     check_arguments(arguments, plan)
     if not (arguments.local or arguments.emulate):
         run_rank(arguments, plan, plan_path, rank_failure)
-    from edgelaunch.local.all_ranks import run_together
+    from edgelaunch.commands.all_ranks import run_together
 
     return _status(run_together(arguments, plan, plan_path, own_process=own_process), plan)
 

@@ -13,13 +13,13 @@ from edgecompile.contract.atomic_files import file_sha256
 from edgecompile.contract.plan import Plan, Stage
 from edgelaunch.common.failures import Failure, rank_name
 from edgelaunch.common.identity import Endpoint, check_reachable, choose_rank, find_endpoint, rank_environment
-from edgelaunch.common.limits import check_limits
 from edgelaunch.common.secret import find_secret
-from edgelaunch.common.stderr import say
+from edgelaunch.process.limits import check_limits
+from edgelaunch.process.stderr import say
 
 if TYPE_CHECKING:
+    from edgelaunch.common.rank_options import RankOptions
     from edgelaunch.control.supervisor import Supervisor
-    from edgelaunch.pipeline.rank import RankOptions
 
 __all__ = ["Start", "quiet_peers", "supervised"]
 
@@ -59,7 +59,7 @@ class Start:
 
     def options(self, *, threads: int, device: str, lacking: tuple[Stage, ...] = ()) -> RankOptions:
         """Raises UserError where a secret is needed and there is none."""
-        from edgelaunch.pipeline.rank import RankOptions
+        from edgelaunch.common.rank_options import RankOptions
 
         return RankOptions(
             plan=self.plan, folder=self.folder, plan_sha256=file_sha256(self.plan_path), rank=self.rank,

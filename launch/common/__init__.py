@@ -1,1 +1,1 @@
-"""What every part of a rank uses: who it is, its limits, its failures. Imports no torch."""
+"""What every part of a rank shares: who it is, its plan, its items, its failures. Imports no torch."""

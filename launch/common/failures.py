@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass
 
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Plan
-from edgelaunch.common.limits import local_shortage
-from edgelaunch.common.missing_packages import explain_import
-from edgelaunch.common.stopping import ToldToStop
+from edgelaunch.process.limits import local_shortage
+from edgelaunch.process.missing_packages import explain_import
+from edgelaunch.process.stopping import ToldToStop
 
 __all__ = [
     "EXIT_CODES",

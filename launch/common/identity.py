@@ -7,7 +7,6 @@ import os
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from edgecompile.contract.cluster import Host
 from edgecompile.contract.errors import UserError
@@ -16,7 +15,6 @@ from edgecompile.contract.plan import Plan
 __all__ = [
     "Endpoint",
     "address_is_here",
-    "boot_identity",
     "check_reachable",
     "choose_rank",
     "find_endpoint",
@@ -48,14 +46,6 @@ def resolve(address: str) -> str | None:
         return str(socket.getaddrinfo(address, None, type=socket.SOCK_STREAM)[0][4][0])
     except (OSError, UnicodeError):
         return None
-
-
-def boot_identity() -> str:
-    """Of this boot of this machine: processes with equal ones share a monotonic clock."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
-    except OSError:
-        return socket.gethostname()
 
 
 def is_loopback(address: str) -> bool:

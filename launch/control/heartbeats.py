@@ -12,9 +12,8 @@ from dataclasses import replace
 from typing import Any
 
 from edgecompile.contract.plan import Plan
-from edgelaunch.common.abandoned_threads import await_at_exit
+from edgelaunch.common.detection import STORE_PATIENCE, beat_s
 from edgelaunch.common.failures import Failure, FailureBox, PeerLostError, TooLateError, rank_name
-from edgelaunch.common.processes import Process
 from edgelaunch.control.membership import (
     DONE,
     HALT,
@@ -29,7 +28,9 @@ from edgelaunch.control.membership import (
     read_news,
 )
 from edgelaunch.control.pace import Load
-from edgelaunch.control.roster import LATE, STORE_PATIENCE, Roster, beat_s
+from edgelaunch.control.roster import LATE, Roster
+from edgelaunch.process.abandoned_threads import await_at_exit
+from edgelaunch.process.processes import Process
 from edgelaunch.store.joining import Door
 from edgelaunch.store.meeting import Board, ListReader
 from edgelaunch.transport.link_watch import LinkWatch

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 
 from edgecompile.contract.plan import Plan
 from edgecompile.contract.quantities import format_items_rate, format_number
+from edgelaunch.common.detection import silence_s
 from edgelaunch.common.failures import Failure, link_name, rank_name, rank_title
-from edgelaunch.control.membership import Announcement, Pair, links_of, plan_without
-from edgelaunch.control.roster import Loss, Roster, Seat, silence_s
+from edgelaunch.common.plan_parts import Pair, links_of, plan_without
+from edgelaunch.control.membership import Announcement
+from edgelaunch.control.roster import Loss, Roster, Seat
 
 __all__ = ["Coordinator", "Form", "Halt"]
 

@@ -6,35 +6,23 @@ import threading
 from dataclasses import dataclass, field
 
 from edgecompile.contract.plan import Plan
+from edgelaunch.common.detection import STORE_PATIENCE, silence_s
 from edgelaunch.common.failures import rank_name
-from edgelaunch.common.processes import Process
-from edgelaunch.control.membership import Beat, Hello, Holder, Leave, Pair, Suspicion, links_watched
+from edgelaunch.common.plan_parts import Pair, links_watched
+from edgelaunch.control.membership import Beat, Hello, Holder, Leave, Suspicion
 from edgelaunch.control.pace import Pace
+from edgelaunch.process.processes import Process
 
-__all__ = ["LATE", "STORE_PATIENCE", "Loss", "Roster", "Seat", "beat_s", "silence_s"]
+__all__ = ["LATE", "Loss", "Roster", "Seat"]
 
 LATE = "the run is over: this rank came after the last result, and has done nothing: start it again for the next run"
 """The verdict on whoever comes then."""
 
 
-SILENCE = 0.55
 ALIVE = 0.7
 """Of the time after which a link is silent: a rank that showed itself within it is alive."""
 SETTLED = 0.3
 """Of that time: so much later all of a rank's links are known to be silent, if one is because the rank is gone."""
-STORE_PATIENCE = 5
-"""A rank whose link to rank 0 lives may be silent in the store for so many times of detection: over a slow link what
-the store is asked and answers takes long."""
-
-
-def beat_s(plan: Plan) -> float:
-    """Seconds between two heartbeats: four at least within the time of detection."""
-    return min(1.0, plan.runtime.detect_s / 4)
-
-
-def silence_s(detect_s: float) -> float:
-    """After so long without an answer a link is silent; what is left of the time is for rank 0 to learn of it."""
-    return SILENCE * detect_s
 
 
 @dataclass

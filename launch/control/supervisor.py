@@ -17,21 +17,23 @@ import torch
 
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Plan
-from edgelaunch.common.abandoned_threads import await_at_exit
-from edgelaunch.common.allocator import keep_freed_memory
 from edgelaunch.common.failures import AlreadyRunningError, Failure, FailureBox, PeerLostError, TooLateError, rank_name
-from edgelaunch.common.waiting import Waiting
+from edgelaunch.common.items import Results, Source
+from edgelaunch.common.plan_parts import plan_without
+from edgelaunch.common.rank_options import RankOptions
 from edgelaunch.control.heartbeats import WAITS_FOR, Watch
-from edgelaunch.control.membership import DONE, HALT, RUN, Announcement, plan_without
+from edgelaunch.control.membership import DONE, HALT, RUN, Announcement
 from edgelaunch.control.pace import Counters, Load, Overview, Pace
 from edgelaunch.control.recovery import Coordinator, Form, Halt
 from edgelaunch.control.roster import LATE
 from edgelaunch.control.shutdown import await_farewells, collect_summaries
-from edgelaunch.inputs.items import Results, Source
 from edgelaunch.pipeline.feed import Collector, Feeder
 from edgelaunch.pipeline.in_flight import Flight
-from edgelaunch.pipeline.rank import Ends, Owner, Place, Rank, RankOptions, Store
+from edgelaunch.pipeline.rank import Ends, Owner, Place, Rank, Store
 from edgelaunch.pipeline.shard_loader import Loader
+from edgelaunch.process.abandoned_threads import await_at_exit
+from edgelaunch.process.allocator import keep_freed_memory
+from edgelaunch.process.waiting import Waiting
 from edgelaunch.store.joining import meet
 from edgelaunch.store.meeting import Board, Meeting
 from edgelaunch.transport.counters import PARTS

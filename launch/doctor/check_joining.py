@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from edgecompile.contract.errors import UserError
 from edgelaunch.common.failures import PeerLostError, rank_name
 from edgelaunch.common.identity import Endpoint, loopback_trap
-from edgelaunch.common.limits import check_limits, files_needed
 from edgelaunch.common.software import PROTOCOL, Software, mismatch
 from edgelaunch.doctor.findings import FAILS, NOTE, Finding, Patient, has_torch
+from edgelaunch.process.limits import check_limits, files_needed
 
 __all__ = ["check_limits_here", "check_reach", "check_versions"]
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.quantities import format_bytes
+from edgelaunch.common.plan_files import check_file, check_shard
 from edgelaunch.doctor.findings import FAILS, NOTE, Finding, Patient
-from edgelaunch.local.local_run import available_cores
-from edgelaunch.pipeline.stage_shard import check_file, check_shard
+from edgelaunch.process.cores import available_cores
 
 __all__ = ["check_clock", "check_cores", "check_disk", "check_files", "check_memory", "check_shards"]
 

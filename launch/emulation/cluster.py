@@ -23,11 +23,12 @@ from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Plan
 from edgecompile.contract.quantities import format_bytes, format_rate
 from edgelaunch.common.failures import Failure, rank_name
-from edgelaunch.common.processes import start_time
 from edgelaunch.common.secret import VARIABLE
 from edgelaunch.emulation import cgroups, netns
-from edgelaunch.local.local_run import Children, available_cores, local_threads
+from edgelaunch.local.local_run import Children
 from edgelaunch.local.restarts import DEFAULT_RESTARTS
+from edgelaunch.process.cores import available_cores, local_threads
+from edgelaunch.process.processes import start_time
 
 __all__ = ["EmulatedRun", "Emulation", "check_can_emulate", "describe", "interface_rates", "pinned_cores"]
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Plan
-from edgelaunch.common.stderr import say
-from edgelaunch.inputs.items import Entry, Item
+from edgelaunch.common.items import Entry, Item
+from edgelaunch.process.stderr import say
 
 __all__ = ["BadItems"]
 

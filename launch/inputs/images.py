@@ -12,11 +12,11 @@ from PIL import Image
 
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import ImageSpec, Plan
+from edgelaunch.common.items import Entry, Item, Source
 from edgelaunch.inputs.bad_items import BadItems
+from edgelaunch.inputs.fitting import fit
 from edgelaunch.inputs.folders import SUFFIXES, class_numbers, find_images
-from edgelaunch.inputs.items import Entry, Item, Source
 from edgelaunch.inputs.pixels import MAX_PIXELS, read_rgb
-from edgelaunch.inputs.sources import fit
 
 __all__ = ["SUFFIXES", "open_images", "prepare", "read_image"]
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from edgecompile.contract.plan import Plan
 from edgecompile.contract.quantities import format_items_rate
-from edgelaunch.inputs.items import FLUSH, Entry, Flush, Item, Results, Source
+from edgelaunch.common.items import FLUSH, Entry, Flush, Item, Results, Source
 
 __all__ = ["Live"]
 

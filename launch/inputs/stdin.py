@@ -12,10 +12,10 @@ import numpy as np
 
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Plan, TensorSpec
+from edgelaunch.common.items import Entry, Item, Source
 from edgelaunch.inputs.bad_items import BadItems
-from edgelaunch.inputs.items import Entry, Item, Source
+from edgelaunch.inputs.fitting import LABEL_KEY, fit
 from edgelaunch.inputs.labels import class_label
-from edgelaunch.inputs.sources import LABEL_KEY, fit
 from edgelaunch.inputs.text import decode_line, skip_line
 
 __all__ = ["open_stdin"]

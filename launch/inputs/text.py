@@ -15,11 +15,11 @@ import numpy as np
 
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Plan, TensorSpec, TextSpec
+from edgelaunch.common.items import Entry, Item, Source
+from edgelaunch.common.plan_files import check_file
 from edgelaunch.inputs.bad_items import BadItems
-from edgelaunch.inputs.items import Entry, Item, Source
+from edgelaunch.inputs.fitting import fit
 from edgelaunch.inputs.labels import class_label
-from edgelaunch.inputs.sources import fit
-from edgelaunch.pipeline.stage_shard import check_file
 
 __all__ = ["Encoder", "decode_line", "open_text", "skip_line"]
 

@@ -20,10 +20,11 @@ import torch
 import torch.distributed as dist
 
 from edgelaunch.common.failures import PeerLostError, rank_name
+from edgelaunch.common.items import Entry, Source
+from edgelaunch.common.rank_options import RankOptions
 from edgelaunch.control.supervisor import Supervisor
-from edgelaunch.inputs.items import Entry, Source
 from edgelaunch.link_test.hosts_option import Figures
-from edgelaunch.pipeline.rank import Ends, Owner, Place, Rank, RankOptions, Store
+from edgelaunch.pipeline.rank import Ends, Owner, Place, Rank, Store
 from edgelaunch.transport.links import FOREVER, Group
 from edgelaunch.transport.message_buffers import PIECE_BYTES
 

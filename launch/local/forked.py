@@ -15,14 +15,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Sequence
-from functools import partial
 from pathlib import Path
 from typing import IO, NoReturn
 
 from edgecompile.contract.errors import UserError
-from edgecompile.contract.plan import Plan
 
-__all__ = ["Forked", "Nest"]
+__all__ = ["ForkServer", "Forked", "check_beside"]
 
 POLL_S = 0.01
 UNCHECKED = "the check of the shards' hashes ended early: start edgelaunch again"
@@ -61,29 +59,12 @@ class Forked:
                 os.kill(self.pid, number)
 
 
-class Nest:
-    """What ranks need, imported and checked before they are forked. This process has no other thread then."""
+class ForkServer:
+    """Forks ranks from this process, which has imported what they need and has no other thread."""
 
-    def __init__(self, plan: Plan, plan_path: Path) -> None:
-        """Raises UserError where a shard is missing or damaged."""
-        from edgelaunch.commands.rank_start import quiet_peers
-        from edgelaunch.common.allocator import use_one_arena
-        from edgelaunch.local.one_rank import import_torch
-        from edgelaunch.pipeline.stage_shard import check_rank
-
-        self._plan, self._plan_path = plan, plan_path
-        folder = plan_path.resolve().parent
-        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's own thread would not outlive the fork
-        quiet_peers()
-        use_one_arena()
-
-        def check() -> None:
-            for rank in range(len(plan.hosts)):
-                check_rank(plan, rank, folder)
-
-        checking = _in_a_child(check)
-        import_torch(session=True)
-        checking()
+    def __init__(self, run: Callable[[Sequence[str]], NoReturn]) -> None:
+        """`run`: in the child, the command `edgelaunch WORDS`; ends the process."""
+        self._run_command = run
 
     def fork(self, words: Sequence[str], keep: Collection[int], *, show: bool) -> Forked:
         """A child that runs `edgelaunch WORDS`, with its own session.
@@ -113,14 +94,18 @@ class Nest:
         return Forked(pid, os.fdopen(ours, "rb"))
 
     def _run(self, words: Sequence[str]) -> NoReturn:
-        from edgelaunch.commands.arguments import run_parser
-        from edgelaunch.local.one_rank import rank_failure, run_rank
-
         _show_words(["edgelaunch", *words])
         for variable in ("RANK", "WORLD_SIZE"):
             os.environ.pop(variable, None)
-        arguments = run_parser().parse_args(words)
-        run_rank(arguments, self._plan, self._plan_path, partial(rank_failure, checked=True))
+        self._run_command(words)
+
+
+def check_beside(check: Callable[[], object], imports: Callable[[], object]) -> None:
+    """Imports while a child checks; raises the UserError that the check raised."""
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's own thread would not outlive the fork
+    checking = _in_a_child(check)
+    imports()
+    checking()
 
 
 def _in_a_child(check: Callable[[], object]) -> Callable[[], None]:

@@ -10,20 +10,21 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from edgecompile.contract.plan import Plan
 from edgecompile.terminal.process import CLOSED_PIPE, tell_reader_left
-from edgelaunch.common.allocator import heap_environment
 from edgelaunch.common.failures import EXIT_CODES, Failure, rank_name
-from edgelaunch.common.stderr import say
-from edgelaunch.local.forked import Forked, Nest
+from edgelaunch.local.forked import Forked, ForkServer
 from edgelaunch.local.restarts import DEFAULT_RESTARTS, Restarts
+from edgelaunch.process.allocator import heap_environment
+from edgelaunch.process.cores import local_threads
+from edgelaunch.process.stderr import say
 
-__all__ = ["Children", "LocalRun", "OnLoopback", "Place", "available_cores", "local_threads", "watch_parent"]
+__all__ = ["Children", "LocalRun", "OnLoopback", "Place", "watch_parent"]
 
 LAST_WORDS_S = 4.0
 """How long the other ranks may take to end by themselves once one has failed."""
@@ -32,17 +33,6 @@ WELL = (0, CLOSED_PIPE)
 """Statuses of a rank that did its work; the second where nobody read what it printed."""
 SAYS_WHY = (EXIT_CODES["lost"], EXIT_CODES["left"])
 """Statuses of a child whose report says why."""
-
-
-def available_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def local_threads(plan: Plan, rank: int, num_here: int) -> int:
-    """Intra-op threads of a rank that shares this machine with others: no more than its share of the cores."""
-    cores = available_cores()
-    wanted = plan.hosts[rank].threads or cores
-    return max(1, min(wanted, cores // num_here))
 
 
 class Place(Protocol):
@@ -128,11 +118,11 @@ class Children:
         arguments: Sequence[str] = (),
         pass_fds: Sequence[int] = (),
         show: bool = False,
-        nest: Nest | None = None,
+        fork_server: ForkServer | None = None,
     ) -> None:
         """`show`: the child has this terminal and standard input; otherwise its lines are relayed to stderr.
 
-        `nest`: where it is forked from; `follow` is to be called once all are.
+        `fork_server`: where it is forked from; `follow` is to be called once all are.
         """
         ours, theirs = socket.socketpair()
         words = [
@@ -140,13 +130,13 @@ class Children:
             "--supervisor-fd", str(theirs.fileno()), *arguments,
         ]  # fmt: skip
         keep = (theirs.fileno(), *pass_fds)
-        if nest is not None:
-            process: Forked | subprocess.Popen[bytes] = nest.fork(words, keep, show=show)
+        if fork_server is not None:
+            process: Forked | subprocess.Popen[bytes] = fork_server.fork(words, keep, show=show)
         else:
             process = self._spawn([*self._place.prefix(rank), sys.executable, "-m", "edgelaunch", *words], keep, show)
         theirs.close()
         self._children.append(Child(rank, process, ours, arguments))
-        if nest is None:
+        if fork_server is None:
             self.follow()
 
     def _spawn(self, command: Sequence[str], keep: Sequence[int], show: bool) -> subprocess.Popen[bytes]:
@@ -319,11 +309,11 @@ class LocalRun:
         max_threads: int | None,
         command: Sequence[str] = (),
         restarts: int = DEFAULT_RESTARTS,
-        forks: bool = False,
+        forks: Callable[[], ForkServer] | None = None,
     ) -> None:
         """`arguments`: the data host's, such as `--input`; `command` and `restarts`: as of Children.
 
-        `forks`: the ranks are forked from this process, which imports torch for them and must have no other threads.
+        `forks`: makes what the ranks are forked from; this process must have no other threads. None: each is started.
         """
         self._plan, self._plan_path, self._forks = plan, plan_path, forks
         self._quiet = quiet
@@ -341,13 +331,13 @@ class LocalRun:
             UserError: with `forks`, a shard is missing or damaged.
         """
         try:
-            nest = Nest(self._plan, self._plan_path) if self._forks else None
+            fork_server = self._forks() if self._forks is not None else None
             descriptor = self.listener.fileno()
             quiet = ["--quiet"] if self._quiet else []
             first = [*self._arguments, "--listen-fd", str(descriptor)]
             for rank in range(self._num_ranks):
                 own = first if rank == 0 else []
-                self.children.start(rank, [*own, *quiet], (descriptor,) if rank == 0 else (), rank == 0, nest)
+                self.children.start(rank, [*own, *quiet], (descriptor,) if rank == 0 else (), rank == 0, fork_server)
             self.listener.close()
             self.children.follow()
             return self.children.outcome()

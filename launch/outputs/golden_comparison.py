@@ -11,7 +11,7 @@ import torch
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Plan
 from edgecompile.execution import closeness
-from edgelaunch.inputs.items import Entry
+from edgelaunch.common.items import Entry
 from edgelaunch.outputs.golden import GoldenFile
 
 __all__ = ["Comparison", "Verifier", "difference"]

@@ -9,8 +9,8 @@ from pathlib import Path
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Plan
 from edgecompile.contract.user_files import check_overwrite, is_same_file
+from edgelaunch.common.items import STDIN
 from edgelaunch.inputs.folders import SUFFIXES, find_images
-from edgelaunch.inputs.items import STDIN
 from edgelaunch.outputs.partial_results import partial_folder
 
 __all__ = ["check_written", "files_of_plan"]

@@ -16,9 +16,9 @@ from typing import Any
 from edgecompile.contract.atomic_files import file_sha256
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Plan
-from edgelaunch.common.stderr import say
+from edgelaunch.common.items import STDIN
 from edgelaunch.inputs.folders import find_images
-from edgelaunch.inputs.items import STDIN
+from edgelaunch.process.stderr import say
 
 __all__ = [
     "ROWS",

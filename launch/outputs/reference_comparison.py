@@ -14,10 +14,10 @@ from edgecompile.contract.plan import Plan
 from edgecompile.execution import torchscript
 from edgecompile.execution.closeness import scale_of
 from edgecompile.execution.libraries import import_libraries
-from edgelaunch.inputs.items import Entry, Flush, Item
+from edgelaunch.common.items import Entry, Flush, Item
+from edgelaunch.common.plan_files import check_file
 from edgelaunch.outputs.golden import GoldenFile
 from edgelaunch.outputs.golden_comparison import Comparison, difference
-from edgelaunch.pipeline.stage_shard import check_file
 
 __all__ = ["Reference"]
 

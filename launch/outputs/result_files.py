@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Plan, TensorSpec
 from edgecompile.contract.user_files import check_overwrite, printable
-from edgelaunch.inputs.items import Entry
+from edgelaunch.common.items import Entry
 from edgelaunch.inputs.labels import label_name, top_labels
 from edgelaunch.outputs.partial_results import ROWS, WHOLE, Origin, Partial, check_partial
 

@@ -8,7 +8,7 @@ from typing import Any
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Plan
 from edgecompile.contract.user_files import printable
-from edgelaunch.inputs.items import Entry
+from edgelaunch.common.items import Entry
 from edgelaunch.inputs.labels import Accuracy, top_labels
 from edgelaunch.outputs.golden_comparison import Verifier
 from edgelaunch.outputs.reference_comparison import Reference

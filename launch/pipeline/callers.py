@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from edgelaunch.inputs.items import FLUSH, Entry, Flush, Item
+from edgelaunch.common.items import FLUSH, Entry, Flush, Item
 
 __all__ = ["Stream", "Streams"]
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from edgelaunch.inputs.items import Flush, Item, Results
+from edgelaunch.common.items import Flush, Item, Results
 from edgelaunch.pipeline.in_flight import Batch, Flight
 from edgelaunch.transport.counters import ItemRates, Latencies, Series
 from edgelaunch.transport.links import Consumer, Producer

@@ -7,7 +7,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from edgelaunch.common.failures import Abandoned
-from edgelaunch.inputs.items import Item
+from edgelaunch.common.items import Item
 
 __all__ = ["Batch", "Flight"]
 

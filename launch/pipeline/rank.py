@@ -10,7 +10,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from time import perf_counter_ns
 from typing import Any, TypeVar
 
@@ -19,10 +18,11 @@ from torch._C._distributed_c10d import Store as GroupStore
 
 from edgecompile.contract.plan import Plan, Stage
 from edgelaunch.common.failures import Abandoned
-from edgelaunch.common.identity import Endpoint, boot_identity
-from edgelaunch.control.membership import links_of
+from edgelaunch.common.plan_parts import links_of
+from edgelaunch.common.rank_options import RankOptions
 from edgelaunch.pipeline.feed import Collector, Feeder
 from edgelaunch.pipeline.stage_shard import run_shard
+from edgelaunch.process.processes import boot_identity
 from edgelaunch.store.meeting import Board, Meeting
 from edgelaunch.store.seal import Seal
 from edgelaunch.transport.counters import Series, StageClock
@@ -30,30 +30,12 @@ from edgelaunch.transport.links import Consumer, LocalLink, Producer, ReceiveLin
 from edgelaunch.transport.message_buffers import END, Layout
 from edgelaunch.transport.process_group import Generation, Member, local_address
 
-__all__ = ["Ends", "Owner", "Place", "Rank", "RankOptions", "Store"]
+__all__ = ["Ends", "Owner", "Place", "Rank", "Store"]
 
 L = TypeVar("L", SendLink, ReceiveLink)
 
 CONNECT_S = 15.0
 """For connecting once every rank has said that it is ready."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RankOptions:
-    plan: Plan
-    folder: Path
-    """The plan's folder, which its paths are relative to."""
-    plan_sha256: str
-    rank: int
-    endpoint: Endpoint
-    threads: int
-    device: str
-    """`cpu` or `cuda`."""
-    log: Callable[[str], None]
-    lacking: tuple[Stage, ...] = ()
-    """Whose shards are not here, or stale: to be fetched from rank 0."""
-    secret: bytes | None = None
-    """Known to all ranks; None where all are on this machine and need none."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,9 +8,9 @@ from typing import Any
 
 from edgecompile.contract.plan import Stage
 from edgecompile.execution.libraries import import_libraries
-from edgelaunch.common.allocator import large_blocks_apart
-from edgelaunch.pipeline.rank import RankOptions
+from edgelaunch.common.rank_options import RankOptions
 from edgelaunch.pipeline.stage_shard import load_shard_soon
+from edgelaunch.process.allocator import large_blocks_apart
 
 __all__ = ["Loader"]
 

@@ -1,4 +1,4 @@
-"""Checks and loads one stage's shard, and runs it on tensors."""
+"""Loads one stage's shard, and runs it on tensors."""
 
 from __future__ import annotations
 
@@ -6,88 +6,20 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgecompile.contract.atomic_files import file_sha256
 from edgecompile.contract.errors import UserError
-from edgecompile.contract.plan import Plan, Stage, TensorSpec
-from edgelaunch.common.allocator import large_blocks_apart
-from edgelaunch.common.failures import rank_name
-from edgelaunch.common.limits import local_shortage
+from edgecompile.contract.plan import Stage, TensorSpec
 from edgelaunch.pipeline.pt2 import load_exported
+from edgelaunch.process.allocator import large_blocks_apart
+from edgelaunch.process.limits import local_shortage
 
 if TYPE_CHECKING:
     import torch
 
 __all__ = [
-    "check_file",
-    "check_rank",
-    "check_shard",
-    "lacking",
     "load_shard",
     "load_shard_soon",
     "run_shard",
-    "stages_of",
 ]
-
-
-def check_file(path: Path, sha256: str, what: str, fix: str) -> None:
-    """Compares a file of the plan with the hash that the plan has of it.
-
-    Raises:
-        UserError: the file is missing, cannot be read, or has other bytes.
-    """
-    try:
-        found = file_sha256(path)
-    except FileNotFoundError:
-        raise UserError(f"{path}: {what} is missing: {fix}") from None
-    except OSError as error:
-        raise UserError(f"{path}: {what} cannot be read: {error.strerror}") from None
-    if found != sha256:
-        raise UserError(f"{path}: {what} is damaged or of another plan (sha256 {found[:12]}, not {sha256[:12]}): {fix}")
-
-
-def check_shard(plan: Plan, stage: Stage, folder: Path) -> None:
-    """Raises UserError, naming file and rank, where the shard's bytes are not those that the plan was written with."""
-    what = f"the shard of {rank_name(plan, stage.rank)}"
-    check_file(folder / stage.shard, stage.sha256, what, "copy it again from where the plan was compiled")
-
-
-def stages_of(plan: Plan, rank: int) -> list[Stage]:
-    """All stages whose shards a rank may need: its own, and those for the loss of another host; equal shards once."""
-    stages = [stage for stages in (plan.stages, *(item.stages for item in plan.contingencies)) for stage in stages]
-    by_hash: dict[str, Stage] = {}
-    for stage in stages:
-        if stage.rank == rank:
-            by_hash.setdefault(stage.sha256, stage)
-    return list(by_hash.values())
-
-
-def check_rank(plan: Plan, rank: int, folder: Path) -> None:
-    """Checks all shards that a rank may need.
-
-    Raises:
-        UserError: as check_shard does.
-    """
-    for stage in stages_of(plan, rank):
-        check_shard(plan, stage, folder)
-
-
-def lacking(plan: Plan, rank: int, folder: Path) -> list[Stage]:
-    """Those whose shard is not in the plan's folder, or has other bytes than the plan says.
-
-    Raises:
-        UserError: one is there and cannot be read.
-    """
-    found = []
-    for stage in stages_of(plan, rank):
-        path = folder / stage.shard
-        try:
-            if file_sha256(path) != stage.sha256:
-                found.append(stage)
-        except FileNotFoundError:
-            found.append(stage)
-        except OSError as error:
-            raise UserError(f"{path}: the shard of {rank_name(plan, rank)} cannot be read: {error.strerror}") from None
-    return found
 
 
 def load_shard(stage: Stage, folder: Path, device: str, prepack: str = "auto") -> Callable[..., Any]:

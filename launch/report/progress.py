@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from edgecompile.contract.quantities import format_items_rate
-from edgelaunch.common.stderr import say
 from edgelaunch.control.pace import Overview
+from edgelaunch.process.stderr import say
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -24,12 +24,12 @@ from edgecompile.contract.plan import Plan
 from edgelaunch.common.failures import rank_name
 from edgelaunch.common.secret import HOW, VARIABLE
 from edgelaunch.common.software import Software, mismatch
-from edgelaunch.common.waiting import Waiting
+from edgelaunch.process.waiting import Waiting
 from edgelaunch.store.meeting import Board, ListReader
 from edgelaunch.store.seal import Seal, sign
 
 if TYPE_CHECKING:
-    from edgelaunch.pipeline.rank import RankOptions
+    from edgelaunch.common.rank_options import RankOptions
 
 __all__ = ["Door", "Signed", "greeting", "join", "meet"]
 

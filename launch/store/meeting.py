@@ -16,11 +16,11 @@ from typing import Any
 from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 
 from edgecompile.contract.errors import UserError
-from edgelaunch.common.abandoned_threads import await_at_exit
 from edgelaunch.common.failures import Abandoned, Failure, PeerLostError
 from edgelaunch.common.identity import Endpoint
-from edgelaunch.common.limits import local_shortage
-from edgelaunch.common.waiting import Waiting
+from edgelaunch.process.abandoned_threads import await_at_exit
+from edgelaunch.process.limits import local_shortage
+from edgelaunch.process.waiting import Waiting
 from edgelaunch.store.seal import Seal, SealedStore
 from edgelaunch.store.tcp_store import serve_store
 

@@ -34,10 +34,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from edgecompile.contract.errors import UserError
+from edgelaunch.common.detection import silence_s
 from edgelaunch.common.failures import rank_name
-from edgelaunch.control.membership import links_watched
-from edgelaunch.control.roster import silence_s
-from edgelaunch.pipeline.rank import RankOptions
+from edgelaunch.common.plan_parts import links_watched
+from edgelaunch.common.rank_options import RankOptions
 from edgelaunch.store.seal import Seal
 from edgelaunch.transport.liveness_socket import IDENTITY_BYTES, Heard, Light, Party, Refused
 from edgelaunch.transport.process_group import local_address

@@ -19,9 +19,9 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import Store
 
 from edgecompile.contract.errors import UserError
-from edgelaunch.common.abandoned_threads import await_at_exit
 from edgelaunch.common.failures import Abandoned, PeerLostError
 from edgelaunch.common.identity import address_is_here, is_loopback, resolve
+from edgelaunch.process.abandoned_threads import await_at_exit
 from edgelaunch.transport.links import Group, Peer, ReceiveLink, SendLink
 from edgelaunch.transport.message_buffers import Layout
 

@@ -28,8 +28,8 @@ from edgecompile.contract.plan import Plan, Stage
 from edgecompile.contract.quantities import format_bytes
 from edgelaunch.common.failures import PeerLostError, rank_name
 from edgelaunch.common.identity import Endpoint
-from edgelaunch.pipeline.rank import RankOptions
-from edgelaunch.pipeline.stage_shard import check_shard, stages_of
+from edgelaunch.common.plan_files import check_shard, stages_of
+from edgelaunch.common.rank_options import RankOptions
 from edgelaunch.store.meeting import Board, ListReader
 from edgelaunch.store.seal import Seal
 from edgelaunch.transport.links import Group

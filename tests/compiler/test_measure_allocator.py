@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-import edgelaunch.common.allocator as ranks
+import edgelaunch.process.allocator as ranks
 from edgecompile.measure import allocator
 
 

@@ -12,7 +12,7 @@ from torch._C._distributed_c10d import PrefixStore, TCPStore
 
 from edgecompile.contract.plan import Plan
 from edgelaunch.common.identity import Endpoint
-from edgelaunch.common.waiting import Waiting
+from edgelaunch.process.waiting import Waiting
 from edgelaunch.store.joining import Door, join
 from edgelaunch.store.meeting import Board
 

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from launch_plans import Written
 
-from edgelaunch.common.allocator import VARIABLE
+from edgelaunch.process.allocator import VARIABLE
 
 PROGRAM = """
 import ctypes, resource, sys, threading
-from edgelaunch.common.allocator import keep_freed_memory, use_one_arena
+from edgelaunch.process.allocator import keep_freed_memory, use_one_arena
 
 libc = ctypes.CDLL(None)
 libc.malloc.restype = ctypes.c_void_p

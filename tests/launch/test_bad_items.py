@@ -20,8 +20,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from edgecompile.contract.atomic_files import file_sha256
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import DataSpec, ImageSpec, Plan, TensorSpec, TextSpec
+from edgelaunch.common.items import STDIN, Entry, Item
 from edgelaunch.inputs.bad_items import BadItems
-from edgelaunch.inputs.items import STDIN, Entry, Item
 from edgelaunch.inputs.sources import open_source
 from edgelaunch.inputs.text import Encoder
 from edgelaunch.outputs.result_files import open_writer

@@ -16,9 +16,9 @@ from edgecompile.contract.cluster import Host, Limits, Network
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Plan
 from edgelaunch.commands import launch as cli
-from edgelaunch.common import processes
 from edgelaunch.emulation import cgroups, netns
 from edgelaunch.emulation import cluster as emulate
+from edgelaunch.process import processes
 
 FAST, SLOW = 12.5e6, 2.5e6
 

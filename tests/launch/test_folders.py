@@ -21,8 +21,8 @@ from edgecompile.contract.atomic_files import file_sha256
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import DataSpec, ImageSpec, Plan, TensorSpec, TextSpec
 from edgecompile.contract.plan_file import read_run_plan
+from edgelaunch.common.items import STDIN, Item
 from edgelaunch.inputs.bad_items import BadItems
-from edgelaunch.inputs.items import STDIN, Item
 from edgelaunch.inputs.sources import open_source
 from edgelaunch.outputs.partial_results import origin_of
 

@@ -25,11 +25,12 @@ from torch._C._distributed_c10d import PrefixStore
 
 from edgecompile.contract.atomic_files import file_sha256
 from edgecompile.contract.errors import UserError
-from edgelaunch.common import software, waiting
+from edgelaunch.common import software
 from edgelaunch.common.failures import Failure, FailureBox
 from edgelaunch.common.identity import Endpoint
+from edgelaunch.common.items import Entry, Item, Source
+from edgelaunch.common.rank_options import RankOptions
 from edgelaunch.common.software import Software
-from edgelaunch.common.waiting import Waiting
 from edgelaunch.control import membership
 from edgelaunch.control.heartbeats import Watch
 from edgelaunch.control.membership import DONE, Announcement
@@ -38,8 +39,8 @@ from edgelaunch.control.supervisor import Supervisor
 from edgelaunch.doctor import check_joining
 from edgelaunch.doctor.checks import examine
 from edgelaunch.doctor.findings import FAILS, NOTE, OK, Finding
-from edgelaunch.inputs.items import Entry, Item, Source
-from edgelaunch.pipeline.rank import RankOptions
+from edgelaunch.process import waiting
+from edgelaunch.process.waiting import Waiting
 from edgelaunch.store import joining, meeting
 from edgelaunch.store.meeting import Board
 from edgelaunch.store.seal import Seal

@@ -10,7 +10,7 @@ import launch_plans
 from launch_harness import Running, wait_gone
 from launch_plans import Written
 
-from edgelaunch.inputs.items import Flush, Item
+from edgelaunch.common.items import Flush, Item
 from edgelaunch.pipeline.callers import Streams
 
 START = "import sys, numpy as np, edgelaunch\nx = np.random.default_rng(0).random((5, 4), dtype=np.float32)\n"

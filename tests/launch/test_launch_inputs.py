@@ -18,9 +18,10 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from edgecompile.contract.atomic_files import file_sha256
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import DataSpec, ImageSpec, Plan, TensorSpec, TextSpec
+from edgelaunch.common.items import Item
+from edgelaunch.inputs.fitting import fit
 from edgelaunch.inputs.images import prepare
-from edgelaunch.inputs.items import Item
-from edgelaunch.inputs.sources import fit, open_source
+from edgelaunch.inputs.sources import open_source
 
 IMAGE = ImageSpec(size=(24, 32), resize=36, mean=(0.5, 0.4, 0.3), std=(0.5, 0.25, 0.2))
 LABELS = ("tench, Tinca tinca", "goldfish", "great white shark")

@@ -23,8 +23,8 @@ from PIL import Image
 
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import DataSpec, ImageSpec, Plan, TensorSpec
+from edgelaunch.common.items import FLUSH, STDIN, Entry, Flush, Item, Source
 from edgelaunch.inputs.images import prepare
-from edgelaunch.inputs.items import FLUSH, STDIN, Entry, Flush, Item, Source
 from edgelaunch.inputs.live import Live
 from edgelaunch.inputs.sources import open_source
 from edgelaunch.transport.counters import Latencies

@@ -15,7 +15,7 @@ from launch_plans import Written
 
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Contingency, DataSpec, Plan, TensorSpec
-from edgelaunch.inputs.items import Entry
+from edgelaunch.common.items import Entry
 from edgelaunch.inputs.labels import Accuracy, top_labels
 from edgelaunch.outputs.golden import GoldenFile
 from edgelaunch.outputs.golden_comparison import Comparison, Verifier

@@ -14,7 +14,7 @@ from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Plan, TensorSpec
 from edgelaunch.common.failures import Abandoned, Failure, FailureBox
 from edgelaunch.common.identity import choose_rank, find_endpoint
-from edgelaunch.local.local_run import available_cores, local_threads
+from edgelaunch.process.cores import available_cores, local_threads
 from edgelaunch.transport.links import LocalLink
 from edgelaunch.transport.message_buffers import END, Layout, Slot
 from edgelaunch.transport.process_group import local_address

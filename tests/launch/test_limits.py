@@ -14,12 +14,13 @@ from launch_plans import Written
 
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Plan
-from edgelaunch.common import identity, limits
+from edgelaunch.common import identity
 from edgelaunch.common.failures import Failure
 from edgelaunch.common.identity import Endpoint, check_reachable, find_endpoint, loopback_trap
-from edgelaunch.common.limits import check_limits, files_needed, local_shortage, memory_needed
 from edgelaunch.doctor.checks import examine
 from edgelaunch.doctor.findings import FAILS
+from edgelaunch.process import limits
+from edgelaunch.process.limits import check_limits, files_needed, local_shortage, memory_needed
 
 
 def limited(written: Written, limit: str, *words: str) -> Running:

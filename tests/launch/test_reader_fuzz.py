@@ -24,10 +24,10 @@ from edgecompile.contract.atomic_files import file_sha256
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import DataSpec, ImageSpec, Plan, TensorSpec, TextSpec
 from edgecompile.contract.plan_file import read_plan
+from edgelaunch.common.items import STDIN
 from edgelaunch.common.secret import find_secret
 from edgelaunch.common.software import Software
 from edgelaunch.inputs.bad_items import BadItems
-from edgelaunch.inputs.items import STDIN
 from edgelaunch.inputs.sources import open_source
 from edgelaunch.outputs.golden import GoldenFile
 from edgelaunch.outputs.partial_results import MARK, Origin

@@ -19,8 +19,8 @@ from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Plan
 from edgelaunch.common.failures import Abandoned, Failure
 from edgelaunch.common.identity import rank_environment
-from edgelaunch.common.processes import Process, start_time
-from edgelaunch.common.stopping import ToldToStop
+from edgelaunch.common.items import Entry
+from edgelaunch.common.plan_parts import links_of, links_watched
 from edgelaunch.control.membership import (
     DONE,
     HALT,
@@ -32,17 +32,16 @@ from edgelaunch.control.membership import (
     Leave,
     Look,
     Suspicion,
-    links_of,
-    links_watched,
     read_news,
-)  # fmt: skip
+)
 from edgelaunch.control.recovery import GRACE_S, MAX_ATTEMPTS, MOST_WAIT_S, Coordinator, Form, Halt
 from edgelaunch.control.roster import LATE, Roster
-from edgelaunch.inputs.items import Entry
 from edgelaunch.local.restarts import Restarts
 from edgelaunch.outputs.partial_results import Origin, left_behind, origin_of
 from edgelaunch.outputs.result_files import open_writer
 from edgelaunch.pipeline.in_flight import Batch, Flight
+from edgelaunch.process.processes import Process, start_time
+from edgelaunch.process.stopping import ToldToStop
 
 SHA = "0" * 64
 

@@ -19,7 +19,7 @@ from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Plan
 from edgelaunch.commands import links as links_command
 from edgelaunch.commands.arguments import check_arguments, run_parser
-from edgelaunch.inputs.items import Entry
+from edgelaunch.common.items import Entry
 from edgelaunch.outputs.partial_results import Origin, left_behind
 from edgelaunch.outputs.result_files import open_writer
 from edgelaunch.report.run_file import check_record

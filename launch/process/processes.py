@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from edgelaunch.common.identity import boot_identity
-
-__all__ = ["Process", "start_time"]
+__all__ = ["Process", "boot_identity", "start_time"]
 
 
 def start_time(process: int) -> str | None:
@@ -25,6 +24,14 @@ def start_time(process: int) -> str | None:
     except OSError:
         return None
     return None if fields[0] in "ZX" else fields[19]
+
+
+def boot_identity() -> str:
+    """Of this boot of this machine: processes with equal ones share a monotonic clock."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
+    except OSError:
+        return socket.gethostname()
 
 
 @dataclass(frozen=True)

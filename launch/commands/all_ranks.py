@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Plan
+from edgelaunch.commands.arguments import run_parser
+from edgelaunch.commands.one_rank import import_torch, rank_failure, run_rank
+from edgelaunch.commands.rank_start import quiet_peers
 from edgelaunch.common.failures import Failure
-from edgelaunch.common.limits import check_limits
-from edgelaunch.common.stderr import say
+from edgelaunch.common.plan_files import check_rank
+from edgelaunch.local.forked import ForkServer, check_beside
 from edgelaunch.local.local_run import LocalRun
 from edgelaunch.local.restarts import DEFAULT_RESTARTS
 from edgelaunch.outputs.partial_results import say_left_behind
+from edgelaunch.process.allocator import use_one_arena
+from edgelaunch.process.limits import check_limits
+from edgelaunch.process.stderr import say
 
 if TYPE_CHECKING:
     from edgelaunch.emulation.cluster import EmulatedRun
@@ -47,8 +55,30 @@ def run_together(arguments: argparse.Namespace, plan: Plan, plan_path: Path, *, 
 
         run: LocalRun | EmulatedRun = EmulatedRun(plan, plan_path, passed, **common)
     else:
-        run = LocalRun(plan, plan_path, passed, **common, forks=own_process and sys.platform == "linux")
+        forks = partial(fork_server, plan, plan_path) if own_process and sys.platform == "linux" else None
+        run = LocalRun(plan, plan_path, passed, **common, forks=forks)
     try:
         return run.run()
     finally:
         say_left_behind(arguments.output)
+
+
+def fork_server(plan: Plan, plan_path: Path) -> ForkServer:
+    """What ranks need, imported and checked before they are forked.
+
+    Raises:
+        UserError: a shard is missing or damaged.
+    """
+    quiet_peers()
+    use_one_arena()
+    folder = plan_path.resolve().parent
+
+    def check() -> None:
+        for rank in range(len(plan.hosts)):
+            check_rank(plan, rank, folder)
+
+    def run(words: Sequence[str]) -> NoReturn:
+        run_rank(run_parser().parse_args(words), plan, plan_path, partial(rank_failure, checked=True))
+
+    check_beside(check, partial(import_torch, session=True))
+    return ForkServer(run)

@@ -19,8 +19,8 @@ from edgecompile.terminal.process import abrupt_interrupts, final_status
 from edgelaunch.commands.rank_start import Start, supervised
 from edgelaunch.common.failures import Failure, exit_code, rank_name
 from edgelaunch.common.identity import is_loopback
-from edgelaunch.common.stderr import say, say_error
-from edgelaunch.inputs.items import STDIN
+from edgelaunch.common.items import STDIN
+from edgelaunch.process.stderr import say, say_error
 
 if TYPE_CHECKING:
     from edgelaunch.commands.data_host import Session
@@ -56,9 +56,9 @@ def describe(failure: Failure, plan: Plan, own_rank: int | None) -> None:
 
 def run_rank(arguments: argparse.Namespace, plan: Plan, plan_path: Path, work: RankWork) -> NoReturn:
     """Ends the process itself: a thread that waits in gloo would keep the interpreter from ending."""
-    from edgelaunch.common.allocator import use_one_arena
     from edgelaunch.local.local_run import watch_parent
     from edgelaunch.outputs.partial_results import say_left_behind
+    from edgelaunch.process.allocator import use_one_arena
 
     use_one_arena()
     channel = watch_parent(arguments.supervisor_fd) if arguments.supervisor_fd is not None else None
@@ -181,7 +181,7 @@ def _prepared(start: Start, discard: list[Any], *, checked: bool) -> tuple[Sessi
 
 
 def _lacking(start: Start) -> tuple[Stage, ...]:
-    from edgelaunch.pipeline.stage_shard import check_rank, lacking
+    from edgelaunch.common.plan_files import check_rank, lacking
 
     if start.rank > 0 and not start.arguments.loopback:
         return tuple(lacking(start.plan, start.rank, start.folder))
@@ -213,7 +213,7 @@ def _live(start: Start, session: Session) -> Live | None:
 
 def _threads(plan: Plan, rank: int) -> int:
     """Intra-op threads: as the plan says, but no more than this rank's share where several ranks are on one machine."""
-    from edgelaunch.local.local_run import available_cores, local_threads
+    from edgelaunch.process.cores import available_cores, local_threads
 
     here = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if os.environ.get("RANK") else 1
     if here > 1:

@@ -1,0 +1,35 @@
+"""Parts of a plan: which pairs of ranks it connects, and the plan that is left without a host. Imports no torch."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+
+from edgecompile.contract.plan import Plan
+
+__all__ = ["Pair", "links_of", "links_watched", "plan_without"]
+
+Pair = frozenset[int]
+"""Two ranks."""
+
+
+def links_of(plan: Plan) -> set[Pair]:
+    """The pairs of ranks between which the plan's microbatches travel."""
+    ranks = [0, *(stage.rank for stage in plan.stages), 0]
+    return {frozenset(pair) for pair in itertools.pairwise(ranks) if pair[0] != pair[1]}
+
+
+def links_watched(plan: Plan, rank: int) -> set[int]:
+    """The other ends of a rank's links, of the plan and of all that replace it; rank 0 has one to each."""
+    plans = [plan, *(plan_without(plan, item.lost) for item in plan.contingencies)]
+    pairs = set().union(*(links_of(item) for item in plans))
+    pairs |= {frozenset((0, other)) for other in range(1, len(plan.hosts))}
+    return {other for pair in pairs if rank in pair for other in pair - {rank}}
+
+
+def plan_without(plan: Plan, host: str | None) -> Plan:
+    """The plan for the loss of a host, with that contingency's stages and prediction; the plan itself for None."""
+    if host is None:
+        return plan
+    found = next(item for item in plan.contingencies if item.lost == host)
+    return replace(plan, stages=found.stages, predicted=found.predicted, certificate=found.certificate)

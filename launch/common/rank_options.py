@@ -1,0 +1,30 @@
+"""What one rank is told before it begins. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgecompile.contract.plan import Plan, Stage
+from edgelaunch.common.identity import Endpoint
+
+__all__ = ["RankOptions"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankOptions:
+    plan: Plan
+    folder: Path
+    """The plan's folder, which its paths are relative to."""
+    plan_sha256: str
+    rank: int
+    endpoint: Endpoint
+    threads: int
+    device: str
+    """`cpu` or `cuda`."""
+    log: Callable[[str], None]
+    lacking: tuple[Stage, ...] = ()
+    """Whose shards are not here, or stale: to be fetched from rank 0."""
+    secret: bytes | None = None
+    """Known to all ranks; None where all are on this machine and need none."""

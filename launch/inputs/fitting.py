@@ -1,0 +1,43 @@
+"""One array for one input of the model: the shape and dtype that it takes, or an error that says what differs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgecompile.contract.errors import UserError
+from edgecompile.contract.plan import TensorSpec
+
+__all__ = ["LABEL_KEY", "convertible", "fit"]
+
+LABEL_KEY = "label"
+"""An array of this name in a .npz or .safetensors file, where no input is called so, holds class numbers."""
+
+
+def fit(value: Any, spec: TensorSpec, where: str) -> NDArray[Any]:
+    """One item's array in the input's dtype, without batch dimension; a bfloat16 input takes float32.
+
+    Floats become floats of the input's width, whole numbers become whole numbers where they fit, truth values count as
+    whole numbers. Nothing else is converted: uint8 pixels for a float input are more likely a mistake.
+
+    Raises:
+        UserError: the shape differs, the dtype is of another kind, or a value does not fit.
+    """
+    array = np.asarray(value)
+    wanted = f"{spec.dtype} {spec.shape[1:]}"
+    if array.shape != spec.shape[1:] or not convertible(array.dtype, spec):
+        raise UserError(f"{where}: {spec.name} is {array.dtype} {array.shape}, the model takes {wanted}")
+    target = np.dtype("float32" if spec.dtype == "bfloat16" else spec.dtype)
+    if array.dtype != target and target.kind in "iub" and array.size:
+        low, high = (0, 1) if target.kind == "b" else (int(np.iinfo(target).min), int(np.iinfo(target).max))
+        for extreme in (int(array.min()), int(array.max())):
+            if not low <= extreme <= high:
+                raise UserError(f"{where}: {spec.name} holds {extreme}, the model takes {wanted}: {low} to {high}")
+    return np.array(array, dtype=target, order="C")
+
+
+def convertible(dtype: np.dtype[Any], spec: TensorSpec) -> bool:
+    wanted = "f" if "float" in spec.dtype else "iub"
+    return dtype.kind in wanted
