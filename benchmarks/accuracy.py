@@ -27,7 +27,7 @@ from digits.data import NUM_FOLDS, digits, folds, weights_path
 from edgecompile.contract.plan import Plan
 from edgecompile.wire.formats import FORMATS
 from edgelaunch import Pipeline
-from edgelaunch.inputs.sources import open_source
+from edgelaunch.inputs.open_input import open_source
 
 LIMITS = {"fp32": 0.0, "fp16": 0.003, "int8": 0.003, "int4": 0.015}
 """The share of predictions that may differ from fp32's."""

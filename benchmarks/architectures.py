@@ -28,12 +28,12 @@ from typing import Any
 import torch
 import yaml
 
-from edgecompile.commands.compile import compose
+from edgecompile.commands.compile_command import compose
 from edgecompile.config.domain import model_of
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Plan
 from edgecompile.frontend.capture.trace import FlatModel
-from edgecompile.frontend.golden.items import golden_inputs
+from edgecompile.frontend.golden.golden_items import golden_inputs
 from edgecompile.models import build_model
 from edgecompile.pipeline import compile_model
 

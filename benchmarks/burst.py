@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from edgecompile.execution.allocator import restart_with_heap_environment
 from edgelaunch import Pipeline
-from edgelaunch.process.allocator import restart_with_heap_environment
 
 
 def items(pipeline: Pipeline, count: int) -> Iterator[Any]:

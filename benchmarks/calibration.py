@@ -26,14 +26,14 @@ import torch
 import yaml
 from torch import nn
 
-from edgecompile.commands.compile import compose
+from edgecompile.commands.compile_command import compose
 from edgecompile.config.domain import Device, cluster_of, model_of
 from edgecompile.contract.dtypes import DTYPE_BYTES
 from edgecompile.contract.quantities import format_time, parse_flops
 from edgecompile.frontend.capture.trace import FlatModel, capture
 from edgecompile.frontend.chain.blocks import pipeedge_cuts
 from edgecompile.frontend.chain.units import Chain, build_chain
-from edgecompile.frontend.golden.items import example_inputs, golden_inputs
+from edgecompile.frontend.golden.golden_items import example_inputs, golden_inputs
 from edgecompile.frontend.passes import run_passes
 from edgecompile.models import build_model
 from edgecompile.profile.analytic import analytic_profile

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from edgecompile.commands.compile import compose
+from edgecompile.commands.compile_command import compose
 from edgecompile.contract.plan import Plan
 from edgecompile.pipeline import compile_model
 from edgelaunch.pipeline.stage_shard import load_shard, run_shard

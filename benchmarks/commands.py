@@ -21,5 +21,5 @@ def run(module: str, *words: object) -> str:
 
 def compile_plan(folder: Path, *overrides: str) -> Path:
     """Compiles into `folder`; returns the plan's path."""
-    run("edgecompile.commands.compile", *overrides, f"output_dir={folder}")
+    run("edgecompile.commands.compile_command", *overrides, f"output_dir={folder}")
     return folder / "plan.yaml"

@@ -16,11 +16,11 @@ from pathlib import Path
 
 from edgecompile.artifacts.equality import Flow, check_shards
 from edgecompile.artifacts.shards import RAW, write_shard
-from edgecompile.commands.compile import compose
+from edgecompile.commands.compile_command import compose
 from edgecompile.config.domain import cluster_of, model_of
 from edgecompile.frontend.capture.trace import FlatModel, capture
 from edgecompile.frontend.chain.units import build_chain
-from edgecompile.frontend.golden.items import example_inputs, golden_inputs, make_reference
+from edgecompile.frontend.golden.golden_items import example_inputs, golden_inputs, make_reference
 from edgecompile.frontend.passes import run_passes
 from edgecompile.models import build_model
 from edgecompile.models.weights import load_weights

@@ -39,7 +39,7 @@ from processes import figures, share_a_secret
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Plan
 from edgecompile.contract.plan_file import read_plan
-from edgelaunch.emulation.cluster import MASTER_PORT, Emulation
+from edgelaunch.emulation.emulated_run import MASTER_PORT, Emulation
 from edgelaunch.local.local_run import heap_environment
 
 MODELS = ("deit_small", "bert_base", "vit_base")
@@ -129,7 +129,8 @@ def profile(model: str, folder: Path, args: argparse.Namespace, machine: Machine
     for _ in range(MOST_TRIES):
         path.unlink(missing_ok=True)
         before = machine.usual()
-        run("edgecompile.commands.profile", "--config-dir", write_conf(folder), "devices=one_core", f"model={model}",
+        run("edgecompile.commands.profile_command", "--config-dir", write_conf(folder), "devices=one_core",
+            f"model={model}",
             f"profile.folder={folder / 'profiles'}", f"profile.microbatches=[{sizes}]",
             f"profile.busy_cores={args.busy_cores}")  # fmt: skip
         after = machine.usual()
@@ -143,7 +144,8 @@ def compiled(model: str, cluster: str, schedule: str, folder: Path, args: argpar
     """The plan's path; compiled if that is yet to be done."""
     into = folder / "plans" / f"{model}-{cluster}-{schedule}-{args.microbatch}"
     if not (into / "plan.yaml").exists():
-        run("edgecompile.commands.compile", "--config-dir", write_conf(folder), f"devices={cluster}", f"model={model}",
+        run("edgecompile.commands.compile_command", "--config-dir", write_conf(folder), f"devices={cluster}",
+            f"model={model}",
             f"schedule={schedule}", f"microbatch={args.microbatch}", "profile=measured",
             f"profile.folder={folder / 'profiles'}", f"output_dir={into}")  # fmt: skip
     return into / "plan.yaml"
@@ -151,7 +153,7 @@ def compiled(model: str, cluster: str, schedule: str, folder: Path, args: argpar
 
 def simulated(path: Path) -> float:
     """What `edgeplan simulate` says."""
-    text = run("edgecompile.commands.plan", "simulate", path, "--json")
+    text = run("edgecompile.commands.plan_command", "simulate", path, "--json")
     return float(json.loads(text)["simulated"]["throughput_items_per_s"])
 
 

@@ -52,7 +52,7 @@ def compile_tiny(
     folder: Path, num_ranks: int, contingency: bool, detect_s: float, rejoin_s: float = 60.0
 ) -> torch.nn.Module:
     """Writes the plan, and returns the eager model."""
-    from edgecompile.commands.compile import compose
+    from edgecompile.commands.compile_command import compose
     from edgecompile.config.domain import model_of
     from edgecompile.models import build_model
     from edgecompile.pipeline import compile_model

@@ -26,15 +26,15 @@ from typing import Any
 import torch
 
 from edgecompile.artifacts.shards import write_shard
-from edgecompile.commands.compile import compose
+from edgecompile.commands.compile_command import compose
 from edgecompile.config.domain import cluster_of, model_of
 from edgecompile.execution import torchscript
 from edgecompile.execution.allocator import keep_freed_memory
 from edgecompile.execution.prepack import ROWS_RECORD, pays_here, prepack_traced, rows_in
 from edgecompile.frontend.capture.trace import FlatModel
-from edgecompile.frontend.chain.build import chain_of
+from edgecompile.frontend.chain.build_chain import chain_of
 from edgecompile.frontend.chain.units import Chain
-from edgecompile.frontend.golden.items import example_inputs, golden_inputs
+from edgecompile.frontend.golden.golden_items import example_inputs, golden_inputs
 from edgecompile.models import build_model
 from edgecompile.profile.measured import make_profile
 from edgecompile.profile.profile_file import profile_path, read_profile
@@ -67,7 +67,7 @@ def run_edgeprofile(model: str, folder: Path) -> float:
     """Seconds that it took."""
     words = [f"model={model}", *ONE_THREAD, f"profile.folder={folder}", "profile.microbatches=[1,8]"]
     begin = time.monotonic()
-    subprocess.run([sys.executable, "-I", "-m", "edgecompile.commands.profile", *words], check=True)
+    subprocess.run([sys.executable, "-I", "-m", "edgecompile.commands.profile_command", *words], check=True)
     return time.monotonic() - begin
 
 

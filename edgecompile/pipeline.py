@@ -19,9 +19,9 @@ from edgecompile.contract.plan_file import check_place, write_plan
 from edgecompile.execution.libraries import import_libraries
 from edgecompile.frontend.capture.export_graph import library_notes
 from edgecompile.frontend.capture.trace import FlatModel
-from edgecompile.frontend.chain import checks as verify
-from edgecompile.frontend.chain.build import chain_of
-from edgecompile.frontend.golden.items import example_inputs, golden_inputs, make_reference
+from edgecompile.frontend.chain import step_checks as verify
+from edgecompile.frontend.chain.build_chain import chain_of
+from edgecompile.frontend.golden.golden_items import example_inputs, golden_inputs, make_reference
 from edgecompile.models import build_model
 from edgecompile.models.preparation import fill_meta
 from edgecompile.models.weights import Loaded, check_numbers, load_weights

@@ -18,6 +18,7 @@ from edgecompile.contract.atomic_files import file_sha256
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Plan
 from edgecompile.contract.plan_file import read_run_plan
+from edgecompile.execution.allocator import use_one_arena
 from edgelaunch.common.failures import Failure, RankFailedError, rank_name
 from edgelaunch.common.identity import Endpoint, check_reachable, choose_rank, find_endpoint
 from edgelaunch.common.items import Entry, Source
@@ -27,7 +28,6 @@ from edgelaunch.local.local_run import Children, OnLoopback, listen_on_loopback
 from edgelaunch.outputs.result_files import as_numpy
 from edgelaunch.pipeline.callers import Streams
 from edgelaunch.process.abandoned_threads import await_at_exit
-from edgelaunch.process.allocator import use_one_arena
 from edgelaunch.process.cores import local_threads
 from edgelaunch.process.limits import check_limits
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 
+from edgecompile.execution.allocator import restart_with_heap_environment
 from edgecompile.terminal.encoding import restart_in_utf8
 from edgecompile.terminal.process import abrupt_interrupts, begin, final_status
-from edgelaunch.process.allocator import restart_with_heap_environment
 from edgelaunch.process.missing_packages import explain_import
 from edgelaunch.process.stderr import say_error
 
@@ -20,7 +20,7 @@ def main() -> int:
         restart_with_heap_environment()
     try:
         with abrupt_interrupts():
-            from edgelaunch.commands.launch import main as run
+            from edgelaunch.commands.launch_command import main as run
 
         return final_status(run())
     except (ImportError, OSError) as error:

@@ -18,7 +18,8 @@ def test_no_benchmark_hides_a_module_of_the_standard_library() -> None:
 
 def test_commands_run_in_the_projects_folder() -> None:
     """As `make bench` does: there the sources, which lack the configs, come before the installed package."""
-    code = "import commands; print(commands.run('edgecompile.commands.compile', 'model=deit_tiny', '--cfg', 'job'))"
+    words = "'edgecompile.commands.compile_command', 'model=deit_tiny', '--cfg', 'job'"
+    code = f"import commands; print(commands.run({words}))"
     done = subprocess.run([sys.executable, "-c", f"import sys; sys.path.insert(0, {str(BENCHMARKS)!r}); {code}"],
                           cwd=BENCHMARKS.parent, capture_output=True, text=True, timeout=60, check=False)  # fmt: skip
     assert done.returncode == 0, done.stderr

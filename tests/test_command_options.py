@@ -16,14 +16,14 @@ from typing import Any
 import pytest
 import yaml
 
-from edgecompile.commands import compile as cli
-from edgecompile.commands import profile as profile_cli
-from edgecompile.commands.pipeedge import main as edgesched
-from edgecompile.commands.plan import main as edgeplan
+from edgecompile.commands import compile_command as cli
+from edgecompile.commands import profile_command as profile_cli
+from edgecompile.commands.pipeedge_command import main as edgesched
+from edgecompile.commands.plan_command import main as edgeplan
 from edgecompile.contract.errors import choices, nearest
 from edgecompile.terminal.console import choose_output, output_options
 from edgecompile.terminal.options import Parser, completion_script
-from edgelaunch.commands.launch import main as edgelaunch
+from edgelaunch.commands.launch_command import main as edgelaunch
 
 sys.path.append(str(Path(__file__).parent / "explore"))
 from explore_plans import make_plan

@@ -14,7 +14,7 @@ import pytest
 from edgecompile.terminal.console import steps, table_console
 
 COMPILE = [
-    sys.executable, "-m", "edgecompile.commands.compile", "model=transformers",
+    sys.executable, "-m", "edgecompile.commands.compile_command", "model=transformers",
     "model.build.architecture=ViTForImageClassification",
     "+model.build.config={hidden_size: 8, num_hidden_layers: 1, num_attention_heads: 1, intermediate_size: 8, "
     "image_size: 8, patch_size: 8}", "model.inputs={pixel_values: {shape: [3, 8, 8], dtype: float32}}",
@@ -46,7 +46,7 @@ def test_progress_that_cannot_be_written_never_stops_work(plan: Path) -> None:
 @pytest.mark.parametrize("words", [["show"], ["explain"], ["show", "--timeline"]])
 def test_a_reader_that_leaves_is_no_error(plan: Path, words: list[str]) -> None:
     pipe = closed_pipe()
-    command = [sys.executable, "-m", "edgecompile.commands.plan", *words, str(plan)]
+    command = [sys.executable, "-m", "edgecompile.commands.plan_command", *words, str(plan)]
     done = subprocess.run(command, cwd=plan.parent, stdout=pipe, stderr=subprocess.PIPE, text=True, timeout=60)
     os.close(pipe)
     assert done.returncode == 141
@@ -55,7 +55,7 @@ def test_a_reader_that_leaves_is_no_error(plan: Path, words: list[str]) -> None:
 
 @pytest.mark.parametrize("columns", ["", "0", "-5", "many", "80", "200"])
 def test_any_columns_do(plan: Path, columns: str) -> None:
-    command = [sys.executable, "-m", "edgecompile.commands.plan", "show", str(plan)]
+    command = [sys.executable, "-m", "edgecompile.commands.plan_command", "show", str(plan)]
     environment = {**os.environ, "COLUMNS": columns}
     done = subprocess.run(command, cwd=plan.parent, env=environment, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from edgecompile.commands.compile import compose
+from edgecompile.commands.compile_command import compose
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

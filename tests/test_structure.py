@@ -9,69 +9,110 @@ import sys
 from pathlib import Path
 
 import pytest
+from import_graph import circles, imported_names, module_graph, room_graph
 
 ROOT = Path(__file__).parent.parent
 
-LOW = {
-    "edgecompile.terminal.options",
-    "edgecompile.contract.errors",
-    "edgecompile.contract.quantities",
-    "edgecompile.contract.yaml_decode",
-    "edgecompile.contract.user_files",
-    "edgecompile.execution.libraries",
-    "edgecompile.contract.plan",
-    "edgecompile.contract.cluster",
-    "edgecompile.contract.costs",
-    "edgecompile.contract.validation",
-    "edgecompile.execution.prepack",
-    "edgecompile.terminal.process",
-    "edgecompile.contract.run_record",
-    "edgecompile.contract.atomic_files",
-    "edgecompile.terminal.encoding",
-    "edgecompile.execution.torchscript",
+TREES = {"edgecompile": ROOT / "edgecompile", "edgelaunch": ROOT / "launch"}
+ROOMS: dict[str, dict[str, str]] = {
+    "edgecompile": {
+        "contract": "",
+        "terminal": "contract",
+        "execution": "contract",
+        "config": "contract execution",
+        "planning": "contract",
+        "sweep": "contract terminal",
+        "explore.timeline": "contract planning",
+        "explore": "contract terminal planning sweep explore.timeline",
+        "frontend.capture": "contract config",
+        "frontend.passes": "contract frontend.capture",
+        "frontend.golden": "contract execution config frontend.capture",
+        "frontend.chain": "contract config planning frontend.capture frontend.passes frontend.golden",
+        "models": "contract execution config frontend.capture frontend.golden",
+        "wire": "contract config frontend.capture frontend.golden frontend.chain",
+        "profile": "contract config planning frontend.chain wire",
+        "partition": "contract config planning frontend.chain wire profile",
+        "artifacts": "contract execution config planning frontend.capture frontend.passes frontend.golden "
+        "frontend.chain models wire profile partition",
+        "measure": "contract terminal execution config frontend.capture frontend.golden frontend.chain models wire "
+        "profile artifacts",
+        "pipeline": "contract terminal execution config frontend.capture frontend.golden frontend.chain models wire "
+        "profile partition artifacts",
+        "commands": "contract terminal execution config planning profile explore sweep measure pipeline",
+    },
+    "edgelaunch": {
+        "process": "",
+        "common": "process",
+        "store": "process common",
+        "transport": "process common store",
+        "inputs": "process common",
+        "outputs": "process common inputs",
+        "pipeline": "process common store transport",
+        "control": "process common store transport pipeline",
+        "local": "process common",
+        "emulation": "process common local",
+        "report": "process transport control outputs",
+        "link_test": "common transport pipeline control",
+        "doctor": "process common store transport pipeline link_test",
+        "api": "process common inputs outputs pipeline control local",
+        "commands": "process common inputs outputs report control local emulation link_test doctor",
+        "entry": "process commands",
+        "__init__": "common api",
+        "__main__": "entry",
+    },
 }
-SHARED = ("arguments", "closeness", "libraries", "plan", "prepack", "process", "run_record", "streams", "torchscript")
-HIGH = {
-    "edgecompile.commands.compile",
-    "edgecompile.commands.entry_points",
-    "edgecompile.pipeline",
-    "edgecompile.sweep.callback",
-}
+"""Each package and which others it may import; nothing imports a room that is below it here."""
+OPEN_TO_RANKS = ("contract", "execution", "terminal")
+"""What the launcher imports of the compiler."""
+MOST_MODULES, MOST_LINES, MOST_FUNCTION_LINES = 15, 400, 60
 
 
-def imports(path: Path) -> set[str]:
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            found.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            found.add(node.module)
-            inside = ROOT.joinpath(*node.module.split("."))
-            found.update(
-                f"{node.module}.{alias.name}" for alias in node.names if inside.joinpath(f"{alias.name}.py").exists()
-            )
-    return found
+@pytest.mark.parametrize("package", sorted(TREES))
+def test_imports_go_one_way(package: str) -> None:
+    graph = module_graph(TREES[package], package)
+    assert circles(graph) == []
+    rooms = ROOMS[package]
+    allowed = {room: set(others.split()) for room, others in rooms.items()}
+    for room, others in room_graph(graph, set(rooms)).items():
+        assert others <= allowed.get(room, set()), f"{room} imports {sorted(others - allowed.get(room, set()))}"
+    assert circles(allowed) == []
 
 
-def test_launch_imports_the_plan_and_nothing_else_of_the_compiler() -> None:
-    for path in (ROOT / "launch").rglob("*.py"):
-        ours = {name for name in imports(path) if name.split(".")[0] == "edgecompile"}
-        assert ours <= {"edgecompile", *(f"edgecompile.{name}" for name in SHARED)}, path
+def test_circles_are_found() -> None:
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": {"a"}}) == [["b", "c"]]
 
 
-def test_the_compiler_never_imports_the_launcher() -> None:
-    for path in (ROOT / "edgecompile").rglob("*.py"):
-        assert not any(name.split(".")[0] in ("edgelaunch", "launch") for name in imports(path)), path
+@pytest.mark.parametrize("package", sorted(TREES))
+def test_folders_files_and_functions_stay_small(package: str) -> None:
+    for folder in {path.parent for path in TREES[package].rglob("*.py")}:
+        modules = [path.name for path in folder.glob("*.py") if path.name != "__init__.py"]
+        assert len(modules) <= MOST_MODULES, folder
+    for path in TREES[package].rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        assert text.count("\n") <= MOST_LINES, path
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                assert node.end_lineno is not None
+                assert node.end_lineno - node.lineno < MOST_FUNCTION_LINES, (path, node.name)
 
 
-def test_steps_do_not_reach_back() -> None:
-    for path in (ROOT / "edgecompile").rglob("*.py"):
-        module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
-        ours = {name for name in imports(path) if name.startswith("edgecompile.")}
-        if module in LOW:
-            assert ours <= LOW, module
-        if module not in HIGH:
-            assert not ours & HIGH, module
+def test_each_module_has_a_name_of_its_own() -> None:
+    names = [path.name for tree in TREES.values() for path in tree.rglob("*.py") if path.name != "__init__.py"]
+    assert sorted({name for name in names if names.count(name) > 1}) == []
+
+
+def test_each_module_says_what_it_is_for() -> None:
+    for tree in TREES.values():
+        for path in tree.rglob("*.py"):
+            assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))), path
+
+
+def test_ranks_need_little_of_the_compiler_and_the_compiler_nothing_of_them() -> None:
+    for path in TREES["edgelaunch"].rglob("*.py"):
+        ours = {name for name in imported_names(path) if name.split(".")[0] == "edgecompile"} - {"edgecompile"}
+        assert {name.split(".")[1] for name in ours} <= {*OPEN_TO_RANKS, "__version__"}, path
+    for path in TREES["edgecompile"].rglob("*.py"):
+        assert not any(name.split(".")[0] in ("edgelaunch", "launch") for name in imported_names(path)), path
 
 
 def test_torch_jit_is_called_in_one_place() -> None:
@@ -92,12 +133,12 @@ def test_texts_say_their_encoding() -> None:
 @pytest.mark.parametrize(
     ("module", "heavy"),
     [
-        ("edgecompile.commands.compile", {"torch", "transformers", "numpy"}),
+        ("edgecompile.commands.compile_command", {"torch", "transformers", "numpy"}),
         ("edgecompile.commands.entry_points", {"torch", "transformers", "numpy", "hydra"}),
-        ("edgecompile.commands.profile", {"torch", "transformers", "numpy"}),
-        ("edgecompile.commands.plan", {"torch", "hydra", "transformers"}),
+        ("edgecompile.commands.profile_command", {"torch", "transformers", "numpy"}),
+        ("edgecompile.commands.plan_command", {"torch", "hydra", "transformers"}),
         ("edgecompile.contract.plan", {"torch", "hydra", "numpy"}),
-        ("edgelaunch.commands.launch", {"torch", "hydra", "transformers"}),
+        ("edgelaunch.commands.launch_command", {"torch", "hydra", "transformers"}),
     ],
 )
 def test_light_imports(module: str, heavy: set[str]) -> None:

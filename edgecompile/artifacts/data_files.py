@@ -18,7 +18,7 @@ from edgecompile.contract.plan import DataSpec, Golden, ImageSpec, TextSpec
 from edgecompile.contract.user_files import read_text
 from edgecompile.frontend.capture.trace import Captured
 from edgecompile.frontend.chain.units import Boundary
-from edgecompile.frontend.golden.items import Reference
+from edgecompile.frontend.golden.golden_items import Reference
 from edgecompile.models.weights import resource_path
 
 __all__ = ["check_labels", "data_spec", "write_golden"]

@@ -18,8 +18,8 @@ from edgecompile.execution import torchscript
 from edgecompile.execution.closeness import difference, scale_of
 from edgecompile.frontend.chain.units import Chain
 from edgecompile.frontend.golden.eager import groups_of
+from edgecompile.frontend.golden.golden_items import Reference
 from edgecompile.frontend.golden.independence import CURES
-from edgecompile.frontend.golden.items import Reference
 from edgecompile.planning.problem import Schedule
 from edgecompile.wire.formats import WireFormat
 

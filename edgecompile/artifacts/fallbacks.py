@@ -20,7 +20,7 @@ from edgecompile.artifacts.wire_loss import is_lossy
 from edgecompile.config.domain import Cluster
 from edgecompile.config.schema import Conf, ScheduleMethod
 from edgecompile.frontend.chain.units import Chain
-from edgecompile.frontend.golden.items import Reference
+from edgecompile.frontend.golden.golden_items import Reference
 from edgecompile.partition.stages import build_problem
 from edgecompile.planning.problem import Infeasible, Objective, Problem, Schedule
 from edgecompile.planning.solver import solve

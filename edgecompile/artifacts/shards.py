@@ -21,7 +21,7 @@ from edgecompile.contract.errors import UserError, choices
 from edgecompile.execution import torchscript
 from edgecompile.execution.prepack import ROWS_RECORD, product_rows
 from edgecompile.frontend.capture.graphs import dtype_name, erase_dead, op_name
-from edgecompile.frontend.capture.sources import operator_at
+from edgecompile.frontend.capture.source_lines import operator_at
 from edgecompile.frontend.chain.units import BoundaryTensor, Chain
 from edgecompile.frontend.passes.settle_layouts import BitViews
 from edgecompile.wire.codec import insert_decoding, insert_encoding

@@ -14,7 +14,7 @@ from edgecompile.contract.errors import UserError
 from edgecompile.execution.closeness import difference
 from edgecompile.frontend.chain.units import BoundaryTensor, Chain
 from edgecompile.frontend.golden.eager import groups_of
-from edgecompile.frontend.golden.items import Reference
+from edgecompile.frontend.golden.golden_items import Reference
 from edgecompile.planning.problem import Schedule
 from edgecompile.wire.codec import decode_tensor, encode_tensor
 from edgecompile.wire.formats import WireFormat, is_encoded, items_first

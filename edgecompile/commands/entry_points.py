@@ -19,7 +19,7 @@ def compile_main() -> int:
     restart_in_utf8()
     try:
         with abrupt_interrupts():
-            from edgecompile.commands.compile import main
+            from edgecompile.commands.compile_command import main
 
         return main()
     except ModuleNotFoundError as error:
@@ -32,7 +32,7 @@ def profile_main() -> int:
     restart_in_utf8()
     try:
         with abrupt_interrupts():
-            from edgecompile.commands.profile import main
+            from edgecompile.commands.profile_command import main
 
         return main()
     except ModuleNotFoundError as error:
@@ -43,7 +43,7 @@ def plan_main() -> int:
     """`edgeplan`."""
     begin("edgeplan")
     with abrupt_interrupts():
-        from edgecompile.commands.plan import main
+        from edgecompile.commands.plan_command import main
     return main()
 
 
@@ -51,7 +51,7 @@ def sched_main() -> int:
     """`edgesched`."""
     begin("edgesched")
     with abrupt_interrupts():
-        from edgecompile.commands.pipeedge import main
+        from edgecompile.commands.pipeedge_command import main
     return main()
 
 

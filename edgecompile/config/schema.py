@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+from edgecompile.execution.message_layout import NUM_BUFFERS_IN, NUM_BUFFERS_OUT
+
 __all__ = ["CaptureMethod", "Conf", "ProfileMethod", "ScheduleMethod"]
 
 
@@ -219,10 +221,10 @@ class DataConf:
 
 @dataclass
 class RuntimeConf:
-    num_buffers_in: int = 3
+    num_buffers_in: int = NUM_BUFFERS_IN
     """Microbatches that a stage holds or receives, the one that it computes on included. With two, a busy link waits
     whenever the stage is late."""
-    num_buffers_out: int = 2
+    num_buffers_out: int = NUM_BUFFERS_OUT
     """Results of a stage that wait for the link or are under way."""
     timeout: Any = "60s"
     """How long ranks wait for each other to join."""

@@ -11,7 +11,6 @@ that a rank has but its shard.
 
 from __future__ import annotations
 
-import itertools
 import json
 import queue
 import statistics
@@ -30,10 +29,8 @@ from torch._C._distributed_c10d import PrefixStore, TCPStore
 
 from edgecompile.execution import torchscript
 from edgecompile.execution.allocator import keep_freed_memory, use_one_arena
+from edgecompile.execution.message_layout import NUM_BUFFERS_IN, pieces
 
-_FIRST_PIECE_BYTES = 64 << 10
-_PIECE_BYTES = 1 << 20
-_NUM_BUFFERS = 2
 _MOST_BYTES = 64 << 20
 _MOST_MESSAGES = 40
 _NUM_ALONE = 10
@@ -88,12 +85,8 @@ class _Link:
 
     def __init__(self, group: Any, rank: int, num_bytes: int) -> None:
         self._group, self._rank = group, rank
-        first = min(num_bytes, _FIRST_PIECE_BYTES)
-        bounds = [0, *range(first, num_bytes, _PIECE_BYTES), num_bytes]
-        buffers = [torch.zeros(num_bytes, dtype=torch.uint8) for _ in range(_NUM_BUFFERS)]
-        self._pieces = [
-            [buffer[begin:end] for begin, end in itertools.pairwise(bounds) if end > begin] for buffer in buffers
-        ]
+        buffers = [torch.zeros(num_bytes, dtype=torch.uint8) for _ in range(NUM_BUFFERS_IN)]
+        self._pieces = [[buffer[begin:end] for begin, end in pieces(num_bytes)] for buffer in buffers]
         self.ready: queue.SimpleQueue[int] = queue.SimpleQueue()
         """Numbers of buffers: free ones to be sent, or filled ones."""
         self._posted: queue.SimpleQueue[tuple[int, list[Any]]] = queue.SimpleQueue()
@@ -104,7 +97,7 @@ class _Link:
 
     def run(self, count: int) -> threading.Thread:
         """Moves so many messages."""
-        for number in range(_NUM_BUFFERS):
+        for number in range(NUM_BUFFERS_IN):
             self.ready.put(number) if self._rank == 0 else self.pass_on(number)
         thread = threading.Thread(target=self._move, args=(count,), daemon=True)
         thread.start()
@@ -142,7 +135,7 @@ def _exchange(group: Any, rank: int, num_bytes: int, count: int, compute: Callab
     for number in range(count):
         buffer = link.ready.get()
         compute()
-        if rank == 0 or number < count - _NUM_BUFFERS:  # no receive is left over
+        if rank == 0 or number < count - NUM_BUFFERS_IN:  # no receive is left over
             link.pass_on(buffer)
     thread.join()
     return time.process_time() - begin_s

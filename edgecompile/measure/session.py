@@ -19,10 +19,10 @@ from edgecompile.contract.quantities import format_time, parse_bytes, parse_time
 from edgecompile.execution.allocator import keep_freed_memory
 from edgecompile.execution.libraries import import_libraries
 from edgecompile.frontend.capture.trace import FlatModel
-from edgecompile.frontend.chain.build import chain_of
+from edgecompile.frontend.chain.build_chain import chain_of
 from edgecompile.frontend.chain.fingerprint import chain_fingerprint
 from edgecompile.frontend.chain.units import Chain
-from edgecompile.frontend.golden.items import example_inputs, golden_inputs
+from edgecompile.frontend.golden.golden_items import example_inputs, golden_inputs
 from edgecompile.measure.busy import busy_cores
 from edgecompile.measure.lazy import WithoutWeights
 from edgecompile.measure.machine import available_cores, machine_info, measure_rates

@@ -15,7 +15,7 @@ from torch import nn
 from edgecompile.config.domain import ModelSpec
 from edgecompile.contract.errors import UserError, nearest
 from edgecompile.execution.torchscript import silence_deprecation
-from edgecompile.frontend.golden.items import golden_inputs
+from edgecompile.frontend.golden.golden_items import golden_inputs
 from edgecompile.models.preparation import fill_lazy, plain_module, unmade_weights
 from edgecompile.models.user_modules import find_named_modules, why_not_found
 

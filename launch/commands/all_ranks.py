@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Plan
+from edgecompile.execution.allocator import use_one_arena
 from edgelaunch.commands.arguments import run_parser
 from edgelaunch.commands.one_rank import import_torch, rank_failure, run_rank
 from edgelaunch.commands.rank_start import quiet_peers
@@ -20,12 +21,11 @@ from edgelaunch.local.forked import ForkServer, check_beside
 from edgelaunch.local.local_run import LocalRun
 from edgelaunch.local.restarts import DEFAULT_RESTARTS
 from edgelaunch.outputs.partial_results import say_left_behind
-from edgelaunch.process.allocator import use_one_arena
 from edgelaunch.process.limits import check_limits
 from edgelaunch.process.stderr import say
 
 if TYPE_CHECKING:
-    from edgelaunch.emulation.cluster import EmulatedRun
+    from edgelaunch.emulation.emulated_run import EmulatedRun
 
 __all__ = ["run_together"]
 
@@ -51,7 +51,7 @@ def run_together(arguments: argparse.Namespace, plan: Plan, plan_path: Path, *, 
     restarts = DEFAULT_RESTARTS if arguments.restarts is None else arguments.restarts
     common = {"quiet": arguments.quiet, "max_threads": arguments.threads, "restarts": restarts}
     if arguments.emulate:
-        from edgelaunch.emulation.cluster import EmulatedRun
+        from edgelaunch.emulation.emulated_run import EmulatedRun
 
         run: LocalRun | EmulatedRun = EmulatedRun(plan, plan_path, passed, **common)
     else:

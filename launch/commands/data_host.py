@@ -20,7 +20,7 @@ from edgecompile.contract.user_files import printable
 from edgelaunch.common.items import DEFAULT_ITEMS, Source
 from edgelaunch.control.supervisor import Run, Supervisor
 from edgelaunch.inputs.bad_items import BadItems
-from edgelaunch.inputs.sources import open_source
+from edgelaunch.inputs.open_input import open_source
 from edgelaunch.outputs.golden import GoldenFile, chain
 from edgelaunch.outputs.golden_comparison import Verifier
 from edgelaunch.outputs.partial_results import origin_of

@@ -56,9 +56,9 @@ def describe(failure: Failure, plan: Plan, own_rank: int | None) -> None:
 
 def run_rank(arguments: argparse.Namespace, plan: Plan, plan_path: Path, work: RankWork) -> NoReturn:
     """Ends the process itself: a thread that waits in gloo would keep the interpreter from ending."""
+    from edgecompile.execution.allocator import use_one_arena
     from edgelaunch.local.local_run import watch_parent
     from edgelaunch.outputs.partial_results import say_left_behind
-    from edgelaunch.process.allocator import use_one_arena
 
     use_one_arena()
     channel = watch_parent(arguments.supervisor_fd) if arguments.supervisor_fd is not None else None

@@ -17,6 +17,7 @@ import torch
 
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Plan
+from edgecompile.execution.allocator import keep_freed_memory
 from edgelaunch.common.failures import AlreadyRunningError, Failure, FailureBox, PeerLostError, TooLateError, rank_name
 from edgelaunch.common.items import Results, Source
 from edgelaunch.common.plan_parts import plan_without
@@ -32,7 +33,6 @@ from edgelaunch.pipeline.in_flight import Flight
 from edgelaunch.pipeline.rank import Ends, Owner, Place, Rank, Store
 from edgelaunch.pipeline.shard_loader import Loader
 from edgelaunch.process.abandoned_threads import await_at_exit
-from edgelaunch.process.allocator import keep_freed_memory
 from edgelaunch.process.waiting import Waiting
 from edgelaunch.store.joining import meet
 from edgelaunch.store.meeting import Board, Meeting

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
+from edgecompile.execution.message_layout import PIECE_BYTES
 from edgelaunch.common.failures import PeerLostError, rank_name
 from edgelaunch.common.items import Entry, Source
 from edgelaunch.common.rank_options import RankOptions
@@ -26,7 +27,6 @@ from edgelaunch.control.supervisor import Supervisor
 from edgelaunch.link_test.hosts_option import Figures
 from edgelaunch.pipeline.rank import Ends, Owner, Place, Rank, Store
 from edgelaunch.transport.links import FOREVER, Group
-from edgelaunch.transport.message_buffers import PIECE_BYTES
 
 __all__ = ["LinkSupervisor"]
 

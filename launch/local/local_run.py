@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Protocol
 
 from edgecompile.contract.plan import Plan
+from edgecompile.execution.allocator import heap_environment
 from edgecompile.terminal.process import CLOSED_PIPE, tell_reader_left
 from edgelaunch.common.failures import EXIT_CODES, Failure, rank_name
 from edgelaunch.local.forked import Forked, ForkServer
 from edgelaunch.local.restarts import DEFAULT_RESTARTS, Restarts
-from edgelaunch.process.allocator import heap_environment
 from edgelaunch.process.cores import local_threads
 from edgelaunch.process.stderr import say
 

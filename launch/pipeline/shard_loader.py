@@ -7,10 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 from edgecompile.contract.plan import Stage
+from edgecompile.execution.allocator import large_blocks_apart
 from edgecompile.execution.libraries import import_libraries
 from edgelaunch.common.rank_options import RankOptions
 from edgelaunch.pipeline.stage_shard import load_shard_soon
-from edgelaunch.process.allocator import large_blocks_apart
 
 __all__ = ["Loader"]
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Stage, TensorSpec
+from edgecompile.execution.allocator import large_blocks_apart
 from edgelaunch.pipeline.pt2 import load_exported
-from edgelaunch.process.allocator import large_blocks_apart
 from edgelaunch.process.limits import local_shortage
 
 if TYPE_CHECKING:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,17 +9,11 @@ from dataclasses import dataclass
 import torch
 
 from edgecompile.contract.plan import TensorSpec
+from edgecompile.execution.message_layout import ALIGN_BYTES, HEADER_BYTES, pieces
 
 __all__ = ["END", "Header", "Layout", "Slot"]
 
 HEADER = struct.Struct("<16sQII")
-HEADER_BYTES = 64
-ALIGN_BYTES = 64
-FIRST_PIECE_BYTES = 64 << 10
-"""The end of the stream is one first piece alone, so it is kept small."""
-PIECE_BYTES = 1 << 20
-"""Larger gloo operations hang when the peer dies while they are under way."""
-
 END = 1
 """Flag: no more messages; the tensors have no meaning."""
 
@@ -51,9 +44,7 @@ class Layout:
             self.offsets.append(position)
             position += -(-spec.num_bytes // ALIGN_BYTES) * ALIGN_BYTES
         self.num_bytes = position
-        first = min(position, FIRST_PIECE_BYTES)
-        bounds = [0, *range(first, position, PIECE_BYTES), position]
-        self.pieces = list(itertools.pairwise(bounds))
+        self.pieces = pieces(position)
 
 
 class Slot:

@@ -26,6 +26,7 @@ from edgecompile.contract.atomic_files import file_sha256
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Plan, Stage
 from edgecompile.contract.quantities import format_bytes
+from edgecompile.execution.message_layout import PIECE_BYTES
 from edgelaunch.common.failures import PeerLostError, rank_name
 from edgelaunch.common.identity import Endpoint
 from edgelaunch.common.plan_files import check_shard, stages_of
@@ -33,7 +34,6 @@ from edgelaunch.common.rank_options import RankOptions
 from edgelaunch.store.meeting import Board, ListReader
 from edgelaunch.store.seal import Seal
 from edgelaunch.transport.links import Group
-from edgelaunch.transport.message_buffers import PIECE_BYTES
 from edgelaunch.transport.process_group import Generation, Member, local_address
 
 __all__ = ["ShardServer", "fetch_shards"]

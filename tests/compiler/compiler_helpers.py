@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from edgecompile.commands.compile import compose
+from edgecompile.commands.compile_command import compose
 from edgecompile.config.domain import cluster_of, model_of
 from edgecompile.contract.plan import Plan
 from edgecompile.frontend.chain.units import Chain
@@ -86,8 +86,8 @@ SMALL_DEIT = (
 def captured_chain(overrides: Sequence[str], microbatch: int | None = None) -> tuple[Chain, tuple[torch.Tensor, ...]]:
     """The units of the model that these overrides describe, and one microbatch of its inputs."""
     from edgecompile.frontend.capture.trace import FlatModel
-    from edgecompile.frontend.chain import build as front
-    from edgecompile.frontend.golden.items import example_inputs, golden_inputs
+    from edgecompile.frontend.chain import build_chain as front
+    from edgecompile.frontend.golden.golden_items import example_inputs, golden_inputs
     from edgecompile.models import build_model
 
     conf = compose(list(overrides))

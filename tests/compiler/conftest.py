@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from compiler_helpers import Command, Compile, compile_into
 
-from edgecompile.commands import compile as cli
+from edgecompile.commands import compile_command as cli
 
 
 @pytest.fixture

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from edgecompile.artifacts.shards import RAW, write_shard
-from edgecompile.commands.compile import compose
+from edgecompile.commands.compile_command import compose
 from edgecompile.config.domain import cluster_of, model_of
 from edgecompile.execution import torchscript
 from edgecompile.frontend.capture.trace import FlatModel, capture
 from edgecompile.frontend.chain.units import build_chain
-from edgecompile.frontend.golden.items import example_inputs, golden_inputs
+from edgecompile.frontend.golden.golden_items import example_inputs, golden_inputs
 from edgecompile.frontend.passes import run_passes
 from edgecompile.models import build_model
 from edgecompile.models.weights import load_weights

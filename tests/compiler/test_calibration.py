@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from edgecompile.commands.compile import compose
+from edgecompile.commands.compile_command import compose
 from edgecompile.config.domain import cluster_of
 
 DATA = yaml.safe_load((Path(__file__).parents[2] / "benchmarks" / "calibration.yaml").read_text())

@@ -16,7 +16,7 @@ from fuzzing import HOSTILE, num_refused
 from safetensors.torch import save_file
 from torch import nn
 
-from edgecompile.commands.compile import compose
+from edgecompile.commands.compile_command import compose
 from edgecompile.commands.hydra_app import run_app
 from edgecompile.config.domain import cluster_of, model_of
 from edgecompile.contract.run_record import read_run
@@ -24,7 +24,7 @@ from edgecompile.explore.report import read_sweep
 from edgecompile.measure.partial import PartialFile
 from edgecompile.measure.rounds import Measured, Sample
 from edgecompile.models.weights import load_weights
-from edgecompile.planning.pipeedge import Request, read_files
+from edgecompile.planning.pipeedge_files import Request, read_files
 from edgecompile.profile.profile_file import read_profile
 
 NUM_MUTATIONS = 130

@@ -9,7 +9,7 @@ import pytest
 from compiler_helpers import SMALL_DEIT, Command, Compile, command, hand_written
 
 import edgecompile.conf
-from edgecompile.commands.compile import compose
+from edgecompile.commands.compile_command import compose
 from edgecompile.config.domain import cluster_of, model_of
 from edgecompile.config.readiness import OLDEST_PYTHON
 from edgecompile.contract.errors import UserError
@@ -217,7 +217,7 @@ def test_a_mistake_is_one_line_and_exit_2(
 def test_the_command_itself_ends_so_too(tmp_path: Path, override: str) -> None:
     """Found by Hydra, by ourselves, and after torch and the model were there."""
     overrides, words = next(item for item in BAD if item[0][0] == override)
-    check_mistake(command("edgecompile.commands.compile", *overrides, folder=tmp_path), words, tmp_path)
+    check_mistake(command("edgecompile.commands.compile_command", *overrides, folder=tmp_path), words, tmp_path)
 
 
 @pytest.mark.parametrize(

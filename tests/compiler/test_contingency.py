@@ -9,7 +9,7 @@ import pytest
 import torch
 from compiler_helpers import Compile
 
-from edgecompile.commands.compile import compose
+from edgecompile.commands.compile_command import compose
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Plan, Stage
 from edgecompile.contract.plan_file import read_plan

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from edgecompile.artifacts.data_files import check_labels, data_spec
-from edgecompile.commands import pipeedge as pipeedge_cli
+from edgecompile.commands import pipeedge_command as pipeedge_cli
 from edgecompile.config.domain import ModelSpec
 from edgecompile.config.schema import DataConf
 from edgecompile.contract import user_files as files

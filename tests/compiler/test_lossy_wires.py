@@ -11,12 +11,12 @@ import torch
 from compiler_helpers import Compile, captured_chain, hand_written
 from safetensors.torch import load_file
 
-from edgecompile.commands.compile import compose
+from edgecompile.commands.compile_command import compose
 from edgecompile.config.domain import model_of
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Plan
 from edgecompile.frontend.chain.units import Chain
-from edgecompile.frontend.golden.items import golden_inputs
+from edgecompile.frontend.golden.golden_items import golden_inputs
 from edgecompile.models import build_model
 from edgecompile.wire.exact_tensors import keep_exact
 from edgecompile.wire.formats import FORMATS, wire_bytes

@@ -10,7 +10,7 @@ import pytest
 import torch
 from compiler_helpers import TINY_VIT, captured_chain
 
-from edgecompile.commands.compile import compose
+from edgecompile.commands.compile_command import compose
 from edgecompile.config.domain import cluster_of
 from edgecompile.contract.errors import UserError
 from edgecompile.frontend.chain.fingerprint import chain_fingerprint

@@ -8,21 +8,15 @@ import sys
 
 import pytest
 
-import edgelaunch.process.allocator as ranks
-from edgecompile.measure import allocator
-
-
-def test_edgeprofile_and_ranks_have_the_same_settings() -> None:
-    for name in ("TUNABLES", "VARIABLE", "NEVER_BYTES", "M_TRIM_THRESHOLD", "M_MMAP_THRESHOLD", "M_ARENA_MAX"):
-        assert getattr(allocator, name) == getattr(ranks, name), name
+from edgecompile.execution import allocator
 
 
 @pytest.mark.parametrize(("given", "kept"), [("", True), ("glibc.malloc.check=3", False)])
 def test_edgeprofile_starts_again_with_a_ranks_environment(given: str, kept: bool) -> None:
-    if not ranks.heap_environment({}):
+    if not allocator.heap_environment({}):
         pytest.skip("the allocator is not glibc's")
     code = (
-        "import os; from edgecompile.execution.allocator import restart_as_ranks_start as again; again(); "
+        "import os; from edgecompile.execution.allocator import restart_with_heap_environment as again; again(); "
         "print(os.environ['GLIBC_TUNABLES'])"
     )
     done = subprocess.run(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from compiler_helpers import SMALL_DEIT, Compile, chain_of, hand_written, schedule_of
 
-from edgecompile.commands.compile import compose
+from edgecompile.commands.compile_command import compose
 from edgecompile.config.domain import cluster_of
 from edgecompile.contract.errors import UserError
 from edgecompile.planning.problem import Schedule

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from edgecompile.commands.compile import compose
+from edgecompile.commands.compile_command import compose
 from edgecompile.contract.plan import Plan
 from edgecompile.contract.plan_file import read_plan
 from edgecompile.partition import stages as partition

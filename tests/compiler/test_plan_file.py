@@ -10,7 +10,7 @@ import pytest
 import yaml
 from compiler_helpers import command, compile_into, hand_written
 
-from edgecompile.commands.compile import compose, recorded_overrides
+from edgecompile.commands.compile_command import compose, recorded_overrides
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan_file import read_plan
 from edgecompile.pipeline import compile_model
@@ -168,7 +168,7 @@ def test_the_same_config_gives_the_same_bytes(tmp_path: Path) -> None:
         texts.append((tmp_path / "outputs" / "plan.yaml").read_bytes())
     other = tmp_path / "another folder"
     other.mkdir()
-    done = command("edgecompile.commands.compile", *TINY, "schedule=even", "seed=3", folder=other,
+    done = command("edgecompile.commands.compile_command", *TINY, "schedule=even", "seed=3", folder=other,
                    path=Path(__file__).parent)  # fmt: skip
     assert done.returncode == 0, done.stderr
     texts.append((other / "outputs" / "plan.yaml").read_bytes())
@@ -180,10 +180,10 @@ def test_the_same_config_gives_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_edgeplan_show(written: Path, tmp_path: Path) -> None:
-    done = command("edgecompile.commands.plan", "show", str(written), folder=tmp_path)
+    done = command("edgecompile.commands.plan_command", "show", str(written), folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "local-2" in done.stdout
     assert "items/s" in done.stdout
-    done = command("edgecompile.commands.plan", "show", "nowhere.yaml", folder=tmp_path)
+    done = command("edgecompile.commands.plan_command", "show", "nowhere.yaml", folder=tmp_path)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from edgecompile.commands.compile import compose
+from edgecompile.commands.compile_command import compose
 from edgecompile.config.domain import cluster_of, model_of
 from edgecompile.config.schema import Conf
 from edgecompile.contract.plan import Plan
@@ -18,7 +18,7 @@ from edgecompile.explore.explain import Explanation, explain
 from edgecompile.explore.prices import BANDWIDTH_STEP, COMPUTE_STEP, MEMORY_STEP, Price
 from edgecompile.frontend.capture.trace import FlatModel, capture
 from edgecompile.frontend.chain.units import Chain, build_chain
-from edgecompile.frontend.golden.items import example_inputs, golden_inputs
+from edgecompile.frontend.golden.golden_items import example_inputs, golden_inputs
 from edgecompile.frontend.passes import run_passes
 from edgecompile.models import build_model
 from edgecompile.partition.stages import partition

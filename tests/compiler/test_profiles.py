@@ -26,7 +26,7 @@ MEASURE = (*TINY_VIT, "profile.microbatches=[1,4]", "profile.rounds=3", "hosts.c
 @pytest.fixture(scope="module")
 def profile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("profile")
-    done = command("edgecompile.commands.profile", *MEASURE, folder=folder)
+    done = command("edgecompile.commands.profile_command", *MEASURE, folder=folder)
     assert done.returncode == 0, done.stderr
     assert "sums off by" in done.stdout
     assert f"profile written to profiles{os.sep}local-tiny_vit.yaml" in done.stdout
@@ -191,7 +191,7 @@ def test_a_missing_profile_names_the_command_that_makes_it(
     ],
 )
 def test_what_edgeprofile_refuses(tmp_path: Path, overrides: tuple[str, ...], message: str) -> None:
-    done = command("edgecompile.commands.profile", *TINY_VIT, *overrides, folder=tmp_path)
+    done = command("edgecompile.commands.profile_command", *TINY_VIT, *overrides, folder=tmp_path)
     assert done.returncode == 2
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("edgeprofile: ")]
     assert message in line
@@ -200,7 +200,7 @@ def test_what_edgeprofile_refuses(tmp_path: Path, overrides: tuple[str, ...], me
 
 def test_an_interrupted_measurement_goes_on(tmp_path: Path) -> None:
     arguments = (*MEASURE, "profile.rounds=4000", "profile.time_limit=10min")
-    start = [sys.executable, "-m", "edgecompile.commands.profile", *arguments]
+    start = [sys.executable, "-m", "edgecompile.commands.profile_command", *arguments]
     process = subprocess.Popen(start, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
     deadline = time.monotonic() + 200
     while not list(tmp_path.rglob("*.partial")) and process.poll() is None and time.monotonic() < deadline:
@@ -211,14 +211,16 @@ def test_an_interrupted_measurement_goes_on(tmp_path: Path) -> None:
     assert errors.splitlines()[-1] == "edgeprofile: interrupted"
     assert re.search(r"stopped at microbatch \d+: \S+\.partial keeps the rounds; the same command goes on", errors)
     assert not list(tmp_path.rglob("*.yaml"))
-    done = command("edgecompile.commands.profile", *MEASURE, folder=tmp_path)
+    done = command("edgecompile.commands.profile_command", *MEASURE, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "goes on with what profiles/local-tiny_vit.yaml.partial holds" in done.stderr
     assert not list(tmp_path.rglob("*.partial"))
 
 
 def test_help_is_edgeprofiles_own(tmp_path: Path) -> None:
-    done = command("edgecompile.commands.profile", "--help", folder=tmp_path)
+    done = command("edgecompile.commands.profile_command", "--help", folder=tmp_path)
     assert done.returncode == 0
     assert done.stdout.startswith("edgeprofile measures the units of a model on this device")
-    assert command("edgecompile.commands.profile", "--version", folder=tmp_path).stdout.startswith("edgeprofile ")
+    assert command("edgecompile.commands.profile_command", "--version", folder=tmp_path).stdout.startswith(
+        "edgeprofile "
+    )

@@ -12,8 +12,8 @@ import torch
 from compiler_helpers import SMALL_DEIT, TINY_VIT, Command, Compile, hand_written
 
 import edgecompile
-from edgecompile.commands.compile import compose, recorded_overrides
-from edgecompile.commands.plan import main as edgeplan
+from edgecompile.commands.compile_command import compose, recorded_overrides
+from edgecompile.commands.plan_command import main as edgeplan
 from edgecompile.contract.plan_file import read_plan, write_plan
 
 SAME: list[tuple[Sequence[str], Sequence[str]]] = [

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from random_modules import LENGTH, MIXING, OUTPUTS, PURE, UNFIT, WIDTH, RandomModule
 from torch.utils._pytree import tree_leaves
 
-from edgecompile.commands.compile import compose
+from edgecompile.commands.compile_command import compose
 from edgecompile.config.schema import Conf
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Plan

@@ -17,8 +17,8 @@ from edgecompile.terminal.console import table_console
 
 
 def test_a_sweep_writes_plans_and_names_the_best(tmp_path: Path) -> None:
-    done = command("edgecompile.commands.compile", "-m", *hand_written("Tied"), "microbatch=1,2,0,4", folder=tmp_path,
-                   path=Path(__file__).parent)  # fmt: skip
+    done = command("edgecompile.commands.compile_command", "-m", *hand_written("Tied"), "microbatch=1,2,0,4",
+                   folder=tmp_path, path=Path(__file__).parent)  # fmt: skip
     assert done.returncode == 0, done.stderr
     sweep = tmp_path / "outputs" / "multirun"
     plans = {job: read_plan(sweep / str(job) / "plan.yaml") for job in (0, 1, 3)}

@@ -84,7 +84,7 @@ def test_google_npz_equals_the_same_weights_through_transformers(tmp_path: Path)
 
 def test_vit_base_itself_from_an_npz(tmp_path: Path) -> None:
     """The model option's own size: compiled from the file, it equals the model that wrote it."""
-    from edgecompile.commands.compile import compose
+    from edgecompile.commands.compile_command import compose
     from edgecompile.config.domain import model_of
     from edgecompile.models import build_model
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from edgecompile.commands.compile import compose
+from edgecompile.commands.compile_command import compose
 from edgecompile.config.domain import cluster_of
 from edgecompile.contract.errors import UserError
 from edgecompile.frontend.chain.units import Boundary, BoundaryTensor

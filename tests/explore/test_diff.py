@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from explore_plans import make_plan
 
-from edgecompile.commands.plan import main
+from edgecompile.commands.plan_command import main
 from edgecompile.contract.plan import Plan
 from edgecompile.contract.plan_file import write_plan
 from edgecompile.explore.diff import compare

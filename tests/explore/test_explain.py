@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from explore_plans import make_plan
 
-from edgecompile.commands.plan import main
+from edgecompile.commands.plan_command import main
 from edgecompile.contract.cluster import Network
 from edgecompile.contract.costs import UnitEntry
 from edgecompile.contract.errors import UserError

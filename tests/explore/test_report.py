@@ -15,7 +15,7 @@ import pytest
 from explore_plans import make_plan
 from PIL import Image, ImageStat
 
-from edgecompile.commands.plan import main
+from edgecompile.commands.plan_command import main
 from edgecompile.contract.atomic_files import file_sha256
 from edgecompile.contract.plan import Certificate, Plan
 from edgecompile.contract.plan_file import write_plan

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from explore_plans import make_plan, with_stages
 
-from edgecompile.commands.plan import main
+from edgecompile.commands.plan_command import main
 from edgecompile.contract.cluster import Network, Pair
 from edgecompile.contract.costs import Pinned
 from edgecompile.contract.errors import UserError

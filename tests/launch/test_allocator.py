@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from launch_plans import Written
 
-from edgelaunch.process.allocator import VARIABLE
+from edgecompile.execution.allocator import VARIABLE
 
 PROGRAM = """
 import ctypes, resource, sys, threading
-from edgelaunch.process.allocator import keep_freed_memory, use_one_arena
+from edgecompile.execution.allocator import keep_freed_memory, use_one_arena
 
 libc = ctypes.CDLL(None)
 libc.malloc.restype = ctypes.c_void_p
@@ -85,15 +85,15 @@ def test_a_run_goes_on_where_exec_is_refused(two_stages: Written) -> None:
     assert "PermissionError" in done.stderr
 
 
-@pytest.mark.parametrize("package", ["edgelaunch", "edgecompile.measure"])
-def test_an_environment_that_is_lost_on_the_way_is_asked_for_once(tmp_path: Path, package: str) -> None:
+def test_an_environment_that_is_lost_on_the_way_is_asked_for_once(tmp_path: Path) -> None:
     """As a script that stands for Python, or glibc in a Python with capabilities, loses it."""
     python = tmp_path / "python"
     python.write_text(f'#!/bin/sh\necho started >&2\nunset {VARIABLE}\nexec {sys.executable} "$@"\n')
     python.chmod(0o755)
-    restart = "restart_with_heap_environment" if package == "edgelaunch" else "restart_as_ranks_start"
+    restart = "restart_with_heap_environment"
     code = (
-        f"import os, sys; from {package}.allocator import RESTARTED, {restart}; sys.executable = {str(python)!r}; "
+        f"import os, sys; from edgecompile.execution.allocator import RESTARTED, {restart}; "
+        f"sys.executable = {str(python)!r}; "
         f"{restart}(); assert RESTARTED not in os.environ; print('went on')"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60,

@@ -22,7 +22,7 @@ from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import DataSpec, ImageSpec, Plan, TensorSpec, TextSpec
 from edgelaunch.common.items import STDIN, Entry, Item
 from edgelaunch.inputs.bad_items import BadItems
-from edgelaunch.inputs.sources import open_source
+from edgelaunch.inputs.open_input import open_source
 from edgelaunch.inputs.text import Encoder
 from edgelaunch.outputs.result_files import open_writer
 

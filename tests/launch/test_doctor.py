@@ -19,8 +19,8 @@ from launch_plans import Written
 from edgecompile.contract.cluster import Limits
 from edgelaunch.common.identity import Endpoint
 from edgelaunch.doctor.check_network import judge_links
-from edgelaunch.doctor.checks import examine
 from edgelaunch.doctor.findings import FAILS, NOTE, OK, Finding
+from edgelaunch.doctor.rank_checks import examine
 from edgelaunch.link_test.hosts_option import Figures
 from edgelaunch.store import tcp_store
 

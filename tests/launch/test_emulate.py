@@ -15,9 +15,9 @@ from launch_plans import Written
 from edgecompile.contract.cluster import Host, Limits, Network
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Plan
-from edgelaunch.commands import launch as cli
+from edgelaunch.commands import launch_command as cli
 from edgelaunch.emulation import cgroups, netns
-from edgelaunch.emulation import cluster as emulate
+from edgelaunch.emulation import emulated_run as emulate
 from edgelaunch.process import processes
 
 FAST, SLOW = 12.5e6, 2.5e6

@@ -21,8 +21,8 @@ from edgecompile.contract.cluster import Limits, Network
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Plan
 from edgelaunch.emulation import cgroups, netns
-from edgelaunch.emulation import cluster as emulate
-from edgelaunch.emulation.cluster import Emulation
+from edgelaunch.emulation import emulated_run as emulate
+from edgelaunch.emulation.emulated_run import Emulation
 
 DEADLINE_S = 150.0
 """A host with part of a core takes long to import torch."""
@@ -159,7 +159,7 @@ def test_a_signal_ends_all_and_leaves_nothing(number: signal.Signals, tmp_path: 
 KEEP = """
 import subprocess, sys, time
 from edgecompile.contract.plan import read_plan
-from edgelaunch.emulation.cluster import Emulation
+from edgelaunch.emulation.emulated_run import Emulation
 with Emulation(read_plan(sys.argv[1])) as emulation:
     inside = subprocess.Popen([*emulation.prefix(1), "sleep", "600"])
     time.sleep(0.5)

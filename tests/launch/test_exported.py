@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from edgecompile.contract.errors import UserError
-from edgelaunch.doctor.checks import examine
 from edgelaunch.doctor.findings import FAILS, OK
+from edgelaunch.doctor.rank_checks import examine
 from edgelaunch.pipeline.pt2 import exported_by, is_newer
 from edgelaunch.pipeline.stage_shard import load_shard
 

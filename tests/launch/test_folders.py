@@ -23,7 +23,7 @@ from edgecompile.contract.plan import DataSpec, ImageSpec, Plan, TensorSpec, Tex
 from edgecompile.contract.plan_file import read_run_plan
 from edgelaunch.common.items import STDIN, Item
 from edgelaunch.inputs.bad_items import BadItems
-from edgelaunch.inputs.sources import open_source
+from edgelaunch.inputs.open_input import open_source
 from edgelaunch.outputs.partial_results import origin_of
 
 IMAGE = ImageSpec(size=(24, 32), resize=36, mean=(0.5, 0.4, 0.3), std=(0.5, 0.25, 0.2))

@@ -25,6 +25,7 @@ from torch._C._distributed_c10d import PrefixStore
 
 from edgecompile.contract.atomic_files import file_sha256
 from edgecompile.contract.errors import UserError
+from edgecompile.execution import message_layout
 from edgelaunch.common import software
 from edgelaunch.common.failures import Failure, FailureBox
 from edgelaunch.common.identity import Endpoint
@@ -37,8 +38,8 @@ from edgelaunch.control.membership import DONE, Announcement
 from edgelaunch.control.roster import LATE
 from edgelaunch.control.supervisor import Supervisor
 from edgelaunch.doctor import check_joining
-from edgelaunch.doctor.checks import examine
 from edgelaunch.doctor.findings import FAILS, NOTE, OK, Finding
+from edgelaunch.doctor.rank_checks import examine
 from edgelaunch.process import waiting
 from edgelaunch.process.waiting import Waiting
 from edgelaunch.store import joining, meeting
@@ -302,8 +303,8 @@ def test_what_ranks_say_to_each_other_is_the_protocol_that_it_says_it_is() -> No
         "Leave(rank, incarnation, reason)",
         "Suspicion(rank, number, lost, reason)",
     ])  # fmt: skip
-    layout = (messages.HEADER.format, messages.HEADER_BYTES, messages.ALIGN_BYTES, messages.FIRST_PIECE_BYTES,
-              messages.PIECE_BYTES, messages.END)  # fmt: skip
+    layout = (messages.HEADER.format, message_layout.HEADER_BYTES, message_layout.ALIGN_BYTES,
+              message_layout.FIRST_PIECE_BYTES, message_layout.PIECE_BYTES, messages.END)  # fmt: skip
     assert (software.PROTOCOL, layout) == (2, ("<16sQII", 64, 64, 64 << 10, 1 << 20, 1))
 
 
@@ -314,7 +315,7 @@ def test_ranks_of_two_protocols(tmp_path: Path) -> None:
     words = [str(plan), "--rank", "1", "--master", f"127.0.0.1:{port}"]
     code = (f"import sys; sys.argv[1:] = {words!r}\n"
             "from edgelaunch.common import software; software.PROTOCOL = 99\n"
-            "from edgelaunch.commands.launch import main; sys.exit(main())")  # fmt: skip
+            "from edgelaunch.commands.launch_command import main; sys.exit(main())")  # fmt: skip
     second = Running(["-c", code], program=[sys.executable])
     ended = wait_all([first, second])
     ended[1].expect_error("rank 1 (host-1) has edgecompile", "(protocol 99)", "install the same version")

@@ -290,7 +290,7 @@ def test_an_output_that_cannot_grow(tmp_path: Path) -> None:
     code = (
         "import resource, sys\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))\n"
-        f"from edgelaunch.commands.launch import main; sys.exit(main({arguments!r}))"
+        f"from edgelaunch.commands.launch_command import main; sys.exit(main({arguments!r}))"
     )
     ended = Running(["-c", code], program=[sys.executable]).wait()
     ended.expect_error("y.jsonl: cannot be written: File too large")

@@ -21,7 +21,7 @@ from edgecompile.contract.plan import DataSpec, ImageSpec, Plan, TensorSpec, Tex
 from edgelaunch.common.items import Item
 from edgelaunch.inputs.fitting import fit
 from edgelaunch.inputs.images import prepare
-from edgelaunch.inputs.sources import open_source
+from edgelaunch.inputs.open_input import open_source
 
 IMAGE = ImageSpec(size=(24, 32), resize=36, mean=(0.5, 0.4, 0.3), std=(0.5, 0.25, 0.2))
 LABELS = ("tench, Tinca tinca", "goldfish", "great white shark")

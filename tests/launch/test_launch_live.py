@@ -26,7 +26,7 @@ from edgecompile.contract.plan import DataSpec, ImageSpec, Plan, TensorSpec
 from edgelaunch.common.items import FLUSH, STDIN, Entry, Flush, Item, Source
 from edgelaunch.inputs.images import prepare
 from edgelaunch.inputs.live import Live
-from edgelaunch.inputs.sources import open_source
+from edgelaunch.inputs.open_input import open_source
 from edgelaunch.transport.counters import Latencies
 
 IMAGE = ImageSpec(size=(24, 32), resize=36, mean=(0.5, 0.4, 0.3), std=(0.5, 0.25, 0.2))

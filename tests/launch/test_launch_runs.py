@@ -92,7 +92,7 @@ def test_the_data_host_may_run_a_later_stage(tmp_path: Path, x: Path) -> None:
 def test_torchrun(two_stages: Written, x: Path, tmp_path: Path) -> None:
     torchrun = str(Path(sys.executable).with_name("torchrun"))
     script = tmp_path / "start"  # as the installed script: no suffix
-    script.write_text("import sys\nfrom edgelaunch.commands.launch import main\nsys.exit(main())\n")
+    script.write_text("import sys\nfrom edgelaunch.commands.launch_command import main\nsys.exit(main())\n")
     command = ["--nproc-per-node", 2, "--master-port", free_port(), script, two_stages.path]
     data = ["--input", x, "--output", tmp_path / "y.npy"]
     Running([*command, *data], program=[torchrun]).wait().expect(0)
@@ -139,7 +139,7 @@ def test_pt2_artifact(tmp_path: Path) -> None:
 
 def test_version_and_help_need_no_torch(two_stages: Written) -> None:
     code = (
-        "import sys, edgelaunch.commands.launch as c\n"
+        "import sys, edgelaunch.commands.launch_command as c\n"
         f"assert c.main([{str(two_stages.path)!r}, '--items', '0']) == 2\n"
         "assert 'torch' not in sys.modules\n"
         "try: c.main(['--version'])\n"

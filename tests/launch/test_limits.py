@@ -17,8 +17,8 @@ from edgecompile.contract.plan import Plan
 from edgelaunch.common import identity
 from edgelaunch.common.failures import Failure
 from edgelaunch.common.identity import Endpoint, check_reachable, find_endpoint, loopback_trap
-from edgelaunch.doctor.checks import examine
 from edgelaunch.doctor.findings import FAILS
+from edgelaunch.doctor.rank_checks import examine
 from edgelaunch.process import limits
 from edgelaunch.process.limits import check_limits, files_needed, local_shortage, memory_needed
 

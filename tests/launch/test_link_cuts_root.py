@@ -19,7 +19,7 @@ from edgecompile.contract.cluster import Limits, Network
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Plan
 from edgelaunch.common.secret import VARIABLE
-from edgelaunch.emulation.cluster import check_can_emulate
+from edgelaunch.emulation.emulated_run import check_can_emulate
 from edgelaunch.emulation.netns import Namespaces
 
 DETECT_S = 2.0

@@ -28,7 +28,7 @@ from edgelaunch.common.items import STDIN
 from edgelaunch.common.secret import find_secret
 from edgelaunch.common.software import Software
 from edgelaunch.inputs.bad_items import BadItems
-from edgelaunch.inputs.sources import open_source
+from edgelaunch.inputs.open_input import open_source
 from edgelaunch.outputs.golden import GoldenFile
 from edgelaunch.outputs.partial_results import MARK, Origin
 from edgelaunch.outputs.result_files import open_writer

@@ -17,7 +17,7 @@ from PIL import Image
 
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Plan
-from edgelaunch.commands import links as links_command
+from edgelaunch.commands import links_command
 from edgelaunch.commands.arguments import check_arguments, run_parser
 from edgelaunch.common.items import Entry
 from edgelaunch.outputs.partial_results import Origin, left_behind

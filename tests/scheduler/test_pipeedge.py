@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from edgecompile.commands.pipeedge import main
+from edgecompile.commands.pipeedge_command import main
 from edgecompile.contract.quantities import parse_time
 
 MEBI = 1 << 20

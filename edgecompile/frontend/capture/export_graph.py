@@ -11,7 +11,7 @@ from torch import fx
 
 from edgecompile.contract.errors import UserError
 from edgecompile.frontend.capture.graphs import OperatorFailed, attribute, constant_nodes, erase_dead
-from edgecompile.frontend.capture.sources import first_line, node_place, operator_at
+from edgecompile.frontend.capture.source_lines import first_line, node_place, operator_at
 
 __all__ = ["explain_operator", "library_notes", "plain_graph", "refuse_control_flow"]
 

@@ -26,7 +26,7 @@ from edgecompile.contract.errors import UserError, choices
 from edgecompile.frontend.capture.export_graph import explain_operator, plain_graph
 from edgecompile.frontend.capture.graphs import OperatorFailed, propagate
 from edgecompile.frontend.capture.module_state import ModuleState
-from edgecompile.frontend.capture.sources import failing_call, first_line, users_frames
+from edgecompile.frontend.capture.source_lines import failing_call, first_line, users_frames
 
 __all__ = ["Captured", "FlatModel", "capture"]
 

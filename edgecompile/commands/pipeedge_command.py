@@ -13,7 +13,7 @@ from edgecompile.contract.atomic_files import replacing
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.quantities import format_items_rate, format_time
 from edgecompile.contract.user_files import check_ours, check_overwrite
-from edgecompile.planning.pipeedge import (
+from edgecompile.planning.pipeedge_files import (
     CONVERTED,
     Files,
     Request,

@@ -10,7 +10,7 @@ from edgecompile.config.domain import ModelSpec
 from edgecompile.config.schema import Conf
 from edgecompile.contract.errors import UserError
 from edgecompile.frontend.capture.trace import FlatModel, capture
-from edgecompile.frontend.chain import checks as verify
+from edgecompile.frontend.chain import step_checks as verify
 from edgecompile.frontend.chain.units import Chain, build_chain
 from edgecompile.frontend.golden.purity import check_graph, explain_failure
 from edgecompile.frontend.passes import run_passes

@@ -19,7 +19,7 @@ from edgecompile.commands.hydra_app import job, run_app
 from edgecompile.commands.hydra_options import read_options
 from edgecompile.config.domain import to_conf
 from edgecompile.contract.errors import UserError
-from edgecompile.execution.allocator import restart_as_ranks_start, use_one_arena
+from edgecompile.execution.allocator import restart_with_heap_environment, use_one_arena
 from edgecompile.terminal.console import output_options, run_command, say, steps, table_console
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ def main() -> int:
 
 def _body() -> int:
     read_options("edgeprofile")
-    restart_as_ranks_start()
+    restart_with_heap_environment()
     use_one_arena()
     run_app(_app)
     return 0

@@ -16,13 +16,13 @@ from rich.table import Table
 
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Plan
-from edgelaunch.commands import links as links_command
+from edgelaunch.commands import links_command
 from edgelaunch.commands.arguments import add_rank_arguments
 from edgelaunch.commands.rank_start import Start
 from edgelaunch.common.failures import Failure, rank_name
 from edgelaunch.doctor.check_network import judge_links
-from edgelaunch.doctor.checks import examine
 from edgelaunch.doctor.findings import FAILS, NOTE, OK, Finding
+from edgelaunch.doctor.rank_checks import examine
 
 __all__ = ["DESCRIPTION", "add_arguments", "check_arguments", "local_failure", "rank_failure"]
 
