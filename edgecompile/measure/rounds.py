@@ -16,7 +16,7 @@ from edgecompile.measure.bench import Bench, Sample, peak_growth_bytes
 from edgecompile.measure.caches import Caches
 from edgecompile.measure.stretches import Atom, Stretch, check_ranges, classes, range_bytes, stretches_of
 
-__all__ = ["Effort", "Measured", "Span", "Store", "Tell", "measure_chain", "spans_of"]
+__all__ = ["Effort", "Measured", "Span", "SampleStore", "Tell", "measure_chain", "spans_of"]
 
 _LEAST_ROUNDS = 3
 _MOST_ROUNDS = 1_000_000
@@ -77,7 +77,7 @@ def _sample(pair: Any) -> Sample:
     return Sample(wall_s, cpu_s)
 
 
-class Store(Protocol):
+class SampleStore(Protocol):
     """Keeps samples, so that a measurement that was stopped goes on where it was."""
 
     def measured(self, microbatch: int) -> dict[str, Measured]: ...
@@ -122,7 +122,7 @@ class Effort:
 
 
 def measure_chain(
-    chain: Chain, examples: Sequence[torch.Tensor], effort: Effort, store: Store, tell: Tell
+    chain: Chain, examples: Sequence[torch.Tensor], effort: Effort, store: SampleStore, tell: Tell
 ) -> tuple[list[Span], dict[str, Measured]]:
     """Every span `rounds` times, or until the time limit, three times at least.
 

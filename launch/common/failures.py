@@ -33,7 +33,7 @@ EXIT_CODES = {"user": 2, "lost": 2, "late": 2, "bug": 1, "interrupted": 130, "le
 
 
 class Abandoned(Exception):
-    """No error: the generation was given up, and whoever waits in it ends quietly."""
+    """No error: the epoch was given up, and whoever waits in it ends quietly."""
 
 
 class PeerLostError(Exception):

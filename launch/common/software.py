@@ -10,7 +10,7 @@ from typing import Any
 
 __all__ = ["PROTOCOL", "Software", "mismatch"]
 
-PROTOCOL = 2
+PROTOCOL = 3
 """Of all that ranks say to each other: messages, their layout, texts in the store. Changed with any of them."""
 MOST_LETTERS = 60
 """Of a version: a stranger may have written it."""

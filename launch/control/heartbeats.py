@@ -23,7 +23,7 @@ from edgelaunch.control.membership import (
     Hello,
     Holder,
     Leave,
-    Look,
+    StoreSnapshot,
     Suspicion,
     read_news,
 )
@@ -80,7 +80,7 @@ class Watch:
         """What rank 0 said of this incarnation: "" that it is out, else why it is turned away."""
         self.waits_for = ""
         """Whom rank 0 waits for, as it says; not kept on rank 0 itself."""
-        self._urgent = True  # until `hurry` says otherwise: the first generation is about to form
+        self._urgent = True  # until `hurry` says otherwise: the first epoch is about to form
         self.last_answer = time.monotonic()
         """When the store last answered. A call to it can hang whatever its timeout: the main thread looks at this."""
         self._outbox: deque[str] = deque()
@@ -105,7 +105,7 @@ class Watch:
     # --- any thread's side -------------------------------------------------------------------------------------------
 
     def suspect(self, number: int, lost: int, reason: str) -> None:
-        """Tells rank 0 that a connection of this generation broke."""
+        """Tells rank 0 that a connection of this epoch broke."""
         suspicion = Suspicion(rank=self._rank, number=number, lost=lost, reason=reason)
         if self.roster is not None:
             self.roster.suspect(suspicion)
@@ -120,7 +120,7 @@ class Watch:
         self._flushed.wait(FLUSH_S)
 
     def set_left(self, number: int) -> None:
-        """This rank has left a generation."""
+        """This rank has left an epoch."""
         self._change(left=number)
 
     def renew(self) -> None:
@@ -131,7 +131,7 @@ class Watch:
         self._change(incarnation=self.incarnation)
 
     def hurry(self, urgent: bool) -> None:
-        """Whether news is looked for more often: a generation is being left or formed, or all is through."""
+        """Whether news is looked for more often: an epoch is being left or formed, or all is through."""
         if urgent and not self._urgent:
             self._wake.set()
         self._urgent = urgent
@@ -197,7 +197,7 @@ class Watch:
         deadline = time.monotonic() + FAREWELL_S
         self._board.publish_failure(failure)
         self._board.put(f"bye/{self._rank}", "1")
-        ranks = list(self.roster.seats()) if self.roster is not None else []
+        ranks = list(self.roster.states()) if self.roster is not None else []
         if self.roster is not None and self.roster.wrong_plan is not None:
             ranks.append(self.roster.wrong_plan)
         while time.monotonic() < deadline and not all(self._board.has(f"bye/{rank}") for rank in ranks):
@@ -250,7 +250,7 @@ class Watch:
                     self._flushed.set()
             if self._links_changed:
                 self._links_changed = False
-                self._board.append(NEWS, Look(rank=self._rank).to_json())
+                self._board.append(NEWS, StoreSnapshot(rank=self._rank).to_json())
             self._find_links()
         if self.roster is not None:
             self._listen_to_all(self.roster, now, due or self._urgent)
@@ -268,7 +268,7 @@ class Watch:
                 self._links.learn(peer, place)
 
     def _note_signs(self, roster: Roster) -> None:
-        for rank in roster.seats():
+        for rank in roster.states():
             sign = self._links.last_sign(rank)
             if sign is not None:
                 roster.take_sign(rank, sign.identity, sign.at, sign.more_s)
@@ -294,8 +294,8 @@ class Watch:
             self._box.wake()
         self._note_signs(roster)
         if due:
-            for rank, seat in roster.seats().items():
-                beat = self._board.get(_beat_key(rank, seat.incarnation))
+            for rank, state in roster.states().items():
+                beat = self._board.get(_beat_key(rank, state.incarnation))
                 if beat is not None:
                     roster.take_beat(rank, Beat.from_text(beat), now)
             roster.look(now)

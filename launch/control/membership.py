@@ -19,7 +19,7 @@ __all__ = [
     "Hello",
     "Holder",
     "Leave",
-    "Look",
+    "StoreSnapshot",
     "News",
     "Suspicion",
     "read_news",
@@ -27,13 +27,13 @@ __all__ = [
 
 RUN, HALT, DONE = "run", "halt", "done"
 PHASES = (RUN, HALT, DONE)
-"""In the order in which a generation goes through them."""
+"""In the order in which an epoch goes through them."""
 NONE = "-"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Announcement:
-    """A generation, as rank 0 publishes it: who takes part, and in which plan."""
+    """An epoch, as rank 0 publishes it: who takes part, and in which plan."""
 
     number: int
     phase: str
@@ -41,12 +41,12 @@ class Announcement:
     without: str | None
     """The host that was lost and is done without; None for the plan as it is."""
     members: dict[int, str]
-    """The incarnation of every rank that is there, those without a stage in this generation included."""
+    """The incarnation of every rank that is there, those without a stage in this epoch included."""
     first: int
     """The sequence number of its first microbatch."""
 
     def group(self, plan: Plan) -> tuple[int, ...]:
-        """The ranks that are connected, in order; `plan` is the generation's own (`plan_without`)."""
+        """The ranks that are connected, in order; `plan` is the epoch's own (`plan_without`)."""
         return tuple(sorted({0, *(stage.rank for stage in plan.stages)}))
 
     def is_after(self, other: Announcement | None) -> bool:
@@ -70,7 +70,7 @@ class Beat:
     incarnation: str
     count: int
     left: int
-    """The last generation that this rank has left, or seen halted."""
+    """The last epoch that this rank has left, or seen halted."""
     ready: bool
     """Its shard is loaded. While it loads, Python stands still, and beats may come late."""
     link: str = ""
@@ -116,13 +116,13 @@ class Hello:
 
 @dataclass(frozen=True, kw_only=True)
 class Suspicion:
-    """A connection broke in a generation."""
+    """A connection broke in an epoch."""
 
     rank: int
     """Who says so."""
     number: int
     lost: int
-    """The rank at its other end; -1: the generation did not come about."""
+    """The rank at its other end; -1: the epoch did not come about."""
     reason: str
 
     def to_json(self) -> str:
@@ -160,7 +160,7 @@ class Holder:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Look:
+class StoreSnapshot:
     """A heartbeat says something that rank 0 should know at once."""
 
     rank: int
@@ -169,7 +169,7 @@ class Look:
         return json.dumps({"kind": "look", **asdict(self)})
 
 
-News = Hello | Leave | Look | Suspicion
+News = Hello | Leave | StoreSnapshot | Suspicion
 
 
 def read_news(text: str) -> News:
@@ -178,5 +178,5 @@ def read_news(text: str) -> News:
     if kind == "hello":
         return Hello.read(values)
     if kind == "look":
-        return Look(**values)
+        return StoreSnapshot(**values)
     return Leave(**values) if kind == "leave" else Suspicion(**values)

@@ -80,7 +80,7 @@ class Counters:
 
     rank: int
     host: str
-    generation: int
+    epoch: int
     num_microbatches: int
     stage_ns: dict[str, int]
     """Where its stages' time went, by part."""

@@ -1,4 +1,4 @@
-"""What rank 0 decides: when a generation ends, with whom and by which plan the next one goes on, when all is over."""
+"""What rank 0 decides: when an epoch ends, with whom and by which plan the next one goes on, when all is over."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from edgelaunch.common.detection import silence_s
 from edgelaunch.common.failures import Failure, link_name, rank_name, rank_title
 from edgelaunch.common.plan_parts import Pair, links_of, plan_without
 from edgelaunch.control.membership import Announcement
-from edgelaunch.control.roster import Loss, Roster, Seat
+from edgelaunch.control.roster import Loss, RankState, Roster
 
 __all__ = ["Coordinator", "Form", "Halt"]
 
@@ -24,19 +24,19 @@ BACK_OFF_S = 2.0
 LATELY_S = 60.0
 MANY = 100
 MAX_ATTEMPTS = 10
-"""Generations in a row without one result."""
+"""Epochs in a row without one result."""
 LEAST_WAIT_S, MOST_WAIT_S = 0.02, 4.0
 """From one of them to the next."""
 
 
 @dataclass(frozen=True)
 class Halt:
-    """Everybody is to leave the generation."""
+    """Everybody is to leave the epoch."""
 
 
 @dataclass(frozen=True)
 class Form:
-    """A new generation is to begin."""
+    """A new epoch is to begin."""
 
     without: str | None
     members: dict[int, str]
@@ -61,7 +61,7 @@ class Coordinator:
         self._plan, self._roster, self._log, self._tell = plan, roster, log, lost
         self._begin = time.monotonic()
         self._current: Announcement | None = None
-        """The generation that runs, or that is being left."""
+        """The epoch that runs, or that is being left."""
         self._halted: float | None = None
         self._lost: dict[int, Loss] = {}
         self._lost_at: dict[int, float] = {}
@@ -80,17 +80,17 @@ class Coordinator:
         return self._current is None or self._halted is not None
 
     def waits_for(self) -> tuple[str, float | None]:
-        """Which ranks must come, or get ready, before there is a generation, in words, empty where none.
+        """Which ranks must come, or get ready, before there is an epoch, in words, empty where none.
 
         And for how many seconds at most, where there is a limit.
         """
         if self._current is not None:
             return "", None
-        seats = self._roster.seats()
+        states = self._roster.states()
         first = self._num_formed == 0
         wanted = range(len(self._plan.hosts)) if first else {stage.rank for stage in self._plan.stages}
-        absent = [rank for rank in sorted(wanted) if rank and rank not in seats]
-        loading = [rank for rank in sorted(wanted) if rank and rank in seats and not seats[rank].ready]
+        absent = [rank for rank in sorted(wanted) if rank and rank not in states]
+        loading = [rank for rank in sorted(wanted) if rank and rank in states and not states[rank].ready]
         runtime = self._plan.runtime
         most_s = runtime.timeout_s if first else runtime.rejoin_s
         verbs = ((absent, "to join" if first else "to come back"), (loading, "to load its shard"))
@@ -98,7 +98,7 @@ class Coordinator:
         return " and ".join(words), most_s if absent else None
 
     def formed(self, announcement: Announcement) -> None:
-        """The generation that `step` asked for was published."""
+        """The epoch that `step` asked for was published."""
         self._current, self._halted = announcement, None
 
     def step(self, now: float, num_items: int) -> Form | Halt | Failure | None:
@@ -136,7 +136,7 @@ class Coordinator:
         for link in sorted(self._cut.keys() - silent.keys(), key=sorted):
             since = self._cut.pop(link)
             self._troubles.append((link, now))
-            if link <= {0, *self._roster.seats()}:  # else one of its ends is gone, and said to be
+            if link <= {0, *self._roster.states()}:  # else one of its ends is gone, and said to be
                 self._log(f"{link_name(self._plan, link)} carries again, {now - since:.1f} s later")
 
     def _describe(self, loss: Loss, num_items: int) -> str:
@@ -148,22 +148,24 @@ class Coordinator:
 
     def _must_halt(self) -> bool:
         assert self._current is not None
-        seats = self._roster.seats()
+        states = self._roster.states()
         plan = plan_without(self._plan, self._current.without)
         for rank in self._current.group(plan)[1:]:
-            if rank not in seats or seats[rank].incarnation != self._current.members[rank]:
+            if rank not in states or states[rank].incarnation != self._current.members[rank]:
                 return True
         if self._needed(plan) & self._cut.keys():
             return True
         return bool(self._roster.suspicions(self._current.number))
 
     def _all_left(self, now: float) -> bool:
-        """Whether every member has left the generation; one that was suspected and is silent is lost."""
+        """Whether every member has left the epoch; one that was suspected and is silent is lost."""
         assert self._current is not None
         assert self._halted is not None
-        number, seats = self._current.number, self._roster.seats()
+        number, states = self._current.number, self._roster.states()
         members = self._current.members
-        staying = [rank for rank, seat in seats.items() if seat.incarnation == members.get(rank) and seat.left < number]
+        staying = [
+            rank for rank, state in states.items() if state.incarnation == members.get(rank) and state.left < number
+        ]
         if not staying:
             return True
         if now - self._halted < GRACE_S:
@@ -182,29 +184,29 @@ class Coordinator:
             return Failure(
                 rank=0, kind="user", message=f"{name} has another plan than rank 0: copy the same plan to both"
             )
-        seats = self._roster.seats()
-        missing = [rank for rank in range(1, len(self._plan.hosts)) if rank not in seats]
+        states = self._roster.states()
+        missing = [rank for rank in range(1, len(self._plan.hosts)) if rank not in states]
         if missing and now - self._begin > timeout_s:
             names = ", ".join(rank_name(self._plan, rank) for rank in missing)
             reasons = [self._turned_away[rank] for rank in missing if rank in self._turned_away]
             why = "; ".join(reasons) or "start edgelaunch with the same plan there"
             return Failure(rank=0, kind="user", message=f"{names} did not join within {timeout_s:g} s: {why}")
-        return self._form(None, seats) if not missing and self._able(None, seats) else None
+        return self._form(None, states) if not missing and self._able(None, states) else None
 
     def _next(self, now: float, num_items: int) -> Form | Failure | None:
-        seats = self._roster.seats()
+        states = self._roster.states()
         if now < self._not_before:
             return None
         missing = [stage.rank for stage in self._plan.stages
-                   if stage.rank and not (stage.rank in seats and seats[stage.rank].ready)]  # fmt: skip
+                   if stage.rank and not (stage.rank in states and states[stage.rank].ready)]  # fmt: skip
         able = [without for without in (None, *(item.lost for item in self._plan.contingencies))
-                if self._able(without, seats)]  # fmt: skip
+                if self._able(without, states)]  # fmt: skip
         if able:
             best = max(able, key=lambda name: (name is None, self._rate(name)))
-            return self._attempt(best, seats, num_items, now)
+            return self._attempt(best, states, num_items, now)
         rejoin_s = self._plan.runtime.rejoin_s
         waited = f": it did not come back within {rejoin_s:g} s" if rejoin_s else ""
-        gone = [rank for rank in missing if rank not in seats]
+        gone = [rank for rank in missing if rank not in states]
         if gone and now - max(self._lost_at[rank] for rank in gone) >= rejoin_s:
             rank = min(gone, key=lambda rank: self._lost_at[rank])
             message = self._describe(self._lost[rank], num_items)
@@ -217,10 +219,10 @@ class Coordinator:
             return Failure(rank=max(link), kind="lost", message=self._describe_cut(link, num_items) + waited + hint)
         return None
 
-    def _able(self, without: str | None, seats: dict[int, Seat]) -> bool:
+    def _able(self, without: str | None, states: dict[int, RankState]) -> bool:
         """Whether all ranks of a plan are there, with a shard loaded, and its links carry."""
         plan = plan_without(self._plan, without)
-        there = all(stage.rank == 0 or (stage.rank in seats and seats[stage.rank].ready) for stage in plan.stages)
+        there = all(stage.rank == 0 or (stage.rank in states and states[stage.rank].ready) for stage in plan.stages)
         return there and not self._needed(plan) & self._cut.keys()
 
     def _needed(self, plan: Plan) -> set[Pair]:
@@ -230,7 +232,7 @@ class Coordinator:
     def _rate(self, without: str | None) -> float:
         return plan_without(self._plan, without).predicted.throughput_items_per_s
 
-    def _attempt(self, without: str | None, seats: dict[int, Seat], num_items: int, now: float) -> Form | Failure:
+    def _attempt(self, without: str | None, states: dict[int, RankState], num_items: int, now: float) -> Form | Failure:
         """Later and later while no result comes: what is wrong with a link is known only after a while."""
         self._attempts = self._attempts + 1 if num_items == self._num_items else 1
         self._num_items = num_items
@@ -244,11 +246,11 @@ class Coordinator:
         else:
             rate, before = self._rate(without), self._rate(None)
             self._log(f"goes on without {without}: predicted {format_items_rate(rate)} (was {format_number(before)})")
-        return self._form(without, seats)
+        return self._form(without, states)
 
-    def _form(self, without: str | None, seats: dict[int, Seat]) -> Form:
+    def _form(self, without: str | None, states: dict[int, RankState]) -> Form:
         self._num_formed += 1
-        return Form(without, {0: "", **{rank: seat.incarnation for rank, seat in sorted(seats.items())}})
+        return Form(without, {0: "", **{rank: state.incarnation for rank, state in sorted(states.items())}})
 
     def _may_go_back(self, now: float) -> bool:
         """Whether the rank that is done without is there again, and has not been lost too often to trust it at once."""
@@ -258,7 +260,7 @@ class Coordinator:
         rank = next(host.rank for host in self._plan.hosts if host.name == self._current.without)
         troubles = [at for ranks, at in self._troubles if rank in ranks and now - at < LATELY_S]
         wait_s = BACK_OFF_S * (len(troubles) - 1)
-        return self._able(None, self._roster.seats()) and (not troubles or now - troubles[-1] >= wait_s)
+        return self._able(None, self._roster.states()) and (not troubles or now - troubles[-1] >= wait_s)
 
 
 def _after(num_items: int) -> str:

@@ -13,7 +13,7 @@ from edgelaunch.control.membership import Beat, Hello, Holder, Leave, Suspicion
 from edgelaunch.control.pace import Pace
 from edgelaunch.process.processes import Process
 
-__all__ = ["LATE", "Loss", "Roster", "Seat"]
+__all__ = ["LATE", "Loss", "Roster", "RankState"]
 
 LATE = "the run is over: this rank came after the last result, and has done nothing: start it again for the next run"
 """The verdict on whoever comes then."""
@@ -26,7 +26,7 @@ SETTLED = 0.3
 
 
 @dataclass
-class Seat:
+class RankState:
     """A rank that is there."""
 
     incarnation: str
@@ -92,7 +92,7 @@ class Roster:
     """Rank 0's own identity on links, and those whose links to it do not carry."""
     own_silent: tuple[str, ...] = ()
     _silent_since: dict[Pair, float] = field(default_factory=dict)
-    _seats: dict[int, Seat] = field(default_factory=dict)
+    _seats: dict[int, RankState] = field(default_factory=dict)
     _waiting: dict[int, _Waiting] = field(default_factory=dict)
     _losses: list[Loss] = field(default_factory=list)
     _suspicions: list[Suspicion] = field(default_factory=list)
@@ -109,7 +109,7 @@ class Roster:
 
     # --- the main thread's side --------------------------------------------------------------------------------------
 
-    def seats(self) -> dict[int, Seat]:
+    def states(self) -> dict[int, RankState]:
         with self._lock:
             return dict(self._seats)
 
@@ -126,22 +126,22 @@ class Roster:
             return remarks
 
     def suspicions(self, number: int) -> list[Suspicion]:
-        """What was said of one generation; older ones are forgotten."""
+        """What was said of one epoch; older ones are forgotten."""
         with self._lock:
             self._suspicions = [item for item in self._suspicions if item.number >= number]
             return [item for item in self._suspicions if item.number == number]
 
     def lose(self, rank: int, reason: str, *, silent: bool = True) -> None:
         with self._lock:
-            seat = self._seats.pop(rank, None)
-            if seat is None:
+            state = self._seats.pop(rank, None)
+            if state is None:
                 return
-            self.verdicts[seat.incarnation] = ""
-            self._spent.add(seat.incarnation)
-            self._losses.append(Loss(rank, reason, seat.process.number if silent else None))
+            self.verdicts[state.incarnation] = ""
+            self._spent.add(state.incarnation)
+            self._losses.append(Loss(rank, reason, state.process.number if silent else None))
             waiting = self._waiting.pop(rank, None)
             if waiting is not None:
-                self._seats[rank] = Seat(waiting.hello.incarnation, waiting.hello.process, waiting.since)
+                self._seats[rank] = RankState(waiting.hello.incarnation, waiting.hello.process, waiting.since)
 
     def close(self) -> dict[str, str]:
         """Turns away whoever waits for a place or comes from now on; returns the verdicts that are to be published."""
@@ -165,14 +165,14 @@ class Roster:
         """
         silence = silence_s(self.plan.runtime.detect_s)
         with self._lock:
-            beats = {rank: seat.beat for rank, seat in self._seats.items() if seat.beat is not None}
+            beats = {rank: state.beat for rank, state in self._seats.items() if state.beat is not None}
             ranks = {self.own_link: 0, **{beat.link: rank for rank, beat in beats.items()}}
             said = {0: self.own_silent, **{rank: beat.silent for rank, beat in beats.items()}}
             pairs = {frozenset((rank, ranks[other])) for rank in said for other in said[rank] if other in ranks}
             self._silent_since = {pair: self._silent_since.get(pair, now) for pair in pairs}
             alive = {
                 0,
-                *(rank for rank, seat in self._seats.items() if now - seat.alive <= ALIVE * silence + seat.more_s),
+                *(rank for rank, state in self._seats.items() if now - state.alive <= ALIVE * silence + state.more_s),
             }
             links = {rank: link for link, rank in ranks.items()}
 
@@ -202,32 +202,32 @@ class Roster:
                 self.wrong_plan = hello.rank
                 self.verdicts[hello.incarnation] = f"{name} has another plan than rank 0: copy the same plan to both"
             elif hello.rank not in self._seats:
-                self._seats[hello.rank] = Seat(hello.incarnation, hello.process, now)
+                self._seats[hello.rank] = RankState(hello.incarnation, hello.process, now)
             elif self._seats[hello.rank].incarnation != hello.incarnation:
                 before = self._waiting.get(hello.rank)
                 if before is not None and before.hello.incarnation != hello.incarnation:
                     self._turn_away(before.hello)
                 self._waiting[hello.rank] = _Waiting(hello, now)
-                seat = self._seats[hello.rank]
-                self.holders[hello.incarnation] = Holder(incarnation=seat.incarnation, process=seat.process)
+                state = self._seats[hello.rank]
+                self.holders[hello.incarnation] = Holder(incarnation=state.incarnation, process=state.process)
 
     def take_leave(self, leave: Leave) -> None:
         """Of a rank that goes, or whose successor found that its process has ended."""
         with self._lock:
-            seat, waiting = self._seats.get(leave.rank), self._waiting.get(leave.rank)
+            state, waiting = self._seats.get(leave.rank), self._waiting.get(leave.rank)
             if waiting is not None and waiting.hello.incarnation == leave.incarnation:
                 self._spent.add(self._waiting.pop(leave.rank).hello.incarnation)
-            elif seat is not None and seat.incarnation == leave.incarnation:
+            elif state is not None and state.incarnation == leave.incarnation:
                 self.lose(leave.rank, leave.reason, silent=False)
 
     def take_beat(self, rank: int, beat: Beat, now: float) -> None:
         with self._lock:
-            seat = self._seats.get(rank)
-            if seat is None or seat.incarnation != beat.incarnation:
+            state = self._seats.get(rank)
+            if state is None or state.incarnation != beat.incarnation:
                 return  # written by a process that has lost its place, perhaps long ago
-            if beat.is_after(seat.beat):
-                seat.beat, seat.changed = beat, now
-                seat.pace.add(beat.load)
+            if beat.is_after(state.beat):
+                state.beat, state.changed = beat, now
+                state.pace.add(beat.load)
                 waiting = self._waiting.get(rank)
                 if waiting is not None:
                     waiting.num_beats += 1
@@ -237,29 +237,29 @@ class Roster:
     def take_sign(self, rank: int, link: str, at: float, more_s: float) -> None:
         """A rank's process, by its identity on links, wrote over its link to rank 0; `more_s` as in Seat."""
         with self._lock:
-            seat = self._seats.get(rank)
-            if seat is not None and seat.beat is not None and seat.beat.link == link:
-                seat.signed, seat.more_s = at, more_s
+            state = self._seats.get(rank)
+            if state is not None and state.beat is not None and state.beat.link == link:
+                state.signed, state.more_s = at, more_s
 
     def look(self, now: float) -> None:
         """Finds the ranks that have been silent for too long."""
         with self._lock:
-            for rank, seat in list(self._seats.items()):
-                silent_s = now - seat.alive
+            for rank, state in list(self._seats.items()):
+                silent_s = now - state.alive
                 runtime = self.plan.runtime
-                limit_s = runtime.detect_s if seat.ready else max(runtime.detect_s, runtime.timeout_s)
-                limit_s += seat.more_s
-                if now - seat.changed > STORE_PATIENCE * limit_s:
-                    silent_s = now - seat.changed
+                limit_s = runtime.detect_s if state.ready else max(runtime.detect_s, runtime.timeout_s)
+                limit_s += state.more_s
+                if now - state.changed > STORE_PATIENCE * limit_s:
+                    silent_s = now - state.changed
                 if silent_s > limit_s:
                     self.lose(rank, f"stopped answering {silent_s:.1f} s ago")
 
     def forgive(self, now: float) -> None:
         """This process itself stood still for a while: nobody is to blame."""
         with self._lock:
-            for seat in self._seats.values():
-                seat.changed = now
-                seat.signed = None
+            for state in self._seats.values():
+                state.changed = now
+                state.signed = None
 
     def _turn_away(self, hello: Hello) -> None:
         self._spent.add(hello.incarnation)

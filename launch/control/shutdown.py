@@ -22,7 +22,7 @@ def collect_summaries(plan: Plan, ranks: dict[int, dict[str, Any]], meeting: Mee
     for stage in plan.stages:
         while stage.rank not in ranks:
             summary = meeting.timing(stage.rank)
-            if summary is None and (stage.rank not in roster.seats() or time.monotonic() > deadline):
+            if summary is None and (stage.rank not in roster.states() or time.monotonic() > deadline):
                 summary = {"send": {}, "receive": {}, "machine": "", "stage": StageClock().summary()}
             if summary is not None:
                 ranks[stage.rank] = summary
@@ -33,5 +33,5 @@ def collect_summaries(plan: Plan, ranks: dict[int, dict[str, Any]], meeting: Mee
 def await_farewells(board: Board, roster: Roster) -> None:
     """Until every rank has said that it goes, or has had its time for that."""
     deadline = time.monotonic() + FAREWELL_S
-    while time.monotonic() < deadline and not all(board.has(f"bye/{rank}") for rank in roster.seats()):
+    while time.monotonic() < deadline and not all(board.has(f"bye/{rank}") for rank in roster.states()):
         time.sleep(POLL_S)

@@ -1,7 +1,7 @@
-"""From one generation to the next: one process of a pipeline, as long as it lives.
+"""From one epoch to the next: one process of a pipeline, as long as it lives.
 
-A rank that is lost ends a generation, not the run. Those that are left keep their process, their shard and their
-connection to rank 0's store, leave the generation, and join the next one, in which what was under way is sent again.
+A rank that is lost ends an epoch, not the run. Those that are left keep their process, their shard and their
+connection to rank 0's store, leave the epoch, and join the next one, in which what was under way is sent again.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from edgelaunch.control.roster import LATE
 from edgelaunch.control.shutdown import await_farewells, collect_summaries
 from edgelaunch.pipeline.feed import Collector, Feeder
 from edgelaunch.pipeline.in_flight import Flight
-from edgelaunch.pipeline.rank import Ends, Owner, Place, Rank, Store
+from edgelaunch.pipeline.rank import EpochRole, Rank, RankCallbacks, StageState, StreamEnds
 from edgelaunch.pipeline.shard_loader import Loader
 from edgelaunch.process.abandoned_threads import await_at_exit
 from edgelaunch.process.waiting import Waiting
@@ -38,7 +38,7 @@ from edgelaunch.store.joining import meet
 from edgelaunch.store.meeting import Board, Meeting
 from edgelaunch.transport.counters import PARTS
 from edgelaunch.transport.link_watch import LinkWatch
-from edgelaunch.transport.shard_transfer import ShardServer, Way, fetch_shards
+from edgelaunch.transport.shard_transfer import ShardServer, TransferContext, fetch_shards
 
 __all__ = ["Run", "Supervisor"]
 
@@ -91,14 +91,14 @@ class Supervisor:
         self._board: Board | None = None
         self._coordinator: Coordinator | None = None
         self._server: ShardServer | None = None
-        self._store = Store(options, Loader(options, self._set_ready).load)
+        self._store = StageState(options, Loader(options, self._set_ready).load)
         self._pace = Pace()
         self._received_bytes = 0
         self._flight = Flight()
-        self._ends: Ends | None = None
+        self._ends: StreamEnds | None = None
         if source is not None and results is not None:
             feeder = Feeder(options.plan.model.microbatch, self._flight)
-            self._ends = Ends(feeder, Collector(self._flight, results))
+            self._ends = StreamEnds(feeder, Collector(self._flight, results))
             self.run = Run(options.plan, feeder, self._ends.collector, {}, [])
         self._source = source
         self._current: Rank | None = None
@@ -138,12 +138,12 @@ class Supervisor:
         plan = self._plan_now()
         roster = self._watch.roster if self._watch is not None else None
         return Counters(
-            rank=self._rank, host=self._plan.hosts[self._rank].name, generation=self._number,
+            rank=self._rank, host=self._plan.hosts[self._rank].name, epoch=self._number,
             num_microbatches=sum(clock.compute.count for clock in clocks),
             stage_ns={part: sum(getattr(clock, part).total_ns for clock in clocks) for part in PARTS},
             received_bytes=self._load().received_bytes,
             num_items=self._ends.collector.num_items if self._ends is not None else None,
-            num_ranks=1 + (len(roster.seats()) if roster is not None else 0),
+            num_ranks=1 + (len(roster.states()) if roster is not None else 0),
             predicted_items_per_s=plan.predicted.throughput_items_per_s,
         )  # fmt: skip
 
@@ -151,7 +151,7 @@ class Supervisor:
         """On rank 0, from any one thread: the run as it is now."""
         self._pace.add(self._load())
         roster = self._watch.roster if self._watch is not None else None
-        others = {rank: seat.pace for rank, seat in roster.seats().items()} if roster is not None else {}
+        others = {rank: state.pace for rank, state in roster.states().items()} if roster is not None else {}
         return Overview(plan=self._plan_now(), paces={0: self._pace, **others}, num_in_flight=self._flight.num_items())
 
     def _load(self) -> Load:
@@ -259,7 +259,9 @@ class Supervisor:
     def _fetch(self, watch: Watch) -> bool:
         """Gets the shards that are not here; whether they are now."""
         try:
-            fetch_shards(Way.of(self._options, self._store.seal), list(self._options.lacking), self._options.log)
+            fetch_shards(
+                TransferContext.of(self._options, self._store.seal), list(self._options.lacking), self._options.log
+            )
         except UserError as error:
             # a rank that comes too late to be missed must not end the others' run
             self.box.put(replace(Failure.of(self._rank, error), private=watch.announcement is not None))
@@ -277,7 +279,7 @@ class Supervisor:
         )
         if watch.roster is not None and door is not None:
             self._coordinator = Coordinator(self._plan, watch.roster, options.log, self._lost, door.turned_away)
-            self._server = ShardServer(Way.of(options, seal), options.log)
+            self._server = ShardServer(TransferContext.of(options, seal), options.log)
         return watch
 
     def _prepare(self) -> None:
@@ -301,7 +303,7 @@ class Supervisor:
         feeder.draw(source.items)
         self._flight.end()
 
-    # --- from one generation to the next -----------------------------------------------------------------------------
+    # --- from one epoch to the next -----------------------------------------------------------------------------
 
     def _step(self, now: float) -> None:
         if self._rank == 0:
@@ -313,18 +315,18 @@ class Supervisor:
             self._follow(self._watch)
 
     def _enter(self, announcement: Announcement) -> None:
-        """Begins a generation; its threads do the rest."""
+        """Begins an epoch; its threads do the rest."""
         self._number = announcement.number
         plan = plan_without(self._plan, announcement.without)
         group = announcement.group(plan)
         if self._rank not in group:
             return  # there is no stage for this rank without the one that is lost
-        place = Place(number=announcement.number, plan=plan, group=group, first=announcement.first)
-        owner = Owner(streaming=self.streaming, fail=self._failed_in(announcement.number), wake=self.box.wake)
+        place = EpochRole(number=announcement.number, plan=plan, group=group, first=announcement.first)
+        owner = RankCallbacks(streaming=self.streaming, fail=self._failed_in(announcement.number), wake=self.box.wake)
         self._current = self._new_rank(place, owner)
         self._current.start()
 
-    def _new_rank(self, place: Place, owner: Owner) -> Rank:
+    def _new_rank(self, place: EpochRole, owner: RankCallbacks) -> Rank:
         return Rank(place, self._store, self._ends, owner)
 
     def _leave(self) -> None:
@@ -428,7 +430,7 @@ class Supervisor:
             self.box.parting = True
             for incarnation, verdict in roster.close().items():
                 self._board.put(f"verdict/{incarnation}", verdict)
-            members = {0: "", **{rank: seat.incarnation for rank, seat in roster.seats().items()}}
+            members = {0: "", **{rank: state.incarnation for rank, state in roster.states().items()}}
             self._announce(replace(self._announcement, phase=DONE, members=members))
             await_farewells(self._board, roster)
         self.box.finish()

@@ -9,7 +9,7 @@ from edgecompile.contract.errors import UserError
 from edgelaunch.common.failures import PeerLostError, rank_name
 from edgelaunch.common.identity import Endpoint, loopback_trap
 from edgelaunch.common.software import PROTOCOL, Software, mismatch
-from edgelaunch.doctor.findings import FAILS, NOTE, Finding, Patient, has_torch
+from edgelaunch.doctor.findings import FAILS, NOTE, CheckContext, Finding, has_torch
 from edgelaunch.process.limits import check_limits, files_needed
 
 __all__ = ["check_limits_here", "check_reach", "check_versions"]
@@ -17,22 +17,22 @@ __all__ = ["check_limits_here", "check_reach", "check_versions"]
 REACH_S = 3.0
 
 
-def check_versions(patient: Patient) -> Iterator[Finding]:
+def check_versions(context: CheckContext) -> Iterator[Finding]:
     """This rank's, and rank 0's where it listens already."""
     from edgelaunch import __version__
 
     yield Finding(check="edgecompile", found=f"{__version__}, protocol {PROTOCOL}")
-    if patient.endpoint is None or 0 in patient.ranks or not has_torch():
+    if context.endpoint is None or 0 in context.ranks or not has_torch():
         return
     try:
-        theirs = _of_rank_0(patient.endpoint)
+        theirs = _of_rank_0(context.endpoint)
     except UserError as error:
         yield Finding.of_error("versions", error)
         return
     if theirs is None:
         return
-    own, name = Software.own(), rank_name(patient.plan, 0)
-    wrong = mismatch(rank_name(patient.plan, patient.ranks[0]), own, name, theirs)
+    own, name = Software.own(), rank_name(context.plan, 0)
+    wrong = mismatch(rank_name(context.plan, context.ranks[0]), own, name, theirs)
     if wrong is not None:
         found, _, fix = wrong.rpartition(": ")
         yield Finding(check="versions", found=found, verdict=FAILS, fix=fix)
@@ -56,21 +56,21 @@ def _of_rank_0(endpoint: Endpoint) -> Software | None:
         return None
 
 
-def check_reach(patient: Patient) -> Iterator[Finding]:
+def check_reach(context: CheckContext) -> Iterator[Finding]:
     """Whether the others can reach rank 0 at its address; where they can, nothing is said."""
-    if patient.endpoint is None:
+    if context.endpoint is None:
         return
-    trap = loopback_trap(patient.plan, patient.ranks[0], patient.endpoint)
+    trap = loopback_trap(context.plan, context.ranks[0], context.endpoint)
     if trap is not None:
         found, fix = trap
         yield Finding(check="loopback", found=found, verdict=FAILS, fix=fix)
 
 
-def check_limits_here(patient: Patient) -> Iterator[Finding]:
+def check_limits_here(context: CheckContext) -> Iterator[Finding]:
     try:
-        check_limits(patient.plan, patient.ranks)
+        check_limits(context.plan, context.ranks)
     except UserError as error:
         yield Finding.of_error("limits", error)
         return
-    needed = files_needed(patient.plan)
+    needed = files_needed(context.plan)
     yield Finding(check="limits", found=f"allow the {needed} files and sockets that a rank may need, and its memory")

@@ -11,7 +11,7 @@ from pathlib import Path
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.quantities import format_bytes
 from edgelaunch.common.plan_files import check_file, check_shard
-from edgelaunch.doctor.findings import FAILS, NOTE, Finding, Patient
+from edgelaunch.doctor.findings import FAILS, NOTE, CheckContext, Finding
 from edgelaunch.process.cores import available_cores
 
 __all__ = ["check_clock", "check_cores", "check_disk", "check_files", "check_memory", "check_shards"]
@@ -26,10 +26,10 @@ MEMORY_LIMITS = (
 """Of control groups, version 2 and 1: the limit and what is used of it."""
 
 
-def check_clock(patient: Patient) -> Iterator[Finding]:
+def check_clock(context: CheckContext) -> Iterator[Finding]:
     now = time.time()
     shown = time.strftime("%Y-%m-%d %H:%M:%S %Z", time.localtime(now))
-    newest = max((path.stat().st_mtime for path in patient.folder.glob("*.yaml")), default=now)
+    newest = max((path.stat().st_mtime for path in context.folder.glob("*.yaml")), default=now)
     if newest > now + AHEAD_S:
         fix = "set it (timedatectl set-ntp true): runs do not depend on it, dates in logs do"
         found = f"{shown}, and the plan is {_span(newest - now)} younger"
@@ -38,19 +38,19 @@ def check_clock(patient: Patient) -> Iterator[Finding]:
     yield Finding(check="clock", found=shown)
 
 
-def check_cores(patient: Patient) -> Iterator[Finding]:
+def check_cores(context: CheckContext) -> Iterator[Finding]:
     cores = available_cores()
-    wanted = sum(patient.plan.hosts[stage.rank].threads for stage in patient.plan.stages if stage.rank in patient.ranks)
-    if patient.endpoint is not None and wanted > cores:
+    wanted = sum(context.plan.hosts[stage.rank].threads for stage in context.plan.stages if stage.rank in context.ranks)
+    if context.endpoint is not None and wanted > cores:
         fix = "the stage will be slower than planned: compile with the device's threads= as here"
         yield Finding(check="cores", found=f"{cores}, the plan counts on {wanted}", verdict=NOTE, fix=fix)
     else:
         yield Finding(check="cores", found=str(cores))
 
 
-def check_memory(patient: Patient) -> Iterator[Finding]:
+def check_memory(context: CheckContext) -> Iterator[Finding]:
     most: dict[int, int] = {}
-    for stage in patient.stages():
+    for stage in context.stages():
         most[stage.rank] = max(most.get(stage.rank, 0), stage.predicted.memory_bytes)
     wanted, free = sum(most.values()), _free_bytes()
     if not wanted or free is None:
@@ -66,25 +66,25 @@ def check_memory(patient: Patient) -> Iterator[Finding]:
         yield Finding(check="memory", found=found)
 
 
-def check_disk(patient: Patient) -> Iterator[Finding]:
-    free = shutil.disk_usage(patient.folder).free
+def check_disk(context: CheckContext) -> Iterator[Finding]:
+    free = shutil.disk_usage(context.folder).free
     if free < ROOM_BYTES:
         fix = "make room: results and temporary files need some"
-        verdict = FAILS if 0 in patient.ranks else NOTE
+        verdict = FAILS if 0 in context.ranks else NOTE
         yield Finding(check="disk", found=f"{format_bytes(free)} free", verdict=verdict, fix=fix)
     else:
         yield Finding(check="disk", found=f"{format_bytes(free)} free")
 
 
-def check_shards(patient: Patient) -> Iterator[Finding]:
-    stages = {stage.sha256: stage for stage in patient.stages()}
+def check_shards(context: CheckContext) -> Iterator[Finding]:
+    stages = {stage.sha256: stage for stage in context.stages()}
     size = 0
     for stage in stages.values():
         try:
-            check_shard(patient.plan, stage, patient.folder)
-            size += (patient.folder / stage.shard).stat().st_size
+            check_shard(context.plan, stage, context.folder)
+            size += (context.folder / stage.shard).stat().st_size
         except UserError as error:
-            if patient.endpoint is None or 0 in patient.ranks:
+            if context.endpoint is None or 0 in context.ranks:
                 yield Finding.of_error("shard", error)
             else:
                 yield Finding(check="shard", found=str(error).partition(": copy")[0], verdict=NOTE,
@@ -97,11 +97,11 @@ def check_shards(patient: Patient) -> Iterator[Finding]:
         yield Finding(check="shard", found="none is needed: this rank runs no stage")
 
 
-def check_files(patient: Patient) -> Iterator[Finding]:
+def check_files(context: CheckContext) -> Iterator[Finding]:
     """What the data host alone reads."""
-    if 0 not in patient.ranks:
+    if 0 not in context.ranks:
         return
-    golden, text = patient.plan.golden, patient.plan.data.text
+    golden, text = context.plan.golden, context.plan.data.text
     fix = "copy it again from where the plan was compiled"
     wanted = [(golden.file, golden.sha256, "the golden items' file")]
     if golden.reference is not None and golden.reference_sha256 is not None:
@@ -110,7 +110,7 @@ def check_files(patient: Patient) -> Iterator[Finding]:
         wanted.append((text.tokenizer, text.sha256, "the tokenizer"))
     for name, sha256, what in wanted:
         try:
-            check_file(patient.folder / name, sha256, what, fix)
+            check_file(context.folder / name, sha256, what, fix)
         except UserError as error:
             yield Finding.of_error("files", error)
             return

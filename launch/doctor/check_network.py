@@ -19,7 +19,7 @@ from edgecompile.contract.quantities import format_rate
 from edgelaunch.common.failures import rank_name
 from edgelaunch.common.identity import Endpoint, address_is_here, is_loopback, resolve
 from edgelaunch.common.secret import find_secret
-from edgelaunch.doctor.findings import FAILS, NOTE, SLOWER, Finding, Patient
+from edgelaunch.doctor.findings import FAILS, NOTE, SLOWER, CheckContext, Finding
 
 if TYPE_CHECKING:
     from edgelaunch.link_test.hosts_option import Figures
@@ -30,10 +30,10 @@ REACH_S = 3.0
 SIOCGIFADDR = 0x8915
 
 
-def check_address(patient: Patient) -> Iterator[Finding]:
-    if patient.endpoint is None:
+def check_address(context: CheckContext) -> Iterator[Finding]:
+    if context.endpoint is None:
         return
-    plan, (rank,) = patient.plan, patient.ranks
+    plan, (rank,) = context.plan, context.ranks
     for host in plan.hosts:
         if resolve(host.address) is None:
             fix = f"enter it in /etc/hosts, or compile with hosts.members.{host.name}.address=an IP address"
@@ -48,13 +48,13 @@ def check_address(patient: Patient) -> Iterator[Finding]:
         yield Finding(check="address", found=f"{own.address} is not this machine", verdict=NOTE, fix=fix)
 
 
-def check_interface(patient: Patient) -> Iterator[Finding]:
+def check_interface(context: CheckContext) -> Iterator[Finding]:
     """A network card that has agreed on a lower rate than the plan counts on: a bad cable, or an old switch."""
-    if patient.endpoint is None:
+    if context.endpoint is None:
         return
-    planned = patient.plan.hosts[patient.ranks[0]].limits.bandwidth_bytes_per_s
+    planned = context.plan.hosts[context.ranks[0]].limits.bandwidth_bytes_per_s
     try:
-        address = patient.own_address()
+        address = context.own_address()
     except UserError:
         return
     name = _interface_of(address)
@@ -74,12 +74,12 @@ def check_interface(patient: Patient) -> Iterator[Finding]:
         yield Finding(check="interface", found=f"{name}, {format_rate(rate)}")
 
 
-def check_port(patient: Patient) -> Iterator[Finding]:
-    if patient.endpoint is None or len(patient.plan.hosts) < 2:
+def check_port(context: CheckContext) -> Iterator[Finding]:
+    if context.endpoint is None or len(context.plan.hosts) < 2:
         return
-    endpoint = patient.endpoint
+    endpoint = context.endpoint
     where = f"{endpoint.address}:{endpoint.port}"
-    yield (_port_to_listen if 0 in patient.ranks else _port_to_reach)(endpoint, where)
+    yield (_port_to_listen if 0 in context.ranks else _port_to_reach)(endpoint, where)
 
 
 def _port_to_listen(endpoint: Endpoint, where: str) -> Finding:
@@ -110,11 +110,11 @@ def _port_to_reach(endpoint: Endpoint, where: str) -> Finding:
     return Finding(check="rank 0", found=f"listens at {where}, {(time.monotonic() - begin) * 1e3:.1f} ms away")
 
 
-def check_secret(patient: Patient) -> Iterator[Finding]:
-    if patient.endpoint is None:
+def check_secret(context: CheckContext) -> Iterator[Finding]:
+    if context.endpoint is None:
         return
     try:
-        secret = find_secret(patient.plan, patient.endpoint.address, patient.secret_file, os.environ)
+        secret = find_secret(context.plan, context.endpoint.address, context.secret_file, os.environ)
     except UserError as error:
         yield Finding.of_error("secret", error)
         return

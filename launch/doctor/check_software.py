@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from edgecompile.contract.errors import UserError
 from edgecompile.execution.libraries import import_libraries
 from edgelaunch.common.identity import Endpoint, address_is_here
-from edgelaunch.doctor.findings import FAILS, Finding, Patient, first_line, has_torch
+from edgelaunch.doctor.findings import FAILS, CheckContext, Finding, first_line, has_torch
 
 __all__ = [
     "check_gloo",
@@ -25,11 +25,11 @@ __all__ = [
 STORE_S = 10.0
 
 
-def check_python(patient: Patient) -> Iterator[Finding]:
+def check_python(context: CheckContext) -> Iterator[Finding]:
     yield Finding(check="Python", found=sys.version.split()[0])
 
 
-def check_torch(patient: Patient) -> Iterator[Finding]:
+def check_torch(context: CheckContext) -> Iterator[Finding]:
     try:
         import torch
     except (ImportError, OSError) as error:
@@ -39,8 +39,8 @@ def check_torch(patient: Patient) -> Iterator[Finding]:
     yield Finding(check="torch", found=str(torch.__version__))
 
 
-def check_torchscript(patient: Patient) -> Iterator[Finding]:
-    wanted = sorted({stage.artifact for stage in patient.stages()})
+def check_torchscript(context: CheckContext) -> Iterator[Finding]:
+    wanted = sorted({stage.artifact for stage in context.stages()})
     if not wanted or not has_torch():
         return
     import torch
@@ -55,7 +55,7 @@ def check_torchscript(patient: Patient) -> Iterator[Finding]:
                 memory.seek(0)
                 torchscript.load(memory)(torch.zeros(1, 1))
             else:
-                _load_newer(patient)
+                _load_newer(context)
         except UserError as error:
             yield Finding.of_error(artifact, error)
             continue
@@ -66,11 +66,11 @@ def check_torchscript(patient: Patient) -> Iterator[Finding]:
         yield Finding(check=artifact, found="works")
 
 
-def check_libraries(patient: Patient) -> Iterator[Finding]:
+def check_libraries(context: CheckContext) -> Iterator[Finding]:
     """Modules that register operators of the model's own."""
     if not has_torch():
         return
-    for name in patient.plan.runtime.imports:
+    for name in context.plan.runtime.imports:
         try:
             import_libraries([name])
         except UserError as error:
@@ -79,7 +79,7 @@ def check_libraries(patient: Patient) -> Iterator[Finding]:
         yield Finding(check="libraries", found=f"{name} can be imported")
 
 
-def _load_newer(patient: Patient) -> None:
+def _load_newer(context: CheckContext) -> None:
     """pt2 shards that are here, and that a newer torch wrote: trying is the only way to know.
 
     Raises:
@@ -89,17 +89,17 @@ def _load_newer(patient: Patient) -> None:
 
     from edgelaunch.pipeline.pt2 import exported_by, is_newer, load_exported
 
-    for stage in patient.stages():
-        path = patient.folder / stage.shard
+    for stage in context.stages():
+        path = context.folder / stage.shard
         if stage.artifact == "pt2" and is_newer(exported_by(path) or "", str(torch.__version__)):
             load_exported(path)
 
 
-def check_gpu(patient: Patient) -> Iterator[Finding]:
-    if patient.endpoint is None or not has_torch():
+def check_gpu(context: CheckContext) -> Iterator[Finding]:
+    if context.endpoint is None or not has_torch():
         return
-    (rank,) = patient.ranks
-    if patient.plan.hosts[rank].execution != "cuda" or patient.plan.stage_of_rank(rank) is None:
+    (rank,) = context.ranks
+    if context.plan.hosts[rank].execution != "cuda" or context.plan.stage_of_rank(rank) is None:
         return
     import torch
 
@@ -110,8 +110,8 @@ def check_gpu(patient: Patient) -> Iterator[Finding]:
     yield Finding(check="GPU", found="planned for cuda, and torch finds none", verdict=FAILS, fix=fix)
 
 
-def check_gloo(patient: Patient) -> Iterator[Finding]:
-    if len(patient.plan.hosts) < 2 or not has_torch():
+def check_gloo(context: CheckContext) -> Iterator[Finding]:
+    if len(context.plan.hosts) < 2 or not has_torch():
         return
     import torch.distributed as dist
 
@@ -120,7 +120,7 @@ def check_gloo(patient: Patient) -> Iterator[Finding]:
         yield Finding(check="gloo", found="this torch has none", verdict=FAILS, fix=fix)
         return
     try:
-        address = patient.own_address()
+        address = context.own_address()
         dist.ProcessGroupGloo.create_device(hostname=address)
     except (UserError, RuntimeError) as error:
         fix = "give the host the address of an interface of this machine, or --master ADDRESS:PORT"
@@ -129,12 +129,12 @@ def check_gloo(patient: Patient) -> Iterator[Finding]:
     yield Finding(check="gloo", found=f"binds {address}")
 
 
-def check_store(patient: Patient) -> Iterator[Finding]:
+def check_store(context: CheckContext) -> Iterator[Finding]:
     """What the ranks meet at, served and reached by the functions of a run, at a port of its own."""
-    if len(patient.plan.hosts) < 2 or 0 not in patient.ranks or not has_torch():
+    if len(context.plan.hosts) < 2 or 0 not in context.ranks or not has_torch():
         return
-    address = "127.0.0.1" if patient.endpoint is None else patient.endpoint.address
-    if (patient.endpoint is not None and patient.endpoint.agent) or not address_is_here(address):
+    address = "127.0.0.1" if context.endpoint is None else context.endpoint.address
+    if (context.endpoint is not None and context.endpoint.agent) or not address_is_here(address):
         return  # torchrun serves it, or the port's check has said what is wrong
     try:
         _meet(address)

@@ -10,7 +10,7 @@ from edgecompile.contract.plan import Plan, Stage
 from edgelaunch.common.identity import Endpoint
 from edgelaunch.common.plan_files import stages_of
 
-__all__ = ["FAILS", "NOTE", "OK", "SLOWER", "Finding", "Patient", "first_line", "has_torch"]
+__all__ = ["FAILS", "NOTE", "OK", "SLOWER", "Finding", "CheckContext", "first_line", "has_torch"]
 
 OK, NOTE, FAILS = "ok", "note", "FAILS"
 SLOWER = 0.9
@@ -33,7 +33,7 @@ class Finding:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Patient:
+class CheckContext:
     """The rank, or on a machine that runs them all the ranks, that are looked at."""
 
     plan: Plan

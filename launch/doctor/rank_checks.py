@@ -26,7 +26,7 @@ from edgelaunch.doctor.check_software import (
     check_torch,
     check_torchscript,
 )
-from edgelaunch.doctor.findings import Finding, Patient
+from edgelaunch.doctor.findings import CheckContext, Finding
 
 __all__ = ["examine"]
 
@@ -39,6 +39,6 @@ def examine(
     plan: Plan, folder: Path, ranks: tuple[int, ...], endpoint: Endpoint | None, secret_file: str | None = None
 ) -> Iterator[Finding]:
     """Looks at everything that can be looked at without the other ranks, in the order in which a run needs it."""
-    patient = Patient(plan=plan, folder=folder, ranks=ranks, endpoint=endpoint, secret_file=secret_file)
+    context = CheckContext(plan=plan, folder=folder, ranks=ranks, endpoint=endpoint, secret_file=secret_file)
     for check in CHECKS:
-        yield from check(patient)
+        yield from check(context)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from edgecompile.contract.errors import UserError
 
-__all__ = ["Controller", "Group", "find_controllers", "groups_named", "remove_groups"]
+__all__ = ["Controller", "ControlGroup", "find_controllers", "groups_named", "remove_groups"]
 
 CONTROLLERS = ("cpu", "memory")
 LEAST_PERIOD_S, MOST_PERIOD_S = 0.02, 0.1
@@ -91,7 +91,7 @@ def _words(path: Path) -> set[str]:
         return set()
 
 
-class Group:
+class ControlGroup:
     """The control groups of one process, of the same name under each controller."""
 
     def __init__(self, name: str, controllers: dict[str, Controller]) -> None:

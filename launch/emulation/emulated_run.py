@@ -61,7 +61,7 @@ class Emulation:
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._mark = f"{_family()}{os.getpid()}-{start_time(os.getpid())}-{next(_numbers)}"
-        self._groups: list[cgroups.Group] = []
+        self._groups: list[cgroups.ControlGroup] = []
         self._namespaces = netns.Namespaces(self._mark, len(plan.hosts))
         shares = [host.limits.cpu_share for host in plan.hosts]
         self._spinning: list[subprocess.Popen[bytes]] = []
@@ -74,7 +74,7 @@ class Emulation:
         _remove_leftovers(controllers)
         try:
             for host in self._plan.hosts:
-                group = cgroups.Group(f"{self._mark}-{host.rank}", controllers)
+                group = cgroups.ControlGroup(f"{self._mark}-{host.rank}", controllers)
                 self._groups.append(group)
                 stage = self._plan.stage_of_rank(host.rank)
                 # a core that changes hands loses its caches: as seldom as a few times a microbatch
@@ -140,7 +140,7 @@ class Emulation:
 
     def _keep_cores_awake(self, controllers: dict[str, cgroups.Controller]) -> None:
         """Something on each core that gives way to all else; `spin` says why. Ends with this process."""
-        group = cgroups.Group(f"{self._mark}-spin", controllers)
+        group = cgroups.ControlGroup(f"{self._mark}-spin", controllers)
         self._groups.append(group)
         group.create_idle()
         cores = {core for chosen in self._cores for core in chosen} or os.sched_getaffinity(0)
@@ -159,7 +159,7 @@ class Emulation:
             self._namespaces.remove()
 
 
-def _entering(group: cgroups.Group, cores: Sequence[int]) -> list[str]:
+def _entering(group: cgroups.ControlGroup, cores: Sequence[int]) -> list[str]:
     """Before a command: runs it in a group and on these cores; none: on all."""
     script = str(Path(__file__).with_name("enter_cgroups.py"))
     return [sys.executable, "-I", "-S", script, ",".join(map(str, cores)), ":".join(map(str, group.folders))]

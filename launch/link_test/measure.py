@@ -25,8 +25,8 @@ from edgelaunch.common.items import Entry, Source
 from edgelaunch.common.rank_options import RankOptions
 from edgelaunch.control.supervisor import Supervisor
 from edgelaunch.link_test.hosts_option import Figures
-from edgelaunch.pipeline.rank import Ends, Owner, Place, Rank, Store
-from edgelaunch.transport.links import FOREVER, Group
+from edgelaunch.pipeline.rank import EpochRole, Rank, RankCallbacks, StageState, StreamEnds
+from edgelaunch.transport.links import FOREVER, GlooGroup
 
 __all__ = ["LinkSupervisor"]
 
@@ -51,7 +51,7 @@ PING, PONG, SIZE, READY, DATA, DONE = range(1, 7)
 class Wire:
     """One end of a pair: sends to the other end and receives from it, waiting for each message."""
 
-    def __init__(self, group: Group, place: int, peer: int) -> None:
+    def __init__(self, group: GlooGroup, place: int, peer: int) -> None:
         """`place`: the peer's number in the group."""
         self._group, self._place, self._peer = group, place, peer
 
@@ -180,10 +180,10 @@ class LinkRank(Rank):
 
     def __init__(
         self,
-        place: Place,
-        store: Store,
-        ends: Ends | None,
-        owner: Owner,
+        place: EpochRole,
+        store: StageState,
+        ends: StreamEnds | None,
+        owner: RankCallbacks,
         *,
         least_s: float,
         found: dict[tuple[int, int], Figures],
@@ -235,8 +235,8 @@ class LinkRank(Rank):
     def _measure(self, pair: tuple[int, int], progress: str) -> None:
         first, second = pair
         leads = self._rank == first
-        assert self._generation is not None
-        wire = Wire(self._generation.group(second if leads else first), int(leads), second if leads else first)
+        assert self._epoch is not None
+        wire = Wire(self._epoch.group(second if leads else first), int(leads), second if leads else first)
         if leads:
             self._options.log(f"measures the way to {rank_name(self._plan, second)} and back {progress}")
         for source, destination in (pair, pair[::-1]):
@@ -279,5 +279,5 @@ class LinkSupervisor(Supervisor):
     def _prepare(self) -> None:
         """No shard is needed."""
 
-    def _new_rank(self, place: Place, owner: Owner) -> Rank:
+    def _new_rank(self, place: EpochRole, owner: RankCallbacks) -> Rank:
         return LinkRank(place, self._store, self._ends, owner, least_s=self._least_s, found=self.found)

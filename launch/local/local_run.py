@@ -24,7 +24,7 @@ from edgelaunch.local.restarts import DEFAULT_RESTARTS, Restarts
 from edgelaunch.process.cores import local_threads
 from edgelaunch.process.stderr import say
 
-__all__ = ["Children", "LocalRun", "OnLoopback", "Place", "watch_parent"]
+__all__ = ["Children", "LocalRun", "OnLoopback", "RankPlacement", "watch_parent"]
 
 LAST_WORDS_S = 4.0
 """How long the other ranks may take to end by themselves once one has failed."""
@@ -35,7 +35,7 @@ SAYS_WHY = (EXIT_CODES["lost"], EXIT_CODES["left"])
 """Statuses of a child whose report says why."""
 
 
-class Place(Protocol):
+class RankPlacement(Protocol):
     """Where on this machine ranks are started."""
 
     def prefix(self, rank: int) -> Sequence[str]:
@@ -95,7 +95,7 @@ class Children:
         self,
         plan: Plan,
         plan_path: Path,
-        place: Place,
+        place: RankPlacement,
         command: Sequence[str] = (),
         *,
         restarts: int = DEFAULT_RESTARTS,

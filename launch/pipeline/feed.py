@@ -1,6 +1,6 @@
 """The two ends of the pipeline, on the data host: items into microbatches, and results out of them again.
 
-Both live as long as the process; what they do for one generation takes its number.
+Both live as long as the process; what they do for one epoch takes its number.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ class Feeder:
             self._flight.put(batch)
         self._flight.end()
 
-    def send(self, generation: int, link: Producer, first: int) -> None:
+    def send(self, epoch: int, link: Producer, first: int) -> None:
         """What is under way already, then what is drawn, then the end."""
         sequence = first
-        for batch in self._flight.under_way(generation):
+        for batch in self._flight.under_way(epoch):
             assert batch.number == sequence, f"message {batch.number} would be sent as {sequence}"
             self._send(batch, link)
             sequence += 1
-        while (following := self._flight.take(generation)) is not None:
+        while (following := self._flight.take(epoch)) is not None:
             pack_ns = self._send(following, link)
             self.busy.add(following.drawn_ns + pack_ns)
             sequence = following.number + 1
@@ -86,7 +86,7 @@ class Collector:
     def __init__(self, flight: Flight, results: Results) -> None:
         self._flight, self._results = flight, results
         self._handing_on = threading.Lock()
-        """A thread of an earlier generation may still hand on: whoever takes results may be slow."""
+        """A thread of an earlier epoch may still hand on: whoever takes results may be slow."""
         self.busy = Series()
         """Writing one microbatch's results, nanoseconds."""
         self.arrivals = Series()
@@ -100,7 +100,7 @@ class Collector:
         self._pauses_ns: list[int] = []
 
     def pause(self) -> None:
-        """A generation ended early: the time to the next result is a pause, and no arrival in steady state."""
+        """An epoch ended early: the time to the next result is a pause, and no arrival in steady state."""
         self._paused = self.num_items > 0
 
     def take_pauses(self) -> list[int]:
@@ -108,14 +108,14 @@ class Collector:
         pauses, self._pauses_ns = self._pauses_ns, []
         return pauses
 
-    def collect(self, generation: int, link: Consumer) -> None:
+    def collect(self, epoch: int, link: Consumer) -> None:
         while True:
             slot = link.get()
             header = slot.read_header()
             if header.end:
                 break
             with self._handing_on:
-                batch = self._flight.arrive(generation, header.sequence)
+                batch = self._flight.arrive(epoch, header.sequence)
                 assert header.num_valid == len(batch.items), f"{header.num_valid} results for {len(batch.items)} items"
                 self._mark(perf_counter_ns())
                 self._hand_on(batch, slot)

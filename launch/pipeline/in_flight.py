@@ -1,4 +1,4 @@
-"""The microbatches whose results are not there yet: kept, in order, across generations, so that none is lost."""
+"""The microbatches whose results are not there yet: kept, in order, across epochs, so that none is lost."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Batch:
     """One microbatch's items, which hold its inputs, until its result is there."""
 
     number: int
-    """Counted over the whole stream: the sequence number of its messages in every generation."""
+    """Counted over the whole stream: the sequence number of its messages in every epoch."""
     items: list[Item] = field(default_factory=list)
     due_ns: list[int] = field(default_factory=list)
     """When each item was due, or drawn; time.perf_counter_ns()."""
@@ -29,7 +29,7 @@ class Flight:
     """Between three threads of the data host: one draws items, one sends them, one takes the results.
 
     The one that draws lives as long as the process, since it may wait in the user's own iterator; the others live one
-    generation and get Abandoned when theirs is over. A microbatch is under way from the moment that it is taken to be
+    epoch and get Abandoned when theirs is over. A microbatch is under way from the moment that it is taken to be
     sent. Its inputs are those that were drawn, so nothing is copied to keep them; never more are under way than the
     pipeline has buffers.
     """
@@ -39,16 +39,16 @@ class Flight:
         self._drawn: deque[Batch] = deque()
         self._under_way: deque[Batch] = deque()
         self._ended = False
-        self._generation = 0
+        self._epoch = 0
         self._next = 0
 
-    def switch(self, generation: int) -> int:
-        """Ends the generation before: nothing is sent and no result taken for it any more. 0: no generation runs.
+    def switch(self, epoch: int) -> int:
+        """Ends the epoch before: nothing is sent and no result taken for it any more. 0: no epoch runs.
 
         Returns the sequence number that the next message has.
         """
         with self._changed:
-            self._generation = generation
+            self._epoch = epoch
             self._changed.notify_all()
             return self._under_way[0].number if self._under_way else self._next
 
@@ -67,19 +67,19 @@ class Flight:
             self._ended = True
             self._changed.notify_all()
 
-    # --- a generation's threads --------------------------------------------------------------------------------------
+    # --- an epoch's threads --------------------------------------------------------------------------------------
 
-    def under_way(self, generation: int) -> list[Batch]:
-        """What was sent in earlier generations and has no result: to be sent again."""
+    def under_way(self, epoch: int) -> list[Batch]:
+        """What was sent in earlier epochs and has no result: to be sent again."""
         with self._changed:
-            self._check(generation)
+            self._check(epoch)
             return list(self._under_way)
 
-    def take(self, generation: int) -> Batch | None:
+    def take(self, epoch: int) -> Batch | None:
         """The next one to send, which is under way from now on; None after the last."""
         with self._changed:
-            self._changed.wait_for(lambda: self._drawn or self._ended or self._generation != generation)
-            self._check(generation)
+            self._changed.wait_for(lambda: self._drawn or self._ended or self._epoch != epoch)
+            self._check(epoch)
             if not self._drawn:
                 return None
             batch = self._drawn.popleft()
@@ -88,10 +88,10 @@ class Flight:
             self._changed.notify_all()
             return batch
 
-    def arrive(self, generation: int, number: int) -> Batch:
-        """The microbatch whose result came; it is not under way any more, and no other generation gets it."""
+    def arrive(self, epoch: int, number: int) -> Batch:
+        """The microbatch whose result came; it is not under way any more, and no other epoch gets it."""
         with self._changed:
-            self._check(generation)
+            self._check(epoch)
             assert self._under_way, f"a result came for message {number}, which nobody sent"
             first = self._under_way.popleft()
             assert first.number == number, f"the result of message {number} came in place of {first.number}"
@@ -106,6 +106,6 @@ class Flight:
         with self._changed:
             return not self._under_way and not self._drawn
 
-    def _check(self, generation: int) -> None:
-        if self._generation != generation:
+    def _check(self, epoch: int) -> None:
+        if self._epoch != epoch:
             raise Abandoned

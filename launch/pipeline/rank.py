@@ -1,6 +1,6 @@
-"""One rank in one generation: takes its shard, connects to the others, and moves microbatches until all is through.
+"""One rank in one epoch: takes its shard, connects to the others, and moves microbatches until all is through.
 
-Knows nothing of command lines or recovery: when its generation ends early it is abandoned, and another one is made for
+Knows nothing of command lines or recovery: when its epoch ends early it is abandoned, and another one is made for
 the next. All work is done in threads, so that the thread that started it stays free to hear a signal: several torch
 calls wait in C++ where no signal is served.
 """
@@ -28,9 +28,9 @@ from edgelaunch.store.seal import Seal
 from edgelaunch.transport.counters import Series, StageClock
 from edgelaunch.transport.links import Consumer, LocalLink, Producer, ReceiveLink, SendLink
 from edgelaunch.transport.message_buffers import END, Layout
-from edgelaunch.transport.process_group import Generation, Member, local_address
+from edgelaunch.transport.process_group import Epoch, Member, local_address
 
-__all__ = ["Ends", "Owner", "Place", "Rank", "Store"]
+__all__ = ["StreamEnds", "RankCallbacks", "EpochRole", "Rank", "StageState"]
 
 L = TypeVar("L", SendLink, ReceiveLink)
 
@@ -39,12 +39,12 @@ CONNECT_S = 15.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
-    """This rank's part in a generation."""
+class EpochRole:
+    """This rank's part in an epoch."""
 
     number: int
     plan: Plan
-    """The plan with this generation's stages."""
+    """The plan with this epoch's stages."""
     group: tuple[int, ...]
     """The ranks that take part, in order."""
     first: int
@@ -52,15 +52,15 @@ class Place:
 
 
 @dataclass
-class Ends:
-    """The data host's ends of the pipeline, which outlive a generation."""
+class StreamEnds:
+    """The data host's ends of the pipeline, which outlive an epoch."""
 
     feeder: Feeder
     collector: Collector
 
 
 @dataclass(frozen=True, kw_only=True)
-class Owner:
+class RankCallbacks:
     """What a rank tells the process that it runs in."""
 
     streaming: threading.Event
@@ -71,8 +71,8 @@ class Owner:
     """Called once the rank is complete."""
 
 
-class Store:
-    """What a process keeps from one generation to the next: its shard, and what was counted."""
+class StageState:
+    """What a process keeps from one epoch to the next: its shard, and what was counted."""
 
     def __init__(self, options: RankOptions, load: Callable[[Stage], Callable[..., Any]]) -> None:
         """`load`: gives the stage's module, and lets go of the one before where that is another."""
@@ -88,14 +88,14 @@ class Store:
 
 
 class Rank:
-    """Runs one rank in one generation, in threads of this process."""
+    """Runs one rank in one epoch, in threads of this process."""
 
     def __init__(
         self,
-        place: Place,
-        store: Store,
-        ends: Ends | None,
-        owner: Owner,
+        place: EpochRole,
+        store: StageState,
+        ends: StreamEnds | None,
+        owner: RankCallbacks,
     ) -> None:
         """`ends` are the data host's, rank 0; the others have none."""
         self._options = store.options
@@ -107,7 +107,7 @@ class Rank:
         """Whether all is through: on rank 0 every result is there, elsewhere everything was passed on."""
         self._abandoned = False
         self._lock = threading.Lock()
-        self._generation: Generation | None = None
+        self._epoch: Epoch | None = None
         self._meeting: Meeting | None = None
         self._local: dict[int, LocalLink] = {}
         self._wires: list[tuple[int, SendLink | ReceiveLink]] = []
@@ -117,14 +117,14 @@ class Rank:
         self._thread("rank", self._body)
 
     def abandon(self, wait_s: float = 0.0) -> None:
-        """Ends all threads of this generation; those in a long computation end after it. `wait_s`: for each of them."""
+        """Ends all threads of this epoch; those in a long computation end after it. `wait_s`: for each of them."""
         with self._lock:
             self._abandoned = True
-            local, generation = list(self._local.values()), self._generation
+            local, epoch = list(self._local.values()), self._epoch
         for link in local:
             link.abandon()
-        if generation is not None:
-            generation.abandon(wait_s)
+        if epoch is not None:
+            epoch.abandon(wait_s)
         for thread in self.threads:
             thread.join(wait_s)
 
@@ -204,19 +204,19 @@ class Rank:
         self._meeting.all_ready(self._rank)
         address = local_address(self._plan.hosts[self._rank].address, options.endpoint.address)
         member = Member(
-            generation=place.number, rank=self._rank, group=place.group, peers=self._peers(), address=address,
+            epoch=place.number, rank=self._rank, group=place.group, peers=self._peers(), address=address,
             timeout_s=timeout_s,
         )  # fmt: skip
-        generation = Generation(self._group_store, member, self._link_failed)
+        epoch = Epoch(self._group_store, member, self._link_failed)
         with self._lock:
-            abandoned, self._generation = self._abandoned, generation
+            abandoned, self._epoch = self._abandoned, epoch
         if abandoned:
-            generation.abandon()
+            epoch.abandon()
             raise Abandoned
 
     def _group_store(self, pair: str) -> GroupStore:
         self._check()
-        return self._board.group_store(f"generation-{self.place.number}/{pair}")
+        return self._board.group_store(f"epoch-{self.place.number}/{pair}")
 
     def _peers(self) -> tuple[int, ...]:
         """The ranks that this one has links to."""
@@ -240,16 +240,16 @@ class Rank:
         peer = self._rank_at(boundary)
         if peer == self._rank:
             return self._local_link(boundary)
-        assert self._generation is not None
-        link = self._generation.send_link(peer, boundary, self._layout(boundary), self._plan.runtime.num_buffers_out)
+        assert self._epoch is not None
+        link = self._epoch.send_link(peer, boundary, self._layout(boundary), self._plan.runtime.num_buffers_out)
         return self._counted(boundary, link)
 
     def _input(self, boundary: int) -> Consumer:
         peer = self._rank_at(boundary - 1)
         if peer == self._rank:
             return self._local_link(boundary)
-        assert self._generation is not None
-        link = self._generation.receive_link(
+        assert self._epoch is not None
+        link = self._epoch.receive_link(
             peer, boundary, self._layout(boundary), self._plan.runtime.num_buffers_in, self.place.first
         )
         return self._counted(boundary, link)
@@ -274,7 +274,7 @@ class Rank:
 
     # --- the data host's ends --------------------------------------------------------------------------------------
 
-    def _start_ends(self, ends: Ends) -> tuple[threading.Thread, ...]:
+    def _start_ends(self, ends: StreamEnds) -> tuple[threading.Thread, ...]:
         number, first = self.place.number, self.place.first
         sink, source = self._output(0), self._input(len(self._plan.stages))
         return (

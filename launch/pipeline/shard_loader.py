@@ -1,4 +1,4 @@
-"""A process's shard in memory: one at a time, kept from one generation to the next."""
+"""A process's shard in memory: one at a time, kept from one epoch to the next."""
 
 from __future__ import annotations
 

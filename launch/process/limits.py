@@ -16,7 +16,7 @@ from edgecompile.contract.quantities import format_bytes
 __all__ = ["check_limits", "files_needed", "local_shortage", "memory_needed"]
 
 FILES, FILES_A_RANK = 32, 8
-"""The store's connections of each rank, and gloo's of two generations at once."""
+"""The store's connections of each rank, and gloo's of two epochs at once."""
 TORCH_BYTES = 768 << 20
 """Of address space, for a process that imports torch and starts its threads."""
 MORE_FILES = "raise the limit (ulimit -n 1024; LimitNOFILE= in a systemd unit)"

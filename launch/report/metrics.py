@@ -63,10 +63,10 @@ class _Collector:
         yield seconds
         yield done
         yield received
-        generation = GaugeMetricFamily("edgelaunch_generation", "How often the ranks were connected",
+        epoch = GaugeMetricFamily("edgelaunch_generation", "How often the ranks were connected",
                                        labels=("rank", "host"))  # fmt: skip
-        generation.add_metric(rank, counters.generation)
-        yield generation
+        epoch.add_metric(rank, counters.epoch)
+        yield epoch
         if counters.num_items is not None:
             items = CounterMetricFamily("edgelaunch_items", "Items whose results came")
             items.add_metric([], counters.num_items)

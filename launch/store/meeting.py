@@ -254,17 +254,17 @@ def _await_answer(endpoint: Endpoint, timeout_s: float, waiting: Waiting) -> Non
 
 
 class Meeting:
-    """What the ranks of one generation agree on through the store. Used by one thread."""
+    """What the ranks of one epoch agree on through the store. Used by one thread."""
 
     def __init__(self, board: Board, number: int, group: Sequence[int], abandoned: Callable[[], bool]) -> None:
-        """`group`: the ranks that take part. `abandoned`: whether this rank has left the generation."""
+        """`group`: the ranks that take part. `abandoned`: whether this rank has left the epoch."""
         self._board, self._number, self._group, self._abandoned = board, number, group, abandoned
 
     def all_ready(self, rank: int) -> None:
         """Until every rank has its shard. Has no deadline: heartbeats find a rank that stopped.
 
         Raises:
-            Abandoned: the generation was given up.
+            Abandoned: the epoch was given up.
         """
         self._board.put(self._key("ready", rank), "1")
         for other in self._group:

@@ -16,7 +16,7 @@ between those leaves gloo waiting without a word, since a quiet link is no failu
 
 Each end tells rank 0 with its heartbeats, which bear the run's seal, whom it does not hear. Rank 0 decides
 (`recovery`): it believes one end, if both ends' processes are alive, since a link to a board without power is not what
-is broken. The generation ends, and the next one begins once a plan's links all carry: the same plan after the heal, or
+is broken. The epoch ends, and the next one begins once a plan's links all carry: the same plan after the heal, or
 one that does without one of the two ends. What was under way is sent again, as after any loss.
 """
 
@@ -39,7 +39,7 @@ from edgelaunch.common.failures import rank_name
 from edgelaunch.common.plan_parts import links_watched
 from edgelaunch.common.rank_options import RankOptions
 from edgelaunch.store.seal import Seal
-from edgelaunch.transport.liveness_socket import IDENTITY_BYTES, Heard, Light, Party, Refused
+from edgelaunch.transport.liveness_socket import IDENTITY_BYTES, Heard, LivenessConnection, Party, Refused
 from edgelaunch.transport.process_group import local_address
 from edgelaunch.transport.tcp_info import kernel_of, own_connections, plain
 
@@ -121,7 +121,7 @@ class _Link:
     peer: Party | None = None
     """The process at the other end that was last heard of."""
     address: tuple[str, int] | None = None
-    light: Light | None = None
+    light: LivenessConnection | None = None
     moved_bytes: int | None = None
     """What the ends have exchanged over other connections; None while nobody asks."""
     num_attempts: int = 0
@@ -154,7 +154,7 @@ class LinkWatch:
         self._address, self._seal = address, seal
         self._tick_s, self._silence_s = tick_s(detect_s), silence_s(detect_s)
         self._links = {peer: _Link(peer, Pulse(self._silence_s), rank < peer) for peer in sorted(peers)}
-        self._strangers: list[Light] = []
+        self._strangers: list[LivenessConnection] = []
         self._learned: deque[tuple[int, str]] = deque()
         self._signs: dict[int, Sign] = {}
         self._silent: tuple[str, ...] = ()
@@ -286,12 +286,12 @@ class LinkWatch:
             except OSError:
                 self._drop(link)
 
-    def _has_failed(self, link: _Link, light: Light, now: float) -> bool:
+    def _has_failed(self, link: _Link, light: LivenessConnection, now: float) -> bool:
         """A fresh attempt comes through sooner than TCP's next one; but on a slow link an answer takes its time."""
         patience_s = min(LONGEST_ATTEMPT_S, self._silence_s * 2 ** min(10, link.num_attempts - 2))
         return not light.established and now - max(light.began, light.heard().at or 0.0) > patience_s
 
-    def _moved_bytes(self, light: Light) -> int:
+    def _moved_bytes(self, light: LivenessConnection) -> int:
         """Over all other connections of this process with that machine, tensors for instance."""
         with contextlib.suppress(OSError):
             here, there = light.connection.getsockname(), light.connection.getpeername()
@@ -317,7 +317,7 @@ class LinkWatch:
         if code not in (0, errno.EINPROGRESS):
             connection.close()  # no route: asked, and not heard
             return
-        link.light = Light(connection, self.own, peer, self._seal)
+        link.light = LivenessConnection(connection, self.own, peer, self._seal)
         self._selector.register(connection, selectors.EVENT_READ | selectors.EVENT_WRITE, link.light)
 
     def _accept(self) -> None:
@@ -328,11 +328,11 @@ class LinkWatch:
             return
         if len(self._strangers) >= MOST_STRANGERS:
             self._forget(self._strangers[0])
-        light = Light(connection, self.own, None, self._seal)
+        light = LivenessConnection(connection, self.own, None, self._seal)
         self._strangers.append(light)
         self._selector.register(connection, selectors.EVENT_READ, light)
 
-    def _serve(self, light: Light) -> None:
+    def _serve(self, light: LivenessConnection) -> None:
         """Something came, or a connection that was asked for is there, or is not."""
         was_established = light.established
         try:
@@ -355,7 +355,7 @@ class LinkWatch:
         if link is not None and link.light is light and light.last_sign is not None:
             self._signs[link.rank] = Sign(light.peer.identity, light.last_sign, link.pulse.more_s)
 
-    def _welcome(self, light: Light, peer: Party) -> None:
+    def _welcome(self, light: LivenessConnection, peer: Party) -> None:
         """A rank has connected, and proved that it is one."""
         self._strangers.remove(light)
         link = self._links.get(peer.rank)
@@ -367,7 +367,7 @@ class LinkWatch:
         link.pulse.rest()
         link.pulse.silent = False
 
-    def _link_of(self, light: Light) -> _Link | None:
+    def _link_of(self, light: LivenessConnection) -> _Link | None:
         return next((link for link in self._links.values() if link.light is light), None)
 
     def _drop(self, link: _Link) -> None:
@@ -375,12 +375,12 @@ class LinkWatch:
             self._close(link.light)
             link.light = None
 
-    def _forget(self, light: Light) -> None:
+    def _forget(self, light: LivenessConnection) -> None:
         if light in self._strangers:
             self._strangers.remove(light)
         self._close(light)
 
-    def _close(self, light: Light) -> None:
+    def _close(self, light: LivenessConnection) -> None:
         with contextlib.suppress(KeyError, ValueError):
             self._selector.unregister(light.connection)
         light.close()

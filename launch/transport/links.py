@@ -21,7 +21,7 @@ from edgelaunch.common.failures import Abandoned, PeerLostError
 from edgelaunch.transport.counters import Series
 from edgelaunch.transport.message_buffers import Layout, Slot
 
-__all__ = ["Consumer", "Group", "LocalLink", "Peer", "Producer", "ReceiveLink", "SendLink", "SlotQueue"]
+__all__ = ["Consumer", "GlooGroup", "LocalLink", "Peer", "Producer", "ReceiveLink", "SendLink", "SlotQueue"]
 
 FOREVER = timedelta(days=365)
 """A quiet stream is no failure, so no operation times out; heartbeats find a rank that stopped."""
@@ -37,7 +37,7 @@ class Consumer(Protocol):
     def release(self, slot: Slot) -> None: ...
 
 
-class Group(Protocol):
+class GlooGroup(Protocol):
     """The part of a process group that links use; torch's stubs leave it out."""
 
     def send(self, tensors: list[torch.Tensor], peer: int, tag: int, /) -> dist.Work: ...
@@ -48,7 +48,7 @@ class Group(Protocol):
 class Peer:
     """The other end of a link."""
 
-    group: Group
+    group: GlooGroup
     rank: int
     """Its rank in the plan, for messages."""
     place: int

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from edgelaunch.store.seal import MAC_BYTES, Seal
 from edgelaunch.transport.tcp_info import kernel_of, put_first
 
-__all__ = ["IDENTITY_BYTES", "Heard", "Light", "Party", "Refused"]
+__all__ = ["IDENTITY_BYTES", "Heard", "LivenessConnection", "Party", "Refused"]
 
 MAGIC = b"edgelink"
 NONCE_BYTES = 16
@@ -58,7 +58,7 @@ class Heard:
     """An answer that takes longer than this takes long, as this connection goes; 0: not known."""
 
 
-class Light:
+class LivenessConnection:
     """One end of one connection. Never blocks; used by one thread, whose selector watches `connection`."""
 
     def __init__(self, connection: socket.socket, own: Party, peer: Party | None, seal: Seal | None) -> None:

@@ -1,4 +1,4 @@
-"""The process group and its links, as one object a generation: a rank can give it up and build the next one.
+"""The process group and its links, as one object an epoch: a rank can give it up and build the next one.
 
 It owns its ProcessGroupGloo and does not use torch.distributed's global one: a failed init leaves that one's counters
 advanced, so that ranks which tried a different number of times never meet again.
@@ -22,10 +22,10 @@ from edgecompile.contract.errors import UserError
 from edgelaunch.common.failures import Abandoned, PeerLostError
 from edgelaunch.common.identity import address_is_here, is_loopback, resolve
 from edgelaunch.process.abandoned_threads import await_at_exit
-from edgelaunch.transport.links import Group, Peer, ReceiveLink, SendLink
+from edgelaunch.transport.links import GlooGroup, Peer, ReceiveLink, SendLink
 from edgelaunch.transport.message_buffers import Layout
 
-__all__ = ["Generation", "Member", "local_address"]
+__all__ = ["Epoch", "Member", "local_address"]
 
 NUM_GROUP_THREADS = 1
 TAGS_A_BOUNDARY = 1 << 16
@@ -35,12 +35,12 @@ ABANDON_S = 1.0
 
 @dataclass(frozen=True, kw_only=True)
 class Member:
-    """This rank's place in a generation."""
+    """This rank's place in an epoch."""
 
-    generation: int
+    epoch: int
     rank: int
     group: tuple[int, ...]
-    """The ranks of the generation, in order."""
+    """The ranks of the epoch, in order."""
     peers: tuple[int, ...]
     """Those of the group that this rank has links to."""
     address: str
@@ -49,7 +49,7 @@ class Member:
     """For connecting; no message has a deadline."""
 
 
-class Generation:
+class Epoch:
     """All that connects this rank to the others between two changes of membership.
 
     Each pair of ranks with a link between them has a process group of its own: gloo connects all members of a group to
@@ -59,7 +59,7 @@ class Generation:
     def __init__(self, store_of: Callable[[str], Store], member: Member, fail: Callable[[BaseException], None]) -> None:
         """Connects to the peers; each of them must be about to do the same.
 
-        `store_of` gives a store of this generation's own, by the name of the pair that meets in it; what it raises ends
+        `store_of` gives a store of this epoch's own, by the name of the pair that meets in it; what it raises ends
         the attempt. `fail` is called from a link's thread with the exception that ended it.
 
         Raises:
@@ -71,7 +71,7 @@ class Generation:
         options._timeout = timedelta(seconds=member.timeout_s)
         options._threads = NUM_GROUP_THREADS
         self._member, self._fail = member, fail
-        self._groups: dict[int, Group] = {}
+        self._groups: dict[int, GlooGroup] = {}
         self._links: list[SendLink | ReceiveLink] = []
         self._lock = threading.Lock()
         self._abandoned = False
@@ -86,12 +86,12 @@ class Generation:
                     raise PeerLostError(-1, str(error)) from error
                 raise
 
-    def group(self, peer: int) -> Group:
+    def group(self, peer: int) -> GlooGroup:
         """For messages that are no plan's; in it the lower rank of the two has number 0."""
         return self._groups[peer]
 
     def send_link(self, peer: int, boundary: int, layout: Layout, num_buffers: int) -> SendLink:
-        """Raises Abandoned where the generation was given up."""
+        """Raises Abandoned where the epoch was given up."""
         with self._lock:
             self._check()
             link = SendLink(self._peer(peer, boundary), layout, num_buffers)
@@ -99,7 +99,7 @@ class Generation:
         return link
 
     def receive_link(self, peer: int, boundary: int, layout: Layout, num_buffers: int, first: int) -> ReceiveLink:
-        """`first`: the sequence number of the first message. Raises Abandoned where the generation was given up."""
+        """`first`: the sequence number of the first message. Raises Abandoned where the epoch was given up."""
         with self._lock:
             self._check()
             link = ReceiveLink(self._peer(peer, boundary), layout, num_buffers, first)

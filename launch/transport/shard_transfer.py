@@ -33,8 +33,8 @@ from edgelaunch.common.plan_files import check_shard, stages_of
 from edgelaunch.common.rank_options import RankOptions
 from edgelaunch.store.meeting import Board, ListReader
 from edgelaunch.store.seal import Seal
-from edgelaunch.transport.links import Group
-from edgelaunch.transport.process_group import Generation, Member, local_address
+from edgelaunch.transport.links import GlooGroup
+from edgelaunch.transport.process_group import Epoch, Member, local_address
 
 __all__ = ["ShardServer", "fetch_shards"]
 
@@ -71,7 +71,7 @@ class Answer:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Way:
+class TransferContext:
     """How two ranks meet."""
 
     plan: Plan
@@ -81,25 +81,27 @@ class Way:
     rank: int
 
     @staticmethod
-    def of(options: RankOptions, seal: Seal | None) -> Way:
-        return Way(plan=options.plan, folder=options.folder, endpoint=options.endpoint, seal=seal, rank=options.rank)
+    def of(options: RankOptions, seal: Seal | None) -> TransferContext:
+        return TransferContext(
+            plan=options.plan, folder=options.folder, endpoint=options.endpoint, seal=seal, rank=options.rank
+        )
 
     def board(self) -> Board:
         return Board(self.endpoint, serve=False, timeout_s=self.plan.runtime.timeout_s, seal=self.seal)
 
     @contextlib.contextmanager
-    def group(self, board: Board, request: Request) -> Iterator[Group]:
+    def group(self, board: Board, request: Request) -> Iterator[GlooGroup]:
         """Rank 0 and the rank that asks. Raises PeerLostError where the other end does not come."""
         address = local_address(self.plan.hosts[self.rank].address, self.endpoint.address)
         member = Member(
-            generation=0, rank=self.rank, group=(0, request.rank), peers=(request.rank if self.rank == 0 else 0,),
+            epoch=0, rank=self.rank, group=(0, request.rank), peers=(request.rank if self.rank == 0 else 0,),
             address=address, timeout_s=min(CONNECT_S, self.plan.runtime.timeout_s),
         )  # fmt: skip
-        generation = Generation(lambda _: board.group_store(f"fetch-{request.token}"), member, lambda error: None)
+        epoch = Epoch(lambda _: board.group_store(f"fetch-{request.token}"), member, lambda error: None)
         try:
-            yield generation.group(*member.peers)
+            yield epoch.group(*member.peers)
         finally:
-            generation.abandon()
+            epoch.abandon()
 
     @property
     def silence(self) -> timedelta:
@@ -126,7 +128,7 @@ def _other_end(rank: int) -> Iterator[None]:
 class ShardServer:
     """Rank 0's side: a thread that looks for requests, and one for each transfer."""
 
-    def __init__(self, way: Way, log: Callable[[str], None]) -> None:
+    def __init__(self, way: TransferContext, log: Callable[[str], None]) -> None:
         self._way, self._log = way, log
         self._stop = threading.Event()
         self._sizes: dict[str, int] = {}
@@ -174,7 +176,7 @@ class ShardServer:
             return Answer(num_bytes=0, error=f"{name} cannot give it: {error}")
         return Answer(num_bytes=self._sizes[stage.sha256])
 
-    def _send(self, group: Group, file: IO[bytes], offset: int, num_bytes: int) -> None:
+    def _send(self, group: GlooGroup, file: IO[bytes], offset: int, num_bytes: int) -> None:
         file.seek(offset)
         under_way: deque[tuple[dist.Work, torch.Tensor]] = deque()
         with _other_end(1):
@@ -198,7 +200,7 @@ def _answer_key(request: Request) -> str:
 # --- the rank that lacks one -----------------------------------------------------------------------------------------
 
 
-def fetch_shards(way: Way, stages: list[Stage], log: Callable[[str], None]) -> None:
+def fetch_shards(way: TransferContext, stages: list[Stage], log: Callable[[str], None]) -> None:
     """Gets the shards of these stages into the plan's folder, each whole or not at all.
 
     Raises:
@@ -211,7 +213,7 @@ def fetch_shards(way: Way, stages: list[Stage], log: Callable[[str], None]) -> N
 
 
 class _Fetch:
-    def __init__(self, way: Way, stage: Stage, board: Board, log: Callable[[str], None]) -> None:
+    def __init__(self, way: TransferContext, stage: Stage, board: Board, log: Callable[[str], None]) -> None:
         self._way, self._stage, self._board, self._log = way, stage, board, log
         self._path = way.folder / stage.shard
         # named by what it is to be, so that another plan's beginning is not gone on with
@@ -284,7 +286,7 @@ class _Fetch:
             sizes = f"{format_bytes(num_bytes)} to come, {format_bytes(free)} free"
             raise UserError(f"{self._path}: no room to fetch it: {sizes}: make room")
 
-    def _receive(self, group: Group, file: IO[bytes], offset: int, num_bytes: int) -> None:
+    def _receive(self, group: GlooGroup, file: IO[bytes], offset: int, num_bytes: int) -> None:
         sizes = _pieces(offset, num_bytes)
         posted: deque[tuple[dist.Work, torch.Tensor]] = deque()
         done = offset

@@ -17,7 +17,7 @@ from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Plan
 from edgecompile.contract.plan_file import read_plan
 from edgelaunch.doctor.check_software import check_libraries
-from edgelaunch.doctor.findings import FAILS, OK, Patient
+from edgelaunch.doctor.findings import FAILS, OK, CheckContext
 
 HERE = Path(__file__).parent
 
@@ -161,8 +161,8 @@ def test_ranks_import_what_registers_a_models_operators(compile_here: Compile, t
 def test_doctor_looks_for_the_libraries(compile_here: Compile, tmp_path: Path) -> None:
     plan = compile_here(*words("own_operators.Doubled"), "runtime.import=[own_operators]")
     lacking = replace(plan, runtime=replace(plan.runtime, imports=("own_operators", "no_such_operators")))
-    patient = Patient(plan=lacking, folder=tmp_path, ranks=(0,), endpoint=None)
-    there, gone = check_libraries(patient)
+    context = CheckContext(plan=lacking, folder=tmp_path, ranks=(0,), endpoint=None)
+    there, gone = check_libraries(context)
     assert (there.verdict, there.found) == (OK, "own_operators can be imported")
     assert gone.verdict == FAILS
     assert "no_such_operators cannot be imported here" in gone.found

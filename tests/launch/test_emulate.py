@@ -139,7 +139,7 @@ def version_2(tmp_path: Path) -> Path:
 
 def test_version_2_limits(tmp_path: Path, version_2: Path) -> None:
     proc = mounted(tmp_path, [("/", version_2, "cgroup2", "rw")], "0::/user.slice/session-1.scope\n")
-    group = cgroups.Group("edgelaunch-1", cgroups.find_controllers(proc))
+    group = cgroups.ControlGroup("edgelaunch-1", cgroups.find_controllers(proc))
     folder = version_2 / "edgelaunch-1"
     assert group.folders == (folder,)
     folder.mkdir()
@@ -168,7 +168,7 @@ def test_version_1_limits_below_the_own_group(tmp_path: Path) -> None:
         ("/docker/1", Path(str(memory).replace(" ", r"\040")), "cgroup", "rw,memory"),
     ]
     proc = mounted(tmp_path, mounts, "5:memory:/docker/1/inner\n4:cpu,cpuacct:/gone\n1:name=systemd:/\n")
-    group = cgroups.Group("edgelaunch-1", cgroups.find_controllers(proc))
+    group = cgroups.ControlGroup("edgelaunch-1", cgroups.find_controllers(proc))
     assert group.folders == (cpu / "edgelaunch-1", memory / "inner" / "edgelaunch-1")
     group.create(cpu_share=0.01, memory_bytes=10 << 20)
     written = {file.name: file.read_text() for folder in group.folders for file in folder.iterdir()}
@@ -186,7 +186,7 @@ def test_version_1_limits_below_the_own_group(tmp_path: Path) -> None:
 
 def test_no_share_is_no_limit(tmp_path: Path, version_2: Path) -> None:
     proc = mounted(tmp_path, [("/", version_2, "cgroup2", "rw")], "0::/\n")
-    cgroups.Group("edgelaunch-1", cgroups.find_controllers(proc)).create(cpu_share=None, memory_bytes=1 << 30)
+    cgroups.ControlGroup("edgelaunch-1", cgroups.find_controllers(proc)).create(cpu_share=None, memory_bytes=1 << 30)
     assert not (version_2 / "edgelaunch-1" / "cpu.max").exists()
 
 
@@ -201,7 +201,7 @@ def test_a_group_that_may_not_have_limits_is_named(tmp_path: Path, version_2: Pa
     (version_2 / "cgroup.subtree_control").unlink()
     (version_2 / "cgroup.subtree_control").mkdir()  # a write fails, as the kernel's does below processes
     proc = mounted(tmp_path, [("/", version_2, "cgroup2", "rw")], "0::/\n")
-    group = cgroups.Group("edgelaunch-1", cgroups.find_controllers(proc))
+    group = cgroups.ControlGroup("edgelaunch-1", cgroups.find_controllers(proc))
     with pytest.raises(UserError, match=r"cannot turn on .* limits in .*--cgroupns=host"):
         group.create(cpu_share=0.5, memory_bytes=1 << 30)
 

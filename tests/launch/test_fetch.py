@@ -23,7 +23,7 @@ from edgelaunch.common.identity import Endpoint
 from edgelaunch.common.plan_files import stages_of
 from edgelaunch.store.meeting import Board
 from edgelaunch.store.seal import Seal
-from edgelaunch.transport.shard_transfer import REQUESTS, ShardServer, Way, fetch_shards
+from edgelaunch.transport.shard_transfer import REQUESTS, ShardServer, TransferContext, fetch_shards
 
 PORTION = 1 << 20
 
@@ -119,7 +119,7 @@ class Pair:
         seal = self.board.seal = Seal(b"a secret of sixteen", b"n" * 16)
         (folder / "other").mkdir()
         self.ways = [
-            Way(plan=self.plan, folder=folder / name, endpoint=endpoint, seal=seal, rank=rank)
+            TransferContext(plan=self.plan, folder=folder / name, endpoint=endpoint, seal=seal, rank=rank)
             for rank, name in enumerate(("plan", "other"))
         ]
         self.said: list[str] = []
@@ -127,7 +127,7 @@ class Pair:
         self.target = folder / "other" / "big.pt"
         self.part = self.target.with_name(f".big.pt.{stages_of(self.plan, 1)[0].sha256[:16]}.part")
 
-    def fetch(self, way: Way | None = None) -> list[str]:
+    def fetch(self, way: TransferContext | None = None) -> list[str]:
         said: list[str] = []
         fetch_shards(way or self.ways[1], stages_of(self.plan, 1), said.append)
         return said

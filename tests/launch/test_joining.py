@@ -181,7 +181,7 @@ def test_a_recorded_run_is_worth_nothing_in_the_next(
     recorded = dict(records)
     kinds = {key.partition("/")[0] for key in recorded}
     assert {joining.GREETING, "join", "welcome", "announcement", "beat", "news", "bye", "ready", "timing"} <= kinds
-    assert any(kind.startswith("generation-") for kind in kinds)
+    assert any(kind.startswith("epoch-") for kind in kinds)
     failure = Failure(rank=1, kind="user", message="of an earlier run").to_json().encode()
     recorded["failure"] = Seal(SECRET, b"n" * 16).seal("failure", failure).hex().encode()
 
@@ -295,7 +295,7 @@ def test_what_ranks_say_to_each_other_is_the_protocol_that_it_says_it_is() -> No
     """Whoever changes one of these raises PROTOCOL, and then this test."""
     said = [membership.Announcement, membership.Beat, membership.Hello, membership.Holder, membership.Leave,
             membership.Suspicion]  # fmt: skip
-    assert (software.PROTOCOL, [fields_of(kind) for kind in said]) == (2, [
+    assert (software.PROTOCOL, [fields_of(kind) for kind in said]) == (3, [
         "Announcement(number, phase, without, members, first)",
         "Beat(incarnation, count, left, ready, link, silent, load)",
         "Hello(rank, incarnation, sha256, process)",
@@ -305,7 +305,7 @@ def test_what_ranks_say_to_each_other_is_the_protocol_that_it_says_it_is() -> No
     ])  # fmt: skip
     layout = (messages.HEADER.format, message_layout.HEADER_BYTES, message_layout.ALIGN_BYTES,
               message_layout.FIRST_PIECE_BYTES, message_layout.PIECE_BYTES, messages.END)  # fmt: skip
-    assert (software.PROTOCOL, layout) == (2, ("<16sQII", 64, 64, 64 << 10, 1 << 20, 1))
+    assert (software.PROTOCOL, layout) == (3, ("<16sQII", 64, 64, 64 << 10, 1 << 20, 1))
 
 
 def test_ranks_of_two_protocols(tmp_path: Path) -> None:

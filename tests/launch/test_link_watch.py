@@ -178,7 +178,7 @@ def test_a_process_that_stands_still_before_it_has_proved_anything_has_a_link(pa
 # --- a cut ------------------------------------------------------------------------------------------------------------
 
 
-class Way:
+class TransferContext:
     """What lies between two ranks: passes all on, until it is cut one way or both."""
 
     def __init__(self, port: int) -> None:
@@ -214,7 +214,7 @@ def test_a_cut_is_noticed_at_an_end_and_so_is_its_heal(
     changes: list[tuple[str, ...]] = []
     pair.watches[0].changed = lambda: changes.append(pair.watches[0].silent())
     identity, port, _ = pair.watches[1].place().split()
-    way = Way(int(port))
+    way = TransferContext(int(port))
     try:
         pair.introduce(f"{identity} {way.port} 127.0.0.1")
         until(lambda: pair.watches[0].last_sign(2) and pair.watches[1].last_sign(1))

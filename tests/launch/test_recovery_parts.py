@@ -30,7 +30,7 @@ from edgelaunch.control.membership import (
     Hello,
     Holder,
     Leave,
-    Look,
+    StoreSnapshot,
     Suspicion,
     read_news,
 )
@@ -73,7 +73,7 @@ def test_what_is_told_reads_back() -> None:
         hello("ab"),
         Suspicion(rank=1, number=2, lost=3, reason="closed"),
         Leave(rank=1, incarnation="ab", reason="left"),
-        Look(rank=2),
+        StoreSnapshot(rank=2),
     ):
         assert read_news(news.to_json()) == news
     holder = Holder(incarnation="ab", process=Process("board", 7, "1"))
@@ -105,11 +105,11 @@ def test_a_silent_rank_is_lost_and_its_late_beats_do_not_count(plan: Plan) -> No
     (loss,) = roster.take_losses()
     assert (loss.rank, loss.reason, loss.silent_process) == (1, "stopped answering 4.1 s ago", 7)
     roster.take_beat(1, beat("a", 2), 5.2)
-    assert roster.seats() == {}
+    assert roster.states() == {}
     assert roster.verdicts == {"a": ""}
     roster.take_hello(hello("b"), 6.0)
     roster.take_beat(1, beat("a", 3), 6.1)
-    assert roster.seats()[1].beat is None
+    assert roster.states()[1].beat is None
 
 
 def test_a_rank_that_loads_its_shard_may_be_silent_for_longer(plan: Plan) -> None:
@@ -117,7 +117,7 @@ def test_a_rank_that_loads_its_shard_may_be_silent_for_longer(plan: Plan) -> Non
     roster.take_hello(hello("a"), 0.0)
     roster.take_beat(1, beat("a", 1, ready=False), 0.0)
     roster.look(plan.runtime.timeout_s - 1)
-    assert 1 in roster.seats()
+    assert 1 in roster.states()
 
 
 def test_a_twin_is_turned_away_and_a_successor_is_not(plan: Plan) -> None:
@@ -129,9 +129,9 @@ def test_a_twin_is_turned_away_and_a_successor_is_not(plan: Plan) -> None:
     assert roster.verdicts == {"twin": "rank 1 (host-1) runs already: start each rank once"}
     roster.take_hello(hello("next"), 4.0)
     roster.look(6.9)  # a loaded machine's rank is heard late: it keeps its place for the plan's own time of detection
-    assert roster.seats()[1].incarnation == "a"
+    assert roster.states()[1].incarnation == "a"
     roster.look(7.1)
-    assert roster.seats()[1].incarnation == "next"
+    assert roster.states()[1].incarnation == "next"
 
 
 def test_the_successor_of_a_process_that_is_known_to_have_ended_need_not_wait(plan: Plan) -> None:
@@ -141,15 +141,15 @@ def test_the_successor_of_a_process_that_is_known_to_have_ended_need_not_wait(pl
     roster.take_hello(hello("next"), 0.5)
     assert roster.holders == {"next": Holder(incarnation="a", process=Process("board", 7, "1"))}
     roster.take_leave(Leave(rank=1, incarnation="somebody else", reason="is gone"))
-    assert roster.seats()[1].incarnation == "a"
+    assert roster.states()[1].incarnation == "a"
     roster.take_leave(Leave(rank=1, incarnation="a", reason="is gone: its process has ended"))
-    assert roster.seats()[1].incarnation == "next"
+    assert roster.states()[1].incarnation == "next"
     (loss,) = roster.take_losses()
     assert (loss.reason, loss.silent_process) == ("is gone: its process has ended", None)
     roster.take_hello(hello("a"), 1.0)  # written back by somebody: it does not come again
     assert roster.holders.keys() == {"next"}
     roster.look(1.0)
-    assert roster.seats()[1].incarnation == "next"
+    assert roster.states()[1].incarnation == "next"
 
 
 def test_a_process_is_known_to_have_ended_only_where_that_can_be_seen() -> None:
@@ -172,7 +172,7 @@ def test_who_comes_after_the_last_result_is_told_so(plan: Plan) -> None:
     assert roster.close() == {}
     roster.take_hello(hello("late"), 1.0)
     assert roster.verdicts == {"late": LATE}
-    assert roster.seats()[1].incarnation == "a"
+    assert roster.states()[1].incarnation == "a"
 
 
 def test_a_process_with_another_plan_is_turned_away(plan: Plan) -> None:
@@ -181,7 +181,7 @@ def test_a_process_with_another_plan_is_turned_away(plan: Plan) -> None:
     assert "rank 1 (host-1) has another plan than rank 0" in roster.verdicts["a"]
     roster.take_hello(hello("b", rank=9), 0.0)
     assert "the plan has no rank 9" in roster.verdicts["b"]
-    assert roster.seats() == {}
+    assert roster.states() == {}
 
 
 # --- what rank 0 decides ------------------------------------------------------------------------------------------
@@ -235,7 +235,7 @@ def test_a_broken_connection_and_no_sign_of_life_is_a_loss(plan: Plan) -> None:
     assert board.said[-1] == "all ranks are there: goes on as planned"
 
 
-def test_a_broken_connection_of_a_rank_that_is_there_costs_one_generation(plan: Plan) -> None:
+def test_a_broken_connection_of_a_rank_that_is_there_costs_one_epoch(plan: Plan) -> None:
     board = Board(plan)
     board.come("a")
     board.step()
@@ -340,7 +340,7 @@ def test_the_links_of_a_plan_and_those_that_are_watched(three: Plan, spare: Plan
 
 
 @pytest.mark.parametrize("said", [(("link-b",), ()), ((), ("link-a",)), (("link-b",), ("link-a",))])
-def test_a_cut_link_ends_the_generation_and_its_heal_begins_the_next(three: Plan, said: Any) -> None:
+def test_a_cut_link_ends_the_epoch_and_its_heal_begins_the_next(three: Plan, said: Any) -> None:
     board = Linked(three)
     assert board.step(1.0) is None
     board.hear(*said)
@@ -425,7 +425,7 @@ def test_a_rank_whose_link_lives_may_be_slow_in_the_store(plan: Plan) -> None:
     for second in range(20):
         roster.take_sign(1, "link-a", float(second), 0.0)
         roster.look(second + 0.5)
-    assert 1 in roster.seats()
+    assert 1 in roster.states()
     roster.take_sign(1, "link-a", 20.0, 0.0)
     roster.look(20.5)  # five times the time of detection: its way to the store is cut
     assert roster.take_losses()[0].reason == "stopped answering 20.5 s ago"

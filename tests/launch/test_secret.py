@@ -107,7 +107,7 @@ def test_gloo_meets_through_sealed_values_alone(two_stages: Written) -> None:
 
     assert all(isinstance(group, dist.ProcessGroupGloo) for group in both(1))
     for key in ("0/0", "0/1", "0", "1"):
-        meeting.stranger.set(f"generation-2/{key}", b"\0" * 64)
+        meeting.stranger.set(f"epoch-2/{key}", b"\0" * 64)
     connect(1, 2)
     assert not isinstance(groups[1], dist.ProcessGroupGloo)
 
