@@ -87,7 +87,8 @@ def _open_closed() -> None:
         try:
             os.fstat(number)
         except OSError:
-            assert os.open(os.devnull, os.O_RDWR) == number, "a lower number was free"
+            opened = os.open(os.devnull, os.O_RDWR)
+            assert opened == number, "a lower number was free"
             os.set_inheritable(number, True)
         if getattr(sys, name) is None:
             setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
