@@ -25,6 +25,7 @@ from edgecompile.files import (
 )
 from edgecompile.plan_cluster import Device, Host, Limits, Link, Network, Pair, SpareHost
 from edgecompile.plan_costs import BoundaryEntry, Pinned, Scheduling, SharedEntry, UnitEntry
+from edgecompile.plan_files import files_of_plan
 from edgecompile.plan_rules import DTYPE_BYTES, PREPACK, check_plan, is_module_name
 from edgecompile.quantities import (
     format_bytes,
@@ -73,6 +74,7 @@ __all__ = [
     "check_regular",
     "check_utf8",
     "file_sha256",
+    "files_of_plan",
     "format_bytes",
     "format_count",
     "format_items_rate",

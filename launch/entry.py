@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from edgecompile.process import abrupt_interrupts, begin, final_status
+from edgecompile.process import abrupt_interrupts, begin, run_to_end
 from edgecompile.streams import restart_in_utf8
 from edgelaunch.allocator import restart_with_heap_environment
 from edgelaunch.needs import explain_import
@@ -22,7 +22,7 @@ def main() -> int:
         with abrupt_interrupts():
             from edgelaunch.cli import main as run
 
-        return final_status(run())
+        return run_to_end(run)
     except (ImportError, OSError) as error:
         message = explain_import(error)
         if message is None:

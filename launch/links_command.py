@@ -9,11 +9,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgecompile.plan import Plan, UserError, check_ours, check_overwrite
+from edgecompile.plan import Plan, UserError, check_ours, check_overwrite, files_of_plan
 from edgelaunch.arguments import add_rank_arguments
 from edgelaunch.failures import Failure
 from edgelaunch.hosts_option import DEVICES_BEGIN, HOSTS, devices_beside
-from edgelaunch.overwrite import files_of_plan
 from edgelaunch.start import Start, supervised
 
 if TYPE_CHECKING:

@@ -22,6 +22,7 @@ LOW = {
     "edgecompile.plan",
     "edgecompile.plan_cluster",
     "edgecompile.plan_costs",
+    "edgecompile.plan_files",
     "edgecompile.plan_rules",
     "edgecompile.prepack",
     "edgecompile.process",

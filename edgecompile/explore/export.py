@@ -16,7 +16,7 @@ from edgecompile.explore import simulate
 from edgecompile.explore.output import check_output, write_output
 from edgecompile.explore.run_timeline import rows_of_run
 from edgecompile.explore.timeline import COMPUTE, DRAIN, FILL, PACK, SEND, WAIT_INPUT, WAIT_SEND, Row, rows_of
-from edgecompile.plan import read_plan
+from edgecompile.plan import files_of_plan, read_plan
 from edgecompile.run_record import read_run
 
 __all__ = ["add_options", "run", "trace_events"]
@@ -38,11 +38,11 @@ def run(chosen: argparse.Namespace) -> int:
     if not 1 <= chosen.microbatches <= MOST_MICROBATCHES:
         raise UserError(f"--microbatches {chosen.microbatches}: a trace holds 1 to {MOST_MICROBATCHES:,} of them")
     path = Path(chosen.perfetto)
-    read = [(Path(chosen.plan), "the plan")]
+    plan = read_plan(chosen.plan)
+    read = list(files_of_plan(plan, Path(chosen.plan)))
     if chosen.run is not None:
         read.append((Path(chosen.run), "the run"))
     check_output(path, "trace.json", "--perfetto", read)
-    plan = read_plan(chosen.plan)
     if chosen.run is not None:
         rows = rows_of_run(read_run(Path(chosen.run)))
     else:

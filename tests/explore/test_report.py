@@ -19,7 +19,7 @@ from edgecompile.explore.cli import main
 from edgecompile.explore.proof import proof
 from edgecompile.explore.run_timeline import rows_of_run
 from edgecompile.explore.timeline import COMPUTE, FILL, WAIT_INPUT, WAIT_SEND
-from edgecompile.plan import Certificate, Plan, file_sha256, write_plan
+from edgecompile.plan import Certificate, Plan, file_sha256, read_plan, write_plan
 from edgecompile.run_record import LinkRecord, Percentiles, Rates, RunRecord, StageRecord, read_run, run_text
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -205,7 +205,11 @@ def test_what_is_read_is_not_written_over(files: tuple[Path, Path], capsys: pyte
     plan_path, run_path = files
     (plan_path.parent / "link.html").symlink_to(plan_path)
     before = {path: path.read_bytes() for path in files}
-    for output, what in ((plan_path, "the plan"), (plan_path.parent / "link.html", "the plan"), (run_path, "the run")):
+    shard = plan_path.parent / read_plan(plan_path).stages[0].shard
+    golden = plan_path.parent / read_plan(plan_path).golden.file
+    for output, what in ((plan_path, "the plan"), (plan_path.parent / "link.html", "the plan"), (run_path, "the run"),
+                         (shard, "a shard of the plan"), (golden, "the plan's golden file")):  # fmt: skip
+        output.parent.mkdir(exist_ok=True)
         assert main(["report", *map(str, files), "--output", str(output)]) == 2
         assert f"--output would write over {what}: name another file" in capsys.readouterr().err
         words = ["export", str(plan_path), "--run", str(run_path), "--perfetto", str(output)]
