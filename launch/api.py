@@ -22,7 +22,7 @@ from edgecompile.execution.allocator import use_one_arena
 from edgelaunch.common.failures import Failure, RankFailedError, rank_name
 from edgelaunch.common.identity import Endpoint, check_reachable, choose_rank, find_endpoint
 from edgelaunch.common.items import Entry, Source
-from edgelaunch.common.plan_files import check_rank
+from edgelaunch.common.shard_files import check_rank
 from edgelaunch.inputs.fitting import fit
 from edgelaunch.local.local_run import Children, OnLoopback, listen_on_loopback
 from edgelaunch.outputs.result_files import as_numpy
@@ -73,12 +73,14 @@ class Pipeline:
         self._rank: Any = None
         self._supervisor: threading.Thread | None = None
         self._closed = self._entered = False
+        self._process = os.getpid()
 
     @property
     def plan(self) -> Plan:
         return self._plan
 
     def __enter__(self) -> Pipeline:
+        self._process = os.getpid()
         if self._entered or self._closed:
             raise RuntimeError("the pipeline was started before: make another Pipeline for another with statement")
         self._entered = True
@@ -171,7 +173,7 @@ class Pipeline:
 
     def close(self) -> None:
         """Lets what is under way come out, and ends every rank; a pipeline that was never started has none."""
-        if self._closed:
+        if self._closed or self._process != os.getpid():  # a forked process has the ranks of its parent, and no threads
             return
         if self._rank is None:
             self._closed = True
@@ -238,6 +240,8 @@ class Pipeline:
             time.sleep(POLL_S)
 
     def _check(self) -> None:
+        if self._process != os.getpid():
+            raise RuntimeError("the pipeline belongs to the process that this one was forked from: make another here")
         failure = self._failure
         if self._children is not None and not self._closed:
             failure = self._children.first_failure() or failure

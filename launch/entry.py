@@ -6,7 +6,7 @@ import sys
 
 from edgecompile.execution.allocator import restart_with_heap_environment
 from edgecompile.terminal.encoding import restart_in_utf8
-from edgecompile.terminal.process import abrupt_interrupts, begin, final_status
+from edgecompile.terminal.process import abrupt_interrupts, begin, run_to_end
 from edgelaunch.process.missing_packages import explain_import
 from edgelaunch.process.stderr import say_error
 
@@ -22,7 +22,7 @@ def main() -> int:
         with abrupt_interrupts():
             from edgelaunch.commands.launch_command import main as run
 
-        return final_status(run())
+        return run_to_end(run)
     except (ImportError, OSError) as error:
         message = explain_import(error)
         if message is None:

@@ -100,3 +100,34 @@ with abrupt_interrupts():
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=20)
     assert (process.returncode, error) == (130, "edgecompile: interrupted\n")
+
+
+def test_output_that_a_full_disk_does_not_take_is_an_error_in_one_line(plan: Path) -> None:
+    for words in (["show", str(plan)], ["show", str(plan), "--json"], ["--help"], ["--completion", "bash"]):
+        code = f"import sys; sys.argv = ['edgeplan', *{words}]; from edgecompile.commands import plan_main as main; " \
+               "sys.exit(main())"  # fmt: skip
+        with open("/dev/full", "wb") as full:
+            done = subprocess.run([sys.executable, "-c", code], stdout=full, stderr=subprocess.PIPE, text=True)
+        message = "edgeplan: standard output cannot be written: No space left on device\n"
+        assert (done.returncode, done.stderr) == (2, message), words
+
+
+@pytest.mark.parametrize("closed", [(0,), (1,), (2,), (0, 1, 2)])
+def test_streams_that_the_caller_closed_lead_nowhere(plan: Path, closed: tuple[int, ...]) -> None:
+    """Not into the file that is opened next, which would have their number."""
+    code = f"""
+import os, sys
+for number in {closed}:
+    os.close(number)
+names = ["stdin", "stdout", "stderr"]
+for number in {closed}:
+    setattr(sys, names[number], None)  # as Python starts
+sys.argv = ["edgeplan", "show", {str(plan)!r}]
+from edgecompile.commands import plan_main
+status = plan_main()
+numbers = [os.open(os.devnull, os.O_RDONLY), *(getattr(sys, name).fileno() for name in names)]
+os._exit(0 if status == 0 and numbers[0] > 2 and numbers[1:] == [0, 1, 2] else 1)
+"""
+    done = subprocess.run([sys.executable, "-c", code], stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert ("predicted" in done.stdout) == (1 not in closed)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from edgecompile.terminal.encoding import restart_in_utf8
-from edgecompile.terminal.process import abrupt_interrupts, begin
+from edgecompile.terminal.process import abrupt_interrupts, begin, run_to_end
 
 __all__ = ["compile_main", "plan_main", "profile_main", "sched_main"]
 
@@ -21,7 +21,7 @@ def compile_main() -> int:
         with abrupt_interrupts():
             from edgecompile.commands.compile_command import main
 
-        return main()
+        return run_to_end(main)
     except ModuleNotFoundError as error:
         return _explain("edgecompile", error)
 
@@ -34,7 +34,7 @@ def profile_main() -> int:
         with abrupt_interrupts():
             from edgecompile.commands.profile_command import main
 
-        return main()
+        return run_to_end(main)
     except ModuleNotFoundError as error:
         return _explain("edgeprofile", error)
 
@@ -44,7 +44,7 @@ def plan_main() -> int:
     begin("edgeplan")
     with abrupt_interrupts():
         from edgecompile.commands.plan_command import main
-    return main()
+    return run_to_end(main)
 
 
 def sched_main() -> int:
@@ -52,7 +52,7 @@ def sched_main() -> int:
     begin("edgesched")
     with abrupt_interrupts():
         from edgecompile.commands.pipeedge_command import main
-    return main()
+    return run_to_end(main)
 
 
 def _explain(command: str, error: ModuleNotFoundError) -> int:

@@ -35,6 +35,9 @@ __all__ = [
     "with_pixels",
 ]
 
+MOST_ITEMS = 1 << 20
+"""Of a microbatch: the model is run on one, and more would fill any memory first."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class InputSpec:
@@ -115,6 +118,8 @@ def to_conf(config: Any) -> Conf:
     assert isinstance(conf, Conf)
     _check_keys(conf, "")
     _at_least(conf.microbatch, 1, "microbatch")
+    if conf.microbatch > MOST_ITEMS:
+        raise UserError(f"invalid value {conf.microbatch} for microbatch: expected at most {MOST_ITEMS:,}")
     _one_of(conf.data.kind, ("tensor", "image", "text"), "data.kind")
     _one_of(conf.data.result, ("array", "labels"), "data.result")
     _one_of(conf.weights_unused, ("refuse", "ignore"), "weights_unused")
@@ -213,6 +218,8 @@ def with_pixels(spec: ModelSpec, data: DataConf) -> ModelSpec:
 
 def cluster_of(conf: Conf) -> Cluster:
     """Raises UserError where a host names an unknown device, a figure has no unit we know, or there is no host."""
+    if conf.hosts.count is not None:
+        _at_least(conf.hosts.count, 1, "hosts.count")
     devices = {name: _device(name, item) for name, item in conf.devices.items()}
     hosts = [host for name, item in conf.hosts.members.items() for host in _hosts(name, item, devices)]
     names = [host.name for host in hosts]
@@ -224,7 +231,7 @@ def cluster_of(conf: Conf) -> Cluster:
         _one_of(data_host, tuple(names), "hosts.data_host")
         hosts.sort(key=lambda host: host.name != data_host)
     if conf.hosts.count is not None:
-        if not 1 <= conf.hosts.count <= len(hosts):
+        if conf.hosts.count > len(hosts):
             raise UserError(f"hosts.count: {conf.hosts.count} does not do: it must be 1 to {len(hosts)} here")
         hosts = hosts[: conf.hosts.count]
     if not hosts:

@@ -13,6 +13,7 @@ from typing import Any
 
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan_file import read_plan
+from edgecompile.contract.plan_files import files_of_plan
 from edgecompile.contract.run_record import read_run
 from edgecompile.explore import simulate
 from edgecompile.explore.output import check_output, write_output
@@ -48,11 +49,11 @@ def run(chosen: argparse.Namespace) -> int:
     if not 1 <= chosen.microbatches <= MOST_MICROBATCHES:
         raise UserError(f"--microbatches {chosen.microbatches}: a trace holds 1 to {MOST_MICROBATCHES:,} of them")
     path = Path(chosen.perfetto)
-    read = [(Path(chosen.plan), "the plan")]
+    plan = read_plan(chosen.plan)
+    read = list(files_of_plan(plan, Path(chosen.plan)))
     if chosen.run is not None:
         read.append((Path(chosen.run), "the run"))
     check_output(path, "trace.json", "--perfetto", read)
-    plan = read_plan(chosen.plan)
     if chosen.run is not None:
         rows = rows_of_run(read_run(Path(chosen.run)))
     else:

@@ -17,6 +17,7 @@ from edgecompile.contract.atomic_files import file_sha256
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Plan
 from edgecompile.contract.plan_file import read_plan
+from edgecompile.contract.plan_files import files_of_plan
 from edgecompile.contract.quantities import format_bytes, format_count, format_items_rate, format_time
 from edgecompile.contract.run_record import RunRecord, read_run
 from edgecompile.contract.user_files import check_ours, check_regular, read_text
@@ -60,7 +61,9 @@ def run(chosen: argparse.Namespace) -> int:
         raise UserError(f"{chosen.run}: a run of another plan than {plan_path}: give that plan")
     folder = Path(chosen.plan).parent if chosen.plan is not None else Path(chosen.sweep)
     output = Path(chosen.output) if chosen.output is not None else folder / "report.html"
-    _check_output(chosen, output, plan_path)
+    read = list(files_of_plan(plan, plan_path)) if plan is not None and plan_path is not None else []
+    read += [(Path(chosen.sweep) / job["plan"], "a plan of the sweep") for job in jobs if job["plan"]]
+    _check_output(chosen, output, read)
     write_output(output, page(plan, record, jobs))
     if chosen.json:
         print(json.dumps({"report": str(output)}))
@@ -69,9 +72,8 @@ def run(chosen: argparse.Namespace) -> int:
     return 0
 
 
-def _check_output(chosen: argparse.Namespace, output: Path, plan_path: Path | None) -> None:
+def _check_output(chosen: argparse.Namespace, output: Path, read: list[tuple[Path, str]]) -> None:
     """Raises UserError where the report would be written over what it is made from, or over somebody else's file."""
-    read = [(plan_path, "the plan")] if plan_path is not None else []
     if chosen.run is not None:
         read.append((Path(chosen.run), "the run"))
     if chosen.sweep is not None:

@@ -1,4 +1,4 @@
-"""A command's process: output that nobody reads any more, and Ctrl-C while libraries are imported.
+"""A command's process: output that nobody reads or no disk takes, and Ctrl-C while libraries are imported.
 
 Imports nothing but the standard library, and little of that: every command begins with it.
 """
@@ -19,32 +19,39 @@ __all__ = [
     "begin",
     "closed_output",
     "final_status",
+    "run_to_end",
     "tell_reader_left",
+    "unwritten",
 ]
 
-INTERRUPTED, CLOSED_PIPE = 130, 141
+USER_ERROR, INTERRUPTED, CLOSED_PIPE = 2, 130, 141
 """Exit statuses as a shell has them: 128 plus SIGINT, 128 plus SIGPIPE."""
 
 
 class _Tolerant:
-    """A text stream whose reader may go (`| head`): what cannot be written is dropped, and work goes on."""
+    """A text stream whose reader may go (`| head`), or whose disk may be full: what cannot be written is dropped.
+
+    Work goes on, and the command's status tells.
+    """
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
         self.reader_left = False
+        self.problem: str | None = None
+        """Why something was not written, where that is not since the reader left."""
 
     def write(self, text: str) -> int:
         try:
             return int(self._stream.write(text))
-        except BrokenPipeError:
-            self._drop()
+        except OSError as error:
+            self._drop(error)
             return len(text)
 
     def flush(self) -> None:
         try:
             self._stream.flush()
-        except BrokenPipeError:
-            self._drop()
+        except OSError as error:
+            self._drop(error)
 
     def writelines(self, lines: Any) -> None:
         for line in lines:
@@ -53,9 +60,12 @@ class _Tolerant:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
-    def _drop(self) -> None:
+    def _drop(self, error: OSError) -> None:
         """What is buffered, and what processes started from here on write, goes nowhere."""
-        self.reader_left = True
+        if isinstance(error, BrokenPipeError):
+            self.reader_left = True
+        else:
+            self.problem = error.strerror or str(error)
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, self._stream.fileno())
         os.close(null)
@@ -64,10 +74,24 @@ class _Tolerant:
 def begin(command: str) -> None:
     """For the first line of a command: Ctrl-C is one line from now on, and a closed pipe stops nothing."""
     _Command.name = command
+    _open_closed()
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is not None and not isinstance(stream, _Tolerant):
             setattr(sys, name, _Tolerant(stream))
+
+
+def _open_closed() -> None:
+    """Standard streams that the caller closed (`>&-`) lead nowhere: a file opened next would get their numbers."""
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        try:
+            os.fstat(number)
+        except OSError:
+            opened = os.open(os.devnull, os.O_RDWR)
+            assert opened == number, "a lower number was free"
+            os.set_inheritable(number, True)
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
 
 
 def closed_output() -> bool:
@@ -82,11 +106,31 @@ def tell_reader_left() -> None:
 
 
 def final_status(status: int) -> int:
-    """The command's exit status: 141 for one that did its work while nobody read what it printed."""
+    """The command's exit status: 141 for one that did its work while nobody read what it printed; 2 where that could
+    not be written, which it says."""
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             stream.flush()
+    if status == 0 and (problem := unwritten()) is not None:
+        print(f"{_Command.name or 'edgecompile'}: {problem}", file=sys.stderr)
+        return USER_ERROR
     return CLOSED_PIPE if status == 0 and closed_output() else status
+
+
+def unwritten() -> str | None:
+    """What to say where standard output could not be written, as on a full disk."""
+    problem = getattr(sys.stdout, "problem", None)
+    return None if problem is None else f"standard output cannot be written: {problem}"
+
+
+def run_to_end(body: Callable[[], int]) -> int:
+    """A command's exit status, also where `--help` or `--version` end it."""
+    try:
+        return final_status(body())
+    except SystemExit as stop:
+        if stop.code is not None and not isinstance(stop.code, int):
+            raise
+        return final_status(stop.code or 0)
 
 
 class _Command:

@@ -56,6 +56,13 @@ class WireFormat:
         return self.name == "fp32"
 
     @property
+    def rounding(self) -> float:
+        """What encoding changes a value by, at most, relative to the largest one, but for what clipping cuts off."""
+        if self.is_integer:
+            return 1 / (2**self.bits - 1)
+        return {"fp32": 0.0, "fp16": 2.0**-11, "bf16": 2.0**-8}[self.name]
+
+    @property
     def is_integer(self) -> bool:
         return self.name.startswith("int")
 

@@ -16,7 +16,7 @@ from edgelaunch.commands.arguments import run_parser
 from edgelaunch.commands.one_rank import import_torch, rank_failure, run_rank
 from edgelaunch.commands.rank_start import quiet_peers
 from edgelaunch.common.failures import Failure
-from edgelaunch.common.plan_files import check_rank
+from edgelaunch.common.shard_files import check_rank
 from edgelaunch.local.forked import ForkServer, check_beside
 from edgelaunch.local.local_run import LocalRun
 from edgelaunch.local.restarts import DEFAULT_RESTARTS

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Plan
+from edgecompile.contract.plan_files import files_of_plan
 from edgecompile.contract.user_files import check_ours, check_overwrite
 from edgelaunch.commands.arguments import add_rank_arguments
 from edgelaunch.commands.rank_start import Start, supervised
 from edgelaunch.common.failures import Failure
 from edgelaunch.link_test.hosts_option import DEVICES_BEGIN, HOSTS, devices_beside
-from edgelaunch.outputs.overwrite import files_of_plan
 
 if TYPE_CHECKING:
     from edgelaunch.link_test.hosts_option import Figures

@@ -14,8 +14,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Plan, Stage
-from edgecompile.terminal.process import abrupt_interrupts, final_status
+from edgecompile.terminal.process import abrupt_interrupts, final_status, unwritten
 from edgelaunch.commands.rank_start import Start, supervised
 from edgelaunch.common.failures import Failure, exit_code, rank_name
 from edgelaunch.common.identity import is_loopback
@@ -78,6 +79,10 @@ def run_rank(arguments: argparse.Namespace, plan: Plan, plan_path: Path, work: R
     if failure is not None:
         for results in discard:
             results.discard()
+    else:
+        sys.stdout.flush()
+        failure = _unwritten(rank)
+    if failure is not None:
         if channel is not None:
             _report(channel, failure)
         else:
@@ -86,6 +91,12 @@ def run_rank(arguments: argparse.Namespace, plan: Plan, plan_path: Path, work: R
             describe(failure, plan, rank)
     code = exit_code(failure) if failure is not None else final_status(0)
     os._exit(2 if code == 130 and failure is not None and failure.rank != rank else code)
+
+
+def _unwritten(rank: int) -> Failure | None:
+    """A run that was complete, and whose results or report could not be printed."""
+    problem = unwritten()
+    return None if problem is None else Failure.of(rank, UserError(problem))
 
 
 def _report(channel: socket.socket, failure: Failure) -> None:
@@ -181,7 +192,7 @@ def _prepared(start: Start, discard: list[Any], *, checked: bool) -> tuple[Sessi
 
 
 def _lacking(start: Start) -> tuple[Stage, ...]:
-    from edgelaunch.common.plan_files import check_rank, lacking
+    from edgelaunch.common.shard_files import check_rank, lacking
 
     if start.rank > 0 and not start.arguments.loopback:
         return tuple(lacking(start.plan, start.rank, start.folder))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.quantities import format_bytes
-from edgelaunch.common.plan_files import check_file, check_shard
+from edgelaunch.common.shard_files import check_file, check_shard
 from edgelaunch.doctor.findings import FAILS, NOTE, CheckContext, Finding
 from edgelaunch.process.cores import available_cores
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Plan, Stage
 from edgelaunch.common.identity import Endpoint
-from edgelaunch.common.plan_files import stages_of
+from edgelaunch.common.shard_files import stages_of
 
 __all__ = ["FAILS", "NOTE", "OK", "SLOWER", "Finding", "CheckContext", "first_line", "has_torch"]
 

@@ -19,14 +19,18 @@ LABEL_KEY = "label"
 def fit(value: Any, spec: TensorSpec, where: str) -> NDArray[Any]:
     """One item's array in the input's dtype, without batch dimension; a bfloat16 input takes float32.
 
-    Floats become floats of the input's width, whole numbers become whole numbers where they fit, truth values count as
+    Floats become floats of the input's width, whole numbers become whole numbers, where they fit; truth values count as
     whole numbers. Nothing else is converted: uint8 pixels for a float input are more likely a mistake.
 
     Raises:
         UserError: the shape differs, the dtype is of another kind, or a value does not fit.
     """
-    array = np.asarray(value)
     wanted = f"{spec.dtype} {spec.shape[1:]}"
+    try:
+        array = np.asarray(value)
+    except (ValueError, TypeError, RuntimeError) as error:  # uneven lists; torch's tensors that numpy does not take
+        reason = " ".join(str(error).split())
+        raise UserError(f"{where}: {spec.name} is no array ({reason}), the model takes {wanted}") from None
     if array.shape != spec.shape[1:] or not convertible(array.dtype, spec):
         raise UserError(f"{where}: {spec.name} is {array.dtype} {array.shape}, the model takes {wanted}")
     target = np.dtype("float32" if spec.dtype == "bfloat16" else spec.dtype)
@@ -35,7 +39,16 @@ def fit(value: Any, spec: TensorSpec, where: str) -> NDArray[Any]:
         for extreme in (int(array.min()), int(array.max())):
             if not low <= extreme <= high:
                 raise UserError(f"{where}: {spec.name} holds {extreme}, the model takes {wanted}: {low} to {high}")
-    return np.array(array, dtype=target, order="C")
+    with np.errstate(over="ignore"):
+        converted = np.array(array, dtype=target, order="C")
+    if target.kind == "f" and target.itemsize < array.itemsize:
+        lost = np.isinf(converted) & ~np.isinf(array)
+        if lost.any():
+            most = np.finfo(target).max
+            raise UserError(
+                f"{where}: {spec.name} holds {array[lost][0]:g}, the model takes {wanted}: at most {most:g}"
+            )
+    return converted
 
 
 def convertible(dtype: np.dtype[Any], spec: TensorSpec) -> bool:

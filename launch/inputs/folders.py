@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import unicodedata
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,9 @@ from edgelaunch.inputs.labels import num_classes
 
 __all__ = ["SUFFIXES", "Classes", "Found", "class_numbers", "find_images"]
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+SUFFIXES = (
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm",
+)  # fmt: skip
 MOST_NAMED = 5
 
 
@@ -28,6 +30,20 @@ class Found:
     """In the order of their paths; also what turns out to be no readable file."""
     num_hidden: int
     """Files and folders that were left out, since their names begin with a dot."""
+    others: Counter[str]
+    """Files that were left out, since their suffixes are none of SUFFIXES: how many of each suffix."""
+
+    @property
+    def notes(self) -> list[str]:
+        """What a user must know of what was left out."""
+        notes = []
+        if self.num_hidden:
+            notes.append(f"left out {self.num_hidden} hidden files or folders, whose names begin with a dot")
+        if count := self.others.total():
+            kinds = ", ".join(suffix or "no suffix" for suffix, _ in self.others.most_common(MOST_NAMED))
+            several = "s" if count > 1 else ""
+            notes.append(f"left out {count} file{several} of other kinds ({kinds}): convert those that are images")
+        return notes
 
 
 def find_images(root: Path) -> Found:
@@ -38,6 +54,7 @@ def find_images(root: Path) -> Found:
     """
     files: list[Path] = []
     num_hidden = 0
+    others: Counter[str] = Counter()
     waiting: list[tuple[Path, frozenset[tuple[int, int]]]] = [(root, frozenset())]
     while waiting:
         folder, above = waiting.pop()
@@ -59,7 +76,9 @@ def find_images(root: Path) -> Found:
                 files.append(path)
             elif entry.is_symlink() and not path.exists():
                 raise UserError(f"{path}: leads to {os.readlink(path)}, which is not there: mend or remove this link")
-    return Found(sorted(files), num_hidden)
+            else:
+                others[path.suffix.lower()] += 1
+    return Found(sorted(files), num_hidden, others)
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

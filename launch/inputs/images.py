@@ -42,8 +42,8 @@ def open_images(plan: Plan, folder: Path, path: Path, bad: BadItems) -> Source:
     if path.is_dir():
         found = find_images(path)
         files, root = found.files, path
-        if found.num_hidden:
-            bad.note(f"{path}: left out {found.num_hidden} hidden files or folders, whose names begin with a dot")
+        for note in found.notes:
+            bad.note(f"{path}: {note}")
     else:
         files, root = [path], path.parent
     if not files:

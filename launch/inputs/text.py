@@ -16,7 +16,7 @@ import numpy as np
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Plan, TensorSpec, TextSpec
 from edgelaunch.common.items import Entry, Item, Source
-from edgelaunch.common.plan_files import check_file
+from edgelaunch.common.shard_files import check_file
 from edgelaunch.inputs.bad_items import BadItems
 from edgelaunch.inputs.fitting import fit
 from edgelaunch.inputs.labels import class_label

@@ -10,7 +10,7 @@ from typing import Any
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Plan
 from edgelaunch.common.items import FLUSH, Entry, Flush, Item, Source
-from edgelaunch.common.plan_files import check_file
+from edgelaunch.common.shard_files import check_file
 
 __all__ = ["GoldenFile", "chain"]
 

@@ -8,26 +8,13 @@ from pathlib import Path
 
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Plan
+from edgecompile.contract.plan_files import files_of_plan
 from edgecompile.contract.user_files import check_overwrite, is_same_file
 from edgelaunch.common.items import STDIN
 from edgelaunch.inputs.folders import SUFFIXES, find_images
 from edgelaunch.outputs.partial_results import partial_folder
 
-__all__ = ["check_written", "files_of_plan"]
-
-
-def files_of_plan(plan: Plan, path: Path) -> Iterator[tuple[Path, str]]:
-    """The plan and all files that it names, each with what it is."""
-    yield path, "the plan"
-    folder = path.resolve().parent
-    for stages in (plan.stages, *(item.stages for item in plan.contingencies)):
-        for stage in stages:
-            yield folder / stage.shard, "a shard of the plan"
-    yield folder / plan.golden.file, "the plan's golden file"
-    if plan.golden.reference is not None:
-        yield folder / plan.golden.reference, "the plan's reference"
-    if plan.data.text is not None and plan.data.text.tokenizer is not None:
-        yield folder / plan.data.text.tokenizer, "the plan's tokenizer"
+__all__ = ["check_written"]
 
 
 def check_written(arguments: argparse.Namespace, plan: Plan) -> None:

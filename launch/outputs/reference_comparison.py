@@ -15,7 +15,7 @@ from edgecompile.execution import torchscript
 from edgecompile.execution.closeness import scale_of
 from edgecompile.execution.libraries import import_libraries
 from edgelaunch.common.items import Entry, Flush, Item
-from edgelaunch.common.plan_files import check_file
+from edgelaunch.common.shard_files import check_file
 from edgelaunch.outputs.golden import GoldenFile
 from edgelaunch.outputs.golden_comparison import Comparison, difference
 

@@ -148,7 +148,7 @@ class Streams:
                     stream.num_awaited += 1
                     stream.drawn.append(item)
                     self._changed.notify_all()
-        except Exception as raised:  # the caller's iterable may raise anything, and the caller is who must get it
+        except BaseException as raised:  # the caller's iterable may raise anything, and the caller is who must get it
             error = raised
         with self._changed:
             stream.error, stream.all_drawn = error, True

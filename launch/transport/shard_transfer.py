@@ -29,8 +29,8 @@ from edgecompile.contract.quantities import format_bytes
 from edgecompile.execution.message_layout import PIECE_BYTES
 from edgelaunch.common.failures import PeerLostError, rank_name
 from edgelaunch.common.identity import Endpoint
-from edgelaunch.common.plan_files import check_shard, stages_of
 from edgelaunch.common.rank_options import RankOptions
+from edgelaunch.common.shard_files import check_shard, stages_of
 from edgelaunch.store.meeting import Board, ListReader
 from edgelaunch.store.seal import Seal
 from edgelaunch.transport.links import GlooGroup

@@ -18,7 +18,7 @@ from PIL import Image, ImageStat
 from edgecompile.commands.plan_command import main
 from edgecompile.contract.atomic_files import file_sha256
 from edgecompile.contract.plan import Certificate, Plan
-from edgecompile.contract.plan_file import write_plan
+from edgecompile.contract.plan_file import read_plan, write_plan
 from edgecompile.contract.run_record import LinkRecord, Percentiles, Rates, RunRecord, StageRecord, read_run, run_text
 from edgecompile.explore.proof import proof
 from edgecompile.explore.timeline.run_timeline import rows_of_run
@@ -207,7 +207,11 @@ def test_what_is_read_is_not_written_over(files: tuple[Path, Path], capsys: pyte
     plan_path, run_path = files
     (plan_path.parent / "link.html").symlink_to(plan_path)
     before = {path: path.read_bytes() for path in files}
-    for output, what in ((plan_path, "the plan"), (plan_path.parent / "link.html", "the plan"), (run_path, "the run")):
+    shard = plan_path.parent / read_plan(plan_path).stages[0].shard
+    golden = plan_path.parent / read_plan(plan_path).golden.file
+    for output, what in ((plan_path, "the plan"), (plan_path.parent / "link.html", "the plan"), (run_path, "the run"),
+                         (shard, "a shard of the plan"), (golden, "the plan's golden file")):  # fmt: skip
+        output.parent.mkdir(exist_ok=True)
         assert main(["report", *map(str, files), "--output", str(output)]) == 2
         assert f"--output would write over {what}: name another file" in capsys.readouterr().err
         words = ["export", str(plan_path), "--run", str(run_path), "--perfetto", str(output)]

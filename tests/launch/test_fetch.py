@@ -20,7 +20,7 @@ from launch_plans import Written
 from edgecompile.contract.atomic_files import file_sha256
 from edgecompile.contract.errors import UserError
 from edgelaunch.common.identity import Endpoint
-from edgelaunch.common.plan_files import stages_of
+from edgelaunch.common.shard_files import stages_of
 from edgelaunch.store.meeting import Board
 from edgelaunch.store.seal import Seal
 from edgelaunch.transport.shard_transfer import REQUESTS, ShardServer, TransferContext, fetch_shards

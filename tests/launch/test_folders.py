@@ -108,6 +108,15 @@ def test_hidden_files_are_no_items_and_are_told(
     assert len(labels(vision, hidden)) == 2
 
 
+def test_files_of_other_kinds_are_told(vision: Plan, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A camera's .heic is an image to its user: accuracies and row numbers would be wrong without a word."""
+    for name in ("goldfish/c.heic", "goldfish/d.HEIC", "Tinca_tinca/readme"):
+        (pictures / name).write_bytes(b"x")
+    (pictures / "goldfish" / "b.png").rename(pictures / "goldfish" / "b.jfif")
+    assert labels(vision, pictures) == {"Tinca_tinca/a.png": 0, "goldfish/b.jfif": 1}
+    assert "left out 3 files of other kinds (.heic, no suffix): convert those that are" in capsys.readouterr().err
+
+
 def test_a_folder_that_cannot_be_read_is_named(vision: Plan, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scandir = os.scandir
 

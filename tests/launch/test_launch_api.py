@@ -203,3 +203,47 @@ assert issubclass(edgelaunch.RankFailedError, RuntimeError)
 print('good')
 """
     assert program(code).wait().expect(0).out == "good\n"
+
+
+def test_a_source_that_ends_by_something_else_than_an_exception_frees_its_caller(two_stages: Written) -> None:
+    """asyncio's CancelledError and sys.exit are none; the caller waited for ever."""
+    code = f"""
+import asyncio
+with edgelaunch.Pipeline({str(two_stages.path)!r}, local=True) as p:
+    for error in (asyncio.CancelledError('mine'), SystemExit('mine'), KeyboardInterrupt('mine')):
+        def broken():
+            yield x[0]
+            raise error
+        try:
+            list(p.stream(broken()))
+        except BaseException as raised:
+            assert raised is error, raised
+        else:
+            sys.exit('no error')
+    assert np.array_equal(p(x), 4 * x)
+print('good')
+"""
+    assert program(code).wait().expect(0).out == "good\n"
+
+
+def test_a_forked_process_leaves_its_parents_pipeline_alone(two_stages: Written) -> None:
+    """Its end, through atexit, waited for ever for threads that it does not have."""
+    code = f"""
+import os, signal
+with edgelaunch.Pipeline({str(two_stages.path)!r}, local=True) as p:
+    assert np.array_equal(p(x), 4 * x)
+    pid = os.fork()
+    if not pid:
+        signal.alarm(20)
+        try:
+            p(x)
+        except RuntimeError as error:
+            assert 'forked' in str(error), error
+            sys.exit(7)
+        sys.exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+    assert np.array_equal(p(x), 4 * x)
+print('good')
+"""
+    assert program(code).wait().expect(0).out == "good\n"
+    wait_gone(two_stages.path, 1.0)

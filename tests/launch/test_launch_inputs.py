@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from launch_plans import Written
 from PIL import Image
 from safetensors.numpy import save_file
@@ -129,6 +130,21 @@ def test_fit_of_truth_values() -> None:
     assert fit(np.array([0, 1, 1]), spec, "here").dtype == bool
     with pytest.raises(UserError, match="here: mask holds 2, the model takes bool"):
         fit(np.array([0, 1, 2]), spec, "here")
+
+
+def test_fit_of_floats_that_are_too_large_and_of_what_is_no_array() -> None:
+    """No infinity where the item has a number; its own infinities and NaN stay."""
+    spec = TensorSpec(name="x", dtype="float32", shape=(1, 3))
+    there = np.array([np.inf, np.nan, 3e38])
+    np.testing.assert_array_equal(fit(there, spec, "here"), there.astype(np.float32))
+    with pytest.raises(UserError, match=r"here: x holds -1e\+39, the model takes float32 \(3,\): at most 3.40282e\+38"):
+        fit(np.array([0.0, -1e39, np.inf]), spec, "here")
+    half = TensorSpec(name="x", dtype="float16", shape=(1, 1))
+    with pytest.raises(UserError, match="x holds 70000, the model takes float16"):
+        fit(np.array([70000], np.float32), half, "here")
+    for value in ([1.0, [2.0], 3.0], torch.ones(3, dtype=torch.bfloat16), torch.ones(3, requires_grad=True)):
+        with pytest.raises(UserError, match=r"here: x is no array \(.*\), the model takes float32 \(3,\)"):
+            fit(value, spec, "here")
 
 
 # --- images -------------------------------------------------------------------------------------------------------

@@ -169,7 +169,9 @@ def _trusted(value: torch.Tensor, wide: torch.Tensor) -> tuple[torch.Tensor, flo
         return value, 0.0, 0.0
     own, scale = _error_and_scale(value, wide)
     rounding = torch.finfo(value.dtype).eps
-    if wide.dtype == torch.float64 and own <= max(_MOST_OWN_ERROR, 4 * rounding) * scale:
+    limit = max(_MOST_OWN_ERROR, 4 * rounding) * scale
+    # a sum of normalised values may cancel to nothing: what is left is the rounding of values about 1
+    if wide.dtype == torch.float64 and own <= max(limit, 32 * rounding):
         return wide, own, scale
     _, scale = _error_and_scale(value, value.double())
     return value.double(), 32 * rounding * scale, scale
