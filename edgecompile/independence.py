@@ -33,6 +33,7 @@ _MOST_ROUNDING = 1e-6
 _WIDE_ROUNDING = 1e-6
 _STANDS_OUT, _MOST_ERROR = 20, 200
 """Times the least error of a row; in units of the dtype's last place. Beyond either, items are looked at closely."""
+_OUTLIER = 128
 _MOST_SHARED = 4
 """Inputs that are tried."""
 _OTHER_PATH = 1e-3
@@ -146,9 +147,14 @@ def _repeated(value: torch.Tensor, place: int) -> torch.Tensor:
 
 
 def _made_up(value: torch.Tensor, golden: torch.Tensor, place: int, loud: bool) -> torch.Tensor:
-    """All items but the one at `place` made larger (numbers: as the last golden item's), or zero."""
+    """All items but the one at `place` made larger, one value of each by far, or zero; numbers: the last golden item's.
+
+    A limit that the whole microbatch shares counts for nothing until a value exceeds it.
+    """
     if loud:
         made = value * 8 if value.is_floating_point() else golden[-1:].expand_as(value).clone()
+        if value.is_floating_point():
+            made.view(len(made), -1)[:, 0] *= _OUTLIER
     else:
         made = torch.zeros_like(value)
     made[place] = value[place]

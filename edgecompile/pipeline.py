@@ -11,6 +11,7 @@ from edgecompile.assemble import assemble_plan
 from edgecompile.assets import check_labels, data_spec, write_golden
 from edgecompile.capture import FlatModel
 from edgecompile.contingency import check_fallbacks, find_contingencies, write_fallbacks
+from edgecompile.decisions import check_decisions
 from edgecompile.domain import ModelSpec, cluster_of, imports_of, model_of, with_pixels
 from edgecompile.equality import Flow, check_shards
 from edgecompile.exact import keep_exact
@@ -68,6 +69,7 @@ def compile_model(conf: Conf, step: Step, overrides: Sequence[str] = ()) -> Plan
         check_labels(data, chain.boundaries[-1])
     with step("run the eager model on golden items"):
         reference = make_reference(flat, golden, conf.microbatch)
+        check_decisions(captured, golden, conf.microbatch)
     notes = (*reference.notes, *library_notes(captured.graph_module.graph, libraries))
     formats = artifact_formats(conf, len(schedule.stages))
     wires = [RAW, *cut_formats(conf, len(schedule.stages) - 1), RAW]

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from edgecompile.capture import Captured, FlatModel
 from edgecompile.closeness import scale_of
-from edgecompile.eager import Eager, Outputs
+from edgecompile.eager import Eager, Outputs, groups_of
 from edgecompile.errors import UserError
 from edgecompile.graphs import called_module, module_path, op_name
 from edgecompile.module_state import ModuleState
@@ -141,10 +141,17 @@ def _check_history(eager: Eager, size: int, outputs: Outputs, state: ModuleState
 
     A model that fills a cache at its first call is told by that as well as one that counts.
     """
-    rows = [eager.num_items - 1] * size
+    rows, last = [eager.num_items - 1] * size, groups_of(eager.num_items, size)[-1]
+    count = eager.num_items - last[0]
     after = eager.run(rows)
     fresh = eager.run(rows) if state.restore() else None
-    if fresh is None or not _same(after, fresh) or not _same([value[:1] for value in fresh], [v[-1:] for v in outputs]):
+    first = eager.run(last) if state.restore() else None  # whole: items that influence each other are no state
+    if (
+        fresh is None
+        or first is None
+        or not _same(after, fresh)
+        or not _same([value[:count] for value in first], [value[last[0] :] for value in outputs])
+    ):
         names = ", ".join(written[:3]) + (f" and {len(written) - 3} more" if len(written) > 3 else "")
         raise UserError(
             f"the model keeps state between calls: its forward() writes {names}, and its result for an item depends "
