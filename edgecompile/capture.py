@@ -90,7 +90,10 @@ class FlatModel(nn.Module):
         result = self.module(**named) if self._by_name else self.module(*args)
         chosen = _flatten(_choose(result, self._outputs))
         if not chosen:
-            raise UserError("model.output: the model returns no tensor")
+            raise UserError(
+                f"model.output: the model returns no tensor, but a {type(result).__name__}: return tensors, alone or "
+                "in tuples, lists, mappings or dataclasses"
+            )
         if len(chosen) > _MOST_OUTPUTS:
             raise UserError(f"model.output: the model returns {len(chosen)} tensors: choose some with model.output")
         self._found.names = tuple(chosen)

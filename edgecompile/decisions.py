@@ -25,7 +25,7 @@ _LAST = frozenset({"sort", "argsort", "topk"})
 """Along the last axis unless they are told."""
 _KEEPS = frozenset(
     {"to", "_to_copy", "long", "int", "bool", "float", "gt", "lt", "ge", "le", "eq", "ne", "round", "floor", "ceil",
-     "getitem", "__and__", "__or__", "logical_not", "where", "masked_fill", "add", "sub", "mul", "one_hot", "view",
+     "__and__", "__or__", "logical_not", "where", "masked_fill", "add", "sub", "mul", "one_hot", "view",
      "reshape", "unsqueeze", "squeeze", "flatten", "clone", "contiguous", "expand", "expand_as"}
 )  # fmt: skip
 
@@ -88,6 +88,8 @@ def _keeps_rows(node: fx.Node) -> bool:
         rank = max((_rank(source) for source in node.all_input_nodes), default=0)
         return isinstance(dim, int) and rank > 0 and dim % rank != 0
     pointwise = isinstance(node.target, torch._ops.OpOverload) and torch.Tag.pointwise in node.target.tags
+    if name == "getitem":  # of one of several results; of a tensor it may choose rows
+        return not isinstance(node.all_input_nodes[0].meta.get("facts"), TensorFacts)
     ranks = {_rank(source) for source in node.all_input_nodes} - {0}
     return (pointwise or name in _KEEPS) and len(ranks) <= 1
 

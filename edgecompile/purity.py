@@ -29,7 +29,10 @@ _RANDOM_CALLS = frozenset(
     }
 )  # fmt: skip
 """As symbolic_trace writes them; in-place ones end in an underscore. Operators of an exported graph have a tag."""
-_BATCH_NORMS = frozenset({"batch_norm", "native_batch_norm", "_native_batch_norm_legit", "cudnn_batch_norm"})
+_BATCH_NORMS = frozenset(
+    {"batch_norm", "native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_functional",
+     "cudnn_batch_norm"}
+)  # fmt: skip
 
 
 # --- the captured graph ----------------------------------------------------------------------------------------------

@@ -193,9 +193,13 @@ def freeze_module(module: nn.Module, examples: tuple[torch.Tensor, ...]) -> Froz
         warnings.simplefilter("ignore")  # what depends on values was captured with them: nothing is left to warn of
         try:
             traced = torchscript.trace(module, examples)
-        except Exception as error:  # functions of torch's that look at their arguments raise whatever they like
+        except RuntimeError as error:
             missing = _NO_OPERATOR.search(str(error))
-            raise UserError(_explain(missing[1], module) if missing else _cannot_trace(error)) from error
+            if missing is None:
+                raise  # an operator's own, which insists on other values: edgeprofile tries those
+            raise UserError(_explain(missing[1], module)) from error
+        except Exception as error:  # functions of torch's that look at their arguments raise whatever they like
+            raise UserError(_cannot_trace(error)) from error
         torch._C._jit_pass_inline(traced.graph)
         _forget_devices(traced.graph)
         rows = product_rows(traced.graph)

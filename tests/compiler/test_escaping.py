@@ -77,11 +77,12 @@ def test_a_label_hides_no_influence(compile_here: Compile, name: str, output: st
         compile_here(*words(name), f"capture={capture}")
 
 
+@pytest.mark.parametrize("capture", ["export", "symbolic_trace"])
 @pytest.mark.parametrize("name", ["OwnLabel", "SortedItems"])
-def test_labels_of_an_items_own_compile(compile_here: Compile, name: str) -> None:
-    compile_here(*words(name))
+def test_labels_of_an_items_own_compile(compile_here: Compile, name: str, capture: str) -> None:
+    compile_here(*words(name), f"capture={capture}")
 
 
 def test_a_limit_that_counts_for_large_values_alone_is_found(compile_here: Compile) -> None:
-    with pytest.raises(UserError, match=r"influence each other: .* when the items beside it are larger"):
+    with pytest.raises(UserError, match=r"influence each other: .* when the items beside it hold a value that is far"):
         compile_here(*words("RareLimit"))

@@ -207,11 +207,12 @@ def test_the_eager_run_names_the_line_that_draws(kind: type[nn.Module]) -> None:
 
 
 @pytest.mark.parametrize("microbatch", [1, 2])
+@pytest.mark.parametrize("name", ["TrainingBatchNorm", "SwitchesItself"])
 def test_a_batch_norm_in_training_mode_is_refused_by_name(
-    microbatch: int, compile_unruly: Callable[..., object]
+    name: str, microbatch: int, compile_unruly: Callable[..., object]
 ) -> None:
     with pytest.raises(UserError, match=re.escape("the batch norm of the module 'inner' runs in training mode")):
-        compile_unruly("TrainingBatchNorm", f"microbatch={microbatch}")
+        compile_unruly(name, f"microbatch={microbatch}")
 
 
 @pytest.mark.parametrize("microbatch", [1, 2, 4])
