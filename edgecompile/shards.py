@@ -193,7 +193,7 @@ def freeze_module(module: nn.Module, examples: tuple[torch.Tensor, ...]) -> Froz
         warnings.simplefilter("ignore")  # what depends on values was captured with them: nothing is left to warn of
         try:
             traced = torchscript.trace(module, examples)
-        except RuntimeError as error:
+        except (RuntimeError, IndexError) as error:
             missing = _NO_OPERATOR.search(str(error))
             if missing is None:
                 raise  # an operator's own, which insists on other values: edgeprofile tries those
