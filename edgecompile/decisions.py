@@ -39,13 +39,14 @@ def check_decisions(captured: Captured, golden: Sequence[torch.Tensor], microbat
     (output,) = [node for node in captured.graph_module.graph.nodes if node.op == "output"]
     deciding = {
         f"{name} (before {op_name(reader)})": source
-        for name, node in zip(captured.output_names, output.args[0], strict=True)  # type: ignore[arg-type]
+        for name, node in zip(captured.output_names, output.args[0], strict=True)
         if microbatch > 1 and isinstance(node, fx.Node)
         for source, reader in _deciding(node, microbatch)
     }
     if not deciding:
         return
-    graph, copies = fx.Graph(), {}
+    graph = fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
     graph.graph_copy(captured.graph_module.graph, copies)
     graph.output({name: copies[source] for name, source in deciding.items()})
     erase_dead(graph)
