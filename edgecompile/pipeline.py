@@ -21,6 +21,7 @@ from edgecompile.frontend.capture.export_graph import library_notes
 from edgecompile.frontend.capture.trace import FlatModel
 from edgecompile.frontend.chain import step_checks as verify
 from edgecompile.frontend.chain.build_chain import chain_of
+from edgecompile.frontend.golden.decisions import check_decisions
 from edgecompile.frontend.golden.golden_items import example_inputs, golden_inputs, make_reference
 from edgecompile.models import build_model
 from edgecompile.models.preparation import fill_meta
@@ -69,6 +70,7 @@ def compile_model(conf: Conf, step: Step, overrides: Sequence[str] = ()) -> Plan
         check_labels(data, chain.boundaries[-1])
     with step("run the eager model on golden items"):
         reference = make_reference(flat, golden, conf.microbatch)
+        check_decisions(captured, golden, conf.microbatch)
     notes = (*reference.notes, *library_notes(captured.graph_module.graph, libraries))
     formats = artifact_formats(conf, len(schedule.stages))
     wires = [RAW, *cut_formats(conf, len(schedule.stages) - 1), RAW]

@@ -24,7 +24,7 @@ ROOMS: dict[str, dict[str, str]] = {
         "sweep": "contract terminal",
         "explore.timeline": "contract planning",
         "explore": "contract terminal planning sweep explore.timeline",
-        "frontend.capture": "contract config",
+        "frontend.capture": "contract execution config",
         "frontend.passes": "contract frontend.capture",
         "frontend.golden": "contract execution config frontend.capture",
         "frontend.chain": "contract config planning frontend.capture frontend.passes frontend.golden",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import traceback
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import Any, cast
 
 import torch
 from torch import fx, nn
+from torch.nn import functional
 
 from edgecompile.artifacts.inplace import isolate_writes, show_shared_memory
 from edgecompile.config.schema import Conf
@@ -21,7 +23,7 @@ from edgecompile.contract.errors import UserError, choices
 from edgecompile.execution import torchscript
 from edgecompile.execution.prepack import ROWS_RECORD, product_rows
 from edgecompile.frontend.capture.graphs import dtype_name, erase_dead, op_name
-from edgecompile.frontend.capture.source_lines import operator_at
+from edgecompile.frontend.capture.source_lines import first_line, operator_at
 from edgecompile.frontend.chain.units import BoundaryTensor, Chain
 from edgecompile.frontend.passes.settle_layouts import BitViews
 from edgecompile.wire.codec import insert_decoding, insert_encoding
@@ -191,12 +193,15 @@ def freeze_module(module: nn.Module, examples: tuple[torch.Tensor, ...]) -> Froz
         warnings.simplefilter("ignore")  # what depends on values was captured with them: nothing is left to warn of
         try:
             traced = torchscript.trace(module, examples)
-        except RuntimeError as error:
+        except (RuntimeError, IndexError) as error:
             missing = _NO_OPERATOR.search(str(error))
             if missing is None:
-                raise
+                raise  # an operator's own, which insists on other values: edgeprofile tries those
             raise UserError(_explain(missing[1], module)) from error
+        except Exception as error:  # functions of torch's that look at their arguments raise whatever they like
+            raise UserError(_cannot_trace(error)) from error
         torch._C._jit_pass_inline(traced.graph)
+        _forget_devices(traced.graph)
         rows = product_rows(traced.graph)
         show_shared_memory(traced.graph)
         frozen = torchscript.freeze(traced.eval())
@@ -215,6 +220,28 @@ def _explain(name: str, module: nn.Module) -> str:
         f"the model calls {where}, in a form that TorchScript has no operator for: artifact=pt2 writes shards that "
         "hold it (for ranks whose torch is this one or newer)"
     )
+
+
+def _cannot_trace(error: Exception) -> str:
+    """Of a function that looks at its arguments; an exported graph holds operators alone, which do not."""
+    frames = traceback.extract_tb(error.__traceback__)
+    called = next((frame.name for frame in frames if frame.filename == functional.__file__), "")
+    return (
+        f"TorchScript cannot trace the model{f' in {called}' if called else ''}: {type(error).__name__}: "
+        f"{first_line(error)} (with capture=symbolic_trace, try capture=export)"
+    )
+
+
+def _forget_devices(graph: Any) -> None:
+    """Modules and functions that symbolic_trace leaves whole make tensors on the device that they were traced on."""
+    for node in graph.findAllNodes("prim::Constant"):
+        if str(node.output().type()) != "Device":
+            continue
+        for use in node.output().uses():
+            schema = torch._C.parse_schema(use.user.schema())
+            if str(schema.arguments[use.offset].type) == "Optional[Device]":
+                graph.setInsertPoint(node)
+                use.user.replaceInput(use.offset, graph.insertConstant(None))
 
 
 def _forget_classes() -> None:

@@ -224,7 +224,8 @@ def _under_every_name(
     for group in groups:
         held = [name for name in group if name in state]
         for name in held[1:]:
-            if state[name].shape == state[held[0]].shape and not torch.equal(state[name], state[held[0]]):
+            one, other = state[name], state[held[0]]
+            if one.shape == other.shape and not bool(((one == other) | (one.isnan() & other.isnan())).all()):
                 raise UserError(
                     f"weights: {path}: {held[0]} and {name} are one tensor in the model and differ in the file: choose "
                     "a model option that does not tie them (transformers: tie_word_embeddings: false)"
@@ -242,6 +243,13 @@ def _check_kinds(state: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tens
             raise _misfit(path, name, value.shape, own[name].shape)
         if own[name].is_floating_point() and not value.is_floating_point():
             raise _no_floats(path, name, value)
+        if value.is_floating_point() and not own[name].is_floating_point():
+            dtype = own[name].dtype
+            if not torch.equal(value.to(dtype).to(value.dtype), value):
+                raise UserError(
+                    f"weights: {path}: the tensor {name} has fractions, the model wants "
+                    f"{str(dtype).removeprefix('torch.')}: give the tensor as the model stores it"
+                )
 
 
 def _no_floats(path: Path, name: str, value: torch.Tensor) -> UserError:

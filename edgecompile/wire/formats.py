@@ -58,9 +58,8 @@ class WireFormat:
     @property
     def rounding(self) -> float:
         """What encoding changes a value by, at most, relative to the largest one, but for what clipping cuts off."""
-        if self.is_integer:
-            return 1 / (2**self.bits - 1)
-        return {"fp32": 0.0, "fp16": 2.0**-11, "bf16": 2.0**-8}[self.name]
+        floats = {"fp32": 0.0, "fp16": 2.0**-11, "bf16": 2.0**-8}
+        return floats[self.name] if self.name in floats else 1 / float((1 << self.bits) - 1)
 
     @property
     def is_integer(self) -> bool:

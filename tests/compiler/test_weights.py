@@ -319,6 +319,19 @@ def test_values_that_are_no_numbers_are_named(tmp_path: Path) -> None:
         load_weights(plain_model(), str(path))
 
 
+def test_fractions_are_no_whole_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    module = torch.nn.Linear(2, 2)
+    module.register_buffer("order", torch.arange(2))
+    state = {**module.state_dict(), "order": torch.tensor([1.0, 0.0])}
+    save_file(state, path)
+    loaded = load_weights(module, str(path)).module
+    assert loaded.get_buffer("order").tolist() == [1, 0]
+    save_file({**state, "order": torch.tensor([0.5, 1.0])}, path)
+    with pytest.raises(UserError, match="the tensor order has fractions, the model wants int64"):
+        load_weights(module, str(path))
+
+
 def test_a_mask_may_be_infinite_and_running_statistics_may_not() -> None:
     module = torch.nn.BatchNorm1d(3)
     module.register_buffer("mask", torch.full((2, 2), float("-inf")))

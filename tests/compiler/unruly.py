@@ -297,6 +297,18 @@ class InnerBatchNorm(nn.Module):
         return functional.batch_norm(x, self.norm.running_mean, self.norm.running_var, training=True)
 
 
+class SwitchesItself(nn.Module):
+    """Puts its batch norm back into training mode when it is called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.BatchNorm1d(8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.inner.train()
+        return self.inner(x.transpose(1, 2))
+
+
 class InstanceNorm(nn.Module):
     """Normalises each item by itself: fine."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +30,9 @@ __all__ = [
     "rebuild",
     "tensors_in",
 ]
+
+_HIDDEN_WRITE = re.compile(r"_foreach_\w+_")
+"""Operators that write without counting up their arguments' versions, while fake tensors run."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +107,8 @@ class _Propagator(fx.Interpreter):
         flops = self.counter.get_total_flops()
         result = getattr(self, n.op)(n.target, args, kwargs)
         self.kept.append(result)
-        n.meta["writes"] = versions != [item._version for item in read]
+        hidden = n.op == "call_function" and _HIDDEN_WRITE.fullmatch(op_name(n)) is not None
+        n.meta["writes"] = hidden or versions != [item._version for item in read]
         n.meta["facts"] = _facts(result)
         n.meta["literal"] = result if isinstance(result, _LITERALS) else None
         mine = {item.storage for item in facts_of(n)}

@@ -17,7 +17,7 @@ from torch import fx
 import edgecompile
 from edgecompile.frontend.capture.graphs import op_name
 
-__all__ = ["failing_call", "first_line", "node_place", "operator_at", "users_frames"]
+__all__ = ["calling_line", "failing_call", "first_line", "node_place", "operator_at", "users_frames"]
 
 _FRAME = re.compile(r'File "([^"]+)", line (\d+)')
 _INSTALLED = ("site-packages", "dist-packages")
@@ -53,6 +53,12 @@ def failing_call(error: BaseException, operator: str | None) -> str:
     place = _place(frames[inner].filename, frames[inner].lineno or 0)
     name = _readable(operator or "")
     return f"{name} at {place}" if name else place
+
+
+def calling_line() -> str:
+    """The innermost line of the user's that runs now, as `FILE:LINE`; empty where there is none."""
+    frames = [frame for frame in traceback.extract_stack() if _is_users(frame.filename)]
+    return _place(frames[-1].filename, frames[-1].lineno or 0) if frames else ""
 
 
 def _readable(operator: str) -> str:

@@ -23,14 +23,17 @@ from torch.overrides import TorchFunctionMode
 from edgecompile.config.domain import ModelSpec
 from edgecompile.config.schema import CaptureMethod
 from edgecompile.contract.errors import UserError, choices
+from edgecompile.execution.closeness import relative_difference
 from edgecompile.frontend.capture.export_graph import explain_operator, plain_graph
 from edgecompile.frontend.capture.graphs import OperatorFailed, propagate
 from edgecompile.frontend.capture.module_state import ModuleState
-from edgecompile.frontend.capture.source_lines import failing_call, first_line, users_frames
+from edgecompile.frontend.capture.source_lines import calling_line, failing_call, first_line, users_frames
 
 __all__ = ["Captured", "FlatModel", "capture"]
 
 _MOST_OUTPUTS = 256
+_TRACED_ROUNDING = 1e-4
+"""Relative, or 16 units of the dtype's last place: the same operators ran on the same values."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +90,10 @@ class FlatModel(nn.Module):
         result = self.module(**named) if self._by_name else self.module(*args)
         chosen = _flatten(_choose(result, self._outputs))
         if not chosen:
-            raise UserError("model.output: the model returns no tensor")
+            raise UserError(
+                f"model.output: the model returns no tensor, but a {type(result).__name__}: return tensors, alone or "
+                "in tuples, lists, mappings or dataclasses"
+            )
         if len(chosen) > _MOST_OUTPUTS:
             raise UserError(f"model.output: the model returns {len(chosen)} tensors: choose some with model.output")
         self._found.names = tuple(chosen)
@@ -217,7 +223,7 @@ def capture(flat: FlatModel, spec: ModelSpec, inputs: Sequence[torch.Tensor], me
     except OperatorFailed as failed:
         raise UserError(explain_operator(failed)) from failed
     except Exception as error:  # both tracers raise whatever the model's code raises on a proxy
-        raise UserError(_explain(error, method, spec.name, called.failed)) from error
+        raise UserError(_explain(error, method, spec.name, called)) from error
     finally:
         state.restore()  # a model that stores what it computes would hold the tracer's tensors
     return Captured(
@@ -238,18 +244,25 @@ def _fill_caches(flat: FlatModel, inputs: Sequence[torch.Tensor]) -> None:
 
 
 class _LastCall(TorchFunctionMode):
-    """Remembers which of torch's functions failed first."""
+    """Remembers which of torch's functions failed first, and where torch.func or autograd came in."""
 
     failed: str | None = None
+    transformed = ""
 
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
+        if not self.transformed and (func is torch.autograd.grad or any(map(_is_transformed, args))):
+            self.transformed = calling_line()
         try:
             return func(*args, **(kwargs or {}))
         except Exception:
             self.failed = self.failed or getattr(func, "__name__", None)
             raise
+
+
+def _is_transformed(value: object) -> bool:
+    return isinstance(value, torch.Tensor) and torch._C._functorch.is_functorch_wrapped_tensor(value)
 
 
 @contextmanager
@@ -264,14 +277,21 @@ def _silence() -> Iterator[None]:
         logging.disable(disabled)
 
 
-def _explain(error: Exception, method: CaptureMethod, name: str, operator: str | None) -> str:
-    place = failing_call(error, operator)
+def _explain(error: Exception, method: CaptureMethod, name: str, called: _LastCall) -> str:
+    place = failing_call(error, called.failed)
     start = f"capture={method.value}: cannot trace the model {name!r}: {f'{place}: ' if place else ''}"
     if "DataDependent" in type(error).__name__:
         return (
             f"{start}which way it goes depends on the data, and a graph has one way: compute both, and choose with "
             "torch.where"
         )
+    if called.transformed and not place:
+        return (
+            f"{start}{called.transformed}: what torch.vmap, torch.func or torch.autograd.grad does here cannot be "
+            "traced: write it as plain operators on the whole batch"
+        )
+    if "exported program constant" in str(error):
+        return f"{start}a tensor escapes the tracer in forward(), such as by x.data: write x = y, or use x.detach()"
     hint = "" if method is CaptureMethod.export else " (try capture=export, which traces more models)"
     return f"{start}{type(error).__name__}: {first_line(error)}{hint}"
 
@@ -312,5 +332,39 @@ def _symbolic_trace(flat: FlatModel, inputs: tuple[torch.Tensor, ...]) -> fx.Gra
     traced.recompile()
     propagate(traced, inputs)
     if any(node.meta["writes"] for node in traced.graph.nodes):
-        return plain_graph(torch.export.export(traced, inputs, strict=False))
+        traced = plain_graph(torch.export.export(traced, inputs, strict=False))
+    _check_traced(traced, flat, inputs)
     return traced
+
+
+def _check_traced(traced: fx.GraphModule, flat: FlatModel, inputs: tuple[torch.Tensor, ...]) -> None:
+    """Raises UserError where symbolic_trace has missed a part: autocast, functional_call, what returns nothing."""
+    names = flat.output_names
+    got = traced(*(value.clone() for value in inputs))
+    for name, value in zip(names, got, strict=True):
+        if not isinstance(value, torch.Tensor):
+            raise UserError(
+                f"capture=symbolic_trace: the output {name!r} is the whole result of a module or function that it does "
+                f"not look into (a {type(value).__name__}): take the tensors out of it in forward(), or use "
+                "capture=export"
+            )
+    first, second = (flat(*(value.clone() for value in inputs)) for _ in range(2))
+    for name, value, wanted, again in zip(names, got, first, second, strict=True):
+        if not _computes(wanted, again):
+            raise UserError(
+                f"the model is random: its output {name!r} differs between two runs on the same input, or it keeps "
+                "state between calls"
+            )
+        if not _computes(wanted, value):
+            raise UserError(
+                f"capture=symbolic_trace: the traced model computes another {name!r} than the model: something in "
+                "forward() escapes this tracer, such as torch.autocast or torch.func.functional_call: use "
+                "capture=export"
+            )
+
+
+def _computes(wanted: torch.Tensor, value: torch.Tensor) -> bool:
+    if (value.shape, value.dtype) != (wanted.shape, wanted.dtype):
+        return False
+    last_place = torch.finfo(wanted.dtype).eps if wanted.is_floating_point() else 0.0
+    return relative_difference(wanted, value) <= max(_TRACED_ROUNDING, 16 * last_place)

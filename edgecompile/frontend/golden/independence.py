@@ -33,6 +33,7 @@ _MOST_ROUNDING = 1e-6
 _WIDE_ROUNDING = 1e-6
 _STANDS_OUT, _MOST_ERROR = 20, 200
 """Times the least error of a row; in units of the dtype's last place. Beyond either, items are looked at closely."""
+_OUTLIER = 128
 _MOST_SHARED = 4
 """Inputs that are tried."""
 _OTHER_PATH = 1e-3
@@ -111,13 +112,16 @@ def _variants(eager: Eager, size: int) -> Iterator[_Variant]:
     copies = [_PROBE] * size
     yield _Variant(eager.batch(copies), tuple(copies), {_PROBE: _PROBE}, f"beside copies of item {_PROBE}")
     first = groups_of(eager.num_items, size)[0]
-    for place, loud, how in (
-        (1, True, "when the items beside it are larger"),
-        (0, False, "when the items beside it are zeros"),
+    for place, factor, outlier, how in (
+        (1, 8, 1, "when the items beside it are larger"),
+        (1, 8, _OUTLIER, "when the items beside it hold a value that is far larger"),
+        (0, 0, 1, "when the items beside it are zeros"),
     ):
         own = eager.batch(first)
-        batch = tuple(_made_up(value, eager.inputs[index], place, loud) for index, value in enumerate(own))
-        yield _Variant(batch, tuple(first), {place: first[place]}, how)
+        if outlier == 1 or any(value.is_floating_point() for value in own):
+            pairs = zip(own, eager.inputs, strict=True)
+            batch = tuple(_made_up(value, golden, place, factor, outlier) for value, golden in pairs)
+            yield _Variant(batch, tuple(first), {place: first[place]}, how)
     last = size - 1
     batch = tuple(_repeated(value, last) for value in eager.batch(first))
     how = "when the items before it repeat its first position"
@@ -145,12 +149,16 @@ def _repeated(value: torch.Tensor, place: int) -> torch.Tensor:
     return made
 
 
-def _made_up(value: torch.Tensor, golden: torch.Tensor, place: int, loud: bool) -> torch.Tensor:
-    """All items but the one at `place` made larger (numbers: as the last golden item's), or zero."""
-    if loud:
-        made = value * 8 if value.is_floating_point() else golden[-1:].expand_as(value).clone()
+def _made_up(value: torch.Tensor, golden: torch.Tensor, place: int, factor: int, outlier: int) -> torch.Tensor:
+    """All items but the one at `place` times a factor, one value of each times another one too.
+
+    Numbers: as the last golden item's, or zero. A limit that all items share counts for nothing until one exceeds it.
+    """
+    if value.is_floating_point():
+        made = value * factor
+        made.view(len(made), -1)[:, 0] *= outlier
     else:
-        made = torch.zeros_like(value)
+        made = golden[-1:].expand_as(value).clone() if factor else torch.zeros_like(value)
     made[place] = value[place]
     return made
 

@@ -18,7 +18,7 @@ from edgecompile.execution.closeness import scale_of
 from edgecompile.frontend.capture.graphs import called_module, module_path, op_name
 from edgecompile.frontend.capture.module_state import ModuleState
 from edgecompile.frontend.capture.trace import Captured, FlatModel
-from edgecompile.frontend.golden.eager import Eager, Outputs
+from edgecompile.frontend.golden.eager import Eager, Outputs, groups_of
 
 __all__ = ["check_graph", "explain_failure", "watched_run"]
 
@@ -30,7 +30,10 @@ _RANDOM_CALLS = frozenset(
     }
 )  # fmt: skip
 """As symbolic_trace writes them; in-place ones end in an underscore. Operators of an exported graph have a tag."""
-_BATCH_NORMS = frozenset({"batch_norm", "native_batch_norm", "_native_batch_norm_legit", "cudnn_batch_norm"})
+_BATCH_NORMS = frozenset(
+    {"batch_norm", "native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_functional",
+     "cudnn_batch_norm"}
+)  # fmt: skip
 
 
 # --- the captured graph ----------------------------------------------------------------------------------------------
@@ -142,10 +145,17 @@ def _check_history(eager: Eager, size: int, outputs: Outputs, state: ModuleState
 
     A model that fills a cache at its first call is told by that as well as one that counts.
     """
-    rows = [eager.num_items - 1] * size
+    rows, last = [eager.num_items - 1] * size, groups_of(eager.num_items, size)[-1]
+    count = eager.num_items - last[0]
     after = eager.run(rows)
     fresh = eager.run(rows) if state.restore() else None
-    if fresh is None or not _same(after, fresh) or not _same([value[:1] for value in fresh], [v[-1:] for v in outputs]):
+    first = eager.run(last) if state.restore() else None  # whole: items that influence each other are no state
+    if (
+        fresh is None
+        or first is None
+        or not _same(after, fresh)
+        or not _same([value[:count] for value in first], [value[last[0] :] for value in outputs])
+    ):
         names = ", ".join(written[:3]) + (f" and {len(written) - 3} more" if len(written) > 3 else "")
         raise UserError(
             f"the model keeps state between calls: its forward() writes {names}, and its result for an item depends "
