@@ -14,22 +14,22 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgecompile.contract.atomic_files import file_sha256
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Plan
 from edgecompile.contract.plan_file import read_run_plan
 from edgecompile.execution.allocator import use_one_arena
+from edgelaunch.common.addresses import read_address
 from edgelaunch.common.failures import Failure, RankFailedError, rank_name
-from edgelaunch.common.identity import Endpoint, check_reachable, choose_rank, find_endpoint
 from edgelaunch.common.items import Entry, Source
-from edgelaunch.common.shard_files import check_rank
+from edgelaunch.composition import RankStart, run_supervisor
 from edgelaunch.inputs.fitting import fit
 from edgelaunch.local.local_run import Children, OnLoopback, listen_on_loopback
 from edgelaunch.outputs.result_files import as_numpy
 from edgelaunch.pipeline.callers import Streams
 from edgelaunch.process.abandoned_threads import await_at_exit
-from edgelaunch.process.cores import local_threads
 from edgelaunch.process.limits import check_limits
+from edgelaunch.request.run_request import RunRequest
+from edgelaunch.request.started_rank import request_of_rank
 
 __all__ = ["Pipeline"]
 
@@ -64,7 +64,12 @@ class Pipeline:
         self._path = Path(plan)
         self._plan = read_run_plan(self._path)
         self._folder = self._path.resolve().parent
-        self._local, self._master, self._secret_file = local, master, secret_file
+        self._request = RunRequest(
+            plan_path=self._path, quiet=True, secret_file=Path(secret_file) if secret_file is not None else None,
+            rank=None if master is None else 0,
+            master=read_address("--master", master) if master is not None else None,
+        )  # fmt: skip
+        self._local = local
         stages, runtime = len(self._plan.stages), self._plan.runtime
         under_way = stages * (runtime.num_buffers_in + runtime.num_buffers_out) + 2
         self._streams = Streams(under_way * self._plan.model.microbatch, self._arrays)
@@ -187,46 +192,32 @@ class Pipeline:
     # --- inside ----------------------------------------------------------------------------------------------------
 
     def _start(self) -> None:
-        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-        check_limits(self._plan, tuple(range(len(self._plan.hosts))) if self._local else (0,))
-        endpoint = self._start_children() if self._local else self._own_endpoint()
-        check_rank(self._plan, 0, self._folder)
-        from edgelaunch.common.rank_options import RankOptions
-        from edgelaunch.common.secret import find_secret
-        from edgelaunch.control.supervisor import Supervisor
-
-        host = self._plan.hosts[0]
-        num_here = len(self._plan.hosts) if self._local else 1
-        options = RankOptions(
-            plan=self._plan, folder=self._folder, plan_sha256=file_sha256(self._path), rank=0, endpoint=endpoint,
-            threads=local_threads(self._plan, 0, num_here), device="cpu" if self._local else host.execution,
-            log=lambda text: None,
-            secret=find_secret(self._plan, endpoint.address, self._secret_file, os.environ),
-        )  # fmt: skip
-        source = Source(items=self._streams.items(), num_items=None, what="an application's items")
+        if self._local:
+            check_limits(self._plan, tuple(range(len(self._plan.hosts))))
+        request = self._start_children() if self._local else self._request
+        start = RankStart.of(request, self._plan, {})
+        if start.rank != 0:
+            name = rank_name(self._plan, start.rank)
+            raise UserError(f"this machine is {name}: a Pipeline runs on rank 0, the data host")
+        start.check()
+        lacking = start.lacking()
         use_one_arena()
+        source = Source(items=self._streams.items(), num_items=None, what="an application's items")
         lost = self._children.kill if self._children is not None else lambda rank, process: None
-        self._rank = Supervisor(options, source, _Results(self), lost)
+        self._rank = run_supervisor(start, lacking, (source, _Results(self)), lost)
         self._rank.start()
         self._supervisor = threading.Thread(target=self._supervise, name="supervise", daemon=True)
         self._supervisor.start()
 
-    def _own_endpoint(self) -> Endpoint:
-        rank = choose_rank(self._plan, None, {}) if self._master is None else 0
-        if rank != 0:
-            raise UserError(f"this machine is {rank_name(self._plan, rank)}: a Pipeline runs on rank 0, the data host")
-        endpoint = find_endpoint(self._plan, self._master, {})
-        check_reachable(self._plan, 0, endpoint)
-        return endpoint
-
-    def _start_children(self) -> Endpoint:
+    def _start_children(self) -> RunRequest:
+        """Starts all ranks but 0, and returns the request of that one."""
         listener = listen_on_loopback()
-        port = listener.getsockname()[1]
-        self._children = Children(self._plan, self._path, OnLoopback(self._plan, port))
+        place = OnLoopback(self._plan, listener.getsockname()[1])
+        self._children = Children(self._plan, self._request, place)
         for rank in range(1, len(self._plan.hosts)):
-            self._children.start(rank, ["--quiet"])
+            self._children.start(rank)
         threading.Thread(target=self._watch_children, args=(self._children,), name="children", daemon=True).start()
-        return Endpoint(address="127.0.0.1", port=port, listen_fd=listener.detach())
+        return request_of_rank(self._request, 0, place.settings(0), listen_fd=listener.detach())
 
     def _supervise(self) -> None:
         failure = self._rank.wait()

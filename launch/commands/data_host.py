@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 from dataclasses import asdict, replace
@@ -17,7 +16,7 @@ from edgecompile.contract.plan import Plan
 from edgecompile.contract.quantities import format_count, format_items_rate
 from edgecompile.contract.run_record import RunRecord
 from edgecompile.contract.user_files import printable
-from edgelaunch.common.items import DEFAULT_ITEMS, Source
+from edgelaunch.common.items import DEFAULT_ITEMS, OnBadItem, Source
 from edgelaunch.control.supervisor import Run, Supervisor
 from edgelaunch.inputs.bad_items import BadItems
 from edgelaunch.inputs.open_input import open_source
@@ -31,6 +30,7 @@ from edgelaunch.process.stderr import say
 from edgelaunch.report.progress import Meter
 from edgelaunch.report.run_file import check_record, record_of, write_record
 from edgelaunch.report.run_report import console, print_report, print_verified
+from edgelaunch.request.run_request import RunRequest
 
 __all__ = ["Session"]
 
@@ -38,39 +38,32 @@ RECORD = "run.json"
 
 
 class Session:
-    """Reads the command's data arguments: `plan`, `input`, `output`, `items`, `on_bad_item`, `rate`, `resume`,
-    `verify`, `quiet`."""
-
-    def __init__(self, arguments: argparse.Namespace, plan: Plan, folder: Path) -> None:
+    def __init__(self, request: RunRequest, plan: Plan, folder: Path) -> None:
         """Raises UserError where input, output or golden file do not do."""
-        self._plan, self._quiet, self._json = plan, arguments.quiet, arguments.json
-        self._plan_path = Path(arguments.plan)
-        self._own_record = arguments.run is None
-        self._record = Path(arguments.run) if arguments.run is not None else folder / RECORD
+        self._request, self._plan = request, plan
+        self._record = request.run if request.run is not None else folder / RECORD
         self._began = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        streams = not arguments.verify or any((arguments.input, arguments.items, arguments.output))
-        self._bad = BadItems(plan, gap=arguments.on_bad_item == "gap", quiet=arguments.quiet)
+        streams = not request.verify or any((request.input, request.items, request.output))
+        self._bad = BadItems(plan, gap=request.on_bad_item is OnBadItem.GAP, quiet=request.quiet)
         opened = None
-        if arguments.input:
-            opened = open_source(plan, folder, Path(arguments.input), arguments.items, self._bad)
-        golden = GoldenFile(plan, folder) if arguments.verify or opened is None else None
+        if request.input is not None:
+            opened = open_source(plan, folder, request.input, request.items, self._bad)
+        golden = GoldenFile(plan, folder) if request.verify or opened is None else None
         if streams and opened is None:
             assert golden is not None
-            opened = golden.synthetic(arguments.items or DEFAULT_ITEMS)
+            opened = golden.synthetic(request.items or DEFAULT_ITEMS)
         self._opened = opened
-        self._verifier = Verifier(plan, golden) if arguments.verify and golden is not None else None
+        self._verifier = Verifier(plan, golden) if request.verify and golden is not None else None
         compared = self._verifier is not None and opened is not None and plan.golden.reference is not None
         self._reference = Reference(plan, folder, golden) if compared and golden is not None else None
         writer = None
         self._num_earlier = 0
-        if arguments.output:
-            origin = origin_of(plan, Path(arguments.plan), arguments.input, live=arguments.rate is not None)
-            writer = open_writer(plan, Path(arguments.output), origin, resume=arguments.resume)
+        if request.output is not None:
+            writer = open_writer(plan, request.output, origin_of(plan, request), resume=request.resume)
             self._skip(writer.next_index)
-        self._output = arguments.output
         self.source = self._whole(golden)
-        self.meter = Meter(self.source.num_items, arguments.quiet)
-        show = (lambda line: None) if self._quiet or self._json else _show
+        self.meter = Meter(self.source.num_items, request.quiet)
+        show = (lambda line: None) if request.quiet or request.json else _show
         self.results = ResultHandler(plan, self._verifier, self._reference, writer, self.meter.advance, show)
 
     def _whole(self, golden: GoldenFile | None) -> Source:
@@ -94,7 +87,7 @@ class Session:
         known = None if opened.num_items is None else max(0, opened.num_items - count)
         self._opened = replace(opened, items=islice(opened.items, count, None), num_items=known)
         self._num_earlier = count
-        if not self._quiet:
+        if not self._request.quiet:
             say(f"goes on after item {count:,}")
 
     def discard(self) -> None:
@@ -104,7 +97,7 @@ class Session:
     def tell_interrupted(self, rank: Supervisor) -> None:
         """What was done by the time that Ctrl-C came."""
         self.meter.stop()
-        if rank.run is None or not rank.run.collector.num_items or self._json:
+        if rank.run is None or not rank.run.collector.num_items or self._request.json:
             return
         ends = rank.run.collector
         seconds = max((ends.last_ns - ends.first_ns) / 1e9, 1e-9)
@@ -117,13 +110,13 @@ class Session:
         self.meter.stop()
         if rank.run is not None:
             self._keep(rank.run)
-        if self._json:
+        if self._request.json:
             return
         out = console()
         if self._verifier is not None:
-            print_verified("golden items", self._verifier.outputs, self._quiet, self._plan.lossy)
+            print_verified("golden items", self._verifier.outputs, self._request.quiet, self._plan.lossy)
         if self._reference is not None:
-            print_verified("every item, computed again", self._reference.outputs, self._quiet, self._plan.lossy,
+            print_verified("every item, computed again", self._reference.outputs, self._request.quiet, self._plan.lossy,
                            self._reference.slack)  # fmt: skip
         if self._bad.num_items:
             several = "s" if self._bad.num_items > 1 else ""
@@ -136,22 +129,22 @@ class Session:
             share = accuracy.num_correct / accuracy.num_items
             out.print(f"accuracy: {share:.2%} ({accuracy.num_correct} of {accuracy.num_items}), "
                       f"Matthews correlation {accuracy.matthews():.4f}")  # fmt: skip
-        if self._output is not None:
+        if self._request.output is not None:
             earlier = f", {self._num_earlier} of them of an earlier run" if self._num_earlier else ""
             total = self.results.num_items + self._num_earlier
-            out.print(f"{total} results in {printable(self._output)}{earlier}", markup=False)
-        if not self._quiet and rank.run is not None:
+            out.print(f"{total} results in {printable(str(self._request.output))}{earlier}", markup=False)
+        if not self._request.quiet and rank.run is not None:
             print_report(rank.run.plan, rank.run)
 
     def _keep(self, run: Run) -> None:
-        record = record_of(run.plan, run, file_sha256(self._plan_path), self._began)
+        record = record_of(run.plan, run, file_sha256(self._request.plan_path), self._began)
         try:
-            if self._own_record:
+            if self._request.run is None:
                 check_record(self._record)
             write_record(record, self._record)
         except UserError as error:
             say(f"edgelaunch: {error}")  # the results are there: this is no reason to fail
-        if self._json:
+        if self._request.json:
             print(json.dumps(self._as_json(record)), flush=True)
 
     def _as_json(self, record: RunRecord) -> dict[str, Any]:
@@ -163,7 +156,7 @@ class Session:
         compared = [item for judge in judges for item in judge.outputs.values()]
         accuracy = self.results.accuracy
         return values | {
-            "output": None if self._output is None else printable(self._output),
+            "output": None if self._request.output is None else printable(str(self._request.output)),
             "num_earlier": self._num_earlier,
             "num_gaps": self._bad.num_items,
             "num_empty_lines": self._bad.num_empty_lines,

@@ -1,96 +1,71 @@
-"""`edgelaunch doctor PLAN`: its arguments, and the table that comes of it."""
+"""`edgelaunch doctor PLAN`: how it looks at one rank or at all, and the table that comes of it."""
 
 from __future__ import annotations
 
-import argparse
 import json
-import socket
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Plan
-from edgelaunch.commands import links_command
-from edgelaunch.commands.arguments import add_rank_arguments
-from edgelaunch.commands.rank_start import Start
+from edgelaunch.commands.links_command import check_measurable, measure
 from edgelaunch.common.failures import Failure, rank_name
+from edgelaunch.composition import RankStart
 from edgelaunch.doctor.check_network import judge_links
 from edgelaunch.doctor.findings import FAILS, NOTE, OK, Finding
 from edgelaunch.doctor.rank_checks import examine
+from edgelaunch.request.links_request import DoctorRequest
 
-__all__ = ["DESCRIPTION", "add_arguments", "check_arguments", "local_failure", "rank_failure"]
+__all__ = ["check_doctor", "local_failure", "rank_failure"]
 
-DESCRIPTION = (
-    "Check a rank before a run: what is there, what is not, and what to do about it. Exit status 2 where something "
-    "fails."
-)
 STYLES = {OK: "green", NOTE: "yellow", FAILS: "bold red"}
 PLAIN_WIDTH = 140
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("plan", metavar="PLAN", help="plan.yaml")
-    add_rank_arguments(add)
-    add("--local", action="store_true", help="check this machine for all ranks, as edgelaunch --local starts them")
-    add("--links", action="store_true", help="measure all links too and compare: started on every host at once")
-    add("--seconds", type=float, default=0.5, metavar="S", help="how long a transfer takes at least (default 0.5)")
-    add("--quiet", action="store_true", help="only what is not well")
-    add("--json", action="store_true", help="for scripts: what was found as one JSON object on standard output")
-    parser.set_defaults(output=None)  # as the other commands have it
+def check_doctor(request: DoctorRequest, plan: Plan) -> None:
+    """Raises UserError where links are to be measured, and there is none."""
+    if request.links:
+        check_measurable(plan)
 
 
-def check_arguments(arguments: argparse.Namespace, plan: Plan) -> None:
-    """Raises UserError where an argument does not do."""
-    if arguments.local and (arguments.rank is not None or arguments.master is not None or arguments.links):
-        raise UserError("--local checks this machine for all ranks: leave out --rank, --master and --links")
-    if arguments.links:
-        links_command.check_arguments(arguments, plan)
-
-
-def local_failure(arguments: argparse.Namespace, plan: Plan, plan_path: Path) -> Failure | None:
+def local_failure(request: DoctorRequest, plan: Plan) -> Failure | None:
     """Every rank on this machine."""
     ranks = tuple(range(len(plan.hosts)))
-    findings = list(examine(plan, plan_path.resolve().parent, ranks, None))
-    if not arguments.json:
-        _print(f"{len(ranks)} ranks on this machine", findings, arguments.quiet)
+    findings = list(examine(plan, request.plan_path.resolve().parent, ranks, None))
+    if not request.json:
+        _print(f"{len(ranks)} ranks on this machine", findings, request.quiet)
     failed = _failed(findings)
-    if arguments.json:
+    if request.json:
         _print_json(ranks, findings)
     return Failure(rank=0, kind="user", message=f"{failed}: see the table") if failed else None
 
 
-def rank_failure(
-    arguments: argparse.Namespace, plan: Plan, plan_path: Path, discard: list[Any], channel: socket.socket | None
-) -> tuple[Failure | None, int]:
+def rank_failure(start: RankStart[DoctorRequest], discard: list[Any], channel: object) -> Failure | None:
     """Looks at this machine as one rank, with --links then at the network together with the others."""
-    start = Start.of(arguments, plan, plan_path)
-    rank = start.rank
-    findings = list(examine(plan, start.folder, (rank,), start.endpoint, arguments.secret_file))
-    if not arguments.json:
-        _print(rank_name(plan, rank), findings, arguments.quiet)
-    if arguments.links:
-        failure, found = links_command.measure(start)
+    request, plan, rank = start.request, start.plan, start.rank
+    findings = list(examine(plan, start.folder, (rank,), start.endpoint, request.secret_file))
+    if not request.json:
+        _print(rank_name(plan, rank), findings, request.quiet)
+    if request.links:
+        failure, found = measure(start, request.seconds)
         if failure is not None:
-            if arguments.json:
+            if request.json:
                 _print_json((rank,), findings)
-            return failure, rank
+            return failure
         links = list(judge_links(plan, found))
-        if links and not arguments.json:
-            _print("links", links, arguments.quiet)
+        if links and not request.json:
+            _print("links", links, request.quiet)
         findings += links
-    if arguments.json:
+    if request.json:
         _print_json((rank,), findings)
     failed = _failed(findings)
     if not failed:
-        return None, rank
-    return Failure(rank=rank, kind="user", message=f"{rank_name(plan, rank)}: {failed}: see the table"), rank
+        return None
+    return Failure(rank=rank, kind="user", message=f"{rank_name(plan, rank)}: {failed}: see the table")
 
 
 def _print_json(ranks: tuple[int, ...], findings: Sequence[Finding]) -> None:

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from importlib import import_module
-from pathlib import Path
 
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Plan
 from edgecompile.contract.plan_file import read_run_plan
 from edgecompile.contract.user_files import print_anything
-from edgelaunch.commands.arguments import COMMANDS, check_arguments, check_first_word, command_parser, run_parser
+from edgelaunch.commands.check_request import check_run
 from edgelaunch.commands.one_rank import describe, rank_failure, run_rank
 from edgelaunch.common.failures import Failure, exit_code
 from edgelaunch.process.limits import local_shortage
 from edgelaunch.process.stderr import say, say_error
 from edgelaunch.process.stopping import hear_signals
+from edgelaunch.request.links_request import DoctorRequest, LinksRequest
+from edgelaunch.request.parsers import parse
 
 __all__ = ["main"]
 
@@ -30,8 +30,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     hear_signals()
     try:
         words = sys.argv[1:] if argv is None else list(argv)
-        if words[:1] and words[0] in COMMANDS:
-            return _command(words[0], words[1:])
         return _run(words, own_process=argv is None)
     except UserError as error:
         say_error(str(error))
@@ -47,28 +45,36 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(words: Sequence[str], *, own_process: bool) -> int:
-    if words:
-        check_first_word(words[0])
-    arguments = run_parser().parse_args(words)
-    plan_path = Path(arguments.plan)
-    plan = read_run_plan(plan_path)
-    check_arguments(arguments, plan)
-    if not (arguments.local or arguments.emulate):
-        run_rank(arguments, plan, plan_path, rank_failure)
+    request = parse(words)
+    plan = read_run_plan(request.plan_path)
+    if isinstance(request, LinksRequest):
+        return _links(request, plan)
+    if isinstance(request, DoctorRequest):
+        return _doctor(request, plan)
+    check_run(request, plan)
+    if not request.all_ranks:
+        run_rank(request, plan, rank_failure)
     from edgelaunch.commands.all_ranks import run_together
 
-    return _status(run_together(arguments, plan, plan_path, own_process=own_process), plan)
+    return _status(run_together(request, plan, own_process=own_process), plan)
 
 
-def _command(name: str, words: Sequence[str]) -> int:
-    command = import_module(f"edgelaunch.{name}_command")
-    arguments = command_parser(name).parse_args(words)
-    plan_path = Path(arguments.plan)
-    plan = read_run_plan(plan_path)
-    command.check_arguments(arguments, plan)
-    if not arguments.local:
-        run_rank(arguments, plan, plan_path, command.rank_failure)
-    return _status(command.local_failure(arguments, plan, plan_path), plan)
+def _links(request: LinksRequest, plan: Plan) -> int:
+    from edgelaunch.commands import links_command
+
+    links_command.check_links(request, plan)
+    if not request.local:
+        run_rank(request, plan, links_command.rank_failure)
+    return _status(links_command.local_failure(request, plan), plan)
+
+
+def _doctor(request: DoctorRequest, plan: Plan) -> int:
+    from edgelaunch.commands import doctor_command
+
+    doctor_command.check_doctor(request, plan)
+    if not request.local:
+        run_rank(request, plan, doctor_command.rank_failure)
+    return _status(doctor_command.local_failure(request, plan), plan)
 
 
 def _status(failure: Failure | None, plan: Plan) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import gc
 import os
@@ -11,17 +10,16 @@ import socket
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Plan, Stage
 from edgecompile.terminal.process import abrupt_interrupts, final_status, unwritten
-from edgelaunch.commands.rank_start import Start, supervised
 from edgelaunch.common.failures import Failure, exit_code, rank_name
-from edgelaunch.common.identity import is_loopback
-from edgelaunch.common.items import STDIN
+from edgelaunch.composition import RankStart, run_supervisor, supervised
 from edgelaunch.process.stderr import say, say_error
+from edgelaunch.request.rank_request import RankRequest
+from edgelaunch.request.run_request import RunRequest
 
 if TYPE_CHECKING:
     from edgelaunch.commands.data_host import Session
@@ -33,8 +31,9 @@ SWITCH_S = 0.0005
 
 Channel = socket.socket | None
 """To the parent that started this rank, if one did."""
-RankWork = Callable[[argparse.Namespace, Plan, Path, list[Any], Channel], tuple[Failure | None, int]]
-"""Does a rank's work; puts results that were begun into the list. Returns why it failed, and which rank it was."""
+R = TypeVar("R", bound=RankRequest)
+RankWork = Callable[[RankStart[R], list[Any], Channel], Failure | None]
+"""Does a rank's work; puts results that were begun into the list. Returns why it failed."""
 
 
 def describe(failure: Failure, plan: Plan, own_rank: int | None) -> None:
@@ -55,24 +54,24 @@ def describe(failure: Failure, plan: Plan, own_rank: int | None) -> None:
     say_error(message)
 
 
-def run_rank(arguments: argparse.Namespace, plan: Plan, plan_path: Path, work: RankWork) -> NoReturn:
+def run_rank(request: R, plan: Plan, work: RankWork[R]) -> NoReturn:
     """Ends the process itself: a thread that waits in gloo would keep the interpreter from ending."""
     from edgecompile.execution.allocator import use_one_arena
     from edgelaunch.local.local_run import watch_parent
-    from edgelaunch.outputs.partial_results import say_left_behind
 
     use_one_arena()
-    channel = watch_parent(arguments.supervisor_fd) if arguments.supervisor_fd is not None else None
+    channel = watch_parent(request.supervisor_fd) if request.supervisor_fd is not None else None
     discard: list[Any] = []
+    rank = request.rank or 0
     try:
-        failure, rank = work(arguments, plan, plan_path, discard, channel)
+        start = RankStart.of(request, plan, os.environ)
+        rank = start.rank
+        failure = work(start, discard, channel)
     except KeyboardInterrupt as stop:
-        rank = arguments.rank or 0
         failure = Failure.stopped(rank, stop)
     except BrokenPipeError:  # whoever read our output has seen enough
         os._exit(1)
     except Exception as error:
-        rank = arguments.rank or 0
         failure = Failure.of(rank, error)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -86,8 +85,10 @@ def run_rank(arguments: argparse.Namespace, plan: Plan, plan_path: Path, work: R
         if channel is not None:
             _report(channel, failure)
         else:
-            if rank == 0:
-                say_left_behind(arguments.output)
+            if rank == 0 and isinstance(request, RunRequest):
+                from edgelaunch.outputs.partial_results import say_left_behind
+
+                say_left_behind(request.output)
             describe(failure, plan, rank)
     code = exit_code(failure) if failure is not None else final_status(0)
     os._exit(2 if code == 130 and failure is not None and failure.rank != rank else code)
@@ -108,27 +109,13 @@ def _report(channel: socket.socket, failure: Failure) -> None:
 
 
 def rank_failure(
-    arguments: argparse.Namespace,
-    plan: Plan,
-    plan_path: Path,
-    discard: list[Any],
-    channel: Channel,
-    *,
-    checked: bool = False,
-) -> tuple[Failure | None, int]:
+    start: RankStart[RunRequest], discard: list[Any], channel: Channel, *, checked: bool = False
+) -> Failure | None:
     """Runs one rank of the pipeline. `checked`: its shards' hashes are known to be right."""
-    start = Start.of(arguments, plan, plan_path)
     start.check()
-    rank = start.rank
+    request = start.request
     session, lacking = _prepared(start, discard, checked=checked)
-    import torch
-
-    from edgelaunch.control.supervisor import Supervisor
-
-    torch.set_num_interop_threads(1)
-    # the thread that computes must not wait long for Python's lock when another prepares items
-    sys.setswitchinterval(SWITCH_S)
-    options = start.options(threads=arguments.threads or _threads(plan, rank), device=_device(start), lacking=lacking)
+    _own_process()
     live = _live(start, session) if session is not None else None
     ends = live or session
 
@@ -140,24 +127,33 @@ def rank_failure(
         say_error(failure.message)
         os._exit(exit_code(failure))
 
-    source, results = (ends.source, ends.results) if ends is not None else (None, None)
-    runner = Supervisor(options, source, results, lost, last_resort)
+    streams = (ends.source, ends.results) if ends is not None else None
+    runner = run_supervisor(start, lacking, streams, lost, last_resort)
     if session is not None:
         session.meter.look_at(runner)
-    if arguments.metrics_port is not None:
+    if request.metrics_port is not None:
         from edgelaunch.report.metrics import serve_metrics
 
-        serve_metrics(arguments.metrics_port, runner)
-    failure = supervised(runner, rank)
+        serve_metrics(request.metrics_port, runner)
+    failure = supervised(runner, start.rank)
     if failure is None and session is not None:
         session.report(runner)
-        if live is not None and not arguments.quiet:
-            say(live.report()) if arguments.json else print(live.report())
+        if live is not None and not request.quiet:
+            say(live.report()) if request.json else print(live.report())
     elif failure is None:
         start.log("done")
     elif failure.kind == "interrupted" and session is not None:
         session.tell_interrupted(runner)
-    return failure, rank
+    return failure
+
+
+def _own_process() -> None:
+    """Settings of a process that does nothing else. Once torch is imported."""
+    import torch
+
+    torch.set_num_interop_threads(1)
+    # the thread that computes must not wait long for Python's lock when another prepares items
+    sys.setswitchinterval(SWITCH_S)
 
 
 def import_torch(*, session: bool, alone: bool = True) -> None:
@@ -176,58 +172,28 @@ def import_torch(*, session: bool, alone: bool = True) -> None:
     gc.enable()
 
 
-def _prepared(start: Start, discard: list[Any], *, checked: bool) -> tuple[Session | None, tuple[Stage, ...]]:
+def _prepared(
+    start: RankStart[RunRequest], discard: list[Any], *, checked: bool
+) -> tuple[Session | None, tuple[Stage, ...]]:
     """Rank 0's session, and the stages whose shards are not here. Imports torch."""
     session = None
     with ThreadPoolExecutor(1) as pool:
         # hashing and importing torch take a second each, and neither needs the other
-        lacking = None if checked else pool.submit(_lacking, start)
-        import_torch(session=start.rank == 0, alone=start.arguments.supervisor_fd is None)
+        lacking = None if checked else pool.submit(start.lacking)
+        import_torch(session=start.rank == 0, alone=start.request.supervisor_fd is None)
         if start.rank == 0:
             from edgelaunch.commands.data_host import Session
 
-            session = Session(start.arguments, start.plan, start.folder)
+            session = Session(start.request, start.plan, start.folder)
             discard.append(session)
         return session, lacking.result() if lacking is not None else ()
 
 
-def _lacking(start: Start) -> tuple[Stage, ...]:
-    from edgelaunch.common.shard_files import check_rank, lacking
-
-    if start.rank > 0 and not start.arguments.loopback:
-        return tuple(lacking(start.plan, start.rank, start.folder))
-    check_rank(start.plan, start.rank, start.folder)  # the others read the same folder as rank 0
-    return ()
-
-
-def _device(start: Start) -> str:
-    """As planned; but where rank 0 is met on loopback all ranks share this machine, as with --local: on the CPU."""
-    planned = start.plan.hosts[start.rank].execution
-    if start.arguments.loopback or planned == "cpu":
-        return "cpu"
-    if start.arguments.master is not None and is_loopback(start.endpoint.address):
-        start.log("planned for cuda; runs on the CPU, since --master on loopback puts every rank on this machine")
-        return "cpu"
-    return planned
-
-
-def _live(start: Start, session: Session) -> Live | None:
+def _live(start: RankStart[RunRequest], session: Session) -> Live | None:
     """What stands between the session and the pipeline where items come live; None where they are just there."""
-    arguments = start.arguments
-    if arguments.rate is None and arguments.input != STDIN:
+    request = start.request
+    if not request.live:
         return None
     from edgelaunch.inputs.live import Live
 
-    drops = arguments.when_full == "drop-oldest"
-    return Live(start.plan, session.source, session.results, rate_per_s=arguments.rate, drop_oldest=drops)
-
-
-def _threads(plan: Plan, rank: int) -> int:
-    """Intra-op threads: as the plan says, but no more than this rank's share where several ranks are on one machine."""
-    from edgelaunch.process.cores import available_cores, local_threads
-
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if os.environ.get("RANK") else 1
-    if here > 1:
-        return local_threads(plan, rank, here)
-    sharing = sum(host.address == plan.hosts[rank].address for host in plan.hosts)
-    return plan.hosts[rank].threads or max(1, available_cores() // sharing)
+    return Live(start.plan, session.source, session.results, rate_per_s=request.rate, drop_oldest=request.drops_oldest)

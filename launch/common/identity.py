@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from edgecompile.contract.cluster import Host
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Plan
+from edgelaunch.common.addresses import Address, read_address
 
 __all__ = [
     "Endpoint",
@@ -164,30 +165,24 @@ def rank_environment(plan: Plan, environ: Mapping[str, str]) -> Mapping[str, str
     return {} if alone and environ.get("TORCHELASTIC_RUN_ID") else environ
 
 
-def find_endpoint(plan: Plan, master: str | None, environ: Mapping[str, str], listen_fd: int | None = None) -> Endpoint:
+def find_endpoint(
+    plan: Plan, master: Address | None, environ: Mapping[str, str], listen_fd: int | None = None
+) -> Endpoint:
     """Where the ranks meet: `--master`, else torchrun's environment, else the plan's rank 0.
 
     Raises:
-        UserError: an address cannot be read.
+        UserError: torchrun's address cannot be read.
     """
     host = plan.hosts[0]
     if master is not None:
-        address, port = _parse(master, "--master")
-        return Endpoint(address=address, port=port, given=True, listen_fd=listen_fd)
+        return Endpoint(address=master.host, port=master.port, given=True, listen_fd=listen_fd)
     if environ.get("RANK") and environ.get("MASTER_ADDR") and environ.get("MASTER_PORT"):
-        address, port = _parse(f"{environ['MASTER_ADDR']}:{environ['MASTER_PORT']}", "MASTER_ADDR:MASTER_PORT")
+        given = read_address("MASTER_ADDR:MASTER_PORT", f"{environ['MASTER_ADDR']}:{environ['MASTER_PORT']}")
         agent = environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
         attempt = environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-        return Endpoint(address=address, port=port, agent=agent, prefix=f"attempt-{attempt}", given=True)
+        prefix = f"attempt-{attempt}"
+        return Endpoint(address=given.host, port=given.port, agent=agent, prefix=prefix, given=True)
     return Endpoint(address=host.address, port=host.port)
-
-
-def _parse(text: str, what: str) -> tuple[str, int]:
-    address, colon, port = text.rpartition(":")
-    address = address[1:-1] if address.startswith("[") and address.endswith("]") else address
-    if not colon or not address or not port.isdecimal() or not 1 <= int(port) <= 65535:
-        raise UserError(f"{what} {text!r} does not do: it must be ADDRESS:PORT, such as 192.168.1.10:29500")
-    return address, int(port)
 
 
 def _number(environ: Mapping[str, str], key: str) -> int | None:

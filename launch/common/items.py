@@ -4,19 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any, Protocol
 
-__all__ = ["DEFAULT_ITEMS", "FLUSH", "ON_BAD_ITEM", "STDIN", "WHEN_FULL", "Entry", "Flush", "Item", "Results", "Source"]
+__all__ = ["DEFAULT_ITEMS", "FLUSH", "STDIN", "Entry", "Flush", "Item", "OnBadItem", "Results", "Source", "WhenFull"]
 
 
 STDIN = "-"
 """The input's name that means standard input."""
-WHEN_FULL = ("wait", "drop-oldest")
-"""What a live source may do while the pipeline is full."""
-ON_BAD_ITEM = ("stop", "gap")
-"""What may become of an item that cannot be read."""
 DEFAULT_ITEMS = 64
 """Synthetic items, where the command does not say how many."""
+
+
+class WhenFull(Enum):
+    """What a live source may do while the pipeline is full."""
+
+    WAIT = "wait"
+    DROP_OLDEST = "drop-oldest"
+
+
+class OnBadItem(Enum):
+    """What may become of an item that cannot be read."""
+
+    STOP = "stop"
+    GAP = "gap"
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ MOST_BYTES = 4096
 HOW = f"openssl rand -hex 32, the same on every host, in the variable {VARIABLE} or in a file for --secret-file"
 
 
-def find_secret(plan: Plan, master: str, file: str | None, environ: Mapping[str, str]) -> bytes | None:
+def find_secret(plan: Plan, master: str, file: Path | None, environ: Mapping[str, str]) -> bytes | None:
     """The secret: of `--secret-file`, else of the environment; None where none is given and none is needed.
 
     Args:
@@ -29,7 +29,7 @@ def find_secret(plan: Plan, master: str, file: str | None, environ: Mapping[str,
         UserError: it is needed and missing, too short, or in a file that others can read.
     """
     if file is not None:
-        return _checked(_read(Path(file)), file)
+        return _checked(_read(file), str(file))
     if environ.get(VARIABLE):
         return _checked(environ[VARIABLE].strip().encode(), VARIABLE)
     if len(plan.hosts) == 1 or is_loopback(master):

@@ -41,7 +41,7 @@ class CheckContext:
     ranks: tuple[int, ...]
     endpoint: Endpoint | None
     """Where rank 0 is met; None where all ranks are on this machine."""
-    secret_file: str | None = None
+    secret_file: Path | None = None
 
     def stages(self) -> list[Stage]:
         """All that these ranks may have to run, for the loss of another host too; equal shards of a rank once."""

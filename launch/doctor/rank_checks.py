@@ -36,7 +36,7 @@ CHECKS = (check_python, check_versions, check_torch, check_torchscript, check_li
 
 
 def examine(
-    plan: Plan, folder: Path, ranks: tuple[int, ...], endpoint: Endpoint | None, secret_file: str | None = None
+    plan: Plan, folder: Path, ranks: tuple[int, ...], endpoint: Endpoint | None, secret_file: Path | None = None
 ) -> Iterator[Finding]:
     """Looks at everything that can be looked at without the other ranks, in the order in which a run needs it."""
     context = CheckContext(plan=plan, folder=folder, ranks=ranks, endpoint=endpoint, secret_file=secret_file)

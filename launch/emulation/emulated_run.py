@@ -22,13 +22,15 @@ from types import TracebackType
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Plan
 from edgecompile.contract.quantities import format_bytes, format_rate
+from edgelaunch.common.addresses import Address
 from edgelaunch.common.failures import Failure, rank_name
 from edgelaunch.common.secret import VARIABLE
 from edgelaunch.emulation import cgroups, netns
 from edgelaunch.local.local_run import Children
-from edgelaunch.local.restarts import DEFAULT_RESTARTS
 from edgelaunch.process.cores import available_cores, local_threads
 from edgelaunch.process.processes import start_time
+from edgelaunch.request.run_request import DEFAULT_RESTARTS, RunRequest
+from edgelaunch.request.started_rank import RankSettings
 
 __all__ = ["EmulatedRun", "Emulation", "check_can_emulate", "describe", "interface_rates", "pinned_cores"]
 
@@ -165,24 +167,40 @@ def _entering(group: cgroups.ControlGroup, cores: Sequence[int]) -> list[str]:
     return [sys.executable, "-I", "-S", script, ",".join(map(str, cores)), ":".join(map(str, group.folders))]
 
 
+class OnEmulatedHosts:
+    """Ranks on the hosts of an emulation that has begun."""
+
+    def __init__(self, emulation: Emulation, max_threads: int | None) -> None:
+        self._emulation, self._max_threads = emulation, max_threads
+
+    def prefix(self, rank: int) -> Sequence[str]:
+        return self._emulation.prefix(rank)
+
+    def settings(self, rank: int) -> RankSettings:
+        threads = min(self._emulation.threads(rank), self._max_threads or available_cores())
+        return RankSettings(master=Address(self._emulation.address(0), MASTER_PORT), threads=threads)
+
+    def why_killed(self, rank: int) -> str | None:
+        return self._emulation.outgrown(rank)
+
+
 class EmulatedRun:
     """All ranks of a plan as children, each in its own namespace and control groups."""
 
     def __init__(
         self,
         plan: Plan,
-        plan_path: Path,
-        arguments: Sequence[str],
+        request: RunRequest,
         *,
-        quiet: bool,
         max_threads: int | None,
         restarts: int = DEFAULT_RESTARTS,
     ) -> None:
-        """`arguments`: the data host's, such as `--input`; `restarts`: as of Children."""
-        self._plan, self._arguments, self._quiet, self._max_threads = plan, list(arguments), quiet, max_threads
+        """`request` and `restarts`: as of Children; `max_threads`: of each rank."""
+        self._plan, self._quiet = plan, request.quiet
         self._emulation = Emulation(plan)
         secret = {VARIABLE: secrets.token_hex(32)}
-        self.children = Children(plan, plan_path, self, restarts=restarts, environ=secret)
+        place = OnEmulatedHosts(self._emulation, max_threads)
+        self.children = Children(plan, request, place, restarts=restarts, environ=secret)
 
     def run(self) -> Failure | None:
         """As LocalRun.run; leaves no namespace and no group behind.
@@ -196,24 +214,11 @@ class EmulatedRun:
                 for line in describe(self._plan):
                     print(f"edgelaunch: {line}", file=sys.stderr)
             try:
-                quiet = ["--quiet"] if self._quiet else []
                 for rank in range(len(self._plan.hosts)):
-                    self.children.start(rank, [*(self._arguments if rank == 0 else []), *quiet], show=rank == 0)
+                    self.children.start(rank, show=rank == 0)
                 return self.children.outcome()
             finally:
                 self.children.end(0.0)
-
-    # --- how Children starts a rank ----------------------------------------------------------------------------------
-
-    def prefix(self, rank: int) -> list[str]:
-        return self._emulation.prefix(rank)
-
-    def arguments(self, rank: int) -> list[str]:
-        threads = min(self._emulation.threads(rank), self._max_threads or available_cores())
-        return ["--master", f"{self._emulation.address(0)}:{MASTER_PORT}", "--threads", str(threads)]
-
-    def why_killed(self, rank: int) -> str | None:
-        return self._emulation.outgrown(rank)
 
 
 def describe(plan: Plan) -> list[str]:

@@ -12,17 +12,20 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Protocol
 
 from edgecompile.contract.plan import Plan
 from edgecompile.execution.allocator import heap_environment
 from edgecompile.terminal.process import CLOSED_PIPE, tell_reader_left
+from edgelaunch.common.addresses import LOOPBACK, Address
 from edgelaunch.common.failures import EXIT_CODES, Failure, rank_name
 from edgelaunch.local.forked import Forked, ForkServer
-from edgelaunch.local.restarts import DEFAULT_RESTARTS, Restarts
+from edgelaunch.local.restarts import Restarts
 from edgelaunch.process.cores import local_threads
 from edgelaunch.process.stderr import say
+from edgelaunch.request.links_request import LinksRequest
+from edgelaunch.request.run_request import DEFAULT_RESTARTS, RunRequest
+from edgelaunch.request.started_rank import RankSettings, request_of_rank
 
 __all__ = ["Children", "LocalRun", "OnLoopback", "RankPlacement", "watch_parent"]
 
@@ -41,7 +44,7 @@ class RankPlacement(Protocol):
     def prefix(self, rank: int) -> Sequence[str]:
         """What stands before the rank's command."""
 
-    def arguments(self, rank: int) -> Sequence[str]:
+    def settings(self, rank: int) -> RankSettings:
         """Where it meets the others, and with how many threads."""
 
     def why_killed(self, rank: int) -> str | None:
@@ -57,9 +60,9 @@ class OnLoopback:
     def prefix(self, rank: int) -> Sequence[str]:
         return []
 
-    def arguments(self, rank: int) -> Sequence[str]:
+    def settings(self, rank: int) -> RankSettings:
         threads = local_threads(self._plan, rank, len(self._plan.hosts))
-        return ["--master", f"127.0.0.1:{self._port}", "--threads", str(min(threads, self._max_threads or threads))]
+        return RankSettings(master=Address(LOOPBACK, self._port), threads=min(threads, self._max_threads or threads))
 
     def why_killed(self, rank: int) -> str | None:
         return None
@@ -71,8 +74,6 @@ class Child:
     process: subprocess.Popen[bytes] | Forked
     channel: socket.socket
     """Its other end tells the child, by closing, that the parent is gone."""
-    arguments: Sequence[str] = ()
-    """To start it again with."""
     threads: list[threading.Thread] = field(default_factory=list)
     told_to_end: bool = False
     report: Failure | None = None
@@ -94,19 +95,18 @@ class Children:
     def __init__(
         self,
         plan: Plan,
-        plan_path: Path,
+        request: RunRequest | LinksRequest,
         place: RankPlacement,
-        command: Sequence[str] = (),
         *,
         restarts: int = DEFAULT_RESTARTS,
         environ: Mapping[str, str] | None = None,
     ) -> None:
-        """`command`: the words between `edgelaunch` and the plan, such as `links`. `environ`: more variables for them.
+        """`request`: of the command that starts them. `environ`: more variables for them.
 
         `restarts`: how often each rank but 0 is started again after it was killed or lost.
         """
-        self._plan, self._plan_path, self._place = plan, plan_path, place
-        self._command, self._environ = tuple(command), dict(environ or {})
+        self._plan, self._request, self._place = plan, request, place
+        self._environ = dict(environ or {})
         self._children: list[Child] = []
         self._reports: list[Failure] = []
         self._restarts = Restarts(plan, restarts)
@@ -115,27 +115,26 @@ class Children:
     def start(
         self,
         rank: int,
-        arguments: Sequence[str] = (),
-        pass_fds: Sequence[int] = (),
+        *,
+        listen_fd: int | None = None,
         show: bool = False,
         fork_server: ForkServer | None = None,
     ) -> None:
         """`show`: the child has this terminal and standard input; otherwise its lines are relayed to stderr.
 
-        `fork_server`: where it is forked from; `follow` is to be called once all are.
+        `listen_fd`: the socket that rank 0 takes over. `fork_server`: where it is forked from; `follow` is to be called
+        once all are.
         """
         ours, theirs = socket.socketpair()
-        words = [
-            *self._command, str(self._plan_path), "--rank", str(rank), "--loopback", *self._place.arguments(rank),
-            "--supervisor-fd", str(theirs.fileno()), *arguments,
-        ]  # fmt: skip
-        keep = (theirs.fileno(), *pass_fds)
+        settings, channel = self._place.settings(rank), theirs.fileno()
+        words = request_of_rank(self._request, rank, settings, supervisor_fd=channel, listen_fd=listen_fd).words()
+        keep = (channel,) if listen_fd is None else (channel, listen_fd)
         if fork_server is not None:
             process: Forked | subprocess.Popen[bytes] = fork_server.fork(words, keep, show=show)
         else:
             process = self._spawn([*self._place.prefix(rank), sys.executable, "-m", "edgelaunch", *words], keep, show)
         theirs.close()
-        self._children.append(Child(rank, process, ours, arguments))
+        self._children.append(Child(rank, process, ours))
         if fork_server is None:
             self.follow()
 
@@ -223,7 +222,7 @@ class Children:
         if child.report in self._reports:
             self._reports.remove(child.report)
         child.channel.close()
-        self.start(child.rank, child.arguments)
+        self.start(child.rank)
         return True
 
     def all_done(self) -> bool:
@@ -302,26 +301,20 @@ class LocalRun:
     def __init__(
         self,
         plan: Plan,
-        plan_path: Path,
-        arguments: Sequence[str],
+        request: RunRequest | LinksRequest,
         *,
-        quiet: bool,
         max_threads: int | None,
-        command: Sequence[str] = (),
         restarts: int = DEFAULT_RESTARTS,
         forks: Callable[[], ForkServer] | None = None,
     ) -> None:
-        """`arguments`: the data host's, such as `--input`; `command` and `restarts`: as of Children.
+        """`request` and `restarts`: as of Children; `max_threads`: of each rank.
 
         `forks`: makes what the ranks are forked from; this process must have no other threads. None: each is started.
         """
-        self._plan, self._plan_path, self._forks = plan, plan_path, forks
-        self._quiet = quiet
+        self._num_ranks, self._forks = len(plan.hosts), forks
         self.listener = listen_on_loopback()
         place = OnLoopback(plan, self.listener.getsockname()[1], max_threads)
-        self.children = Children(plan, plan_path, place, command, restarts=restarts)
-        self._arguments = list(arguments)
-        self._num_ranks = len(plan.hosts)
+        self.children = Children(plan, request, place, restarts=restarts)
 
     def run(self) -> Failure | None:
         """Until all ranks have ended well (None), or one has not: then the first cause, and none runs any more.
@@ -332,12 +325,9 @@ class LocalRun:
         """
         try:
             fork_server = self._forks() if self._forks is not None else None
-            descriptor = self.listener.fileno()
-            quiet = ["--quiet"] if self._quiet else []
-            first = [*self._arguments, "--listen-fd", str(descriptor)]
             for rank in range(self._num_ranks):
-                own = first if rank == 0 else []
-                self.children.start(rank, [*own, *quiet], (descriptor,) if rank == 0 else (), rank == 0, fork_server)
+                listen_fd = self.listener.fileno() if rank == 0 else None
+                self.children.start(rank, listen_fd=listen_fd, show=rank == 0, fork_server=fork_server)
             self.listener.close()
             self.children.follow()
             return self.children.outcome()
@@ -349,7 +339,7 @@ class LocalRun:
 def listen_on_loopback() -> socket.socket:
     """A free port, held until rank 0 takes it over, so that nobody else can."""
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    listener.bind(("127.0.0.1", 0))
+    listener.bind((LOOPBACK, 0))
     listener.listen(256)
     return listener
 

@@ -8,9 +8,7 @@ from collections import Counter
 from edgecompile.contract.plan import Plan
 from edgelaunch.common.failures import Failure
 
-__all__ = ["DEFAULT_RESTARTS", "Restarts"]
-
-DEFAULT_RESTARTS = 3
+__all__ = ["Restarts"]
 
 
 class Restarts:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,44 +9,44 @@ from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Plan
 from edgecompile.contract.plan_files import files_of_plan
 from edgecompile.contract.user_files import check_overwrite, is_same_file
-from edgelaunch.common.items import STDIN
 from edgelaunch.inputs.folders import SUFFIXES, find_images
 from edgelaunch.outputs.partial_results import partial_folder
+from edgelaunch.request.run_request import RunRequest
 
 __all__ = ["check_written"]
 
 
-def check_written(arguments: argparse.Namespace, plan: Plan) -> None:
+def check_written(request: RunRequest, plan: Plan) -> None:
     """`--output` and `--run` of a run.
 
     Raises:
         UserError: one would write over a file that is read, over the other, or over what is not complete yet.
     """
-    read = list(_files_read(arguments, plan))
-    if arguments.output is not None:
-        output = Path(arguments.output)
+    read = list(_files_read(request, plan))
+    output, record = request.output, request.run
+    if output is not None:
         check_overwrite(output, "--output", read)
         for path, what in read:
             _check_outside(path, what, output)
         read.append((output, "--output"))
-    if arguments.run is not None:
-        record = Path(arguments.run)
+    if record is not None:
         if record.is_dir():
             raise UserError(f"{record}: is a folder: name a file in it for --run")
         check_overwrite(record, "--run", read)
-        _check_image(record, arguments.input)
-        if arguments.output is not None:
-            _check_outside(record, "--run", Path(arguments.output))
+        if request.input is not None and not request.from_stdin:
+            _check_image(record, request.input)
+        if output is not None:
+            _check_outside(record, "--run", output)
 
 
-def _files_read(arguments: argparse.Namespace, plan: Plan) -> Iterator[tuple[Path, str]]:
-    yield from files_of_plan(plan, Path(arguments.plan))
-    if arguments.secret_file is not None:
-        yield Path(arguments.secret_file), "the secret"
-    if arguments.input == STDIN:
+def _files_read(request: RunRequest, plan: Plan) -> Iterator[tuple[Path, str]]:
+    yield from files_of_plan(plan, request.plan_path)
+    if request.secret_file is not None:
+        yield request.secret_file, "the secret"
+    if request.from_stdin:
         yield Path("/dev/stdin"), "the file that standard input comes from"
-    elif arguments.input is not None:
-        yield Path(arguments.input), "--input"
+    elif request.input is not None:
+        yield request.input, "--input"
 
 
 def _check_outside(path: Path, what: str, output: Path) -> None:
@@ -59,10 +58,8 @@ def _check_outside(path: Path, what: str, output: Path) -> None:
         )
 
 
-def _check_image(record: Path, given: str | None) -> None:
-    if given in (None, STDIN) or record.suffix.lower() not in SUFFIXES or not record.exists():
+def _check_image(record: Path, given: Path) -> None:
+    if record.suffix.lower() not in SUFFIXES or not record.exists():
         return
-    assert given is not None
-    folder = Path(given)
-    if folder.is_dir() and any(is_same_file(record, image) for image in find_images(folder).files):
+    if given.is_dir() and any(is_same_file(record, image) for image in find_images(given).files):
         raise UserError(f"{record}: --run would write over an image of --input: name another file")

@@ -16,9 +16,9 @@ from typing import Any
 from edgecompile.contract.atomic_files import file_sha256
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Plan
-from edgelaunch.common.items import STDIN
 from edgelaunch.inputs.folders import find_images
 from edgelaunch.process.stderr import say
+from edgelaunch.request.run_request import RunRequest
 
 __all__ = [
     "ROWS",
@@ -52,14 +52,14 @@ class Origin:
     """What tells the input from others; None where it does not come again: standard input, or items at a rate."""
 
 
-def origin_of(plan: Plan, plan_path: Path, input_path: str | None, *, live: bool) -> Origin:
+def origin_of(plan: Plan, request: RunRequest) -> Origin:
     """The origin of a run's results. A folder's is the list of its images."""
-    sha256 = file_sha256(plan_path)
-    if live or input_path == STDIN:
+    sha256 = file_sha256(request.plan_path)
+    if request.live:
         return Origin(sha256, None)
-    if input_path is None:
+    if request.input is None:
         return Origin(sha256, {"golden": plan.golden.sha256})
-    path = Path(input_path).resolve()
+    path = request.input.resolve()
     return Origin(sha256, {"path": str(path), **_facts(path)})
 
 
@@ -224,8 +224,8 @@ def left_behind(path: Path) -> str | None:
     return None
 
 
-def say_left_behind(output: str | None) -> None:
+def say_left_behind(output: Path | None) -> None:
     """Once no rank runs any more: prints what became of an output that is not complete."""
-    told = left_behind(Path(output)) if output is not None else None
+    told = left_behind(output) if output is not None else None
     if told is not None:
         say(f"edgelaunch: {told}")

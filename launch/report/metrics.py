@@ -7,40 +7,36 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from edgecompile.contract.errors import UserError
+from edgelaunch.common.addresses import Address
 
 if TYPE_CHECKING:
     from edgelaunch.control.supervisor import Supervisor
 
-__all__ = ["parse_port", "serve_metrics"]
+__all__ = ["check_installed", "serve_metrics"]
 
 NS = 1e-9
 
 
-def parse_port(text: str) -> tuple[str, int]:
-    """`PORT` on loopback, or `ADDRESS:PORT`. Raises UserError, also where prometheus_client is not installed."""
+def check_installed() -> None:
+    """Raises UserError where prometheus_client is not."""
     if find_spec("prometheus_client") is None:
         raise UserError("--metrics-port needs prometheus_client: pip install 'edgecompile[metrics]'")
-    address, colon, port = text.rpartition(":")
-    if not port.isdecimal() or not 1 <= int(port) <= 65535 or (colon and not address):
-        raise UserError(f"--metrics-port {text!r} does not do: it must be PORT, or ADDRESS:PORT such as 0.0.0.0:9400")
-    return address.strip("[]") or "127.0.0.1", int(port)
 
 
-def serve_metrics(text: str, runner: Supervisor) -> None:
+def serve_metrics(where: Address, runner: Supervisor) -> None:
     """Serves until the process ends.
 
     Raises:
         UserError: nothing can listen there.
     """
-    address, port = parse_port(text)
     from prometheus_client import CollectorRegistry, start_http_server
 
     registry = CollectorRegistry()
     registry.register(_Collector(runner))
     try:
-        start_http_server(port, address, registry)
+        start_http_server(where.port, where.host, registry)
     except OSError as error:
-        raise UserError(f"--metrics-port: nothing can listen at {address}:{port}: {error.strerror}") from None
+        raise UserError(f"--metrics-port: nothing can listen at {where.host}:{where.port}: {error.strerror}") from None
 
 
 class _Collector:

@@ -25,6 +25,7 @@ from edgelaunch.common.items import STDIN, Item
 from edgelaunch.inputs.bad_items import BadItems
 from edgelaunch.inputs.open_input import open_source
 from edgelaunch.outputs.partial_results import origin_of
+from edgelaunch.request.run_request import RunRequest
 
 IMAGE = ImageSpec(size=(24, 32), resize=36, mean=(0.5, 0.4, 0.3), std=(0.5, 0.25, 0.2))
 LABELS = ("tench, Tinca tinca", "goldfish", "crane", "crane")
@@ -72,9 +73,10 @@ def test_links_to_class_folders_and_files_are_followed(vision: Plan, tmp_path: P
     (folder / "tench").mkdir()
     (folder / "tench" / "b.png").symlink_to(tmp_path / "elsewhere" / "a.png")
     assert labels(vision, folder) == {"goldfish/a.png": 1, "tench/b.png": 0}
-    origin = origin_of(vision, Path(__file__), str(folder), live=False)
+    request = RunRequest(plan_path=Path(__file__), input=folder)
+    origin = origin_of(vision, request)
     picture(tmp_path / "elsewhere" / "c.png")
-    assert origin_of(vision, Path(__file__), str(folder), live=False) != origin
+    assert origin_of(vision, request) != origin
 
 
 def test_links_that_go_round_or_nowhere_are_refused(vision: Plan, pictures: Path) -> None:

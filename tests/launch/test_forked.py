@@ -16,6 +16,7 @@ from launch_plans import Written
 from edgelaunch.local import forked
 from edgelaunch.local.forked import Forked
 from edgelaunch.local.local_run import Children, OnLoopback
+from edgelaunch.request.run_request import RunRequest
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="ranks are forked on Linux alone")
 
@@ -68,10 +69,10 @@ def test_forked_ranks_are_seen_as_ranks_and_end_with_their_parent(three_stages: 
 
 def test_ranks_that_are_forked_and_ranks_that_are_started_give_the_same(two_stages: Written, tmp_path: Path) -> None:
     run(two_stages.path, "--local", "--items", 7, "--output", tmp_path / "forked.jsonl").expect(0)
-    children = Children(two_stages.plan, two_stages.path, OnLoopback(two_stages.plan, free_port()))
+    request = RunRequest(plan_path=two_stages.path, local=True, items=7, output=tmp_path / "started.jsonl")
+    children = Children(two_stages.plan, request, OnLoopback(two_stages.plan, free_port()))
     for rank in range(2):
-        output = ["--items", "7", "--output", str(tmp_path / "started.jsonl")] if rank == 0 else []
-        children.start(rank, output)
+        children.start(rank)
     try:
         assert children.outcome() is None
     finally:

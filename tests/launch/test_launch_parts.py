@@ -12,6 +12,7 @@ from launch_plans import Written
 
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Plan, TensorSpec
+from edgelaunch.common.addresses import read_address
 from edgelaunch.common.failures import Abandoned, Failure, FailureBox
 from edgelaunch.common.identity import choose_rank, find_endpoint
 from edgelaunch.process.cores import available_cores, local_threads
@@ -62,14 +63,14 @@ def test_ranks_that_do_not_agree(two_stages: Written, rank: int | None, environ:
 def test_where_the_ranks_meet(two_stages: Written) -> None:
     plan = two_stages.plan
     assert (find_endpoint(plan, None, {}).address, find_endpoint(plan, None, {}).port) == ("127.0.0.1", 29999)
-    assert find_endpoint(plan, "[fd00::1]:29500", {}).address == "fd00::1"
+    assert find_endpoint(plan, read_address("--master", "[fd00::1]:29500"), {}).address == "fd00::1"
     torchrun = {"RANK": "0", "MASTER_ADDR": "board", "MASTER_PORT": "1234", "TORCHELASTIC_USE_AGENT_STORE": "True"}
     endpoint = find_endpoint(plan, None, torchrun)
     assert (endpoint.address, endpoint.port, endpoint.agent) == ("board", 1234, True)
-    assert not find_endpoint(plan, "10.0.0.1:1", torchrun).agent
+    assert not find_endpoint(plan, read_address("--master", "10.0.0.1:1"), torchrun).agent
     for text in ("10.0.0.1", "10.0.0.1:0", ":29500", "10.0.0.1:http"):
         with pytest.raises(UserError, match="ADDRESS:PORT"):
-            find_endpoint(plan, text, {})
+            read_address("--master", text)
 
 
 def test_the_address_that_gloo_binds() -> None:

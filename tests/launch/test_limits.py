@@ -15,6 +15,7 @@ from launch_plans import Written
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Plan
 from edgelaunch.common import identity
+from edgelaunch.common.addresses import read_address
 from edgelaunch.common.failures import Failure
 from edgelaunch.common.identity import Endpoint, check_reachable, find_endpoint, loopback_trap
 from edgelaunch.doctor.findings import FAILS
@@ -119,7 +120,7 @@ def test_a_rank_0_that_listens_where_nobody_else_comes_says_so(debian: Plan) -> 
         check_reachable(debian, 2, find_endpoint(debian, None, {}))
     for address in ("pi-0:29500", "v6:29500"):
         with pytest.raises(UserError, match="on this machine, where"):
-            check_reachable(debian, 0, find_endpoint(debian, address, {}))
+            check_reachable(debian, 0, find_endpoint(debian, read_address("--master", address), {}))
     literal = named(debian, "127.0.0.1", "pi-1", "pi-2")
     with pytest.raises(UserError, match=r"rank 0's address is 127\.0\.0\.1, where host-1"):
         check_reachable(literal, 0, find_endpoint(literal, None, {}))
@@ -127,7 +128,7 @@ def test_a_rank_0_that_listens_where_nobody_else_comes_says_so(debian: Plan) -> 
 
 def test_a_rank_0_on_the_loopback_is_right_where_all_are_there_or_somebody_says_so(debian: Plan) -> None:
     for address in ("127.0.0.1:29500", "localhost:29500", "[::1]:29500", "real:29500"):
-        assert loopback_trap(debian, 0, find_endpoint(debian, address, {})) is None
+        assert loopback_trap(debian, 0, find_endpoint(debian, read_address("--master", address), {})) is None
     together = named(debian, "pi-0", "127.0.0.1", "localhost")
     assert loopback_trap(together, 0, find_endpoint(together, None, {})) is None
     fine = named(debian, "real", "pi-0", "pi-2")

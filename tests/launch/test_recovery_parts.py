@@ -19,7 +19,7 @@ from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Plan
 from edgelaunch.common.failures import Abandoned, Failure
 from edgelaunch.common.identity import rank_environment
-from edgelaunch.common.items import Entry
+from edgelaunch.common.items import STDIN, Entry
 from edgelaunch.common.plan_parts import links_of, links_watched
 from edgelaunch.control.membership import (
     DONE,
@@ -42,6 +42,7 @@ from edgelaunch.outputs.result_files import open_writer
 from edgelaunch.pipeline.in_flight import Batch, Flight
 from edgelaunch.process.processes import Process, start_time
 from edgelaunch.process.stopping import ToldToStop
+from edgelaunch.request.run_request import RunRequest
 
 SHA = "0" * 64
 
@@ -524,13 +525,14 @@ def test_another_plan_or_input_is_no_start_to_go_on_from(plan: Plan, tmp_path: P
 
 def test_what_does_not_come_again_is_not_kept(two_stages: Written, tmp_path: Path) -> None:
     path = tmp_path / "y.jsonl"
-    origin = origin_of(two_stages.plan, two_stages.path, "-", live=False)
+    origin = origin_of(two_stages.plan, RunRequest(plan_path=two_stages.path, input=Path(STDIN)))
     writer = open_writer(two_stages.plan, path, origin)
     writer.add(Entry(index=0), {"y": torch.rand(4)})
     writer.discard()
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "x.npy").write_bytes(b"1")
-    before = origin_of(two_stages.plan, two_stages.path, str(tmp_path / "x.npy"), live=False)
+    request = RunRequest(plan_path=two_stages.path, input=tmp_path / "x.npy")
+    before = origin_of(two_stages.plan, request)
     (tmp_path / "x.npy").write_bytes(b"12")
-    assert origin_of(two_stages.plan, two_stages.path, str(tmp_path / "x.npy"), live=False) != before
-    assert origin_of(two_stages.plan, two_stages.path, str(tmp_path), live=False).input is not None
+    assert origin_of(two_stages.plan, request) != before
+    assert origin_of(two_stages.plan, replace(request, input=tmp_path)).input is not None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 from dataclasses import replace
@@ -17,20 +16,21 @@ from PIL import Image
 
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Plan
-from edgelaunch.commands import links_command
-from edgelaunch.commands.arguments import check_arguments, run_parser
+from edgelaunch.commands.check_request import check_run
+from edgelaunch.commands.links_command import check_links
 from edgelaunch.common.items import Entry
 from edgelaunch.outputs.partial_results import Origin, left_behind
 from edgelaunch.outputs.result_files import open_writer
 from edgelaunch.report.run_file import check_record
+from edgelaunch.request.links_request import LinksRequest
+from edgelaunch.request.parsers import parse_run
 
 ORIGIN = Origin("plan", {"path": "x"})
 
 
 def check(written: Written, *words: object) -> None:
     """As the command checks them before anything runs."""
-    arguments = run_parser().parse_args([str(written.path), "--local", *map(str, words)])
-    check_arguments(arguments, written.plan)
+    check_run(parse_run([str(written.path), "--local", *map(str, words)]), written.plan)
 
 
 @pytest.fixture
@@ -92,10 +92,8 @@ def test_other_files_that_are_read(copied: Written, x: Path, tmp_path: Path, mon
     os.mkfifo(tmp_path / "y.npy")
     with pytest.raises(UserError, match="is a pipe, and --output is a file"):
         check(copied, "--output", tmp_path / "y.npy")
-    arguments = argparse.Namespace(plan=str(copied.path), local=True, rank=None, master=None, seconds=0.5,
-                                   output=str(copied.path), secret_file=None)  # fmt: skip
     with pytest.raises(UserError, match="--output would write over the plan"):
-        links_command.check_arguments(arguments, copied.plan)
+        check_links(LinksRequest(plan_path=copied.path, local=True, output=copied.path), copied.plan)
 
 
 def test_the_command_refuses_and_leaves_all_as_it_was(copied: Written, x: Path) -> None:
@@ -208,6 +206,6 @@ def test_a_run_json_that_is_none_of_ours_stays(copied: Written) -> None:
 def test_plans_of_replaced_names_are_checked_by_name(copied: Written) -> None:
     """A path of the plan's own files is seen from the plan's folder, not from the working directory."""
     plan: Plan = replace(copied.plan, golden=replace(copied.plan.golden, file="other.safetensors"))
-    arguments = run_parser().parse_args([str(copied.path), "--run", str(copied.path.parent / "other.safetensors")])
+    request = parse_run([str(copied.path), "--run", str(copied.path.parent / "other.safetensors")])
     with pytest.raises(UserError, match="the plan's golden file"):
-        check_arguments(arguments, plan)
+        check_run(request, plan)

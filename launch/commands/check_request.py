@@ -1,0 +1,30 @@
+"""Whether the files that a run's request names do, beside the plan's: checked before anything runs."""
+
+from __future__ import annotations
+
+from edgecompile.contract.errors import UserError
+from edgecompile.contract.plan import Plan
+from edgelaunch.request.run_request import RunRequest
+
+__all__ = ["check_run"]
+
+
+def check_run(request: RunRequest, plan: Plan) -> None:
+    """Raises UserError where there is no such input, or an output would write over something. Imports no torch."""
+    if request.input is not None and not request.from_stdin and not request.input.exists():
+        raise UserError(f"{request.input}: no such input")
+    if request.run is not None and not request.run.absolute().parent.is_dir():
+        raise UserError(f"{request.run}: is in no folder that there is: make it, or name another --run")
+    if request.metrics_port is not None:
+        from edgelaunch.report.metrics import check_installed
+
+        check_installed()
+    if not request.has_data_host:
+        return
+    if request.output is not None:
+        from edgelaunch.outputs.result_files import check_output
+
+        check_output(plan, request.output)
+    from edgelaunch.outputs.overwrite import check_written
+
+    check_written(request, plan)

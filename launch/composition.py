@@ -1,0 +1,154 @@
+"""The one place where a rank's process is put together: for the command, for Pipeline and for the link test."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from edgecompile.contract.atomic_files import file_sha256
+from edgecompile.contract.plan import Plan, Stage
+from edgelaunch.common.failures import Failure, rank_name
+from edgelaunch.common.identity import (
+    Endpoint,
+    check_reachable,
+    choose_rank,
+    find_endpoint,
+    is_loopback,
+    rank_environment,
+)
+from edgelaunch.common.items import Results, Source
+from edgelaunch.common.rank_options import RankOptions
+from edgelaunch.common.secret import find_secret
+from edgelaunch.common.shard_files import check_rank, lacking
+from edgelaunch.process.cores import available_cores, local_threads
+from edgelaunch.process.limits import check_limits
+from edgelaunch.process.stderr import say
+from edgelaunch.request.rank_request import RankRequest
+from edgelaunch.request.run_request import RunRequest
+
+if TYPE_CHECKING:
+    from edgelaunch.control.supervisor import Supervisor
+    from edgelaunch.link_test.measure import LinkSupervisor
+
+__all__ = ["RankStart", "link_supervisor", "quiet_peers", "run_supervisor", "supervised"]
+
+R = TypeVar("R", bound=RankRequest)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankStart(Generic[R]):
+    """A rank's process once its request and its environment have been read."""
+
+    request: R
+    plan: Plan
+    rank: int
+    endpoint: Endpoint
+    environ: Mapping[str, str]
+    """What the environment says of ranks; nothing where a parent says all of it."""
+
+    @staticmethod
+    def of(request: R, plan: Plan, environ: Mapping[str, str]) -> RankStart[R]:
+        """Raises UserError where nothing says which rank this is, or where rank 0 is met."""
+        environ = {} if request.loopback else rank_environment(plan, environ)
+        rank = choose_rank(plan, request.rank, environ)
+        endpoint = find_endpoint(plan, request.master, environ, request.listen_fd)
+        quiet_peers()
+        return RankStart(request=request, plan=plan, rank=rank, endpoint=endpoint, environ=environ)
+
+    def check(self) -> None:
+        """Before torch is imported. Raises UserError where this process could not work, or nobody could reach it."""
+        check_limits(self.plan, (self.rank,))
+        if not self.request.loopback:
+            check_reachable(self.plan, self.rank, self.endpoint)
+
+    @property
+    def folder(self) -> Path:
+        return self.request.plan_path.resolve().parent
+
+    def log(self, text: str) -> None:
+        if not self.request.quiet:
+            say(f"{rank_name(self.plan, self.rank)}: {text}")
+
+    def lacking(self) -> tuple[Stage, ...]:
+        """The stages whose shards are not here, to be fetched from rank 0.
+
+        Raises:
+            UserError: a shard is missing or damaged, and this rank reads the same folder as rank 0.
+        """
+        if self.rank > 0 and not self.request.loopback:
+            return tuple(lacking(self.plan, self.rank, self.folder))
+        check_rank(self.plan, self.rank, self.folder)
+        return ()
+
+    def options(self, *, threads: int, device: str, lacking: tuple[Stage, ...] = ()) -> RankOptions:
+        """Raises UserError where a secret is needed and there is none."""
+        return RankOptions(
+            plan=self.plan, folder=self.folder, plan_sha256=file_sha256(self.request.plan_path), rank=self.rank,
+            endpoint=self.endpoint, threads=threads, device=device, log=self.log, lacking=lacking,
+            secret=find_secret(self.plan, self.endpoint.address, self.request.secret_file, os.environ),
+        )  # fmt: skip
+
+    def threads(self) -> int:
+        """Intra-op threads: as the plan says, but a share of them where several ranks are on one machine."""
+        here = int(self.environ.get("LOCAL_WORLD_SIZE", "1")) if self.environ.get("RANK") else 1
+        if here > 1:
+            return local_threads(self.plan, self.rank, here)
+        own = self.plan.hosts[self.rank]
+        sharing = sum(host.address == own.address for host in self.plan.hosts)
+        return own.threads or max(1, available_cores() // sharing)
+
+    def device(self) -> str:
+        """As planned; but where rank 0 is met on loopback all ranks share this machine: on the CPU, as with --local."""
+        planned = self.plan.hosts[self.rank].execution
+        if self.request.loopback or planned == "cpu":
+            return "cpu"
+        if self.request.master is not None and is_loopback(self.endpoint.address):
+            self.log("planned for cuda; runs on the CPU, since --master on loopback puts every rank on this machine")
+            return "cpu"
+        return planned
+
+
+def run_supervisor(
+    start: RankStart[RunRequest],
+    lacking: tuple[Stage, ...],
+    ends: tuple[Source, Results] | None,
+    lost: Callable[[int, int], None],
+    last_resort: Callable[[Failure], None] = lambda failure: None,
+) -> Supervisor:
+    """A rank of the pipeline; `ends` are rank 0's, the rest as of Supervisor. Imports torch."""
+    from edgelaunch.control.supervisor import Supervisor
+
+    threads = start.request.threads or start.threads()
+    source, results = ends if ends is not None else (None, None)
+    options = start.options(threads=threads, device=start.device(), lacking=lacking)
+    return Supervisor(options, source, results, lost, last_resort)
+
+
+def link_supervisor(start: RankStart[R], seconds: float) -> LinkSupervisor:
+    """A rank that measures its links, `seconds` a transfer. Imports torch."""
+    from edgelaunch.link_test.measure import LinkSupervisor
+
+    return LinkSupervisor(start.options(threads=1, device="cpu"), seconds)
+
+
+def supervised(runner: Supervisor, rank: int) -> Failure | None:
+    """Runs it to its end; tells the other ranks where that is a failure, or where this rank leaves."""
+    failure: Failure | None
+    try:
+        runner.start()
+        failure = runner.wait()
+    except KeyboardInterrupt as stop:
+        failure = Failure.stopped(rank, stop)
+    if failure is not None and failure.kind == "left":
+        runner.leave(failure)
+    elif failure is not None:
+        runner.tell(failure)
+    return failure
+
+
+def quiet_peers() -> None:
+    """Before torch is imported: a peer that ends is no page of C++ frames."""
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")

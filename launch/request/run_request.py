@@ -1,0 +1,125 @@
+"""What `edgelaunch PLAN` can be asked: one rank of a run, or with --local or --emulate all of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from edgecompile.contract.errors import UserError
+from edgelaunch.common.addresses import Address, read_port
+from edgelaunch.common.items import DEFAULT_ITEMS, STDIN, OnBadItem, WhenFull
+from edgelaunch.request.option_fields import Reach, option, plan_argument
+from edgelaunch.request.rank_request import ALL_RANKS, CHOSEN, WHICH_RANK, RankRequest
+
+__all__ = ["DEFAULT_RESTARTS", "RunRequest"]
+
+DATA = "data, on rank 0"
+MAX_RATE_PER_S = 1e6
+DEFAULT_RESTARTS = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRequest(RankRequest):
+    """Raises UserError where a value is out of its range, or two of them do not go together."""
+
+    plan_path: Path = field(metadata=plan_argument("plan.yaml, written by edgecompile"))
+    local: bool = field(default=False, metadata=option(
+        "--local", why=ALL_RANKS, group=WHICH_RANK, help="start every rank on this machine, on the CPU"))  # fmt: skip
+    emulate: bool = field(default=False, metadata=option(
+        "--emulate", why=ALL_RANKS, group=WHICH_RANK,
+        help="the same, each rank with its host's bandwidth, CPU share and memory limit (Linux, root)"))  # fmt: skip
+    threads: int | None = field(default=None, metadata=option(
+        "--threads", int, why=f"{CHOSEN}, which this limits", group=WHICH_RANK, metavar="N",
+        help="intra-op threads, else as the plan says"))  # fmt: skip
+    restarts: int | None = field(default=None, metadata=option(
+        "--restarts", int, why="the parent starts ranks again", group=WHICH_RANK, metavar="N",
+        help="with --local or --emulate: start a rank that was killed or lost again, so often "
+        f"(default {DEFAULT_RESTARTS})"))  # fmt: skip
+    input: Path | None = field(default=None, metadata=option(
+        "--input", Path, reach=Reach.DATA_HOST, group=DATA, metavar="PATH",
+        help=".npy .npz .safetensors .txt .jsonl .tsv, an image, a folder of images, or - for "
+        "standard input: a line a sentence or image path, or JSON with an array by input name"))  # fmt: skip
+    rate: float | None = field(default=None, metadata=option(
+        "--rate", float, reach=Reach.DATA_HOST, group=DATA, metavar="R",
+        help="feed R items a second, whether results keep up or not"))  # fmt: skip
+    when_full: WhenFull | None = field(default=None, metadata=option(
+        "--when-full", WhenFull, reach=Reach.DATA_HOST, group=DATA, metavar="POLICY",
+        help="wait (default) or drop-oldest: what becomes of live items that the pipeline cannot take"))  # fmt: skip
+    on_bad_item: OnBadItem | None = field(default=None, metadata=option(
+        "--on-bad-item", OnBadItem, reach=Reach.DATA_HOST, group=DATA, metavar="POLICY",
+        help="stop (default) or gap: what becomes of an image or a line that cannot be read; a gap is an `error` in a "
+        ".jsonl, NaN (or 0) in arrays"))  # fmt: skip
+    output: Path | None = field(default=None, metadata=option(
+        "--output", Path, reach=Reach.DATA_HOST, group=DATA, metavar="PATH",
+        help="results as .npy, .npz or .jsonl"))  # fmt: skip
+    resume: bool = field(default=False, metadata=option(
+        "--resume", reach=Reach.DATA_HOST, group=DATA,
+        help="go on where an earlier run with the same --output ended"))  # fmt: skip
+    items: int | None = field(default=None, metadata=option(
+        "--items", int, reach=Reach.DATA_HOST, group=DATA, metavar="N",
+        help=f"at most so many; without --input, default {DEFAULT_ITEMS}"))  # fmt: skip
+    verify: bool = field(default=False, metadata=option(
+        "--verify", reach=Reach.DATA_HOST, group=DATA, help="compare with the golden items of the plan"))  # fmt: skip
+    json: bool = field(default=False, metadata=option(
+        "--json", reach=Reach.DATA_HOST,
+        help="on rank 0: one JSON object on standard output instead of tables"))  # fmt: skip
+    run: Path | None = field(default=None, metadata=option(
+        "--run", Path, reach=Reach.DATA_HOST, metavar="FILE",
+        help="on rank 0: the run's record for edgeplan report (default: run.json by the plan)"))  # fmt: skip
+    metrics_port: Address | None = field(default=None, metadata=option(
+        "--metrics-port", partial(read_port, "--metrics-port"), reach=Reach.DATA_HOST, metavar="[ADDR:]PORT",
+        help="serve this rank's counters to Prometheus there"))  # fmt: skip
+
+    def __post_init__(self) -> None:
+        for name, value in (("items", self.items), ("threads", self.threads)):
+            if value is not None and value < 1:
+                raise UserError(f"--{name} {value} does not do: it must be 1 or more")
+        if self.rate is not None and not 0 < self.rate <= MAX_RATE_PER_S:
+            raise UserError(f"--rate {self.rate:g} does not do: it must be over 0, and {MAX_RATE_PER_S:g} at most")
+        self._check_which_ranks()
+        if self.resume and (self.live or (self.output is None and self.has_data_host)):
+            raise UserError(
+                "--resume goes on from an --output, with an --input that is the same again: a file or a folder"
+            )
+        if self.when_full is not None and not self.live:
+            raise UserError("--when-full is for live items: give --rate R, or --input - for standard input")
+        if self.drops_oldest and self.output is not None and not self.output.name.lower().endswith(".jsonl"):
+            raise UserError(f"{self.output}: has no place for the items' numbers, and --when-full drop-oldest leaves "
+                            "gaps: name a .jsonl")  # fmt: skip
+
+    def _check_which_ranks(self) -> None:
+        if self.local and self.emulate:
+            raise UserError("--local and --emulate both start every rank here: give one of them")
+        if self.all_ranks and (self.rank is not None or self.master is not None):
+            option = "--local" if self.local else "--emulate"
+            raise UserError(f"{option} starts every rank here: leave out --rank and --master")
+        if self.all_ranks and self.secret_file is not None:
+            raise UserError(
+                "--secret-file is for ranks on several machines: those of this command share one of their own"
+            )
+        if self.restarts is not None and (self.restarts < 0 or not self.all_ranks):
+            raise UserError(f"--restarts {self.restarts} does not do: it is for --local or --emulate, and 0 or more")
+
+    @property
+    def all_ranks(self) -> bool:
+        """Whether every rank is started on this machine."""
+        return self.local or self.emulate
+
+    @property
+    def has_data_host(self) -> bool:
+        """Whether rank 0 is started; where nothing says which rank this is, it may be."""
+        return self.all_ranks or not self.rank
+
+    @property
+    def from_stdin(self) -> bool:
+        return self.input == Path(STDIN)
+
+    @property
+    def live(self) -> bool:
+        """Whether items come as time goes by, and do not come again."""
+        return self.rate is not None or self.from_stdin
+
+    @property
+    def drops_oldest(self) -> bool:
+        return self.when_full is WhenFull.DROP_OLDEST
