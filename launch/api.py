@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +30,9 @@ from edgelaunch.process.abandoned_threads import await_at_exit
 from edgelaunch.process.limits import check_limits
 from edgelaunch.request.run_request import RunRequest
 from edgelaunch.request.started_rank import request_of_rank
+
+if TYPE_CHECKING:
+    from edgelaunch.control.supervisor import Supervisor
 
 __all__ = ["Pipeline"]
 
@@ -61,11 +64,9 @@ class Pipeline:
     def __init__(
         self, plan: str | Path, *, local: bool = False, master: str | None = None, secret_file: str | None = None
     ) -> None:
-        self._path = Path(plan)
-        self._plan = read_run_plan(self._path)
-        self._folder = self._path.resolve().parent
+        self._plan = read_run_plan(Path(plan))
         self._request = RunRequest(
-            plan_path=self._path, quiet=True, secret_file=Path(secret_file) if secret_file is not None else None,
+            plan_path=Path(plan), quiet=True, secret_file=Path(secret_file) if secret_file is not None else None,
             rank=None if master is None else 0,
             master=read_address("--master", master) if master is not None else None,
         )  # fmt: skip
@@ -75,7 +76,7 @@ class Pipeline:
         self._streams = Streams(under_way * self._plan.model.microbatch, self._arrays)
         self._failure: Failure | None = None
         self._children: Children | None = None
-        self._rank: Any = None
+        self._rank: Supervisor | None = None
         self._supervisor: threading.Thread | None = None
         self._closed = self._entered = False
         self._process = os.getpid()
@@ -91,8 +92,8 @@ class Pipeline:
         self._entered = True
         atexit.register(self.close)  # one that the application forgets would abort the interpreter at its end
         try:
-            self._start()
-            while not self._rank.streaming.wait(POLL_S):
+            runner = self._start()
+            while not runner.streaming.wait(POLL_S):
                 self._check()
         except BaseException:
             self._stop()
@@ -191,7 +192,7 @@ class Pipeline:
 
     # --- inside ----------------------------------------------------------------------------------------------------
 
-    def _start(self) -> None:
+    def _start(self) -> Supervisor:
         if self._local:
             check_limits(self._plan, tuple(range(len(self._plan.hosts))))
         request = self._start_children() if self._local else self._request
@@ -204,10 +205,11 @@ class Pipeline:
         use_one_arena()
         source = Source(items=self._streams.items(), num_items=None, what="an application's items")
         lost = self._children.kill if self._children is not None else lambda rank, process: None
-        self._rank = run_supervisor(start, lacking, (source, _Results(self)), lost)
-        self._rank.start()
-        self._supervisor = threading.Thread(target=self._supervise, name="supervise", daemon=True)
+        self._rank = runner = run_supervisor(start, lacking, (source, _Results(self)), lost)
+        runner.start()
+        self._supervisor = threading.Thread(target=self._supervise, args=(runner,), name="supervise", daemon=True)
         self._supervisor.start()
+        return runner
 
     def _start_children(self) -> RunRequest:
         """Starts all ranks but 0, and returns the request of that one."""
@@ -219,11 +221,11 @@ class Pipeline:
         threading.Thread(target=self._watch_children, args=(self._children,), name="children", daemon=True).start()
         return request_of_rank(self._request, 0, place.settings(0), listen_fd=listener.detach())
 
-    def _supervise(self) -> None:
-        failure = self._rank.wait()
+    def _supervise(self, runner: Supervisor) -> None:
+        failure = runner.wait()
         if failure is not None:
             self._failure = failure
-            self._rank.tell(failure)
+            runner.tell(failure)
 
     def _watch_children(self, children: Children) -> None:
         """Starts a rank that was killed or lost again, also while the application does something else."""

@@ -56,7 +56,7 @@ ROOMS: dict[str, dict[str, str]] = {
         "link_test": "common transport pipeline control",
         "doctor": "process common store transport pipeline link_test",
         "composition": "process common request control link_test",
-        "api": "process common request inputs outputs pipeline local composition",
+        "api": "process common request inputs outputs pipeline control local composition",
         "commands": "process common request inputs outputs report control local emulation link_test doctor composition",
         "entry": "process commands",
         "__init__": "common api",
@@ -66,6 +66,7 @@ ROOMS: dict[str, dict[str, str]] = {
 """Each package and which others it may import; nothing imports a room that is below it here."""
 OPEN_TO_RANKS = ("contract", "execution", "terminal")
 """What the launcher imports of the compiler."""
+YET_TO_CHANGE = ("LinkRank", "LinkSupervisor")
 MOST_MODULES, MOST_LINES, MOST_FUNCTION_LINES = 15, 400, 60
 
 
@@ -115,6 +116,39 @@ def test_ranks_need_little_of_the_compiler_and_the_compiler_nothing_of_them() ->
         assert {name.split(".")[1] for name in ours} <= {*OPEN_TO_RANKS, "__version__"}, path
     for path in TREES["edgecompile"].rglob("*.py"):
         assert not any(name.split(".")[0] in ("edgelaunch", "launch") for name in imported_names(path)), path
+
+
+def test_no_class_overrides_a_private_method() -> None:
+    """What varies is handed in: a base class may then change what it keeps to itself."""
+    for tree in TREES.values():
+        found = [
+            node
+            for path in tree.rglob("*.py")
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+            if isinstance(node, ast.ClassDef)
+        ]
+        private = {node.name: _private_methods(node) for node in found}
+        bases = {node.name: [base.id for base in node.bases if isinstance(base, ast.Name)] for node in found}
+        for name, own in private.items():
+            above = [base for base in bases[name] if base in private]
+            for base in above:
+                overridden = own & private[base]
+                assert not overridden or name in YET_TO_CHANGE, f"{name} overrides {overridden} of {base}"
+                above += [other for other in bases[base] if other in private]
+
+
+def _private_methods(node: ast.ClassDef) -> set[str]:
+    names = {item.name for item in node.body if isinstance(item, (ast.FunctionDef, ast.AsyncFunctionDef))}
+    return {name for name in names if name.startswith("_") and not name.endswith("__")}
+
+
+def test_a_rank_is_put_together_in_one_place() -> None:
+    """Its options, its secret, its threads and its Supervisor: the command, Pipeline and the link test alike."""
+    for path in sorted(TREES["edgelaunch"].rglob("*.py")):
+        text = path.read_text(encoding="utf-8")
+        calls = re.findall(r"(?<!class )\b(?:RankOptions|Supervisor|LinkSupervisor|RankStart)\(", text)
+        assert not calls or path.name == "composition.py", (path, calls)
+        assert "argparse.Namespace" not in text or path.name == "option_fields.py", path
 
 
 def test_torch_jit_is_called_in_one_place() -> None:

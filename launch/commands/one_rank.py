@@ -58,6 +58,7 @@ def run_rank(request: R, plan: Plan, work: RankWork[R]) -> NoReturn:
     """Ends the process itself: a thread that waits in gloo would keep the interpreter from ending."""
     from edgecompile.execution.allocator import use_one_arena
     from edgelaunch.local.local_run import watch_parent
+    from edgelaunch.outputs.partial_results import say_left_behind
 
     use_one_arena()
     channel = watch_parent(request.supervisor_fd) if request.supervisor_fd is not None else None
@@ -86,8 +87,6 @@ def run_rank(request: R, plan: Plan, work: RankWork[R]) -> NoReturn:
             _report(channel, failure)
         else:
             if rank == 0 and isinstance(request, RunRequest):
-                from edgelaunch.outputs.partial_results import say_left_behind
-
                 say_left_behind(request.output)
             describe(failure, plan, rank)
     code = exit_code(failure) if failure is not None else final_status(0)
