@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO
 
 DEADLINE_S = 60.0
+NPY_HEADER_BYTES = 128
 PROGRAM = (sys.executable, "-m", "edgelaunch")
 
 
@@ -77,6 +78,16 @@ class Running:
             assert self.process.poll() is None, f"ended before {text!r}: {self.text()}"
             assert time.monotonic() < deadline, f"no {text!r} in {deadline_s} s: {self.text()}"
             time.sleep(0.05)
+
+
+def wait_for_results(running: Running, output: Path, count: int = 10, row_bytes: int = 16) -> None:
+    """Until so many results of one output are written to a .npy, (4,) float32 each; rank 0 or its parent is running."""
+    partial = output.with_name(f"{output.name}.partial") / "0.npy"
+    deadline = time.monotonic() + DEADLINE_S
+    while not partial.exists() or partial.stat().st_size < NPY_HEADER_BYTES + count * row_bytes:
+        assert running.process.poll() is None, running.text()
+        assert time.monotonic() < deadline, running.text()
+        time.sleep(0.01)
 
 
 def run(*arguments: object, deadline_s: float = DEADLINE_S, **environ: str) -> Ended:

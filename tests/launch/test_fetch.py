@@ -14,7 +14,7 @@ import launch_plans
 import numpy as np
 import pytest
 import torch
-from launch_harness import Running, free_port, wait_all
+from launch_harness import Running, free_port, wait_all, wait_for_results
 from launch_plans import Written
 
 from edgecompile.contract.atomic_files import file_sha256
@@ -90,7 +90,7 @@ def test_a_lost_board_comes_back_without_its_disk(boards: Boards, tmp_path: Path
     np.save(tmp_path / "x.npy", np.random.default_rng(0).random((120, 4), dtype=np.float32))
     started = [boards.start(0, "--input", tmp_path / "x.npy", "--output", tmp_path / "y.npy", "--rate", 20),
                boards.start(1), boards.start(2)]  # fmt: skip
-    started[0].wait_for(" items, ")
+    wait_for_results(started[0], tmp_path / "y.npy")
     started[1].process.send_signal(signal.SIGKILL)
     started[1].wait()
     boards.shard(1).unlink()

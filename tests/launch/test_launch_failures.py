@@ -13,7 +13,17 @@ from pathlib import Path
 import launch_plans
 import numpy as np
 import pytest
-from launch_harness import Running, free_port, processes_of, rank_process, run, run_ranks, wait_all, wait_gone
+from launch_harness import (
+    Running,
+    free_port,
+    processes_of,
+    rank_process,
+    run,
+    run_ranks,
+    wait_all,
+    wait_for_results,
+    wait_gone,
+)
 from launch_plans import Written
 
 END_S = 5.0
@@ -25,9 +35,17 @@ def slow(tmp_path_factory: pytest.TempPathFactory) -> Written:
     return launch_plans.floats(tmp_path_factory.mktemp("slow"), middle=launch_plans.Heavy(), timeout_s=6.0)
 
 
+def start_slow_by_hand(written: Written, output: Path) -> list[Running]:
+    """Every rank as a process of its own; results are coming."""
+    words = ["--master", f"127.0.0.1:{free_port()}", "--items", 100_000, "--output", output]
+    started = [Running([written.path, "--rank", rank, *words]) for rank in range(len(written.plan.hosts))]
+    wait_for_results(started[0], output)
+    return started
+
+
 def start_slow(slow: Written, output: Path) -> Running:
     running = Running([slow.path, "--local", "--items", 100_000, "--output", output])
-    running.wait_for("items, ", 30.0)  # the first line of progress: results are coming
+    wait_for_results(running, output)
     return running
 
 
@@ -130,14 +148,14 @@ def test_no_rank_0(tmp_path: Path) -> None:
     run(plan.path, "--rank", 1, "--master", f"127.0.0.1:{port}").expect_error("rank 0 did not answer", f"{port}")
 
 
-def test_a_rank_that_is_there_twice(slow: Written) -> None:
-    master = f"127.0.0.1:{free_port()}"
-    first = Running([slow.path, "--rank", 0, "--master", master, "--items", 100_000])
+def test_a_rank_that_is_there_twice(slow: Written, tmp_path: Path) -> None:
+    master, output = f"127.0.0.1:{free_port()}", tmp_path / "y.npy"
+    first = Running([slow.path, "--rank", 0, "--master", master, "--items", 100_000, "--output", output])
     twins = [Running([slow.path, "--rank", 1, "--master", master]) for _ in range(2)]
     while all(twin.process.poll() is None for twin in twins):
         assert first.process.poll() is None, first.text()
         time.sleep(0.05)
-    first.wait_for("items, ")
+    wait_for_results(first, output)
     twins.sort(key=lambda twin: twin.process.poll() is None)
     twins[0].wait().expect_error("rank 1 (host-1) runs already")
     first.process.send_signal(signal.SIGINT)
@@ -200,20 +218,16 @@ def test_a_killed_rank_ends_all(slow: Written, tmp_path: Path, rank: int) -> Non
 
 
 def test_a_killed_rank_by_hand_is_named_by_the_others(tmp_path: Path) -> None:
-    slow = launch_plans.floats(tmp_path, num_stages=3, middle=launch_plans.Heavy(), timeout_s=6.0)
-    master = f"127.0.0.1:{free_port()}"
-    started = [Running([slow.path, "--rank", rank, "--master", master, "--items", 100_000]) for rank in range(3)]
-    started[0].wait_for("items, ", 30.0)
+    slow = launch_plans.floats(tmp_path / "plan", num_stages=3, middle=launch_plans.Heavy(), timeout_s=6.0)
+    started = start_slow_by_hand(slow, tmp_path / "y.npy")
     started[2].process.kill()
     ended = wait_all(started, slow.plan.runtime.timeout_s + 3)
     for rank in (0, 1):
         ended[rank].expect_error("rank 2 (host-2, units 2-2) is gone: it closed its connection, after item")
 
 
-def test_a_stopped_rank_is_named_within_the_timeout(slow: Written) -> None:
-    master = f"127.0.0.1:{free_port()}"
-    started = [Running([slow.path, "--rank", rank, "--master", master, "--items", 100_000]) for rank in range(2)]
-    started[0].wait_for("items, ", 30.0)
+def test_a_stopped_rank_is_named_within_the_timeout(slow: Written, tmp_path: Path) -> None:
+    started = start_slow_by_hand(slow, tmp_path / "y.npy")
     started[1].process.send_signal(signal.SIGSTOP)
     try:
         started[0].wait(slow.plan.runtime.timeout_s + 3).expect_error("rank 1 (host-1, units 1-1) stopped answering")
@@ -258,10 +272,8 @@ def test_no_orphans_when_the_parent_is_killed(slow: Written, tmp_path: Path) -> 
     assert [file.name for file in tmp_path.iterdir()] == ["y.npy.partial"]
 
 
-def test_interrupted_rank_by_hand_tells_the_others(slow: Written) -> None:
-    master = f"127.0.0.1:{free_port()}"
-    started = [Running([slow.path, "--rank", rank, "--master", master, "--items", 100_000]) for rank in range(2)]
-    started[0].wait_for("items, ", 30.0)
+def test_interrupted_rank_by_hand_tells_the_others(slow: Written, tmp_path: Path) -> None:
+    started = start_slow_by_hand(slow, tmp_path / "y.npy")
     started[1].process.send_signal(signal.SIGINT)
     first, second = wait_all(started, END_S)
     assert second.expect(130).err.splitlines()[-1] == "edgelaunch: interrupted"
@@ -269,11 +281,11 @@ def test_interrupted_rank_by_hand_tells_the_others(slow: Written) -> None:
 
 
 @pytest.mark.parametrize(("rank", "code"), [(0, 130), (1, 143)])
-def test_a_rank_by_hand_that_is_told_to_stop_and_cannot_be_done_without(slow: Written, rank: int, code: int) -> None:
+def test_a_rank_by_hand_that_is_told_to_stop_and_cannot_be_done_without(
+    slow: Written, tmp_path: Path, rank: int, code: int
+) -> None:
     """There is no run without rank 0; this plan has no other for the loss of rank 1, and waits for nobody."""
-    master = f"127.0.0.1:{free_port()}"
-    started = [Running([slow.path, "--rank", number, "--master", master, "--items", 100_000]) for number in range(2)]
-    started[0].wait_for("items, ", 30.0)
+    started = start_slow_by_hand(slow, tmp_path / "y.npy")
     started[rank].process.terminate()
     ended = wait_all(started, END_S)
     ended[rank].expect(code)

@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import time
 from pathlib import Path
 
 import launch_plans
 import numpy as np
 import pytest
-from launch_harness import Running, free_port, processes_of, rank_process, wait_all, wait_gone
+from launch_harness import Running, free_port, processes_of, rank_process, wait_all, wait_for_results, wait_gone
 from launch_plans import Written
 
 NUM_ITEMS = 160
@@ -38,20 +37,6 @@ def x(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("input") / "x.npy"
     np.save(path, np.random.default_rng(0).random((NUM_ITEMS, 4), dtype=np.float32))
     return path
-
-
-def rows(partial: Path) -> int:
-    """How many results of one output (4,) are written."""
-    return max(0, partial.stat().st_size - 128) // 16 if partial.exists() else 0
-
-
-def wait_for_results(running: Running, output: Path, count: int) -> None:
-    partial = output.with_name(f"{output.name}.partial") / "0.npy"
-    deadline = time.monotonic() + 60
-    while rows(partial) < count:
-        assert running.process.poll() is None, running.text()
-        assert time.monotonic() < deadline, running.text()
-        time.sleep(0.01)
 
 
 def check(output: Path, x: Path) -> None:
@@ -156,18 +141,20 @@ def test_a_rank_here_that_is_told_to_stop_is_started_again(bare: Written, x: Pat
 def test_without_a_rank_that_stays_away_the_run_ends(tmp_path: Path) -> None:
     plan = launch_plans.floats(tmp_path, 2, launch_plans.Heavy(), detect_s=1.5, rejoin_s=1.0)
     master = f"127.0.0.1:{free_port()}"
-    started = [Running([plan.path, "--rank", rank, "--master", master, "--items", 100_000]) for rank in range(2)]
-    started[0].wait_for("items, ")
+    words = ["--master", master, "--items", 100_000, "--output", tmp_path / "y.npy"]
+    started = [Running([plan.path, "--rank", rank, *words]) for rank in range(2)]
+    wait_for_results(started[0], tmp_path / "y.npy")
     started[1].process.kill()
     started[0].wait().expect_error("rank 1 (host-1, units 1-1) is gone", "after item", "did not come back within 1 s")
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
-def test_every_rank_ends_without_the_data_host(bare: Written, how: signal.Signals) -> None:
+def test_every_rank_ends_without_the_data_host(bare: Written, tmp_path: Path, how: signal.Signals) -> None:
     master = f"127.0.0.1:{free_port()}"
-    started = [Running([bare.path, "--rank", rank, "--master", master, "--items", 100_000]) for rank in range(3)]
+    words = ["--master", master, "--items", 100_000, "--output", tmp_path / "y.npy"]
+    started = [Running([bare.path, "--rank", rank, *words]) for rank in range(3)]
     try:
-        started[0].wait_for("items, ")
+        wait_for_results(started[0], tmp_path / "y.npy")
         started[0].process.send_signal(how)
         for running in started[1:]:
             running.wait(15).expect_error("rank 0 (host-0) ")
