@@ -60,11 +60,15 @@ print('good')
     wait_gone(two_stages.path, 1.0)
 
 
-def test_one_stage_and_several_outputs(one_stage: Written, three_stages: Written) -> None:
+def test_one_stage_and_several_outputs(one_stage: Written, three_stages: Written, tmp_path: Path) -> None:
+    """The three ranks share a secret of a file, which is handed on to those that are started."""
+    secret = tmp_path / "secret"
+    secret.write_text("0123456789abcdef")
+    secret.chmod(0o600)
     code = f"""
 with edgelaunch.Pipeline({str(one_stage.path)!r}, local=True) as p:
     assert np.array_equal(p(x), 2 * x)
-with edgelaunch.Pipeline({str(three_stages.path)!r}, local=True) as p:
+with edgelaunch.Pipeline({str(three_stages.path)!r}, local=True, secret_file={str(secret)!r}) as p:
     y = p({{'ids': np.full((3, 6), 9), 'mask': np.ones((3, 6), bool)}})
     assert sorted(y) == ['big', 'raw', 'scores', 'total'], y
     assert y['total'].tolist() == [55, 55, 55] and y['big'].all() and y['raw'].dtype == np.float32
