@@ -29,7 +29,7 @@ import torch
 import yaml
 
 from edgecompile.commands.compile_command import compose
-from edgecompile.config.domain import model_of
+from edgecompile.config.model_spec import model_of
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Plan
 from edgecompile.frontend.capture.trace import FlatModel

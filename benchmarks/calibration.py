@@ -27,7 +27,8 @@ import yaml
 from torch import nn
 
 from edgecompile.commands.compile_command import compose
-from edgecompile.config.domain import Device, cluster_of, model_of
+from edgecompile.config.cluster_spec import Device, cluster_of
+from edgecompile.config.model_spec import model_of
 from edgecompile.contract.dtypes import DTYPE_BYTES
 from edgecompile.contract.quantities import format_time, parse_flops
 from edgecompile.frontend.capture.trace import FlatModel, capture

@@ -149,7 +149,7 @@ def alone(args: argparse.Namespace, plan: Plan, folder: Path) -> None:
 def eager(args: argparse.Namespace, plan: Plan, folder: Path) -> None:
     """The unsplit model as its builder returns it, without any pass."""
     from edgecompile.commands.compile_command import compose
-    from edgecompile.config.domain import model_of
+    from edgecompile.config.model_spec import model_of
     from edgecompile.models import build_model
 
     conf = compose(args.overrides)

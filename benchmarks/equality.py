@@ -14,16 +14,20 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from edgecompile.artifacts.compiled_stage import compile_stage, design_stages
 from edgecompile.artifacts.equality import Flow, check_shards
-from edgecompile.artifacts.shards import RAW, write_shard
+from edgecompile.artifacts.shards import RAW
 from edgecompile.commands.compile_command import compose
-from edgecompile.config.domain import cluster_of, model_of
+from edgecompile.config.model_spec import model_of
+from edgecompile.config.request import request_of
+from edgecompile.contract.closed_sets import Artifact
 from edgecompile.frontend.capture.trace import FlatModel, capture
 from edgecompile.frontend.chain.units import build_chain
 from edgecompile.frontend.golden.golden_items import example_inputs, golden_inputs, make_reference
 from edgecompile.frontend.passes import run_passes
 from edgecompile.models import build_model
 from edgecompile.models.weights import load_weights
+from edgecompile.partition.planning_costs import planning_inputs
 from edgecompile.partition.stages import partition
 from edgecompile.profile.analytic import analytic_profile
 
@@ -45,14 +49,16 @@ def rows(name: str, microbatch: int, stage_counts: list[int], folder: Path) -> I
     reference = make_reference(flat, golden, microbatch)
     for count in stage_counts:
         conf = compose([f"model={name}", f"microbatch={microbatch}", "schedule=even", f"hosts.count={count}"])
-        cluster = cluster_of(conf)
-        schedule = partition(chain, analytic_profile(chain, cluster.devices), cluster, conf)
-        shards, flow = [], Flow.of(reference, microbatch, lossy=False)
-        for stage in schedule.stages:
-            shards.append(write_shard(chain, stage.first, stage.last, folder, flow.batches[0]))
+        request = request_of(conf)
+        inputs = planning_inputs(request, chain, analytic_profile(chain, request.cluster.devices))
+        schedule = partition(inputs, chain, request.schedule)
+        num_stages, flow = len(schedule.stages), Flow.of(reference, microbatch, lossy=False)
+        stages = design_stages(schedule, [RAW] * (num_stages - 1), [Artifact.TORCHSCRIPT] * num_stages)
+        shards = []
+        for stage in stages:
+            shards.append(compile_stage(stage, chain, folder, flow.batches[0]).shard)
             flow = flow.through(shards[-1], f"stage {len(shards)}")
-        wires = [RAW] * (len(shards) + 1)
-        equality = check_shards(chain, schedule, flow.outputs(), reference, microbatch, wires)
+        equality = check_shards(chain, stages, flow.outputs(), reference, microbatch)
         for output, error, own, scale in zip(
             chain.captured.output_names, equality.errors, reference.own_error, reference.scale, strict=True
         ):

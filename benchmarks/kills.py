@@ -53,7 +53,7 @@ def compile_tiny(
 ) -> torch.nn.Module:
     """Writes the plan, and returns the eager model."""
     from edgecompile.commands.compile_command import compose
-    from edgecompile.config.domain import model_of
+    from edgecompile.config.model_spec import model_of
     from edgecompile.models import build_model
     from edgecompile.pipeline import compile_model
 

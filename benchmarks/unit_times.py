@@ -27,7 +27,9 @@ import torch
 
 from edgecompile.artifacts.shards import write_shard
 from edgecompile.commands.compile_command import compose
-from edgecompile.config.domain import cluster_of, model_of
+from edgecompile.config.cluster_spec import cluster_of
+from edgecompile.config.model_spec import model_of
+from edgecompile.config.request import capture_of, profile_of
 from edgecompile.execution import torchscript
 from edgecompile.execution.allocator import keep_freed_memory
 from edgecompile.execution.prepack import ROWS_RECORD, pays_here, prepack_traced, rows_in
@@ -131,8 +133,8 @@ def compare(model: str, microbatch: int, folder: Path, args: argparse.Namespace)
     module = build_model(spec, conf.seed)
     flat = FlatModel(module, [item.name for item in spec.inputs], spec.outputs)
     examples = example_inputs(spec, golden_inputs(spec, module, conf.seed), microbatch)
-    chain = chain_of(flat, spec, examples, conf)
-    profile = make_profile(chain, cluster_of(conf), conf)
+    chain = chain_of(flat, spec, examples, capture_of(conf))
+    profile = make_profile(chain, cluster_of(conf), profile_of(conf))
     ranges = random_ranges(chain, args.ranges, args.seed)
     found = []
     call_s = profile.wires["local"].call_s  # type: ignore[attr-defined]

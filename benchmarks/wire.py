@@ -84,7 +84,7 @@ def main() -> int:
 
 def tell(name: str, scale: str, value: torch.Tensor, repeat: int) -> None:
     """Prints one format's row; the error is the norm of what is lost over the norm of the boundary."""
-    shape, wire = tuple(value.shape), wire_format(name, "wire.format", scale)
+    shape, wire = tuple(value.shape), wire_format(name, scale)
     encode = frozen(Encode(shape, wire), (value,))
     parts = encode(value)
     decode = frozen(Decode(shape, wire), parts)

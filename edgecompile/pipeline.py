@@ -6,14 +6,28 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from edgecompile.artifacts.assemble import assemble_plan
+from edgecompile.artifacts.assemble import Compiled, assemble_plan
+from edgecompile.artifacts.compiled_stage import (
+    CompiledPipeline,
+    StageDesign,
+    compile_stage,
+    design_stages,
+    stage_artifacts,
+)
 from edgecompile.artifacts.data_files import check_labels, data_spec, write_golden
 from edgecompile.artifacts.equality import Flow, check_shards
-from edgecompile.artifacts.fallbacks import check_fallbacks, find_contingencies, write_fallbacks
-from edgecompile.artifacts.shards import RAW, artifact_formats, write_reference, write_shard
+from edgecompile.artifacts.fallbacks import (
+    CompiledFallback,
+    Contingencies,
+    check_fallbacks,
+    find_contingencies,
+    write_fallbacks,
+)
+from edgecompile.artifacts.shards import write_reference
 from edgecompile.artifacts.wire_loss import is_lossy
-from edgecompile.config.domain import ModelSpec, cluster_of, imports_of, model_of, with_pixels
-from edgecompile.config.schema import Conf
+from edgecompile.config.methods import UnusedWeights
+from edgecompile.config.readiness import planning_notes
+from edgecompile.config.request import Asked, CompileRequest, request_of
 from edgecompile.contract.plan import Plan
 from edgecompile.contract.plan_file import check_place, write_plan
 from edgecompile.execution.libraries import import_libraries
@@ -21,16 +35,19 @@ from edgecompile.frontend.capture.export_graph import library_notes
 from edgecompile.frontend.capture.trace import FlatModel
 from edgecompile.frontend.chain import step_checks as verify
 from edgecompile.frontend.chain.build_chain import chain_of
+from edgecompile.frontend.chain.units import Chain
 from edgecompile.frontend.golden.decisions import check_decisions
 from edgecompile.frontend.golden.golden_items import example_inputs, golden_inputs, make_reference
 from edgecompile.models import build_model
 from edgecompile.models.preparation import fill_meta
 from edgecompile.models.weights import Loaded, check_numbers, load_weights
+from edgecompile.partition.planning_costs import planning_inputs
 from edgecompile.partition.stages import partition
+from edgecompile.planning.problem import Schedule
 from edgecompile.profile.measured import make_profile
 from edgecompile.terminal.process import abrupt_interrupts
 from edgecompile.wire.exact_tensors import keep_exact
-from edgecompile.wire.formats import cut_formats, may_lose
+from edgecompile.wire.formats import cut_formats
 
 __all__ = ["Step", "compile_model"]
 
@@ -38,75 +55,94 @@ Step = Callable[[str], AbstractContextManager[object]]
 """Says what is going on while its context is open."""
 
 
-def compile_model(conf: Conf, step: Step, overrides: Sequence[str] = ()) -> Plan:
-    """Compiles the model for the cluster; writes shards, golden items and then plan.yaml below `conf.output_dir`.
+def compile_model(asked: Asked, step: Step, overrides: Sequence[str] = ()) -> Plan:
+    """Compiles the model for the cluster; writes shards, golden items and then plan.yaml below the request's folder.
 
     Args:
+        asked: a request, or the composed config that it is made of.
         overrides: what the config was asked for; the plan keeps them.
 
     Raises:
         UserError: the config, the model, a file or the cluster does not allow it; nothing but unnamed shards is left.
     """
-    spec, cluster, folder = with_pixels(model_of(conf.model), conf.data), cluster_of(conf), Path(conf.output_dir)
+    request = request_of(asked)
+    spec, folder, microbatch = request.model.spec, request.folder, request.microbatch
     check_place(folder / "plan.yaml")
-    libraries = imports_of(conf.runtime)
-    import_libraries(libraries)
+    import_libraries(request.model.imports)
     with step(f"build {spec.name}"), abrupt_interrupts():
-        loaded = _model(spec, conf)
-        module = loaded.module
-        pixels = (conf.data.mean, conf.data.std) if conf.data.pixels == "uint8" else None
-        flat = FlatModel(module, [item.name for item in spec.inputs], spec.outputs, pixels)
-        golden = golden_inputs(spec, module, conf.seed)
-        examples = example_inputs(spec, golden, conf.microbatch)
+        loaded = _model(request)
+        flat = FlatModel(loaded.module, [item.name for item in spec.inputs], spec.outputs, request.model.pixels)
+        golden = golden_inputs(spec, loaded.module, request.model.seed)
+        examples = example_inputs(spec, golden, microbatch)
     with step("capture"), abrupt_interrupts():
-        chain = keep_exact(chain_of(flat, spec, examples, conf), golden, conf.microbatch, may_lose(conf))
-        captured = chain.captured
+        whole = chain_of(flat, spec, examples, request.capture)
+        chain = keep_exact(whole, golden, microbatch, request.wire.may_lose)
     with step("schedule"):
-        profile = make_profile(chain, cluster, conf)
-        schedule = partition(chain, profile, cluster, conf)
+        profile = make_profile(chain, request.cluster, request.profile)
+        inputs = planning_inputs(request, chain, profile)
+        schedule = partition(inputs, chain, request.schedule)
         verify.check_schedule(schedule, chain)
-        contingencies = find_contingencies(chain, profile, cluster, conf, schedule)
-        data = data_spec(conf.data, spec, captured.output_names, conf.weights, folder)
+        contingencies = find_contingencies(inputs, schedule) if request.contingency else Contingencies()
+        data = data_spec(request.data, chain.captured.output_names, request.weights.file, folder)
         check_labels(data, chain.boundaries[-1])
+        designs = _designs(request, schedule)
     with step("run the eager model on golden items"):
-        reference = make_reference(flat, golden, conf.microbatch)
-        check_decisions(captured, golden, conf.microbatch)
-    notes = (*reference.notes, *library_notes(captured.graph_module.graph, libraries))
-    formats = artifact_formats(conf, len(schedule.stages))
-    wires = [RAW, *cut_formats(conf, len(schedule.stages) - 1), RAW]
-    shards, start = [], Flow.of(reference, conf.microbatch, is_lossy(chain, schedule, wires))
-    flow = start
-    for index, stage in enumerate(schedule.stages):
-        with step(f"write shard {index + 1} of {len(schedule.stages)}"):
-            shard = write_shard(
-                chain, stage.first, stage.last, folder / "shards", flow.batches[0], wires[index], wires[index + 1],
-                formats[index],
-            )  # fmt: skip
-            flow = flow.through(shard, f"stage {index + 1} of {len(schedule.stages)}")
-            shards.append(shard)
-    if contingencies.fallbacks:
-        with step(f"write shards for the loss of any of {len(contingencies.fallbacks)} hosts"):
-            contingencies = write_fallbacks(contingencies, chain, folder / "shards", conf.artifact.format, start)
+        reference = make_reference(flat, golden, microbatch)
+        check_decisions(chain.captured, golden, microbatch)
+    start = Flow.of(reference, microbatch, is_lossy(chain, designs))
+    pipeline = _write_stages(chain, schedule, designs, start, folder / "shards", step)
+    fallbacks = _write_fallbacks(contingencies, request, chain, start, step)
     with step("compare the shards with the eager model"):
-        equality = check_shards(chain, schedule, flow.outputs(), reference, conf.microbatch, wires, conf.wire.max_error)
-        equality = check_fallbacks(contingencies, chain, reference, conf, equality)
+        max_error = request.wire.max_error
+        equality = check_shards(chain, pipeline.stages, pipeline.outputs, reference, microbatch, max_error)
+        equality = check_fallbacks(fallbacks, chain, reference, microbatch, max_error, equality)
     with step("write the plan"):
-        whole = write_reference(flat, examples, folder / "golden") if conf.reference else None
-        items = write_golden(reference, captured, equality, whole, folder)
-        plan = assemble_plan(
-            conf, cluster=cluster, chain=chain, profile=profile, schedule=schedule, shards=shards, wires=wires,
-            golden=items, data=data, origin=loaded.origin, notes=(*loaded.notes, *notes, *equality.notes),
-            num_parameters=sum(value.numel() for value in module.parameters()), contingencies=contingencies,
-            overrides=overrides,
+        graph, used = chain.captured.graph_module.graph, {0, *(stage.host for stage in schedule.stages)}
+        unsplit = write_reference(flat, examples, folder / "golden") if request.reference else None
+        compiled = Compiled(
+            chain=chain, pipeline=pipeline, fallbacks=fallbacks, data=data, weights=loaded.origin,
+            golden=write_golden(reference, chain.captured, equality, unsplit, folder),
+            num_parameters=sum(value.numel() for value in loaded.module.parameters()),
+            notes=(*loaded.notes, *reference.notes, *library_notes(graph, request.model.imports), *equality.notes,
+                   *profile.notes, *planning_notes(request.cluster, used), *contingencies.notes),
         )  # fmt: skip
+        plan = assemble_plan(request, inputs, compiled, overrides)
         write_plan(plan, folder / "plan.yaml")
     return plan
 
 
-def _model(spec: ModelSpec, conf: Conf) -> Loaded:
-    module = build_model(spec, conf.seed)
-    fill_meta(module, spec.build["_target_"], conf.weights)
-    if conf.weights is not None:
-        return load_weights(module, conf.weights, conf.weights_prefix, conf.weights_unused == "ignore")
+def _model(request: CompileRequest) -> Loaded:
+    spec, weights, seed = request.model.spec, request.weights, request.model.seed
+    module = build_model(spec, seed)
+    fill_meta(module, spec.build["_target_"], weights.file)
+    if weights.file is not None:
+        return load_weights(module, weights.file, weights.prefix, weights.unused is UnusedWeights.IGNORE)
     check_numbers(module, f"model.build: {spec.name}")
-    return Loaded(module=module, origin=f"random, seed {conf.seed}")
+    return Loaded(module=module, origin=f"random, seed {seed}")
+
+
+def _designs(request: CompileRequest, schedule: Schedule) -> tuple[StageDesign, ...]:
+    count = len(schedule.stages)
+    return design_stages(schedule, cut_formats(request.wire, count - 1), stage_artifacts(request.artifact, count))
+
+
+def _write_stages(
+    chain: Chain, schedule: Schedule, designs: Sequence[StageDesign], flow: Flow, folder: Path, step: Step
+) -> CompiledPipeline:
+    stages = []
+    for number, design in enumerate(designs, 1):
+        with step(f"write shard {number} of {len(designs)}"):
+            stage = compile_stage(design, chain, folder, flow.batches[0])
+            flow = flow.through(stage.shard, f"stage {number} of {len(designs)}")
+            stages.append(stage)
+    return CompiledPipeline(schedule=schedule, stages=tuple(stages), outputs=flow.outputs())
+
+
+def _write_fallbacks(
+    contingencies: Contingencies, request: CompileRequest, chain: Chain, start: Flow, step: Step
+) -> tuple[CompiledFallback, ...]:
+    found, folder = contingencies.fallbacks, request.folder / "shards"
+    if not found:
+        return ()
+    with step(f"write shards for the loss of any of {len(found)} hosts"):
+        return write_fallbacks(found, chain, request.wire, request.artifact.format, folder, start)

@@ -36,8 +36,8 @@ ROOMS: dict[str, dict[str, str]] = {
         "frontend.chain models wire profile partition",
         "measure": "contract terminal execution config frontend.capture frontend.golden frontend.chain models wire "
         "profile artifacts",
-        "pipeline": "contract terminal execution config frontend.capture frontend.golden frontend.chain models wire "
-        "profile partition artifacts",
+        "pipeline": "contract terminal execution config planning frontend.capture frontend.golden frontend.chain "
+        "models wire profile partition artifacts",
         "commands": "contract terminal execution config planning profile explore sweep measure pipeline",
     },
     "edgelaunch": {
@@ -151,6 +151,14 @@ def test_a_rank_is_put_together_in_one_place() -> None:
         assert "argparse.Namespace" not in text or path.name == "option_fields.py", path
 
 
+def test_the_composed_config_is_seen_where_the_request_is_made() -> None:
+    """It is mutable and unparsed: every step of the compiler takes its part of the CompileRequest."""
+    tree = TREES["edgecompile"]
+    for path in tree.rglob("*.py"):
+        composed = any(name.startswith("edgecompile.config.schema") for name in imported_names(path))
+        assert not composed or path.relative_to(tree).parts[0] in ("config", "commands"), path
+
+
 def test_torch_jit_is_called_in_one_place() -> None:
     """It warns, and there the warning is left out."""
     for path in sorted((*(ROOT / "edgecompile").rglob("*.py"), *(ROOT / "launch").rglob("*.py"))):
@@ -173,7 +181,9 @@ def test_texts_say_their_encoding() -> None:
         ("edgecompile.commands.entry_points", {"torch", "transformers", "numpy", "hydra"}),
         ("edgecompile.commands.profile_command", {"torch", "transformers", "numpy"}),
         ("edgecompile.commands.plan_command", {"torch", "hydra", "transformers"}),
+        ("edgecompile.config.request", {"torch", "hydra", "numpy"}),
         ("edgecompile.contract.plan", {"torch", "hydra", "numpy"}),
+        ("edgecompile.planning.planning_inputs", {"torch", "hydra", "numpy"}),
         ("edgelaunch.commands.launch_command", {"torch", "hydra", "transformers"}),
     ],
 )

@@ -20,7 +20,7 @@ from torch import nn
 from torch.nn import functional
 
 from edgecompile.commands.compile_command import compose
-from edgecompile.config.domain import model_of
+from edgecompile.config.model_spec import model_of
 from edgecompile.models import build_model
 
 NUM_EPOCHS = 50

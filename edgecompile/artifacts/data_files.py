@@ -10,20 +10,17 @@ import torch
 
 from edgecompile.artifacts.equality import Equality
 from edgecompile.artifacts.shards import Shard
-from edgecompile.config.domain import ModelSpec
-from edgecompile.config.schema import DataConf
+from edgecompile.config.data_request import DataRequest, TextRequest
+from edgecompile.config.resources import resource_path
 from edgecompile.contract.atomic_files import store
+from edgecompile.contract.closed_sets import ResultKind
 from edgecompile.contract.errors import UserError
-from edgecompile.contract.plan import DataSpec, Golden, ImageSpec, TextSpec
-from edgecompile.contract.user_files import read_text
+from edgecompile.contract.plan import DataSpec, Golden, TextSpec
 from edgecompile.frontend.capture.trace import Captured
 from edgecompile.frontend.chain.units import Boundary
 from edgecompile.frontend.golden.golden_items import Reference
-from edgecompile.models.weights import resource_path
 
 __all__ = ["check_labels", "data_spec", "write_golden"]
-
-MAX_LABELS_BYTES = 64 << 20
 
 
 def write_golden(
@@ -60,70 +57,42 @@ def _relative(errors: Sequence[float], reference: Reference, captured: Captured)
     return {name: error / scale if scale else 0.0 for name, error, scale in triples}
 
 
-def data_spec(conf: DataConf, spec: ModelSpec, outputs: tuple[str, ...], weights: str | None, folder: Path) -> DataSpec:
+def data_spec(request: DataRequest, outputs: tuple[str, ...], weights: str | None, folder: Path) -> DataSpec:
     """What the plan says of inputs and results; copies the tokenizer beside the plan.
 
     Raises:
-        UserError: the data option does not fit the model's inputs or outputs, or a file is missing.
+        UserError: the data option does not fit the model's outputs, or a file is missing.
     """
-    names = {item.name: item for item in spec.inputs}
-    image = text = None
-    if conf.kind == "image":
-        image = _image(conf, spec)
-    if conf.kind == "text":
-        if conf.ids not in names:
-            raise UserError(f"data.ids: the model has no input {conf.ids!r}: its inputs are {', '.join(names)}")
-        tokenizer, digest = _tokenizer(conf, weights, folder)
+    text = None
+    if request.text is not None:
+        asked = request.text
+        tokenizer, digest = _tokenizer(asked, weights, folder)
         text = TextSpec(
             tokenizer=tokenizer,
             sha256=digest,
-            max_length=conf.max_length or names[conf.ids].shape[-1],
-            ids=conf.ids,
-            mask=conf.mask if conf.mask in names else None,
-            types=conf.types if conf.types in names else None,
+            max_length=asked.max_length,
+            ids=asked.ids,
+            mask=asked.mask,
+            types=asked.types,
         )
-        if text.max_length != names[conf.ids].shape[-1]:
-            raise UserError(
-                f"data.max_length: {text.max_length} does not do: {conf.ids} is {names[conf.ids].shape[-1]} long"
-            )
-    scores = conf.scores if conf.scores is not None else (outputs[0] if conf.result == "labels" else None)
+    scores = request.scores
+    if scores is None and request.result is ResultKind.LABELS:
+        scores = outputs[0]
     if scores is not None and scores not in outputs:
         raise UserError(f"data.scores: the model has no output {scores!r}: its outputs are {', '.join(outputs)}")
     return DataSpec(
-        kind=conf.kind,
-        image=image,
+        kind=request.kind.value,
+        image=request.image,
         text=text,
-        result=conf.result,
+        result=request.result.value,
         scores=scores,
-        labels=_labels(conf.labels),
-        top_k=conf.top_k,
+        labels=request.labels,
+        top_k=request.top_k,
     )
 
 
-def _image(conf: DataConf, spec: ModelSpec) -> ImageSpec:
-    if len(spec.inputs) != 1 or len(spec.inputs[0].shape) != 3 or spec.inputs[0].shape[0] != 3:
-        raise UserError("data.kind: image needs a model with one input of the shape [3, height, width]")
-    height, width = spec.inputs[0].shape[1:]
-    if len(conf.mean) != 3 or len(conf.std) != 3 or min(conf.std) <= 0:
-        raise UserError(f"data.mean and data.std: {conf.mean}, {conf.std} do not do: three numbers each, std over 0")
-    if conf.interpolation not in ("nearest", "bilinear", "bicubic", "lanczos"):
-        raise UserError(
-            f"data.interpolation: {conf.interpolation!r} does not do: nearest, bilinear, bicubic or lanczos"
-        )
-    resize = conf.resize or min(height, width)
-    if resize < max(height, width):
-        raise UserError(f"data.resize: {resize} does not do: it must be at least the model's {max(height, width)}")
-    return ImageSpec(
-        size=(height, width),
-        resize=resize,
-        mean=tuple(conf.mean),
-        std=tuple(conf.std),
-        interpolation=conf.interpolation,
-    )
-
-
-def _tokenizer(conf: DataConf, weights: str | None, folder: Path) -> tuple[str | None, str | None]:
-    location = conf.tokenizer
+def _tokenizer(request: TextRequest, weights: str | None, folder: Path) -> tuple[str | None, str | None]:
+    location = request.tokenizer
     if location is None and weights is not None:
         beside = resource_path(weights, "weights")
         found = (beside if beside.is_dir() else beside.parent) / "tokenizer.json"
@@ -142,30 +111,6 @@ def _tokenizer(conf: DataConf, weights: str | None, folder: Path) -> tuple[str |
         raise UserError(f"data.tokenizer: {source}: not a readable tokenizer.json ({error})") from None
     path, digest = store(folder / "tokenizer", ".json", lambda temporary: temporary.write_bytes(content))
     return f"tokenizer/{path.name}", digest
-
-
-def _labels(labels: object) -> tuple[str, ...]:
-    """Class names from a list, or from a text file with one a line.
-
-    Raises:
-        UserError: the file cannot be read, or a name is missing or no text.
-    """
-    if labels is None:
-        return ()
-    where = "data.labels"
-    if isinstance(labels, list):
-        for index, label in enumerate(labels):
-            if isinstance(label, bool) or not isinstance(label, (str, int)):
-                raise UserError(f"{where}.{index}: {label!r} is no text: put it in quotes")
-        found = [str(label) for label in labels]
-    else:
-        path = resource_path(str(labels), where)
-        where = f"{where}: {path}"
-        text = read_text(path, what="labels file", max_bytes=MAX_LABELS_BYTES, hint="a class name a line, as UTF-8")
-        found = [line.strip() for line in text.rstrip().split("\n")]
-    if "" in found:
-        raise UserError(f"{where}: entry {found.index('') + 1} is empty, and would be a class's name: give it one")
-    return tuple(found)
 
 
 def check_labels(data: DataSpec, results: Boundary) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from edgecompile.artifacts.compiled_stage import StageDesign
 from edgecompile.artifacts.shards import Shard, stage_module
 from edgecompile.artifacts.wire_loss import is_lossy, lossy_note, too_lossy, wire_losses, worst_tensor
 from edgecompile.contract.errors import UserError
@@ -20,8 +21,6 @@ from edgecompile.frontend.chain.units import Chain
 from edgecompile.frontend.golden.eager import groups_of
 from edgecompile.frontend.golden.golden_items import Reference
 from edgecompile.frontend.golden.independence import CURES
-from edgecompile.planning.problem import Schedule
-from edgecompile.wire.formats import WireFormat
 
 __all__ = ["Equality", "Flow", "check_shards"]
 
@@ -103,11 +102,10 @@ class Flow:
 
 def check_shards(
     chain: Chain,
-    schedule: Schedule,
+    stages: Sequence[StageDesign],
     got: Sequence[torch.Tensor],
     reference: Reference,
     microbatch: int,
-    wires: Sequence[WireFormat],
     max_error: float = math.inf,
 ) -> Equality:
     """Compares what the shards made of the golden items with the model in float64.
@@ -116,19 +114,18 @@ def check_shards(
 
     Args:
         got: Flow.outputs after the last shard.
-        wires: the format at both ends of each stage, one more than stages.
         max_error: how much the formats may lose, relative to each output's largest value.
 
     Raises:
         UserError: an output is farther from the float64 model than the eager model is, by over twice; or the formats
             lose more than `max_error`: names the output, and the cut and the tensor that lose most.
     """
-    lossy = is_lossy(chain, schedule, wires)
+    lossy = is_lossy(chain, stages)
     strict = got
     if lossy:
         flow = Flow.of(reference, microbatch, lossy=False)
-        for number, stage in enumerate(schedule.stages):
-            flow = flow._after(stage_module(chain, stage.first, stage.last), f"stage {number + 1}")
+        for number, stage in enumerate(stages):
+            flow = flow._after(stage_module(chain, stage.placed.first, stage.placed.last), f"stage {number + 1}")
         strict = flow.outputs()
     for index, name in enumerate(chain.captured.output_names):
         error, allowed = difference(strict[index], reference.exact[index]), reference.allowed[index]
@@ -144,11 +141,11 @@ def check_shards(
     found = wire_losses(chain.captured.output_names, got, reference)
     worst = max(found, key=lambda loss: loss.relative)
     if not worst.relative <= max_error:
-        raise too_lossy(worst, max_error, worst_tensor(chain, schedule, wires, reference, microbatch, worst.output))
+        raise too_lossy(worst, max_error, worst_tensor(chain, stages, reference, microbatch, worst.output))
     pairs = list(zip(got, reference.outputs, strict=True))
     outputs = tuple(eager if eager.is_floating_point() else value for value, eager in pairs)
     # no output is expected to be more exact than the formats are, however lucky the golden items were
-    rounding = max(wire.rounding for wire in wires)
+    rounding = max(stage.incoming.rounding for stage in stages)
     tolerance = tuple(
         max(_beyond(value.numel()) * loss.absolute, rounding * scale) + own
         for loss, own, value, scale in zip(found, reference.tolerance, got, reference.scale, strict=True)

@@ -7,41 +7,40 @@ ones, so its memory must hold the one or the other, and never both.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
-
+from edgecompile.artifacts.compiled_stage import CompiledPipeline, compile_stage, design_stages, finished
 from edgecompile.artifacts.equality import Equality, Flow, check_shards
-from edgecompile.artifacts.shards import RAW, Shard, write_shard
+from edgecompile.artifacts.shards import Shard
 from edgecompile.artifacts.wire_loss import is_lossy
-from edgecompile.config.domain import Cluster
-from edgecompile.config.schema import Conf, ScheduleMethod
+from edgecompile.config.request import WireRequest
+from edgecompile.contract.closed_sets import Artifact, Objective
 from edgecompile.frontend.chain.units import Chain
 from edgecompile.frontend.golden.golden_items import Reference
-from edgecompile.partition.stages import build_problem
-from edgecompile.planning.problem import Infeasible, Objective, Problem, Schedule
+from edgecompile.planning.planning_inputs import PlanningInputs, one_format, state_problem
+from edgecompile.planning.problem import Infeasible, Problem, Schedule
 from edgecompile.planning.solver import solve
-from edgecompile.profile.analytic import Profile
-from edgecompile.wire.formats import WireFormat, cut_formats
+from edgecompile.wire.formats import cut_formats
 
-__all__ = ["Contingencies", "Fallback", "check_fallbacks", "find_contingencies", "write_fallbacks"]
+__all__ = ["CompiledFallback", "Contingencies", "Fallback", "check_fallbacks", "find_contingencies", "write_fallbacks"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fallback:
     """What is done without one host."""
 
-    lost: int
-    """Index into the cluster's hosts."""
+    lost: str
     schedule: Schedule
-    wires: tuple[WireFormat, ...]
-    """The format at both ends of each stage, one more than stages."""
-    shards: tuple[Shard, ...] = ()
-    outputs: tuple[torch.Tensor, ...] = ()
-    """What its shards make of the golden items."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompiledFallback:
+    """The same, with its shards."""
+
+    lost: str
+    pipeline: CompiledPipeline
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,27 +50,20 @@ class Contingencies:
     """For each host that cannot be done without: why."""
 
 
-def find_contingencies(
-    chain: Chain, profile: Profile, cluster: Cluster, conf: Conf, schedule: Schedule
-) -> Contingencies:
-    """A schedule for the loss of each host that runs a stage, the data host excepted; none where contingency=0."""
-    if not conf.contingency:
-        return Contingencies()
-    conf = copy.deepcopy(conf)
-    conf.schedule.method, conf.wire.per_cut = ScheduleMethod.exact, []
+def find_contingencies(inputs: PlanningInputs, schedule: Schedule) -> Contingencies:
+    """A schedule for the loss of each host that runs a stage, the data host excepted."""
     used = {0, *(stage.host for stage in schedule.stages)}
-    problem = build_problem(chain, profile, cluster, conf)
-    idle = set(range(len(cluster.hosts))) - used
+    problem = state_problem(inputs, one_format(inputs, inputs.scheduling.wire))
+    idle = set(range(len(inputs.hosts))) - used
     fallbacks, notes = [], []
     for lost in sorted(used - {0}):
-        name = cluster.hosts[lost].name
+        name = inputs.hosts[lost].name
         try:
             found = solve(_without(problem, {lost, *idle}))
         except Infeasible as error:
             notes.append(f"the loss of {name} cannot be borne: {error}")
             continue
-        inner = cut_formats(conf, len(found.stages) - 1)
-        fallbacks.append(Fallback(lost=lost, schedule=found, wires=(RAW, *inner, RAW)))
+        fallbacks.append(Fallback(lost=name, schedule=found))
     return Contingencies(fallbacks=tuple(fallbacks), notes=tuple(notes))
 
 
@@ -94,43 +86,47 @@ def _without(problem: Problem, hosts: set[int]) -> Problem:
 
 
 def write_fallbacks(
-    contingencies: Contingencies, chain: Chain, folder: Path, artifact: str, start: Flow
-) -> Contingencies:
+    fallbacks: Sequence[Fallback], chain: Chain, wire: WireRequest, artifact: Artifact, folder: Path, start: Flow
+) -> tuple[CompiledFallback, ...]:
     """Writes the shards of every fallback, one that several share once, and runs the golden items through them.
 
     Args:
         start: the golden items as the model's inputs.
     """
     written: dict[tuple[int, int, str, str], Shard] = {}
+    common = replace(wire, per_cut=())  # which are for the plan's own cuts
 
-    def complete(fallback: Fallback) -> Fallback:
-        flow, shards = replace(start, lossy=is_lossy(chain, fallback.schedule, fallback.wires)), []
-        for index, stage in enumerate(fallback.schedule.stages):
-            incoming, outgoing = fallback.wires[index : index + 2]
-            key = (stage.first, stage.last, incoming.name, outgoing.name)
+    def complete(fallback: Fallback) -> CompiledFallback:
+        count = len(fallback.schedule.stages)
+        designs = design_stages(fallback.schedule, cut_formats(common, count - 1), [artifact] * count)
+        flow, stages = replace(start, lossy=is_lossy(chain, designs)), []
+        for index, design in enumerate(designs):
+            key = (design.placed.first, design.placed.last, design.incoming.name, design.outgoing.name)
             if key not in written:
-                written[key] = write_shard(
-                    chain, stage.first, stage.last, folder, flow.batches[0], incoming, outgoing, artifact
-                )
-            shards.append(written[key])
-            flow = flow.through(written[key], f"stage {index + 1} without host {fallback.lost}")
-        return replace(fallback, shards=tuple(shards), outputs=flow.outputs())
+                written[key] = compile_stage(design, chain, folder, flow.batches[0]).shard
+            stages.append(finished(design, written[key]))
+            flow = flow.through(written[key], f"stage {index + 1} without {fallback.lost}")
+        pipeline = CompiledPipeline(schedule=fallback.schedule, stages=tuple(stages), outputs=flow.outputs())
+        return CompiledFallback(lost=fallback.lost, pipeline=pipeline)
 
-    return replace(contingencies, fallbacks=tuple(complete(item) for item in contingencies.fallbacks))
+    return tuple(complete(item) for item in fallbacks)
 
 
 def check_fallbacks(
-    contingencies: Contingencies, chain: Chain, reference: Reference, conf: Conf, equality: Equality
+    fallbacks: Sequence[CompiledFallback],
+    chain: Chain,
+    reference: Reference,
+    microbatch: int,
+    max_error: float,
+    equality: Equality,
 ) -> Equality:
     """Compares the shards of every fallback with the eager model, and widens what a run may differ by to the largest.
 
     Raises:
         AssertionError, UserError: as check_shards does.
     """
-    for item in contingencies.fallbacks:
-        found = check_shards(
-            chain, item.schedule, item.outputs, reference, conf.microbatch, item.wires, conf.wire.max_error
-        )
+    for item in fallbacks:
+        found = check_shards(chain, item.pipeline.stages, item.pipeline.outputs, reference, microbatch, max_error)
         equality = replace(
             equality, errors=_largest(equality.errors, found.errors),
             tolerance=_largest(equality.tolerance, found.tolerance),

@@ -17,9 +17,8 @@ from torch import fx, nn
 from torch.nn import functional
 
 from edgecompile.artifacts.inplace import isolate_writes, show_shared_memory
-from edgecompile.config.schema import Conf
 from edgecompile.contract.atomic_files import store, temporary_in
-from edgecompile.contract.errors import UserError, choices
+from edgecompile.contract.errors import UserError
 from edgecompile.execution import torchscript
 from edgecompile.execution.prepack import ROWS_RECORD, product_rows
 from edgecompile.frontend.capture.graphs import dtype_name, erase_dead, op_name
@@ -33,7 +32,6 @@ __all__ = [
     "RAW",
     "Frozen",
     "Shard",
-    "artifact_formats",
     "freeze_module",
     "live_module",
     "stage_module",
@@ -42,7 +40,6 @@ __all__ = [
 ]
 
 RAW = FORMATS["fp32"]
-ARTIFACTS = ("torchscript", "pt2")
 _NO_OPERATOR = re.compile(r"We don't have an op for \w+::(\w+)")
 
 
@@ -60,17 +57,6 @@ class Frozen:
     module: Any
     rows: list[int]
     """prepack.product_rows"""
-
-
-def artifact_formats(conf: Conf, num_stages: int) -> list[str]:
-    """The format of each stage's shard. Raises UserError for an unknown one, or another count than stages."""
-    names = conf.artifact.per_stage or [conf.artifact.format] * num_stages
-    for name in names:
-        if name not in ARTIFACTS:
-            raise UserError(f"artifact: {name!r} does not do: it must be one of {choices(ARTIFACTS, name)}")
-    if len(names) != num_stages:
-        raise UserError(f"artifact.per_stage: {names} names {len(names)} formats, but there are {num_stages} stages")
-    return names
 
 
 def stage_module(

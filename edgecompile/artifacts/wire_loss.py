@@ -9,13 +9,13 @@ from dataclasses import dataclass
 import torch
 from torch import fx
 
+from edgecompile.artifacts.compiled_stage import StageDesign
 from edgecompile.artifacts.shards import stage_module
 from edgecompile.contract.errors import UserError
 from edgecompile.execution.closeness import difference
 from edgecompile.frontend.chain.units import BoundaryTensor, Chain
 from edgecompile.frontend.golden.eager import groups_of
 from edgecompile.frontend.golden.golden_items import Reference
-from edgecompile.planning.problem import Schedule
 from edgecompile.wire.codec import decode_tensor, encode_tensor
 from edgecompile.wire.formats import WireFormat, is_encoded, items_first
 
@@ -49,10 +49,13 @@ class _Culprit:
     """The loss of the output, were this tensor alone encoded."""
 
 
-def is_lossy(chain: Chain, schedule: Schedule, wires: Sequence[WireFormat]) -> bool:
-    """Whether anything is encoded at the cuts; `wires`: the format at both ends of each stage."""
-    cuts = zip(schedule.stages, wires, strict=False)
-    return any(is_encoded(tensor, wire) for stage, wire in cuts for tensor in chain.boundaries[stage.first].tensors)
+def is_lossy(chain: Chain, stages: Sequence[StageDesign]) -> bool:
+    """Whether anything is encoded at the cuts."""
+    return any(
+        is_encoded(tensor, stage.incoming)
+        for stage in stages
+        for tensor in chain.boundaries[stage.placed.first].tensors
+    )
 
 
 def wire_losses(names: Sequence[str], got: Sequence[torch.Tensor], reference: Reference) -> list[Loss]:
@@ -99,28 +102,28 @@ def too_lossy(loss: Loss, max_error: float, culprit: _Culprit | None) -> UserErr
 
 def worst_tensor(
     chain: Chain,
-    schedule: Schedule,
-    wires: Sequence[WireFormat],
+    designs: Sequence[StageDesign],
     reference: Reference,
     microbatch: int,
     output: int,
 ) -> _Culprit | None:
     """Which tensor at which cut costs this output most, each encoded alone. Runs the stages once for each of them."""
-    stages = [stage_module(chain, stage.first, stage.last) for stage in schedule.stages]
+    stages = [stage_module(chain, design.placed.first, design.placed.last) for design in designs]
     count = len(reference.inputs[0])
     values: Values = [tuple(value[group] for value in reference.inputs) for group in groups_of(count, microbatch)]
     worst: _Culprit | None = None
-    for number, stage in enumerate(schedule.stages):
-        for place, tensor in enumerate(chain.boundaries[stage.first].tensors):
-            if not number or not is_encoded(tensor, wires[number]):
+    for number, design in enumerate(designs):
+        wire, first = design.incoming, design.placed.first
+        for place, tensor in enumerate(chain.boundaries[first].tensors):
+            if not number or not is_encoded(tensor, wire):
                 continue
-            results = _through(stages[number:], [_lossy(value, place, tensor, wires[number]) for value in values])
+            results = _through(stages[number:], [_lossy(value, place, tensor, wire) for value in values])
             got = torch.cat([value[output] for value in results])[:count]
             eager, scale = reference.outputs[output], reference.scale[output]
             loss = _loss(output, "", got, eager, scale)
             if worst is None or not loss.relative <= worst.relative:
-                worst = _Culprit(cut=stage.first, op=chain.units[stage.first].op, tensor=tensor.name,
-                                 wire=wires[number].name, relative=loss.relative)  # fmt: skip
+                worst = _Culprit(cut=first, op=chain.units[first].op, tensor=tensor.name,
+                                 wire=wire.name, relative=loss.relative)  # fmt: skip
         values = _through(stages[number : number + 1], values)
     return worst
 

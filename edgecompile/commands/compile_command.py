@@ -14,8 +14,9 @@ from omegaconf import OmegaConf
 
 from edgecompile.commands.hydra_app import job, run_app
 from edgecompile.commands.hydra_options import read_options
-from edgecompile.config.domain import to_conf
+from edgecompile.config.composed import to_conf
 from edgecompile.config.overrides import overrides_of
+from edgecompile.config.request import request_of
 from edgecompile.config.schema import Conf
 from edgecompile.contract.errors import UserError
 from edgecompile.sweep import callback as sweep
@@ -44,22 +45,23 @@ def _app(config: Any) -> float:
 
 def _compile(config: Any) -> float:
     conf = to_conf(config)
+    request = request_of(conf)
     overrides = overrides_of(config, HydraConfig.get().runtime.choices)
-    say(f"compiling {conf.model.name} at microbatch {conf.microbatch}")
-    if conf.weights is None:
-        say(f"  weights: random, seed {conf.seed} (weights=FILE loads real ones)")
+    say(f"compiling {request.model.spec.name} at microbatch {request.microbatch}")
+    if request.weights.file is None:
+        say(f"  weights: random, seed {request.model.seed} (weights=FILE loads real ones)")
     with abrupt_interrupts():
         from edgecompile.pipeline import compile_model
 
     try:
-        os.makedirs(conf.output_dir, exist_ok=True)
-        plan = compile_model(conf, steps, overrides)
+        os.makedirs(request.folder, exist_ok=True)
+        plan = compile_model(request, steps, overrides)
     except OSError as error:
         if error.errno not in _NOT_WRITABLE:
             raise
-        where = error.filename or conf.output_dir
+        where = error.filename or request.folder
         raise UserError(f"{where}: {error.strerror}: choose another output_dir, or make room there") from error
-    _show(plan, os.path.join(conf.output_dir, "plan.yaml"))
+    _show(plan, str(request.folder / "plan.yaml"))
     return plan.predicted.throughput_items_per_s
 
 

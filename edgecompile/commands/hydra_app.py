@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import os
-import re
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
@@ -12,7 +11,7 @@ from typing import Any, TypeVar
 import yaml
 from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException, MissingConfigException
-from omegaconf import OmegaConf
+from omegaconf import EnumNode, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from edgecompile.config.schema import Conf
@@ -21,8 +20,6 @@ from edgecompile.contract.errors import UserError, choices, nearest
 __all__ = ["job", "run_app"]
 
 R = TypeVar("R")
-_ENUM = re.compile(r"Invalid value '(.*)', expected one of \[(.*)\]")
-"""OmegaConf's words for a value that is none of an enumeration's."""
 
 ConfigStore.instance().store(name="edgecompile_schema", node=Conf)
 
@@ -118,8 +115,8 @@ def _explain(error: BaseException) -> str:
             if isinstance(cause, (ConfigAttributeError, ConfigKeyError)) and callable(keys):
                 known = choices(keys(), cause.key)
                 return f"{cause.full_key or cause.key}: no such key: the keys here are {known}{_elsewhere(cause)}"
-            if match := _ENUM.search(reason):
-                near = nearest(match[1], match[2].split(", "))
+            if isinstance(cause.child_node, EnumNode):
+                near = nearest(cause.value, cause.child_node.enum_type.__members__)
                 parts[-1] += f" (did you mean {' or '.join(near)}?)" if near else ""
             break
         cause = cause.__cause__

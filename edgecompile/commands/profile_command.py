@@ -17,7 +17,8 @@ from rich.table import Table
 
 from edgecompile.commands.hydra_app import job, run_app
 from edgecompile.commands.hydra_options import read_options
-from edgecompile.config.domain import to_conf
+from edgecompile.config.composed import to_conf
+from edgecompile.config.measure_request import measure_of
 from edgecompile.contract.errors import UserError
 from edgecompile.execution.allocator import restart_with_heap_environment, use_one_arena
 from edgecompile.terminal.console import output_options, run_command, say, steps, table_console
@@ -33,15 +34,15 @@ _SAY_EVERY_S = 10.0
 @hydra.main(version_base="1.3", config_path="pkg://edgecompile.conf", config_name="edgeprofile")
 @job
 def _app(config: Any) -> None:
-    conf = to_conf(config)
+    request = measure_of(to_conf(config))
     from edgecompile.measure.session import Ui, profile_device
 
     begin_s = time.monotonic()
-    say(f"profiling {conf.model.name}; the machine should be idle otherwise")
+    say(f"profiling {request.model.spec.name}; the machine should be idle otherwise")
     try:
-        profile, path = profile_device(conf, Ui(steps, _rounds, _say))
+        profile, path = profile_device(request, Ui(steps, _rounds, _say))
     except OSError as error:
-        raise UserError(f"{error.filename or conf.profile.folder}: {error.strerror}") from error
+        raise UserError(f"{error.filename or request.folder}: {error.strerror}") from error
     output = output_options()
     if output.json:
         print(json.dumps(_figures(profile, path), indent=1))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from edgecompile.config.domain import Cluster
+from edgecompile.config.cluster_spec import Cluster
 
 __all__ = ["OLDEST_PYTHON", "planning_notes"]
 

@@ -1,31 +1,14 @@
-"""The structured config: what users write. Mutable, as OmegaConf needs it; domain.py turns it into frozen objects."""
+"""The structured config: what users write. Mutable, as OmegaConf needs it; request.py turns it into frozen objects."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import Any
 
+from edgecompile.config.methods import CaptureMethod, ProfileMethod, ScheduleMethod
 from edgecompile.execution.message_layout import NUM_BUFFERS_IN, NUM_BUFFERS_OUT
 
-__all__ = ["CaptureMethod", "Conf", "ProfileMethod", "ScheduleMethod"]
-
-
-class CaptureMethod(str, Enum):
-    export = "export"
-    symbolic_trace = "symbolic_trace"
-
-
-class ScheduleMethod(str, Enum):
-    exact = "exact"
-    even = "even"
-    manual = "manual"
-    single = "single"
-
-
-class ProfileMethod(str, Enum):
-    analytic = "analytic"
-    measured = "measured"
+__all__ = ["Conf"]
 
 
 @dataclass

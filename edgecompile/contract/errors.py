@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["UserError", "choices", "nearest"]
+__all__ = ["UserError", "choices", "invalid_value", "nearest"]
 
 MOST_NEAR = 3
 LEAST_LIKE, AS_LIKE = 0.65, 0.1
@@ -15,8 +15,25 @@ LEAST_LIKE, AS_LIKE = 0.65, 0.1
 class UserError(ValueError):
     """A config, file or cluster the user can mend: says what, where, why and what to do.
 
-    Anything else that is raised is a bug of this project and keeps its traceback.
+    Anything else that is raised is a bug of this project and keeps its traceback. As text it is one line,
+    `KEY: PROBLEM: FIX`; programs read the attributes and never the text.
+
+    Args:
+        problem: what is wrong; the whole line, where neither of the others is given.
+        key: where: a config's key, a file, an option.
+        fix: what to do, or what is allowed.
     """
+
+    def __init__(self, problem: str, *, key: str | None = None, fix: str | None = None) -> None:
+        super().__init__(": ".join(part for part in (key, problem, fix) if part))
+        self.problem, self.key, self.fix = problem, key, fix
+
+
+def invalid_value(value: object, key: str, expected: str) -> UserError:
+    """The error of a value that is not allowed: `invalid value 0 for microbatch: expected 1 or more`."""
+    error = UserError(f"invalid value {value!r} for {key}", fix=f"expected {expected}")
+    error.key = key
+    return error
 
 
 def choices(names: Iterable[object], given: object = None) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 
-from edgecompile.contract.errors import UserError, choices
+from edgecompile.contract.errors import UserError, choices, invalid_value
 
 __all__ = [
     "format_bytes",
@@ -65,10 +65,12 @@ def _parse(value: object, key: str, units: dict[str, float], allowed: str, least
     elif isinstance(value, str) and (match := _NUMBER.match(value)):
         number, unit = float(match[1].replace("_", "")), match[2]
     if unit and unit not in units:
-        raise UserError(f"{key}: {value!r} has the unknown unit {unit!r}: the units are {choices(units, unit)}")
+        raise UserError(
+            f"{value!r} has the unknown unit {unit!r}", key=key, fix=f"the units are {choices(units, unit)}"
+        )
     result = number * units.get(unit, 1.0)
     if not math.isfinite(result) or not least <= result < 2**62:
-        raise UserError(f"{key}: {value!r} does not do: it must be {allowed}")
+        raise invalid_value(value, key, allowed)
     return result
 
 

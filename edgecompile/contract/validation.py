@@ -7,6 +7,16 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgecompile.contract.closed_sets import (
+    Artifact,
+    DataKind,
+    Execution,
+    NetworkModel,
+    Objective,
+    Prepack,
+    ResultKind,
+    words_of,
+)
 from edgecompile.contract.dtypes import DTYPE_BYTES
 from edgecompile.contract.errors import UserError, choices
 
@@ -14,14 +24,15 @@ if TYPE_CHECKING:
     from edgecompile.contract.cluster import Host, SpareHost
     from edgecompile.contract.plan import Plan, Stage, TensorSpec
 
-__all__ = ["PREPACK", "check_plan", "is_module_name"]
+__all__ = ["MOST_BUFFERS", "MOST_HOSTS", "MOST_LABELS", "MOST_PIXELS", "MOST_S", "check_plan", "is_module_name"]
 
-PREPACK = ("auto", "always", "never")
 MOST_S = 2**59 / 1e12
 """The scheduler counts picoseconds in 60 bits: all times of a plan together stay below this, 6 days."""
 MOST_BYTES = 1 << 62
 RATES = (1e-9, float(1 << 62))
 """Bytes a second, as configs may have them."""
+MOST_BUFFERS, MOST_HOSTS, MOST_LABELS, MOST_PIXELS = 1024, 1 << 30, 100_000, 1 << 16
+"""At a boundary; in a constraint; that are shown for an item; of an image's side."""
 
 
 def check_plan(plan: Plan, where: str) -> None:
@@ -50,10 +61,8 @@ def check_plan(plan: Plan, where: str) -> None:
     _require(plan.golden.num_items >= 1, where, "golden.num_items", plan.golden.num_items, "1 or more")
     for key in ("num_buffers_in", "num_buffers_out"):
         value = getattr(plan.runtime, key)
-        _require(1 <= value <= 1024, where, f"runtime.{key}", value, "1 to 1024")
-    _require(
-        plan.runtime.prepack in PREPACK, where, "runtime.prepack", plan.runtime.prepack, "one of " + choices(PREPACK)
-    )
+        _require(1 <= value <= MOST_BUFFERS, where, f"runtime.{key}", value, f"1 to {MOST_BUFFERS}")
+    _one_of(plan.runtime.prepack, words_of(Prepack), where, "runtime.prepack")
     for index, name in enumerate(plan.runtime.imports):
         _require(is_module_name(name), where, f"runtime.imports.{index}", name, "the name of a Python module")
     for key in ("timeout_s", "detect_s"):
@@ -115,7 +124,7 @@ def _check_hosts(plan: Plan, where: str) -> None:
     for index, host in enumerate(plan.hosts):
         key = f"hosts.{index}"
         _require(host.rank == index, where, f"{key}.rank", host.rank, f"{index} (ranks count up from 0)")
-        _require(host.execution in ("cpu", "cuda"), where, f"{key}.execution", host.execution, "cpu or cuda")
+        _require(host.execution in words_of(Execution), where, f"{key}.execution", host.execution, "cpu or cuda")
         _check_host(host, names, where, key)
     for index, spare in enumerate(plan.unused_hosts):
         _check_host(spare, names, where, f"unused_hosts.{index}")
@@ -158,7 +167,7 @@ def _check_devices(plan: Plan, where: str) -> None:
 
 def _check_network(plan: Plan, where: str) -> None:
     network = plan.network
-    _one_of(network.model, ("host", "pairwise", "shared"), where, "network.model")
+    _one_of(network.model, words_of(NetworkModel), where, "network.model")
     rate = network.bandwidth_bytes_per_s
     _require((rate is not None) == (network.model == "shared"), where, "network.bandwidth_bytes_per_s",
              rate, "a rate where the model is shared, else null")  # fmt: skip
@@ -244,7 +253,7 @@ def _check_units(plan: Plan, where: str) -> None:
 def _check_scheduling(plan: Plan, where: str) -> None:
     asked, last = plan.scheduling, len(plan.units) - 1
     formats = {"fp32"}.union(*(boundary.wire_bytes for boundary in plan.boundaries))
-    _one_of(plan.objective, ("period", "latency", "period_under_latency"), where, "objective")
+    _one_of(plan.objective, words_of(Objective), where, "objective")
     for key, wire in (("wire", asked.wire), *((f"per_cut.{index}", name) for index, name in enumerate(asked.per_cut))):
         _require(wire in formats or len(formats) == 1, where, f"scheduling.{key}", wire, "one of " + choices(formats))
     good = len(asked.per_cut) in (0, len(plan.stages) - 1)
@@ -259,7 +268,7 @@ def _check_scheduling(plan: Plan, where: str) -> None:
     ranges += [(f"together.{index}", units) for index, units in enumerate(asked.together)]
     for key, (first, final) in ranges:
         _require(0 <= first <= final <= last, where, f"scheduling.{key}", [first, final], f"units, 0 to {last}")
-    for name, most in (("latency_limit_s", MOST_S), ("period_limit_s", MOST_S), ("max_hosts", 1 << 30)):
+    for name, most in (("latency_limit_s", MOST_S), ("period_limit_s", MOST_S), ("max_hosts", MOST_HOSTS)):
         value = getattr(asked, name)
         good = value is None or 0 < value <= most
         _require(good, where, f"scheduling.{name}", value, f"over 0, at most {most:.0f}, or null")
@@ -283,7 +292,7 @@ def _check_stages(plan: Plan, stages: tuple[Stage, ...], where: str, base: str) 
         following = last + 1
         _check_path(stage.shard, where, f"{key}.shard")
         _check_sha256(stage.sha256, where, f"{key}.sha256")
-        artifacts = ("torchscript", "pt2")
+        artifacts = words_of(Artifact)
         _require(stage.artifact in artifacts, where, f"{key}.artifact", stage.artifact, choices(artifacts))
         _check_tensors(stage.inputs, where, f"{key}.inputs", None)
         _check_tensors(stage.outputs, where, f"{key}.outputs", None)
@@ -316,15 +325,15 @@ def _check_contingencies(plan: Plan, where: str) -> None:
 
 def _check_data(plan: Plan, where: str) -> None:
     data = plan.data
-    kinds = ("tensor", "image", "text")
+    kinds = words_of(DataKind)
     _require(data.kind in kinds, where, "data.kind", data.kind, choices(kinds))
     _require(data.kind != "image" or data.image is not None, where, "data.image", None, "given for kind image")
     _require(data.kind != "text" or data.text is not None, where, "data.text", None, "given for kind text")
-    _require(data.result in ("array", "labels"), where, "data.result", data.result, "array or labels")
+    _require(data.result in words_of(ResultKind), where, "data.result", data.result, "array or labels")
     if data.result == "labels":
         names = [spec.name for spec in plan.outputs]
         _require(data.scores in names, where, "data.scores", data.scores, "one of " + choices(names))
-    _require(1 <= data.top_k <= 100_000, where, "data.top_k", data.top_k, "1 to 100000")
+    _require(1 <= data.top_k <= MOST_LABELS, where, "data.top_k", data.top_k, f"1 to {MOST_LABELS}")
     if data.text is not None and data.text.tokenizer is not None:
         _check_path(data.text.tokenizer, where, "data.text.tokenizer")
         _check_sha256(data.text.sha256 or "", where, "data.text.sha256")
@@ -339,7 +348,7 @@ def _check_data(plan: Plan, where: str) -> None:
     if data.image is not None:
         for key, extent in (("size.0", data.image.size[0]), ("size.1", data.image.size[1]),
                             ("resize", data.image.resize)):  # fmt: skip
-            _require(1 <= extent <= 1 << 16, where, f"data.image.{key}", extent, f"1 to {1 << 16}")
+            _require(1 <= extent <= MOST_PIXELS, where, f"data.image.{key}", extent, f"1 to {MOST_PIXELS}")
         for key in ("mean", "std"):
             values = getattr(data.image, key)
             good = len(values) == 3 and (key == "mean" or min(values) > 0)

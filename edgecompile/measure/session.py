@@ -12,10 +12,12 @@ from pathlib import Path
 import torch
 
 import edgecompile
-from edgecompile.config.domain import Device, ModelSpec, cluster_of, imports_of, model_of, with_pixels
-from edgecompile.config.schema import Conf
-from edgecompile.contract.errors import UserError, choices
-from edgecompile.contract.quantities import format_time, parse_bytes, parse_time
+from edgecompile.config.cluster_spec import Device
+from edgecompile.config.measure_request import MeasureRequest
+from edgecompile.config.request import ModelRequest
+from edgecompile.contract.closed_sets import Execution
+from edgecompile.contract.errors import UserError, invalid_value
+from edgecompile.contract.quantities import format_time
 from edgecompile.execution.allocator import keep_freed_memory
 from edgecompile.execution.libraries import import_libraries
 from edgecompile.frontend.capture.trace import FlatModel
@@ -55,45 +57,43 @@ class _Setup:
 
     device: Device
     threads: int
-    busy: int
     path: Path
     effort: Effort
-    microbatches: tuple[int, ...]
 
 
-def profile_device(conf: Conf, ui: Ui) -> tuple[file.DeviceProfile, Path]:
+def profile_device(request: MeasureRequest, ui: Ui) -> tuple[file.DeviceProfile, Path]:
     """Measures the model's units on this machine and writes the profile; returns it and its path.
 
     Raises:
         UserError: the config, the model or the machine does not allow it. A stop keeps PATH.partial for the next start.
     """
-    setup = _setup(conf)
+    setup = _setup(request)
     _set_threads(setup.threads)
-    spec = with_pixels(model_of(conf.model), conf.data)
-    import_libraries(imports_of(conf.runtime))
+    spec = request.model.spec
+    import_libraries(request.model.imports)
     with ui.step(f"build {spec.name} without its weights"), abrupt_interrupts():
-        flat, golden = _flat_model(spec, conf)
+        flat, golden = _flat_model(request.model)
     solved: list[file.MicrobatchProfile] = []
     partial: PartialFile | None = None
     fingerprint = ""
-    for microbatch in setup.microbatches:
+    for microbatch in request.microbatches:
         examples = example_inputs(spec, golden, microbatch)
         with ui.step(f"capture at microbatch {microbatch}"), abrupt_interrupts():
-            chain = chain_of(flat, spec, examples, conf)
+            chain = chain_of(flat, spec, examples, request.capture)
         found = chain_fingerprint(chain, microbatch)
         if partial is None:
             fingerprint = found
-            partial = PartialFile(Path(f"{setup.path}.partial"), _settings(setup, conf, fingerprint))
+            partial = PartialFile(Path(f"{setup.path}.partial"), _settings(setup, request, fingerprint))
             if partial.resumed:
                 ui.say(f"goes on with what {setup.path}.partial holds")
             keep_freed_memory()
         elif found != fingerprint:
             raise UserError(
-                f"profile.microbatches: at {microbatch} the model has other units than at {setup.microbatches[0]}: "
+                f"profile.microbatches: at {microbatch} the model has other units than at {request.microbatches[0]}: "
                 "measure them one by one, into files of their own (profile.folder)"
             )
         try:
-            with busy_cores(setup.busy), ui.rounds() as tell:
+            with busy_cores(request.busy_cores), ui.rounds() as tell:
                 spans, samples = measure_chain(chain, examples, setup.effort, partial, tell)
         except KeyboardInterrupt:
             _tell_measured(solved, microbatch, setup.path, ui)
@@ -101,7 +101,7 @@ def profile_device(conf: Conf, ui: Ui) -> tuple[file.DeviceProfile, Path]:
         solved.append(_entry(microbatch, solve_units(chain, spans, samples, setup.threads)))
     assert partial is not None
     with ui.step("measure the machine, wire formats and messages"):
-        profile = _profile(conf, setup, chain, fingerprint, solved)
+        profile = _profile(request, setup, chain, fingerprint, solved)
     file.write_profile(profile, setup.path)
     partial.remove()
     return profile, setup.path
@@ -114,47 +114,29 @@ def _tell_measured(solved: list[file.MicrobatchProfile], stopped: int, path: Pat
     ui.say(f"stopped at microbatch {stopped}: {path}.partial keeps the rounds; the same command goes on with them")
 
 
-def _setup(conf: Conf) -> _Setup:
-    wanted, cluster = conf.profile, cluster_of(conf)
-    names = [device.name for device in cluster.devices]
-    name = wanted.device or (names[0] if len(names) == 1 else None)
-    if name is None:
-        raise UserError(f"profile.device is missing: say which device this machine is: {choices(names)}")
-    if name not in names:
-        raise UserError(f"profile.device: no host has the device {name!r}: the devices here are {choices(names, name)}")
-    device = next(item for item in cluster.devices if item.name == name)
-    if device.profile_of != name:
-        raise UserError(f"profile.device: {name} takes its times from {device.profile_of}: measure that one")
-    if device.execution == "cuda" and not torch.cuda.is_available():
+def _setup(request: MeasureRequest) -> _Setup:
+    device, cores = request.device, available_cores()
+    if device.execution is Execution.CUDA and not torch.cuda.is_available():
         raise UserError(
-            f"profile.device: {name} computes on cuda, and torch {torch.__version__} finds no GPU here: run "
-            f"edgeprofile on the board itself, or set devices.{name}.execution=cpu"
+            f"profile.device: {device.name} computes on cuda, and torch {torch.__version__} finds no GPU here: run "
+            f"edgeprofile on the board itself, or set devices.{device.name}.execution=cpu"
         )
-    sizes = tuple(sorted(set(wanted.microbatches)))
-    if not sizes or sizes[0] < 1:
-        raise UserError(f"profile.microbatches: {wanted.microbatches} does not do: it must list sizes of 1 or more")
-    if wanted.rounds < 1:
-        raise UserError(f"profile.rounds: {wanted.rounds} does not do: it must be 1 or more")
-    if not 0 <= wanted.busy_cores <= available_cores():
-        raise UserError(
-            f"profile.busy_cores: {wanted.busy_cores} does not do: it must be 0 to {available_cores()} here"
-        )
-    path = file.profile_path(wanted.folder, name, conf.model.name)
+    if request.busy_cores > cores:
+        raise invalid_value(request.busy_cores, "profile.busy_cores", f"0 to {cores}, the cores of this machine")
+    path = file.profile_path(request.folder, device.name, request.model.spec.name)
     file.check_profile_place(path)
     return _Setup(
         device=device,
-        threads=threads_of(cluster, device, available_cores()),
-        busy=wanted.busy_cores,
+        threads=threads_of(request.cluster, device, cores),
         path=path,
         effort=Effort(
-            rounds=wanted.rounds,
-            time_limit_s=parse_time(wanted.time_limit, "profile.time_limit"),
-            max_bytes=parse_bytes(wanted.max_memory, "profile.max_memory"),
-            seed=conf.seed,
-            device=device.execution,
-            prepack=conf.runtime.prepack,
+            rounds=request.rounds,
+            time_limit_s=request.time_limit_s,
+            max_bytes=request.max_bytes,
+            seed=request.model.seed,
+            device=device.execution.value,
+            prepack=request.prepack.value,
         ),
-        microbatches=sizes,
     )
 
 
@@ -164,26 +146,26 @@ def _set_threads(count: int) -> None:
         torch.set_num_interop_threads(1)
 
 
-def _flat_model(spec: ModelSpec, conf: Conf) -> tuple[FlatModel, tuple[torch.Tensor, ...]]:
+def _flat_model(model: ModelRequest) -> tuple[FlatModel, tuple[torch.Tensor, ...]]:
+    spec = model.spec
     with WithoutWeights():
-        module = build_model(spec, conf.seed)
+        module = build_model(spec, model.seed)
         fill_meta(module, spec.build["_target_"])
-    pixels = (conf.data.mean, conf.data.std) if conf.data.pixels == "uint8" else None
-    flat = FlatModel(module, [item.name for item in spec.inputs], spec.outputs, pixels)
-    return flat, golden_inputs(spec, module, conf.seed)
+    flat = FlatModel(module, [item.name for item in spec.inputs], spec.outputs, model.pixels)
+    return flat, golden_inputs(spec, module, model.seed)
 
 
-def _settings(setup: _Setup, conf: Conf, fingerprint: str) -> dict[str, object]:
+def _settings(setup: _Setup, request: MeasureRequest, fingerprint: str) -> dict[str, object]:
     """What must be the same for samples of two starts to belong together."""
     return {
         "fingerprint": fingerprint,
-        "execution": setup.device.execution,
+        "execution": setup.device.execution.value,
         "dtype": setup.device.dtype,
         "threads": setup.threads,
-        "busy_cores": setup.busy,
+        "busy_cores": request.busy_cores,
         "max_bytes": setup.effort.max_bytes,
-        "prepack": conf.runtime.prepack,
-        "seed": conf.seed,
+        "prepack": request.prepack.value,
+        "seed": request.model.seed,
         "versions": [edgecompile.__version__, str(torch.__version__)],
         "machine": [platform.node(), available_cores()],
     }
@@ -209,22 +191,22 @@ def _entry(microbatch: int, solved: Solved) -> file.MicrobatchProfile:
 
 
 def _profile(
-    conf: Conf, setup: _Setup, chain: Chain, fingerprint: str, solved: Sequence[file.MicrobatchProfile]
+    request: MeasureRequest, setup: _Setup, chain: Chain, fingerprint: str, solved: Sequence[file.MicrobatchProfile]
 ) -> file.DeviceProfile:
-    execution = setup.device.execution
-    with busy_cores(setup.busy):
+    execution = setup.device.execution.value
+    with busy_cores(request.busy_cores):
         rates = measure_rates(execution)
-        wires = measure_wires(chain, setup.microbatches[-1], execution)
+        wires = measure_wires(chain, request.microbatches[-1], execution)
     messages, runtime_bytes = measure_messages(setup.threads)
     return file.DeviceProfile(
         version=file.VERSION,
         device=setup.device.name,
-        model=conf.model.name,
+        model=request.model.spec.name,
         fingerprint=fingerprint,
         execution=execution,
         dtype=setup.device.dtype,
         threads=setup.threads,
-        busy_cores=setup.busy,
+        busy_cores=request.busy_cores,
         date=datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         machine=machine_info(execution),
         versions=file.Versions(
@@ -236,5 +218,5 @@ def _profile(
         wires=tuple(wires),
         units=tuple(unit.op for unit in chain.units),
         microbatches=tuple(solved),
-        prepack=conf.runtime.prepack,
+        prepack=request.prepack.value,
     )

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from edgecompile.config.domain import ModelSpec
+from edgecompile.config.model_spec import ModelSpec
 from edgecompile.contract.errors import UserError, nearest
 from edgecompile.execution.torchscript import silence_deprecation
 from edgecompile.frontend.golden.golden_items import golden_inputs

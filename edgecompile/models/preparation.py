@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from edgecompile.config.domain import ModelSpec
+from edgecompile.config.model_spec import ModelSpec
 from edgecompile.contract.errors import UserError
 
 __all__ = ["fill_lazy", "fill_meta", "plain_module", "unmade_weights"]

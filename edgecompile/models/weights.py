@@ -5,20 +5,20 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from edgecompile.config.resources import resource_path
 from edgecompile.contract.atomic_files import file_sha256
 from edgecompile.contract.errors import UserError
 from edgecompile.models.google_vit import read_google
 from edgecompile.models.unused_weights import check_unused
 from edgecompile.models.weight_files import PICKLES, is_known, read_stored
 
-__all__ = ["Loaded", "check_numbers", "load_weights", "resource_path"]
+__all__ = ["Loaded", "check_numbers", "load_weights"]
 
 _MOST_NAMED = 3
 
@@ -30,28 +30,6 @@ class Loaded:
     """Where the weights came from, in words."""
     notes: tuple[str, ...] = ()
     """What the plan should say of them."""
-
-
-def resource_path(location: str, key: str) -> Path:
-    """A path, or `pkg://PACKAGE/PATH`: a file that an installed Python package ships.
-
-    Raises:
-        UserError: nothing is there.
-    """
-    if not location.startswith("pkg://"):
-        path = Path(location).expanduser()
-    else:
-        package, _, inner = location.removeprefix("pkg://").partition("/")
-        try:
-            spec = find_spec(package)
-        except (ImportError, ValueError):
-            spec = None
-        if spec is None or not spec.submodule_search_locations:
-            raise UserError(f"{key}: {location}: the Python package {package!r} is not installed")
-        path = Path(next(iter(spec.submodule_search_locations))) / inner
-    if not path.exists():
-        raise UserError(f"{key}: {location}: no such file or directory")
-    return path
 
 
 def load_weights(module: nn.Module, location: str, prefix: str = "", ignore_unused: bool = False) -> Loaded:

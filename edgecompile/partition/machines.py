@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-from edgecompile.config.domain import Cluster, ClusterHost
+from edgecompile.config.cluster_spec import Cluster, ClusterHost
 from edgecompile.contract import cluster as plan_cluster
-from edgecompile.planning.problem import Problem
+from edgecompile.profile.analytic import Profile
 
 __all__ = ["device_entries", "limits_entry", "network_entry", "spare_hosts"]
 
 
-def device_entries(cluster: Cluster, problem: Problem) -> tuple[plan_cluster.Device, ...]:
-    """The kinds of the cluster, which are the problem's, in the same order."""
+def device_entries(cluster: Cluster, profile: Profile) -> tuple[plan_cluster.Device, ...]:
+    """The kinds of the cluster; a measured profile knows better what the runtime takes."""
     return tuple(
         plan_cluster.Device(
             name=device.name,
-            execution=device.execution,
+            execution=device.execution.value,
             dtype=device.dtype,
             peak_flops_per_s=device.peak_flops_per_s,
             memory_bytes_per_s=device.memory_bytes_per_s,
             launch_s=device.launch_s,
             memory_bytes=device.memory_bytes,
-            runtime_bytes=kind.runtime_bytes,
+            runtime_bytes=profile.runtime_bytes[device.name],
             network_bytes_per_s=device.network_bytes_per_s,
             threads=device.threads,
         )
-        for device, kind in zip(cluster.devices, problem.kinds, strict=True)
+        for device in cluster.devices
     )
 
 
@@ -32,7 +32,7 @@ def network_entry(cluster: Cluster) -> plan_cluster.Network:
     """The network, with the pairs that were given among the hosts that are there."""
     names = {host.name for host in cluster.hosts}
     return plan_cluster.Network(
-        model=cluster.network,
+        model=cluster.network.value,
         bandwidth_bytes_per_s=cluster.medium_bytes_per_s,
         latency_s=cluster.latency_s,
         pairs=tuple(

@@ -5,28 +5,29 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from edgecompile.contract.cluster import Limits, Network
+from edgecompile.contract.closed_sets import Objective
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Plan
-from edgecompile.planning.memory import most_ends_bytes
-from edgecompile.planning.problem import (
-    Assignment,
-    HostLinks,
-    Kind,
-    Objective,
-    PairwiseLinks,
-    Pin,
-    Problem,
-    SchedHost,
-    Schedule,
-    SharedMedium,
-    SharedWeight,
-)
+from edgecompile.planning.planning_inputs import PlanningInputs, formats_at, one_format, state_problem
+from edgecompile.planning.problem import Assignment, Problem, Schedule
 from edgecompile.planning.solver import evaluate, solve
 
-__all__ = ["as_planned", "assignments_of", "bottleneck_name", "links_of", "of_plan", "planned_again", "problem_of"]
+__all__ = ["as_planned", "assignments_of", "bottleneck_name", "inputs_of", "of_plan", "planned_again", "problem_of"]
 
-RAW = "fp32"
+
+def inputs_of(plan: Plan) -> PlanningInputs:
+    """What the plan was made from."""
+    return PlanningInputs(
+        objective=Objective(plan.objective),
+        hosts=plan.all_hosts,
+        devices=plan.devices,
+        network=plan.network,
+        runtime=plan.runtime,
+        scheduling=plan.scheduling,
+        boundaries=plan.boundaries,
+        shared_weights=plan.shared_weights,
+        units=plan.units,
+    )
 
 
 def problem_of(plan: Plan, wire: str | None = None) -> Problem:
@@ -38,45 +39,11 @@ def problem_of(plan: Plan, wire: str | None = None) -> Problem:
     Raises:
         UserError: the rate of an interface is unknown.
     """
-    formats = _formats(plan, wire)
-    entries = [*(plan.boundaries[unit.boundary] for unit in plan.units), plan.boundaries[-1]]
-    cuts = list(zip(entries, formats, strict=True))
-    sizes = tuple(entry.wire_bytes[name] for entry, name in cuts)
-    kinds = tuple(
-        Kind(
-            name=device.name,
-            unit_s=tuple(unit.time_s[device.name] for unit in plan.units),
-            encode_s=tuple(entry.encode_s[device.name][name] for entry, name in cuts),
-            decode_s=tuple(entry.decode_s[device.name][name] for entry, name in cuts),
-            runtime_bytes=device.runtime_bytes,
-        )
-        for device in plan.devices
+    inputs = inputs_of(plan)
+    formats = (
+        formats_at(inputs, [stage.units[0] for stage in plan.stages]) if wire is None else one_format(inputs, wire)
     )
-    asked = plan.scheduling
-    place = {name: index for index, name in enumerate(plan.cluster)}
-    uncuttable = [(unit.unit - 1, unit.unit) for unit in plan.units if not unit.cuttable]
-    order = asked.host_order
-    return Problem(
-        kinds=kinds,
-        hosts=_hosts(plan, most_ends_bytes(plan.runtime, sizes[0], sizes[-1], len(plan.cluster))),
-        links=links_of(plan.network, [(host.name, host.limits) for host in plan.all_hosts]),
-        cut_bytes=sizes,
-        weight_bytes=tuple(unit.weight_bytes for unit in plan.units),
-        shared_weights=tuple(SharedWeight(units=item.units, num_bytes=item.num_bytes) for item in plan.shared_weights),
-        activation_bytes=tuple(unit.activation_bytes for unit in plan.units),
-        entry_bytes=tuple(plan.runtime.num_buffers_in * size for size in sizes),
-        exit_bytes=tuple(plan.runtime.num_buffers_out * size for size in sizes),
-        data_host=0,
-        objective=Objective(plan.objective),
-        latency_limit_s=asked.latency_limit_s,
-        period_limit_s=asked.period_limit_s,
-        pins=tuple(Pin(units=pin.units, hosts=tuple(place[host] for host in pin.hosts)) for pin in asked.pins),
-        together=(*asked.together, *uncuttable),
-        excluded_hosts=tuple(place[host] for host in asked.exclude),
-        host_order=None if order is None else tuple(place[host] for host in order),
-        max_hosts=asked.max_hosts,
-        state_budget=asked.state_budget,
-    )
+    return state_problem(inputs, formats)
 
 
 def assignments_of(plan: Plan) -> tuple[Assignment, ...]:
@@ -86,57 +53,6 @@ def assignments_of(plan: Plan) -> tuple[Assignment, ...]:
         Assignment(first=stage.units[0], last=stage.units[1], host=place[plan.hosts[stage.rank].name])
         for stage in plan.stages
     )
-
-
-def _formats(plan: Plan, wire: str | None) -> list[str]:
-    """The format of each cut; inputs and results travel as they are."""
-    common = wire or plan.scheduling.wire
-    formats = [RAW, *[common] * (len(plan.units) - 1), RAW]
-    if wire is None:
-        for stage, name in zip(plan.stages[1:], plan.scheduling.per_cut, strict=False):
-            formats[stage.units[0]] = name
-    return formats
-
-
-def _hosts(plan: Plan, ends_bytes: int) -> tuple[SchedHost, ...]:
-    kinds = [device.name for device in plan.devices]
-    return tuple(
-        SchedHost(
-            name=host.name,
-            kind=kinds.index(host.device),
-            memory_bytes=host.limits.memory_bytes if index else max(0, host.limits.memory_bytes - ends_bytes),
-            bandwidth_bytes_per_s=host.limits.bandwidth_bytes_per_s,
-        )
-        for index, host in enumerate(plan.all_hosts)
-    )
-
-
-def links_of(network: Network, hosts: Sequence[tuple[str, Limits]]) -> HostLinks | PairwiseLinks | SharedMedium:
-    """The scheduler's view of a network between hosts, given by name and limits.
-
-    Raises:
-        UserError: the rate of an interface is unknown.
-    """
-    if network.model == "shared":
-        assert network.bandwidth_bytes_per_s is not None
-        return SharedMedium(bandwidth_bytes_per_s=network.bandwidth_bytes_per_s, latency_s=network.latency_s)
-    if network.model == "host":
-        for name, limits in hosts:
-            if limits.bandwidth_bytes_per_s is None:
-                raise UserError(f"the rate of {name}'s interface is unknown: compile the plan again")
-        return HostLinks(latency_s=network.latency_s)
-    figures = [[_pair(network, source, destination) for destination in hosts] for source in hosts]
-    return PairwiseLinks(
-        bandwidth_bytes_per_s=tuple(tuple(rate for rate, _ in row) for row in figures),
-        latency_s=tuple(tuple(latency for _, latency in row) for row in figures),
-    )
-
-
-def _pair(network: Network, source: tuple[str, Limits], destination: tuple[str, Limits]) -> tuple[float, float]:
-    figures = network.figures(source, destination)
-    if figures is None:
-        raise UserError(f"the rate from {source[0]} to {destination[0]} is unknown: compile the plan again")
-    return figures
 
 
 def planned_again(plan: Plan) -> tuple[Problem, Schedule]:

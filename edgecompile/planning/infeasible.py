@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING
 
 from edgecompile.contract.quantities import format_bytes, format_time
@@ -14,17 +15,31 @@ if TYPE_CHECKING:
 __all__ = ["explain"]
 
 
-def explain(problem: Problem, furthest_cut: int) -> str:
-    """One line for the user about a problem that has no plan; `furthest_cut` is the most units any plan covers."""
+Name = Callable[[str], str]
+"""From a field of the problem to what the user calls it."""
+
+
+def explain(problem: Problem, furthest_cut: int, words: Mapping[str, str] | None = None) -> str:
+    """One line for the user about a problem that has no plan.
+
+    Args:
+        furthest_cut: the most units that any plan covers.
+        words: what the user calls the problem's fields; None: as the problem does.
+    """
+
+    def name(field: str) -> str:
+        assert field in {item.name for item in fields(problem)}, field
+        return (words or {}).get(field, field)
+
     usable = _usable_hosts(problem)
     if not usable:
-        return "no host is left to run a stage: excluded_hosts and host_order leave none"
+        return f"no host is left to run a stage: {name('excluded_hosts')} and {name('host_order')} leave none"
     free = replace(problem, latency_limit_s=None, period_limit_s=None, objective=type(problem.objective).PERIOD)
     return (
-        _tight_unit(problem, usable)
+        _tight_unit(problem, usable, name)
         or _total_shortfall(problem, usable)
-        or _limits(problem, free)
-        or _constraints(problem, free)
+        or _limits(problem, free, name)
+        or _constraints(problem, free, name)
         or _more_memory(free, furthest_cut)
     )
 
@@ -42,7 +57,7 @@ def _groups(problem: Problem) -> list[tuple[int, int]]:
     return [(start, stop - 1) for start, stop in zip(starts, starts[1:] + [num_units], strict=True)]
 
 
-def _name(first: int, last: int) -> str:
+def _units(first: int, last: int) -> str:
     return f"unit {first}" if first == last else f"units {first}-{last}"
 
 
@@ -58,14 +73,15 @@ def _needed(problem: Problem, first: int, last: int, host: int) -> int:
     )
 
 
-def _tight_unit(problem: Problem, usable: list[int]) -> str | None:
+def _tight_unit(problem: Problem, usable: list[int], name: Name) -> str | None:
     """The single unit, or units kept together, that fits on no host it may run on."""
     worst: tuple[int, str] | None = None
     for first, last in _groups(problem):
         pins = [pin for pin in problem.pins if pin.units[0] <= last and first <= pin.units[1]]
         allowed = [host for host in usable if all(host in pin.hosts for pin in pins)]
         if not allowed:
-            return f"pins, excluded_hosts and host_order leave no host for {_name(first, last)}"
+            causes = f"{name('pins')}, {name('excluded_hosts')} and {name('host_order')}"
+            return f"{causes} leave no host for {_units(first, last)}"
         short, host = min(
             (_needed(problem, first, last, host) - problem.hosts[host].memory_bytes, host) for host in allowed
         )
@@ -75,7 +91,7 @@ def _tight_unit(problem: Problem, usable: list[int]) -> str | None:
             worst = (
                 short,
                 (
-                    f"{_name(first, last)} fits on no host{allowance}: it needs {format_bytes(need, 4)} on "
+                    f"{_units(first, last)} fits on no host{allowance}: it needs {format_bytes(need, 4)} on "
                     f"{have.name}, the nearest, which has {format_bytes(have.memory_bytes, 4)}: "
                     f"{format_bytes(short, 4)} too few"
                 ),
@@ -97,13 +113,13 @@ def _total_shortfall(problem: Problem, usable: list[int]) -> str | None:
         return None
     what = f"{len(rooms)} hosts have" if len(rooms) != 1 else "1 host has"
     return (
-        f"{_name(0, len(problem.weight_bytes) - 1)} need at least {format_bytes(need, 4)}; the cluster's {what} "
+        f"{_units(0, len(problem.weight_bytes) - 1)} need at least {format_bytes(need, 4)}; the cluster's {what} "
         f"{format_bytes(have, 4)} beside their runtimes: {format_bytes(need - have, 4)} too few: "
         "add a host or lower microbatch"
     )
 
 
-def _limits(problem: Problem, free: Problem) -> str | None:
+def _limits(problem: Problem, free: Problem, name: Name) -> str | None:
     """The limit on period or latency that no plan keeps."""
     module = native_module()
     solution = module.solve(spec_of(free))
@@ -113,21 +129,21 @@ def _limits(problem: Problem, free: Problem) -> str | None:
     least = solution.plan.period_ps / 1e12
     if problem.period_limit_s is not None and least > problem.period_limit_s:
         limit = format_time(problem.period_limit_s, 6)
-        reasons.append(f"the least period is {format_time(least, 6)}, above period_limit_s = {limit}")
+        reasons.append(f"the least period is {format_time(least, 6)}, above {name('period_limit_s')} = {limit}")
     fastest = module.solve(spec_of(replace(free, objective=type(free.objective).LATENCY))).plan.latency_ps / 1e12
     if problem.latency_limit_s is not None and fastest > problem.latency_limit_s:
         limit = format_time(problem.latency_limit_s, 6)
-        reasons.append(f"the least latency is {format_time(fastest, 6)}, above latency_limit_s = {limit}")
+        reasons.append(f"the least latency is {format_time(fastest, 6)}, above {name('latency_limit_s')} = {limit}")
     if not reasons:
         reasons.append(
-            f"no plan keeps both period_limit_s = {format_time(problem.period_limit_s or 0.0, 6)} "
-            f"and latency_limit_s = {format_time(problem.latency_limit_s or 0.0, 6)}: "
+            f"no plan keeps both {name('period_limit_s')} = {format_time(problem.period_limit_s or 0.0, 6)} "
+            f"and {name('latency_limit_s')} = {format_time(problem.latency_limit_s or 0.0, 6)}: "
             f"the least period alone is {format_time(least, 6)}, the least latency alone {format_time(fastest, 6)}"
         )
     return "; ".join(reasons)
 
 
-def _constraints(problem: Problem, free: Problem) -> str | None:
+def _constraints(problem: Problem, free: Problem, name: Name) -> str | None:
     """The constraints each of which, if it were lifted, would let a plan through."""
     lifted = {
         "pins": replace(free, pins=()),
@@ -136,15 +152,15 @@ def _constraints(problem: Problem, free: Problem) -> str | None:
         "host_order": replace(free, host_order=None),
         "max_hosts": replace(free, max_hosts=None),
     }
-    present = [name for name in lifted if getattr(problem, name) not in ((), None)]
-    guilty = [name for name in present if _feasible(lifted[name])]
+    present = [field for field in lifted if getattr(problem, field) not in ((), None)]
+    guilty = [field for field in present if _feasible(lifted[field])]
     if guilty:
-        names = " and ".join(f"{name} = {getattr(problem, name)!r:.80}" for name in guilty)
+        causes = " and ".join(f"{name(field)} = {getattr(problem, field)!r:.80}" for field in guilty)
         verb = "excludes" if len(guilty) == 1 else "each exclude"
-        return f"{names} {verb} every plan that fits in memory: lift it or add a host"
+        return f"{causes} {verb} every plan that fits in memory: lift it or add a host"
     bare = replace(free, pins=(), together=(), excluded_hosts=(), host_order=None, max_hosts=None)
     if present and _feasible(bare):
-        return f"{', '.join(present)} together exclude every plan that fits in memory"
+        return f"{', '.join(map(name, present))} together exclude every plan that fits in memory"
     return None
 
 
@@ -166,6 +182,6 @@ def _more_memory(problem: Problem, furthest_cut: int) -> str:
             low = middle
     reach = f"; the best plan gets as far as unit {furthest_cut - 1}" if furthest_cut > 0 else ""
     return (
-        f"no way of cutting {_name(0, len(problem.weight_bytes) - 1)} fits in memory{reach}: "
+        f"no way of cutting {_units(0, len(problem.weight_bytes) - 1)} fits in memory{reach}: "
         f"each host would need {format_bytes(high, 4)} more: add a host or lower microbatch"
     )

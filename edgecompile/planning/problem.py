@@ -18,8 +18,8 @@ PipeEdge, DSD 2022 (unequal kinds in counts).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum
 
+from edgecompile.contract.closed_sets import Objective
 from edgecompile.contract.errors import UserError
 
 __all__ = [
@@ -46,17 +46,6 @@ DEFAULT_STATE_BUDGET = 2_000_000
 
 class Infeasible(UserError):
     """No plan meets the problem; the message says what does not fit, where, and by how much."""
-
-
-class Objective(str, Enum):
-    """What the best plan is best in; ties are settled by the figures after it."""
-
-    PERIOD = "period"
-    """Least period, then latency, then number of hosts, then the fixed order."""
-    LATENCY = "latency"
-    """Least latency, then period, then number of hosts, then the fixed order."""
-    PERIOD_UNDER_LATENCY = "period_under_latency"
-    """As PERIOD, among the plans within `Problem.latency_limit_s`."""
 
 
 @dataclass(frozen=True, kw_only=True)

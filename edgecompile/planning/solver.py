@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from edgecompile.contract.quantities import format_bytes
 from edgecompile.planning.infeasible import explain
@@ -19,8 +19,11 @@ from edgecompile.planning.problem import Assignment, Infeasible, Problem, Schedu
 __all__ = ["evaluate", "pareto", "solve"]
 
 
-def solve(problem: Problem) -> Schedule:
+def solve(problem: Problem, words: Mapping[str, str] | None = None) -> Schedule:
     """The best plan, with its certificate.
+
+    Args:
+        words: what the user calls the problem's fields, for the reason why there is no plan; None: as here.
 
     Raises:
         ValueError: the problem is malformed; names field and index.
@@ -30,10 +33,10 @@ def solve(problem: Problem) -> Schedule:
     solution = native_module().solve(spec)
     if not solution.feasible:
         if is_proved(solution):
-            raise Infeasible(explain(problem, solution.furthest_cut))
+            raise Infeasible(explain(problem, solution.furthest_cut, words))
         raise Infeasible(
-            f"no plan was found within state_budget = {problem.state_budget:,}, which is no proof that there is none: "
-            "raise the budget, or leave hosts out"
+            f"no plan was found within {(words or {}).get('state_budget', 'state_budget')} = {problem.state_budget:,}, "
+            "which is no proof that there is none: raise the budget, or leave hosts out"
         )
     return schedule_of(problem, solution)
 

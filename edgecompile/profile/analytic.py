@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from edgecompile.config.domain import Device
+from edgecompile.config.cluster_spec import Device
 from edgecompile.frontend.chain.units import Chain
 from edgecompile.planning.memory import heap_bytes
 from edgecompile.profile.wire_costs import AnalyticWires, WireCosts

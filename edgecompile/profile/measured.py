@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from importlib.resources import files
 from pathlib import Path
 
-from edgecompile.config.domain import Cluster, Device
-from edgecompile.config.schema import Conf, ProfileMethod
+from edgecompile.config.cluster_spec import Cluster, Device
+from edgecompile.config.methods import OutsideProfile, ProfileMethod
+from edgecompile.config.request import ProfileRequest
 from edgecompile.contract.errors import UserError, choices
 from edgecompile.frontend.chain.fingerprint import chain_fingerprint
 from edgecompile.frontend.chain.units import Chain
@@ -21,38 +22,38 @@ _RUNTIME_CORES = 0.003
 """What a rank's heartbeats and looks into the store take of a core, all the time: 0.002, on the data host 0.004."""
 
 
-def make_profile(chain: Chain, cluster: Cluster, conf: Conf) -> Profile:
+def make_profile(chain: Chain, cluster: Cluster, request: ProfileRequest) -> Profile:
     """Seconds of each unit on each kind of device, as `profile` says.
 
     Raises:
         UserError: profile=measured, and a kind has no profile that holds for it.
     """
-    if conf.profile.method is ProfileMethod.analytic:
+    if request.method is ProfileMethod.analytic:
         return analytic_profile(chain, cluster.devices)
-    return measured_profile(chain, cluster, conf)
+    return measured_profile(chain, cluster, request)
 
 
-def measured_profile(chain: Chain, cluster: Cluster, conf: Conf) -> Profile:
+def measured_profile(chain: Chain, cluster: Cluster, request: ProfileRequest) -> Profile:
     """
     Raises:
         UserError: a profile is missing, of another model, or not of what the device says it is; or the microbatch
             lies outside of those measured and profile.outside is refuse.
     """
-    fingerprint = chain_fingerprint(chain, conf.microbatch)
+    fingerprint = chain_fingerprint(chain, request.microbatch)
     unit_s, runtime, wires, notes = {}, {}, {}, []
     activations = [0] * len(chain.units)
     counted = tuple(unit.activation_bytes for unit in chain.units)
     for device in cluster.devices:
-        path = _path(device, conf)
+        path = _path(device, request)
         found = read_profile(path)
-        _check(found, path, device, cluster, conf, fingerprint, chain)
+        _check(found, path, device, cluster, request, fingerprint, chain)
         cores = cores_of(cluster, device, found.machine.cores)
-        at = _At(found, conf.microbatch, chain, device)
-        if at.outside and conf.profile.outside == "refuse":
+        at = _At(found, request.microbatch, chain, device)
+        if at.outside and request.outside is OutsideProfile.REFUSE:
             sizes = ", ".join(str(item.microbatch) for item in found.microbatches)
             raise UserError(
-                f"{path}: microbatch {conf.microbatch} lies outside of those measured ({sizes}): measure it with "
-                f"{_command(device, conf)} profile.microbatches=[...], or take profile.outside=analytic"
+                f"{path}: microbatch {request.microbatch} lies outside of those measured ({sizes}): measure it with "
+                f"{_command(device, request)} profile.microbatches=[...], or take profile.outside=analytic"
             )
         wall_s, cpu_s = at.per_unit(lambda item: item.wall_s), at.per_unit(lambda item: item.cpu_s)
         unit_s[device.name] = tuple(max(wall, cpu / cores) for wall, cpu in zip(wall_s, cpu_s, strict=True))
@@ -61,7 +62,7 @@ def measured_profile(chain: Chain, cluster: Cluster, conf: Conf) -> Profile:
         call_s = at.per_unit(lambda item: (item.call_s,) * len(chain.units))[0]
         runtime[device.name] = found.runtime_bytes or device.runtime_bytes
         wires[device.name] = MeasuredWires(found, call_s, cores)
-        notes.extend(_notes(found, path, device, conf, at.outside))
+        notes.extend(_notes(found, path, device, request, at.outside))
     return Profile(
         unit_s=unit_s, wires=wires, runtime_bytes=runtime, activation_bytes=tuple(activations), notes=tuple(notes)
     )
@@ -99,33 +100,34 @@ def _sharing(cluster: Cluster, device: Device) -> int:
     return max(addresses.count(host.address) for host in cluster.hosts if host.device == device.name)
 
 
-def _path(device: Device, conf: Conf) -> Path:
-    for name in conf.profile.files:
-        if name not in conf.devices:
-            raise UserError(
-                f"profile.files.{name}: no device kind {name!r}: the kinds here are {choices(conf.devices, name)}"
-            )
-    given = conf.profile.files.get(device.name) or conf.profile.files.get(device.profile_of)
-    path = Path(given) if given else profile_path(conf.profile.folder, device.profile_of, conf.model.name)
+def _path(device: Device, request: ProfileRequest) -> Path:
+    given = request.files.get(device.name) or request.files.get(device.profile_of)
+    path = Path(given) if given else profile_path(request.folder, device.profile_of, request.model)
     if not path.exists():
         raise UserError(
-            f"{path}: no profile of {conf.model.name} on {device.name}: run `{_command(device, conf)}` on that device "
+            f"{path}: no profile of {request.model} on {device.name}: run `{_command(device, request)}` on that device "
             "and copy its file here, or take profile=analytic"
         )
     return path
 
 
-def _command(device: Device, conf: Conf) -> str:
+def _command(device: Device, request: ProfileRequest) -> str:
     """What the user types; the model's own words where it is no option of ours."""
-    option = files("edgecompile.conf") / "model" / f"{conf.model.name}.yaml"
-    model = f"model={conf.model.name}" if option.is_file() else "model=... (as here)"
+    option = files("edgecompile.conf") / "model" / f"{request.model}.yaml"
+    model = f"model={request.model}" if option.is_file() else "model=... (as here)"
     return f"edgeprofile {model} profile.device={device.profile_of}"
 
 
 def _check(
-    found: DeviceProfile, path: Path, device: Device, cluster: Cluster, conf: Conf, fingerprint: str, chain: Chain
+    found: DeviceProfile,
+    path: Path,
+    device: Device,
+    cluster: Cluster,
+    request: ProfileRequest,
+    fingerprint: str,
+    chain: Chain,
 ) -> None:
-    again = f"measure again with `{_command(device, conf)}`"
+    again = f"measure again with `{_command(device, request)}`"
     if found.fingerprint != fingerprint:
         own, theirs = [unit.op for unit in chain.units], list(found.units)
         differing = [index for index, pair in enumerate(zip(own, theirs, strict=False)) if pair[0] != pair[1]]
@@ -135,16 +137,16 @@ def _check(
                 f", the first that differs is unit {differing[0]}: {theirs[differing[0]]} there, {own[differing[0]]}"
             )
         raise UserError(f"{path}: the profile of another {found.model} than this model ({where}): {again}")
-    for key in ("execution", "dtype"):
-        if getattr(found, key) != getattr(device, key):
+    for key, wanted in (("execution", device.execution.value), ("dtype", device.dtype)):
+        if getattr(found, key) != wanted:
             raise UserError(
-                f"{path}: measured with {key} {getattr(found, key)}, but devices.{device.name}.{key} is "
-                f"{getattr(device, key)}: {again}"
+                f"{path}: measured with {key} {getattr(found, key)}, but devices.{device.name}.{key} is {wanted}: "
+                f"{again}"
             )
-    if found.prepack != conf.runtime.prepack:
+    if found.prepack != request.prepack.value:
         raise UserError(
             f"{path}: measured with runtime.prepack={found.prepack}, and the plan is to run with "
-            f"{conf.runtime.prepack}: set runtime.prepack={found.prepack}, or {again}"
+            f"{request.prepack.value}: set runtime.prepack={found.prepack}, or {again}"
         )
     threads = threads_of(cluster, device, found.machine.cores)
     if found.threads != threads:
@@ -200,7 +202,7 @@ class _At:
         return factors
 
 
-def _notes(found: DeviceProfile, path: Path, device: Device, conf: Conf, outside: bool) -> list[str]:
+def _notes(found: DeviceProfile, path: Path, device: Device, request: ProfileRequest, outside: bool) -> list[str]:
     sizes = ", ".join(str(item.microbatch) for item in found.microbatches)
     note = (
         f"times of {device.name}: measured {found.date} on {found.machine.name} ({found.machine.processor}, "
@@ -210,9 +212,9 @@ def _notes(found: DeviceProfile, path: Path, device: Device, conf: Conf, outside
         note += f"; {device.cpu_share:g} of {found.machine.cores} cores"
     measured = [item.microbatch for item in found.microbatches]
     if outside:
-        note += f"; microbatch {conf.microbatch} was not measured: scaled by the data sheet from the nearest"
-    elif conf.microbatch not in measured:
-        note += f"; microbatch {conf.microbatch} lies between"
+        note += f"; microbatch {request.microbatch} was not measured: scaled by the data sheet from the nearest"
+    elif request.microbatch not in measured:
+        note += f"; microbatch {request.microbatch} lies between"
     notes = [note]
     worst = max(item.disturbed for item in found.microbatches)
     if worst > 0.25:

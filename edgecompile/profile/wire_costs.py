@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Protocol
 
-from edgecompile.config.domain import Device
+from edgecompile.config.cluster_spec import Device
 from edgecompile.contract.errors import UserError
 from edgecompile.frontend.chain.units import Boundary
 from edgecompile.profile.profile_file import Cost, DeviceProfile, WireCost

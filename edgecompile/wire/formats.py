@@ -16,22 +16,24 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from edgecompile.config.domain import Device
-from edgecompile.config.schema import Conf, ScheduleMethod
-from edgecompile.contract.errors import UserError, choices
+from edgecompile.config.cluster_spec import Device
+from edgecompile.config.methods import WireScale
+from edgecompile.config.request import WireRequest
+from edgecompile.contract.closed_sets import WireName
+from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import TensorSpec
 from edgecompile.frontend.chain.units import Boundary, BoundaryTensor
 
 __all__ = [
     "FORMATS",
     "WireFormat",
+    "check_per_cut",
     "cut_formats",
     "decode_s",
     "encode_s",
     "is_encoded",
     "items_first",
     "may_clip",
-    "may_lose",
     "wire_bytes",
     "wire_format",
     "wire_tensors",
@@ -83,10 +85,16 @@ class WireFormat:
         return self.clipping and self.bits == 2 and num_groups > 1
 
 
-FORMATS: Mapping[str, WireFormat] = {
-    name: WireFormat(name=name, bits=bits)
-    for name, bits in (("fp32", 32), ("fp16", 16), ("bf16", 16), ("int8", 8), ("int6", 6), ("int4", 4), ("int2", 2))
+_BITS = {
+    WireName.FP32: 32,
+    WireName.FP16: 16,
+    WireName.BF16: 16,
+    WireName.INT8: 8,
+    WireName.INT6: 6,
+    WireName.INT4: 4,
+    WireName.INT2: 2,
 }
+FORMATS: Mapping[str, WireFormat] = {name.value: WireFormat(name=name.value, bits=_BITS[name]) for name in WireName}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,34 +130,22 @@ _DECODE = {
 }
 
 
-def wire_format(name: str, key: str, scale: str = "item", clipping: bool = True) -> WireFormat:
-    """Raises UserError for an unknown name, listing the formats."""
-    if name not in FORMATS:
-        raise UserError(f"{key}: {name!r} does not do: it must be one of {choices(FORMATS, name)}")
-    if scale not in ("item", "channel"):
-        raise UserError(f"wire.scale: {scale!r} does not do: it must be item or channel")
-    return replace(FORMATS[name], by_channel=scale == "channel", clipping=clipping)
+def wire_format(name: str, scale: str = "item", clipping: bool = True) -> WireFormat:
+    """The format of this name, with its options."""
+    return replace(FORMATS[name], by_channel=WireScale(scale) is WireScale.CHANNEL, clipping=clipping)
 
 
-def cut_formats(conf: Conf, num_cuts: int | None) -> list[WireFormat]:
-    """The format of each cut between stages; of any cut, where their number is not known yet (None).
-
-    Raises:
-        UserError: an unknown format, or formats for cuts that the schedule is yet to choose.
-    """
-    names = conf.wire.per_cut
-    if names and conf.schedule.method is ScheduleMethod.exact:
-        raise UserError("wire.per_cut: schedule=exact chooses the cuts itself: use wire=FORMAT, or give the cuts")
-    if names and num_cuts is not None and len(names) != num_cuts:
-        raise UserError(f"wire.per_cut: {names} names {len(names)} formats, but there are {num_cuts} cuts")
-    chosen = names or [conf.wire.format] * (1 if num_cuts is None else num_cuts)
-    key = "wire.per_cut" if names else "wire.format"
-    return [wire_format(name, key, conf.wire.scale, conf.wire.clipping) for name in chosen]
+def check_per_cut(names: Sequence[str], num_cuts: int) -> None:
+    """Raises UserError where formats are given one by one, for more or fewer cuts than there are."""
+    if names and len(names) != num_cuts:
+        raise UserError(f"{list(names)} names {len(names)} formats, but there are {num_cuts} cuts", key="wire.per_cut")
 
 
-def may_lose(conf: Conf) -> bool:
-    """Whether any format of this config is lossy."""
-    return any(name != "fp32" for name in (conf.wire.format, *conf.wire.per_cut))
+def cut_formats(wire: WireRequest, num_cuts: int) -> list[WireFormat]:
+    """The format of each cut between stages. Raises UserError as check_per_cut does."""
+    names = [name.value for name in wire.per_cut]
+    check_per_cut(names, num_cuts)
+    return [wire_format(name, wire.scale, wire.clipping) for name in names or [wire.format.value] * num_cuts]
 
 
 def is_encoded(tensor: BoundaryTensor, wire: WireFormat) -> bool:

@@ -12,9 +12,12 @@ from pathlib import Path
 import torch
 
 from edgecompile.commands.compile_command import compose
-from edgecompile.config.domain import cluster_of, model_of
+from edgecompile.config.model_spec import model_of
+from edgecompile.config.request import capture_of, request_of
+from edgecompile.config.schema import Conf
 from edgecompile.contract.plan import Plan
 from edgecompile.frontend.chain.units import Chain
+from edgecompile.partition.planning_costs import planning_inputs
 from edgecompile.partition.stages import partition
 from edgecompile.planning.problem import Schedule
 from edgecompile.profile.analytic import analytic_profile
@@ -95,7 +98,7 @@ def captured_chain(overrides: Sequence[str], microbatch: int | None = None) -> t
     module = build_model(spec, conf.seed)
     flat = FlatModel(module, [item.name for item in spec.inputs], spec.outputs)
     examples = example_inputs(spec, golden_inputs(spec, module, conf.seed), microbatch or conf.microbatch)
-    return front.chain_of(flat, spec, examples, conf), examples
+    return front.chain_of(flat, spec, examples, capture_of(conf)), examples
 
 
 @functools.cache
@@ -106,6 +109,11 @@ def chain_of(*model: str) -> Chain:
 
 def schedule_of(model: tuple[str, ...], *overrides: str) -> Schedule:
     """The schedule alone, without shards and plan; `model` is what the chain depends on."""
-    conf = compose([*model, *overrides])
-    chain, cluster = chain_of(*model), cluster_of(conf)
-    return partition(chain, analytic_profile(chain, cluster.devices), cluster, conf)
+    return scheduled(chain_of(*model), compose([*model, *overrides]))
+
+
+def scheduled(chain: Chain, conf: Conf) -> Schedule:
+    """What the compiler does between capture and shards, by the devices' figures."""
+    request = request_of(conf)
+    inputs = planning_inputs(request, chain, analytic_profile(chain, request.cluster.devices))
+    return partition(inputs, chain, request.schedule)

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from compiler_helpers import scheduled
 
 from edgecompile.artifacts.shards import RAW, write_shard
 from edgecompile.commands.compile_command import compose
-from edgecompile.config.domain import cluster_of, model_of
+from edgecompile.config.model_spec import model_of
+from edgecompile.config.request import wire_of
 from edgecompile.execution import torchscript
 from edgecompile.frontend.capture.trace import FlatModel, capture
 from edgecompile.frontend.chain.units import build_chain
@@ -17,8 +19,6 @@ from edgecompile.frontend.golden.golden_items import example_inputs, golden_inpu
 from edgecompile.frontend.passes import run_passes
 from edgecompile.models import build_model
 from edgecompile.models.weights import load_weights
-from edgecompile.partition.stages import partition
-from edgecompile.profile.analytic import analytic_profile
 from edgecompile.wire.formats import cut_formats
 
 DIGITS = Path(__file__).resolve().parents[2] / "benchmarks" / "digits"
@@ -38,17 +38,17 @@ class ThreeStages:
         held_out = [rows for _, rows in data.folds(labels)][FOLD]
         self.images, self.labels, self.folder = images[held_out], labels[held_out], folder
         conf = compose(WORDS)
-        spec, cluster = model_of(conf.model), cluster_of(conf)
+        spec = model_of(conf.model)
         module = load_weights(build_model(spec, 0), str(data.weights_path(FOLD))).module
         flat = FlatModel(module, [item.name for item in spec.inputs], spec.outputs)
         examples = example_inputs(spec, golden_inputs(spec, module, 0), conf.microbatch)
         self.chain = build_chain(run_passes(capture(flat, spec, examples, conf.capture), examples, conf.passes))
-        self.stages = partition(self.chain, analytic_profile(self.chain, cluster.devices), cluster, conf).stages
+        self.stages = scheduled(self.chain, conf).stages
 
     def logits(self, *overrides: str) -> torch.Tensor:
         """Of all images, through the shards that these overrides give."""
         conf = compose([*WORDS, *overrides])
-        wires = [RAW, *cut_formats(conf, 2), RAW]
+        wires = [RAW, *cut_formats(wire_of(conf.wire, conf.schedule), 2), RAW]
         values = [(batch,) for batch in self.images.split(conf.microbatch)]
         for index, stage in enumerate(self.stages):
             first, last = stage.first, stage.last

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from edgecompile.commands.compile_command import compose
-from edgecompile.config.domain import cluster_of
+from edgecompile.config.cluster_spec import cluster_of
 
 DATA = yaml.safe_load((Path(__file__).parents[2] / "benchmarks" / "calibration.yaml").read_text())
 

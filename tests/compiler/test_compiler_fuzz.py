@@ -18,7 +18,8 @@ from torch import nn
 
 from edgecompile.commands.compile_command import compose
 from edgecompile.commands.hydra_app import run_app
-from edgecompile.config.domain import cluster_of, model_of
+from edgecompile.config.cluster_spec import cluster_of
+from edgecompile.config.model_spec import model_of
 from edgecompile.contract.run_record import read_run
 from edgecompile.explore.report import read_sweep
 from edgecompile.measure.partial import PartialFile

@@ -10,7 +10,8 @@ from compiler_helpers import SMALL_DEIT, Command, Compile, command, hand_written
 
 import edgecompile.conf
 from edgecompile.commands.compile_command import compose
-from edgecompile.config.domain import cluster_of, model_of
+from edgecompile.config.cluster_spec import cluster_of
+from edgecompile.config.model_spec import model_of
 from edgecompile.config.readiness import OLDEST_PYTHON
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.quantities import (
@@ -173,7 +174,7 @@ BAD = [
     (["microbatch=-3"], ["microbatch"]),
     (["capture=jit"], ["capture", "jit", "symbolic_trace"]),
     (["microbatch=99999999999999999999"], ["microbatch", "99999999999999999999", "at most 1,048,576"]),
-    (["hosts.count=0"], ["hosts.count: 0", "1 or more"]),
+    (["hosts.count=0"], ["0 for hosts.count", "1 or more"]),
     (["devices=jetson_cluster", "hosts.count=9"], ["hosts.count", "9", "1 to 6"]),
     (["hosts.members.local.bandwidth=fast"], ["hosts.members.local.bandwidth", "fast"]),
     (["hosts.members.local.device=pi"], ["hosts.members.local.device", "pi", "local"]),

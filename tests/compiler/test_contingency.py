@@ -73,5 +73,5 @@ def test_the_inputs_that_are_kept_count_as_memory(compile_here: Compile) -> None
 def test_none_where_nobody_asks(compile_here: Compile) -> None:
     plan = compile_here(*WIDE)
     assert (plan.contingencies, plan.notes) == ((), ())
-    with pytest.raises(UserError, match="contingency: 2 does not do: it must be 0 to 1"):
+    with pytest.raises(UserError, match="invalid value 2 for contingency: expected 0 to 1"):
         compose(["contingency=2"])

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from edgecompile.artifacts.data_files import check_labels, data_spec
+from edgecompile.artifacts.data_files import check_labels
 from edgecompile.commands import pipeedge_command as pipeedge_cli
-from edgecompile.config.domain import ModelSpec
+from edgecompile.config.data_request import data_of
+from edgecompile.config.model_spec import InputSpec, ModelSpec
 from edgecompile.config.schema import DataConf
 from edgecompile.contract import user_files as files
 from edgecompile.contract.errors import UserError
@@ -26,10 +27,9 @@ from edgecompile.sweep import callback as sweep
 MINE = "version: 1\nservices: {}\n"
 
 
-def labels_of(labels: object, folder: Path) -> tuple[str, ...]:
-    spec = ModelSpec.__new__(ModelSpec)
-    object.__setattr__(spec, "inputs", ())
-    return data_spec(DataConf(labels=labels), spec, ("y",), None, folder).labels
+def labels_of(labels: object) -> tuple[str, ...]:
+    item = InputSpec(name="x", shape=(1,), dtype="float32", fill=None, high=None)
+    return data_of(DataConf(labels=labels), ModelSpec(name="m", build={}, inputs=(item,), outputs=())).labels
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ def labels_of(labels: object, folder: Path) -> tuple[str, ...]:
 )
 def test_labels_of_a_file(tmp_path: Path, content: str) -> None:
     (tmp_path / "labels.txt").write_bytes(content.encode())
-    assert labels_of(str(tmp_path / "labels.txt"), tmp_path) == ("cat", "dog")
+    assert labels_of(str(tmp_path / "labels.txt")) == ("cat", "dog")
 
 
 @pytest.mark.parametrize(
@@ -56,10 +56,10 @@ def test_labels_that_would_shift_classes(tmp_path: Path, given: object, message:
         (tmp_path / "labels.txt").write_bytes(given)
         given = str(tmp_path / "labels.txt")
     if message is None:
-        assert labels_of(given, tmp_path) == ("cat", " ")
+        assert labels_of(given) == ("cat", " ")
         return
     with pytest.raises(UserError, match=message):
-        labels_of(given, tmp_path)
+        labels_of(given)
 
 
 def test_there_is_a_label_for_each_class() -> None:

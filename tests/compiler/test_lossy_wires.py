@@ -12,7 +12,7 @@ from compiler_helpers import Compile, captured_chain, hand_written
 from safetensors.torch import load_file
 
 from edgecompile.commands.compile_command import compose
-from edgecompile.config.domain import model_of
+from edgecompile.config.model_spec import model_of
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Plan
 from edgecompile.frontend.chain.units import Chain

@@ -11,7 +11,7 @@ import torch
 from compiler_helpers import TINY_VIT, captured_chain
 
 from edgecompile.commands.compile_command import compose
-from edgecompile.config.domain import cluster_of
+from edgecompile.config.cluster_spec import cluster_of
 from edgecompile.contract.errors import UserError
 from edgecompile.frontend.chain.fingerprint import chain_fingerprint
 from edgecompile.frontend.chain.units import Chain

@@ -21,7 +21,7 @@ CASES = [
     ("LastSteps", 4), ("Spectrum", 2), ("Rotary", 2), ("Windows", 2), ("Eighths", 2), ("Scaled", 1), ("TimeFirst", 3),
     ("Decomposed", 2), ("Routed", 2), ("InPlaceLayers", 2), ("Square", 4), ("OuterMask", 2),
 ]  # fmt: skip
-RAW_INT8 = wire_format("int8", "wire.format")
+RAW_INT8 = wire_format("int8")
 
 
 def model(name: str, steps: int = 6) -> tuple[str, ...]:
@@ -118,9 +118,7 @@ def test_a_single_number_travels_as_it_is() -> None:
     chain, examples = captured_chain(model("Scaled"), microbatch=1)
     numbers = [tensor for boundary in chain.boundaries for tensor in boundary.tensors if tensor.shape == ()]
     assert numbers
-    assert not any(
-        is_encoded(tensor, wire_format(name, "wire.format")) for tensor in numbers for name in ("int8", "fp16")
-    )
+    assert not any(is_encoded(tensor, wire_format(name)) for tensor in numbers for name in ("int8", "fp16"))
     assert wire_tensors(numbers[0], RAW_INT8)[0].num_bytes == 4
     values = examples
     with torch.no_grad():

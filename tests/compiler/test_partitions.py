@@ -8,7 +8,7 @@ import pytest
 from compiler_helpers import SMALL_DEIT, Compile, chain_of, hand_written, schedule_of
 
 from edgecompile.commands.compile_command import compose
-from edgecompile.config.domain import cluster_of
+from edgecompile.config.cluster_spec import cluster_of
 from edgecompile.contract.errors import UserError
 from edgecompile.planning.problem import Schedule
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from torch import fx, nn
 from torch.nn import functional
 
-from edgecompile.config.domain import InputSpec, ModelSpec
-from edgecompile.config.schema import CaptureMethod
+from edgecompile.config.methods import CaptureMethod
+from edgecompile.config.model_spec import InputSpec, ModelSpec
 from edgecompile.contract.errors import UserError
 from edgecompile.frontend.capture.graphs import facts_of, op_name
 from edgecompile.frontend.capture.trace import FlatModel, capture

@@ -15,6 +15,7 @@ from edgecompile.partition import stages as partition
 from edgecompile.pipeline import compile_model
 from edgecompile.planning.from_plan import assignments_of, problem_of
 from edgecompile.planning.memory import data_host_bytes, kept_inputs_bytes
+from edgecompile.planning.planning_inputs import state_problem
 from edgecompile.planning.problem import Problem
 from edgecompile.planning.solver import evaluate, solve
 from edgecompile.terminal.console import steps
@@ -53,13 +54,12 @@ def compiled(
 ) -> tuple[Plan, Problem]:
     """The plan as it was written, and the last problem that the compiler itself stated."""
     stated: list[Problem] = []
-    build = partition.build_problem
 
     def listen(*arguments: Any) -> Problem:
-        stated.append(build(*arguments))
+        stated.append(state_problem(*arguments))
         return stated[-1]
 
-    monkeypatch.setattr(partition, "build_problem", listen)
+    monkeypatch.setattr(partition, "state_problem", listen)
     conf = compose([*overrides, f"output_dir={folder}"])
     if name == "pairwise":
         conf.hosts.network.pairs = PAIRS

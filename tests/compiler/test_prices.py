@@ -7,9 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from compiler_helpers import scheduled
 
 from edgecompile.commands.compile_command import compose
-from edgecompile.config.domain import cluster_of, model_of
+from edgecompile.config.cluster_spec import cluster_of
+from edgecompile.config.model_spec import model_of
 from edgecompile.config.schema import Conf
 from edgecompile.contract.plan import Plan
 from edgecompile.contract.plan_file import read_plan
@@ -21,11 +23,9 @@ from edgecompile.frontend.chain.units import Chain, build_chain
 from edgecompile.frontend.golden.golden_items import example_inputs, golden_inputs
 from edgecompile.frontend.passes import run_passes
 from edgecompile.models import build_model
-from edgecompile.partition.stages import partition
 from edgecompile.pipeline import compile_model
 from edgecompile.planning.from_plan import planned_again
-from edgecompile.planning.problem import Infeasible, Schedule
-from edgecompile.profile.analytic import analytic_profile
+from edgecompile.planning.problem import Infeasible
 from edgecompile.terminal.console import steps
 
 # Slow links, little memory and units that all take alike, so that every limit has a price.
@@ -66,12 +66,6 @@ def chain_of(conf: Conf) -> Chain:
     examples = example_inputs(spec, golden_inputs(spec, module, conf.seed), conf.microbatch)
     flat = FlatModel(module, [item.name for item in spec.inputs], spec.outputs, None)
     return build_chain(run_passes(capture(flat, spec, examples, conf.capture), examples, conf.passes))
-
-
-def scheduled(chain: Chain, conf: Conf) -> Schedule:
-    """What the compiler does between capture and shards."""
-    cluster = cluster_of(conf)
-    return partition(chain, analytic_profile(chain, cluster.devices), cluster, conf)
 
 
 def with_change(conf: Conf, plan: Plan, price: Price) -> Conf:

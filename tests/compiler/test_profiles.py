@@ -109,7 +109,7 @@ def test_outside_of_what_was_measured(compile_measured: Callable[..., Plan], pro
     assert "microbatch 8 was not measured: scaled by the data sheet from the nearest" in plan.notes[0]
     for unit, near in zip(plan.units, edge.units, strict=True):
         assert near.time_s["local"] * 0.999 <= unit.time_s["local"] <= near.time_s["local"] * 2.001
-    with pytest.raises(UserError, match=r"profile.outside: 'guess' does not do"):
+    with pytest.raises(UserError, match=r"invalid value 'guess' for profile.outside"):
         compile_measured("profile.outside=guess")
 
 
@@ -182,11 +182,11 @@ def test_a_missing_profile_names_the_command_that_makes_it(
     [
         (("devices=mixed_edge",), "profile.device is missing: say which device this machine is: intel_n100, "),
         (("profile.device=nano",), "profile.device: no host has the device 'nano': the devices here are local"),
-        (("profile.microbatches=[0]",), "profile.microbatches: [0] does not do"),
-        (("profile.busy_cores=1000",), "profile.busy_cores: 1000 does not do: it must be 0 to "),
+        (("profile.microbatches=[0]",), "invalid value [0] for profile.microbatches: expected "),
+        (("profile.busy_cores=1000",), "invalid value 1000 for profile.busy_cores: expected 0 to "),
         (("profile.max_memory=1kB",), "profile.max_memory: unit 0 "),
         (("devices.local.profile_of=other",), "profile.device: local takes its times from other: measure that one"),
-        (("devices.local.cpu_share=0",), "devices.local.cpu_share: 0.0 does not do: it must be over 0"),
+        (("devices.local.cpu_share=0",), "invalid value 0.0 for devices.local.cpu_share: expected a number over 0"),
         (("profile.rounds=x",), "profile.rounds"),
     ],
 )

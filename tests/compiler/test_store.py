@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import save_file
 
 from edgecompile.artifacts.data_files import data_spec
-from edgecompile.config.domain import InputSpec, ModelSpec
+from edgecompile.config.data_request import data_of
+from edgecompile.config.model_spec import InputSpec, ModelSpec
 from edgecompile.config.schema import DataConf
 from edgecompile.contract import atomic_files as module
 from edgecompile.contract.atomic_files import file_sha256, replacing, store
@@ -91,11 +92,12 @@ def test_a_tokenizer_that_finds_no_room_leaves_nothing(tmp_path: Path, monkeypat
     conf = DataConf(kind="text", ids="ids", tokenizer=str(tmp_path / "tokenizer.json"))
     ids = InputSpec(name="ids", shape=(5,), dtype="int64", fill=None, high=None)
     spec = ModelSpec(name="m", build={}, inputs=(ids,), outputs=())
-    text = data_spec(conf, spec, ("y",), None, tmp_path / "good").text
+    request = data_of(conf, spec)
+    text = data_spec(request, ("y",), None, tmp_path / "good").text
     assert text is not None
     assert text.tokenizer == f"tokenizer/{text.sha256}.json"
     assert (tmp_path / "good" / text.tokenizer).read_text() == TOKENIZER
     monkeypatch.setattr(module.os, "replace", no_room)
     with pytest.raises(OSError, match="No space left"):
-        data_spec(conf, spec, ("y",), None, tmp_path / "full")
+        data_spec(request, ("y",), None, tmp_path / "full")
     assert list((tmp_path / "full" / "tokenizer").iterdir()) == []

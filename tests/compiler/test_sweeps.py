@@ -30,7 +30,7 @@ def test_a_sweep_writes_plans_and_names_the_best(tmp_path: Path) -> None:
     assert [cell.strip() for cell in header.split("┃")][1:3] == ["job", "microbatch"]
     (marked,) = [line for line in done.stdout.splitlines() if line.endswith("│ best │")]
     assert [cell.strip() for cell in marked.split("│")][1:3] == [str(best), str(plans[best].model.microbatch)]
-    assert "job 2: microbatch: 0 does not do" in done.stdout
+    assert "job 2: invalid value 0 for microbatch" in done.stdout
     manifest = json.loads((sweep / "manifest.json").read_text())
     assert [job["plan"] for job in manifest["jobs"]] == [f"{job}/plan.yaml" for job in range(4)]
     lines = done.stdout.strip().splitlines()

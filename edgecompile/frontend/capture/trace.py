@@ -20,8 +20,8 @@ from torch import fx, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from edgecompile.config.domain import ModelSpec
-from edgecompile.config.schema import CaptureMethod
+from edgecompile.config.methods import CaptureMethod
+from edgecompile.config.model_spec import ModelSpec
 from edgecompile.contract.errors import UserError, choices
 from edgecompile.execution.closeness import relative_difference
 from edgecompile.frontend.capture.export_graph import explain_operator, plain_graph

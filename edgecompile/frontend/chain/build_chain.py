@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import torch
 
-from edgecompile.config.domain import ModelSpec
-from edgecompile.config.schema import Conf
+from edgecompile.config.model_spec import ModelSpec
+from edgecompile.config.request import CaptureRequest
 from edgecompile.contract.errors import UserError
 from edgecompile.frontend.capture.trace import FlatModel, capture
 from edgecompile.frontend.chain import step_checks as verify
@@ -18,7 +18,7 @@ from edgecompile.frontend.passes import run_passes
 __all__ = ["chain_of"]
 
 
-def chain_of(flat: FlatModel, spec: ModelSpec, examples: Sequence[torch.Tensor], conf: Conf) -> Chain:
+def chain_of(flat: FlatModel, spec: ModelSpec, examples: Sequence[torch.Tensor], request: CaptureRequest) -> Chain:
     """Captures the model for inputs of these shapes, runs the passes and groups operators into units.
 
     Args:
@@ -28,12 +28,12 @@ def chain_of(flat: FlatModel, spec: ModelSpec, examples: Sequence[torch.Tensor],
         UserError: the model cannot be captured or cut, is random or keeps state, or its outputs are not batched.
     """
     try:
-        whole = capture(flat, spec, examples, conf.capture)
+        whole = capture(flat, spec, examples, request.method)
     except UserError:
         explain_failure(flat, examples)
         raise
     check_graph(whole)
-    captured = run_passes(whole, examples, conf.passes)
+    captured = run_passes(whole, examples, request.passes)
     verify.check_captured(captured)
     chain = build_chain(captured)
     verify.check_chain(chain)

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from edgecompile.config.domain import InputSpec, ModelSpec
+from edgecompile.config.methods import Fill
+from edgecompile.config.model_spec import InputSpec, ModelSpec
 from edgecompile.contract.errors import UserError
 from edgecompile.execution.closeness import difference, scale_of
 from edgecompile.frontend.capture.trace import FlatModel
@@ -64,17 +65,17 @@ def _golden(item: InputSpec, module: nn.Module, seed: int, place: int) -> torch.
     shape = (NUM_GOLDEN_ITEMS, *item.shape)
     generator = torch.Generator().manual_seed(seed * 1000 + place)
     dtype = getattr(torch, item.dtype)
-    if fill == "mask":
+    if fill is Fill.MASK:
         return _mask(item, dtype)
-    if fill in ("zeros", "ones"):
-        return torch.full(shape, float(fill == "ones")).to(dtype)
-    if fill == "ids":
+    if fill in (Fill.ZEROS, Fill.ONES):
+        return torch.full(shape, float(fill is Fill.ONES)).to(dtype)
+    if fill is Fill.IDS:
         high = item.high or _vocabulary(item, module)
         values = torch.randint(0, high, shape, generator=generator)
         values[2] = torch.arange(values[2].numel()).reshape(values[2].shape) % 2 * (high - 1)
         values[3] = high - 1
         return values.to(dtype)
-    if fill == "uniform":
+    if fill is Fill.UNIFORM:
         values = torch.rand(shape, generator=generator)
         values[2], values[3] = 0.0, 1.0
         return values.to(dtype)
@@ -83,10 +84,10 @@ def _golden(item: InputSpec, module: nn.Module, seed: int, place: int) -> torch.
     return values.to(dtype)
 
 
-def _usual_fill(item: InputSpec) -> str:
+def _usual_fill(item: InputSpec) -> Fill:
     if "mask" in item.name or item.dtype == "bool":
-        return "mask"
-    return "normal" if item.dtype.startswith(("float", "bfloat")) else "ids"
+        return Fill.MASK
+    return Fill.NORMAL if item.dtype.startswith(("float", "bfloat")) else Fill.IDS
 
 
 def _mask(item: InputSpec, dtype: torch.dtype) -> torch.Tensor:

@@ -1,0 +1,91 @@
+"""One stage on its way to a file: what is decided of it, and, once it is written, its shard."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from edgecompile.artifacts.shards import RAW, Shard, write_shard
+from edgecompile.config.request import ArtifactRequest
+from edgecompile.contract.closed_sets import Artifact
+from edgecompile.contract.errors import UserError
+from edgecompile.frontend.chain.units import Chain
+from edgecompile.planning.problem import Schedule, StageResult
+from edgecompile.wire.formats import WireFormat
+
+__all__ = [
+    "CompiledPipeline",
+    "CompiledStage",
+    "StageDesign",
+    "compile_stage",
+    "design_stages",
+    "finished",
+    "stage_artifacts",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageDesign:
+    """A stage before it is written."""
+
+    placed: StageResult
+    """Its units, its host and what it costs."""
+    incoming: WireFormat
+    outgoing: WireFormat
+    artifact: Artifact
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompiledStage(StageDesign):
+    shard: Shard
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompiledPipeline:
+    """A schedule with its shards: the plan's own, or that after the loss of a host."""
+
+    schedule: Schedule
+    stages: tuple[CompiledStage, ...]
+    outputs: tuple[torch.Tensor, ...]
+    """What the shards make of the golden items."""
+
+
+def design_stages(
+    schedule: Schedule, cuts: Sequence[WireFormat], artifacts: Sequence[Artifact]
+) -> tuple[StageDesign, ...]:
+    """
+    Args:
+        cuts: the format of each cut, one less than stages.
+        artifacts: what each stage's shard is.
+    """
+    ends = [RAW, *cuts, RAW]
+    return tuple(
+        StageDesign(placed=placed, incoming=ends[index], outgoing=ends[index + 1], artifact=artifacts[index])
+        for index, placed in enumerate(schedule.stages)
+    )
+
+
+def stage_artifacts(request: ArtifactRequest, num_stages: int) -> tuple[Artifact, ...]:
+    """What each stage's shard is. Raises UserError where another number of stages was expected."""
+    given = request.per_stage
+    if given and len(given) != num_stages:
+        names = [artifact.value for artifact in given]
+        raise UserError(
+            f"{names} names {len(names)} formats, but there are {num_stages} stages", key="artifact.per_stage"
+        )
+    return given or (request.format,) * num_stages
+
+
+def compile_stage(design: StageDesign, chain: Chain, folder: Path, examples: Sequence[torch.Tensor]) -> CompiledStage:
+    """Writes the stage's shard; `examples` as for write_shard."""
+    first, last = design.placed.first, design.placed.last
+    shard = write_shard(chain, first, last, folder, examples, design.incoming, design.outgoing, design.artifact.value)
+    return finished(design, shard)
+
+
+def finished(design: StageDesign, shard: Shard) -> CompiledStage:
+    """The stage with its shard."""
+    return CompiledStage(**vars(design), shard=shard)

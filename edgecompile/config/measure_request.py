@@ -1,0 +1,78 @@
+"""What edgeprofile was asked for: its part of the config, fully parsed and checked. Made before torch is imported."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from edgecompile.config.cluster_spec import Cluster, Device, cluster_of
+from edgecompile.config.request import CaptureRequest, ModelRequest, capture_of, check_values, model_request
+from edgecompile.config.schema import Conf
+from edgecompile.config.value_checks import at_least, positive_bytes, seconds
+from edgecompile.contract.closed_sets import Prepack
+from edgecompile.contract.errors import UserError, choices, invalid_value
+
+__all__ = ["MeasureRequest", "measure_of"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasureRequest:
+    model: ModelRequest
+    capture: CaptureRequest
+    cluster: Cluster
+    device: Device
+    """What this machine is."""
+    folder: str
+    """Where the profile is written."""
+    microbatches: tuple[int, ...]
+    """Ascending."""
+    rounds: int
+    time_limit_s: float
+    max_bytes: int
+    busy_cores: int
+    prepack: Prepack
+
+
+def measure_of(conf: Conf) -> MeasureRequest:
+    """
+    Raises:
+        UserError: a value is not allowed, or no device is the one to measure; names the key.
+    """
+    check_values(conf)
+    cluster, given = cluster_of(conf), conf.profile
+    return MeasureRequest(
+        model=model_request(conf),
+        capture=capture_of(conf),
+        cluster=cluster,
+        device=_device(cluster, given.device),
+        folder=given.folder,
+        microbatches=_microbatches(given.microbatches),
+        rounds=at_least(given.rounds, 1, "profile.rounds"),
+        time_limit_s=seconds(given.time_limit, "profile.time_limit"),
+        max_bytes=positive_bytes(given.max_memory, "profile.max_memory"),
+        busy_cores=at_least(given.busy_cores, 0, "profile.busy_cores"),
+        prepack=Prepack(conf.runtime.prepack),
+    )
+
+
+def _device(cluster: Cluster, wanted: str | None) -> Device:
+    devices = {device.name: device for device in cluster.devices}
+    name = wanted or (next(iter(devices)) if len(devices) == 1 else None)
+    if name is None:
+        raise UserError(f"profile.device is missing: say which device this machine is: {choices(devices)}")
+    if name not in devices:
+        raise UserError(
+            f"no host has the device {name!r}",
+            key="profile.device",
+            fix=f"the devices here are {choices(devices, name)}",
+        )
+    if devices[name].profile_of != name:
+        problem = f"{name} takes its times from {devices[name].profile_of}"
+        raise UserError(problem, key="profile.device", fix="measure that one")
+    return devices[name]
+
+
+def _microbatches(given: list[int]) -> tuple[int, ...]:
+    sizes = tuple(sorted(set(given)))
+    if not sizes or sizes[0] < 1:
+        raise invalid_value(given, "profile.microbatches", "a list of sizes of 1 or more")
+    return sizes

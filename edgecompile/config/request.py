@@ -1,0 +1,270 @@
+"""What a compile was asked for: the config, fully parsed and checked, as frozen objects. Made before torch is imported.
+
+The composed config is mutable and full of text; here it becomes a CompileRequest, in one place, and each step of the
+compiler takes its own part of that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgecompile.config.cluster_spec import Cluster, cluster_of
+from edgecompile.config.data_request import DataRequest, Scaling, check_data_words, data_of, pixel_scaling
+from edgecompile.config.methods import (
+    PASS_NAMES,
+    CaptureMethod,
+    OutsideProfile,
+    ProfileMethod,
+    ScheduleMethod,
+    UnusedWeights,
+    WireScale,
+)
+from edgecompile.config.model_spec import ModelSpec, as_pixels, model_of
+from edgecompile.config.resources import resource_path
+from edgecompile.config.schedule_request import ScheduleRequest, check_schedule_values, schedule_of
+from edgecompile.config.schema import ArtifactConf, Conf, ProfileConf, RuntimeConf, ScheduleConf, WireConf
+from edgecompile.config.value_checks import at_least, between, member, over_zero, seconds, switch
+from edgecompile.contract.closed_sets import Artifact, Prepack, WireName
+from edgecompile.contract.errors import UserError, choices, invalid_value
+from edgecompile.contract.plan import Runtime
+from edgecompile.contract.validation import MOST_BUFFERS, is_module_name
+
+__all__ = [
+    "ArtifactRequest",
+    "Asked",
+    "CaptureRequest",
+    "CompileRequest",
+    "ModelRequest",
+    "ProfileRequest",
+    "WeightsRequest",
+    "WireRequest",
+    "capture_of",
+    "check_values",
+    "model_request",
+    "profile_of",
+    "request_of",
+    "runtime_of",
+    "wire_of",
+]
+
+MOST_SEED = 1 << 53
+MOST_ITEMS = 1 << 20
+"""Of a microbatch: the model is run on one, and more would fill any memory first."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelRequest:
+    """What the model is built and called with."""
+
+    spec: ModelSpec
+    """With pixels, the first input is bytes."""
+    pixels: Scaling | None
+    """What the first shard does to images of bytes; None: they travel as the model takes them."""
+    imports: tuple[str, ...]
+    """Modules that register the model's own operators."""
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightsRequest:
+    file: str | None
+    """A file or folder, or pkg://; None: random weights."""
+    prefix: str
+    unused: UnusedWeights
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptureRequest:
+    method: CaptureMethod
+    passes: Mapping[str, bool]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProfileRequest:
+    """Where the units' times come from, and what a measured profile must be of."""
+
+    method: ProfileMethod
+    folder: str
+    files: Mapping[str, str]
+    outside: OutsideProfile
+    model: str
+    microbatch: int
+    prepack: Prepack
+
+
+@dataclass(frozen=True, kw_only=True)
+class WireRequest:
+    format: WireName
+    per_cut: tuple[WireName, ...]
+    scale: WireScale
+    clipping: bool
+    max_error: float
+
+    @property
+    def may_lose(self) -> bool:
+        """Whether any of the formats is lossy."""
+        return any(name is not WireName.FP32 for name in (self.format, *self.per_cut))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArtifactRequest:
+    format: Artifact
+    per_stage: tuple[Artifact, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompileRequest:
+    model: ModelRequest
+    cluster: Cluster
+    microbatch: int
+    weights: WeightsRequest
+    capture: CaptureRequest
+    schedule: ScheduleRequest
+    profile: ProfileRequest
+    wire: WireRequest
+    artifact: ArtifactRequest
+    data: DataRequest
+    runtime: Runtime
+    reference: bool
+    contingency: bool
+    folder: Path
+
+
+Asked = Conf | CompileRequest
+"""What programs may hand to compile_model."""
+
+
+def request_of(asked: Asked) -> CompileRequest:
+    """The composed config as a request; a request as it is.
+
+    Raises:
+        UserError: a value is not allowed, two of them contradict each other, or a file is missing; names the key.
+    """
+    if isinstance(asked, CompileRequest):
+        return asked
+    conf = asked
+    check_values(conf)
+    cluster, model = cluster_of(conf), model_request(conf)
+    if conf.weights is not None:
+        resource_path(conf.weights, "weights")
+    return CompileRequest(
+        model=model,
+        cluster=cluster,
+        microbatch=conf.microbatch,
+        weights=WeightsRequest(
+            file=conf.weights,
+            prefix=conf.weights_prefix,
+            unused=member(UnusedWeights, conf.weights_unused, "weights_unused"),
+        ),
+        capture=capture_of(conf),
+        schedule=schedule_of(conf.schedule, cluster, conf.microbatch),
+        profile=profile_of(conf),
+        wire=wire_of(conf.wire, conf.schedule),
+        artifact=_artifact(conf.artifact),
+        data=data_of(conf.data, model_of(conf.model)),
+        runtime=runtime_of(conf.runtime),
+        reference=conf.reference,
+        contingency=bool(conf.contingency),
+        folder=Path(conf.output_dir),
+    )
+
+
+def check_values(conf: Conf) -> None:
+    """The values that are not allowed whatever the model and the cluster are. Raises UserError."""
+    at_least(conf.microbatch, 1, "microbatch")
+    if conf.microbatch > MOST_ITEMS:
+        raise invalid_value(conf.microbatch, "microbatch", f"at most {MOST_ITEMS:,}")
+    member(UnusedWeights, conf.weights_unused, "weights_unused")
+    between(conf.contingency, 0, 1, "contingency")
+    between(conf.seed, -MOST_SEED, MOST_SEED, "seed")
+    check_data_words(conf.data)
+    check_schedule_values(conf.schedule)
+    capture_of(conf)
+    member(OutsideProfile, conf.profile.outside, "profile.outside")
+    wire_of(conf.wire, conf.schedule)
+    _artifact(conf.artifact)
+    runtime_of(conf.runtime)
+
+
+def model_request(conf: Conf) -> ModelRequest:
+    """Raises UserError where the model option is not complete, or does not fit `data.pixels`."""
+    spec = model_of(conf.model)
+    pixels = pixel_scaling(conf.data, spec)
+    return ModelRequest(
+        spec=spec if pixels is None else as_pixels(spec),
+        pixels=pixels,
+        imports=_imports(conf.runtime),
+        seed=conf.seed,
+    )
+
+
+def capture_of(conf: Conf) -> CaptureRequest:
+    """Raises UserError for a switch of no pass."""
+    passes = {switch(name, PASS_NAMES, "passes"): on for name, on in conf.passes.items()}
+    return CaptureRequest(method=conf.capture, passes=passes)
+
+
+def profile_of(conf: Conf) -> ProfileRequest:
+    """Raises UserError for a value that is not allowed, or files of devices that are not there."""
+    given: ProfileConf = conf.profile
+    if given.method is ProfileMethod.measured:
+        for name in given.files:
+            if name not in conf.devices:
+                known = choices(conf.devices, name)
+                key = f"profile.files.{name}"
+                raise UserError(f"no device kind {name!r}", key=key, fix=f"the kinds here are {known}")
+    return ProfileRequest(
+        method=given.method,
+        folder=given.folder,
+        files=dict(given.files),
+        outside=member(OutsideProfile, given.outside, "profile.outside"),
+        model=conf.model.name,
+        microbatch=conf.microbatch,
+        prepack=member(Prepack, conf.runtime.prepack, "runtime.prepack"),
+    )
+
+
+def wire_of(conf: WireConf, schedule: ScheduleConf) -> WireRequest:
+    """Raises UserError for an unknown format, or formats for cuts that the schedule is yet to choose."""
+    per_cut = tuple(member(WireName, name, f"wire.per_cut.{place}") for place, name in enumerate(conf.per_cut))
+    if per_cut and schedule.method is ScheduleMethod.exact:
+        raise UserError("wire.per_cut: schedule=exact chooses the cuts itself: use wire=FORMAT, or give the cuts")
+    return WireRequest(
+        format=member(WireName, conf.format, "wire.format"),
+        per_cut=per_cut,
+        scale=member(WireScale, conf.scale, "wire.scale"),
+        clipping=conf.clipping,
+        max_error=over_zero(conf.max_error, "wire.max_error"),
+    )
+
+
+def _artifact(conf: ArtifactConf) -> ArtifactRequest:
+    return ArtifactRequest(
+        format=member(Artifact, conf.format, "artifact.format"),
+        per_stage=tuple(
+            member(Artifact, name, f"artifact.per_stage.{place}") for place, name in enumerate(conf.per_stage)
+        ),
+    )
+
+
+def runtime_of(conf: RuntimeConf) -> Runtime:
+    """The runtime option as plans hold it. Raises UserError."""
+    return Runtime(
+        num_buffers_in=between(conf.num_buffers_in, 1, MOST_BUFFERS, "runtime.num_buffers_in"),
+        num_buffers_out=between(conf.num_buffers_out, 1, MOST_BUFFERS, "runtime.num_buffers_out"),
+        timeout_s=seconds(conf.timeout, "runtime.timeout", positive=True),
+        detect_s=seconds(conf.detect, "runtime.detect", positive=True),
+        rejoin_s=seconds(conf.rejoin, "runtime.rejoin"),
+        prepack=member(Prepack, conf.prepack, "runtime.prepack").value,
+        imports=_imports(conf),
+    )
+
+
+def _imports(conf: RuntimeConf) -> tuple[str, ...]:
+    value = getattr(conf, "import")
+    names = [] if value is None else value if isinstance(value, list) else [value]
+    if not all(isinstance(name, str) and is_module_name(name) for name in names):
+        raise invalid_value(value, "runtime.import", "a list of modules, such as [my_ops]")
+    return tuple(names)

@@ -1,0 +1,100 @@
+"""The closed sets of words that configs and plans share. Each member equals its word; `.value` is what files hold."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+__all__ = [
+    "Artifact",
+    "DataKind",
+    "Execution",
+    "Interpolation",
+    "NetworkModel",
+    "Objective",
+    "Prepack",
+    "ResultKind",
+    "WireName",
+    "words_of",
+]
+
+
+class Objective(str, Enum):
+    """What the best plan is best in; ties are settled by the figures after it."""
+
+    PERIOD = "period"
+    """Least period, then latency, then number of hosts, then the fixed order."""
+    LATENCY = "latency"
+    """Least latency, then period, then number of hosts, then the fixed order."""
+    PERIOD_UNDER_LATENCY = "period_under_latency"
+    """As PERIOD, among the plans within a limit on the latency."""
+
+
+class NetworkModel(str, Enum):
+    """What links share: see contract.cluster.Network."""
+
+    HOST = "host"
+    PAIRWISE = "pairwise"
+    SHARED = "shared"
+
+
+class Execution(str, Enum):
+    """What a device computes on."""
+
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+class WireName(str, Enum):
+    """How float32 tensors travel between stages."""
+
+    FP32 = "fp32"
+    FP16 = "fp16"
+    BF16 = "bf16"
+    INT8 = "int8"
+    INT6 = "int6"
+    INT4 = "int4"
+    INT2 = "int2"
+
+
+class Artifact(str, Enum):
+    """What a shard is: frozen TorchScript, or torch.export's ExportedProgram."""
+
+    TORCHSCRIPT = "torchscript"
+    PT2 = "pt2"
+
+
+class Prepack(str, Enum):
+    """Whether a rank rearranges weights for oneDNN's products; AUTO: on x86 processors other than Intel's."""
+
+    AUTO = "auto"
+    ALWAYS = "always"
+    NEVER = "never"
+
+
+class DataKind(str, Enum):
+    """What the model's inputs are to a person."""
+
+    TENSOR = "tensor"
+    IMAGE = "image"
+    TEXT = "text"
+
+
+class ResultKind(str, Enum):
+    """What the model's results are to a person; LABELS: an output holds class scores."""
+
+    ARRAY = "array"
+    LABELS = "labels"
+
+
+class Interpolation(str, Enum):
+    """How images are resized."""
+
+    NEAREST = "nearest"
+    BILINEAR = "bilinear"
+    BICUBIC = "bicubic"
+    LANCZOS = "lanczos"
+
+
+def words_of(kind: type[Enum]) -> tuple[str, ...]:
+    """The words of a closed set, in its order."""
+    return tuple(member.value for member in kind)

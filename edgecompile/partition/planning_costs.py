@@ -1,0 +1,135 @@
+"""chain x profile x cluster -> the inputs of planning, as the plan will hold them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from edgecompile.config.cluster_spec import Cluster
+from edgecompile.config.request import CompileRequest, WireRequest
+from edgecompile.config.schedule_request import ConstraintsRequest
+from edgecompile.contract.costs import BoundaryEntry, Pinned, Scheduling, SharedEntry, UnitEntry
+from edgecompile.frontend.chain.blocks import unit_range
+from edgecompile.frontend.chain.units import Boundary, Chain, Weight
+from edgecompile.partition.machines import device_entries, network_entry, spare_hosts
+from edgecompile.planning.planning_inputs import PlanningInputs
+from edgecompile.profile.analytic import Profile
+from edgecompile.wire.formats import FORMATS, WireFormat, wire_bytes, wire_format
+
+__all__ = ["planning_inputs"]
+
+
+def planning_inputs(request: CompileRequest, chain: Chain, profile: Profile) -> PlanningInputs:
+    """
+    Raises:
+        UserError: a constraint names an unknown unit or module, or a profile lacks a wire format's costs.
+    """
+    boundaries, numbers = _boundaries(chain, profile, request.cluster, request.wire)
+    own_bytes, shared = _weights(chain)
+    return PlanningInputs(
+        objective=request.schedule.objective,
+        hosts=spare_hosts(request.cluster, set()),
+        devices=device_entries(request.cluster, profile),
+        network=network_entry(request.cluster),
+        runtime=request.runtime,
+        scheduling=_scheduling(request, chain),
+        boundaries=boundaries,
+        shared_weights=shared,
+        units=tuple(
+            UnitEntry(
+                unit=unit.index,
+                op=unit.op,
+                boundary=numbers[unit.index],
+                cuttable=chain.boundaries[unit.index].cuttable,
+                flops=unit.flops,
+                weight_bytes=own_bytes[unit.index],
+                activation_bytes=profile.activation_bytes[unit.index],
+                time_s={device.name: profile.unit_s[device.name][unit.index] for device in request.cluster.devices},
+            )
+            for unit in chain.units
+        ),
+    )
+
+
+def _boundaries(
+    chain: Chain, profile: Profile, cluster: Cluster, wire: WireRequest
+) -> tuple[tuple[BoundaryEntry, ...], list[int]]:
+    """The distinct boundaries, the results' last, and which of them each cut has."""
+    raw = [FORMATS["fp32"]]
+    formats = [wire_format(name, wire.scale, wire.clipping) for name in FORMATS]
+    last = len(chain.boundaries) - 1
+    entries: list[BoundaryEntry] = []
+    numbers = []
+    for cut, boundary in enumerate(chain.boundaries):
+        entry = _boundary(boundary, profile, cluster, formats if 0 < cut < last else raw)
+        same = [] if cut in (0, last) else [item.boundary for item in entries[1:] if _like(item, entry)]
+        if not same:
+            entries.append(replace(entry, boundary=len(entries)))
+        numbers.append(same[0] if same else len(entries) - 1)
+    return tuple(entries), numbers
+
+
+def _like(one: BoundaryEntry, other: BoundaryEntry) -> bool:
+    return replace(one, boundary=other.boundary) == other
+
+
+def _boundary(boundary: Boundary, profile: Profile, cluster: Cluster, formats: Sequence[WireFormat]) -> BoundaryEntry:
+    costs = {device.name: profile.wires[device.name] for device in cluster.devices}
+    return BoundaryEntry(
+        boundary=0,
+        wire_bytes={wire.name: wire_bytes(boundary, wire) for wire in formats},
+        encode_s={
+            name: {wire.name: wires.encode_s(boundary, wire) for wire in formats} for name, wires in costs.items()
+        },
+        decode_s={
+            name: {wire.name: wires.decode_s(boundary, wire) for wire in formats} for name, wires in costs.items()
+        },
+    )
+
+
+def _weights(chain: Chain) -> tuple[tuple[int, ...], tuple[SharedEntry, ...]]:
+    """Bytes of each unit's own weights, and the weights that several units read."""
+    users: dict[int, list[int]] = {}
+    sizes: dict[int, Weight] = {}
+    for unit in chain.units:
+        for weight in unit.weights:
+            users.setdefault(weight.key, []).append(unit.index)
+            if weight.key not in sizes or sizes[weight.key].num_bytes < weight.num_bytes:
+                sizes[weight.key] = weight
+    own = [0] * len(chain.units)
+    shared = []
+    for key, units in users.items():
+        if len(units) == 1:
+            own[units[0]] += sizes[key].num_bytes
+        else:
+            shared.append(SharedEntry(units=tuple(units), num_bytes=sizes[key].num_bytes))
+    return tuple(own), tuple(shared)
+
+
+def _scheduling(request: CompileRequest, chain: Chain) -> Scheduling:
+    asked, limits = request.schedule, request.schedule.constraints
+    uncuttable = {(cut.index - 1, cut.index) for cut in chain.boundaries if not cut.cuttable}
+    return Scheduling(
+        method=asked.method.value,
+        wire=request.wire.format.value,
+        per_cut=tuple(name.value for name in request.wire.per_cut),
+        latency_limit_s=limits.latency_limit_s,
+        period_limit_s=limits.period_limit_s,
+        max_hosts=limits.max_hosts,
+        exclude=limits.exclude,
+        host_order=limits.host_order,
+        pins=tuple(
+            Pinned(units=unit_range(pin.units, chain, f"schedule.constraints.pin.{pin.units}"), hosts=pin.hosts)
+            for pin in limits.pins
+        ),
+        together=tuple(units for units in _together(limits, chain) if units not in uncuttable),
+        state_budget=asked.state_budget,
+    )
+
+
+def _together(limits: ConstraintsRequest, chain: Chain) -> list[tuple[int, int]]:
+    spans = []
+    for index, names in enumerate(limits.together):
+        ranges = [unit_range(name, chain, f"schedule.constraints.together.{index}") for name in names]
+        spans.append((min(first for first, _ in ranges), max(last for _, last in ranges)))
+    return spans
