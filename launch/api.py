@@ -54,7 +54,7 @@ class Pipeline:
         secret_file: holds the secret that the ranks share, else $EDGELAUNCH_SECRET; not needed on one machine.
 
     Raises:
-        UserError: the plan or a file of it does not do.
+        UserError: the plan or one of its files is invalid.
         RankFailedError: from any method, once a rank has failed; names the rank.
     """
 

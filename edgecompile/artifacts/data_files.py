@@ -84,7 +84,7 @@ def data_spec(conf: DataConf, spec: ModelSpec, outputs: tuple[str, ...], weights
         )
         if text.max_length != names[conf.ids].shape[-1]:
             raise UserError(
-                f"data.max_length: {text.max_length} does not do: {conf.ids} is {names[conf.ids].shape[-1]} long"
+                f"invalid value {text.max_length} for data.max_length: {conf.ids} is {names[conf.ids].shape[-1]} long"
             )
     scores = conf.scores if conf.scores is not None else (outputs[0] if conf.result == "labels" else None)
     if scores is not None and scores not in outputs:
@@ -105,14 +105,16 @@ def _image(conf: DataConf, spec: ModelSpec) -> ImageSpec:
         raise UserError("data.kind: image needs a model with one input of the shape [3, height, width]")
     height, width = spec.inputs[0].shape[1:]
     if len(conf.mean) != 3 or len(conf.std) != 3 or min(conf.std) <= 0:
-        raise UserError(f"data.mean and data.std: {conf.mean}, {conf.std} do not do: three numbers each, std over 0")
+        raise UserError(
+            f"invalid values {conf.mean}, {conf.std} for data.mean, data.std: expected three numbers each, std over 0"
+        )
     if conf.interpolation not in ("nearest", "bilinear", "bicubic", "lanczos"):
         raise UserError(
-            f"data.interpolation: {conf.interpolation!r} does not do: nearest, bilinear, bicubic or lanczos"
+            f"invalid value {conf.interpolation!r} for data.interpolation: expected nearest, bilinear, bicubic, lanczos"
         )
     resize = conf.resize or min(height, width)
     if resize < max(height, width):
-        raise UserError(f"data.resize: {resize} does not do: it must be at least the model's {max(height, width)}")
+        raise UserError(f"invalid value {resize} for data.resize: expected at least the model's {max(height, width)}")
     return ImageSpec(
         size=(height, width),
         resize=resize,
@@ -156,15 +158,15 @@ def _labels(labels: object) -> tuple[str, ...]:
     if isinstance(labels, list):
         for index, label in enumerate(labels):
             if isinstance(label, bool) or not isinstance(label, (str, int)):
-                raise UserError(f"{where}.{index}: {label!r} is no text: put it in quotes")
+                raise UserError(f"{where}.{index}: {label!r} is not text: put it in quotes")
         found = [str(label) for label in labels]
     else:
         path = resource_path(str(labels), where)
         where = f"{where}: {path}"
-        text = read_text(path, what="labels file", max_bytes=MAX_LABELS_BYTES, hint="a class name a line, as UTF-8")
+        text = read_text(path, what="labels file", max_bytes=MAX_LABELS_BYTES, hint="one class name per line, as UTF-8")
         found = [line.strip() for line in text.rstrip().split("\n")]
     if "" in found:
-        raise UserError(f"{where}: entry {found.index('') + 1} is empty, and would be a class's name: give it one")
+        raise UserError(f"{where}: entry {found.index('') + 1} is empty: give every class a name")
     return tuple(found)
 
 

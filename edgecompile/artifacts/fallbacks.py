@@ -68,7 +68,7 @@ def find_contingencies(
         try:
             found = solve(_without(problem, {lost, *idle}))
         except Infeasible as error:
-            notes.append(f"the loss of {name} cannot be borne: {error}")
+            notes.append(f"the plan cannot continue without {name}: {error}")
             continue
         inner = cut_formats(conf, len(found.stages) - 1)
         fallbacks.append(Fallback(lost=lost, schedule=found, wires=(RAW, *inner, RAW)))

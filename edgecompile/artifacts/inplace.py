@@ -124,7 +124,7 @@ def _parsed(text: str) -> Any:
 
 
 def _origins(value: Any) -> Iterator[Any]:
-    """What the value's memory may belong to, as far as that is no memory which this run allocates."""
+    """What the value's memory may belong to, as far as this run does not allocate it."""
     seen: set[str] = set()
     waiting = [value]
     while waiting:

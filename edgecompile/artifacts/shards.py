@@ -67,7 +67,7 @@ def artifact_formats(conf: Conf, num_stages: int) -> list[str]:
     names = conf.artifact.per_stage or [conf.artifact.format] * num_stages
     for name in names:
         if name not in ARTIFACTS:
-            raise UserError(f"artifact: {name!r} does not do: it must be one of {choices(ARTIFACTS, name)}")
+            raise UserError(f"invalid value {name!r} for artifact: expected one of {choices(ARTIFACTS, name)}")
     if len(names) != num_stages:
         raise UserError(f"artifact.per_stage: {names} names {len(names)} formats, but there are {num_stages} stages")
     return names

@@ -58,7 +58,7 @@ def _compile(config: Any) -> float:
         if error.errno not in _NOT_WRITABLE:
             raise
         where = error.filename or conf.output_dir
-        raise UserError(f"{where}: {error.strerror}: choose another output_dir, or make room there") from error
+        raise UserError(f"{where}: {error.strerror}: choose another output_dir, or free space there") from error
     _show(plan, os.path.join(conf.output_dir, "plan.yaml"))
     return plan.predicted.throughput_items_per_s
 

@@ -80,7 +80,7 @@ def _parser(command: str) -> Parser:
     parser.add_argument("--version", action="version", version=f"{command} {__version__}")
     add_output_options(parser)
     parser.add_argument("--completion", choices=SHELLS, metavar="SHELL",
-                        help="print the script that completes this command's words: bash or zsh")  # fmt: skip
+                        help="print a shell completion script for this command: bash or zsh")  # fmt: skip
     return parser
 
 

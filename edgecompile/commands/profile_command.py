@@ -149,7 +149,7 @@ def _remarks(profile: DeviceProfile) -> Iterator[str]:
     )
     worst = max(item.disturbed for item in profile.microbatches)
     if worst > 0.25:
-        yield f"something else had the cores in {worst:.0%} of the samples: measure again when the machine is idle"
+        yield f"other processes used the cores in {worst:.0%} of the samples: measure again when the machine is idle"
 
 
 def main() -> int:

@@ -126,7 +126,7 @@ def to_conf(config: Any) -> Conf:
     _one_of(conf.profile.outside, ("refuse", "analytic"), "profile.outside")
     _one_of(conf.schedule.objective, ("period", "latency", "period_under_latency"), "schedule.objective")
     if not 0 < conf.wire.max_error < float("inf"):
-        raise UserError(f"invalid value {conf.wire.max_error} for wire.max_error: expected a number over 0")
+        raise UserError(f"invalid value {conf.wire.max_error} for wire.max_error: expected a number greater than 0")
     _between(conf.contingency, 0, 1, "contingency")
     _one_of(conf.runtime.prepack, PREPACK, "runtime.prepack")
     _at_least(conf.runtime.num_buffers_in, 1, "runtime.num_buffers_in")
@@ -154,7 +154,7 @@ def imports_of(conf: RuntimeConf) -> tuple[str, ...]:
     """`runtime.import`: the modules that register the model's own operators.
 
     Raises:
-        UserError: it is no list of module names.
+        UserError: it is not a list of module names.
     """
     value = getattr(conf, "import")
     names = [] if value is None else value if isinstance(value, list) else [value]
@@ -174,19 +174,19 @@ def model_of(conf: ModelConf) -> ModelSpec:
         )
     if not isinstance(conf.inputs, dict):
         raise UserError(
-            f"model.inputs: {conf.inputs!r} does not do: it must be a mapping from names to shape and dtype"
+            f"invalid value {conf.inputs!r} for model.inputs: expected a mapping from names to shape and dtype"
         )
     inputs = []
     for name, value in conf.inputs.items():
         key = f"model.inputs.{name}"
         if not str(name).isidentifier():
-            raise UserError(f"{key}: {name!r} does not do: it must be the name of an argument of forward()")
+            raise UserError(f"invalid value {name!r} for {key}: expected the name of an argument of forward()")
         item = decode(InputConf, value, where=key)
         _one_of(item.dtype, tuple(DTYPE_BYTES), f"{key}.dtype")
         if item.fill is not None:
             _one_of(item.fill, ("normal", "uniform", "ids", "mask", "zeros", "ones"), f"{key}.fill")
         if any(extent < 1 for extent in item.shape):
-            raise UserError(f"{key}.shape: {list(item.shape)} does not do: every extent must be 1 or more")
+            raise UserError(f"invalid value {list(item.shape)} for {key}.shape: expected every extent to be 1 or more")
         if item.high is not None:
             _at_least(item.high, 1, f"{key}.high")
         inputs.append(InputSpec(name=name, shape=tuple(item.shape), dtype=item.dtype, fill=item.fill, high=item.high))
@@ -212,7 +212,9 @@ def with_pixels(spec: ModelSpec, data: DataConf) -> ModelSpec:
     if data.kind != "image" or len(image.shape) != 3 or image.dtype != "float32":
         raise UserError("data.pixels: uint8 is for data=image or imagenet and a model whose first input is an image")
     if len(data.mean) != image.shape[0] or len(data.std) != image.shape[0] or min(data.std) <= 0:
-        raise UserError(f"data.mean and data.std: {data.mean}, {data.std} do not do: one number a channel, std over 0")
+        raise UserError(
+            f"invalid values {data.mean}, {data.std} for data.mean, data.std: expected one per channel, std over 0"
+        )
     return replace(spec, inputs=(replace(image, dtype="uint8", fill="ids", high=256), *spec.inputs[1:]))
 
 
@@ -232,7 +234,7 @@ def cluster_of(conf: Conf) -> Cluster:
         hosts.sort(key=lambda host: host.name != data_host)
     if conf.hosts.count is not None:
         if conf.hosts.count > len(hosts):
-            raise UserError(f"hosts.count: {conf.hosts.count} does not do: it must be 1 to {len(hosts)} here")
+            raise UserError(f"invalid value {conf.hosts.count} for hosts.count: expected 1 to {len(hosts)} here")
         hosts = hosts[: conf.hosts.count]
     if not hosts:
         raise UserError("hosts.members: no host is listed: choose hosts=local or list some")
@@ -261,9 +263,11 @@ def _device(name: str, conf: DeviceConf) -> Device:
     if conf.dtype not in conf.peak:
         raise UserError(f"{key}.peak: no figure for the dtype {conf.dtype}: give {key}.peak.{conf.dtype}=100GFLOPS")
     if not 0 < conf.efficiency <= 1:
-        raise UserError(f"{key}.efficiency: {conf.efficiency} does not do: it must be over 0 and at most 1")
+        raise UserError(
+            f"invalid value {conf.efficiency} for {key}.efficiency: expected a number greater than 0, at most 1"
+        )
     if not 0 <= conf.threads <= 4096:
-        raise UserError(f"{key}.threads: {conf.threads} does not do: it must be 0 (all cores) to 4096")
+        raise UserError(f"invalid value {conf.threads} for {key}.threads: expected 0 (all cores) to 4096")
     _over_zero(conf.cpu_share, f"{key}.cpu_share")
     return Device(
         name=name,
@@ -286,7 +290,7 @@ def _python(text: str, key: str) -> tuple[int, ...] | None:
     if not text:
         return None
     if not all(part.isdecimal() for part in text.split(".")):
-        raise UserError(f'{key}: {text!r} does not do: it must be a version such as "3.11", or "" for unknown')
+        raise UserError(f'invalid value {text!r} for {key}: expected a version such as "3.11", or "" for unknown')
     return tuple(int(part) for part in text.split("."))
 
 
@@ -298,7 +302,7 @@ def _hosts(name: str, conf: HostConf, devices: Mapping[str, Device]) -> list[Clu
             "choose the devices option that has the kinds of this hosts option"
         )
     if conf.count < 0:
-        raise UserError(f"{key}.count: {conf.count} does not do: it must be 0 or more")
+        raise UserError(f"invalid value {conf.count} for {key}.count: expected 0 or more")
     _between(conf.port, 1, 65535 - max(conf.count - 1, 0), f"{key}.port")
     _over_zero(conf.cpu_share, f"{key}.cpu_share")
     if conf.threads is not None:
@@ -347,12 +351,12 @@ def _pairs(network: NetworkConf, names: tuple[str, ...]) -> Mapping[tuple[str, s
         key = f"hosts.network.pairs.{pair}"
         source, arrow, destination = (part.strip() for part in pair.partition("->"))
         if not arrow:
-            raise UserError(f"{key}: the key must read SOURCE->DESTINATION")
+            raise UserError(f"{key}: expected a key of the form SOURCE->DESTINATION")
         _one_of(source, names, key)
         _one_of(destination, names, key)
         figures = value if isinstance(value, dict) else {"bandwidth": value}
         if "bandwidth" not in figures or set(figures) - {"bandwidth", "latency"}:
-            raise UserError(f"{key}: {value!r} does not do: it must be a rate, or {{bandwidth: ..., latency: ...}}")
+            raise UserError(f"invalid value {value!r} for {key}: expected a rate, or {{bandwidth: ..., latency: ...}}")
         latency = figures.get("latency")
         result[source, destination] = (
             parse_rate(figures["bandwidth"], f"{key}.bandwidth"),
@@ -364,25 +368,25 @@ def _pairs(network: NetworkConf, names: tuple[str, ...]) -> Mapping[tuple[str, s
 def _positive_bytes(value: object, key: str) -> int:
     size = parse_bytes(value, key)
     if size <= 0:
-        raise UserError(f"{key}: {value!r} does not do: it must be over 0 bytes")
+        raise UserError(f"invalid value {value!r} for {key}: expected more than 0 bytes")
     return size
 
 
 def _over_zero(value: float | None, key: str) -> None:
     if value is not None and not value > 0:
-        raise UserError(f"{key}: {value} does not do: it must be over 0")
+        raise UserError(f"invalid value {value} for {key}: expected a number greater than 0")
 
 
 def _at_least(value: int, least: int, key: str) -> None:
     if value < least:
-        raise UserError(f"{key}: {value} does not do: it must be {least} or more")
+        raise UserError(f"invalid value {value} for {key}: expected {least} or more")
 
 
 def _between(value: int, least: int, most: int, key: str) -> None:
     if not least <= value <= most:
-        raise UserError(f"{key}: {value} does not do: it must be {least} to {most}")
+        raise UserError(f"invalid value {value} for {key}: expected {least} to {most}")
 
 
 def _one_of(value: object, allowed: tuple[str, ...], key: str) -> None:
     if value not in allowed:
-        raise UserError(f"{key}: {value!r} does not do: it must be one of {choices(allowed, value)}")
+        raise UserError(f"invalid value {value!r} for {key}: expected one of {choices(allowed, value)}")

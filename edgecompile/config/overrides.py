@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 __all__ = ["overrides_of"]
 
 _NOT_ASKED = {"output_dir", "hydra", "profile.folder"}
-"""Where things lie is no part of what was asked for."""
+"""Where things lie is not part of what was asked for."""
 _PATHS = ("weights", "data.tokenizer", "data.labels", "profile.files.")
 """Of these files the names alone are kept."""
 _PLAIN = re.compile(r"[\w./@:-]*[A-Za-z][\w./@:-]*")

@@ -44,13 +44,13 @@ def parse_bytes(value: object, key: str) -> int:
 def parse_rate(value: object, key: str) -> float:
     """`50Mbps`, `25.6GB/s` or a number of bytes a second -> bytes a second. Raises UserError that names `key`."""
     return _parse(
-        value, key, _RATES, "a rate over 0 such as 50Mbps, 25.6GB/s or a number of bytes a second", least=1e-9
+        value, key, _RATES, "a rate greater than 0 such as 50Mbps, 25.6GB/s or a number of bytes a second", least=1e-9
     )
 
 
 def parse_flops(value: object, key: str) -> float:
     """`472 GFLOPS` or a number -> floating-point operations a second. Raises UserError that names `key`."""
-    return _parse(value, key, _FLOPS, "a rate over 0 such as 472 GFLOPS, 1.3 TFLOPS or a number", least=1e-9)
+    return _parse(value, key, _FLOPS, "a rate greater than 0 such as 472 GFLOPS, 1.3 TFLOPS or a number", least=1e-9)
 
 
 def parse_time(value: object, key: str) -> float:
@@ -68,7 +68,7 @@ def _parse(value: object, key: str, units: dict[str, float], allowed: str, least
         raise UserError(f"{key}: {value!r} has the unknown unit {unit!r}: the units are {choices(units, unit)}")
     result = number * units.get(unit, 1.0)
     if not math.isfinite(result) or not least <= result < 2**62:
-        raise UserError(f"{key}: {value!r} does not do: it must be {allowed}")
+        raise UserError(f"invalid value {value!r} for {key}: expected {allowed}")
     return result
 
 

@@ -157,7 +157,7 @@ def _product_nodes(graph: Any) -> list[Any]:
 
 
 def _product(node: Any, num_rows: int) -> _Product | None:
-    """None where the weights are no constant, or a product is scaled."""
+    """None where the weights are not constant, or a product is scaled."""
     values = list(node.inputs())
     transposed = node.kind() == "aten::addmm"
     if transposed:

@@ -25,12 +25,12 @@ def change(plan: Plan, settings: Sequence[str]) -> Plan:
     """The plan with `KEY=VALUE` settings in their order.
 
     Raises:
-        UserError: an unknown key or host, or a value that does not do; names it.
+        UserError: an unknown key or host, or an invalid value; names it.
     """
     for setting in settings:
         key, equals, value = setting.partition("=")
         if not equals:
-            raise UserError(f"--set {setting}: it must read KEY=VALUE; the keys are {_KEYS}")
+            raise UserError(f"--set {setting}: expected KEY=VALUE; the keys are {_KEYS}")
         plan = _set(plan, key.strip(), value.strip())
     return plan
 
@@ -46,7 +46,7 @@ def _set(plan: Plan, key: str, value: str) -> Plan:
         return _set_network(plan, rest, value, key)
     if group == "runtime" and rest in ("num_buffers_in", "num_buffers_out"):
         if not value.isdigit() or not 1 <= int(value) <= 1024:
-            raise UserError(f"{key}: {value!r} does not do: it must be 1 to 1024")
+            raise UserError(f"invalid value {value!r} for {key}: expected 1 to 1024")
         count: Any = {rest: int(value)}
         return replace(plan, runtime=replace(plan.runtime, **count))
     raise UserError(f"--set {key}: no such key{_meant(group, rest)}: the keys are {_KEYS}")
@@ -76,7 +76,7 @@ def _set_host(plan: Plan, name: str, field: str, value: str, key: str) -> Plan:
         given = {(pair.source, pair.destination) for pair in plan.network.pairs}
         others = [other for other in plan.cluster if other != name]
         if others and all((name, other) in given and (other, name) in given for other in others):
-            raise UserError(f"{key}: the figures of all of {name}'s links are given: set links.{name}->HOST.bandwidth")
+            raise UserError(f"{key}: each of {name}'s links has its own figures: set links.{name}->HOST.bandwidth")
         return with_limits(plan, name, bandwidth_bytes_per_s=parse_rate(value, key))
     if field == "memory":
         return with_limits(plan, name, memory_bytes=parse_bytes(value, key))
@@ -86,7 +86,7 @@ def _set_host(plan: Plan, name: str, field: str, value: str, key: str) -> Plan:
         except ValueError:
             factor = math.nan
         if not 0 < factor < math.inf:
-            raise UserError(f"{key}: {value!r} does not do: it must be a factor over 0, such as 1.5")
+            raise UserError(f"invalid value {value!r} for {key}: expected a factor greater than 0, such as 1.5")
         return with_speed(plan, name, factor)
     raise UserError(f"--set {key}: no such key: a host has {choices(('bandwidth', 'memory', 'speed'), field)}")
 
@@ -94,7 +94,7 @@ def _set_host(plan: Plan, name: str, field: str, value: str, key: str) -> Plan:
 def _set_link(plan: Plan, ends: str, field: str, value: str, key: str) -> Plan:
     source, arrow, destination = (part.strip() for part in ends.partition("->"))
     if not arrow:
-        raise UserError(f"{key}: it must read links.SOURCE->DESTINATION.bandwidth or .latency")
+        raise UserError(f"{key}: expected links.SOURCE->DESTINATION.bandwidth or .latency")
     source, destination = find_host(plan, source, key), find_host(plan, destination, key)
     if source == destination:
         raise UserError(f"{key}: a host has no link to itself")

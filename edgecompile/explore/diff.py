@@ -255,9 +255,9 @@ def _tables(before: Plan, after: Plan, found: Difference) -> Iterator[Table | st
     if found.settings:
         yield _table("asked for", ("", "A", "B"), ((item.what, item.before, item.after) for item in found.settings))
     else:
-        yield "both were asked for the same"
+        yield "both were compiled with the same settings"
     if found.moves is None:
-        yield "the plans' units are not the same, so that none of them can be followed from A to B"
+        yield "the plans' units differ, so they cannot be matched between A and B"
     elif found.moves:
         yield _table("moved", MOVE_COLUMNS, map(_move_row, found.moves))
     else:

@@ -58,7 +58,7 @@ def run(chosen: argparse.Namespace) -> int:
     plan = read_plan(plan_path) if plan_path is not None else None
     record = read_run(Path(chosen.run)) if chosen.run is not None else None
     if record is not None and plan_path is not None and record.plan_sha256 != file_sha256(plan_path):
-        raise UserError(f"{chosen.run}: a run of another plan than {plan_path}: give that plan")
+        raise UserError(f"{chosen.run}: the record of another plan than {plan_path}: name that plan")
     folder = Path(chosen.plan).parent if chosen.plan is not None else Path(chosen.sweep)
     output = Path(chosen.output) if chosen.output is not None else folder / "report.html"
     read = list(files_of_plan(plan, plan_path)) if plan is not None and plan_path is not None else []
@@ -128,7 +128,7 @@ def page(plan: Plan | None, record: RunRecord | None, jobs: Sequence[dict[str, A
 
 def _plan_sections(plan: Plan, record: RunRecord | None) -> Iterator[str]:
     yield _summary(plan, record)
-    yield _section("Cluster", "Who computes what, from top to bottom; the data host feeds it and takes the results.",
+    yield _section("Cluster", "Which host computes what, top to bottom; the data host feeds it and takes the results.",
                    cluster_picture(plan))  # fmt: skip
     yield _section("Plan", "Times are of a microbatch.", _plan_table(plan))
     if record is not None:
@@ -213,7 +213,7 @@ def _measured(record: RunRecord) -> list[tuple[str, float | None, float | None]]
 
 
 def _over_time(record: RunRecord) -> str:
-    text = (f"{format_count(record.num_items)} items in {format_time(record.elapsed_s)}, begun {record.began}; "
+    text = (f"{format_count(record.num_items)} items in {format_time(record.elapsed_s)}, started {record.began}; "
             "the dashed line is the prediction.")  # fmt: skip
     if record.pauses_s:
         longest = max(record.pauses_s)

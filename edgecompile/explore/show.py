@@ -34,7 +34,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("plan", metavar="PLAN", help="a plan.yaml")
     parser.add_argument("--timeline", action="store_true",
                         help="draw what each stage and link does while the first microbatches pass")  # fmt: skip
-    parser.add_argument("--microbatches", type=int, default=8, metavar="N", help="so many of them (%(default)s)")
+    parser.add_argument("--microbatches", type=int, default=8, metavar="N", help="how many microbatches (%(default)s)")
 
 
 def run(chosen: argparse.Namespace) -> int:

@@ -78,7 +78,7 @@ class Bench:
             self.run_atoms()
 
     def _build_atoms(self, chain: Chain, atoms: Sequence[Atom], weights: _Weights) -> list[Any]:
-        """What is made again where a stage begins is no atom's work: they hand on what is alive."""
+        """What is made again where a stage begins is not an atom's work: they hand on what is alive."""
         built = []
         values: Sequence[torch.Tensor] = self._live
         for atom in atoms:

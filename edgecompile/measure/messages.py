@@ -70,7 +70,7 @@ def _exchange(threads: int, module: Path) -> list[dict[str, Any]]:
         for peer in peers:
             peer.kill()
             peer.wait()
-    assert all(peer.returncode == 0 for peer in peers), "a process that measured messages ended badly"
+    assert all(peer.returncode == 0 for peer in peers), "a process that measured messages failed"
     return [json.loads(text) for text in texts]
 
 

@@ -43,7 +43,7 @@ class PartialFile:
         self._path = path
         self._settings: dict[str, Any] = json.loads(json.dumps(settings))
         self._sizes: dict[str, _Size] = {}
-        check_ours(path, r'\A\{"settings": ', "measurement that goes on", "choose another profile.folder")
+        check_ours(path, r'\A\{"settings": ', "measurement in progress", "choose another profile.folder")
         try:
             document = json.loads(path.read_text(encoding="utf-8"))
             if document["settings"] == self._settings:

@@ -85,7 +85,7 @@ def profile_device(conf: Conf, ui: Ui) -> tuple[file.DeviceProfile, Path]:
             fingerprint = found
             partial = PartialFile(Path(f"{setup.path}.partial"), _settings(setup, conf, fingerprint))
             if partial.resumed:
-                ui.say(f"goes on with what {setup.path}.partial holds")
+                ui.say(f"resuming from {setup.path}.partial")
             keep_freed_memory()
         elif found != fingerprint:
             raise UserError(
@@ -111,7 +111,7 @@ def _tell_measured(solved: list[file.MicrobatchProfile], stopped: int, path: Pat
     """What is known when Ctrl-C comes, and where it is kept."""
     for item in solved:
         ui.say(f"microbatch {item.microbatch}: all units take {format_time(sum(item.wall_s))}, {item.rounds} rounds")
-    ui.say(f"stopped at microbatch {stopped}: {path}.partial keeps the rounds; the same command goes on with them")
+    ui.say(f"stopped at microbatch {stopped}: {path}.partial keeps the rounds; run the same command again to resume")
 
 
 def _setup(conf: Conf) -> _Setup:
@@ -132,12 +132,14 @@ def _setup(conf: Conf) -> _Setup:
         )
     sizes = tuple(sorted(set(wanted.microbatches)))
     if not sizes or sizes[0] < 1:
-        raise UserError(f"profile.microbatches: {wanted.microbatches} does not do: it must list sizes of 1 or more")
+        raise UserError(
+            f"invalid value {wanted.microbatches} for profile.microbatches: expected a list of sizes of 1 or more"
+        )
     if wanted.rounds < 1:
-        raise UserError(f"profile.rounds: {wanted.rounds} does not do: it must be 1 or more")
+        raise UserError(f"invalid value {wanted.rounds} for profile.rounds: expected 1 or more")
     if not 0 <= wanted.busy_cores <= available_cores():
         raise UserError(
-            f"profile.busy_cores: {wanted.busy_cores} does not do: it must be 0 to {available_cores()} here"
+            f"invalid value {wanted.busy_cores} for profile.busy_cores: expected 0 to {available_cores()} here"
         )
     path = file.profile_path(wanted.folder, name, conf.model.name)
     file.check_profile_place(path)

@@ -20,11 +20,13 @@ def read_google(path: Path, module: nn.Module) -> tuple[dict[str, torch.Tensor],
     """The module's tensors by name, and the names of the file's arrays that it has no use for.
 
     Raises:
-        UserError: the module is no ViT classifier, or the file is damaged, lacks an array, or has one of another shape.
+        UserError: the module is not a ViT classifier; the file is damaged, lacks an array, or has one of another shape.
     """
     own = module.state_dict()
     if "vit.embeddings.cls_token" not in own:
-        raise UserError(f"weights: {path}: a .npz holds Google's ViT, but {type(module).__name__} is no ViT classifier")
+        raise UserError(
+            f"weights: {path}: a .npz holds Google's ViT, but {type(module).__name__} is not a ViT classifier"
+        )
     try:
         arrays = np.load(path, allow_pickle=False)
         names = set(arrays.files)

@@ -1,4 +1,4 @@
-"""A model's weights from files: what does not fit, what the model has no use for, and what is no number is named."""
+"""A model's weights from files: what does not fit, what the model does not use, and what is not a number is named."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def load_weights(module: nn.Module, location: str, prefix: str = "", ignore_unus
         loaded, unused = _load_by_name(target, stored.tensors, path, prefix, ignore_unused)
     else:
         raise UserError(
-            f"weights: {path} does not do: it must be a .npz, a .safetensors file, tensors that torch.save wrote "
+            f"invalid value {path} for weights: expected a .npz, a .safetensors file, tensors that torch.save wrote "
             f"({', '.join(PICKLES)}) or a directory"
         )
     check_numbers(loaded, f"weights: {path}")
@@ -97,7 +97,7 @@ def load_weights(module: nn.Module, location: str, prefix: str = "", ignore_unus
 
 def _load_google(module: nn.Module, path: Path, prefix: str, ignore_unused: bool) -> tuple[nn.Module, list[str]]:
     if prefix:
-        raise UserError(f"weights_prefix: {prefix!r} does not do: the names in a .npz are Google's own")
+        raise UserError(f"invalid value {prefix!r} for weights_prefix: the names in a .npz are Google's own")
     state, unused = read_google(path, module)
     check_unused(dict.fromkeys(unused), (), module, path, ignore_unused, whole=True)
     return _fill(module, state, path)[0], unused
@@ -147,7 +147,7 @@ def _unused_note(path: Path, names: Collection[str]) -> tuple[str, ...]:
     if not names:
         return ()
     count = f"{len(names)} tensors" if len(names) > 1 else "one tensor"
-    return (f"weights: the model has no use for {count} of {path.name}: {_some(sorted(names))}",)
+    return (f"weights: the model does not use {count} of {path.name}: {_some(sorted(names))}",)
 
 
 def _some(names: Iterable[str]) -> str:

@@ -72,7 +72,7 @@ def partition(chain: Chain, profile: Profile, cluster: Cluster, conf: Conf) -> S
     hosts = _stage_hosts(conf, cluster)
     if len(starts) > len(hosts):
         raise UserError(
-            f"schedule: {len(starts)} stages need as many hosts, but {len(hosts)} are there: "
+            f"schedule: {len(starts)} stages need as many hosts, but there are {len(hosts)}: "
             f"add hosts (devices=local hosts.count={len(starts)}) or drop stages"
         )
     ends = [*starts[1:], len(chain.units)]
@@ -143,7 +143,9 @@ def build_problem(
     limit = constraints.max_latency
     throughput = constraints.min_throughput
     if throughput is not None and throughput <= 0:
-        raise UserError(f"schedule.constraints.min_throughput: {throughput} does not do: it must be over 0")
+        raise UserError(
+            f"invalid value {throughput} for schedule.constraints.min_throughput: expected a number greater than 0"
+        )
     return Problem(
         kinds=tuple(
             Kind(
@@ -228,7 +230,7 @@ def _pins(chain: Chain, cluster: Cluster, constraints: ConstraintsConf) -> tuple
     pins = []
     if constraints.pin is not None and not isinstance(constraints.pin, dict):
         raise UserError(
-            f"schedule.constraints.pin: {constraints.pin!r} does not do: it must map modules or units to hosts"
+            f"invalid value {constraints.pin!r} for schedule.constraints.pin: expected modules or units mapped to hosts"
         )
     for name, where in (constraints.pin or {}).items():
         key = f"schedule.constraints.pin.{name}"
@@ -249,7 +251,7 @@ def _together(chain: Chain, constraints: ConstraintsConf) -> list[tuple[int, int
     for index, names in enumerate(constraints.together):
         key = f"schedule.constraints.together.{index}"
         if not isinstance(names, list) or len(names) < 2:
-            raise UserError(f"{key}: {names!r} does not do: it must be a list of two or more modules or units")
+            raise UserError(f"invalid value {names!r} for {key}: expected a list of two or more modules or units")
         ranges = [unit_range(name, chain, key) for name in names]
         spans.append((min(first for first, _ in ranges), max(last for _, last in ranges)))
     return spans

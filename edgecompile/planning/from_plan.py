@@ -177,7 +177,7 @@ def of_plan() -> Iterator[None]:
     except UserError:
         raise
     except ValueError as error:
-        raise UserError(f"the scheduler does not take the plan's figures: {error}") from None
+        raise UserError(f"the scheduler rejects the plan's figures: {error}") from None
 
 
 def bottleneck_name(schedule: Schedule, names: Sequence[str]) -> str:

@@ -76,8 +76,8 @@ def _tight_unit(problem: Problem, usable: list[int]) -> str | None:
                 short,
                 (
                     f"{_name(first, last)} fits on no host{allowance}: it needs {format_bytes(need, 4)} on "
-                    f"{have.name}, the nearest, which has {format_bytes(have.memory_bytes, 4)}: "
-                    f"{format_bytes(short, 4)} too few"
+                    f"{have.name}, the closest, which has {format_bytes(have.memory_bytes, 4)}: "
+                    f"short by {format_bytes(short, 4)}"
                 ),
             )
     return worst[1] if worst else None
@@ -98,7 +98,7 @@ def _total_shortfall(problem: Problem, usable: list[int]) -> str | None:
     what = f"{len(rooms)} hosts have" if len(rooms) != 1 else "1 host has"
     return (
         f"{_name(0, len(problem.weight_bytes) - 1)} need at least {format_bytes(need, 4)}; the cluster's {what} "
-        f"{format_bytes(have, 4)} beside their runtimes: {format_bytes(need - have, 4)} too few: "
+        f"{format_bytes(have, 4)} beside their runtimes: short by {format_bytes(need - have, 4)}: "
         "add a host or lower microbatch"
     )
 

@@ -70,7 +70,7 @@ def assignments_of(assignments: Sequence[domain.Assignment]) -> list[native.Assi
     """The native form of a given plan.
 
     Raises:
-        ValueError: a value is no whole number; names field and index.
+        ValueError: a value is not a whole number; names field and index.
     """
     module = native_module()
     result = []
@@ -211,7 +211,7 @@ def _put(spec: Any, name: str, value: Any, where: str, check: Callable[[str, Any
         check(where, value)
         for index, item in enumerate(value if isinstance(value, (list, tuple)) else ()):
             check(f"{where}[{index}]", item)
-        raise ValueError(f"{where}: the native scheduler does not take {value!r:.60}") from None
+        raise ValueError(f"{where}: the native scheduler does not accept {value!r:.60}") from None
 
 
 def _integer(where: str, value: Any) -> None:

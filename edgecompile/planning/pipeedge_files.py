@@ -35,7 +35,7 @@ ITEM_FLOPS = {
     "bert-base-uncased": 96.6e9,
     "bert-large-uncased": 334.9e9,
 }
-"""Floating-point operations an item of PipeEdge's own models: twice the multiply-adds of their matrix products."""
+"""Floating-point operations per item of PipeEdge's own models: twice the multiply-adds of their matrix products."""
 
 CONVERTED = "# Converted by edgesched --to-conf from PipeEdge's files.\n"
 """The first line of an option that was converted."""
@@ -50,7 +50,7 @@ class Request:
     dtype: str = "torch.float32"
     """Of the profile to use, and of what crosses a cut."""
     batch_size: int = 8
-    """Items a microbatch, as profiled."""
+    """Items per microbatch, as profiled."""
     buffers_in: int = 2
     """Receive buffers of a stage."""
     buffers_out: int = 2
@@ -169,7 +169,7 @@ def conf_options(request: Request, files: Files, *, item_flops: float | None) ->
     """
     flops = item_flops or ITEM_FLOPS.get(request.model)
     if flops is None:
-        raise UserError(f"--to-conf: the work of {request.model} is not known: give its operations an item as --flops")
+        raise UserError(f"--to-conf: the work of {request.model} is not known: give its operations per item as --flops")
     devices = {}
     for item in files.types:
         rate = flops * request.batch_size / max(sum(item.time_s), 1e-12)
@@ -205,7 +205,7 @@ def _host(name: str, kind: int, device: DeviceType) -> SchedHost:
 def _mapping(path: Path, what: str) -> dict[Any, Any]:
     value = load_yaml(path, what=what, max_bytes=MAX_FILE_BYTES)
     if not isinstance(value, dict):
-        raise UserError(f"{path}: not a {what}: it must be a mapping of names")
+        raise UserError(f"{path}: not a {what}: expected a mapping of names")
     return value
 
 
@@ -286,7 +286,7 @@ def _read_hosts(path: Path, known: set[str], warnings: list[str]) -> Iterator[tu
     seen: dict[str, str] = {}
     for name, hosts in _mapping(path, "devices file").items():
         if hosts is not None and not (isinstance(hosts, list) and all(isinstance(host, str) for host in hosts)):
-            raise UserError(f"{path}: {name}: it must be a list of host names")
+            raise UserError(f"{path}: {name}: expected a list of host names")
         if hosts and str(name) not in known:
             warnings.append(
                 f"{path}: {name}: its {len(hosts)} hosts are skipped, since the type has no matching profile"
@@ -294,6 +294,6 @@ def _read_hosts(path: Path, known: set[str], warnings: list[str]) -> Iterator[tu
             continue
         for host in hosts or ():
             if host in seen:
-                raise UserError(f"{path}: the host {host} stands under {seen[host]} and under {name}: name it once")
+                raise UserError(f"{path}: the host {host} is listed under {seen[host]} and under {name}: list it once")
             seen[host] = str(name)
             yield host, str(name)

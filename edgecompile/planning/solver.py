@@ -32,7 +32,7 @@ def solve(problem: Problem) -> Schedule:
         if is_proved(solution):
             raise Infeasible(explain(problem, solution.furthest_cut))
         raise Infeasible(
-            f"no plan was found within state_budget = {problem.state_budget:,}, which is no proof that there is none: "
+            f"no plan was found within state_budget = {problem.state_budget:,}, which does not prove there is none: "
             "raise the budget, or leave hosts out"
         )
     return schedule_of(problem, solution)
@@ -74,6 +74,6 @@ def evaluate(problem: Problem, assignments: Sequence[Assignment]) -> Schedule:
             raise Infeasible(
                 f"stage {index} (units {stage.first}-{stage.last}) needs {format_bytes(stage.memory_bytes, 4)} on "
                 f"{host.name}, which has {format_bytes(host.memory_bytes, 4)}: "
-                f"{format_bytes(stage.memory_bytes - host.memory_bytes, 4)} too few"
+                f"short by {format_bytes(stage.memory_bytes - host.memory_bytes, 4)}"
             )
     return plan_of(plan, method="given", lower_bound_ps=module.lower_bound_ps(spec), objective_ps=plan.period_ps)

@@ -36,7 +36,7 @@ def measured_profile(chain: Chain, cluster: Cluster, conf: Conf) -> Profile:
     """
     Raises:
         UserError: a profile is missing, of another model, or not of what the device says it is; or the microbatch
-            lies outside of those measured and profile.outside is refuse.
+            is outside the measured ones and profile.outside is refuse.
     """
     fingerprint = chain_fingerprint(chain, conf.microbatch)
     unit_s, runtime, wires, notes = {}, {}, {}, []
@@ -51,8 +51,8 @@ def measured_profile(chain: Chain, cluster: Cluster, conf: Conf) -> Profile:
         if at.outside and conf.profile.outside == "refuse":
             sizes = ", ".join(str(item.microbatch) for item in found.microbatches)
             raise UserError(
-                f"{path}: microbatch {conf.microbatch} lies outside of those measured ({sizes}): measure it with "
-                f"{_command(device, conf)} profile.microbatches=[...], or take profile.outside=analytic"
+                f"{path}: microbatch {conf.microbatch} is outside the measured ones ({sizes}): measure it with "
+                f"{_command(device, conf)} profile.microbatches=[...], or use profile.outside=analytic"
             )
         wall_s, cpu_s = at.per_unit(lambda item: item.wall_s), at.per_unit(lambda item: item.cpu_s)
         unit_s[device.name] = tuple(max(wall, cpu / cores) for wall, cpu in zip(wall_s, cpu_s, strict=True))
@@ -88,7 +88,7 @@ def threads_of(cluster: Cluster, device: Device, machine_cores: int) -> int:
     if len(found) > 1:
         raise UserError(
             f"devices.{device.name}: its hosts have {choices(found)} threads, and a measured profile holds for one "
-            "number: make them kinds of their own (profile_of)"
+            "number: give them device kinds of their own (profile_of)"
         )
     return found.pop()
 
@@ -110,13 +110,13 @@ def _path(device: Device, conf: Conf) -> Path:
     if not path.exists():
         raise UserError(
             f"{path}: no profile of {conf.model.name} on {device.name}: run `{_command(device, conf)}` on that device "
-            "and copy its file here, or take profile=analytic"
+            "and copy its file here, or use profile=analytic"
         )
     return path
 
 
 def _command(device: Device, conf: Conf) -> str:
-    """What the user types; the model's own words where it is no option of ours."""
+    """What the user types; the model's own words where it is not an option of ours."""
     option = files("edgecompile.conf") / "model" / f"{conf.model.name}.yaml"
     model = f"model={conf.model.name}" if option.is_file() else "model=... (as here)"
     return f"edgeprofile {model} profile.device={device.profile_of}"
@@ -216,5 +216,5 @@ def _notes(found: DeviceProfile, path: Path, device: Device, conf: Conf, outside
     notes = [note]
     worst = max(item.disturbed for item in found.microbatches)
     if worst > 0.25:
-        notes.append(f"{path.name}: something else had the cores in {worst:.0%} of the samples: measure when idle")
+        notes.append(f"{path.name}: other processes used the cores in {worst:.0%} of the samples: measure when idle")
     return notes

@@ -48,12 +48,12 @@ def say(text: str) -> None:
 
 
 def table_console() -> Console:
-    """Standard output for tables; wide enough for them where it is no terminal and COLUMNS says nothing."""
+    """Standard output for tables; wide enough for them where it is not a terminal and COLUMNS says nothing."""
     return Console(highlight=False, width=_width())
 
 
 def _width() -> int:
-    """COLUMNS, where it is a number over 0, else the terminal's."""
+    """COLUMNS, where it is a number greater than 0, else the terminal's."""
     columns = os.environ.get("COLUMNS", "").strip()
     if columns.isdecimal() and int(columns) > 0:
         return max(int(columns), LEAST_WIDTH)

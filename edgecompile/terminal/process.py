@@ -148,7 +148,7 @@ def abrupt_interrupts() -> Iterator[None]:
     """While nothing is under way that must be put in order: Ctrl-C ends the process at once, in one line.
 
     Libraries, while they are imported, swallow KeyboardInterrupt or turn it into an error of their own. In a program
-    that is no command of ours, nothing changes.
+    that is not a command of ours, nothing changes.
     """
     try:
         if not _Command.name:

@@ -125,9 +125,9 @@ _DECODE = {
 def wire_format(name: str, key: str, scale: str = "item", clipping: bool = True) -> WireFormat:
     """Raises UserError for an unknown name, listing the formats."""
     if name not in FORMATS:
-        raise UserError(f"{key}: {name!r} does not do: it must be one of {choices(FORMATS, name)}")
+        raise UserError(f"invalid value {name!r} for {key}: expected one of {choices(FORMATS, name)}")
     if scale not in ("item", "channel"):
-        raise UserError(f"wire.scale: {scale!r} does not do: it must be item or channel")
+        raise UserError(f"invalid value {scale!r} for wire.scale: expected item or channel")
     return replace(FORMATS[name], by_channel=scale == "channel", clipping=clipping)
 
 

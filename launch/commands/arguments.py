@@ -40,7 +40,7 @@ def add_rank_arguments(add: Callable[..., object]) -> None:
 
 
 def check_first_word(word: str) -> None:
-    """Raises UserError where it is no plan, and nearly a command."""
+    """Raises UserError where it is not a plan, and nearly a command."""
     near = nearest(word, COMMANDS)
     if near and not Path(word).exists():
         raise UserError(f"{word}: no such plan and no such command: did you mean edgelaunch {near[0]}?")
@@ -89,7 +89,7 @@ def _options_parser() -> Parser:
     which.add_argument("--threads", type=int, metavar="N", help="intra-op threads, else as the plan says")
     which.add_argument(
         "--restarts", type=int, metavar="N",
-        help="with --local or --emulate: start a rank that was killed or lost again, so often "
+        help="with --local or --emulate: how often to restart a rank that was killed or lost "
         f"(default {DEFAULT_RESTARTS})",
     )  # fmt: skip
     data = parser.add_argument_group("data, on rank 0")
@@ -104,19 +104,21 @@ def _options_parser() -> Parser:
         "--when-full",
         choices=WHEN_FULL,
         metavar="POLICY",
-        help="wait (default) or drop-oldest: what becomes of live items that the pipeline cannot take",
+        help="wait (default) or drop-oldest: what to do with live items that the pipeline cannot take",
     )
     data.add_argument(
         "--on-bad-item",
         choices=ON_BAD_ITEM,
         metavar="POLICY",
-        help="stop (default) or gap: what becomes of an image or a line that cannot be read; a gap is an `error` in a "
+        help="stop (default) or gap: what to do with an image or a line that cannot be read; a gap is an `error` in a "
         ".jsonl, NaN (or 0) in arrays",
     )
     data.add_argument("--output", metavar="PATH", help="results as .npy, .npz or .jsonl")
-    data.add_argument("--resume", action="store_true", help="go on where an earlier run with the same --output ended")
     data.add_argument(
-        "--items", type=int, metavar="N", help=f"at most so many; without --input, default {DEFAULT_ITEMS}"
+        "--resume", action="store_true", help="continue where an earlier run with the same --output stopped"
+    )
+    data.add_argument(
+        "--items", type=int, metavar="N", help=f"stop after so many; without --input, default {DEFAULT_ITEMS}"
     )
     data.add_argument("--verify", action="store_true", help="compare with the golden items of the plan")
     add("--quiet", action="store_true", help="only results and errors")
@@ -131,10 +133,10 @@ def check_arguments(arguments: argparse.Namespace, plan: Plan) -> None:
     for name in ("items", "threads"):
         value = getattr(arguments, name)
         if value is not None and value < 1:
-            raise UserError(f"--{name} {value} does not do: it must be 1 or more")
+            raise UserError(f"invalid value {value} for --{name}: expected 1 or more")
     live = arguments.rate is not None or arguments.input == STDIN
     if arguments.resume and (live or (arguments.output is None and arguments.rank in (None, 0))):
-        raise UserError("--resume goes on from an --output, with an --input that is the same again: a file or a folder")
+        raise UserError("--resume continues an --output, with the same --input as before: a file or a folder")
     if arguments.local and arguments.emulate:
         raise UserError("--local and --emulate both start every rank here: give one of them")
     together = arguments.local or arguments.emulate
@@ -142,7 +144,9 @@ def check_arguments(arguments: argparse.Namespace, plan: Plan) -> None:
         option = "--local" if arguments.local else "--emulate"
         raise UserError(f"{option} starts every rank here: leave out --rank and --master")
     if arguments.restarts is not None and (arguments.restarts < 0 or not together):
-        raise UserError(f"--restarts {arguments.restarts} does not do: it is for --local or --emulate, and 0 or more")
+        raise UserError(
+            f"invalid value {arguments.restarts} for --restarts: expected 0 or more, with --local or --emulate"
+        )
     if arguments.input not in (None, STDIN) and not Path(arguments.input).exists():
         raise UserError(f"{arguments.input}: no such input")
     _check_live(arguments)
@@ -159,7 +163,7 @@ def check_arguments(arguments: argparse.Namespace, plan: Plan) -> None:
 
 def _check_reports(arguments: argparse.Namespace) -> None:
     if arguments.run is not None and not Path(arguments.run).absolute().parent.is_dir():
-        raise UserError(f"{arguments.run}: is in no folder that there is: make it, or name another --run")
+        raise UserError(f"{arguments.run}: its folder does not exist: create it, or name another --run")
     if arguments.metrics_port is not None:
         from edgelaunch.report.metrics import parse_port
 
@@ -168,7 +172,9 @@ def _check_reports(arguments: argparse.Namespace) -> None:
 
 def _check_live(arguments: argparse.Namespace) -> None:
     if arguments.rate is not None and not 0 < arguments.rate <= MAX_RATE_PER_S:
-        raise UserError(f"--rate {arguments.rate:g} does not do: it must be over 0, and {MAX_RATE_PER_S:g} at most")
+        raise UserError(
+            f"invalid value {arguments.rate:g} for --rate: expected a number greater than 0, at most {MAX_RATE_PER_S:g}"
+        )
     if arguments.when_full is not None and arguments.rate is None and arguments.input != STDIN:
         raise UserError("--when-full is for live items: give --rate R, or --input - for standard input")
     drops = arguments.when_full == "drop-oldest"

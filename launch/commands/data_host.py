@@ -42,7 +42,7 @@ class Session:
     `verify`, `quiet`."""
 
     def __init__(self, arguments: argparse.Namespace, plan: Plan, folder: Path) -> None:
-        """Raises UserError where input, output or golden file do not do."""
+        """Raises UserError where the input, output or golden file is invalid."""
         self._plan, self._quiet, self._json = plan, arguments.quiet, arguments.json
         self._plan_path = Path(arguments.plan)
         self._own_record = arguments.run is None
@@ -95,7 +95,7 @@ class Session:
         self._opened = replace(opened, items=islice(opened.items, count, None), num_items=known)
         self._num_earlier = count
         if not self._quiet:
-            say(f"goes on after item {count:,}")
+            say(f"resuming after item {count:,}")
 
     def discard(self) -> None:
         self.meter.stop()
@@ -127,10 +127,10 @@ class Session:
                            self._reference.slack)  # fmt: skip
         if self._bad.num_items:
             several = "s" if self._bad.num_items > 1 else ""
-            out.print(f"{self._bad.num_items} item{several} could not be read, and left a gap{several and ' each'}")
+            out.print(f"{self._bad.num_items} item{several} could not be read and left a gap{several and ' each'}")
         if self._bad.num_empty_lines:
             several = "s" if self._bad.num_empty_lines > 1 else ""
-            out.print(f"{self._bad.num_empty_lines} empty line{several} left out: no result stands for them")
+            out.print(f"{self._bad.num_empty_lines} empty line{several} skipped: they have no result")
         accuracy = self.results.accuracy
         if accuracy.num_items:
             share = accuracy.num_correct / accuracy.num_items
@@ -150,7 +150,7 @@ class Session:
                 check_record(self._record)
             write_record(record, self._record)
         except UserError as error:
-            say(f"edgelaunch: {error}")  # the results are there: this is no reason to fail
+            say(f"edgelaunch: {error}")  # the results are there: this is not a reason to fail
         if self._json:
             print(json.dumps(self._as_json(record)), flush=True)
 

@@ -40,14 +40,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_rank_arguments(add)
     add("--local", action="store_true", help="check this machine for all ranks, as edgelaunch --local starts them")
     add("--links", action="store_true", help="measure all links too and compare: started on every host at once")
-    add("--seconds", type=float, default=0.5, metavar="S", help="how long a transfer takes at least (default 0.5)")
-    add("--quiet", action="store_true", help="only what is not well")
+    add(
+        "--seconds", type=float, default=0.5, metavar="S", help="least duration of a transfer, in seconds (default 0.5)"
+    )
+    add("--quiet", action="store_true", help="show only problems")
     add("--json", action="store_true", help="for scripts: what was found as one JSON object on standard output")
     parser.set_defaults(output=None)  # as the other commands have it
 
 
 def check_arguments(arguments: argparse.Namespace, plan: Plan) -> None:
-    """Raises UserError where an argument does not do."""
+    """Raises UserError where an argument is invalid."""
     if arguments.local and (arguments.rank is not None or arguments.master is not None or arguments.links):
         raise UserError("--local checks this machine for all ranks: leave out --rank, --master and --links")
     if arguments.links:

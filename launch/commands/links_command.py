@@ -38,20 +38,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="on rank 0: the hosts option, a .yaml file; without it, standard output. In a "
         "folder called hosts it has its devices option beside it",
     )
-    add("--seconds", type=float, default=0.5, metavar="S", help="how long a transfer takes at least (default 0.5)")
+    add(
+        "--seconds", type=float, default=0.5, metavar="S", help="least duration of a transfer, in seconds (default 0.5)"
+    )
     add("--quiet", action="store_true", help="only the hosts option and errors")
     add("--json", action="store_true", help="on rank 0: for scripts, what was measured as JSON on standard output")
     add("--threads", type=int, help=argparse.SUPPRESS)  # as every rank of a local run is given
 
 
 def check_arguments(arguments: argparse.Namespace, plan: Plan) -> None:
-    """Raises UserError where an argument does not do, or there is nothing to measure."""
+    """Raises UserError where an argument is invalid, or there is nothing to measure."""
     if len(plan.hosts) < 2:
-        raise UserError("the plan has one rank alone: there is no link to measure")
+        raise UserError("the plan has only one rank: there is no link to measure")
     if arguments.local and (arguments.rank is not None or arguments.master is not None):
         raise UserError("--local starts every rank here: leave out --rank and --master")
     if not 0 < arguments.seconds <= MOST_SECONDS:
-        raise UserError(f"--seconds {arguments.seconds:g} does not do: it must be over 0, and {MOST_SECONDS:g} at most")
+        raise UserError(f"invalid value {arguments.seconds:g} for --seconds: expected over 0, at most {MOST_SECONDS:g}")
     if arguments.output is not None:
         output = Path(arguments.output)
         if output.suffix not in (".yaml", ".yml"):

@@ -69,7 +69,7 @@ class Start:
 
 
 def quiet_peers() -> None:
-    """Before torch is imported: a peer that ends is no page of C++ frames."""
+    """Before torch is imported: a peer that ends must not print a page of C++ frames."""
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 

@@ -118,7 +118,7 @@ class FailureBox:
         self._failure: Failure | None = None
         self._finished = False
         self.parting = False
-        """All results are there, and ranks end one after the other: a connection that breaks now is no failure."""
+        """All results are there, and ranks end one after the other: a connection that breaks now is not a failure."""
 
     def put(self, failure: Failure) -> None:
         with self._changed:

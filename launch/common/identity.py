@@ -68,7 +68,7 @@ def loopback_trap(plan: Plan, rank: int, endpoint: Endpoint) -> tuple[str, str] 
     numeric, own = resolve(address), address_towards(far[0].address)
     what = f"{address} is {numeric} on this machine" if numeric != address else f"rank 0's address is {address}"
     found = f"{what}, where {far[0].name} ({far[0].address}) and other machines cannot reach it"
-    entered = f"take {address} out of the line of {numeric} in /etc/hosts here, or " if numeric != address else ""
+    entered = f"remove {address} from the line of {numeric} in /etc/hosts here, or " if numeric != address else ""
     known = f" ({own} here)" if own is not None and not rank else ""
     fix = f"{entered}give every rank --master ADDRESS:PORT with rank 0's address on the network{known}"
     return found, fix
@@ -149,7 +149,7 @@ def choose_rank(plan: Plan, wanted: int | None, environ: Mapping[str, str]) -> i
     names = ", ".join(f"{host.name} ({host.address})" for host in plan.hosts)
     if not here:
         raise UserError(
-            f"this machine ({_own_name()}) is none of the plan's hosts {names}: "
+            f"this machine ({_own_name()}) is not one of the plan's hosts {names}: "
             "say --rank N for one rank, or --local to run all of them here"
         )
     raise UserError(
@@ -186,7 +186,7 @@ def _parse(text: str, what: str) -> tuple[str, int]:
     address, colon, port = text.rpartition(":")
     address = address[1:-1] if address.startswith("[") and address.endswith("]") else address
     if not colon or not address or not port.isdecimal() or not 1 <= int(port) <= 65535:
-        raise UserError(f"{what} {text!r} does not do: it must be ADDRESS:PORT, such as 192.168.1.10:29500")
+        raise UserError(f"invalid value {text!r} for {what}: expected ADDRESS:PORT, such as 192.168.1.10:29500")
     return address, int(port)
 
 
@@ -195,7 +195,7 @@ def _number(environ: Mapping[str, str], key: str) -> int | None:
     if not text:
         return None
     if not text.strip().isdecimal():
-        raise UserError(f"{key}={text!r} in the environment does not do: it must be a number")
+        raise UserError(f"invalid value {text!r} for {key} in the environment: expected a number")
     return int(text)
 
 

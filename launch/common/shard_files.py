@@ -25,7 +25,9 @@ def check_file(path: Path, sha256: str, what: str, fix: str) -> None:
     except OSError as error:
         raise UserError(f"{path}: {what} cannot be read: {error.strerror}") from None
     if found != sha256:
-        raise UserError(f"{path}: {what} is damaged or of another plan (sha256 {found[:12]}, not {sha256[:12]}): {fix}")
+        raise UserError(
+            f"{path}: {what} is damaged or belongs to another plan (sha256 {found[:12]}, not {sha256[:12]}): {fix}"
+        )
 
 
 def check_shard(plan: Plan, stage: Stage, folder: Path) -> None:

@@ -51,7 +51,7 @@ class Watch:
     """Beats for this rank, and carries news in both directions.
 
     Rank 0 listens to all, the others to rank 0: what rank 0 decides it announces. Operation timeouts play no part: a
-    slow stage or a quiet source is no failure, and one timed-out gloo operation closes the whole group.
+    slow stage or a quiet source is not a failure, and one timed-out gloo operation closes the whole group.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class Watch:
         self.announcement: Announcement | None = None
         """The latest of rank 0's; not kept on rank 0 itself."""
         self.verdict: str | None = None
-        """What rank 0 said of this incarnation: "" that it is out, else why it is turned away."""
+        """What rank 0 said of this incarnation: "" that it is out, else why it is rejected."""
         self.waits_for = ""
         """Whom rank 0 waits for, as it says; not kept on rank 0 itself."""
         self._urgent = True  # until `hurry` says otherwise: the first epoch is about to form
@@ -221,7 +221,7 @@ class Watch:
                 if self.announcement is not None and self.announcement.phase == DONE:
                     self._box.put(Failure.of(self._rank, TooLateError(LATE)))
                 elif not self._stop.is_set() and not self._box.parting:
-                    message = f"{rank_name(self._plan, 0)} is gone: its store does not answer any more"
+                    message = f"{rank_name(self._plan, 0)} is gone: its store no longer answers"
                     self._box.put(Failure.unreachable(message, str(error)))
                 return
             if now - self.last_answer > self._detect_s / 2:  # this process itself was stopped for a while
@@ -280,7 +280,7 @@ class Watch:
                 self._box.wake()
         for text in self._news.new(now):
             if not text:  # announced and never said, or said by somebody who may not
-                roster.remark("somebody who does not know the secret wrote into the store: it is not heeded")
+                roster.remark("ignoring what a process without the secret wrote into the store")
                 continue
             news = read_news(text)
             if isinstance(news, Hello):

@@ -210,7 +210,7 @@ class Supervisor:
     def fail(self, error: BaseException) -> None:
         """Called from any thread with the exception that ended it. Only a lost rank can be recovered from."""
         if isinstance(error, PeerLostError):
-            message = f"{rank_name(self._plan, 0)} is gone: its store does not answer any more"
+            message = f"{rank_name(self._plan, 0)} is gone: its store no longer answers"
             self.box.put(Failure.unreachable(message, str(error)))
             return
         self.box.put(Failure.of(self._rank, error))
@@ -219,7 +219,7 @@ class Supervisor:
         """A store call through a cut link hangs whatever its timeout: then the watch thread's silence tells."""
         silent_s = self._watch.silent_s(time.monotonic()) if self._watch is not None else 0.0
         if silent_s > (1 if self._rank else 2) * self._plan.runtime.detect_s:
-            whose = rank_name(self._plan, 0) if self._rank else "the store of this very rank"
+            whose = rank_name(self._plan, 0) if self._rank else "this rank's own store"
             hint = "" if self._rank else ": is its network down?"
             self.box.put(Failure.unreachable(f"{whose} stopped answering {silent_s:.1f} s ago{hint}"))
 
@@ -232,7 +232,7 @@ class Supervisor:
             watch = self._watch
             silent = watch is not None and time.monotonic() - watch.last_answer > limit_s
             if looked == self._looked and silent and not self.box.finished and not self._given_up:
-                message = f"the store of {rank_name(self._plan, 0)} does not answer any more: is its network down?"
+                message = f"the store of {rank_name(self._plan, 0)} no longer answers: is its network down?"
                 failure = Failure.unreachable(message)
                 self.box.put(failure)
                 self._last_resort(failure)
@@ -353,7 +353,7 @@ class Supervisor:
         if watch.verdict is not None:
             self._leave()
             watch.renew()
-            self._options.log("was out of reach and taken for lost: joins again")
+            self._options.log("was unreachable and considered lost: rejoining")
         announcement = watch.announcement
         through = self._current is not None and self._current.complete
         watch.hurry(through or announcement is None or announcement.phase == HALT)

@@ -37,7 +37,7 @@ def check_versions(context: CheckContext) -> Iterator[Finding]:
         found, _, fix = wrong.rpartition(": ")
         yield Finding(check="versions", found=found, verdict=FAILS, fix=fix)
     elif unlike := theirs.unlike(own):
-        fix = "nothing, where it works: the same versions everywhere are what is tested"
+        fix = "nothing if it works: only equal versions are tested together"
         yield Finding(check="versions", found=f"{name} has {unlike}, this rank {own.unlike(theirs)}", verdict=NOTE,
                       fix=fix)  # fmt: skip
     else:

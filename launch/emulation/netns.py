@@ -157,7 +157,7 @@ def namespaces_named(prefix: str) -> list[str]:
 
 
 def remove_namespaces(names: Sequence[str]) -> None:
-    """With their interfaces. One that another start removed meanwhile is no error."""
+    """With their interfaces. One that another start removed meanwhile is not an error."""
     for name in names:
         subprocess.run([tool("ip"), "netns", "delete", name], capture_output=True, check=False)
 

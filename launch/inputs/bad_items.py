@@ -26,7 +26,7 @@ class BadItems:
         self.gap, self._quiet = gap, quiet
         self.num_items = 0
         self.num_empty_lines = 0
-        """Of files whose lines are no sentences as they are: no result stands for them."""
+        """Of files whose lines are not sentences as they are: no result stands for them."""
         self._filler = {
             spec.name: np.zeros(spec.shape[1:], "float32" if spec.dtype == "bfloat16" else spec.dtype)
             for spec in plan.inputs

@@ -172,7 +172,7 @@ class Children:
                 self.end(TERMINATE_S)
                 break
             if (failure := self.first_failure()) is not None:
-                # a broken connection alone is no cause: that is yet to be reported, or seen
+                # a broken connection alone is not a cause: that is yet to be reported, or seen
                 self.end(LAST_WORDS_S if failure.kind == "lost" else 0.0)
                 self.drain(1.0)
                 return self.first_failure()
@@ -206,7 +206,7 @@ class Children:
         if self._reports:
             return self._reports[0]
         child = ended[0]
-        message = f"{rank_name(self._plan, child.rank)} ended with status {child.code} and no word why"
+        message = f"{rank_name(self._plan, child.rank)} ended with status {child.code} and no error message"
         return Failure(rank=child.rank, kind="lost", message=message)
 
     def _start_again(self, child: Child) -> bool:
@@ -218,7 +218,7 @@ class Children:
         if child.told_to_end or reason is None or self._place.why_killed(child.rank) is not None:
             return False
         name = rank_name(self._plan, child.rank)
-        say(f"edgelaunch: {name} {reason}: starts it again")
+        say(f"edgelaunch: {name} {reason}: restarting it")
         self._children.remove(child)
         if child.report in self._reports:
             self._reports.remove(child.report)

@@ -38,4 +38,4 @@ class Restarts:
         self._used[rank] += 1
         if told and report is not None:
             return report.message
-        return f"was killed by {signal.Signals(-code).name}" if killed else "lost sight of rank 0"
+        return f"was killed by {signal.Signals(-code).name}" if killed else "lost contact with rank 0"

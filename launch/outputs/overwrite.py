@@ -21,7 +21,7 @@ def check_written(arguments: argparse.Namespace, plan: Plan) -> None:
     """`--output` and `--run` of a run.
 
     Raises:
-        UserError: one would write over a file that is read, over the other, or over what is not complete yet.
+        UserError: one would overwrite a file that is read, over the other, or over what is not complete yet.
     """
     read = list(_files_read(arguments, plan))
     if arguments.output is not None:
@@ -65,4 +65,4 @@ def _check_image(record: Path, given: str | None) -> None:
     assert given is not None
     folder = Path(given)
     if folder.is_dir() and any(is_same_file(record, image) for image in find_images(folder).files):
-        raise UserError(f"{record}: --run would write over an image of --input: name another file")
+        raise UserError(f"{record}: --run would overwrite an image of --input: name another file")

@@ -113,7 +113,7 @@ class Partial:
         for key, wanted in (("plan", origin.plan), ("input", origin.input)):
             if record.get(key) != wanted:
                 raise UserError(
-                    f"{self.folder}: holds results of another {key} than this run's, so --resume cannot go on from it: "
+                    f"{self.folder}: holds results of another {key} than this run's, so --resume cannot continue it: "
                     f"give the same {key}, or leave out --resume to start over"
                 )
         return True
@@ -163,7 +163,7 @@ def check_partial(path: Path) -> None:
         return  # a run was killed before it had written the record
     if not good or (names and not _is_ours(folder)):
         raise UserError(
-            f"{folder}: is not edgelaunch's, and results are kept there until {path.name} is complete: move it away, "
+            f"{folder}: was not made by edgelaunch, and results are kept there until {path.name} is complete: move it, "
             "or name another --output"
         )
 
@@ -217,7 +217,7 @@ def left_behind(path: Path) -> str | None:
         if folder.is_symlink() or (text and record.get("what") != MARK):
             return None
         if record.get("input") is not None:
-            return f"the results so far are in {folder}: go on with --resume"
+            return f"the results so far are in {folder}: continue with --resume"
         _remove(folder)
     except OSError:
         pass  # there is none, or another run has taken it over

@@ -30,7 +30,7 @@ class Writer(Protocol):
     """Takes results in order; `finish` gives the file its name."""
 
     next_index: int
-    """The first item whose result is not there; over 0 where an earlier run is gone on with."""
+    """The first item whose result is not there; greater than 0 where an earlier run is gone on with."""
 
     def add(self, entry: Entry, outputs: Mapping[str, Any]) -> None: ...
     def finish(self) -> None: ...
@@ -46,7 +46,7 @@ def check_output(plan: Plan, path: Path) -> None:
     """
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
-        raise UserError(f"{path}: an output of an unknown kind: it must end in {', '.join(SUFFIXES)}")
+        raise UserError(f"{path}: unknown kind of output: expected a name that ends in {', '.join(SUFFIXES)}")
     if suffix == ".npy" and len(plan.outputs) > 1:
         names = ", ".join(spec.name for spec in plan.outputs)
         raise UserError(f"{path}: a .npy holds one array and the model gives {names}: name a .npz or .jsonl")

@@ -22,7 +22,9 @@ def parse_port(text: str) -> tuple[str, int]:
         raise UserError("--metrics-port needs prometheus_client: pip install 'edgecompile[metrics]'")
     address, colon, port = text.rpartition(":")
     if not port.isdecimal() or not 1 <= int(port) <= 65535 or (colon and not address):
-        raise UserError(f"--metrics-port {text!r} does not do: it must be PORT, or ADDRESS:PORT such as 0.0.0.0:9400")
+        raise UserError(
+            f"invalid value {text!r} for --metrics-port: expected PORT, or ADDRESS:PORT such as 0.0.0.0:9400"
+        )
     return address.strip("[]") or "127.0.0.1", int(port)
 
 
@@ -40,7 +42,7 @@ def serve_metrics(text: str, runner: Supervisor) -> None:
     try:
         start_http_server(port, address, registry)
     except OSError as error:
-        raise UserError(f"--metrics-port: nothing can listen at {address}:{port}: {error.strerror}") from None
+        raise UserError(f"--metrics-port: cannot listen on {address}:{port}: {error.strerror}") from None
 
 
 class _Collector:
@@ -68,12 +70,12 @@ class _Collector:
         epoch.add_metric(rank, counters.epoch)
         yield epoch
         if counters.num_items is not None:
-            items = CounterMetricFamily("edgelaunch_items", "Items whose results came")
+            items = CounterMetricFamily("edgelaunch_items", "Items with results")
             items.add_metric([], counters.num_items)
             yield items
             predicted = GaugeMetricFamily("edgelaunch_predicted_items_per_second", "As the plan says")
             predicted.add_metric([], counters.predicted_items_per_s)
             yield predicted
-            present = GaugeMetricFamily("edgelaunch_ranks_present", "Ranks that are there, rank 0 included")
+            present = GaugeMetricFamily("edgelaunch_ranks_present", "Ranks that are present, rank 0 included")
             present.add_metric([], counters.num_ranks)
             yield present

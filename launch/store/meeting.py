@@ -41,7 +41,7 @@ def _answers() -> Iterator[None]:
 class Board:
     """One connection to the store that all ranks share. Each thread has a board of its own.
 
-    Its methods raise PeerLostError(0) where the store does not answer any more.
+    Its methods raise PeerLostError(0) where the store no longer answers.
     """
 
     def __init__(
@@ -199,11 +199,11 @@ def _listen(endpoint: Endpoint) -> int:
             raise UserError(shortage) from None
         if error.errno == errno.EADDRINUSE:
             raise UserError(
-                f"port {endpoint.port} of {endpoint.address} is taken, perhaps by another rank 0: "
+                f"port {endpoint.port} of {endpoint.address} is in use, perhaps by another rank 0: "
                 f"stop that one, or give every rank --master {endpoint.address}:PORT"
             ) from None
         raise UserError(
-            f"rank 0 cannot listen at {where} ({error.strerror}): give every rank --master ADDRESS:PORT "
+            f"rank 0 cannot listen on {where} ({error.strerror}): give every rank --master ADDRESS:PORT "
             "with an address of this machine"
         ) from None
 
@@ -230,7 +230,7 @@ def _connect(endpoint: Endpoint, timeout: timedelta) -> TCPStore:
     elif (shortage := local_shortage(failed[0])) is not None:
         raise UserError(shortage)
     raise UserError(
-        f"what listens at {endpoint.address}:{endpoint.port} is no edgelaunch rank 0: give --master ADDRESS:PORT"
+        f"what listens on {endpoint.address}:{endpoint.port} is not an edgelaunch rank 0: give --master ADDRESS:PORT"
     )
 
 

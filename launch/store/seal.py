@@ -64,7 +64,7 @@ class SealedStore(Store):
         name = self._name(key)
         value = self._seal.open(name, bytes(self._store.get(name)))
         if value is None:
-            raise RuntimeError(f"{key} in the store was written by somebody who does not know the secret")
+            raise RuntimeError(f"{key} in the store was written by a process without the secret")
         return value
 
     def multi_get(self, keys: Sequence[str]) -> list[bytes]:

@@ -24,7 +24,7 @@ from edgelaunch.transport.message_buffers import Layout, Slot
 __all__ = ["Consumer", "GlooGroup", "LocalLink", "Peer", "Producer", "ReceiveLink", "SendLink", "SlotQueue"]
 
 FOREVER = timedelta(days=365)
-"""A quiet stream is no failure, so no operation times out; heartbeats find a rank that stopped."""
+"""A quiet stream is not a failure, so no operation times out; heartbeats find a rank that stopped."""
 
 
 class Producer(Protocol):

@@ -84,7 +84,7 @@ class LivenessConnection:
     def heard(self) -> Heard:
         """Of the other end's machine: its kernel acknowledges whatever the process does.
 
-        What merely comes is no answer: where only the way there is cut, the other end sends again and again.
+        What merely comes is not an answer: where only the way there is cut, the other end sends again and again.
         """
         kernel = kernel_of(self.connection) if self._greeted or not self.connects else None
         if kernel is None:

@@ -87,7 +87,7 @@ class Epoch:
                 raise
 
     def group(self, peer: int) -> GlooGroup:
-        """For messages that are no plan's; in it the lower rank of the two has number 0."""
+        """For messages outside of any plan; in it the lower rank of the two has number 0."""
         return self._groups[peer]
 
     def send_link(self, peer: int, boundary: int, layout: Layout, num_buffers: int) -> SendLink:
@@ -153,5 +153,5 @@ def local_address(plan_address: str, master_address: str) -> str:
             return str(probe.getsockname()[0])
     except OSError as error:
         raise UserError(
-            f"no way from this machine to rank 0 at {master_address} ({error.strerror}): give --master ADDRESS:PORT"
+            f"cannot reach rank 0 at {master_address} from this machine ({error.strerror}): give --master ADDRESS:PORT"
         ) from None

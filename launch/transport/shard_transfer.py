@@ -158,7 +158,7 @@ class ShardServer:
             board.put(_answer_key(request), json.dumps(asdict(answer)))
             if stage is None or answer.error or request.offset >= answer.num_bytes:
                 return
-            self._log(f"sends {stage.shard} ({format_bytes(answer.num_bytes - request.offset)}) to "
+            self._log(f"sending {stage.shard} ({format_bytes(answer.num_bytes - request.offset)}) to "
                       f"{rank_name(self._way.plan, request.rank)}, which lacks it")  # fmt: skip
             with self._way.group(board, request) as group, (self._way.folder / stage.shard).open("rb") as file:
                 self._send(group, file, request.offset, answer.num_bytes)
@@ -173,7 +173,7 @@ class ShardServer:
                     check_shard(self._way.plan, stage, self._way.folder)
                     self._sizes[stage.sha256] = (self._way.folder / stage.shard).stat().st_size
         except UserError as error:
-            return Answer(num_bytes=0, error=f"{name} cannot give it: {error}")
+            return Answer(num_bytes=0, error=f"{name} cannot send it: {error}")
         return Answer(num_bytes=self._sizes[stage.sha256])
 
     def _send(self, group: GlooGroup, file: IO[bytes], offset: int, num_bytes: int) -> None:
@@ -227,7 +227,7 @@ class _Fetch:
             try:
                 if self._attempt(before):
                     return
-                reason = "what came is not what the plan names"
+                reason = "the received file is not the one that the plan names"
             except PeerLostError as error:
                 reason = str(error).partition("\n")[0]
             except OSError as error:
@@ -255,8 +255,8 @@ class _Fetch:
         if offset < num_bytes:
             self._check_room(num_bytes - offset)
             begin = time.monotonic()
-            gone_on = f", goes on after {format_bytes(offset)}" if offset else ""
-            self._log(f"fetches {self._stage.shard} ({format_bytes(num_bytes)}) from rank 0{gone_on}")
+            gone_on = f", resuming after {format_bytes(offset)}" if offset else ""
+            self._log(f"fetching {self._stage.shard} ({format_bytes(num_bytes)}) from rank 0{gone_on}")
             with self._way.group(self._board, request) as group, self._part.open("ab") as file:
                 self._receive(group, file, offset, num_bytes)
             taken_s = time.monotonic() - begin
@@ -284,7 +284,7 @@ class _Fetch:
         free = shutil.disk_usage(self._path.parent).free
         if free < num_bytes + SPARE_BYTES:
             sizes = f"{format_bytes(num_bytes)} to come, {format_bytes(free)} free"
-            raise UserError(f"{self._path}: no room to fetch it: {sizes}: make room")
+            raise UserError(f"{self._path}: not enough space to fetch it: {sizes}: free some")
 
     def _receive(self, group: GlooGroup, file: IO[bytes], offset: int, num_bytes: int) -> None:
         sizes = _pieces(offset, num_bytes)
@@ -317,4 +317,4 @@ class _Fetch:
         if now - self._told > TELL_S:
             self._told = now
             share = f"{format_bytes(done)} of {format_bytes(num_bytes)} ({done / num_bytes:.0%})"
-            self._log(f"fetches {self._stage.shard}: {share}")
+            self._log(f"fetching {self._stage.shard}: {share}")

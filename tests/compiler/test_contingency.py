@@ -1,4 +1,4 @@
-"""contingency=1: a plan for the loss of each host, its shards ready, and what cannot be borne said."""
+"""contingency=1: a plan for the loss of each host, its shards ready, and the losses that no plan covers."""
 
 from __future__ import annotations
 
@@ -52,13 +52,13 @@ def test_every_loss_has_a_plan_that_computes_the_same(compile_here: Compile, tmp
     assert {stage.sha256 for stage in first.stages} == {stage.sha256 for stage in second.stages}, "alike hosts share"
 
 
-def test_a_loss_that_cannot_be_borne_is_said(compile_here: Compile) -> None:
+def test_a_loss_that_no_other_hosts_can_take_over_is_reported(compile_here: Compile) -> None:
     """Six layers of 4 MB, two a host: on two hosts one of them needs three."""
     plan = compile_here(*WIDE, "contingency=1", "devices.local.runtime_memory=1MB", "hosts.members.local.memory=9.5MB",
                         "runtime.num_buffers_in=1", "runtime.num_buffers_out=1")  # fmt: skip
     assert plan.contingencies == ()
     assert len(plan.notes) == 2
-    assert plan.notes[0].startswith(f"the loss of {plan.hosts[1].name} cannot be borne: ")
+    assert plan.notes[0].startswith(f"the plan cannot continue without {plan.hosts[1].name}: ")
 
 
 def test_the_inputs_that_are_kept_count_as_memory(compile_here: Compile) -> None:
@@ -73,5 +73,5 @@ def test_the_inputs_that_are_kept_count_as_memory(compile_here: Compile) -> None
 def test_none_where_nobody_asks(compile_here: Compile) -> None:
     plan = compile_here(*WIDE)
     assert (plan.contingencies, plan.notes) == ((), ())
-    with pytest.raises(UserError, match="contingency: 2 does not do: it must be 0 to 1"):
+    with pytest.raises(UserError, match="invalid value 2 for contingency: expected 0 to 1"):
         compose(["contingency=2"])

@@ -138,7 +138,7 @@ def test_a_model_without_blocks_has_no_pipeedge_numbers() -> None:
 
 def test_memory_that_does_not_suffice_says_where_and_by_how_much(compile_here: Compile, tmp_path: Path) -> None:
     with pytest.raises(
-        UserError, match=r"unit \d fits on no host: it needs .* MB on local-\d, the nearest, .* MB too few"
+        UserError, match=r"unit \d fits on no host: it needs .* MB on local-\d, the closest, .* short by .* MB"
     ):
         compile_here(*hand_written("Tied"), "hosts.members.local.memory=150MB")
     assert not list(tmp_path.rglob("*.*"))

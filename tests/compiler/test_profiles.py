@@ -102,14 +102,14 @@ def test_between_two_microbatches_units_lie_on_a_line(compile_measured: Callable
 
 
 def test_outside_of_what_was_measured(compile_measured: Callable[..., Plan], profile: Path) -> None:
-    with pytest.raises(UserError, match=r"microbatch 8 lies outside of those measured \(1, 4\).*profile.outside"):
+    with pytest.raises(UserError, match=r"microbatch 8 is outside the measured ones \(1, 4\).*profile.outside"):
         compile_measured("hosts.count=1", "microbatch=8")
     edge = compile_measured("hosts.count=1", "microbatch=4")
     plan = compile_measured("hosts.count=1", "microbatch=8", "profile.outside=analytic")
     assert "microbatch 8 was not measured: scaled by the data sheet from the nearest" in plan.notes[0]
     for unit, near in zip(plan.units, edge.units, strict=True):
         assert near.time_s["local"] * 0.999 <= unit.time_s["local"] <= near.time_s["local"] * 2.001
-    with pytest.raises(UserError, match=r"profile.outside: 'guess' does not do"):
+    with pytest.raises(UserError, match=r"invalid value 'guess' for profile.outside"):
         compile_measured("profile.outside=guess")
 
 
@@ -150,9 +150,9 @@ def test_kinds_that_are_shares_of_the_machine_that_was_measured(
             lambda document: document.update(threads=2),
             "measured with 2 threads, but a rank on local will have 1 thread",
         ),
-        (lambda document: document["units"].append("x"), r"microbatches.0.wall_s: \d+ entries do not do"),
-        (lambda document: document["microbatches"][0]["cpu_s"].__setitem__(0, -1.0), "-1.0 does not do"),
-        (lambda document: document["microbatches"].reverse(), r"microbatches: \[4, 1\] does not do"),
+        (lambda document: document["units"].append("x"), r"microbatches.0.wall_s has \d+ entries: expected"),
+        (lambda document: document["microbatches"][0]["cpu_s"].__setitem__(0, -1.0), "invalid value -1.0 for "),
+        (lambda document: document["microbatches"].reverse(), r"invalid value \[4, 1\] for microbatches"),
         (lambda document: document.pop("rates"), "the key rates is missing"),
         (lambda document: document.update(extra=1), "unknown key extra"),
     ],
@@ -182,11 +182,14 @@ def test_a_missing_profile_names_the_command_that_makes_it(
     [
         (("devices=mixed_edge",), "profile.device is missing: say which device this machine is: intel_n100, "),
         (("profile.device=nano",), "profile.device: no host has the device 'nano': the devices here are local"),
-        (("profile.microbatches=[0]",), "profile.microbatches: [0] does not do"),
-        (("profile.busy_cores=1000",), "profile.busy_cores: 1000 does not do: it must be 0 to "),
+        (("profile.microbatches=[0]",), "invalid value [0] for profile.microbatches"),
+        (("profile.busy_cores=1000",), "invalid value 1000 for profile.busy_cores: expected 0 to "),
         (("profile.max_memory=1kB",), "profile.max_memory: unit 0 "),
         (("devices.local.profile_of=other",), "profile.device: local takes its times from other: measure that one"),
-        (("devices.local.cpu_share=0",), "devices.local.cpu_share: 0.0 does not do: it must be over 0"),
+        (
+            ("devices.local.cpu_share=0",),
+            "invalid value 0.0 for devices.local.cpu_share: expected a number greater than 0",
+        ),
         (("profile.rounds=x",), "profile.rounds"),
     ],
 )
@@ -209,11 +212,11 @@ def test_an_interrupted_measurement_goes_on(tmp_path: Path) -> None:
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
     assert errors.splitlines()[-1] == "edgeprofile: interrupted"
-    assert re.search(r"stopped at microbatch \d+: \S+\.partial keeps the rounds; the same command goes on", errors)
+    assert re.search(r"stopped at microbatch \d+: \S+\.partial keeps the rounds; run the same command again", errors)
     assert not list(tmp_path.rglob("*.yaml"))
     done = command("edgecompile.commands.profile_command", *MEASURE, folder=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "goes on with what profiles/local-tiny_vit.yaml.partial holds" in done.stderr
+    assert "resuming from profiles/local-tiny_vit.yaml.partial" in done.stderr
     assert not list(tmp_path.rglob("*.partial"))
 
 

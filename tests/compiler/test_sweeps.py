@@ -30,13 +30,13 @@ def test_a_sweep_writes_plans_and_names_the_best(tmp_path: Path) -> None:
     assert [cell.strip() for cell in header.split("┃")][1:3] == ["job", "microbatch"]
     (marked,) = [line for line in done.stdout.splitlines() if line.endswith("│ best │")]
     assert [cell.strip() for cell in marked.split("│")][1:3] == [str(best), str(plans[best].model.microbatch)]
-    assert "job 2: microbatch: 0 does not do" in done.stdout
+    assert "job 2: invalid value 0 for microbatch" in done.stdout
     manifest = json.loads((sweep / "manifest.json").read_text())
     assert [job["plan"] for job in manifest["jobs"]] == [f"{job}/plan.yaml" for job in range(4)]
     lines = done.stdout.strip().splitlines()
     assert "memory head-room" in done.stdout
     title = next(line for line in lines if line.startswith("sweep of model=custom"))
-    assert "[7]" in title + lines[lines.index(title) + 1]  # brackets are no rich markup
+    assert "[7]" in title + lines[lines.index(title) + 1]  # brackets are not rich markup
     assert lines[-1] == "plot: outputs/multirun/sweep.svg"
     least = min(
         1 - stage.predicted.memory_bytes / plan.hosts[stage.rank].limits.memory_bytes

@@ -222,7 +222,7 @@ def test_a_constant_prefix_is_named_with_what_strips_it(tmp_path: Path, prefix: 
         load_weights(Tied(), str(path))
     loaded = load_weights(Tied(), str(path), prefix)
     assert torch.equal(loaded.module.get_parameter("table.weight"), TABLE)
-    assert loaded.notes == ("weights: the model has no use for one tensor of prefixed.safetensors: epoch",)
+    assert loaded.notes == ("weights: the model does not use one tensor of prefixed.safetensors: epoch",)
     with pytest.raises(UserError, match=r"weights_prefix: no name in .* begins with 'other\.': its names are"):
         load_weights(Tied(), str(path), "other.")
 
@@ -301,7 +301,7 @@ def test_unused_parts_and_buffers_are_named_and_left_out(tmp_path: Path) -> None
     mask = {"blocks.0.attn.bias": torch.ones(1, 1, 2, 2)}
     save_file({**plain_model().state_dict(), **{name: torch.ones(2) for name in HARMLESS}, **integers, **mask}, path)
     (note,) = load_weights(plain_model(), str(path)).notes
-    assert note.startswith("weights: the model has no use for 7 tensors of x.safetensors: blocks.0.attn.bias")
+    assert note.startswith("weights: the model does not use 7 tensors of x.safetensors: blocks.0.attn.bias")
 
 
 def test_values_that_are_no_numbers_are_named(tmp_path: Path) -> None:
@@ -416,7 +416,7 @@ def test_the_plan_says_which_tensors_were_left_out(tmp_path: Path, compile_here:
                "mixer.bias": state["mixer.bias"], "critic.weight": torch.ones(2)},
               tmp_path / "x.safetensors")  # fmt: skip
     plan = compile_here(*hand_written("Tied"), f"weights={tmp_path / 'x.safetensors'}")
-    assert "weights: the model has no use for one tensor of x.safetensors: critic.weight" in plan.notes
+    assert "weights: the model does not use one tensor of x.safetensors: critic.weight" in plan.notes
 
 
 def test_a_model_built_with_values_that_are_no_numbers(compile_here: Compile) -> None:

@@ -170,7 +170,7 @@ def test_the_command_goes_on_and_counts(two_stages: Written, tmp_path: Path) -> 
     output = tmp_path / "y.jsonl"
     done = launched(two_stages, LINES, "--output", output, "--on-bad-item", "gap", "--verify")
     assert done.returncode == 0, done.stderr
-    assert "2 items could not be read, and left a gap each" in done.stdout
+    assert "2 items could not be read and left a gap each" in done.stdout
     assert "item 1: left out: standard input:2: not JSON" in done.stderr
     records = [json.loads(line) for line in output.read_text().splitlines()]
     assert [record["index"] for record in records] == [0, 1, 2, 3, 4]

@@ -159,7 +159,7 @@ def test_a_torch_that_serves_no_store(three_stages: Written, old_store: OldStore
     old_store.broken = True
     item = findings(three_stages, 0)["store"]
     assert item.verdict == FAILS
-    assert "cannot serve what the ranks meet at (The libuv" in item.found
+    assert "cannot serve the store where the ranks meet (The libuv" in item.found
     assert "install another" in item.fix
     assert "store" not in findings(three_stages, 1), "rank 0 alone serves"
 

@@ -147,7 +147,7 @@ def test_every_size_arrives_whole(tmp_path: Path, num_bytes: int) -> None:
 def test_a_broken_transfer_goes_on_and_a_damaged_one_begins_again(tmp_path: Path) -> None:
     pair = Pair(tmp_path, 5 * PORTION + 7)
     pair.part.write_bytes(pair.bytes[: 2 * PORTION + 100])
-    assert any("goes on after 2.1 MB" in line for line in pair.fetch())
+    assert any("resuming after 2.1 MB" in line for line in pair.fetch())
     assert pair.target.read_bytes() == pair.bytes
     for wrong in (b"x" * (PORTION // 2), b"x" * (6 * PORTION), b"x" * len(pair.bytes)):
         pair.target.unlink()

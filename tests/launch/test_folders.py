@@ -80,11 +80,11 @@ def test_links_to_class_folders_and_files_are_followed(vision: Plan, tmp_path: P
 def test_links_that_go_round_or_nowhere_are_refused(vision: Plan, pictures: Path) -> None:
     loop = pictures / "goldfish" / "again"
     loop.symlink_to(pictures)
-    with pytest.raises(UserError, match=r"goldfish/again: leads back to a folder that it lies in: remove this link"):
+    with pytest.raises(UserError, match=r"goldfish/again: links back to a folder that contains it: remove this link"):
         read(vision, pictures)
     loop.unlink()
     loop.symlink_to("missing")
-    with pytest.raises(UserError, match=r"again: leads to missing, which is not there: mend or remove this link"):
+    with pytest.raises(UserError, match=r"again: links to missing, which does not exist: fix or remove the link"):
         read(vision, pictures)
     loop.unlink()
     (pictures / "goldfish" / "c.png").symlink_to("c.png")
@@ -153,8 +153,8 @@ def test_classes_that_fit_in_part_are_refused(vision: Plan, tmp_path: Path, fold
     ("folders", "given", "told"),
     [
         (["d", "c", "b", "a"], [0, 1, 2, 3], "class folders are numbered in alphabetical order"),
-        (["2024-01-02", "2024-01-03"], [None, None], "the 2 subfolders are not taken for classes"),
-        (["17", "18"], [None, None], "the 2 subfolders are not taken for classes"),
+        (["2024-01-02", "2024-01-03"], [None, None], "the 2 subfolders are not used as classes"),
+        (["17", "18"], [None, None], "the 2 subfolders are not used as classes"),
     ],
 )
 def test_folders_that_no_label_names(
@@ -206,7 +206,7 @@ def test_empty_lines_of_other_files_are_counted(
     items, bad = read(language, tmp_path / "x.jsonl")
     assert [(item.entry.name, item.entry.label) for item in items] == [("cat", None), ("cat", 3)]
     assert bad.num_empty_lines == 2
-    assert "x.jsonl: left out 2 empty lines, which no result stands for" in capsys.readouterr().err
+    assert "x.jsonl: left out 2 empty lines, which have no result" in capsys.readouterr().err
     (tmp_path / "x.tsv").write_bytes(b"\xef\xbb\xbfindex\tsentence\r\n0\tcat\r\n\r\n1\tcat cat\r\n")
     items, bad = read(language, tmp_path / "x.tsv")
     assert ([item.entry.name for item in items], bad.num_empty_lines) == (["cat", "cat cat"], 1)
@@ -260,7 +260,7 @@ def test_file_names_that_are_no_utf8(one_stage: Written, tmp_path: Path) -> None
     folder = tmp_path / os.fsdecode(b"caf\xe9")
     folder.mkdir()
     plan.rename(folder / "plan.yaml")
-    with pytest.raises(UserError, match=r"caf\\xe9: the plan's folder has a name that is no UTF-8, .*: rename it"):
+    with pytest.raises(UserError, match=r"caf\\xe9: the plan's folder has a name that is not UTF-8, .*: rename it"):
         read_run_plan(folder / "plan.yaml")
 
 

@@ -113,7 +113,7 @@ def test_port_taken(two_stages: Written) -> None:
 
 def test_address_of_another_machine(two_stages: Written) -> None:
     ended = run(two_stages.path, "--rank", 0, "--master", "198.51.100.1:29500", EDGELAUNCH_SECRET="0123456789abcdef")
-    ended.expect_error("cannot listen at 198.51.100.1:29500")
+    ended.expect_error("cannot listen on 198.51.100.1:29500")
 
 
 def test_missing_ranks_are_named(tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_a_rank_that_is_there_twice(slow: Written) -> None:
         time.sleep(0.05)
     first.wait_for("items, ")
     twins.sort(key=lambda twin: twin.process.poll() is None)
-    twins[0].wait().expect_error("rank 1 (host-1) runs already")
+    twins[0].wait().expect_error("rank 1 (host-1) is already running")
     first.process.send_signal(signal.SIGINT)
     first.wait().expect(130)
     twins[1].wait().expect_error("rank 0 (host-0): was stopped by Ctrl-C")
@@ -196,7 +196,7 @@ def test_a_killed_rank_ends_all(slow: Written, tmp_path: Path, rank: int) -> Non
     assert processes_of(slow.path) == []
     # what was done stays, under a name that says so, for --resume
     assert [file.name for file in tmp_path.iterdir()] == ["y.npy.partial"]
-    assert "y.npy.partial: go on with --resume" in running.text()[1]
+    assert "y.npy.partial: continue with --resume" in running.text()[1]
 
 
 def test_a_killed_rank_by_hand_is_named_by_the_others(tmp_path: Path) -> None:
@@ -234,7 +234,7 @@ def test_interrupted(slow: Written, tmp_path: Path, how: str) -> None:
     ended = running.wait(END_S).expect(130)
     assert ended.err.splitlines()[-1] == "edgelaunch: interrupted"
     assert "Traceback" not in ended.err
-    assert "y.npy.partial: go on with --resume" in ended.err
+    assert "y.npy.partial: continue with --resume" in ended.err
     wait_gone(slow.path, 0.5)
     assert [file.name for file in tmp_path.iterdir()] == ["y.npy.partial"]
 

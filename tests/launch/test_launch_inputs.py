@@ -278,19 +278,19 @@ def test_cola(language: Plan, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("x.txt", b"good\n\xff\xfe", r"x.txt:2: byte 0 is no UTF-8 text"),
+        ("x.txt", b"good\n\xff\xfe", r"x.txt:2: byte 0 is not UTF-8 text"),
         ("x.txt", b"", "holds no items"),
         ("x.txt", b"\xef\xbb\xbf", "holds no items"),
         ("x.jsonl", b"\n\n", "holds no items"),
         ("x.txt", "cat".encode("utf-16-le"), "x.txt:1: holds a zero byte, as UTF-16 does"),
-        ("x.tsv", b"a\t--1\t\tcat\n", r"x.tsv:1: 4 columns do not read as GLUE CoLA"),
-        ("x.tsv", b"a\t" + b"9" * 5000 + b"\t\tcat\n", r"x.tsv:1: 4 columns do not read as GLUE CoLA"),
-        ("x.tsv", b"a\t1\t\tcat\nindex\tsentence\n", r"x.tsv:2: 2 columns do not read as GLUE CoLA"),
+        ("x.tsv", b"a\t--1\t\tcat\n", r"x.tsv:1: 4 columns are not GLUE CoLA"),
+        ("x.tsv", b"a\t" + b"9" * 5000 + b"\t\tcat\n", r"x.tsv:1: 4 columns are not GLUE CoLA"),
+        ("x.tsv", b"a\t1\t\tcat\nindex\tsentence\n", r"x.tsv:2: 2 columns are not GLUE CoLA"),
         ("x.txt", b"a" * (1 << 20) + b"bc", "x.txt:1: a line of more than"),
         ("x.jsonl", b'"a"\n{"txet": 1}', r"x.jsonl:2: must be a string, or an object"),
         ("x.jsonl", b"{", "x.jsonl:1: not JSON"),
         ("x.jsonl", b'{"text": "a", "label": "b"}', "label is 'b', it must be a class number"),
-        ("x.tsv", b"a\tb\tc\n", r"x.tsv:1: 3 columns do not read as GLUE CoLA"),
+        ("x.tsv", b"a\tb\tc\n", r"x.tsv:1: 3 columns are not GLUE CoLA"),
     ],
 )
 def test_text_that_cannot_be_read(language: Plan, tmp_path: Path, name: str, content: bytes, message: str) -> None:
@@ -307,7 +307,7 @@ def test_tokenizer_missing_or_damaged(language: Plan, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="the plan has no tokenizer"):
         items_of(bare, tmp_path / "x.txt")
     (tmp_path / "tokenizer.json").write_text("{}")
-    with pytest.raises(UserError, match=r"tokenizer.json: the tokenizer is damaged or of another plan"):
+    with pytest.raises(UserError, match=r"tokenizer.json: the tokenizer is damaged or belongs to another plan"):
         items_of(language, tmp_path / "x.txt")
     spec = replace(spec, sha256=file_sha256(tmp_path / "tokenizer.json"))
     with pytest.raises(UserError, match=r"tokenizer.json: not a readable tokenizer"):

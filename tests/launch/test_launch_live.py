@@ -170,10 +170,10 @@ def test_a_partial_microbatch_does_not_wait_long(two_stages: Written) -> None:
 def test_what_the_source_raises_is_raised_to_the_feeder(two_stages: Written) -> None:
     def values() -> Iterator[Item | Flush]:
         yield from items(1)
-        raise UserError("line 2 does not do")
+        raise UserError("line 2 is invalid")
 
     given = live(two_stages.plan, values()).source.items
-    with pytest.raises(UserError, match="line 2 does not do"):
+    with pytest.raises(UserError, match="line 2 is invalid"):
         list(given)
 
 
@@ -218,10 +218,10 @@ def test_json_lines_of_arrays(two_stages: Written, monkeypatch: pytest.MonkeyPat
         (b"3", "standard input:1: must be an object with an array for each input: x"),
         (b'{"y": [1]}', "standard input:1: holds y, the model takes x"),
         (b"[1, 2, 3]", r"standard input:1: x is float64 \(3,\), the model takes float32 \(4,\)"),
-        (b"[[1, 2], 3]", "standard input:1: x is no array"),
+        (b"[[1, 2], 3]", "standard input:1: x is not an array"),
         (b'["a", 2, 3, 4]', "standard input:1: x is <U"),
         (b'{"x": [1, 2, 3, 4], "label": "cat"}', "label is 'cat', it must be a class number"),
-        (b"\xff", "standard input:1: byte 0 is no UTF-8 text"),
+        (b"\xff", "standard input:1: byte 0 is not UTF-8 text"),
     ],
 )
 def test_lines_that_do_not_do(
@@ -354,8 +354,8 @@ def test_dropped_items_leave_gaps_in_the_numbers(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "part"),
     [
-        (["--rate", "0"], "--rate 0 does not do"),
-        (["--rate", "nan"], "--rate nan does not do"),
+        (["--rate", "0"], "invalid value 0 for --rate"),
+        (["--rate", "nan"], "invalid value nan for --rate"),
         (["--when-full", "wait"], "give --rate R, or --input -"),
         (
             ["--rate", "5", "--when-full", "drop-oldest", "--output", "y.npy"],

@@ -30,7 +30,7 @@ def x(tmp_path: Path) -> Path:
 def test_local_gives_the_models_results_in_order(two_stages: Written, x: Path, tmp_path: Path) -> None:
     ended = run(two_stages.path, "--local", "--input", x, "--output", tmp_path / "y.npy").expect(0)
     np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), 4 * rows(7))
-    for text in ("7 results in", "items/s over all", "predicted", "bottleneck:"):
+    for text in ("7 results in", "items/s overall", "predicted", "bottleneck:"):
         assert text in ended.out
     assert "rank 1 (host-1): stage 1, units 1-1, cpu, 1 thread: ready" in ended.err
 

@@ -70,7 +70,7 @@ def test_the_others_go_on_without_it_and_then_with_it(
     ended = running.wait().expect(0)
     check(output, x)
     assert f"rank {rank} (host-{rank}, units {rank}-{rank})" in ended.err
-    assert f"goes on without host-{rank}: predicted 1,000 items/s (was 1,000)" in ended.err
+    assert f"continuing without host-{rank}: predicted 1,000 items/s (was 1,000)" in ended.err
     assert "results again" in ended.err
     wait_gone(plan.path, 1.0)
 
@@ -94,7 +94,7 @@ def test_a_rank_that_is_needed_is_started_again(bare: Written, x: Path, tmp_path
     ended = running.wait().expect(0)
     check(output, x)
     assert "rank 1 (host-1) was killed by SIGKILL: starts it again" in ended.err
-    assert "all ranks are there: goes on as planned" in ended.err
+    assert "all ranks are present: continuing as planned" in ended.err
 
 
 def test_a_rank_by_hand_that_was_stopped_finds_that_it_is_out_and_joins_again(
@@ -109,7 +109,7 @@ def test_a_rank_by_hand_that_was_stopped_finds_that_it_is_out_and_joins_again(
     started[2].process.send_signal(signal.SIGCONT)
     ended = wait_all(started)
     assert [item.code for item in ended] == [0, 0, 0], [item.err for item in ended]
-    assert "was out of reach and taken for lost: joins again" in ended[2].err
+    assert "was unreachable and considered lost: rejoining" in ended[2].err
     check(output, x)
 
 
@@ -138,7 +138,7 @@ def test_a_rank_by_hand_that_is_told_to_stop_leaves_and_the_others_go_on(
     for running in (started[0], started[2]):
         running.wait().expect(0)
     assert "rank 1 (host-1, units 1-1) was told to stop (SIGTERM), and left, after item" in started[0].text()[1]
-    assert "goes on without host-1" in started[0].text()[1]
+    assert "continuing without host-1" in started[0].text()[1]
     check(output, x)
 
 
@@ -150,7 +150,7 @@ def test_a_rank_here_that_is_told_to_stop_is_started_again(bare: Written, x: Pat
     ended = running.wait().expect(0)
     check(output, x)
     assert "rank 1 (host-1) was told to stop (SIGTERM), and left: starts it again" in ended.err
-    assert "all ranks are there: goes on as planned" in ended.err
+    assert "all ranks are present: continuing as planned" in ended.err
 
 
 def test_without_a_rank_that_stays_away_the_run_ends(tmp_path: Path) -> None:
@@ -188,7 +188,7 @@ def test_resume_after_everything_was_killed(bare: Written, x: Path, tmp_path: Pa
     with (tmp_path / "y.npy.partial" / "0.npy").open("ab") as file:
         file.write(b"torn")
     ended = Running(words).wait().expect(0)
-    assert "goes on after item" in ended.err
+    assert "resuming after item" in ended.err
     assert f"{NUM_ITEMS} results in {output}" in ended.out
     check(output, x)
 

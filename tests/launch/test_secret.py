@@ -60,7 +60,7 @@ def test_where_the_secret_comes_from(three_stages: Written, tmp_path: Path) -> N
         find_secret(plan, "127.0.0.1", "/dev/null", {})
 
 
-def test_what_strangers_write_is_not_heeded(two_stages: Written) -> None:
+def test_what_strangers_write_is_ignored(two_stages: Written) -> None:
     with Meeting(two_stages.plan, SECRET.encode()) as meeting:
         mine, other = meeting.board, meeting.join(SECRET.encode())
     mine.put("announcement", "ours")
@@ -129,12 +129,12 @@ def test_a_wrong_and_a_missing_secret_do_not_disturb_the_others(tmp_path: Path) 
     running = [start(commands[0], SECRET), start(commands[1], SECRET)]
     start(commands[2], OTHER).wait().expect_error("is not rank 0's")
     start(commands[2], None).wait().expect_error("asks for a shared secret")
-    running[0].wait_for("came with another secret: turned away")
+    running[0].wait_for("has a different secret: rejected")
     running.append(start(commands[2], SECRET))
     ended = wait_all(running)
     for item in ended:
         item.expect(0)
-    assert "rank 2 (host-2) came with another secret" in ended[0].err
+    assert "rank 2 (host-2) has a different secret" in ended[0].err
     np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), 8 * np.load(tmp_path / "x.npy"))
 
 

@@ -110,11 +110,11 @@ def test_malformed_problems_are_refused(problem: Problem, message: str) -> None:
     [
         (
             {"weight_bytes": (10, 2000, 10, 10)},
-            "unit 1 fits on no host: it needs 2.003 kB on pi-0, .* 1.003 kB too few",
+            "unit 1 fits on no host: it needs 2.003 kB on pi-0, .* short by 1.003 kB",
         ),
         (
             {"weight_bytes": (900, 900, 900, 10)},
-            "units 0-3 need at least 2.713 kB; the cluster's 2 hosts have 2 kB .* 713 B too few",
+            "units 0-3 need at least 2.713 kB; the cluster's 2 hosts have 2 kB .* short by 713 B",
         ),
         (
             {"weight_bytes": (600, 600, 600, 0)},
@@ -165,7 +165,7 @@ def test_evaluate_refuses_broken_plans(stages: list[tuple[int, int, int]], messa
 def test_evaluate_names_stage_host_and_bytes() -> None:
     problem = replace(PROBLEM, weight_bytes=(10, 10, 990, 10))
     stages = [Assignment(first=0, last=1, host=0), Assignment(first=2, last=3, host=1)]
-    with pytest.raises(Infeasible, match=r"stage 1 \(units 2-3\) needs 1.003 kB on pi-1, which has 1 kB: 3 B too few"):
+    with pytest.raises(Infeasible, match=r"stage 1 \(units 2-3\) needs 1.003 kB on pi-1, which has 1 kB: short by 3 B"):
         evaluate(problem, stages)
 
 

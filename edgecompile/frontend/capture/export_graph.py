@@ -93,7 +93,7 @@ def explain_operator(failed: OperatorFailed) -> str:
     kind = type(cause).__name__
     if kind == "DataDependentOutputException":
         return (
-            f"the model calls {where}, which makes a Python number of a tensor, so that what runs depends on the data: "
+            f"the model calls {where}, which turns a tensor into a Python number, so what runs depends on the data: "
             "compute with the tensor itself"
         )
     if kind == "DynamicOutputShapeException":

@@ -65,7 +65,7 @@ def propagate(graph_module: fx.GraphModule, inputs: Sequence[torch.Tensor]) -> N
     `writes`: the operator writes into one of its arguments.
 
     Raises:
-        OperatorFailed: an operator's result has a shape that depends on the data, is no plain tensor, or is unknown.
+        OperatorFailed: an operator's result has a shape that depends on the data, is not a plain tensor, or is unknown.
     """
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     fakes = [mode.from_tensor(item, static_shapes=True) for item in inputs]

@@ -282,7 +282,7 @@ def _explain(error: Exception, method: CaptureMethod, name: str, called: _LastCa
     start = f"capture={method.value}: cannot trace the model {name!r}: {f'{place}: ' if place else ''}"
     if "DataDependent" in type(error).__name__:
         return (
-            f"{start}which way it goes depends on the data, and a graph has one way: compute both, and choose with "
+            f"{start}which branch runs depends on the data, and a graph has only one: compute both, and choose with "
             "torch.where"
         )
     if called.transformed and not place:

@@ -239,7 +239,7 @@ def _results(captured: Captured, microbatch: int) -> tuple[BoundaryTensor, ...]:
     results = []
     for name, value in zip(captured.output_names, values, strict=True):
         if not isinstance(value, fx.Node) or not isinstance(value.meta.get("facts"), TensorFacts):
-            raise UserError(f"model.output: {name!r} is no tensor: leave it out with model.output")
+            raise UserError(f"model.output: {name!r} is not a tensor: leave it out with model.output")
         tensor = _travelling(value, name, microbatch)
         if tensor.dtype not in DTYPE_BYTES:
             raise UserError(f"model.output: {name!r} has the dtype {tensor.dtype}, which cannot travel")
