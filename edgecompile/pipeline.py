@@ -1,4 +1,4 @@
-"""compile_model(): the main path, one call a step."""
+"""compile_model(): the main path of the compiler, one call per step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A pipeline inside an application: `with edgelaunch.Pipeline(plan, local=True) as p: for y in p.stream(items): ...`"""
+"""The Python API: `with edgelaunch.Pipeline(plan, local=True) as p: for y in p.stream(items): ...`"""
 
 from __future__ import annotations
 

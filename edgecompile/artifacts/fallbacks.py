@@ -1,4 +1,4 @@
-"""What is done without one host: a schedule for the others and its shards, for each host whose loss can be borne.
+"""Fallback plans: for each host, a schedule and shards for the remaining hosts (contingency=1).
 
 Scheduled exactly, on the hosts that the plan uses, with the same microbatch and wire format; wishes for throughput and
 latency do not hold here, all other constraints do. A survivor lets go of its stage's weights before it loads the new

@@ -1,4 +1,4 @@
-"""In-place operators of a TorchScript graph: none may write a constant, a weight or an input.
+"""Checks that the in-place operators of a TorchScript graph write no constant, weight or input.
 
 torch's recurrent cells, traced, add in place into pieces of a product. Where that product does not depend on an input,
 freezing folds it into a constant, since `unsafe_chunk` hides that its results share memory with its argument: the

@@ -1,4 +1,4 @@
-"""What lossy wire formats cost the results: how much, whether that is allowed, and which tensor at which cut it is."""
+"""Measures the error that lossy wire formats cause, checks it against the limit, and names its source."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`edgecompile`: the Hydra entry point. Imports no torch, so that help and config errors come at once."""
+"""The `edgecompile` command. Imports no torch, so that --help and config errors are fast."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The options of the commands that Hydra configures: its own and ours, checked before Hydra sees them."""
+"""Command-line options of the Hydra commands, checked before Hydra parses them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The edgesched command: PipeEdge's sched-pipeline, with its files and flags, over this project's scheduler."""
+"""The `edgesched` command: PipeEdge's sched-pipeline files and flags, solved by our scheduler."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`edgeplan`: what a plan says."""
+"""The `edgeplan` command: dispatches to show, explain, simulate, diff, export and report."""
 
 from __future__ import annotations
 

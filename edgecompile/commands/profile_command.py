@@ -1,4 +1,4 @@
-"""`edgeprofile`: the Hydra entry point, on the device that is to be measured. Imports no torch at module level."""
+"""The `edgeprofile` command, run on the device to measure. Imports no torch at module level."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the compiler works with: the config's models and clusters as frozen objects in SI units."""
+"""The config's models and clusters as frozen objects in SI units, with all checks on their values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a config was asked for, as overrides that are the same wherever the config is: plan.yaml keeps them.
+"""Finds the overrides that reproduce a config, in a canonical form that plan.yaml records.
 
 What the command line had would not do: the same config can be written in many ways, in a sweep Hydra orders the words
 anew, and paths tell of the folder. So these are found from the config itself.

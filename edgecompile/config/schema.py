@@ -1,4 +1,4 @@
-"""The structured config: what users write. Mutable, as OmegaConf needs it; domain.py turns it into frozen objects."""
+"""The structured Hydra config. Mutable, as OmegaConf requires; the domain module makes frozen objects of it."""
 
 from __future__ import annotations
 

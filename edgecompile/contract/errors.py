@@ -1,4 +1,4 @@
-"""The one kind of error that is the user's to mend; every command turns it into one line and exit status 2."""
+"""UserError: an error that the user can fix; every command prints it as one line and exits with status 2."""
 
 from __future__ import annotations
 

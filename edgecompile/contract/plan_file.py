@@ -1,4 +1,4 @@
-"""plan.yaml: read, checked and written whole. Imports no torch."""
+"""Reads, checks and writes plan.yaml. Imports no torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-""" "50Mbps", "4GB", "472 GFLOPS" -> SI numbers, and back for people; the only place that knows users' units."""
+"""Parses and formats quantities with units: "50Mbps", "4GB", "472 GFLOPS" to SI numbers and back."""
 
 from __future__ import annotations
 

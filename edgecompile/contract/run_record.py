@@ -1,4 +1,4 @@
-"""run.json: what a run measured, as edgelaunch writes it and edgeplan reads it. Imports no torch.
+"""The record of a run (run.json) that edgelaunch writes and edgeplan reads. Imports no torch.
 
 All times are seconds, sizes bytes; stamps are nanoseconds of the machine's monotonic clock.
 """

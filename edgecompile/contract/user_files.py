@@ -1,4 +1,4 @@
-"""Files of the user's: read within bounds, and never written over by mistake. Imports no torch."""
+"""Reads the user's files within size limits, and refuses to overwrite them by mistake. Imports no torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What must hold in a plan, rule by rule; a broken one is named with its key, its value and what is allowed."""
+"""Validation rules for plans; an error names the key, its value and what is expected."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reads YAML safely and turns plain values into frozen dataclasses, naming the key of whatever does not fit."""
+"""Reads YAML safely and decodes it into frozen dataclasses; errors name the key."""
 
 from __future__ import annotations
 

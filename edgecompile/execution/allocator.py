@@ -1,4 +1,4 @@
-"""How a process's memory allocator treats what a computation frees: ranks, and measurements of what they run.
+"""Sets the memory allocator (glibc) for processes that run shards, here and when measuring.
 
 Imports no torch; glibc alone is touched.
 """

@@ -1,4 +1,4 @@
-"""A shard's weights in the layout in which this machine multiplies fastest, chosen when the shard is loaded.
+"""Repacks a shard's weights into the layout that is fastest on this machine, when the shard is loaded.
 
 A product of activations and constant weights goes through BLAS, which rearranges the weights at each call. oneDNN can
 rearrange them once ("prepacking", as TorchInductor does when it freezes a model). On an AMD EPYC of the Zen 4

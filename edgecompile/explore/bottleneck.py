@@ -1,4 +1,4 @@
-"""What sets a plan's period, what comes next, and why it cannot simply be moved; what the certificate proves."""
+"""Finds what limits a plan's period, what comes next, and what the certificate proves."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""What if: a plan with other figures, one host fewer or one more. The stages stay as they are until they are planned
-again."""
+"""Applies what-if changes to a plan: other figures, one host less or one more; stages stay as they are."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`edgeplan diff`: what moved between two plans, what was asked for differently, and what that costs and brings."""
+"""`edgeplan diff`: compares two plans: units moved, settings changed, effect on the predictions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`edgeplan explain`: what holds a plan back, what a change would bring, why a unit is where it is."""
+"""`edgeplan explain`: the bottleneck, what a change would gain, and why a unit is placed where it is."""
 
 from __future__ import annotations
 

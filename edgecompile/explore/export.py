@@ -1,4 +1,4 @@
-"""`edgeplan export --perfetto`: a simulated run, or a real one, as a trace for the Perfetto UI and chrome://tracing.
+"""`edgeplan export --perfetto`: writes a simulated or measured run as a Chrome/Perfetto trace.
 
 The format is Chrome's Trace Event Format, JSON: complete events (`ph: X`) with microseconds, a process for each host
 and a thread for each stage or link.

@@ -1,4 +1,4 @@
-"""What a plan can say of other microbatches, though it has times for its own only."""
+"""What one plan tells about other microbatch sizes, although it has costs for its own only."""
 
 from __future__ import annotations
 

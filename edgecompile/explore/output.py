@@ -1,4 +1,4 @@
-"""Files that edgeplan writes where the user says."""
+"""Opens the files that edgeplan writes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`edgeplan report`: one self-contained HTML file about a plan, and where there is one about a run and a sweep.
+"""`edgeplan report`: writes one self-contained HTML file about a plan, and optionally a run and a sweep.
 
 No script and no request: a content security policy forbids both. Colours follow the reader's light or dark theme.
 """

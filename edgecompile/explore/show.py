@@ -1,4 +1,4 @@
-"""A plan as tables that a person can read."""
+"""`edgeplan show`: prints a plan as tables."""
 
 from __future__ import annotations
 

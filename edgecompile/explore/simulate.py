@@ -1,4 +1,4 @@
-"""`edgeplan simulate`: what a plan, as it is or with other figures, would do in time."""
+"""`edgeplan simulate`: simulates a plan over time, as it is or with other figures."""
 
 from __future__ import annotations
 

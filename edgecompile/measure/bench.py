@@ -1,4 +1,4 @@
-"""One range of units in memory, as a stage would run it: whole, and unit by unit."""
+"""Runs one range of units as a stage would, whole and unit by unit, to time it."""
 
 from __future__ import annotations
 

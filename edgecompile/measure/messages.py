@@ -1,4 +1,4 @@
-"""What sending and receiving take of the cores, and what a rank's process takes of memory, measured over loopback."""
+"""Measures over loopback the CPU time of sending and receiving, and the memory of a rank's process."""
 
 from __future__ import annotations
 

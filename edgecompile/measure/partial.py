@@ -1,4 +1,4 @@
-"""Samples on disk while edgeprofile works, so that a measurement that was stopped goes on where it was."""
+"""Keeps edgeprofile's samples on disk, so that an interrupted measurement can resume."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Measures stretches in turns, so that a slow moment of the machine falls on all of them; keeps what it has on disk."""
+"""Measures all stretches in rounds, so that a slow moment of the machine affects all of them alike."""
 
 from __future__ import annotations
 

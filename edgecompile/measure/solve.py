@@ -1,4 +1,4 @@
-"""Samples -> seconds of each unit, so that their sums are what whole stages take."""
+"""Solves for the time of each unit from samples of unit ranges, so that sums match whole stages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""chain -> stretches: consecutive units that are measured together, as a stage would run them; alike ones only once."""
+"""Divides the chain into stretches: consecutive units measured together, equal ones only once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Builders for `_target_` in a model option: transformers architectures by name, and a sentence encoder on top."""
+"""Builders for `_target_` in a model option: transformers architectures by name, and a sentence encoder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Google's ViT .npz files (vision_transformer, Dosovitskiy et al. 2021) under the names of transformers' ViT."""
+"""Loads Google's ViT .npz files (Dosovitskiy et al. 2021) under the weight names of transformers' ViT."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""What users wrap around a module, or leave out of it: torch.compile, weights not made yet, weights that are not plain
-tensors. Each is taken off, made up for, or refused by name."""
+"""Prepares a user's module for capture: unwraps torch.compile, initialises lazy weights, rejects odd ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tensors of a weights file that the model does not use: which are harmless, and which tell of another model.
+"""Decides which unused tensors of a weights file are harmless, and which show that it is for another model.
 
 Whole parts that the model lacks are harmless: a pooler, a language model's head, a decoder or another tower. A file of
 another model has more in the very parts that the model has: a further member of a list (`layers.12` beside `layers.0`

@@ -1,4 +1,4 @@
-"""Modules of the user's that lie where the command was started: found there, and only what a config names."""
+"""Imports user modules from the current folder, and only those that a config names."""
 
 from __future__ import annotations
 

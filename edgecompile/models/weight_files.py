@@ -1,4 +1,4 @@
-"""Files of weights -> tensors by name. Nothing that a file holds is ever executed."""
+"""Reads weights files into named tensors, without executing anything that a file contains."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A model's weights from files: what does not fit, what the model does not use, and what is not a number is named."""
+"""Loads weights into a model; errors name what does not fit, is missing, or is not finite."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What planning again needs, out of the scheduling problem that was solved and into the plan; resolve.py reads it."""
+"""Records the scheduling problem in the plan, so that it can be solved again without the model."""
 
 from __future__ import annotations
 

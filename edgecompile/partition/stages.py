@@ -1,4 +1,4 @@
-"""chain x profile x cluster -> the scheduling problem, and the plan's assignment of units to hosts."""
+"""States the scheduling problem from chain, profile and cluster, and turns the solution into stages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""plan.yaml -> the scheduling problem that it answers, so that it can be asked again; no model, no torch."""
+"""Rebuilds the scheduling problem from a plan, without model and torch, so that it can be solved again."""
 
 from __future__ import annotations
 

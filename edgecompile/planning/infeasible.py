@@ -1,4 +1,4 @@
-"""Says why a scheduling problem has no plan: what does not fit, where, by how much, or which constraint is to blame."""
+"""Explains why a scheduling problem has no solution: what does not fit, or which constraint excludes it."""
 
 from __future__ import annotations
 

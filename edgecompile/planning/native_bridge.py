@@ -1,4 +1,4 @@
-"""Carries problems into the native scheduler and plans out of it; the one module that knows both sides."""
+"""Converts problems and schedules between Python and the native scheduler; the only user of the bindings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""PipeEdge's three YAML formats and its conventions; nothing else in this package knows them.
+"""Reads PipeEdge's three YAML formats; the only module that knows their conventions.
 
 The formats: models (mapping of model name to layers, mem_MB, parameters_in, parameters_out), device types (mapping of
 type to mem_MB, bw_Mbps and profiles) and devices (mapping of type to host names). Here Mbps means 2^20 bit/s and MB

@@ -1,4 +1,4 @@
-"""Which host runs which units: a problem in, a certified schedule out, solved by the native scheduler."""
+"""Solves a scheduling problem with the native scheduler and returns a certified schedule."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""profile=measured: what edgeprofile measured on each kind of device -> seconds and bytes at the plan's microbatch."""
+"""profile=measured: unit times and sizes at the plan's microbatch, from files that edgeprofile wrote."""
 
 from __future__ import annotations
 

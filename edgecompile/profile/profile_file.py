@@ -1,4 +1,4 @@
-"""The file that edgeprofile writes and profile=measured reads: one device, one model. Imports no torch.
+"""The profile file of one model on one device: written by edgeprofile, read by profile=measured. Imports no torch.
 
 Seconds, CPU seconds, bytes. Lists a unit have one entry for each of the model's units, in order.
 """

@@ -1,4 +1,4 @@
-"""A sweep as a picture: throughput and latency over the microbatch, or side by side where no microbatch was swept."""
+"""Plots a sweep: throughput and latency over the microbatch, or as bars per job."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A sweep's points side by side: what they share, what was swept, which is the best, as a table and for scripts."""
+"""The table of a sweep: common settings, swept settings and the best point, for people and scripts."""
 
 from __future__ import annotations
 

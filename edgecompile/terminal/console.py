@@ -1,4 +1,4 @@
-"""What commands say while they work: rich on a terminal, plain lines elsewhere; and how they end."""
+"""Console output of the commands: rich on a terminal, plain lines elsewhere; errors and exit statuses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the options of all commands have in common: errors in one line with the nearest names, and shell completion."""
+"""Option parsing shared by all commands: one-line errors with near matches, and shell completion."""
 
 from __future__ import annotations
 

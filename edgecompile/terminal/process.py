@@ -1,4 +1,4 @@
-"""A command's process: output that nobody reads or no disk takes, and Ctrl-C while libraries are imported.
+"""A command's process: closed output pipes, full disks, and Ctrl-C during imports.
 
 Imports nothing but the standard library, and little of that: every command begins with it.
 """

@@ -1,4 +1,4 @@
-"""Wire formats: what a boundary's tensors look like while they travel, how many bytes that is, and what it costs.
+"""The wire formats: their names, sizes and costs.
 
 Floats of 32 bits are encoded, but for masks and the like (exact.py); all other tensors pass unchanged. Integer formats
 store codes of `bits` bits with an offset and a step for each item, or for each item and channel (the last dimension)

@@ -1,4 +1,4 @@
-"""edgelaunch's arguments: what there is, and what does not go together. Imports no torch."""
+"""The command-line arguments of edgelaunch, and checks on their combinations. Imports no torch."""
 
 from __future__ import annotations
 

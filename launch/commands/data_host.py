@@ -1,4 +1,4 @@
-"""The data host's side of one command: what is fed, what becomes of the results, what is printed at the end."""
+"""The data host's part of a command: opens the input, handles the results, prints the summary."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`edgelaunch doctor PLAN`: its arguments, and the table that comes of it."""
+"""The `edgelaunch doctor` command: its arguments and its table of findings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The edgelaunch command. Imports no torch before arguments and plan have been checked."""
+"""The `edgelaunch` command. Imports no torch before arguments and plan have been checked."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`edgelaunch links PLAN`: its arguments, and how it runs on one rank. Imports no torch before it measures."""
+"""The `edgelaunch links` command: its arguments, and its run on one rank. Imports torch only to measure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One process, one rank: from its arguments to its exit status."""
+"""Runs one rank in this process, from its arguments to its exit status."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every command on one rank begins with: which rank it is, where it meets the others, and how it ends."""
+"""Shared start-up of single-rank commands: which rank this is, where the ranks meet, how it ends."""
 
 from __future__ import annotations
 

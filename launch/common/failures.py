@@ -1,4 +1,4 @@
-"""What ended a run: the first cause, as it is told to the other ranks and to the user."""
+"""Failure: the first cause that ended a run, as reported to the other ranks and the user."""
 
 from __future__ import annotations
 

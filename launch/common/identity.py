@@ -1,4 +1,4 @@
-"""Which rank this process is, and where rank 0 is. Imports no torch."""
+"""Finds out which rank this process is, and the address of rank 0. Imports no torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What flows: one item with its name and label, and the mark between two streams."""
+"""The items of a stream: one item with its name and label, and the marker between two streams."""
 
 from __future__ import annotations
 

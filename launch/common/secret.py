@@ -1,4 +1,4 @@
-"""The secret that the ranks share, from the environment or a file. Imports no torch."""
+"""Reads the secret that the ranks share, from the environment or a file. Imports no torch."""
 
 from __future__ import annotations
 

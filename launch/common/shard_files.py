@@ -1,4 +1,4 @@
-"""The files that a plan names: whether they are here, and have the bytes that the plan was written with."""
+"""Checks that a plan's files exist and have the recorded sha256."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""What a rank runs on: the versions that ranks tell each other when they join, and whether they fit. Imports no torch
-before it is asked for its version."""
+"""The software versions that ranks exchange when they join, and whether they are compatible. Imports no torch early."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Heartbeats and news: one thread a rank with its own connection to the store, which no stage and no link holds up."""
+"""Sends heartbeats and receives announcements, in one thread with its own connection to the store."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the ranks tell each other about who takes part: small texts in the store, each with its reader and writer."""
+"""The messages about membership that ranks exchange through the store."""
 
 from __future__ import annotations
 

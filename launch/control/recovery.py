@@ -1,4 +1,4 @@
-"""What rank 0 decides: when an epoch ends, with whom and by which plan the next one goes on, when all is over."""
+"""Rank 0's decisions: when an epoch ends, which ranks and plan the next one uses, when the run is over."""
 
 from __future__ import annotations
 

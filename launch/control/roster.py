@@ -1,4 +1,4 @@
-"""Who is there: rank 0's list of ranks, kept from their heartbeats. Reads no clock and no store of its own."""
+"""Rank 0's list of present ranks, updated from their heartbeats. Uses no clock and no store of its own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From one epoch to the next: one process of a pipeline, as long as it lives.
+"""Runs one process of a pipeline from epoch to epoch, as long as it lives.
 
 A rank that is lost ends an epoch, not the run. Those that are left keep their process, their shard and their
 connection to rank 0's store, leave the epoch, and join the next one, in which what was under way is sent again.

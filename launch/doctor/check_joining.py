@@ -1,4 +1,4 @@
-"""Checks of `edgelaunch doctor`: whether this rank and rank 0 can meet and understand each other, within its limits."""
+"""Doctor checks: can this rank reach and join rank 0, within its limits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checks of `edgelaunch doctor`: clock, cores, memory, disk and the plan's files."""
+"""Doctor checks: clock, cores, memory, disk and the plan's files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checks of `edgelaunch doctor`: names, addresses, interfaces, ports and the shared secret."""
+"""Doctor checks: names, addresses, interfaces, ports and the shared secret."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checks of `edgelaunch doctor`: Python, torch and what it can do here. Imports torch only inside them."""
+"""Doctor checks: Python, torch and its features. Imports torch only inside the checks."""
 
 from __future__ import annotations
 

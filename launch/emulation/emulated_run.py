@@ -1,4 +1,4 @@
-"""`--emulate`: the plan's cluster on this machine, each rank with its host's network, cores and memory. Linux, root.
+"""`--emulate`: runs each rank with its host's network, cores and memory. Linux, root.
 
 Also for benchmarks and tests: `with Emulation(plan) as emulation:`, then `emulation.prefix(rank)` before any command.
 """

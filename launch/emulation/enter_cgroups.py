@@ -1,4 +1,4 @@
-"""Starts a command in control groups and on given cores: `python enter.py CORES GROUPS COMMAND...`. Run as a file.
+"""Starts a command in control groups and on given cores; run as a file with CORES GROUPS COMMAND...
 
 CORES: numbers joined by commas, or empty for all. GROUPS: folders of control groups joined by colons. The process joins
 before it becomes the command, so that nothing of the command runs outside.

@@ -1,4 +1,4 @@
-"""Arrays as input: .npy, .npz and .safetensors files."""
+"""Reads arrays as input: .npy, .npz and .safetensors files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One array for one input of the model: the shape and dtype that it takes, or an error that says what differs."""
+"""Checks that an array matches a model input's shape and dtype."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A folder of images: which files it holds, and which classes its subfolders mean."""
+"""Reads a folder of images: its files, and the classes that its subfolders stand for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images as input: a file, or a folder whose subfolders may be classes."""
+"""Reads images as input: one file, or a folder whose subfolders may be classes."""
 
 from __future__ import annotations
 

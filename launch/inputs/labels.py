@@ -1,4 +1,4 @@
-"""Class scores as people read them: label names, probabilities, accuracy, Matthews correlation."""
+"""Labels and scores: class names, probabilities, accuracy, Matthews correlation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A live source: items come at a rate or as somebody sends them, and wait or are dropped where the pipeline is full."""
+"""Live sources: items arrive at a rate or from a sender, and wait or are dropped when the pipeline is full."""
 
 from __future__ import annotations
 

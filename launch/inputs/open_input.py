@@ -1,4 +1,4 @@
-"""Turns `--input` into a stream of items: arrays, sentences or images, read as they are needed."""
+"""Opens `--input` as a lazily read stream of items: arrays, sentences or images."""
 
 from __future__ import annotations
 

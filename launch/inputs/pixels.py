@@ -1,4 +1,4 @@
-"""An image file to its pixels as a person sees them: of any depth, turned the right way up, one picture a file."""
+"""Decodes an image file to pixels: any bit depth, upright, one picture per file."""
 
 from __future__ import annotations
 

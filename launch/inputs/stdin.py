@@ -1,4 +1,4 @@
-"""Standard input as a live source: a sentence, an image's path or a JSON object a line."""
+"""Reads standard input as a live source: one sentence, image path or JSON object per line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sentences as input: .txt, .jsonl and GLUE .tsv files through the plan's tokenizer."""
+"""Reads sentences as input, from .txt, .jsonl and GLUE .tsv files, with the plan's tokenizer."""
 
 from __future__ import annotations
 

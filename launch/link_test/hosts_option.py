@@ -1,4 +1,4 @@
-"""What `edgelaunch links` found, as a table beside the plan's figures and as a hosts option that edgecompile reads."""
+"""Prints the measured links beside the plan's, and writes them as a hosts option for edgecompile."""
 
 from __future__ import annotations
 

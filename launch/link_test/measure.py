@@ -1,4 +1,4 @@
-"""A rank that measures bandwidth and latency to all others over the runtime's own transport, instead of computing.
+"""Measures bandwidth and latency to all other ranks over the runtime's own transport.
 
 One pair at a time. Latency is half the median round trip of small messages, bandwidth the rate of transfers that grow
 until one takes a while; both without the waiting that first messages bring.

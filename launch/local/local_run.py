@@ -1,4 +1,4 @@
-"""`--local`: every rank as a process on this machine, started, watched and ended by their parent. Imports no torch."""
+"""Starts, watches and ends all ranks on this machine (`--local`). Imports no torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which ranks a parent starts again: those that were killed, lost or told to stop; none that failed by itself."""
+"""Decides which ranks are restarted: those killed, lost or told to stop, not those that failed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run writes is none of what it reads: checked before anything runs. Imports no torch."""
+"""Checks before a run that no output file overwrites an input. Imports no torch."""
 
 from __future__ import annotations
 

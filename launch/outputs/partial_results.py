@@ -1,4 +1,4 @@
-"""PATH.partial: the results of a run that is not complete, in a folder that survives it, for --resume to go on from."""
+"""PATH.partial: the results of an unfinished run, kept on disk for --resume."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Compares every item of a run with the unsplit model, where the plan was compiled with reference=true."""
+"""Compares every item of a run with the unsplit model, for plans compiled with reference=true."""
 
 from __future__ import annotations
 

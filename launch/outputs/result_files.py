@@ -1,4 +1,4 @@
-"""Turns `--output` into a file: .npy, .npz or .jsonl, complete or not there at all; until then in PATH.partial."""
+"""Writes `--output` as .npy, .npz or .jsonl, complete or not at all; PATH.partial until then."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What becomes of results on the data host: compared, written, counted, shown."""
+"""Handles results on the data host: compares, writes, counts and prints them."""
 
 from __future__ import annotations
 

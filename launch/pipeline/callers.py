@@ -1,4 +1,4 @@
-"""The callers of a Pipeline: each draws its items in a thread of its own, and all share the microbatches."""
+"""The concurrent callers of a Pipeline, which share its microbatches; each reads its items in its own thread."""
 
 from __future__ import annotations
 

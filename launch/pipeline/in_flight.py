@@ -1,4 +1,4 @@
-"""The microbatches whose results are not there yet: kept, in order, across epochs, so that none is lost."""
+"""Keeps the microbatches without a result, in order and across epochs, so that none is lost."""
 
 from __future__ import annotations
 

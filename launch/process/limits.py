@@ -1,5 +1,4 @@
-"""What this process may take of its machine: open files, memory, threads. Finds too tight limits before torch does,
-which tells of them in pages, and tells of what ran out in one line. Imports no torch."""
+"""Checks this process's limits on files, memory and threads, and explains failures caused by them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`--metrics-port`: this rank's counters for Prometheus, read when they are asked for."""
+"""Exposes this rank's counters to Prometheus (`--metrics-port`)."""
 
 from __future__ import annotations
 

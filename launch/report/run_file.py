@@ -1,4 +1,4 @@
-"""What a run was, for `run.json` and for `--json`."""
+"""Builds the record of a run for run.json and `--json`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run measured beside what the plan predicted."""
+"""Prints what a run measured beside what the plan predicted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a rank joins: it asks with a nonce of its own, and rank 0 answers that nonce under the shared secret.
+"""The join handshake: a rank asks with its own nonce, and rank 0 answers it under the shared secret.
 
     rank N                                          rank 0
     join/K: its rank, nonce and software    ->

@@ -1,4 +1,4 @@
-"""How the ranks of one run find each other and agree, through a TCPStore: who is here, whose plan, who failed."""
+"""The ranks' shared state in a TCPStore: which ranks are present, which plan they have, which failed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who may join: what is read from the store counts only if a process that knows the shared secret wrote it.
+"""Authenticates values in the store with the shared secret; values from other writers are ignored.
 
 A TCPStore asks nobody who they are: whoever reaches its port reads and writes every key. So each value carries an
 HMAC-SHA256 (RFC 2104) over its key and itself, with a key derived from the secret and from a nonce that rank 0 draws

@@ -1,4 +1,4 @@
-"""The store that rank 0 serves and all ranks meet at, opened in one way: by a run, and by the doctor before it."""
+"""Opens the TCPStore that rank 0 serves, for a run and for the doctor."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether the links carry: each pair of ranks that a plan may connect has a light connection of its own.
+"""Monitors the links: each pair of ranks that a plan may connect has a light connection of its own.
 
 Heartbeats say which ranks are there: they all go to rank 0, and so know nothing of the way between two others. A cut
 between those leaves gloo waiting without a word, since a quiet link is not a failure. Hence, for each link:

@@ -1,4 +1,4 @@
-"""Bounded pipes for messages: within this process, to another rank, from another rank.
+"""Bounded message queues: within this process, to another rank, from another rank.
 
 Each has a fixed number of slots. A producer acquires one, fills it and publishes it; a consumer gets one and releases
 it when nothing reads its tensors any more. A full pipe makes its producer wait: backpressure reaches the feeder.

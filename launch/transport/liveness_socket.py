@@ -1,4 +1,4 @@
-"""The light connection of a link: it carries nothing but signs of life, and both ends have proved who they are.
+"""The authenticated light connection that shows whether a link is alive.
 
 The listener's address stands in the store under the run's seal. Who connects must know the seal, and so must who
 answers: each seals what the other drew. A stranger can neither keep a cut link alive nor make one look cut.

@@ -1,4 +1,4 @@
-"""The process group and its links, as one object an epoch: a rank can give it up and build the next one.
+"""The gloo process group and links of one epoch, which a rank can abandon and rebuild.
 
 It owns its ProcessGroupGloo and does not use torch.distributed's global one: a failed init leaves that one's counters
 advanced, so that ranks which tried a different number of times never meet again.

@@ -1,4 +1,4 @@
-"""A rank that lacks a shard, or has a stale one, gets it from rank 0, over a process group of the two alone.
+"""Sends a missing or stale shard from rank 0 to a rank, over a process group of the two.
 
 The rank asks in the store, where what it says bears the shared secret. Rank 0 gives each rank its own shards and no
 other. A transfer that breaks goes on where it stopped, and what came counts only with the sha256 that the plan names.

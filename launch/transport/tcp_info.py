@@ -1,4 +1,4 @@
-"""What the kernel knows of this process's TCP connections. Linux; elsewhere it says nothing."""
+"""Reads the kernel's state of this process's TCP connections (Linux only)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Plays a pipeline through in time as the runtime behaves: bounded buffers, messages, jitter, arrivals.
+"""Simulates a pipeline as the runtime behaves: bounded buffers, messages, jitter, arrivals.
 
 The native core plays; here is what a schedule means to it and what comes of it. A stage decodes, computes and encodes
 in one thread; a message waits for a free receive buffer at the other end, then takes its transfer time; what crosses

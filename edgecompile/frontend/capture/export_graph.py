@@ -1,4 +1,4 @@
-"""torch.export's program -> the plain graph that the passes work on: functional, without assertions and wrappers."""
+"""Turns torch.export's program into a plain functional graph, without assertions and wrappers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every pass over an fx graph needs: tensors' facts at each node, constants, module paths."""
+"""Helpers for passes over fx graphs: tensor metadata of nodes, constants, module paths."""
 
 from __future__ import annotations
 

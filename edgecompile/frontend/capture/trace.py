@@ -1,4 +1,4 @@
-"""model -> fx.GraphModule whose nodes know their shapes.
+"""Captures a model as an fx.GraphModule whose nodes carry their shapes and dtypes.
 
 torch.export is the default: torch.fx.symbolic_trace, kept as an option, fails on Python that looks at the data.
 """

@@ -1,4 +1,4 @@
-"""Finds a chain's repeated blocks and where names and PipeEdge's numbers fall in it."""
+"""Finds a chain's repeated blocks, and resolves module names and PipeEdge's numbers to unit numbers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""graph -> chain of units and boundaries: what can be cut where, and what each piece costs."""
+"""Splits the graph into a chain of units and boundaries, with the cost of each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Golden items: inputs that reach the corners of a model, what the eager model makes of them, and how far is equal."""
+"""Golden items: inputs that reach a model's edge cases, the eager outputs, and tolerances."""
 
 from __future__ import annotations
 

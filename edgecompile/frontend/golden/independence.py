@@ -1,4 +1,4 @@
-"""Whether an item's result depends on the item alone: not on its neighbours in a microbatch, their number, its place.
+"""Checks that an item's result does not depend on the other items of its microbatch.
 
 Where the model runs on the same number of items, each at its place, the same operators run on the same shapes, so that
 an item's result may differ by rounding alone when its neighbours are exchanged: that finds an influence of a millionth.

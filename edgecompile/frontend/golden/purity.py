@@ -1,4 +1,4 @@
-"""What makes a model no function of its inputs: random numbers and state. Both are refused, by name."""
+"""Rejects models that draw random numbers or keep state between calls, and names where."""
 
 from __future__ import annotations
 

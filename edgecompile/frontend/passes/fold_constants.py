@@ -1,4 +1,4 @@
-"""Computes at compile time what no input reaches: position ids, masks, interpolated embeddings, relative biases."""
+"""Computes at compile time whatever does not depend on the inputs: position ids, masks, biases."""
 
 from __future__ import annotations
 
