@@ -211,7 +211,7 @@ def stop(process: subprocess.Popen[bytes], plan: Path) -> None:
 
 
 def resumes(folder: Path, num_ranks: int, count: int, seed: int, everything: bool) -> None:
-    """Kills the data host, or all processes at once, at random items; --resume goes on until all is there."""
+    """Kills the data host, or all processes at once, at random items; --resume continues until all is there."""
     model = compile_tiny(folder, num_ranks, contingency=False, detect_s=2.0)
     random_, num_items = random.Random(seed), 1000 * (count + 1)
     np.save(folder / "x.npy", np.stack([row(index) for index in range(num_items)]))

@@ -35,7 +35,7 @@ from edgecompile.wire.formats import cut_formats, may_lose
 __all__ = ["Step", "compile_model"]
 
 Step = Callable[[str], AbstractContextManager[object]]
-"""Says what is going on while its context is open."""
+"""Reports progress while its context is open."""
 
 
 def compile_model(conf: Conf, step: Step, overrides: Sequence[str] = ()) -> Plan:

@@ -37,7 +37,7 @@ them, all other clusters only boards that run ranks.
 
 
 def classes() -> dict[str, ast.ClassDef]:
-    tree = ast.parse((ROOT / "edgecompile" / "schema.py").read_text(encoding="utf-8"))
+    tree = ast.parse((ROOT / "edgecompile" / "config" / "schema.py").read_text(encoding="utf-8"))
     return {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
 
 

@@ -32,7 +32,7 @@ __all__ = ["main"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns 0, or 2 for what the user can mend (one line on stderr)."""
+    """Returns 0, or 2 after an error that the user can fix (one line on stderr)."""
     if argv is None:
         restart_in_utf8()
 

@@ -1,7 +1,7 @@
 """Finds the overrides that reproduce a config, in a canonical form that plan.yaml records.
 
-What the command line had would not do: the same config can be written in many ways, in a sweep Hydra orders the words
-anew, and paths tell of the folder. So these are found from the config itself.
+What the command line had would not do: the same config can be written in many ways, in a sweep Hydra reorders
+the words, and paths depend on the folder. So these are found from the config itself.
 """
 
 from __future__ import annotations

@@ -120,20 +120,20 @@ def check_overwrite(path: Path, key: str, others: Iterable[tuple[Path, str]]) ->
 
 
 def check_ours(path: Path, pattern: str, what: str, fix: str) -> None:
-    """Before a file is written over that no option names.
+    """Before a file is overwritten that no option names.
 
     Args:
-        pattern: what the beginning of our own files matches; an empty file is nobody's.
+        pattern: what the beginning of our own files matches; an empty file may be overwritten.
 
     Raises:
-        UserError: somebody else's file is there, or a folder.
+        UserError: a file of another kind is there, or a folder.
     """
     if not os.path.lexists(path):
         return
     try:
         with open(path, "rb") as file:
             beginning = file.read(BEGINNING)
-    except FileNotFoundError:  # a link to nothing: what is renamed over it writes over nothing
+    except FileNotFoundError:  # a link to nothing: what is renamed over it overwrites nothing
         return
     except OSError as error:
         raise UserError(f"{path}: {what} would be written here: {error.strerror}: {fix}") from None

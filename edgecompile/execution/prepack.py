@@ -103,7 +103,7 @@ class _Product:
 
 
 def product_rows(graph: Any) -> list[int]:
-    """How many rows each product of a traced graph has, in order. A shard that was loaded knows no shapes any more."""
+    """How many rows each product of a traced graph has, in order. A loaded shard no longer knows shapes."""
     sizes = [node.output().type().sizes() for node in _product_nodes(graph)]
     return [math.prod(size[:-1]) if size else 0 for size in sizes]
 

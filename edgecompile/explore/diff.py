@@ -172,7 +172,7 @@ def _or_none(value: Any, show: Any = str) -> str:
     return NOWHERE if value is None else str(show(value))
 
 
-# --- what came of it -------------------------------------------------------------------------------------------------
+# --- results ----------------------------------------------------------------------------------------------------------
 
 
 def _host_of(plan: Plan, stage: Stage) -> Host:

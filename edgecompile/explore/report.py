@@ -34,7 +34,7 @@ DRAWN = 12
 """Microbatches in a timeline."""
 MOST_JOBS = 200
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"
-"""In a report's first lines, by which it is known: one may be written over without being named."""
+"""In a report's first lines, by which it is recognised: such a file may be overwritten."""
 MAX_MANIFEST_BYTES = 16 << 20
 
 
@@ -73,7 +73,7 @@ def run(chosen: argparse.Namespace) -> int:
 
 
 def _check_output(chosen: argparse.Namespace, output: Path, read: list[tuple[Path, str]]) -> None:
-    """Raises UserError where the report would be written over what it is made from, or over somebody else's file."""
+    """Raises UserError where the report would overwrite what it is made from, or a file of another kind."""
     if chosen.run is not None:
         read.append((Path(chosen.run), "the run"))
     if chosen.sweep is not None:

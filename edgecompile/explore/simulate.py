@@ -28,7 +28,7 @@ MOST_MICROBATCHES = 1_000_000
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What was simulated and what came of it."""
+    """What was simulated, and its results."""
 
     plan: Plan
     """With the changes."""

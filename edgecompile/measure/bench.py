@@ -216,7 +216,7 @@ def peak_growth_bytes(bench: Bench) -> int | None:
         return int(torch.cuda.max_memory_allocated() - before)
     try:
         give_back()
-        clear.write_text("5", encoding="utf-8")  # the high-water mark starts anew
+        clear.write_text("5", encoding="utf-8")  # resets the high-water mark
         before = _kilobytes(status.read_text(encoding="utf-8"), "VmRSS")
         for _ in range(_MEMORY_RUNS):
             bench.run_whole()

@@ -164,7 +164,7 @@ def _fill(
 
 
 def _activations(chain: Chain, stretches: Sequence[Span], found: Mapping[str, Measured]) -> tuple[int, ...] | None:
-    """Live bytes of each unit: as counted, plus what its stretch took beyond the count; None where nobody could tell.
+    """Live bytes of each unit: as counted, plus what its stretch took beyond the count; None if not measurable.
 
     A stretch's inputs lie in memory before it runs, so they are not part of its growth.
     """

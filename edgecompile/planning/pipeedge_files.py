@@ -226,11 +226,9 @@ def _read_model(request: Request, path: Path, warnings: list[str]) -> Model:
         raise UserError(f"{where}: layers is {model.layers}: there is nothing to schedule")
     outputs = model.parameters_out
     if len(model.mem_MB) != model.layers:
-        raise UserError(f"{where}: mem_MB has {len(model.mem_MB)} entries: it must have {model.layers}, as layers says")
+        raise UserError(f"{where}: mem_MB has {len(model.mem_MB)} entries: expected {model.layers}, as layers says")
     if not outputs or len(outputs) > model.layers:
-        raise UserError(
-            f"{where}: parameters_out has {len(outputs)} entries: it must have {model.layers}, as layers says"
-        )
+        raise UserError(f"{where}: parameters_out has {len(outputs)} entries: expected {model.layers}, as layers says")
     if len(outputs) < model.layers:
         warnings.append(
             f"{where}: parameters_out has {len(outputs)} entries for {model.layers} layers: they are repeated"
@@ -271,7 +269,7 @@ def _read_types(request: Request, path: Path, num_units: int, warnings: list[str
             continue
         if len(times) != num_units:
             raise UserError(
-                f"{where}: time_s has {len(times)} entries: it must have {num_units}, as the model's layers say"
+                f"{where}: time_s has {len(times)} entries: expected {num_units}, as the model's layers say"
             )
         for index, seconds in enumerate(times):
             if seconds < 0:

@@ -208,7 +208,7 @@ def _check(profile: DeviceProfile, where: str) -> None:
 
 
 def check_profile_place(path: Path) -> None:
-    """Before the work: raises UserError where somebody's file that is not a profile has the profile's name."""
+    """Before the work: raises UserError where a file that is not a profile has the profile's name."""
     check_ours(
         path, rf"{HEADER[:24]}|^version: .*^device: .*^fingerprint: ", "profile", "choose another profile.folder"
     )

@@ -19,7 +19,7 @@ from edgecompile.terminal.process import begin, final_status
 __all__ = ["Output", "choose_output", "error_line", "output_options", "run_command", "say", "steps", "table_console"]
 
 PLAIN_WIDTH, LEAST_WIDTH = 140, 40
-"""Columns: where nobody says how many there are, and the fewest that tables are made for."""
+"""Columns: the default where the width is unknown, and the fewest that tables are made for."""
 _OUTPUT = "EDGECOMPILE_OUTPUT"
 
 

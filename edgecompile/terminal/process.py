@@ -31,7 +31,7 @@ USER_ERROR, INTERRUPTED, CLOSED_PIPE = 2, 130, 141
 class _Tolerant:
     """A text stream whose reader may go (`| head`), or whose disk may be full: what cannot be written is dropped.
 
-    Work goes on, and the command's status tells.
+    Work continues, and the exit status tells.
     """
 
     def __init__(self, stream: Any) -> None:
@@ -106,8 +106,8 @@ def tell_reader_left() -> None:
 
 
 def final_status(status: int) -> int:
-    """The command's exit status: 141 for one that did its work while nobody read what it printed; 2 where that could
-    not be written, which it says."""
+    """The command's exit status: 141 if its output pipe was closed before it ended; 2, with a message, if its output
+    could not be written."""
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             stream.flush()
@@ -139,7 +139,7 @@ class _Command:
 
 
 def at_interrupt(last_words: Callable[[], object] | None) -> None:
-    """What is printed of the work so far where Ctrl-C ends the process at once; None: nothing any more."""
+    """What is printed of the work so far where Ctrl-C ends the process at once; None: no longer anything."""
     _Command.last_words = last_words
 
 

@@ -113,7 +113,7 @@ class Session:
         console().print(f"stopped after {format_count(ends.num_items)} items{rate}", soft_wrap=True)
 
     def report(self, rank: Supervisor) -> None:
-        """Prints what became of the items, then how fast they came; keeps the run's record."""
+        """Prints what happened to the items, then the throughput; keeps the run's record."""
         self.meter.stop()
         if rank.run is not None:
             self._keep(rank.run)
@@ -155,7 +155,7 @@ class Session:
             print(json.dumps(self._as_json(record)), flush=True)
 
     def _as_json(self, record: RunRecord) -> dict[str, Any]:
-        """The record without its traces, and what came of the items."""
+        """The record without its traces, and the counts of items."""
         values = asdict(record)
         for stage in values["stages"]:
             del stage["trace"]

@@ -44,7 +44,7 @@ class Start:
         return Start(arguments=arguments, plan=plan, plan_path=plan_path, rank=rank, endpoint=endpoint)
 
     def check(self) -> None:
-        """Before torch is imported. Raises UserError where this process could not work, or nobody could reach it."""
+        """Before torch is imported. Raises UserError where this process could not work, or not be reached."""
         check_limits(self.plan, (self.rank,))
         if not self.arguments.loopback:
             check_reachable(self.plan, self.rank, self.endpoint)

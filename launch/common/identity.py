@@ -37,7 +37,7 @@ class Endpoint:
     given: bool = False
     """`--master` or torchrun's environment said so, not the plan."""
     listen_fd: int | None = None
-    """A listening socket that --local opened for rank 0, so that nobody takes its port in between."""
+    """A listening socket that --local opened for rank 0, so that no other process takes its port in between."""
 
 
 def resolve(address: str) -> str | None:
@@ -56,7 +56,7 @@ def is_loopback(address: str) -> bool:
 def loopback_trap(plan: Plan, rank: int, endpoint: Endpoint) -> tuple[str, str] | None:
     """What is wrong with rank 0's address on this machine, and what to do; None where nothing is.
 
-    Debian enters a machine's own name into /etc/hosts as 127.0.1.1: a rank 0 that listens there is reached by nobody
+    Debian enters a machine's own name into /etc/hosts as 127.0.1.1: a rank 0 that listens there is reached by no one
     else, while the others, which ask the network for that name, wait in vain.
     """
     address = endpoint.address

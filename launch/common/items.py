@@ -52,7 +52,7 @@ FLUSH = Flush()
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """Items to feed. `num_items` is None where nobody knows before the end."""
+    """Items to feed. `num_items` is None where it is unknown before the end."""
 
     items: Iterator[Item | Flush]
     num_items: int | None

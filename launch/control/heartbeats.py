@@ -163,7 +163,7 @@ class Watch:
 
         def speak() -> None:
             self._thread.join(FAREWELL_S)  # the board is the watch thread's until it ends
-            with contextlib.suppress(PeerLostError):  # without the store nobody is left to tell
+            with contextlib.suppress(PeerLostError):  # without the store there is no one left to tell
                 say()
 
         teller = threading.Thread(target=speak, daemon=True)
@@ -279,7 +279,7 @@ class Watch:
                 roster.remark(remark)
                 self._box.wake()
         for text in self._news.new(now):
-            if not text:  # announced and never said, or said by somebody who may not
+            if not text:  # announced and never written, or written by a process without the secret
                 roster.remark("ignoring what a process without the secret wrote into the store")
                 continue
             news = read_news(text)

@@ -50,7 +50,7 @@ class Announcement:
         return tuple(sorted({0, *(stage.rank for stage in plan.stages)}))
 
     def is_after(self, other: Announcement | None) -> bool:
-        """Whether rank 0 said this later: an older one may be written back into the store by anybody."""
+        """Whether rank 0 said this later: an older one may be replayed into the store."""
         return other is None or (self.number, PHASES.index(self.phase)) > (other.number, PHASES.index(other.phase))
 
     def to_json(self) -> str:

@@ -56,7 +56,7 @@ class RankState:
 
 @dataclass(frozen=True)
 class Loss:
-    """A rank that was there and is not any more."""
+    """A rank that was present and no longer is."""
 
     rank: int
     reason: str
@@ -193,7 +193,7 @@ class Roster:
         with self._lock:
             name = rank_name(self.plan, hello.rank)
             if hello.incarnation in self._spent:
-                return  # an old one that somebody wrote back
+                return  # an old one, replayed
             if self._closed:
                 self.verdicts[hello.incarnation] = LATE
             elif not 0 < hello.rank < len(self.plan.hosts):
@@ -255,7 +255,7 @@ class Roster:
                     self.lose(rank, f"stopped answering {silent_s:.1f} s ago")
 
     def forgive(self, now: float) -> None:
-        """This process itself stood still for a while: nobody is to blame."""
+        """This process itself stood still for a while: no rank is silent because of that."""
         with self._lock:
             for state in self._seats.values():
                 state.changed = now

@@ -64,7 +64,7 @@ class Run:
 
 
 class Supervisor:
-    """One process's part in a run; `wait` returns what came of it. The bytes of its shards have been checked."""
+    """One process's part in a run; `wait` returns its outcome. The bytes of its shards have been checked."""
 
     def __init__(
         self,
@@ -171,13 +171,13 @@ class Supervisor:
             self._watch.told_all(failure)
 
     def leave(self, failure: Failure) -> None:
-        """Tells rank 0 that this rank goes, so that the others go on without it. Takes 1.5 s at most."""
+        """Tells rank 0 that this rank leaves, so that the others continue without it. Takes 1.5 s at most."""
         self.box.put(failure)
         if self._watch is not None:
             self._watch.leave(failure.message)
 
     def abandon(self) -> None:
-        """Ends all threads of this process's rank, for a process that goes on. Takes a few seconds at most."""
+        """Ends all threads of this process's rank, for a process that lives on. Takes a few seconds at most."""
         self._given_up = True
         self.box.wake()
         if self._watch is not None:

@@ -45,7 +45,7 @@ def check_versions(context: CheckContext) -> Iterator[Finding]:
 
 
 def _of_rank_0(endpoint: Endpoint) -> Software | None:
-    """None where it is not there yet, or says nothing. Raises UserError where somebody else listens there."""
+    """None where it is not there yet, or says nothing. Raises UserError where another program listens there."""
     from edgelaunch.store.joining import greeting
     from edgelaunch.store.meeting import Board
 

@@ -251,7 +251,7 @@ def pinned_cores(shares: Sequence[float | None], cores: Sequence[int]) -> list[t
 
     Hosts of up to one core are spread over this machine's cores so that none has more than one core's worth, the
     largest first: left alone, the kernel moves them about and a large share comes out up to 15 % short. Where that does
-    not work out, or a host has more than one core or no share, nobody is kept anywhere.
+    not work out, or a host has more than one core or no share, no process is pinned.
     """
     free = dict.fromkeys(cores, 1.0)
     chosen: dict[int, tuple[int, ...]] = {}

@@ -22,7 +22,7 @@ class BadItems:
     """Counts them. In place of a bad item zeros go through the pipeline, so that results stay in step."""
 
     def __init__(self, plan: Plan, *, gap: bool, quiet: bool = False) -> None:
-        """`gap`: go on; otherwise the first one's error ends the run."""
+        """`gap`: continue; otherwise the first one's error ends the run."""
         self.gap, self._quiet = gap, quiet
         self.num_items = 0
         self.num_empty_lines = 0

@@ -30,7 +30,7 @@ LAST_WORDS_S = 4.0
 """How long the other ranks may take to end by themselves once one has failed."""
 TERMINATE_S = 2.0
 WELL = (0, CLOSED_PIPE)
-"""Statuses of a rank that did its work; the second where nobody read what it printed."""
+"""Statuses of a rank that did its work; the second where its output pipe was closed."""
 SAYS_WHY = (EXIT_CODES["lost"], EXIT_CODES["left"])
 """Statuses of a child whose report says why."""
 
@@ -152,7 +152,7 @@ class Children:
         )  # fmt: skip
 
     def follow(self) -> None:
-        """Listens to those that nobody listens to yet, in threads."""
+        """Starts the missing threads that read the ranks' messages."""
         for child in self._children:
             if child.threads:
                 continue
@@ -324,7 +324,7 @@ class LocalRun:
         self._num_ranks = len(plan.hosts)
 
     def run(self) -> Failure | None:
-        """Until all ranks have ended well (None), or one has not: then the first cause, and none runs any more.
+        """Until all ranks have ended well (None), or one has not: then the first cause, and none runs any longer.
 
         Raises:
             KeyboardInterrupt: passed on, after all ranks have been ended.
@@ -347,7 +347,7 @@ class LocalRun:
 
 
 def listen_on_loopback() -> socket.socket:
-    """A free port, held until rank 0 takes it over, so that nobody else can."""
+    """A free port, held until rank 0 takes it over, so that no other process can."""
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     listener.bind(("127.0.0.1", 0))
     listener.listen(256)

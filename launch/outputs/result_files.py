@@ -30,12 +30,12 @@ class Writer(Protocol):
     """Takes results in order; `finish` gives the file its name."""
 
     next_index: int
-    """The first item whose result is not there; greater than 0 where an earlier run is gone on with."""
+    """The first item whose result is not there; greater than 0 where an earlier run is resumed."""
 
     def add(self, entry: Entry, outputs: Mapping[str, Any]) -> None: ...
     def finish(self) -> None: ...
     def discard(self, keep: bool = True) -> None:
-        """The run failed: leaves nothing but what --resume can go on from, and that only with `keep`."""
+        """The run failed: leaves nothing but what --resume needs, and that only with `keep`."""
 
 
 def check_output(plan: Plan, path: Path) -> None:
@@ -64,8 +64,8 @@ def open_writer(plan: Plan, path: Path, origin: Origin | None = None, *, resume:
     """A writer for PATH. What it writes is in PATH.partial until it is complete.
 
     Args:
-        origin: what the results come from; None: nobody will go on from them.
-        resume: go on from an earlier run's PATH.partial, if there is one.
+        origin: what the results come from; None: no run will resume them.
+        resume: continue from an earlier run's PATH.partial, if there is one.
 
     Raises:
         UserError: the file cannot be written, or `resume` and the earlier run had another plan or input.

@@ -129,7 +129,7 @@ class Streams:
             return FLUSH
 
     def _has_news(self) -> bool:
-        """An item, the end, or that nobody will fill the microbatch up."""
+        """An item, the end, or a mark that no more items will fill the microbatch."""
         if self._closed or any(stream.drawn for stream in self._open):
             return True
         return self._partial and all(stream.all_drawn for stream in self._open)

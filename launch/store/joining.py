@@ -4,9 +4,9 @@
     join/K: its rank, nonce and software    ->
                                             <-      welcome/NONCE: its software, and the run's nonce
 
-Both texts bear an HMAC with the secret; the answer's is over the asker's nonce too. What was recorded of an earlier run
-answers another nonce, so nobody who joins takes that run for this one. Request and answer look the same in every
-version, whatever else changes, so that ranks of different versions can tell each other so.
+Both texts carry an HMAC with the secret; the answer's is over the asker's nonce too. What was recorded of an earlier run
+answers another nonce, so a rank that joins cannot mistake that run for this one. Request and answer have the same form
+in every version, whatever else changes, so that ranks of different versions can report the mismatch.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ POLL_S = 0.02
 PATIENCE_S = 5.0
 """So long a request may be announced and not be there."""
 MOST_REMARKS = 100
-"""So many strangers are told of: whoever reaches the store can come again and again."""
+"""At most so many rejected processes are reported: anything that reaches the store can try again and again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +116,7 @@ def meet(options: RankOptions) -> tuple[Board, Door | None]:
 
 
 class Door:
-    """Rank 0's side: answers whoever asks, and says whom it turns away. Used by one thread at a time."""
+    """Rank 0's side: answers whoever asks, and says whom it rejects. Used by one thread at a time."""
 
     def __init__(self, plan: Plan, secret: bytes | None) -> None:
         self._plan, self._secret, self._software = plan, secret, Software.own()

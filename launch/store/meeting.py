@@ -58,7 +58,7 @@ class Board:
         `waiting`: says that rank 0 is waited for, where it is.
 
         Raises:
-            UserError: the port is taken, the address is not this machine's, or nobody answers within `timeout_s`; or
+            UserError: the port is taken, the address is not this machine's, or nothing answers within `timeout_s`; or
                 this process may open no more files.
         """
         timeout = timedelta(seconds=timeout_s)
@@ -97,11 +97,11 @@ class Board:
         return self.get(key) is not None
 
     def get(self, key: str) -> str | None:
-        """The value, or None where it is not there yet, or a stranger's; never waits."""
+        """The value, or None where it is missing or was written by a process without the secret; never waits."""
         return self._read(key)[1]
 
     def _read(self, key: str) -> tuple[bool, str | None]:
-        """Whether there is something, and what; None where somebody wrote it who may not."""
+        """Whether there is something, and what; None where a process without the secret wrote it."""
         with _answers():
             if not self._store.check([key]):
                 return False, None
@@ -126,7 +126,7 @@ class Board:
     def take(self, name: str, number: int) -> str | None:
         """Removes a list's text, counted from 1.
 
-        None where it was announced, but is not there yet; "" where somebody wrote it who may not.
+        None where it was announced, but is not there yet; "" where a process without the secret wrote it.
         """
         there, text = self._read(f"{name}/{number}")
         if not there:
@@ -141,7 +141,7 @@ class Board:
         sealed = text if self.seal is None else self.seal.seal("failure", text.encode()).hex()
         with _answers():
             told = bytes(self._store.compare_set("failure", "", sealed)).decode(errors="replace")
-            if told != sealed and self._failure_in(told) is None:  # a stranger's
+            if told != sealed and self._failure_in(told) is None:  # written without the secret
                 self._store.set("failure", sealed)
 
     def failure(self) -> Failure | None:
@@ -152,7 +152,7 @@ class Board:
         return self._failure_in(told)
 
     def _failure_in(self, told: str) -> Failure | None:
-        """None where somebody wrote it who may not."""
+        """None where a process without the secret wrote it."""
         if self.seal is None:
             return Failure.from_json(told)
         try:
@@ -172,7 +172,7 @@ class ListReader:
         self._missing_since: float | None = None
 
     def new(self, now: float) -> Iterator[str]:
-        """Those that are there; "" for one that never came, or that somebody wrote who may not."""
+        """Those that are there; "" for one that never came, or that a process without the secret wrote."""
         announced = self._board.num_appended(self._name)
         while self._num_read < announced:
             text = self._board.take(self._name, self._num_read + 1)
@@ -209,7 +209,7 @@ def _listen(endpoint: Endpoint) -> int:
 
 
 def _connect(endpoint: Endpoint, timeout: timedelta) -> TCPStore:
-    """As a client, of somebody who listens. In a thread: whoever takes the connection and says nothing is waited for
+    """Connects as a client. In a thread: a server that takes the connection and says nothing is waited for
     without end, whatever the timeout."""
     made: list[TCPStore] = []
     failed: list[RuntimeError] = []

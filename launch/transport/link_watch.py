@@ -92,7 +92,7 @@ class Pulse:
             self._slowest, self._slowest_at = heard.late_s, now
 
     def rest(self) -> None:
-        """Nobody asks for the time being, or nobody could have heard an answer."""
+        """Nothing is asked for the time being, or no answer could have been received."""
         self._asked = None
 
     def waited_s(self, now: float) -> float:
@@ -123,7 +123,7 @@ class _Link:
     address: tuple[str, int] | None = None
     light: LivenessConnection | None = None
     moved_bytes: int | None = None
-    """What the ends have exchanged over other connections; None while nobody asks."""
+    """What the ends have exchanged over other connections; None while nothing is asked."""
     num_attempts: int = 0
     """To connect, since there was a connection."""
 
@@ -145,7 +145,7 @@ class LinkWatch:
         """`peers`: the ranks at the other ends. `address`: this machine's. `store_port`: connections of this port,
         which every rank has to rank 0, say nothing of a link. `fail` is called with what ended the thread.
 
-        Raises OSError where cannot listen on the address.
+        Raises OSError where it cannot listen on the address.
         """
         self.own = Party(rank, secrets.token_hex(IDENTITY_BYTES // 2))
         self.changed: Callable[[], None] = lambda: None
@@ -170,7 +170,7 @@ class LinkWatch:
 
     @classmethod
     def of(cls, options: RankOptions, seal: Seal | None, fail: Callable[[BaseException], None]) -> LinkWatch:
-        """Raises UserError where cannot listen on this machine's address."""
+        """Raises UserError where it cannot listen on this machine's address."""
         plan, rank, endpoint = options.plan, options.rank, options.endpoint
         address = local_address(plan.hosts[rank].address, endpoint.address)
         detect_s, peers = plan.runtime.detect_s, links_watched(plan, rank)
@@ -306,7 +306,7 @@ class LinkWatch:
         try:
             connection = socket.socket(family, socket.SOCK_STREAM)
         except OSError:
-            return  # no file descriptor is left: nobody is asked
+            return  # no file descriptor is left: nothing can be asked
         connection.setblocking(False)
         link.pulse.ask(time.monotonic())
         link.num_attempts += 1

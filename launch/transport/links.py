@@ -1,7 +1,7 @@
 """Bounded message queues: within this process, to another rank, from another rank.
 
 Each has a fixed number of slots. A producer acquires one, fills it and publishes it; a consumer gets one and releases
-it when nothing reads its tensors any more. A full pipe makes its producer wait: backpressure reaches the feeder.
+it when nothing reads its tensors any longer. A full pipe makes its producer wait: backpressure reaches the feeder.
 """
 
 from __future__ import annotations

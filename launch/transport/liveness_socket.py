@@ -1,7 +1,7 @@
 """The authenticated light connection that shows whether a link is alive.
 
 The listener's address stands in the store under the run's seal. Who connects must know the seal, and so must who
-answers: each seals what the other drew. A stranger can neither keep a cut link alive nor make one look cut.
+answers: each seals what the other drew. An outsider can neither keep a cut link alive nor make one look cut.
 
     connector                         listener
         magic, rank, identity, nonce  ->
@@ -108,7 +108,7 @@ class LivenessConnection:
             self._send(SIGN)
 
     def read(self) -> None:
-        """Raises OSError where the connection has ended, Refused where its other end is somebody else."""
+        """Raises OSError where the connection has ended, Refused where its other end is not the expected process."""
         with contextlib.suppress(BlockingIOError):
             data = self.connection.recv(BUFFER_BYTES)
             if not data:

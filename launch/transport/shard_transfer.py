@@ -1,7 +1,7 @@
 """Sends a missing or stale shard from rank 0 to a rank, over a process group of the two.
 
 The rank asks in the store, where what it says bears the shared secret. Rank 0 gives each rank its own shards and no
-other. A transfer that breaks goes on where it stopped, and what came counts only with the sha256 that the plan names.
+other. A broken transfer resumes where it stopped, and what came counts only with the sha256 that the plan names.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class TransferContext:
 
     @property
     def silence(self) -> timedelta:
-        """A piece that takes longer ends the attempt: the group is of these two alone, so nobody else is disturbed."""
+        """A piece that takes longer ends the attempt: the group has only these two, so no other rank is disturbed."""
         return timedelta(seconds=max(self.plan.runtime.detect_s, self.plan.runtime.timeout_s))
 
 
@@ -216,7 +216,7 @@ class _Fetch:
     def __init__(self, way: TransferContext, stage: Stage, board: Board, log: Callable[[str], None]) -> None:
         self._way, self._stage, self._board, self._log = way, stage, board, log
         self._path = way.folder / stage.shard
-        # named by what it is to be, so that another plan's beginning is not gone on with
+        # named by what it is to be, so that another plan's beginning is not resumed
         self._part = self._path.with_name(f".{self._path.name}.{stage.sha256[:16]}.part")
         self._told = 0.0
 

@@ -129,7 +129,7 @@ def load_index(path: Path) -> None:
 
 
 def read_partial(path: Path) -> None:
-    """A measurement that cannot be gone on with begins anew."""
+    """A measurement that cannot be resumed starts over."""
     partial = PartialFile(path, {"threads": 1})
     for microbatch in (1, 2):
         partial.measured(microbatch)

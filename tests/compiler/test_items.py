@@ -180,7 +180,7 @@ def test_a_written_constant_list_is_copied_at_each_run() -> None:
     with torch.no_grad():
         traced = torch.jit.freeze(torch.jit.trace(module, (ITEMS[:2],), check_trace=False).eval())  # as torch does it
         wanted, before = module(ITEMS[:2]), [traced(ITEMS[:2])[0] for _ in range(2)]
-        assert not torch.equal(*before), "torch has mended this: inplace.py may go"
+        assert not torch.equal(*before), "torch has fixed this: inplace.py may go"
         traced = torch.jit.freeze(torch.jit.trace(module, (ITEMS[:2],), check_trace=False).eval())
         isolate_writes(traced.graph)
         for _ in range(3):

@@ -1,4 +1,4 @@
-"""Links that are cut between ranks in namespaces, and links that are slow: what is lost, what is said, what goes on."""
+"""Cut and slow links between ranks in namespaces: what is lost, what is reported, what continues."""
 
 from __future__ import annotations
 

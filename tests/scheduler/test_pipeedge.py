@@ -175,12 +175,12 @@ def test_random_files_equal_brute_force(folder: Path, capsys: pytest.CaptureFixt
         ({}, ["-m", "tiny", "-b", "0"], "0 is not from 1 up"),
         ({}, ["-m", "tiny", "-M", "nowhere.yml"], "nowhere.yml: no such models file"),
         ({}, ["--nonsense"], "unrecognized argument --nonsense: see edgesched --help"),
-        ({"models": []}, ["-m", "tiny"], "models.yml: not a models file: it must be a mapping"),
+        ({"models": []}, ["-m", "tiny"], "models.yml: not a models file: expected a mapping"),
         ({"models": {"tiny": {"layers": 4}}}, ["-m", "tiny"], "the key parameters_in is missing"),
         (
             {"models": {"tiny": {"layers": 2, "mem_MB": [1.0], "parameters_in": 1, "parameters_out": [1, 1]}}},
             ["-m", "tiny"],
-            "mem_MB has 1 entries: it must have 2",
+            "mem_MB has 1 entries: expected 2",
         ),
         (
             {"models": {"tiny": {"layers": 1, "mem_MB": [-1.0], "parameters_in": 1, "parameters_out": [1]}}},

@@ -54,7 +54,7 @@ def plain_graph(program: torch.export.ExportedProgram) -> fx.GraphModule:
             # A boundary's tensors arrive contiguous: what was a view of a transposed tensor may need a copy there.
             node.target = torch.ops.aten.reshape.default
         elif node.target is torch.ops.aten.copy_.default and node.args[0].op in ("placeholder", "get_attr"):
-            # What the model writes into its input or a buffer is read by nobody: reference.py has seen to that.
+            # What the model writes into its input or a buffer is never read: purity.py has checked that.
             node.replace_all_uses_with(node.args[1])
             graph.erase_node(node)
         elif node.target is torch.ops.aten.zero.default:  # which TorchScript lacks

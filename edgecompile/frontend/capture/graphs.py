@@ -224,7 +224,7 @@ def module_path(node: fx.Node) -> str:
 
 
 def erase_dead(graph: fx.Graph) -> None:
-    """Erases every operator that nobody reads. fx itself spares attention, which in training draws random numbers."""
+    """Erases operators whose result is unused. fx itself spares attention, which in training draws random numbers."""
     for node in reversed(list(graph.nodes)):
         if not node.users and node.op not in ("placeholder", "output"):
             graph.erase_node(node)

@@ -79,7 +79,7 @@ class ConstantValues:
 
     def _compute(self, node: fx.Node) -> Any:
         value = self._run(node)
-        # What nobody has written would be other bytes in every compilation.
+        # Uninitialised memory would be different bytes in every compilation.
         return torch.zeros_like(value) if op_name(node) in _UNINITIALISED else value
 
     def _run(self, node: fx.Node) -> Any:

@@ -112,7 +112,7 @@ class _Pusher:
         }
 
     def narrowed(self, node: Any, narrowing: _Narrowing, reader: fx.Node | None = None) -> fx.Node:
-        """`node` restricted to `narrowing`: computed so where nobody else reads the rest, else sliced."""
+        """`node` restricted to `narrowing`: computed so where nothing else reads the rest, else sliced."""
         key = (node, narrowing)
         if key not in self.twins:
             twin = None
