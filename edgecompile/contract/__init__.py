@@ -1,1 +1,1 @@
-"""What compiler, launcher and tools share: plan.yaml, run.json, rules, units, errors. Imports no torch."""
+"""Shared by compiler, launcher and tools: plan.yaml, run.json, rules, units, errors. Imports no torch."""

@@ -1,1 +1,1 @@
-"""How a shard is executed: code shared by the compiler's measurements and the ranks."""
+"""Executes shards: code shared by the compiler's measurements and the ranks."""

@@ -44,7 +44,7 @@ def heap_environment(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def restart_with_heap_environment() -> None:
-    """Starts this program again, in this very process, where its environment lacks something; early, it costs 50 ms.
+    """Starts this program again, in the same process, where its environment lacks something; early, it costs 50 ms.
 
     Where that is refused, by seccomp, a file system without exec or a sandbox, it continues as it is, with a heap that
     grows. So it does where the variable was lost on the way: glibc drops it for a Python with capabilities, or a script

@@ -182,7 +182,7 @@ def with_host(plan: Plan, device: Device) -> Plan:
 def without_host(plan: Plan, name: str) -> Plan:
     """The cluster without a host; without the data host, the next in the config's order feeds the inputs.
 
-    The plan's own stages mean nothing then: it must be planned again.
+    The plan's own stages mean nothing then, so it has to be planned again.
 
     Raises:
         UserError: it is the only host, or the only one that some units may run on.

@@ -1,4 +1,4 @@
-"""What one plan tells about other microbatch sizes, although it has costs for its own only."""
+"""Estimates what other microbatch sizes would do, from a plan that has costs for one size only."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ __all__ = ["read_google"]
 
 
 def read_google(path: Path, module: nn.Module) -> tuple[dict[str, torch.Tensor], list[str]]:
-    """The module's tensors by name, and the names of the file's arrays that it has no use for.
+    """The module's tensors by name, and the names of the file's arrays that it does not use.
 
     Raises:
         UserError: the module is not a ViT classifier; the file is damaged, lacks an array, or has one of another shape.

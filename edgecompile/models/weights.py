@@ -177,7 +177,7 @@ def _fill(module: nn.Module, given: Mapping[str, torch.Tensor], path: Path) -> t
     """Puts the tensors in place: by name, or by the names that transformers knows an older checkpoint under.
 
     Returns:
-        The module, and the names that it has no use for.
+        The module, and the names that it does not use.
     """
     own = _own(module)
     groups = _tied(own)
@@ -255,13 +255,13 @@ def _check_kinds(state: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tens
 def _no_floats(path: Path, name: str, value: torch.Tensor) -> UserError:
     dtype = str(value.dtype).removeprefix("torch.")
     return UserError(
-        f"weights: {path}: the tensor {name} is {dtype}, the model wants floats: codes of a quantised model are no "
-        "weights; give the original ones"
+        f"weights: {path}: the tensor {name} is {dtype}, the model wants floats: codes of a quantised model are "
+        "not weights; give the original ones"
     )
 
 
 def _unknown(module: nn.Module, state: Mapping[str, torch.Tensor]) -> list[str]:
-    """The names that the module has no use for, but for those that transformers knows to be of no account.
+    """The names that the module does not use, but for those that transformers knows to be of no account.
 
     A buffer that the model makes itself counts as used where the file's is the same.
     """
@@ -279,7 +279,7 @@ def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
 def _through_transformers(
     module: nn.Module, state: dict[str, torch.Tensor], wanted: Sequence[Sequence[str]], path: Path
 ) -> tuple[nn.Module, list[str], list[str]]:
-    """The module as transformers loads it, the names that it lacks, and those that it has no use for."""
+    """The module as transformers loads it, the names that it lacks, and those that it does not use."""
     from transformers import PreTrainedModel
 
     if not isinstance(module, PreTrainedModel):

@@ -335,7 +335,7 @@ class Watch:
         return False
 
     def _is_member(self) -> bool:
-        """Whether rank 0 counts this very process among the ranks that are there."""
+        """Whether rank 0 counts this process itself among the ranks that are there."""
         return self.announcement is not None and self.announcement.members.get(self._rank) == self.incarnation
 
     def _look_at_holder(self) -> None:

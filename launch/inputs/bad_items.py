@@ -1,4 +1,4 @@
-"""What happens to an item that cannot be read: the run stops, or the item leaves a marked gap."""
+"""Handles items that cannot be read: the run stops, or the item leaves a marked gap."""
 
 from __future__ import annotations
 

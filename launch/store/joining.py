@@ -4,7 +4,7 @@
     join/K: its rank, nonce and software    ->
                                             <-      welcome/NONCE: its software, and the run's nonce
 
-Both texts carry an HMAC with the secret; the answer's is over the asker's nonce too. What was recorded of an earlier run
+Both texts carry an HMAC with the secret; the answer's covers the asker's nonce too. What was recorded of an earlier run
 answers another nonce, so a rank that joins cannot mistake that run for this one. Request and answer have the same form
 in every version, whatever else changes, so that ranks of different versions can report the mismatch.
 """

@@ -210,7 +210,7 @@ def _listen(endpoint: Endpoint) -> int:
 
 def _connect(endpoint: Endpoint, timeout: timedelta) -> TCPStore:
     """Connects as a client. In a thread: a server that takes the connection and says nothing is waited for
-    without end, whatever the timeout."""
+    forever, whatever the timeout."""
     made: list[TCPStore] = []
     failed: list[RuntimeError] = []
 

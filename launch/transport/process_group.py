@@ -139,7 +139,7 @@ def local_address(plan_address: str, master_address: str) -> str:
     The plan's own, where it is this machine's; otherwise the one from which rank 0 is reached.
 
     Raises:
-        UserError: there is no way to rank 0.
+        UserError: rank 0 cannot be reached.
     """
     if is_loopback(master_address):
         return "127.0.0.1"
