@@ -96,13 +96,13 @@ def flat(text: str) -> str:
     return " ".join(re.sub(r"\n\s*#", "\n", text).split())
 
 
-def pattern_of(phrase: str) -> re.Pattern[str]:
-    begin = r"\b" if phrase[0].isalpha() else ""
-    return re.compile(begin + re.escape(phrase) + r"(?![\w])", re.IGNORECASE)
+OUT = re.compile(
+    "|".join(rf"(?<!\w){re.escape(phrase)}(?!\w)" for phrase in sorted(INSTEAD, key=len, reverse=True)), re.IGNORECASE
+)
 
 
 def faults(text: str) -> list[str]:
-    found = [(match, instead) for phrase, instead in INSTEAD.items() for match in pattern_of(phrase).finditer(text)]
+    found = [(match, INSTEAD[match[0].lower()]) for match in OUT.finditer(text)]
     found += [(match, "is not a") for match in IS_NO.finditer(text)]
     return [f"{text[max(0, match.start() - 30) : match.end() + 30]!r}: write {instead!r}" for match, instead in found]
 
@@ -118,7 +118,7 @@ def test_words_that_were_taken_out_stay_out() -> None:
         ('raise UserError(f"microbatch: {value} does not "\n        "do")', 1),
         ("# what nobody reads is no\n# plan", 1),
         ("A file that is no longer there; there is no plan; none is no larger than another.", 0),
-        ("A measurement goes on where it was, and begins anew.", 3),
+        ("A measurement goes on where it was, and begins anew.", 2),
         ("Recommended and amended.", 0),
     ],
 )
@@ -139,4 +139,4 @@ def test_the_glossary_has_the_product_s_terms_each_once() -> None:
     text = (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8")
     terms = re.findall(r"^\| \*\*(.+?)\*\* \|", text, re.MULTILINE)
     assert sorted(set(terms)) == sorted(terms)
-    assert TERMS <= set(terms)
+    assert set(terms) >= TERMS

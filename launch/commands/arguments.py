@@ -48,7 +48,7 @@ def check_first_word(word: str) -> None:
 
 def command_parser(name: str) -> Parser:
     """Of one of COMMANDS."""
-    command = import_module(f"edgelaunch.{name}_command")
+    command = import_module(f"edgelaunch.commands.{name}_command")
     parser = Parser(prog=f"edgelaunch {name}", description=command.DESCRIPTION)
     command.add_arguments(parser)
     return parser
@@ -59,7 +59,7 @@ def _completed_parser() -> Parser:
     parser = _options_parser()
     commands = parser.add_subparsers(metavar="PLAN")
     for name in COMMANDS:
-        command = import_module(f"edgelaunch.{name}_command")
+        command = import_module(f"edgelaunch.commands.{name}_command")
         command.add_arguments(commands.add_parser(name, help=command.DESCRIPTION))
     return parser
 

@@ -61,7 +61,7 @@ def _run(words: Sequence[str], *, own_process: bool) -> int:
 
 
 def _command(name: str, words: Sequence[str]) -> int:
-    command = import_module(f"edgelaunch.{name}_command")
+    command = import_module(f"edgelaunch.commands.{name}_command")
     arguments = command_parser(name).parse_args(words)
     plan_path = Path(arguments.plan)
     plan = read_run_plan(plan_path)

@@ -1,4 +1,4 @@
-"""Each rule of verify.py, broken once."""
+"""Each rule of step_checks.py, broken once."""
 
 from __future__ import annotations
 

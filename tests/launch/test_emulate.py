@@ -216,7 +216,7 @@ def test_only_what_a_gone_process_left_is_left() -> None:
 
 
 def test_what_keeps_a_core_awake_ends_with_its_parent() -> None:
-    script = Path(cgroups.__file__).with_name("spin.py")
+    script = Path(cgroups.__file__).with_name("busy_core.py")
     stranger = subprocess.run([sys.executable, "-I", "-S", script, "1"], timeout=60, check=False)
     assert stranger.returncode == 0  # not its parent
     code = f"import subprocess, sys, os; p = subprocess.Popen([sys.executable, '-I', '-S', {str(script)!r}, "

@@ -70,7 +70,7 @@ class BoundaryTensor:
     dtype: str
     num_bytes: int
     exact: bool = False
-    """Whether it travels as it is in every wire format (exact.py)."""
+    """Whether it travels as it is in every wire format (exact_tensors.py)."""
     item_axis: int | None = 0
     """Each entry along it belongs to one item; None where no axis is known to be so."""
 
