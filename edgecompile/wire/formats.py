@@ -1,8 +1,8 @@
 """The wire formats: their names, sizes and costs.
 
-Floats of 32 bits are encoded, but for masks and the like (exact_tensors.py); all other tensors pass unchanged. Integer formats
-store codes of `bits` bits with an offset and a step for each item, or for each item and channel (the last dimension)
-where its codes outweigh these.
+Floats of 32 bits are encoded, but for masks and the like (exact_tensors.py); all other tensors pass unchanged. Integer
+formats store codes of `bits` bits with an offset and a step for each item, or for each item and channel (the last
+dimension) where its codes outweigh these.
 Where few bits are left, `clipping` spends them better than between the least and the largest value: an item's outliers
 are clipped where that lowers the error, at the analytic optimum for a Laplace distribution (Banner, Nahshan, Soudry,
 "Post training 4-bit quantization of convolutional networks for rapid-deployment", NeurIPS 2019). A channel's are not:

@@ -43,8 +43,7 @@ std::vector<i64> all_ps(const std::string& field, const std::vector<double>& sec
 }  // namespace
 
 i64 to_ps(double seconds, const std::string& field) {
-  if (!std::isfinite(seconds))
-    fail(field + " is " + std::to_string(seconds) + ": expected a finite number");
+  if (!std::isfinite(seconds)) fail(field + " is " + std::to_string(seconds) + ": expected a finite number");
   if (seconds < 0.0) fail(field + " is " + std::to_string(seconds) + ": a time cannot be negative");
   const double ps = seconds * 1e12;
   if (!(ps < 0x1p59))

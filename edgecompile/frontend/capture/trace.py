@@ -328,7 +328,7 @@ def _symbolic_trace(flat: FlatModel, inputs: tuple[torch.Tensor, ...]) -> fx.Gra
     for node in traced.graph.nodes:
         of_dtype = "dtype" in node.kwargs or any(isinstance(value, torch.dtype) for value in node.args)
         if node.op == "call_method" and node.target in ("view", "view_as") and not of_dtype:
-            node.target = str(node.target).replace("view", "reshape")  # for the same reason as in prepack.prepack_exported
+            node.target = str(node.target).replace("view", "reshape")  # as in export_graph.py
     traced.recompile()
     propagate(traced, inputs)
     if any(node.meta["writes"] for node in traced.graph.nodes):
