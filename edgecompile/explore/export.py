@@ -47,7 +47,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(chosen: argparse.Namespace) -> int:
     """The command's body."""
     if not 1 <= chosen.microbatches <= MOST_MICROBATCHES:
-        raise UserError(f"--microbatches {chosen.microbatches}: a trace holds 1 to {MOST_MICROBATCHES:,} of them")
+        raise UserError(f"invalid value {chosen.microbatches} for --microbatches: expected 1 to {MOST_MICROBATCHES:,}")
     path = Path(chosen.perfetto)
     plan = read_plan(chosen.plan)
     read = list(files_of_plan(plan, Path(chosen.plan)))

@@ -41,7 +41,7 @@ def run(chosen: argparse.Namespace) -> int:
     """The command's body."""
     plan = read_plan(chosen.plan)
     if not 1 <= chosen.microbatches <= MOST_DRAWN:
-        raise UserError(f"--microbatches {chosen.microbatches}: a timeline draws 1 to {MOST_DRAWN}")
+        raise UserError(f"invalid value {chosen.microbatches} for --microbatches: expected 1 to {MOST_DRAWN}")
     if chosen.json:
         print(json.dumps(plan_figures(plan) | (_timeline_figures(plan, chosen.microbatches) if chosen.timeline else {}),
                          indent=1))  # fmt: skip

@@ -48,7 +48,7 @@ def test_what_does_not_fit_keeps_its_type(overrides: list[str], message: str) ->
         ("schedule.state_budget=0", r"^schedule\.state_budget is 0"),
         ("schedule.constraints.host_order=[local-1,local-1]", r"^schedule\.constraints\.host_order\[1\] names host 0"),
         ("schedule.constraints.host_order=[pi]", r"^schedule\.constraints\.host_order: no host 'pi'"),
-        ("schedule.constraints.max_latency=soon", r"^schedule\.constraints\.max_latency"),
+        ("schedule.constraints.max_latency=soon", r"^invalid value .soon. for schedule\.constraints\.max_latency"),
     ],
 )
 def test_figures_that_the_scheduler_refuses(override: str, message: str) -> None:

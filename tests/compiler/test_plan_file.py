@@ -57,7 +57,7 @@ BROKEN = [
     ("stages.0.sha256", "abc", r"stages\.0\.sha256.*64 hexadecimal"),
     ("stages.0.artifact", "pickle", r"stages\.0\.artifact"),
     ("stages.1.inputs.0.dtype", "object", r"stages\.1\.inputs\.0\.dtype"),
-    ("stages.1.inputs.0.shape", [1, 2], r"stages\.1\.inputs.*what comes out"),
+    ("stages.1.inputs.0.shape", [1, 2], r"stages\.1\.inputs.*the outputs of the stage before"),
     ("stages.0.predicted.memory_bytes", -1, r"stages\.0\.predicted\.memory_bytes"),
     ("hosts.0.port", 70000, r"hosts\.0\.port.*65535"),
     ("hosts.1.rank", 5, r"hosts\.1\.rank"),

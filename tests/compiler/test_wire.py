@@ -189,9 +189,9 @@ def test_fewer_bytes_shorten_the_period_of_a_slow_link() -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["wire.format=int5"], r"wire\.format: 'int5'.*int4"),
+        (["wire.format=int5"], r"'int5' for wire\.format: .*int4"),
         (["wire.per_cut=[int8]"], "names 1 formats, but there are 2 cuts"),
-        (["wire.per_cut=[int8,int5]"], r"wire\.per_cut: 'int5'"),
+        (["wire.per_cut=[int8,int5]"], r"'int5' for wire\.per_cut"),
         (["wire.scale=row"], r"wire\.scale"),
         (["schedule=exact", "wire.per_cut=[int8,int8]"], "schedule=exact chooses the cuts itself"),
     ],

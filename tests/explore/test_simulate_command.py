@@ -149,14 +149,14 @@ def test_formats_of_single_cuts_stay_with_the_stages() -> None:
         (["--set", "wire=int8"], "no such key"),
         (["--drop", "nobody"], "--drop: no host 'nobody'"),
         (["--drop", "a", "--drop", "b", "--drop", "c", "--drop", "data"], "nothing is left"),
-        (["--microbatches", "0"], "--microbatches 0"),
-        (["--jitter", "0.5"], "--jitter 0.5"),
-        (["--jitter", "nan"], "--jitter nan"),
-        (["--rate", "-1"], "--rate -1"),
-        (["--rate", "inf"], "--rate inf"),
-        (["--warm-up", "-1"], "--warm-up -1"),
-        (["--warm-up-factor", "0"], "--warm-up-factor 0"),
-        (["--seed", "-1"], "--seed -1"),
+        (["--microbatches", "0"], "invalid value 0"),
+        (["--jitter", "0.5"], "invalid value 0.5"),
+        (["--jitter", "nan"], "invalid value nan"),
+        (["--rate", "-1"], "invalid value -1"),
+        (["--rate", "inf"], "invalid value inf"),
+        (["--warm-up", "-1"], "invalid value -1"),
+        (["--warm-up-factor", "0"], "invalid value 0"),
+        (["--seed", "-1"], "invalid value -1"),
     ],
     ids=lambda value: " ".join(value)[:30] if isinstance(value, list) else "",
 )
@@ -186,7 +186,7 @@ def test_constraints_stand_in_the_way_of_a_change() -> None:
     pairs = tuple(Pair(source=one, destination=other, bandwidth_bytes_per_s=1e6, latency_s=0.0)
                   for one in names for other in names if one != other)  # fmt: skip
     given = cluster(network=Network(model="pairwise", pairs=pairs))
-    with pytest.raises(UserError, match="all of a's links are given"):
+    with pytest.raises(UserError, match="each of a's links has its own figures"):
         change(given, ["hosts.a.bandwidth=1Mbps"])
 
 

@@ -78,7 +78,7 @@ def test_missing_and_damaged_shards(tmp_path: Path) -> None:
     (folder / written.plan.stages[1].shard).write_bytes(b"no shard")
     item = findings(written, written.plan.stages[1].rank)["shard"]
     assert item.verdict == NOTE
-    assert "damaged or of another plan" in item.found
+    assert "damaged or belongs to another plan" in item.found
     assert "fetched from rank 0" in item.fix
     (folder / written.plan.stages[2].shard).unlink()
     ended = run("doctor", written.path, "--rank", written.plan.stages[2].rank, "--master", f"127.0.0.1:{free_port()}")
@@ -178,7 +178,7 @@ def test_a_plan_from_the_future(tmp_path: Path) -> None:
     os.utime(written.path, (time.time() + 86400, time.time() + 86400))
     item = findings(written, 1)["clock"]
     assert item.verdict == NOTE
-    assert "1440 minutes younger" in item.found
+    assert "1440 minutes newer" in item.found
 
 
 def test_links_beside_the_plan(three_stages: Written) -> None:

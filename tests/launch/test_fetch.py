@@ -81,7 +81,7 @@ def test_rank_0_cannot_give_what_it_lacks(boards: Boards) -> None:
     (boards.written.path.parent / name).unlink()
     started = [boards.start(0), boards.start(1), boards.start(2)]
     ended = wait_all(started)
-    ended[1].expect_error("this rank lacks it", "rank 0 (host-0) cannot give it", "is missing", "copy it again")
+    ended[1].expect_error("this rank lacks it", "rank 0 (host-0) cannot send it", "is missing", "copy it again")
     ended[0].expect_error("rank 1 (host-1)", "lacks it")
 
 
@@ -184,7 +184,7 @@ def test_no_room_is_said_before_anything_is_fetched(tmp_path: Path, monkeypatch:
     pair = Pair(tmp_path, 1000)
     usage = shutil.disk_usage(tmp_path)._replace(free=10)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(UserError, match="no room"):
+    with pytest.raises(UserError, match="not enough space"):
         pair.fetch()
     assert not pair.part.exists()
     pair.server.stop()

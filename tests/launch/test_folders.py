@@ -103,7 +103,7 @@ def test_hidden_files_are_no_items_and_are_told(
     picture(pictures / ".ipynb_checkpoints" / "b-checkpoint.png")
     picture(pictures / "goldfish" / ".ipynb_checkpoints" / "b-checkpoint.png")
     assert labels(vision, pictures) == {"Tinca_tinca/a.png": 0, "goldfish/b.png": 1}
-    assert "left out 3 hidden files or folders" in capsys.readouterr().err
+    assert "skipped 3 hidden files or folders" in capsys.readouterr().err
     hidden = pictures.rename(pictures.with_name(".pictures"))  # what the user names is meant
     assert len(labels(vision, hidden)) == 2
 
@@ -206,7 +206,7 @@ def test_empty_lines_of_other_files_are_counted(
     items, bad = read(language, tmp_path / "x.jsonl")
     assert [(item.entry.name, item.entry.label) for item in items] == [("cat", None), ("cat", 3)]
     assert bad.num_empty_lines == 2
-    assert "x.jsonl: left out 2 empty lines, which have no result" in capsys.readouterr().err
+    assert "x.jsonl: skipped 2 empty lines, which have no result" in capsys.readouterr().err
     (tmp_path / "x.tsv").write_bytes(b"\xef\xbb\xbfindex\tsentence\r\n0\tcat\r\n\r\n1\tcat cat\r\n")
     items, bad = read(language, tmp_path / "x.tsv")
     assert ([item.entry.name for item in items], bad.num_empty_lines) == (["cat", "cat cat"], 1)
@@ -219,14 +219,14 @@ def test_labels_are_classes_of_the_model(language: Plan, tmp_path: Path, label: 
     (tmp_path / "x.jsonl").write_text(json.dumps({"text": "cat", "label": int(label)}))
     for name in ("x.tsv", "x.jsonl"):
         if given == "error":
-            with pytest.raises(UserError, match=f"{name}:1: label is {label}, it must be a class number, 0 to 3"):
+            with pytest.raises(UserError, match=f"{name}:1: label is {label}, expected a class number, 0 to 3"):
                 read(language, tmp_path / name)
         else:
             assert [item.entry.label for item in read(language, tmp_path / name)[0]] == [given]
     arrays = replace(language, data=replace(language.data, kind="tensor", text=None))
     np.savez(tmp_path / "x.npz", x=np.ones((2, 4), np.float32), label=np.array([0, int(label)]))
     if given == "error":
-        with pytest.raises(UserError, match=rf"x.npz, item 1: label is {label}, it must be a class number, 0 to 3"):
+        with pytest.raises(UserError, match=rf"x.npz, item 1: label is {label}, expected a class number, 0 to 3"):
             read(arrays, tmp_path / "x.npz")
     else:
         assert [item.entry.label for item in read(arrays, tmp_path / "x.npz")[0]] == [0, given]

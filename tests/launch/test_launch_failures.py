@@ -68,13 +68,13 @@ def test_shard_with_a_changed_byte(copied: Written) -> None:
         (["--rank", "2"], "--rank 2 is out of range: the plan has ranks 0 to 1"),
         (["--rank", "-1"], "out of range"),
         (["--rank", "x"], "invalid int value"),
-        (["--items", "0", "--local"], "--items 0"),
+        (["--items", "0", "--local"], "invalid value 0 for --items"),
         (["--local", "--rank", "0"], "leave out --rank"),
         (["--rank", "0", "--master", "nonsense"], "ADDRESS:PORT"),
         ([], "2 of the plan's hosts are this machine"),
         (["--local", "--input", "none.npy"], "none.npy: no such input"),
         (["--local", "--output", "/nowhere/y.npy"], "there is no folder /nowhere"),
-        (["--local", "--output", "y.csv"], "it must end in .npy, .npz, .jsonl"),
+        (["--local", "--output", "y.csv"], "expected a name that ends in .npy, .npz, .jsonl"),
     ],
 )
 def test_arguments(two_stages: Written, arguments: list[str], part: str) -> None:
@@ -88,7 +88,7 @@ def test_ranks_of_the_environment(two_stages: Written, copied: Written) -> None:
     hosts = [replace(host, address="198.51.100.9") for host in copied.plan.hosts]
     copied.plan = replace(copied.plan, hosts=tuple(hosts))
     launch_plans.save(copied)
-    run(copied.path).expect_error("none of the plan's hosts", "host-1 (198.51.100.9)")
+    run(copied.path).expect_error("is not one of the plan's hosts", "host-1 (198.51.100.9)")
     run(copied.path, RANK="1").expect_error("RANK=1 is host-1")
 
 
@@ -108,7 +108,7 @@ def test_port_taken(two_stages: Written) -> None:
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
-        run(two_stages.path, "--rank", 0, "--master", f"127.0.0.1:{port}").expect_error(f"port {port}", "is taken")
+        run(two_stages.path, "--rank", 0, "--master", f"127.0.0.1:{port}").expect_error(f"port {port}", "is in use")
 
 
 def test_address_of_another_machine(two_stages: Written) -> None:

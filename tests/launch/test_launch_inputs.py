@@ -113,7 +113,7 @@ def test_damaged_arrays(floats: Plan, tmp_path: Path, suffix: str) -> None:
 
 def test_other_inputs(floats: Plan, ids: Plan, tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_text("1,2")
-    with pytest.raises(UserError, match=r"x.csv: of an unknown kind"):
+    with pytest.raises(UserError, match=r"x.csv: unknown kind of input"):
         items_of(floats, tmp_path / "x.csv")
     (tmp_path / "x.txt").write_text("one")
     with pytest.raises(UserError, match="tiny takes tensor input"):
@@ -289,7 +289,7 @@ def test_cola(language: Plan, tmp_path: Path) -> None:
         ("x.txt", b"a" * (1 << 20) + b"bc", "x.txt:1: a line of more than"),
         ("x.jsonl", b'"a"\n{"txet": 1}', r"x.jsonl:2: must be a string, or an object"),
         ("x.jsonl", b"{", "x.jsonl:1: not JSON"),
-        ("x.jsonl", b'{"text": "a", "label": "b"}', "label is 'b', it must be a class number"),
+        ("x.jsonl", b'{"text": "a", "label": "b"}', "label is 'b', expected a class number"),
         ("x.tsv", b"a\tb\tc\n", r"x.tsv:1: 3 columns are not GLUE CoLA"),
     ],
 )

@@ -147,7 +147,7 @@ def test_stdout_is_the_option_alone(two_stages: Written) -> None:
 
 def test_mistakes(two_stages: Written, one_stage: Written, tmp_path: Path) -> None:
     run("links", one_stage.path, "--local").expect_error("only one rank")
-    run("links", two_stages.path, "--local", "--seconds", "0").expect_error("--seconds 0")
+    run("links", two_stages.path, "--local", "--seconds", "0").expect_error("invalid value 0 for --seconds")
     run("links", two_stages.path, "--local", "--rank", "1").expect_error("leave out --rank")
     run("links", two_stages.path, "--local", "--output", tmp_path / "no" / "x.yaml").expect_error("no such folder")
     run("links", two_stages.path, "--local", "--output", tmp_path / "x.txt").expect_error("x.txt", ".yaml")

@@ -220,7 +220,7 @@ def test_json_lines_of_arrays(two_stages: Written, monkeypatch: pytest.MonkeyPat
         (b"[1, 2, 3]", r"standard input:1: x is float64 \(3,\), the model takes float32 \(4,\)"),
         (b"[[1, 2], 3]", "standard input:1: x is not an array"),
         (b'["a", 2, 3, 4]', "standard input:1: x is <U"),
-        (b'{"x": [1, 2, 3, 4], "label": "cat"}', "label is 'cat', it must be a class number"),
+        (b'{"x": [1, 2, 3, 4], "label": "cat"}', "label is 'cat', expected a class number"),
         (b"\xff", "standard input:1: byte 0 is not UTF-8 text"),
     ],
 )

@@ -93,7 +93,7 @@ def test_a_rank_that_is_needed_is_started_again(bare: Written, x: Path, tmp_path
     os.kill(rank_process(bare.path, 1), how)
     ended = running.wait().expect(0)
     check(output, x)
-    assert "rank 1 (host-1) was killed by SIGKILL: starts it again" in ended.err
+    assert "rank 1 (host-1) was killed by SIGKILL: restarting it" in ended.err
     assert "all ranks are present: continuing as planned" in ended.err
 
 
@@ -149,7 +149,7 @@ def test_a_rank_here_that_is_told_to_stop_is_started_again(bare: Written, x: Pat
     os.kill(rank_process(bare.path, 1), signal.SIGTERM)
     ended = running.wait().expect(0)
     check(output, x)
-    assert "rank 1 (host-1) was told to stop (SIGTERM), and left: starts it again" in ended.err
+    assert "rank 1 (host-1) was told to stop (SIGTERM), and left: restarting it" in ended.err
     assert "all ranks are present: continuing as planned" in ended.err
 
 
