@@ -25,6 +25,7 @@ def steps(document: Path) -> list[tuple[str, str]]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", ["tutorial.md", "howto.md"])
 def test_what_the_document_says_is_so(name: str, tmp_path: Path) -> None:

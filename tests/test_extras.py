@@ -12,6 +12,8 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent / "launch"))
 import launch_plans
 
+pytestmark = pytest.mark.slow
+
 sys.path.pop(0)
 
 LACKING = ("hydra", "omegaconf", "transformers", "matplotlib", "prometheus_client", "sklearn")

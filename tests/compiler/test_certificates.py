@@ -19,6 +19,7 @@ CUTS = ("schedule=manual", "schedule.cuts=[2,5]")
 # --- errors ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [

@@ -214,6 +214,7 @@ def test_a_mistake_is_one_line_and_exit_2(
     check_mistake(main_here(*overrides), words, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("override", ["model=vit_bse", "microbatch=0", "model.output=logit"])
 def test_the_command_itself_ends_so_too(tmp_path: Path, override: str) -> None:
     """Found by Hydra, by ourselves, and after torch and the model were there."""

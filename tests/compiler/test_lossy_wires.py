@@ -117,6 +117,7 @@ def refused(compile_here: Compile, *words: str) -> str:
     return str(error.value)
 
 
+@pytest.mark.slow
 def test_a_format_that_loses_too_much_is_refused_by_cut_and_tensor(compile_here: Compile) -> None:
     """Of two cuts, the one with two bits is to blame, not the one with eight."""
     cuts = ("schedule=manual", "schedule.cuts=[mix.0,mix.2]", "hosts.count=3", "microbatch=2")

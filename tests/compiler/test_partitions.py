@@ -19,6 +19,7 @@ def first_ops(schedule: Schedule) -> list[str]:
     return [chain_of(*TINY).units[stage.first].op for stage in schedule.stages]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("partition", "expected"),
     [
@@ -41,6 +42,7 @@ def test_pipeedge_partitions(partition: list[int], expected: list[str]) -> None:
     assert first_ops(schedule_of(TINY, "schedule=manual", written, f"hosts.count={stages}"))[1:] == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "partition", "expected"),
     [
@@ -75,6 +77,7 @@ def test_cuts_by_module_name_and_unit_number() -> None:
     assert schedule.stages[2].first == 140
 
 
+@pytest.mark.slow
 def test_unit_ranges_and_chosen_hosts(compile_here: Compile) -> None:
     plan = compile_here(
         *SMALL_DEIT, "schedule=manual", "schedule.units=[0,9,10,148]", "schedule.hosts=[local-2,local-1]"
@@ -84,6 +87,7 @@ def test_unit_ranges_and_chosen_hosts(compile_here: Compile) -> None:
     assert plan.hosts[0].name == "local-1"
 
 
+@pytest.mark.slow
 def test_the_data_host_may_have_no_stage(compile_here: Compile) -> None:
     plan = compile_here(*SMALL_DEIT, "schedule=manual", "schedule.cuts=[deit.layers.6]", "hosts.count=3",
                         "schedule.hosts=[local-2,local-3]")  # fmt: skip

@@ -163,6 +163,7 @@ def test_missing_plan_and_folder(tmp_path: Path) -> None:
         read_plan(tmp_path)
 
 
+@pytest.mark.slow
 def test_the_same_config_gives_the_same_bytes(tmp_path: Path) -> None:
     """Here, again in the same process, and in another process and folder."""
     texts, asked = [], [*TINY, "schedule=even", "seed=3"]

@@ -53,6 +53,7 @@ def edited(profile: Path, folder: Path, edit: Callable[[Any], object]) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_profile_says_what_was_measured_where(profile: Path) -> None:
     found = read_profile(profile)
     assert [item.microbatch for item in found.microbatches] == [1, 4]
@@ -77,6 +78,7 @@ def test_a_profile_says_what_was_measured_where(profile: Path) -> None:
         assert item.wall_s[first : first + 12] == item.wall_s[first + 12 : first + 24]  # equal blocks
 
 
+@pytest.mark.slow
 def test_a_plan_takes_its_times_from_the_profile_and_says_so(compile_measured: Callable[..., Plan]) -> None:
     plan = compile_measured("hosts.count=1")
     assert len(plan.notes) >= 1
@@ -87,6 +89,7 @@ def test_a_plan_takes_its_times_from_the_profile_and_says_so(compile_measured: C
     assert plan.stages[0].predicted.compute_s >= whole
 
 
+@pytest.mark.slow
 def test_between_two_microbatches_units_lie_on_a_line(compile_measured: Callable[..., Plan], profile: Path) -> None:
     low, high = read_profile(profile).microbatches
     plan = compile_measured("hosts.count=1", "microbatch=2")
@@ -101,6 +104,7 @@ def test_between_two_microbatches_units_lie_on_a_line(compile_measured: Callable
     assert all(value >= least * (1 - 1e-6) for value, least in zip(found, wall, strict=True))
 
 
+@pytest.mark.slow
 def test_outside_of_what_was_measured(compile_measured: Callable[..., Plan], profile: Path) -> None:
     with pytest.raises(UserError, match=r"microbatch 8 is outside the measured ones \(1, 4\).*profile.outside"):
         compile_measured("hosts.count=1", "microbatch=8")
@@ -123,6 +127,7 @@ half: {threads: 1, cpu_share: 0.5, profile_of: local}
 }
 
 
+@pytest.mark.slow
 def test_kinds_that_are_shares_of_the_machine_that_was_measured(
     compile_measured: Callable[..., Plan], tmp_path: Path
 ) -> None:
@@ -139,6 +144,7 @@ def test_kinds_that_are_shares_of_the_machine_that_was_measured(
         compile_measured(*words, "hosts.members.b.cpu_share=0.2")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
@@ -165,6 +171,7 @@ def test_profiles_that_do_not_fit(
         compile_measured("hosts.count=1", folder=folder)
 
 
+@pytest.mark.slow
 def test_a_missing_profile_names_the_command_that_makes_it(
     compile_measured: Callable[..., Plan], profile: Path, tmp_path: Path
 ) -> None:
@@ -177,6 +184,7 @@ def test_a_missing_profile_names_the_command_that_makes_it(
         compile_measured("+profile.files={nano: x.yaml}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -201,6 +209,7 @@ def test_what_edgeprofile_refuses(tmp_path: Path, overrides: tuple[str, ...], me
     assert not list(tmp_path.rglob("*.yaml"))
 
 
+@pytest.mark.slow
 def test_an_interrupted_measurement_goes_on(tmp_path: Path) -> None:
     arguments = (*MEASURE, "profile.rounds=4000", "profile.time_limit=10min")
     start = [sys.executable, "-m", "edgecompile.commands.profile_command", *arguments]
@@ -220,6 +229,7 @@ def test_an_interrupted_measurement_goes_on(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("*.partial"))
 
 
+@pytest.mark.slow
 def test_help_is_edgeprofiles_own(tmp_path: Path) -> None:
     done = command("edgecompile.commands.profile_command", "--help", folder=tmp_path)
     assert done.returncode == 0

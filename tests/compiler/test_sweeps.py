@@ -16,6 +16,7 @@ from edgecompile.sweep.table import common_overrides, swept_keys, swept_values, 
 from edgecompile.terminal.console import table_console
 
 
+@pytest.mark.slow
 def test_a_sweep_writes_plans_and_names_the_best(tmp_path: Path) -> None:
     done = command("edgecompile.commands.compile_command", "-m", *hand_written("Tied"), "microbatch=1,2,0,4",
                    folder=tmp_path, path=Path(__file__).parent)  # fmt: skip
@@ -47,6 +48,7 @@ def test_a_sweep_writes_plans_and_names_the_best(tmp_path: Path) -> None:
     assert ElementTree.parse(sweep / "sweep.svg").getroot().tag.endswith("svg")
 
 
+@pytest.mark.slow
 def test_an_earlier_sweeps_points_are_not_in_the_table(main_here: Command, tmp_path: Path) -> None:
     for points in ("1,2,3", "4"):
         done = main_here("-m", *hand_written("Tied"), f"microbatch={points}")

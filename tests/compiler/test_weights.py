@@ -82,6 +82,7 @@ def test_google_npz_equals_the_same_weights_through_transformers(tmp_path: Path)
     assert loaded.origin.startswith("vit.npz sha256 ")
 
 
+@pytest.mark.slow
 def test_vit_base_itself_from_an_npz(tmp_path: Path) -> None:
     """The model option's own size: compiled from the file, it equals the model that wrote it."""
     from edgecompile.commands.compile_command import compose

@@ -276,6 +276,7 @@ def browse(page: Path, picture: Path, *options: str) -> str:
     return done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium here: apt-get install chromium")
 def test_in_a_browser_in_both_themes(files: tuple[Path, Path], tmp_path: Path) -> None:
     write(*files, "--sweep", files[0].parent)

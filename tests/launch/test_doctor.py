@@ -108,6 +108,7 @@ def test_memory_against_the_plan(tmp_path: Path) -> None:
     assert "1,000 TB" in item.found
 
 
+@pytest.mark.slow
 def test_a_taken_port(three_stages: Written) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

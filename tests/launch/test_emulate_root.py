@@ -52,7 +52,7 @@ def plan(tmp_path_factory: pytest.TempPathFactory) -> Plan:
         pytest.skip(str(error))
 
 
-pytestmark = [pytest.mark.root, pytest.mark.usefixtures("plan")]
+pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.usefixtures("plan")]
 
 
 def left_of(process: int) -> list[str]:

@@ -59,6 +59,7 @@ def files(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 def test_ranks_fetch_what_they_lack_and_nothing_else(boards: Boards, tmp_path: Path) -> None:
     stale = boards.shard(2)
     stale.parent.mkdir(parents=True)
@@ -76,6 +77,7 @@ def test_ranks_fetch_what_they_lack_and_nothing_else(boards: Boards, tmp_path: P
         assert f"to rank {rank} (host-{rank}), which lacks it" in ended[0].err
 
 
+@pytest.mark.slow
 def test_rank_0_cannot_give_what_it_lacks(boards: Boards) -> None:
     name = next(stage for stage in boards.written.plan.stages if stage.rank == 1).shard
     (boards.written.path.parent / name).unlink()
@@ -85,6 +87,7 @@ def test_rank_0_cannot_give_what_it_lacks(boards: Boards) -> None:
     ended[0].expect_error("rank 1 (host-1)", "lacks it")
 
 
+@pytest.mark.slow
 def test_a_lost_board_comes_back_without_its_disk(boards: Boards, tmp_path: Path) -> None:
     """A new board in the place of a dead one, in the middle of a stream."""
     np.save(tmp_path / "x.npy", np.random.default_rng(0).random((120, 4), dtype=np.float32))
@@ -144,6 +147,7 @@ def test_every_size_arrives_whole(tmp_path: Path, num_bytes: int) -> None:
     pair.server.stop()
 
 
+@pytest.mark.slow
 def test_a_broken_transfer_goes_on_and_a_damaged_one_begins_again(tmp_path: Path) -> None:
     pair = Pair(tmp_path, 5 * PORTION + 7)
     pair.part.write_bytes(pair.bytes[: 2 * PORTION + 100])
@@ -199,6 +203,7 @@ def test_a_rank_that_asks_and_dies_holds_nobody_up(tmp_path: Path) -> None:
     pair.server.stop()
 
 
+@pytest.mark.slow
 def test_transfers_leave_no_descriptors_and_no_threads(tmp_path: Path) -> None:
     pair = Pair(tmp_path, 2 * PORTION)
     torch.zeros(1)

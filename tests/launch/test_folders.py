@@ -244,6 +244,7 @@ def test_half_a_surrogate_pair_is_a_bad_item(language: Plan, tmp_path: Path) -> 
 # --- through the command ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_file_names_that_are_no_utf8(one_stage: Written, tmp_path: Path) -> None:
     """The plan's own, the input's and the output's do; that of the plan's folder is refused, since torch cannot."""
     plan = tmp_path / os.fsdecode(b"pl\xe4n.yaml")
@@ -281,6 +282,7 @@ def test_names_and_errors_that_are_no_utf8_are_written(vision: Plan, pictures: P
     assert r"goldfish/caf\xe9.png: not a readable image" in records[2]["error"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["plan.yaml", "x.txt", "x.npy"])
 def test_pipes_and_devices_are_no_plan_and_no_input(one_stage: Written, tmp_path: Path, name: str) -> None:
     """None of them is opened: that would wait for ever."""

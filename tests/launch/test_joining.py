@@ -308,6 +308,7 @@ def test_what_ranks_say_to_each_other_is_the_protocol_that_it_says_it_is() -> No
     assert (software.PROTOCOL, layout) == (3, ("<16sQII", 64, 64, 64 << 10, 1 << 20, 1))
 
 
+@pytest.mark.slow
 def test_ranks_of_two_protocols(tmp_path: Path) -> None:
     plan = launch_plans.floats(tmp_path, timeout_s=4.0).path
     port = free_port()
@@ -387,6 +388,7 @@ def ended(process: Process) -> Iterator[Process]:
         process.runner.abandon()
 
 
+@pytest.mark.slow
 def test_a_rank_says_whom_rank_0_waits_for(three_stages: Written, monkeypatch: pytest.MonkeyPatch) -> None:
     port, results, said = free_port(), Results(), [[], []]
     runs = [start(three_stages, port, rank, np.zeros((0, 4)), results) for rank in range(2)]

@@ -49,11 +49,13 @@ def test_plan_of_a_future_version(copied: Written) -> None:
     run(copied.path, "--local").expect_error("version is 99")
 
 
+@pytest.mark.slow
 def test_shard_missing(copied: Written) -> None:
     (copied.path.parent / "shards" / "1.pt").unlink()
     run(copied.path, "--local").expect_error("shards/1.pt", "rank 1 (host-1)", "missing")
 
 
+@pytest.mark.slow
 def test_shard_with_a_changed_byte(copied: Written) -> None:
     shard = copied.path.parent / "shards" / "0.pt"
     data = bytearray(shard.read_bytes())
@@ -81,6 +83,7 @@ def test_arguments(two_stages: Written, arguments: list[str], part: str) -> None
     run(two_stages.path, *arguments).expect_error(part)
 
 
+@pytest.mark.slow
 def test_ranks_of_the_environment(two_stages: Written, copied: Written) -> None:
     run(two_stages.path, RANK="2", WORLD_SIZE="2").expect_error("RANK 2 is out of range")
     run(two_stages.path, RANK="0", WORLD_SIZE="3").expect_error("WORLD_SIZE is 3")
@@ -92,6 +95,7 @@ def test_ranks_of_the_environment(two_stages: Written, copied: Written) -> None:
     run(copied.path, RANK="1").expect_error("RANK=1 is host-1")
 
 
+@pytest.mark.slow
 def test_input_of_the_wrong_shape(two_stages: Written, tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", np.zeros((3, 5), np.float32))
     out = tmp_path / "y.npy"
@@ -103,6 +107,7 @@ def test_input_of_the_wrong_shape(two_stages: Written, tmp_path: Path) -> None:
 # --- ranks that do not meet ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_port_taken(two_stages: Written) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
@@ -111,11 +116,13 @@ def test_port_taken(two_stages: Written) -> None:
         run(two_stages.path, "--rank", 0, "--master", f"127.0.0.1:{port}").expect_error(f"port {port}", "is in use")
 
 
+@pytest.mark.slow
 def test_address_of_another_machine(two_stages: Written) -> None:
     ended = run(two_stages.path, "--rank", 0, "--master", "198.51.100.1:29500", EDGELAUNCH_SECRET="0123456789abcdef")
     ended.expect_error("cannot listen on 198.51.100.1:29500")
 
 
+@pytest.mark.slow
 def test_missing_ranks_are_named(tmp_path: Path) -> None:
     plan = launch_plans.floats(tmp_path, num_stages=3, timeout_s=3.0)
     master = f"127.0.0.1:{free_port()}"
@@ -124,12 +131,14 @@ def test_missing_ranks_are_named(tmp_path: Path) -> None:
     second.expect_error("rank 2 (host-2) did not join within 3 s")
 
 
+@pytest.mark.slow
 def test_no_rank_0(tmp_path: Path) -> None:
     plan = launch_plans.floats(tmp_path, timeout_s=2.0)
     port = free_port()
     run(plan.path, "--rank", 1, "--master", f"127.0.0.1:{port}").expect_error("rank 0 did not answer", f"{port}")
 
 
+@pytest.mark.slow
 def test_a_rank_that_is_there_twice(slow: Written) -> None:
     master = f"127.0.0.1:{free_port()}"
     first = Running([slow.path, "--rank", 0, "--master", master, "--items", 100_000])
@@ -145,6 +154,7 @@ def test_a_rank_that_is_there_twice(slow: Written) -> None:
     twins[1].wait().expect_error("rank 0 (host-0): was stopped by Ctrl-C")
 
 
+@pytest.mark.slow
 def test_ranks_with_different_plans(two_stages: Written, copied: Written) -> None:
     copied.plan = replace(copied.plan, notes=("another",))
     launch_plans.save(copied)
@@ -166,6 +176,7 @@ def failing(tmp_path_factory: pytest.TempPathFactory) -> tuple[Written, Path]:
     return launch_plans.floats(folder / "plan", num_stages=3, middle=launch_plans.Failing()), folder / "x.npy"
 
 
+@pytest.mark.slow
 def test_a_bug_in_a_shard_shows_its_traceback_once(failing: tuple[Written, Path], tmp_path: Path) -> None:
     plan, x = failing
     ended = run(plan.path, "--local", "--input", x, "--output", tmp_path / "y.jsonl").expect(1)
@@ -176,6 +187,7 @@ def test_a_bug_in_a_shard_shows_its_traceback_once(failing: tuple[Written, Path]
     assert not (tmp_path / "y.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_a_bug_ends_every_rank_by_hand(failing: tuple[Written, Path]) -> None:
     plan, x = failing
     master = f"127.0.0.1:{free_port()}"
@@ -188,6 +200,7 @@ def test_a_bug_ends_every_rank_by_hand(failing: tuple[Written, Path]) -> None:
         assert "the shard met a negative number" in ended.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_killed_rank_ends_all(slow: Written, tmp_path: Path, rank: int) -> None:
     running = start_slow(slow, tmp_path / "y.npy")
@@ -199,6 +212,7 @@ def test_a_killed_rank_ends_all(slow: Written, tmp_path: Path, rank: int) -> Non
     assert "y.npy.partial: continue with --resume" in running.text()[1]
 
 
+@pytest.mark.slow
 def test_a_killed_rank_by_hand_is_named_by_the_others(tmp_path: Path) -> None:
     slow = launch_plans.floats(tmp_path, num_stages=3, middle=launch_plans.Heavy(), timeout_s=6.0)
     master = f"127.0.0.1:{free_port()}"
@@ -210,6 +224,7 @@ def test_a_killed_rank_by_hand_is_named_by_the_others(tmp_path: Path) -> None:
         ended[rank].expect_error("rank 2 (host-2, units 2-2) is gone: it closed its connection, after item")
 
 
+@pytest.mark.slow
 def test_a_stopped_rank_is_named_within_the_timeout(slow: Written) -> None:
     master = f"127.0.0.1:{free_port()}"
     started = [Running([slow.path, "--rank", rank, "--master", master, "--items", 100_000]) for rank in range(2)]
@@ -224,6 +239,7 @@ def test_a_stopped_rank_is_named_within_the_timeout(slow: Written) -> None:
 # --- Ctrl-C -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["SIGINT", "SIGTERM", "SIGINT to the group"])
 def test_interrupted(slow: Written, tmp_path: Path, how: str) -> None:
     running = start_slow(slow, tmp_path / "y.npy")
@@ -239,6 +255,7 @@ def test_interrupted(slow: Written, tmp_path: Path, how: str) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["y.npy.partial"]
 
 
+@pytest.mark.slow
 def test_interrupted_while_starting(slow: Written) -> None:
     running = Running([slow.path, "--local", "--items", 100_000])
     while len(processes_of(slow.path)) < 3:  # the parent has started the ranks, which import torch now
@@ -250,6 +267,7 @@ def test_interrupted_while_starting(slow: Written) -> None:
     wait_gone(slow.path, 0.5)
 
 
+@pytest.mark.slow
 def test_no_orphans_when_the_parent_is_killed(slow: Written, tmp_path: Path) -> None:
     running = start_slow(slow, tmp_path / "y.npy")
     running.process.kill()
@@ -258,6 +276,7 @@ def test_no_orphans_when_the_parent_is_killed(slow: Written, tmp_path: Path) -> 
     assert [file.name for file in tmp_path.iterdir()] == ["y.npy.partial"]
 
 
+@pytest.mark.slow
 def test_interrupted_rank_by_hand_tells_the_others(slow: Written) -> None:
     master = f"127.0.0.1:{free_port()}"
     started = [Running([slow.path, "--rank", rank, "--master", master, "--items", 100_000]) for rank in range(2)]
@@ -268,6 +287,7 @@ def test_interrupted_rank_by_hand_tells_the_others(slow: Written) -> None:
     first.expect_error("rank 1 (host-1): was stopped by Ctrl-C")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rank", "code"), [(0, 130), (1, 143)])
 def test_a_rank_by_hand_that_is_told_to_stop_and_cannot_be_done_without(slow: Written, rank: int, code: int) -> None:
     """There is no run without rank 0; this plan has no other for the loss of rank 1, and waits for nobody."""
@@ -282,6 +302,7 @@ def test_a_rank_by_hand_that_is_told_to_stop_and_cannot_be_done_without(slow: Wr
     ended[1 - rank].expect_error(name, "was told to stop (SIGTERM)")
 
 
+@pytest.mark.slow
 def test_an_output_that_cannot_grow(tmp_path: Path) -> None:
     plan = launch_plans.floats(tmp_path / "plan", num_stages=1)
     folder = tmp_path / "out"

@@ -219,6 +219,7 @@ def test_unreadable_images_are_named(vision: Plan, tmp_path: Path) -> None:
         items_of(vision, empty)
 
 
+@pytest.mark.slow
 def test_an_image_of_too_many_pixels_is_refused(vision: Plan, tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

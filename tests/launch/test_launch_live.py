@@ -311,6 +311,7 @@ def piped(content: str, *arguments: object) -> Ended:
     return Running(arguments, program=["sh", "-c", script, "sh"]).wait()
 
 
+@pytest.mark.slow
 def test_pixels_through_a_pipeline(tmp_path: Path) -> None:
     image = torch.randint(0, 256, (2, 3, 24, 32), dtype=torch.uint8)
     data = DataSpec(kind="image", image=IMAGE)
@@ -320,6 +321,7 @@ def test_pixels_through_a_pipeline(tmp_path: Path) -> None:
     np.testing.assert_allclose(np.load(tmp_path / "y.npy")[0], prepare(file, IMAGE), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_standard_input_reaches_rank_0(two_stages: Written, tmp_path: Path) -> None:
     lines = '[1, 2, 3, 4]\n\n{"x": [0.5, 1, 1, 1]}\n[0, 0, 0, 1]\n'
     ended = piped(lines, two_stages.path, "--local", "--input", "-", "--output", tmp_path / "y.npy").expect(0)
@@ -328,6 +330,7 @@ def test_standard_input_reaches_rank_0(two_stages: Written, tmp_path: Path) -> N
     piped("[1, 2]", two_stages.path, "--local", "--input", "-").expect_error("standard input:1", "x is float64 (2,)")
 
 
+@pytest.mark.slow
 def test_a_rate_reports_latencies(one_stage: Written) -> None:
     out = run(one_stage.path, "--rate", 200, "--items", 20, "--verify").expect(0).out
     assert "live: 200 items/s: 20 items, 20 done" in out
@@ -337,6 +340,7 @@ def test_a_rate_reports_latencies(one_stage: Written) -> None:
     assert numbers == sorted(numbers)
 
 
+@pytest.mark.slow
 def test_dropped_items_leave_gaps_in_the_numbers(tmp_path: Path) -> None:
     plan = launch_plans.floats(tmp_path / "plan", middle=launch_plans.Heavy(), microbatch=1)
     words = ["--rate", 5000, "--items", 400, "--when-full", "drop-oldest", "--output", tmp_path / "y.jsonl"]

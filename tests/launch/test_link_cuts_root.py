@@ -37,7 +37,7 @@ def _can_emulate() -> None:
         pytest.skip(str(error))
 
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.slow]
 
 
 @pytest.fixture

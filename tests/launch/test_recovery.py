@@ -59,6 +59,7 @@ def check(output: Path, x: Path) -> None:
     assert [file.name for file in output.parent.iterdir()] == [output.name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("how", "rank"), [(signal.SIGKILL, 2), (signal.SIGSTOP, 1)])
 def test_the_others_go_on_without_it_and_then_with_it(
     plan: Written, x: Path, tmp_path: Path, how: signal.Signals, rank: int
@@ -75,6 +76,7 @@ def test_the_others_go_on_without_it_and_then_with_it(
     wait_gone(plan.path, 1.0)
 
 
+@pytest.mark.slow
 def test_a_rank_that_comes_back_after_the_last_result_is_no_failure(plan: Written, x: Path, tmp_path: Path) -> None:
     output = tmp_path / "y.npy"
     running = Running([plan.path, "--local", "--input", x, "--output", output])
@@ -85,6 +87,7 @@ def test_a_rank_that_comes_back_after_the_last_result_is_no_failure(plan: Writte
     wait_gone(plan.path, 1.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_rank_that_is_needed_is_started_again(bare: Written, x: Path, tmp_path: Path, how: signal.Signals) -> None:
     output = tmp_path / "y.npy"
@@ -97,6 +100,7 @@ def test_a_rank_that_is_needed_is_started_again(bare: Written, x: Path, tmp_path
     assert "all ranks are present: continuing as planned" in ended.err
 
 
+@pytest.mark.slow
 def test_a_rank_by_hand_that_was_stopped_finds_that_it_is_out_and_joins_again(
     bare: Written, x: Path, tmp_path: Path
 ) -> None:
@@ -113,6 +117,7 @@ def test_a_rank_by_hand_that_was_stopped_finds_that_it_is_out_and_joins_again(
     check(output, x)
 
 
+@pytest.mark.slow
 def test_a_killed_rank_by_hand_is_started_again_and_takes_its_place(bare: Written, x: Path, tmp_path: Path) -> None:
     output, master = tmp_path / "y.npy", f"127.0.0.1:{free_port()}"
     words = ["--master", master, "--input", x, "--output", output]
@@ -125,6 +130,7 @@ def test_a_killed_rank_by_hand_is_started_again_and_takes_its_place(bare: Writte
     check(output, x)
 
 
+@pytest.mark.slow
 def test_a_rank_by_hand_that_is_told_to_stop_leaves_and_the_others_go_on(
     plan: Written, x: Path, tmp_path: Path
 ) -> None:
@@ -142,6 +148,7 @@ def test_a_rank_by_hand_that_is_told_to_stop_leaves_and_the_others_go_on(
     check(output, x)
 
 
+@pytest.mark.slow
 def test_a_rank_here_that_is_told_to_stop_is_started_again(bare: Written, x: Path, tmp_path: Path) -> None:
     output = tmp_path / "y.npy"
     running = Running([bare.path, "--local", "--input", x, "--output", output])
@@ -153,6 +160,7 @@ def test_a_rank_here_that_is_told_to_stop_is_started_again(bare: Written, x: Pat
     assert "all ranks are present: continuing as planned" in ended.err
 
 
+@pytest.mark.slow
 def test_without_a_rank_that_stays_away_the_run_ends(tmp_path: Path) -> None:
     plan = launch_plans.floats(tmp_path, 2, launch_plans.Heavy(), detect_s=1.5, rejoin_s=1.0)
     master = f"127.0.0.1:{free_port()}"
@@ -162,6 +170,7 @@ def test_without_a_rank_that_stays_away_the_run_ends(tmp_path: Path) -> None:
     started[0].wait().expect_error("rank 1 (host-1, units 1-1) is gone", "after item", "did not come back within 1 s")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
 def test_every_rank_ends_without_the_data_host(bare: Written, how: signal.Signals) -> None:
     master = f"127.0.0.1:{free_port()}"
@@ -176,6 +185,7 @@ def test_every_rank_ends_without_the_data_host(bare: Written, how: signal.Signal
     wait_gone(bare.path, 5.0)
 
 
+@pytest.mark.slow
 def test_resume_after_everything_was_killed(bare: Written, x: Path, tmp_path: Path) -> None:
     output = tmp_path / "y.npy"
     words = [bare.path, "--local", "--input", x, "--output", output, "--resume"]
@@ -193,6 +203,7 @@ def test_resume_after_everything_was_killed(bare: Written, x: Path, tmp_path: Pa
     check(output, x)
 
 
+@pytest.mark.slow
 def test_an_application_gets_every_result(plan: Written) -> None:
     code = f"""
 import os, signal, sys, numpy as np, edgelaunch

@@ -83,6 +83,7 @@ def test_what_strangers_write_is_ignored(two_stages: Written) -> None:
     assert mine.failure() == true
 
 
+@pytest.mark.slow
 def test_gloo_meets_through_sealed_values_alone(two_stages: Written) -> None:
     with Meeting(two_stages.plan, SECRET.encode()) as meeting:
         boards = [meeting.board, meeting.join(SECRET.encode())]
@@ -123,6 +124,7 @@ def start(command: list[object], secret: str | None) -> Running:
     return Running(command, **{VARIABLE: secret or ""})
 
 
+@pytest.mark.slow
 def test_a_wrong_and_a_missing_secret_do_not_disturb_the_others(tmp_path: Path) -> None:
     written = launch_plans.floats(tmp_path / "plan", num_stages=3, timeout_s=60.0)
     commands = rank_commands(written, tmp_path, free_port(), 9)
@@ -138,6 +140,7 @@ def test_a_wrong_and_a_missing_secret_do_not_disturb_the_others(tmp_path: Path) 
     np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), 8 * np.load(tmp_path / "x.npy"))
 
 
+@pytest.mark.slow
 def test_ranks_on_several_machines_need_one(three_stages: Written) -> None:
     run(three_stages.path, "--rank", 1, "--master", "192.0.2.1:29500", EDGELAUNCH_SECRET="").expect_error(
         "shared secret", "openssl rand"
@@ -178,6 +181,7 @@ def disturb(port: int, kind: int, held: list[socket.socket]) -> None:
         pass
 
 
+@pytest.mark.slow
 def test_strangers_at_every_port_change_nothing(tmp_path: Path) -> None:
     """Port scans, garbage, half a greeting that is held for ever; at the store and at gloo's ports."""
     count = 60
