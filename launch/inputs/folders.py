@@ -38,11 +38,11 @@ class Found:
         """What a user must know of what was left out."""
         notes = []
         if self.num_hidden:
-            notes.append(f"left out {self.num_hidden} hidden files or folders, whose names begin with a dot")
+            notes.append(f"skipped {self.num_hidden} hidden files or folders, whose names begin with a dot")
         if count := self.others.total():
             kinds = ", ".join(suffix or "no suffix" for suffix, _ in self.others.most_common(MOST_NAMED))
             several = "s" if count > 1 else ""
-            notes.append(f"left out {count} file{several} of other kinds ({kinds}): convert those that are images")
+            notes.append(f"skipped {count} file{several} of other kinds ({kinds}): convert those that are images")
         return notes
 
 

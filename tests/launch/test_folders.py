@@ -114,7 +114,7 @@ def test_files_of_other_kinds_are_told(vision: Plan, pictures: Path, capsys: pyt
         (pictures / name).write_bytes(b"x")
     (pictures / "goldfish" / "b.png").rename(pictures / "goldfish" / "b.jfif")
     assert labels(vision, pictures) == {"Tinca_tinca/a.png": 0, "goldfish/b.jfif": 1}
-    assert "left out 3 files of other kinds (.heic, no suffix): convert those that are" in capsys.readouterr().err
+    assert "skipped 3 files of other kinds (.heic, no suffix): convert those that are" in capsys.readouterr().err
 
 
 def test_a_folder_that_cannot_be_read_is_named(vision: Plan, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:

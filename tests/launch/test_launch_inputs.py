@@ -143,7 +143,7 @@ def test_fit_of_floats_that_are_too_large_and_of_what_is_no_array() -> None:
     with pytest.raises(UserError, match="x holds 70000, the model takes float16"):
         fit(np.array([70000], np.float32), half, "here")
     for value in ([1.0, [2.0], 3.0], torch.ones(3, dtype=torch.bfloat16), torch.ones(3, requires_grad=True)):
-        with pytest.raises(UserError, match=r"here: x is no array \(.*\), the model takes float32 \(3,\)"):
+        with pytest.raises(UserError, match=r"here: x is not an array \(.*\), the model takes float32 \(3,\)"):
             fit(value, spec, "here")
 
 
