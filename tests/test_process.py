@@ -39,6 +39,7 @@ def plan(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "out" / "plan.yaml"
 
 
+@pytest.mark.slow
 def test_progress_that_cannot_be_written_never_stops_work(plan: Path) -> None:
     assert plan.is_file()
 

@@ -21,6 +21,8 @@ from edgecompile.partition.stages import partition
 from edgecompile.profile.analytic import analytic_profile
 from edgecompile.wire.formats import cut_formats
 
+pytestmark = pytest.mark.slow
+
 DIGITS = Path(__file__).resolve().parents[2] / "benchmarks" / "digits"
 FOLD = 1
 WORDS = ["model=vit_digits", "microbatch=60", "hosts.count=3", "schedule=manual",

@@ -37,6 +37,7 @@ def without_facts(captured: Captured) -> Captured:
     return replace(captured, graph_module=copy)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [

@@ -148,6 +148,7 @@ def test_another_process_takes_the_place_of_one_that_ended(pair: Pair) -> None:
 needs_kernel = pytest.mark.skipif(sys.platform != "linux", reason="only Linux says when a connection heard something")
 
 
+@pytest.mark.slow
 @needs_kernel
 def test_a_process_that_stands_still_has_a_link(pair: Pair) -> None:
     """As one that computes for long, or is stopped: its kernel answers; heartbeats find what is wrong with it."""
@@ -166,6 +167,7 @@ def test_a_process_that_stands_still_has_a_link(pair: Pair) -> None:
     assert pair.watches[1].silent() == ()  # who stood still asks again before it judges
 
 
+@pytest.mark.slow
 @needs_kernel
 def test_a_process_that_stands_still_before_it_has_proved_anything_has_a_link(pair: Pair) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
