@@ -34,6 +34,7 @@ def run(stages: tuple[Stage, ...], folder: Path, value: torch.Tensor) -> torch.T
     return values[0]
 
 
+@pytest.mark.slow
 def test_every_loss_has_a_plan_that_computes_the_same(compile_here: Compile, tmp_path: Path) -> None:
     plan = compile_here(*WIDE, "contingency=1", "runtime.detect=3s", "runtime.rejoin=0")
     assert read_plan(tmp_path / "outputs" / "plan.yaml") == plan
@@ -61,6 +62,7 @@ def test_a_loss_that_no_other_hosts_can_take_over_is_reported(compile_here: Comp
     assert plan.notes[0].startswith(f"the plan cannot continue without {plan.hosts[1].name}: ")
 
 
+@pytest.mark.slow
 def test_the_inputs_that_are_kept_count_as_memory(compile_here: Compile) -> None:
     few: Plan = compile_here(*WIDE, "runtime.num_buffers_in=1")
     many: Plan = compile_here(*WIDE, "runtime.num_buffers_in=2")

@@ -77,6 +77,7 @@ def test_the_scheduler_counts_the_bytes_that_travel() -> None:
     assert after - before == 48 - (12 + 16)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "hidden", "both"),
     [("int8", -math.inf, False), ("fp16", LEAST, False), ("int4", LEAST, False), ("bf16", LEAST, True)],
@@ -130,6 +131,7 @@ def test_a_format_that_loses_too_much_is_refused_by_cut_and_tensor(compile_here:
         assert "travels as int2" in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "hidden"), [("int8", -math.inf), ("bf16", LEAST)])
 def test_infinite_errors_are_refused_whatever_is_allowed(
     compile_here: Compile, monkeypatch: pytest.MonkeyPatch, name: str, hidden: float

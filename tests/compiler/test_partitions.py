@@ -135,6 +135,7 @@ def test_too_few_hosts_for_the_stages() -> None:
         schedule_of(TINY, "schedule=manual", "schedule.cuts=[10,20]")
 
 
+@pytest.mark.slow
 def test_a_model_without_blocks_has_no_pipeedge_numbers() -> None:
     with pytest.raises(UserError, match="no repeated transformer blocks"):
         schedule_of(hand_written("Convolutions"), "schedule=manual", "schedule.pipeedge_partition=[1,48]")

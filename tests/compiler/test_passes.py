@@ -118,12 +118,14 @@ def test_fold_constants_and_true_masks() -> None:
     assert any(isinstance(item, fx.Node) for item in masks[1])
 
 
+@pytest.mark.slow
 def test_drop_devices() -> None:
     with_pass, _ = graphs(Block(), INPUT, off="drop_devices")
     for node in with_pass.graph.nodes:
         assert not any(isinstance(value, torch.device) for value in (*node.args, *node.kwargs.values()))
 
 
+@pytest.mark.slow
 def test_drop_copies() -> None:
     with_pass, without = graphs(Block(), INPUT, off="drop_copies")
     assert {"clone", "contiguous"} & set(operators(without))
@@ -233,6 +235,7 @@ SELECTIONS: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], int]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SELECTIONS)
 def test_selections_as_people_write_them(name: str) -> None:
     """The result stays, and layers before compute what is read alone, steps apart."""

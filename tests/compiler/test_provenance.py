@@ -75,6 +75,7 @@ def test_a_plan_alone_is_the_one_of_a_sweep(main_here: Command, tmp_path: Path) 
     assert made.overrides[-1] == "microbatch=2"
 
 
+@pytest.mark.slow
 def test_old_plans_without_it_still_read(
     compile_here: Compile, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

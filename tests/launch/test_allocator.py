@@ -50,6 +50,7 @@ def faults(how: str) -> int:
     return int(done.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is tuned")
 def test_a_computation_that_repeats_causes_no_page_faults() -> None:
     assert faults("keep") < 200

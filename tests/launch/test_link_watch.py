@@ -104,6 +104,7 @@ def test_both_ends_find_each_other_and_sign(pair: Pair) -> None:
     assert pair.watches[0].wanted() == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seals", [(SEAL, Seal(b"other", b"n" * 16)), (SEAL, None), (None, SEAL)])
 def test_who_does_not_know_the_secret_is_no_end_of_a_link(seals: tuple[Seal | None, Seal | None]) -> None:
     pair = Pair(seals)
