@@ -9,7 +9,7 @@ NATIVE := build/native
 AARCH64 := build/native-aarch64
 DEMO := outputs/demo
 
-.PHONY: help reference demo test bench soak lint types native-test native-test-aarch64 python-test test-torch wheels format venv clean
+.PHONY: help check coverage hooks reference demo test bench soak lint types native-test native-test-aarch64 python-test test-torch wheels format venv clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,6 +20,12 @@ demo: $(VENV)/.installed ## compile MiniLM, run 241 real sentences through two r
 	$(BIN)/edgelaunch $(DEMO)/plan.yaml --local --quiet --input demo/queries.txt --output $(DEMO)/queries.npy
 	$(BIN)/edgeplan report $(DEMO)/plan.yaml $(DEMO)/proverbs.json
 	$(BIN)/python demo/nearest.py demo/proverbs.txt $(DEMO)/proverbs.npy demo/queries.txt $(DEMO)/queries.npy
+
+check: $(VENV)/.installed ## before a commit: lint, types and the fast tests, in under two minutes on two cores
+	@mkdir -p build
+	@$(MAKE) --no-print-directory lint types >build/check.log 2>&1 & checking=$$!; \
+	$(MAKE) --no-print-directory python-test SELECT='-m "not slow"'; tested=$$?; wait $$checking; checked=$$?; \
+	cat build/check.log; exit $$((tested | checked))
 
 test: lint types native-test python-test ## lint, types, native tests, Python tests against the installed package
 
@@ -50,7 +56,7 @@ lint: $(VENV)/.dependencies ## ruff and clang-format
 	$(BIN)/ruff format --check $(wildcard $(PACKAGES))
 	$(BIN)/clang-format --dry-run -Werror $$(find native_sched -name '*.[ch]pp')
 
-types: $(VENV)/.installed ## mypy, strict
+types: $(VENV)/.dependencies ## mypy, strict
 	@mkdir -p build/types && ln -sfn ../../edgecompile build/types/edgecompile && ln -sfn ../../launch build/types/edgelaunch
 	cd build/types && MYPYPATH=. ../../$(BIN)/mypy --config-file ../../pyproject.toml -p edgecompile -p edgelaunch
 	cd build/types && MYPYPATH=. ../../$(BIN)/mypy --config-file ../../pyproject.toml ../../tests/launch/typed_use.py
@@ -71,15 +77,19 @@ native-test-aarch64: $(VENV)/.dependencies ## the same for 64-bit ARM, under qem
 COMPUTING := tests/compiler tests/scheduler tests/explore
 STARTING := tests/launch $(wildcard tests/test_*.py)
 
-python-test: $(VENV)/.installed ## pytest against the installed package; TESTS=... for some of them
+python-test: $(VENV)/.installed ## pytest against the installed package; TESTS=... and SELECT="-m slow" for some of them
 ifdef TESTS
-	$(BIN)/pytest $(TESTS)
+	$(BIN)/pytest $(SELECT) $(TESTS)
 else
 	@mkdir -p build
-	@$(BIN)/pytest $(COMPUTING) >build/computing.log 2>&1 & computing=$$!; \
-	$(BIN)/pytest $(STARTING); starting=$$?; wait $$computing; computing=$$?; \
+	@$(BIN)/pytest $(SELECT) $(COMPUTING) >build/computing.log 2>&1 & computing=$$!; \
+	$(BIN)/pytest $(SELECT) $(STARTING); starting=$$?; wait $$computing; computing=$$?; \
 	cat build/computing.log; exit $$((starting | computing))
 endif
+
+coverage: $(VENV)/.installed ## which lines the fast tests run, ranks included: build/coverage/index.html; SELECT= for all tests
+	$(BIN)/pytest $(SELECT) --cov --cov-report=term:skip-covered --cov-report=html $(TESTS)
+coverage: SELECT ?= -m "not slow"
 
 test-torch: ## the Python tests with another torch, in an environment of its own: make test-torch TORCH=2.14.1
 	@test -n "$(TORCH)" || { echo "make test-torch: say which, as in TORCH=2.14.1"; exit 2; }
@@ -97,10 +107,14 @@ format: $(VENV)/.dependencies ## rewrite the code as lint wants it
 	$(BIN)/ruff format $(wildcard $(PACKAGES))
 	$(BIN)/clang-format -i $$(find native_sched -name '*.[ch]pp')
 
+hooks: $(VENV)/.dependencies ## check what is committed, with the tools of .venv
+	$(BIN)/pre-commit install
+
 venv: $(VENV)/.installed ## only set up .venv
 
-reference: $(VENV)/.installed ## write docs/reference.md from the schema and the boards
+reference: $(VENV)/.installed ## write docs/reference.md from the schema and the boards, and the rooms of docs/architecture.md
 	$(BIN)/python tools/reference.py
+	$(BIN)/python tools/rooms.py
 
 # Torch first and pinned: a plain range would bring another build of it, of several gigabytes.
 $(VENV)/.dependencies: $(CONSTRAINTS) pyproject.toml
@@ -117,4 +131,4 @@ $(VENV)/.installed: $(VENV)/.dependencies $(SOURCES)
 	touch $@
 
 clean: ## remove what builds wrote
-	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf build dist .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis

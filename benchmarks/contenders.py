@@ -197,7 +197,7 @@ def connect(host: str, port: int) -> socket.socket:
             return socket.create_connection((host, port))
         except OSError:
             time.sleep(0.05)
-    raise TimeoutError(f"nobody listens at {host}:{port}")
+    raise TimeoutError(f"nobody listens on {host}:{port}")
 
 
 ROLES = {role.__name__: role for role in (ours, pipelining, pipelining_prepacked, alone, eager, tcp)}

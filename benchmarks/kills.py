@@ -173,7 +173,7 @@ def kill_one(stream: Stream, how: signal.Signals, random_: random.Random, num_ra
     wanted = stream.num_results + random_.randint(1, 200)
     stream.until("results", lambda: stream.num_results >= wanted)
     rank = random_.randrange(1, num_ranks)
-    again, whole = stream.num_lines("results again"), stream.num_lines("goes on as planned")
+    again, whole = stream.num_lines("results again"), stream.num_lines("continuing as planned")
     stream.arrivals.clear()
     begin = time.monotonic()
     os.kill(processes(stream.plan)[rank], how)
@@ -182,7 +182,7 @@ def kill_one(stream: Stream, how: signal.Signals, random_: random.Random, num_ra
     stream.until("one more result", lambda: len(stream.arrivals) > seen)  # the line may come before its result
     times = [begin, *stream.arrivals]
     _, end = max((after - before, after) for before, after in itertools.pairwise(times))
-    stream.until("the rank's return", lambda: stream.num_lines("goes on as planned") > whole)
+    stream.until("the rank's return", lambda: stream.num_lines("continuing as planned") > whole)
     return Kill(how, rank, end - begin)
 
 
@@ -211,7 +211,7 @@ def stop(process: subprocess.Popen[bytes], plan: Path) -> None:
 
 
 def resumes(folder: Path, num_ranks: int, count: int, seed: int, everything: bool) -> None:
-    """Kills the data host, or all processes at once, at random items; --resume goes on until all is there."""
+    """Kills the data host, or all processes at once, at random items; --resume continues until all is there."""
     model = compile_tiny(folder, num_ranks, contingency=False, detect_s=2.0)
     random_, num_items = random.Random(seed), 1000 * (count + 1)
     np.save(folder / "x.npy", np.stack([row(index) for index in range(num_items)]))
@@ -234,7 +234,7 @@ def resumes(folder: Path, num_ranks: int, count: int, seed: int, everything: boo
         text = process.communicate(timeout=PATIENCE_S)[1].decode()
         assert process.returncode == 2, text
         assert "was killed by SIGKILL" in text, text
-        assert "go on with --resume" in text, text
+        assert "continue with --resume" in text, text
         assert not processes(plan), f"ranks that outlive the data host after {time.monotonic() - begin:.1f} s"
     done = subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE_S * 4, check=False)
     assert done.returncode == 0, done.stderr

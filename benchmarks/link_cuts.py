@@ -4,7 +4,7 @@
 
 Each cut is of two ranks drawn at random, both ways or one way (a blackhole route at one end), and lasts a time drawn at
 random. One that lasts longer than the time of detection must be named within it. Half of the cuts are made with
-contingency plans, half without; a rank that ends because it lost sight of rank 0 is started again, as systemd would.
+contingency plans, half without; a rank that ends because it lost contact with rank 0 is restarted, as by systemd.
 Last, a link that stays cut where no plan does without it: the run must end and name it.
 """
 
@@ -156,9 +156,9 @@ class Cluster:
         def last(*texts: str) -> float:
             return max((at for at, line in self.lines if any(text in line for text in texts)), default=0.0)
 
-        planned = last("goes on as planned")
-        there = last("stopped answering", "is gone", "goes on without") <= planned
-        return there and last("is cut") <= max(planned, last("carries again"))
+        planned = last("continuing as planned")
+        there = last("stopped answering", "is gone", "continuing without") <= planned
+        return there and last("is cut") <= max(planned, last("is up again"))
 
     def end(self) -> None:
         self._ending = True

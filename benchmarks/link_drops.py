@@ -2,7 +2,7 @@
 
     python benchmarks/link_drops.py [--seconds 1,5,60] [--detect 10]
 
-A rank that ends because it lost sight of rank 0 is started again, as systemd would.
+A rank that ends because it lost contact with rank 0 is started again, as systemd would.
 """
 
 from __future__ import annotations

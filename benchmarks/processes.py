@@ -50,7 +50,7 @@ def figures(process: int) -> Figures | None:
 
 
 class LocalRun:
-    """One run of `edgelaunch PLAN --local`, whose ranks are looked at while it goes on."""
+    """One run of `edgelaunch PLAN --local`, whose ranks are observed while it runs."""
 
     def __init__(self, plan: Path, *words: object) -> None:
         command = [sys.executable, "-m", "edgelaunch", str(plan), "--local", *map(str, words)]

@@ -1,4 +1,4 @@
-"""compile_model(): the main path, one call a step."""
+"""compile_model(): the main path of the compiler, one call per step."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ from edgecompile.wire.formats import cut_formats
 __all__ = ["Step", "compile_model"]
 
 Step = Callable[[str], AbstractContextManager[object]]
-"""Says what is going on while its context is open."""
+"""Reports progress while its context is open."""
 
 
 def compile_model(asked: Asked, step: Step, overrides: Sequence[str] = ()) -> Plan:

@@ -1,4 +1,4 @@
-"""Run the shards of a plan as a torch.distributed pipeline.
+"""Runs the shards of a plan as a torch.distributed pipeline.
 
 Importing this package imports no torch: `--help` and a wrong argument need none.
 """

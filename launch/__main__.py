@@ -1,4 +1,4 @@
-"""`python -m edgelaunch` does what the installed `edgelaunch` does."""
+"""Entry point of `python -m edgelaunch`, the same as the installed command."""
 
 import sys
 

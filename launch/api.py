@@ -1,4 +1,4 @@
-"""A pipeline inside an application: `with edgelaunch.Pipeline(plan, local=True) as p: for y in p.stream(items): ...`"""
+"""The Python API: `with edgelaunch.Pipeline(plan, local=True) as p: for y in p.stream(items): ...`"""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Pipeline:
         secret_file: holds the secret that the ranks share, else $EDGELAUNCH_SECRET; not needed on one machine.
 
     Raises:
-        UserError: the plan or a file of it does not do.
+        UserError: the plan or one of its files is invalid.
         RankFailedError: from any method, once a rank has failed; names the rank.
     """
 

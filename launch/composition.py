@@ -59,7 +59,7 @@ class RankStart(Generic[R]):
         return RankStart(request=request, plan=plan, rank=rank, endpoint=endpoint, environ=environ)
 
     def check(self) -> None:
-        """Before torch is imported. Raises UserError where this process could not work, or nobody could reach it."""
+        """Before torch is imported. Raises UserError where this process could not work, or not be reached."""
         check_limits(self.plan, (self.rank,))
         if not self.request.loopback:
             check_reachable(self.plan, self.rank, self.endpoint)
@@ -150,5 +150,5 @@ def supervised(runner: Supervisor, rank: int) -> Failure | None:
 
 
 def quiet_peers() -> None:
-    """Before torch is imported: a peer that ends is no page of C++ frames."""
+    """Before torch is imported: a peer that ends must not print a page of C++ frames."""
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")

@@ -1,4 +1,4 @@
-"""What the installed `edgelaunch` runs: makes sure of the heap's environment first, while little has been imported."""
+"""Entry point of `edgelaunch`: sets the allocator's environment before anything heavy is imported."""
 
 from __future__ import annotations
 

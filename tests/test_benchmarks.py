@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
@@ -16,6 +18,7 @@ def test_no_benchmark_hides_a_module_of_the_standard_library() -> None:
     assert not names & set(sys.stdlib_module_names)
 
 
+@pytest.mark.slow
 def test_commands_run_in_the_projects_folder() -> None:
     """As `make bench` does: there the sources, which lack the configs, come before the installed package."""
     words = "'edgecompile.commands.compile_command', 'model=deit_tiny', '--cfg', 'job'"

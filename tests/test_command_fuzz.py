@@ -13,6 +13,8 @@ import pytest
 import yaml
 from fuzzing import HOSTILE, mutations
 
+pytestmark = pytest.mark.slow
+
 PER_COMMAND = 8
 RECORD = {"version": 1, "plan_sha256": "0" * 64, "stages": []}
 TYPES = {"fast": {"bw_Mbps": 1000, "mem_MB": 64, "model_profiles": {

@@ -185,6 +185,7 @@ def test_edgesched_answers_in_json(tmp_path: Path) -> None:
     assert [Path(name).is_file() for name in json.loads(out)["files"]] == [True, True]
 
 
+@pytest.mark.slow
 def test_edgecompile_answers_in_json_alone_and_for_a_sweep(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.syspath_prepend(str(Path(__file__).parent / "compiler"))
     code, out, err = run("edgecompile", *TIED, "--json", "microbatch=2", "--quiet")
@@ -255,6 +256,7 @@ def test_bash_completes(line: str, more: str, wanted: set[str], path: str, tmp_p
     assert completed(text, tmp_path) == wanted
 
 
+@pytest.mark.slow
 def test_bash_completes_keys_and_options_of_the_config(tmp_path: Path) -> None:
     """Through the installed command, which asks Hydra."""
     assert completed("edgecompile microbatch=2 devices=jet", tmp_path) == {"jetson_cluster", "jetson_legacy"}

@@ -25,6 +25,7 @@ def steps(document: Path) -> list[tuple[str, str]]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", ["tutorial.md", "howto.md"])
 def test_what_the_document_says_is_so(name: str, tmp_path: Path) -> None:
@@ -67,3 +68,17 @@ def test_the_deployments_files_are_whole() -> None:
     assert re.search(r"^ExecStart=/opt/edgelaunch/bin/edgelaunch .*--secret-file", unit, re.MULTILINE)
     workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "release.yml").read_text())
     assert "ubuntu-24.04-arm" in workflow["jobs"]["wheels"]["strategy"]["matrix"]["runner"]
+
+
+def test_the_rooms_of_the_architecture_are_those_of_the_structure_test() -> None:
+    done = subprocess.run([sys.executable, ROOT / "tools" / "rooms.py", "--check"], timeout=60)
+    assert done.returncode == 0, "make reference brings docs/architecture.md up to date"
+
+
+def test_what_the_architecture_names_is_there() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    names = set(re.findall(r"`([\w./-]+/|[\w./-]+\.(?:py|yaml|toml|hpp|cpp))`", text)) - {"plan.yaml"}
+    assert len(names) > 30
+    for name in sorted(name for name in names if "NAME" not in name):
+        trees = (ROOT / tree for tree in ("edgecompile", "launch", "native_sched"))
+        assert (ROOT / name).exists() or any(any(tree.glob(f"**/{name}")) for tree in trees), name

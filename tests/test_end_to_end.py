@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 import yaml
 
+pytestmark = pytest.mark.slow
+
 DEADLINE_S = 240
 DEMO = Path(__file__).parent.parent / "demo"
 SCRIPTS = Path(sys.executable).parent

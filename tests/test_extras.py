@@ -12,6 +12,8 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent / "launch"))
 import launch_plans
 
+pytestmark = pytest.mark.slow
+
 sys.path.pop(0)
 
 LACKING = ("hydra", "omegaconf", "transformers", "matplotlib", "prometheus_client", "sklearn")
@@ -35,6 +37,7 @@ def call(environ: dict[str, str], command: str, *words: object) -> subprocess.Co
     return subprocess.run([script, *map(str, words)], capture_output=True, text=True, timeout=120, env=environ)
 
 
+@pytest.mark.slow
 def test_a_rank_needs_none_of_them(bare: dict[str, str], two_stages: launch_plans.Written) -> None:
     written = two_stages
     done = call(bare, "edgelaunch", written.path, "--local", "--verify")
@@ -61,6 +64,7 @@ TORCHES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("torch", TORCHES)
 def test_without_a_torch_that_works(tmp_path: Path, two_stages: launch_plans.Written, torch: str) -> None:
     (tmp_path / "torch").mkdir()

@@ -39,6 +39,7 @@ def plan(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "out" / "plan.yaml"
 
 
+@pytest.mark.slow
 def test_progress_that_cannot_be_written_never_stops_work(plan: Path) -> None:
     assert plan.is_file()
 
@@ -104,7 +105,8 @@ with abrupt_interrupts():
 
 def test_output_that_a_full_disk_does_not_take_is_an_error_in_one_line(plan: Path) -> None:
     for words in (["show", str(plan)], ["show", str(plan), "--json"], ["--help"], ["--completion", "bash"]):
-        code = f"import sys; sys.argv = ['edgeplan', *{words}]; from edgecompile.commands import plan_main as main; " \
+        code = f"import sys; sys.argv = ['edgeplan', *{words}]; " \
+               "from edgecompile.commands.entry_points import plan_main as main; " \
                "sys.exit(main())"  # fmt: skip
         with open("/dev/full", "wb") as full:
             done = subprocess.run([sys.executable, "-c", code], stdout=full, stderr=subprocess.PIPE, text=True)
@@ -123,7 +125,7 @@ names = ["stdin", "stdout", "stderr"]
 for number in {closed}:
     setattr(sys, names[number], None)  # as Python starts
 sys.argv = ["edgeplan", "show", {str(plan)!r}]
-from edgecompile.commands import plan_main
+from edgecompile.commands.entry_points import plan_main
 status = plan_main()
 numbers = [os.open(os.devnull, os.O_RDONLY), *(getattr(sys, name).fileno() for name in names)]
 os._exit(0 if status == 0 and numbers[0] > 2 and numbers[1:] == [0, 1, 2] else 1)

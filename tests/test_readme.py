@@ -60,6 +60,7 @@ def write_files(folder: Path) -> None:
             (folder / path[1]).write_text(text)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_every_command_runs(tmp_path: Path) -> None:
     write_files(tmp_path)
@@ -107,6 +108,7 @@ def test_the_table_has_options() -> None:
     assert len(options()) > 40
 
 
+@pytest.mark.slow
 def test_the_python_of_the_readme(tmp_path: Path) -> None:
     code = "".join(text for kind, text in BLOCK.findall(README) if kind == "python")
     assert "edgelaunch.Pipeline" in code

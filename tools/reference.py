@@ -15,6 +15,7 @@ import yaml
 
 ROOT = Path(__file__).parent.parent
 TARGET = ROOT / "docs" / "reference.md"
+SHARED = ROOT / "edgecompile" / "execution" / "message_layout.py"
 OLDEST_PYTHON = (3, 10)
 INTRODUCTION = """# Every key
 
@@ -37,7 +38,7 @@ them, all other clusters only boards that run ranks.
 
 
 def classes() -> dict[str, ast.ClassDef]:
-    tree = ast.parse((ROOT / "edgecompile" / "schema.py").read_text(encoding="utf-8"))
+    tree = ast.parse((ROOT / "edgecompile" / "config" / "schema.py").read_text(encoding="utf-8"))
     return {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
 
 
@@ -53,7 +54,19 @@ def default_of(node: ast.AnnAssign) -> str:
         return value.attr
     if isinstance(value, ast.Constant):
         return text_of(value.value)
-    return ""
+    return text_of(shared_constant(value.id)) if isinstance(value, ast.Name) else ""
+
+
+def shared_constant(name: str) -> object:
+    """A default that ranks and compiler share."""
+    for node in ast.parse(SHARED.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign):
+            names, values = node.targets[0], node.value
+            if isinstance(names, ast.Tuple) and isinstance(values, ast.Tuple):
+                for target, constant in zip(names.elts, values.elts, strict=True):
+                    if ast.unparse(target) == name:
+                        return ast.literal_eval(constant)
+    raise AssertionError(f"{SHARED} has no {name}")
 
 
 def text_of(value: object) -> str:

@@ -1,1 +1,1 @@
-"""What a compilation writes: shards, golden items, fallbacks and the plan."""
+"""Writes what a compilation produces: shards, golden items, fallback plans and plan.yaml."""

@@ -1,4 +1,4 @@
-"""Everything that was found out -> the plan."""
+"""Assembles the plan from the results of all earlier steps."""
 
 from __future__ import annotations
 

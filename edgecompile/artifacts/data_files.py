@@ -1,4 +1,4 @@
-"""Content-addressed files beside the plan: golden items, tokenizer. Each is written whole, then renamed into place."""
+"""Writes the content-addressed files beside the plan: golden items, tokenizer, labels."""
 
 from __future__ import annotations
 

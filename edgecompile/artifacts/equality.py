@@ -1,4 +1,4 @@
-"""Golden items on their way through the shards, and whether these, chained, equal the model.
+"""Runs the golden items through the chained shards and checks that the results equal the model's.
 
 Strictly but for what lossy wire formats are allowed to lose.
 """

@@ -1,4 +1,4 @@
-"""What is done without one host: a schedule for the others and its shards, for each host whose loss can be borne.
+"""Fallback plans: for each host, a schedule and shards for the remaining hosts (contingency=1).
 
 Scheduled exactly, on the hosts that the plan uses, with the same microbatch and wire format; wishes for throughput and
 latency do not hold here, all other constraints do. A survivor lets go of its stage's weights before it loads the new
@@ -61,7 +61,7 @@ def find_contingencies(inputs: PlanningInputs, schedule: Schedule) -> Contingenc
         try:
             found = solve(_without(problem, {lost, *idle}))
         except Infeasible as error:
-            notes.append(f"the loss of {name} cannot be borne: {error}")
+            notes.append(f"the plan cannot continue without {name}: {error}")
             continue
         fallbacks.append(Fallback(lost=name, schedule=found))
     return Contingencies(fallbacks=tuple(fallbacks), notes=tuple(notes))

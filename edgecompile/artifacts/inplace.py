@@ -1,4 +1,4 @@
-"""In-place operators of a TorchScript graph: none may write a constant, a weight or an input.
+"""Checks that the in-place operators of a TorchScript graph write no constant, weight or input.
 
 torch's recurrent cells, traced, add in place into pieces of a product. Where that product does not depend on an input,
 freezing folds it into a constant, since `unsafe_chunk` hides that its results share memory with its argument: the
@@ -124,7 +124,7 @@ def _parsed(text: str) -> Any:
 
 
 def _origins(value: Any) -> Iterator[Any]:
-    """What the value's memory may belong to, as far as that is no memory which this run allocates."""
+    """What the value's memory may belong to, as far as this run does not allocate it."""
     seen: set[str] = set()
     waiting = [value]
     while waiting:

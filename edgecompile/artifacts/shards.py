@@ -1,4 +1,4 @@
-"""Stages -> TorchScript or pt2 files, content-addressed; the only writer of shards."""
+"""Compiles stages into TorchScript or pt2 shards, named by their content; the only writer of shards."""
 
 from __future__ import annotations
 

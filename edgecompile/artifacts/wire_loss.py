@@ -1,4 +1,4 @@
-"""What lossy wire formats cost the results: how much, whether that is allowed, and which tensor at which cut it is."""
+"""Measures the error that lossy wire formats cause, checks it against the limit, and names its source."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Loss:
     output: int
     name: str
     absolute: float
-    """The largest difference; 0 where the output is no float."""
+    """The largest difference; 0 where the output is not a float."""
     relative: float
     """Of a float output: relative to its largest value. Of any other: the share of values that are not the same."""
     is_float: bool
@@ -81,7 +81,7 @@ def lossy_note(losses: Sequence[Loss]) -> str:
 def _in_words(loss: Loss) -> str:
     if loss.is_float:
         return f"{loss.name} is within {loss.relative:.2%} of its largest value"
-    return f"{loss.relative:.1%} of {loss.name} are not the eager model's"
+    return f"{loss.relative:.1%} of {loss.name} differ from the eager model's"
 
 
 def too_lossy(loss: Loss, max_error: float, culprit: _Culprit | None) -> UserError:

@@ -1,1 +1,1 @@
-"""The five commands."""
+"""The command-line entry points of edgecompile, edgeprofile, edgeplan and edgesched."""

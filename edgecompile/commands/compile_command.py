@@ -1,4 +1,4 @@
-"""`edgecompile`: the Hydra entry point. Imports no torch, so that help and config errors come at once."""
+"""The `edgecompile` command. Imports no torch, so that --help and config errors are fast."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def _compile(config: Any) -> float:
         if error.errno not in _NOT_WRITABLE:
             raise
         where = error.filename or request.folder
-        raise UserError(f"{where}: {error.strerror}: choose another output_dir, or make room there") from error
+        raise UserError(f"{where}: {error.strerror}: choose another output_dir, or free space there") from error
     _show(plan, str(request.folder / "plan.yaml"))
     return plan.predicted.throughput_items_per_s
 

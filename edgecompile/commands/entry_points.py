@@ -1,4 +1,4 @@
-"""What the commands start at. Those that compile need an extra, and say so where it is missing. Imports are late."""
+"""Entry points of the installed scripts; they report a missing optional dependency. Imports are late."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the commands that Hydra configures share: the schema, and Hydra's errors in one line."""
+"""Shared by the Hydra commands: registers the schema and turns Hydra's errors into one line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The options of the commands that Hydra configures: its own and ours, checked before Hydra sees them."""
+"""Command-line options of the Hydra commands, checked before Hydra parses them."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def _parser(command: str) -> Parser:
     parser.add_argument("--version", action="version", version=f"{command} {__version__}")
     add_output_options(parser)
     parser.add_argument("--completion", choices=SHELLS, metavar="SHELL",
-                        help="print the script that completes this command's words: bash or zsh")  # fmt: skip
+                        help="print a shell completion script for this command: bash or zsh")  # fmt: skip
     return parser
 
 

@@ -1,4 +1,4 @@
-"""The edgesched command: PipeEdge's sched-pipeline, with its files and flags, over this project's scheduler."""
+"""The `edgesched` command: PipeEdge's sched-pipeline files and flags, solved by our scheduler."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ __all__ = ["main"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns 0, or 2 for what the user can mend (one line on stderr)."""
+    """Returns 0, or 2 after an error that the user can fix (one line on stderr)."""
     if argv is None:
         restart_in_utf8()
 
@@ -81,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
         help="default: %(default)s",
     )
     add("-D", "--dev-file", type=Path, default=Path("devices.yml"), metavar="PATH", help="default: %(default)s")
-    add("--verbose", action="store_true", help="say on stderr what the schedule costs and what is proved of it")
+    add("--verbose", action="store_true", help="print what the schedule costs and what is proved about it on stderr")
     add_output_options(parser, json="the schedule with its prediction as JSON instead of YAML")
     add_completion(parser)
     convert = parser.add_argument_group("converting")
@@ -90,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     convert.add_argument("--conf-name", default="pipeedge", metavar="NAME", help="default: %(default)s")
     convert.add_argument(
-        "--flops", type=float, metavar="N", help="operations an item, for models that edgesched does not know"
+        "--flops", type=float, metavar="N", help="operations per item, for models that edgesched does not know"
     )
     return parser
 
@@ -117,7 +117,7 @@ def _run(arguments: argparse.Namespace) -> None:
     except UserError:
         raise
     except ValueError as error:
-        raise UserError(f"these files do not make a problem: {error}") from None
+        raise UserError(f"these files do not describe a valid problem: {error}") from None
     if arguments.verbose:
         proof = schedule.certificate
         print(
@@ -155,14 +155,14 @@ def _write_conf(arguments: argparse.Namespace, request: Request, files: Files) -
     if not name.replace("_", "").replace("-", "").isalnum():
         raise UserError(f"--conf-name {name}: letters, digits, - and _ only")
     if arguments.flops is not None and not 0 < arguments.flops < 1e30:
-        raise UserError(f"--flops {arguments.flops}: it must be a number above 0")
+        raise UserError(f"invalid value {arguments.flops} for --flops: expected a number greater than 0")
     texts = conf_options(request, files, item_flops=arguments.flops)
     read = [(arguments.models_file, "the models file"), (arguments.dev_types_file, "the device types file"),
             (arguments.dev_file, "the devices file")]  # fmt: skip
     paths = [arguments.to_conf / group / f"{name}.yaml" for group in ("devices", "hosts")]
     for path in paths:
         check_overwrite(path, "--to-conf", read)
-        check_ours(path, CONVERTED.strip(), "option that edgesched converted", "choose another --conf-name")
+        check_ours(path, CONVERTED.strip(), "config that edgesched converted", "choose another --conf-name")
     written = []
     for path, text in zip(paths, texts, strict=True):
         try:

@@ -1,4 +1,4 @@
-"""`edgeplan`: what a plan says."""
+"""The `edgeplan` command: dispatches to show, explain, simulate, diff, export and report."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ __all__ = ["main", "make_parser"]
 _COMMANDS = {
     "show": (show, "the plan as tables: stages, hosts, links, predictions"),
     "explain": (explain, "what holds the plan back, what a change would bring, why a unit is where it is"),
-    "diff": (diff, "what moved between two plans, what was asked for differently, what that costs and brings"),
-    "simulate": (simulate, "play the plan through in time, as it is or with other figures"),
+    "diff": (diff, "what moved between two plans, which settings differ, what that costs and gains"),
+    "simulate": (simulate, "simulate the plan over time, as it is or with other figures"),
     "export": (export, "a simulated run, or a real one, as a trace for the Perfetto UI"),
     "report": (report, "one HTML file: the cluster, the plan on it, the timeline, what a run measured, sweeps"),
 }

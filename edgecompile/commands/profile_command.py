@@ -1,4 +1,4 @@
-"""`edgeprofile`: the Hydra entry point, on the device that is to be measured. Imports no torch at module level."""
+"""The `edgeprofile` command, run on the device to measure. Imports no torch at module level."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def _remarks(profile: DeviceProfile) -> Iterator[str]:
     )
     worst = max(item.disturbed for item in profile.microbatches)
     if worst > 0.25:
-        yield f"something else had the cores in {worst:.0%} of the samples: measure again when the machine is idle"
+        yield f"other processes used the cores in {worst:.0%} of the samples: measure again when the machine is idle"
 
 
 def main() -> int:

@@ -1,1 +1,1 @@
-"""What users write, checked, and as frozen objects in SI units. Imports no torch."""
+"""The user's config, validated and converted into frozen objects in SI units. Imports no torch."""

@@ -158,12 +158,12 @@ def _labels(labels: object) -> tuple[str, ...]:
     if isinstance(labels, list):
         for index, label in enumerate(labels):
             if isinstance(label, bool) or not isinstance(label, (str, int)):
-                raise UserError(f"{label!r} is no text", key=f"{where}.{index}", fix="put it in quotes")
+                raise UserError(f"{label!r} is not text", key=f"{where}.{index}", fix="put it in quotes")
         found = [str(label) for label in labels]
     else:
         path = resource_path(str(labels), where)
         where = f"{where}: {path}"
-        text = read_text(path, what="labels file", max_bytes=MAX_LABELS_BYTES, hint="a class name a line, as UTF-8")
+        text = read_text(path, what="labels file", max_bytes=MAX_LABELS_BYTES, hint="one class name per line, as UTF-8")
         found = [line.strip() for line in text.rstrip().split("\n")]
     if "" in found:
         problem = f"entry {found.index('') + 1} is empty, and would be a class's name"

@@ -49,14 +49,14 @@ class ProfileMethod(str, Enum):
 
 
 class OutsideProfile(str, Enum):
-    """What becomes of a microbatch outside of those measured."""
+    """What happens to a microbatch outside of those measured."""
 
     REFUSE = "refuse"
     ANALYTIC = "analytic"
 
 
 class UnusedWeights(str, Enum):
-    """What becomes of a weights file's tensors that tell of another model."""
+    """What happens to a weights file's tensors that tell of another model."""
 
     REFUSE = "refuse"
     IGNORE = "ignore"

@@ -1,7 +1,7 @@
-"""What a config was asked for, as overrides that are the same wherever the config is: plan.yaml keeps them.
+"""Finds the overrides that reproduce a config, in a canonical form that plan.yaml records.
 
-What the command line had would not do: the same config can be written in many ways, in a sweep Hydra orders the words
-anew, and paths tell of the folder. So these are found from the config itself.
+What the command line had would not do: the same config can be written in many ways, in a sweep Hydra reorders
+the words, and paths depend on the folder. So these are found from the config itself.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 __all__ = ["overrides_of"]
 
 _NOT_ASKED = {"output_dir", "hydra", "profile.folder"}
-"""Where things lie is no part of what was asked for."""
+"""Where things lie is not part of what was asked for."""
 _PATHS = ("weights", "data.tokenizer", "data.labels", "profile.files.")
 """Of these files the names alone are kept."""
 _PLAIN = re.compile(r"[\w./@:-]*[A-Za-z][\w./@:-]*")

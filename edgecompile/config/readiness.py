@@ -1,4 +1,4 @@
-"""Which hosts of a cluster can run a plan, and which can only be planned for."""
+"""Tells which hosts of a cluster can run a plan, and which can only be planned for."""
 
 from __future__ import annotations
 

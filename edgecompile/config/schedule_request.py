@@ -72,7 +72,7 @@ def schedule_of(conf: ScheduleConf, cluster: Cluster, microbatch: int) -> Schedu
         microbatch: throughputs are in items.
 
     Raises:
-        UserError: a value is not allowed, or a name is no host's.
+        UserError: a value is not allowed, or a name is not a host's.
     """
     check_schedule_values(conf)
     _check_manual(conf)

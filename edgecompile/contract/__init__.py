@@ -1,1 +1,1 @@
-"""What compiler, launcher and tools agree on: plan.yaml and run.json, rules, units, errors. Imports no torch."""
+"""Shared by compiler, launcher and tools: plan.yaml, run.json, rules, units, errors. Imports no torch."""

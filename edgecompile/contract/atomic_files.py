@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written beside their place under another name, then renamed. Imports no torch."""
+"""Writes files atomically: to a temporary name, then renamed into place. Imports no torch."""
 
 from __future__ import annotations
 

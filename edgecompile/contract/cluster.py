@@ -1,4 +1,4 @@
-"""The plan's machines: who runs a rank, who is left over, what each kind of device can do, how they are connected."""
+"""The plan's view of the cluster: ranks and their hosts, unused hosts, devices and network."""
 
 from __future__ import annotations
 

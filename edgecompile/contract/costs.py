@@ -1,4 +1,4 @@
-"""The plan's costs: all that planning again needs, without the model and without torch."""
+"""The costs stored in a plan: all that is needed to plan again without the model and without torch."""
 
 from __future__ import annotations
 

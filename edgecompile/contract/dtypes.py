@@ -1,4 +1,4 @@
-"""The dtypes that can travel, and their sizes."""
+"""The dtypes that tensors may have between stages, and their sizes in bytes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The one kind of error that is the user's to mend; every command turns it into one line and exit status 2."""
+"""UserError: an error that the user can fix; every command prints it as one line and exits with status 2."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LEAST_LIKE, AS_LIKE = 0.65, 0.1
 
 
 class UserError(ValueError):
-    """A config, file or cluster the user can mend: says what, where, why and what to do.
+    """An error in a config, file or cluster that the user can fix: says what, where, why and what to do.
 
     Anything else that is raised is a bug of this project and keeps its traceback. As text it is one line,
     `KEY: PROBLEM: FIX`; programs read the attributes and never the text.
@@ -44,7 +44,7 @@ def choices(names: Iterable[object], given: object = None) -> str:
 
 
 def nearest(given: object, names: Iterable[str]) -> list[str]:
-    """What somebody who wrote `given` may have meant, the likeliest first: typing errors, then names that it begins."""
+    """What the user may have meant by `given`, the likeliest first: typing errors, then names that it begins."""
     if not isinstance(given, str) or not given:
         return []
     by_form: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""plan.yaml as frozen dataclasses: the one thing that ranks read. Imports no torch.
+"""The plan (plan.yaml) as frozen dataclasses: the only input that ranks need. Imports no torch.
 
 All times are seconds, sizes bytes, rates bytes a second. Paths are relative to the plan's folder and stay below it.
 """

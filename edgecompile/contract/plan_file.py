@@ -1,4 +1,4 @@
-"""plan.yaml: read, checked and written whole. Imports no torch."""
+"""Reads, checks and writes plan.yaml. Imports no torch."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def read_plan(path: str | Path) -> Plan:
 
 
 def check_place(path: Path) -> None:
-    """Before the work: raises UserError where somebody's file that is no plan has the plan's name, or none can be."""
+    """Before the work: raises UserError where a file that is not a plan has the plan's name, or none can be written."""
     check_utf8(path.parent, "the plan's folder")
     check_ours(path, rf"{HEADER[:24]}|^version: .*^objective: ", "plan", "choose another output_dir")
 

@@ -1,4 +1,4 @@
-"""Which files a plan is made of: nothing that a command writes may be one of them. Imports no torch."""
+"""Lists the files that a plan is made of, so that no command overwrites them. Imports no torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-""" "50Mbps", "4GB", "472 GFLOPS" -> SI numbers, and back for people; the only place that knows users' units."""
+"""Parses and formats quantities with units: "50Mbps", "4GB", "472 GFLOPS" to SI numbers and back."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ def parse_bytes(value: object, key: str) -> int:
 def parse_rate(value: object, key: str) -> float:
     """`50Mbps`, `25.6GB/s` or a number of bytes a second -> bytes a second. Raises UserError that names `key`."""
     return _parse(
-        value, key, _RATES, "a rate over 0 such as 50Mbps, 25.6GB/s or a number of bytes a second", least=1e-9
+        value, key, _RATES, "a rate greater than 0 such as 50Mbps, 25.6GB/s or a number of bytes a second", least=1e-9
     )
 
 
 def parse_flops(value: object, key: str) -> float:
     """`472 GFLOPS` or a number -> floating-point operations a second. Raises UserError that names `key`."""
-    return _parse(value, key, _FLOPS, "a rate over 0 such as 472 GFLOPS, 1.3 TFLOPS or a number", least=1e-9)
+    return _parse(value, key, _FLOPS, "a rate greater than 0 such as 472 GFLOPS, 1.3 TFLOPS or a number", least=1e-9)
 
 
 def parse_time(value: object, key: str) -> float:

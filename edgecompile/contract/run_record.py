@@ -1,4 +1,4 @@
-"""run.json: what a run measured, as edgelaunch writes it and edgeplan reads it. Imports no torch.
+"""The record of a run (run.json) that edgelaunch writes and edgeplan reads. Imports no torch.
 
 All times are seconds, sizes bytes; stamps are nanoseconds of the machine's monotonic clock.
 """
@@ -65,7 +65,7 @@ class LinkRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class Rates:
-    """Items whose results came in each stretch of `step_s` seconds, the first result's time being 0."""
+    """Items with results in each stretch of `step_s` seconds, the first result's time being 0."""
 
     step_s: float
     items: tuple[int, ...]
@@ -100,14 +100,14 @@ def run_text(record: RunRecord) -> str:
 
 
 def read_run(path: Path) -> RunRecord:
-    """Raises UserError where the file is no record of a run that this version reads."""
+    """Raises UserError where the file is not a record of a run that this version reads."""
     hint = "edgelaunch writes it beside the plan, or where --run says"
     text = read_text(path, what="record of a run", max_bytes=MAX_RECORD_BYTES, hint=hint)
     try:
         document = json.loads(text)
     except (ValueError, RecursionError):
-        raise UserError(f"{path}: no record of a run: it is no JSON") from None
+        raise UserError(f"{path}: not a record of a run: not JSON") from None
     version = document.get("version") if isinstance(document, dict) else None
     if version != RECORD_VERSION:
-        raise UserError(f"{path}: no record of a run of version {RECORD_VERSION}: run edgelaunch again")
+        raise UserError(f"{path}: not a record of a run of version {RECORD_VERSION}: run edgelaunch again")
     return decode(RunRecord, document, where=str(path))

@@ -1,4 +1,4 @@
-"""Files of the user's: read within bounds, and never written over by mistake. Imports no torch."""
+"""Reads the user's files within size limits, and refuses to overwrite them by mistake. Imports no torch."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def read_text(path: Path, *, what: str, max_bytes: int, hint: str = "") -> str:
     A pipe is read to its end; where that takes a while, a line says so.
 
     Raises:
-        UserError: the file cannot be read, holds more than `max_bytes`, or is no UTF-8 text.
+        UserError: the file cannot be read, holds more than `max_bytes`, or is not UTF-8 text.
     """
     ending = f": {hint}" if hint else ""
     try:
@@ -54,7 +54,7 @@ def read_text(path: Path, *, what: str, max_bytes: int, hint: str = "") -> str:
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not a {what}: byte {error.start} is no UTF-8 text{ending}") from None
+        raise UserError(f"{path}: not a {what}: byte {error.start} is not UTF-8 text{ending}") from None
     return text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
 
 
@@ -64,7 +64,7 @@ def _waiting(path: Path) -> Iterator[None]:
     if not stat.S_ISFIFO(path.stat().st_mode):
         yield
         return
-    text = f"{path} is a pipe: waits until all has been written to it"
+    text = f"{path} is a pipe: waiting until all of it has been written"
     timer = threading.Timer(SAY_AFTER_S, lambda: print(text, file=sys.stderr, flush=True))
     timer.daemon = True
     timer.start()
@@ -111,38 +111,38 @@ def check_overwrite(path: Path, key: str, others: Iterable[tuple[Path, str]]) ->
         others: files that are read, or written as well, each with what it is.
 
     Raises:
-        UserError: `path` is one of them, under whatever name, or is no regular file.
+        UserError: `path` is one of them, under whatever name, or is not a regular file.
     """
     for other, what in others:
         if is_same_file(path, other):
-            raise UserError(f"{path}: {key} would write over {what}: name another file")
-    check_regular(path, key, "name a file that may be written over")
+            raise UserError(f"{path}: {key} would overwrite {what}: name another file")
+    check_regular(path, key, "name a file that may be overwritten")
 
 
 def check_ours(path: Path, pattern: str, what: str, fix: str) -> None:
-    """Before a file is written over that no option names.
+    """Before a file is overwritten that no option names.
 
     Args:
-        pattern: what the beginning of our own files matches; an empty file is nobody's.
+        pattern: what the beginning of our own files matches; an empty file may be overwritten.
 
     Raises:
-        UserError: somebody else's file is there, or a folder.
+        UserError: a file of another kind is there, or a folder.
     """
     if not os.path.lexists(path):
         return
     try:
         with open(path, "rb") as file:
             beginning = file.read(BEGINNING)
-    except FileNotFoundError:  # a link to nothing: what is renamed over it writes over nothing
+    except FileNotFoundError:  # a link to nothing: what is renamed over it overwrites nothing
         return
     except OSError as error:
         raise UserError(f"{path}: {what} would be written here: {error.strerror}: {fix}") from None
     if beginning and not re.search(pattern, beginning.decode("utf-8", "replace"), re.MULTILINE | re.DOTALL):
-        raise UserError(f"{path}: is no {what}, and would be written over: move it away, or {fix}")
+        raise UserError(f"{path}: is not a {what}, and would be overwritten: move it away, or {fix}")
 
 
 def printable(text: str) -> str:
-    """The text with `\\xe9` for a byte of a file's name that is no UTF-8, and `\\ud83d` for half of a pair.
+    """The text with `\\xe9` for a byte of a file's name that is not UTF-8, and `\\ud83d` for half of a pair.
 
     Such text can be neither printed nor written as UTF-8.
     """
@@ -158,10 +158,10 @@ def printable(text: str) -> str:
 
 
 def check_utf8(path: Path, what: str) -> None:
-    """Raises UserError where a path is no UTF-8: torch, safetensors and tokenizers open no such files."""
+    """Raises UserError where a path is not UTF-8: torch, safetensors and tokenizers open no such files."""
     full = str(path.absolute())
     if printable(full) != full:
-        raise UserError(f"{printable(full)}: {what} has a name that is no UTF-8, which torch cannot open: rename it")
+        raise UserError(f"{printable(full)}: {what} has a name that is not UTF-8, which torch cannot open: rename it")
 
 
 def print_anything() -> None:

@@ -1,4 +1,4 @@
-"""What must hold in a plan, rule by rule; a broken one is named with its key, its value and what is allowed."""
+"""Validation rules for plans; an error names the key, its value and what is expected."""
 
 from __future__ import annotations
 
@@ -67,11 +67,11 @@ def check_plan(plan: Plan, where: str) -> None:
         _require(is_module_name(name), where, f"runtime.imports.{index}", name, "the name of a Python module")
     for key in ("timeout_s", "detect_s"):
         value = getattr(plan.runtime, key)
-        _require(0 < value <= MOST_S, where, f"runtime.{key}", value, f"over 0, at most {MOST_S:.0f}")
+        _require(0 < value <= MOST_S, where, f"runtime.{key}", value, f"a number greater than 0, at most {MOST_S:.0f}")
     _time(plan.runtime.rejoin_s, where, "runtime.rejoin_s")
     for key in ("throughput_items_per_s", "period_s", "latency_s"):
         value = getattr(plan.predicted, key)
-        _require(value > 0, where, f"predicted.{key}", value, "over 0")
+        _require(value > 0, where, f"predicted.{key}", value, "a number greater than 0")
     _check_horizon(plan, where)
 
 
@@ -82,7 +82,7 @@ def is_module_name(name: str) -> bool:
 
 def _require(holds: bool, where: str, key: str, value: object, allowed: str) -> None:
     if not holds:
-        raise UserError(f"{where}: {key}: {value!r} does not do: it must be {allowed}")
+        raise UserError(f"{where}: invalid value {value!r} for {key}: expected {allowed}")
 
 
 def _time(value: float, where: str, key: str) -> None:
@@ -140,9 +140,15 @@ def _check_host(host: Host | SpareHost, names: list[str], where: str, key: str) 
     _require(0 <= host.threads <= 4096, where, f"{key}.threads", host.threads, "0 to 4096")
     limits = host.limits
     good = 0 < limits.memory_bytes <= MOST_BYTES
-    _require(good, where, f"{key}.limits.memory_bytes", limits.memory_bytes, "over 0, at most 2^62")
+    _require(good, where, f"{key}.limits.memory_bytes", limits.memory_bytes, "a number greater than 0, at most 2^62")
     share = limits.cpu_share
-    _require(share is None or 0 < share <= 4096, where, f"{key}.limits.cpu_share", share, "over 0 to 4096, or null")
+    _require(
+        share is None or 0 < share <= 4096,
+        where,
+        f"{key}.limits.cpu_share",
+        share,
+        "a number greater than 0, at most 4096, or null",
+    )
     if limits.bandwidth_bytes_per_s is not None:
         _rate(limits.bandwidth_bytes_per_s, where, f"{key}.limits.bandwidth_bytes_per_s")
 
@@ -154,7 +160,7 @@ def _check_devices(plan: Plan, where: str) -> None:
         _require(names.count(device.name) == 1, where, f"{key}.name", device.name, "unlike every other device's")
         for name in ("peak_flops_per_s", "memory_bytes"):
             value = getattr(device, name)
-            _require(0 < value <= MOST_BYTES, where, f"{key}.{name}", value, "over 0, at most 2^62")
+            _require(0 < value <= MOST_BYTES, where, f"{key}.{name}", value, "a number greater than 0, at most 2^62")
         for name in ("memory_bytes_per_s", "network_bytes_per_s"):
             _rate(getattr(device, name), where, f"{key}.{name}")
         _time(device.launch_s, where, f"{key}.launch_s")
@@ -271,8 +277,8 @@ def _check_scheduling(plan: Plan, where: str) -> None:
     for name, most in (("latency_limit_s", MOST_S), ("period_limit_s", MOST_S), ("max_hosts", MOST_HOSTS)):
         value = getattr(asked, name)
         good = value is None or 0 < value <= most
-        _require(good, where, f"scheduling.{name}", value, f"over 0, at most {most:.0f}, or null")
-    _require(asked.state_budget > 0, where, "scheduling.state_budget", asked.state_budget, "over 0")
+        _require(good, where, f"scheduling.{name}", value, f"a number greater than 0, at most {most:.0f}, or null")
+    _require(asked.state_budget > 0, where, "scheduling.state_budget", asked.state_budget, "a number greater than 0")
 
 
 def _check_stages(plan: Plan, stages: tuple[Stage, ...], where: str, base: str) -> None:
@@ -298,14 +304,14 @@ def _check_stages(plan: Plan, stages: tuple[Stage, ...], where: str, base: str) 
         _check_tensors(stage.outputs, where, f"{key}.outputs", None)
         before = stages[index - 1].outputs if index else plan.inputs
         _require(stage.inputs == before, where, f"{key}.inputs", [spec.name for spec in stage.inputs],
-                 "what comes out of the stage before, tensor for tensor")  # fmt: skip
+                 "the outputs of the stage before, tensor for tensor")  # fmt: skip
         for name in ("compute_s", "send_s", "memory_bytes"):
             value = getattr(stage.predicted, name)
             _require(value >= 0, where, f"{key}.predicted.{name}", value, "0 or more")
     _require(following == len(plan.units), where, f"{base}.{len(stages) - 1}.units", following - 1,
              f"{len(plan.units) - 1}, the last unit")  # fmt: skip
     _require(stages[-1].outputs == plan.outputs, where, "outputs", [spec.name for spec in plan.outputs],
-             "what comes out of the last stage")  # fmt: skip
+             "the outputs of the last stage")  # fmt: skip
 
 
 def _check_contingencies(plan: Plan, where: str) -> None:
@@ -320,7 +326,13 @@ def _check_contingencies(plan: Plan, where: str) -> None:
         ranks = [stage.rank for stage in item.stages]
         lost = 1 + names.index(item.lost)
         _require(lost not in ranks, where, f"{key}.stages", ranks, f"ranks without {lost}, which is lost")
-        _require(item.predicted.period_s > 0, where, f"{key}.predicted.period_s", item.predicted.period_s, "over 0")
+        _require(
+            item.predicted.period_s > 0,
+            where,
+            f"{key}.predicted.period_s",
+            item.predicted.period_s,
+            "a number greater than 0",
+        )
 
 
 def _check_data(plan: Plan, where: str) -> None:
@@ -352,7 +364,9 @@ def _check_data(plan: Plan, where: str) -> None:
         for key in ("mean", "std"):
             values = getattr(data.image, key)
             good = len(values) == 3 and (key == "mean" or min(values) > 0)
-            _require(good, where, f"data.image.{key}", list(values), "three numbers" + ", over 0" * (key == "std"))
+            _require(
+                good, where, f"data.image.{key}", list(values), "three numbers" + ", greater than 0" * (key == "std")
+            )
 
 
 def _check_path(path: str, where: str, key: str) -> None:

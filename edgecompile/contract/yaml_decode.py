@@ -1,4 +1,4 @@
-"""Reads YAML safely and turns plain values into frozen dataclasses, naming the key of whatever does not fit."""
+"""Reads YAML safely and decodes it into frozen dataclasses; errors name the key."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class _UniqueKeys(_Base):  # type: ignore[misc]
         for key_node, _ in node.value:
             if isinstance(key_node, yaml.ScalarNode):
                 if key_node.value in seen:
-                    problem = f"the key {key_node.value!r} stands here twice"
+                    problem = f"duplicate key {key_node.value!r}"
                     raise yaml.MarkedYAMLError(problem=problem, problem_mark=key_node.start_mark)
                 seen.add(key_node.value)
         return super().construct_mapping(node, deep)
@@ -159,7 +159,7 @@ def _decode_scalar(kind: Any, value: Any, where: str, key: str) -> Any:
         try:
             value.encode("utf-8")
         except UnicodeEncodeError:
-            raise _misfit(value, "text without halves of surrogate pairs", where, key) from None
+            raise _misfit(value, "text without lone surrogates", where, key) from None
     return value
 
 
@@ -170,4 +170,4 @@ def _join(key: str, name: str) -> str:
 def _misfit(value: Any, wanted: str, where: str, key: str) -> UserError:
     shown = repr(value)
     shown = shown if len(shown) <= 60 else shown[:57] + "..."
-    return UserError(f"{where}: {key or 'top level'}: {shown} does not do: it must be {wanted}")
+    return UserError(f"{where}: invalid value {shown} for {key or 'top level'}: expected {wanted}")

@@ -1,1 +1,1 @@
-"""How a shard is run, which the compiler measures and a rank does: one code for both."""
+"""Executes shards: code shared by the compiler's measurements and the ranks."""

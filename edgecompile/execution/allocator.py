@@ -1,4 +1,4 @@
-"""How a process's memory allocator treats what a computation frees: ranks, and measurements of what they run.
+"""Sets the memory allocator (glibc) for processes that run shards, here and when measuring.
 
 Imports no torch; glibc alone is touched.
 """
@@ -44,9 +44,9 @@ def heap_environment(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def restart_with_heap_environment() -> None:
-    """Starts this program again, in this very process, where its environment lacks something; early, it costs 50 ms.
+    """Starts this program again, in the same process, where its environment lacks something; early, it costs 50 ms.
 
-    Where that is refused, by seccomp, a file system without exec or a sandbox, it goes on as it is, with a heap that
+    Where that is refused, by seccomp, a file system without exec or a sandbox, it continues as it is, with a heap that
     grows. So it does where the variable was lost on the way: glibc drops it for a Python with capabilities, or a script
     that stands for Python may.
     """
@@ -61,7 +61,7 @@ def restart_with_heap_environment() -> None:
 def use_one_arena() -> bool:
     """All threads allocate from one heap, which can grow as a whole; before any thread is started.
 
-    A thread's own heaps are 64 MB each, and a tensor that does not fit is mapped anew at each allocation.
+    A thread's own heaps are 64 MB each, and a tensor that does not fit is mapped again at each allocation.
     """
     libc = _glibc()
     return libc is not None and bool(libc.mallopt(M_ARENA_MAX, 1))

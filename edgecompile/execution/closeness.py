@@ -1,4 +1,4 @@
-"""How far two results of the same item are apart: relative to what is usual in their place, not to one huge value.
+"""Measures how far two results of the same item are apart, relative to the usual size of each value.
 
 Masks leave the least float in outputs, and one channel may be a million times another: measured by the largest value of
 a whole output, everything else would count as equal.

@@ -1,4 +1,4 @@
-"""Modules that register operators of a model's own: the compiler and every rank import the same."""
+"""Imports the modules that register custom operators, in the compiler and on every rank."""
 
 from __future__ import annotations
 

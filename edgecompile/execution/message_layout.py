@@ -1,4 +1,4 @@
-"""How a message is laid out and cut for the wire: what ranks send, and what edgeprofile measures. Imports no torch."""
+"""Layout of messages on the wire: what ranks send and edgeprofile measures. Imports no torch."""
 
 from __future__ import annotations
 

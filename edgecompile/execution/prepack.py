@@ -1,4 +1,4 @@
-"""A shard's weights in the layout in which this machine multiplies fastest, chosen when the shard is loaded.
+"""Repacks a shard's weights into the layout that is fastest on this machine, when the shard is loaded.
 
 A product of activations and constant weights goes through BLAS, which rearranges the weights at each call. oneDNN can
 rearrange them once ("prepacking", as TorchInductor does when it freezes a model). On an AMD EPYC of the Zen 4
@@ -103,7 +103,7 @@ class _Product:
 
 
 def product_rows(graph: Any) -> list[int]:
-    """How many rows each product of a traced graph has, in order. A shard that was loaded knows no shapes any more."""
+    """How many rows each product of a traced graph has, in order. A loaded shard no longer knows shapes."""
     sizes = [node.output().type().sizes() for node in _product_nodes(graph)]
     return [math.prod(size[:-1]) if size else 0 for size in sizes]
 
@@ -157,7 +157,7 @@ def _product_nodes(graph: Any) -> list[Any]:
 
 
 def _product(node: Any, num_rows: int) -> _Product | None:
-    """None where the weights are no constant, or a product is scaled."""
+    """None where the weights are not constant, or a product is scaled."""
     values = list(node.inputs())
     transposed = node.kind() == "aten::addmm"
     if transposed:

@@ -1,4 +1,4 @@
-"""torch.jit, which ranks run shards with: all its functions that warn are called here, without the warning.
+"""The only caller of torch.jit; suppresses its deprecation warnings.
 
 Torch warns at every call that torch.jit is deprecated, from 2.14 on so that every user sees it (FutureWarning). Who
 runs a plan cannot do anything about that: its shards are TorchScript, the one format that torch 2.6 and torch 2.14 both

@@ -1,1 +1,1 @@
-"""edgeplan: reads plans. Imports no torch."""
+"""The edgeplan subcommands: reading, explaining and simulating plans. Imports no torch."""

@@ -1,4 +1,4 @@
-"""What sets a plan's period, what comes next, and why it cannot simply be moved; what the certificate proves."""
+"""Finds what limits a plan's period, what comes next, and what the certificate proves."""
 
 from __future__ import annotations
 
@@ -130,10 +130,10 @@ def certificate_in_words(plan: Plan, best: Schedule) -> str:
         ties = "" if found.method == "exact" else " Among plans of equal period another may have less latency."
         return (
             f"Proved: of all ways to cut {space} and all orders of the hosts, none has a {figure} below "
-            f"{format_time(own_s)}.{ties} The proof is about the figures in the plan; whether they hold, a run tells."
+            f"{format_time(own_s)}.{ties} The proof is about the figures in the plan; only a run shows if they hold."
         )
     return (
-        f"Not proved best: the search met its budget of {plan.scheduling.state_budget:,} combinations. No plan of "
+        f"Not proved best: the search reached its budget of {plan.scheduling.state_budget:,} combinations. No plan of "
         f"{space} has a {figure} below {format_time(found.lower_bound_s)}: this one is at most {found.gap:.1%} from it."
     )
 

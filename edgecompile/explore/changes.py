@@ -1,5 +1,4 @@
-"""What if: a plan with other figures, one host fewer or one more. The stages stay as they are until they are planned
-again."""
+"""Applies what-if changes to a plan: other figures, one host less or one more; stages stay as they are."""
 
 from __future__ import annotations
 
@@ -25,12 +24,12 @@ def change(plan: Plan, settings: Sequence[str]) -> Plan:
     """The plan with `KEY=VALUE` settings in their order.
 
     Raises:
-        UserError: an unknown key or host, or a value that does not do; names it.
+        UserError: an unknown key or host, or an invalid value; names it.
     """
     for setting in settings:
         key, equals, value = setting.partition("=")
         if not equals:
-            raise UserError(f"--set {setting}: it must read KEY=VALUE; the keys are {_KEYS}")
+            raise UserError(f"--set {setting}: expected KEY=VALUE; the keys are {_KEYS}")
         plan = _set(plan, key.strip(), value.strip())
     return plan
 
@@ -46,7 +45,7 @@ def _set(plan: Plan, key: str, value: str) -> Plan:
         return _set_network(plan, rest, value, key)
     if group == "runtime" and rest in ("num_buffers_in", "num_buffers_out"):
         if not value.isdigit() or not 1 <= int(value) <= 1024:
-            raise UserError(f"{key}: {value!r} does not do: it must be 1 to 1024")
+            raise UserError(f"invalid value {value!r} for {key}: expected 1 to 1024")
         count: Any = {rest: int(value)}
         return replace(plan, runtime=replace(plan.runtime, **count))
     raise UserError(f"--set {key}: no such key{_meant(group, rest)}: the keys are {_KEYS}")
@@ -76,7 +75,7 @@ def _set_host(plan: Plan, name: str, field: str, value: str, key: str) -> Plan:
         given = {(pair.source, pair.destination) for pair in plan.network.pairs}
         others = [other for other in plan.cluster if other != name]
         if others and all((name, other) in given and (other, name) in given for other in others):
-            raise UserError(f"{key}: the figures of all of {name}'s links are given: set links.{name}->HOST.bandwidth")
+            raise UserError(f"{key}: each of {name}'s links has its own figures: set links.{name}->HOST.bandwidth")
         return with_limits(plan, name, bandwidth_bytes_per_s=parse_rate(value, key))
     if field == "memory":
         return with_limits(plan, name, memory_bytes=parse_bytes(value, key))
@@ -86,7 +85,7 @@ def _set_host(plan: Plan, name: str, field: str, value: str, key: str) -> Plan:
         except ValueError:
             factor = math.nan
         if not 0 < factor < math.inf:
-            raise UserError(f"{key}: {value!r} does not do: it must be a factor over 0, such as 1.5")
+            raise UserError(f"invalid value {value!r} for {key}: expected a factor greater than 0, such as 1.5")
         return with_speed(plan, name, factor)
     raise UserError(f"--set {key}: no such key: a host has {choices(('bandwidth', 'memory', 'speed'), field)}")
 
@@ -94,7 +93,7 @@ def _set_host(plan: Plan, name: str, field: str, value: str, key: str) -> Plan:
 def _set_link(plan: Plan, ends: str, field: str, value: str, key: str) -> Plan:
     source, arrow, destination = (part.strip() for part in ends.partition("->"))
     if not arrow:
-        raise UserError(f"{key}: it must read links.SOURCE->DESTINATION.bandwidth or .latency")
+        raise UserError(f"{key}: expected links.SOURCE->DESTINATION.bandwidth or .latency")
     source, destination = find_host(plan, source, key), find_host(plan, destination, key)
     if source == destination:
         raise UserError(f"{key}: a host has no link to itself")
@@ -183,7 +182,7 @@ def with_host(plan: Plan, device: Device) -> Plan:
 def without_host(plan: Plan, name: str) -> Plan:
     """The cluster without a host; without the data host, the next in the config's order feeds the inputs.
 
-    The plan's own stages mean nothing then: it must be planned again.
+    The plan's own stages mean nothing then, so it has to be planned again.
 
     Raises:
         UserError: it is the only host, or the only one that some units may run on.

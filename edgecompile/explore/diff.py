@@ -1,4 +1,4 @@
-"""`edgeplan diff`: what moved between two plans, what was asked for differently, and what that costs and brings."""
+"""`edgeplan diff`: compares two plans: units moved, settings changed, effect on the predictions."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ def _or_none(value: Any, show: Any = str) -> str:
     return NOWHERE if value is None else str(show(value))
 
 
-# --- what came of it -------------------------------------------------------------------------------------------------
+# --- results ----------------------------------------------------------------------------------------------------------
 
 
 def _host_of(plan: Plan, stage: Stage) -> Host:
@@ -255,9 +255,9 @@ def _tables(before: Plan, after: Plan, found: Difference) -> Iterator[Table | st
     if found.settings:
         yield _table("asked for", ("", "A", "B"), ((item.what, item.before, item.after) for item in found.settings))
     else:
-        yield "both were asked for the same"
+        yield "both were compiled with the same settings"
     if found.moves is None:
-        yield "the plans' units are not the same, so that none of them can be followed from A to B"
+        yield "the plans' units differ, so they cannot be matched between A and B"
     elif found.moves:
         yield _table("moved", MOVE_COLUMNS, map(_move_row, found.moves))
     else:

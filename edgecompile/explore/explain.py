@@ -1,4 +1,4 @@
-"""`edgeplan explain`: what holds a plan back, what a change would bring, why a unit is where it is."""
+"""`edgeplan explain`: the bottleneck, what a change would gain, and why a unit is placed where it is."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def tables(plan: Plan, found: Explanation) -> Iterator[Table | Text | str]:
 
 
 def _loads(found: Explanation, period_s: float) -> Table:
-    table = Table(title="what a microbatch occupies, the longest first", title_justify="left")
+    table = Table(title="what a microbatch occupies, longest first", title_justify="left")
     for name in ("", "time", "of the period"):
         table.add_column(name, justify="right" if name else "left")
     for load in found.loads[:MOST_LOADS]:
@@ -188,7 +188,7 @@ def _row(price: Price) -> Sequence[str]:
 
 def _wires(plan: Plan, found: Explanation) -> Table:
     table = Table(
-        title="wire formats, planned again; what they do to the results only a compile tells", title_justify="left"
+        title="wire formats, planned again; only a compilation shows their effect on the results", title_justify="left"
     )
     for name in ("", "items/s", "gain", "latency", "hosts", "same stages"):
         table.add_column(name, justify="right" if name else "left")
@@ -205,12 +205,12 @@ def _microbatch(plan: Plan, room: MicrobatchRoom) -> Iterator[Text | str]:
     if plan.provenance is not None:
         words = [shlex.quote(word) for word in plan.provenance.overrides if not word.startswith("microbatch=")]
     again = " ".join(["edgecompile -m", *words])
-    yield Text(  # brackets are no markup
-        f"The plan has times for microbatch {now} only. Which microbatch is best, a sweep tells: "
+    yield Text(  # brackets are not markup
+        f"The plan has times for microbatch {now} only. A sweep shows which microbatch is best: "
         f"{again} microbatch={','.join(str(size) for size in room.sizes)}"
     )
     yield (
-        f"What can be said from here: launching operators takes {room.launch_share:.0%} of the time of {room.stage}, "
+        f"From this plan alone: launching operators takes {room.launch_share:.0%} of the time of {room.stage}, "
         f"which a larger microbatch spreads over more items; the buffers and activations of these stages fit in "
         f"memory up to about microbatch {room.largest:,} ({room.tightest} is full first)"
     )

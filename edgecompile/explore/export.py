@@ -1,4 +1,4 @@
-"""`edgeplan export --perfetto`: a simulated run, or a real one, as a trace for the Perfetto UI and chrome://tracing.
+"""`edgeplan export --perfetto`: writes a simulated or measured run as a Chrome/Perfetto trace.
 
 The format is Chrome's Trace Event Format, JSON: complete events (`ph: X`) with microseconds, a process for each host
 and a thread for each stage or link.
@@ -47,7 +47,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(chosen: argparse.Namespace) -> int:
     """The command's body."""
     if not 1 <= chosen.microbatches <= MOST_MICROBATCHES:
-        raise UserError(f"--microbatches {chosen.microbatches}: a trace holds 1 to {MOST_MICROBATCHES:,} of them")
+        raise UserError(f"invalid value {chosen.microbatches} for --microbatches: expected 1 to {MOST_MICROBATCHES:,}")
     path = Path(chosen.perfetto)
     plan = read_plan(chosen.plan)
     read = list(files_of_plan(plan, Path(chosen.plan)))

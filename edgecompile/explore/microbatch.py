@@ -1,4 +1,4 @@
-"""What a plan can say of other microbatches, though it has times for its own only."""
+"""Estimates what other microbatch sizes would do, from a plan that has costs for one size only."""
 
 from __future__ import annotations
 

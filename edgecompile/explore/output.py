@@ -1,4 +1,4 @@
-"""Files that edgeplan writes where the user says."""
+"""Opens the files that edgeplan writes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def check_output(path: Path, example: str, key: str, read: Iterable[tuple[Path, 
         read: each with what it is.
     """
     if path.is_dir() or not path.parent.is_dir():
-        raise UserError(f"{path}: is a folder, or in a folder that is not there: name a file such as {example}")
+        raise UserError(f"{path}: is a folder, or its folder does not exist: name a file such as {example}")
     check_overwrite(path, key, read)
 
 

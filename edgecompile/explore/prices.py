@@ -1,4 +1,4 @@
-"""What each limit costs: the best plan with one step more of it, found by solving again."""
+"""Shadow prices: the best plan with one step more of each resource, found by solving again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is proved about a plan, in words: every command and the report take them from here."""
+"""Describes in words what is proved about a plan; used by every command and the report."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`edgeplan report`: one self-contained HTML file about a plan, and where there is one about a run and a sweep.
+"""`edgeplan report`: writes one self-contained HTML file about a plan, and optionally a run and a sweep.
 
 No script and no request: a content security policy forbids both. Colours follow the reader's light or dark theme.
 """
@@ -34,7 +34,7 @@ DRAWN = 12
 """Microbatches in a timeline."""
 MOST_JOBS = 200
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"
-"""In a report's first lines, by which it is known: one may be written over without being named."""
+"""In a report's first lines, by which it is recognised: such a file may be overwritten."""
 MAX_MANIFEST_BYTES = 16 << 20
 
 
@@ -58,7 +58,7 @@ def run(chosen: argparse.Namespace) -> int:
     plan = read_plan(plan_path) if plan_path is not None else None
     record = read_run(Path(chosen.run)) if chosen.run is not None else None
     if record is not None and plan_path is not None and record.plan_sha256 != file_sha256(plan_path):
-        raise UserError(f"{chosen.run}: a run of another plan than {plan_path}: give that plan")
+        raise UserError(f"{chosen.run}: the record of another plan than {plan_path}: name that plan")
     folder = Path(chosen.plan).parent if chosen.plan is not None else Path(chosen.sweep)
     output = Path(chosen.output) if chosen.output is not None else folder / "report.html"
     read = list(files_of_plan(plan, plan_path)) if plan is not None and plan_path is not None else []
@@ -73,7 +73,7 @@ def run(chosen: argparse.Namespace) -> int:
 
 
 def _check_output(chosen: argparse.Namespace, output: Path, read: list[tuple[Path, str]]) -> None:
-    """Raises UserError where the report would be written over what it is made from, or over somebody else's file."""
+    """Raises UserError where the report would overwrite what it is made from, or a file of another kind."""
     if chosen.run is not None:
         read.append((Path(chosen.run), "the run"))
     if chosen.sweep is not None:
@@ -128,7 +128,7 @@ def page(plan: Plan | None, record: RunRecord | None, jobs: Sequence[dict[str, A
 
 def _plan_sections(plan: Plan, record: RunRecord | None) -> Iterator[str]:
     yield _summary(plan, record)
-    yield _section("Cluster", "Who computes what, from top to bottom; the data host feeds it and takes the results.",
+    yield _section("Cluster", "Which host computes what, top to bottom; the data host feeds it and takes the results.",
                    cluster_picture(plan))  # fmt: skip
     yield _section("Plan", "Times are of a microbatch.", _plan_table(plan))
     if record is not None:
@@ -213,7 +213,7 @@ def _measured(record: RunRecord) -> list[tuple[str, float | None, float | None]]
 
 
 def _over_time(record: RunRecord) -> str:
-    text = (f"{format_count(record.num_items)} items in {format_time(record.elapsed_s)}, begun {record.began}; "
+    text = (f"{format_count(record.num_items)} items in {format_time(record.elapsed_s)}, started {record.began}; "
             "the dashed line is the prediction.")  # fmt: skip
     if record.pauses_s:
         longest = max(record.pauses_s)

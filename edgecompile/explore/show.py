@@ -1,4 +1,4 @@
-"""A plan as tables that a person can read."""
+"""`edgeplan show`: prints a plan as tables."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("plan", metavar="PLAN", help="a plan.yaml")
     parser.add_argument("--timeline", action="store_true",
                         help="draw what each stage and link does while the first microbatches pass")  # fmt: skip
-    parser.add_argument("--microbatches", type=int, default=8, metavar="N", help="so many of them (%(default)s)")
+    parser.add_argument("--microbatches", type=int, default=8, metavar="N", help="how many microbatches (%(default)s)")
 
 
 def run(chosen: argparse.Namespace) -> int:
     """The command's body."""
     plan = read_plan(chosen.plan)
     if not 1 <= chosen.microbatches <= MOST_DRAWN:
-        raise UserError(f"--microbatches {chosen.microbatches}: a timeline draws 1 to {MOST_DRAWN}")
+        raise UserError(f"invalid value {chosen.microbatches} for --microbatches: expected 1 to {MOST_DRAWN}")
     if chosen.json:
         print(json.dumps(plan_figures(plan) | (_timeline_figures(plan, chosen.microbatches) if chosen.timeline else {}),
                          indent=1))  # fmt: skip

@@ -1,4 +1,4 @@
-"""`edgeplan simulate`: what a plan, as it is or with other figures, would do in time."""
+"""`edgeplan simulate`: simulates a plan over time, as it is or with other figures."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MOST_MICROBATCHES = 1_000_000
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What was simulated and what came of it."""
+    """What was simulated, and its results."""
 
     plan: Plan
     """With the changes."""
@@ -49,11 +49,13 @@ def add_play_options(parser: argparse.ArgumentParser, microbatches: int) -> None
     parser.add_argument("--microbatches", type=int, default=microbatches, metavar="N",
                         help="how many to send (%(default)s)")  # fmt: skip
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings",
-                        help="another figure: hosts.2.bandwidth=50Mbps, hosts.NAME.memory=2GB, hosts.NAME.speed=1.5, "
+                        help="change a figure: hosts.2.bandwidth=50Mbps, hosts.NAME.memory=2GB, hosts.NAME.speed=1.5, "
                         "links.A->B.bandwidth=20Mbps, network.latency=1ms, runtime.num_buffers_in=4")  # fmt: skip
     parser.add_argument("--drop", action="append", default=[], metavar="HOST", help="plan again without this host")
     parser.add_argument("--resolve", action="store_true", help="plan again after --set; else the stages stay")
-    parser.add_argument("--rate", type=float, metavar="R", help="items come at R a second; else whenever there is room")
+    parser.add_argument(
+        "--rate", type=float, metavar="R", help="items arrive at R per second; default: whenever there is room"
+    )
     parser.add_argument("--jitter", type=float, default=1.0, metavar="RATIO",
                         help="95th percentile of compute times over their median, such as 1.2")  # fmt: skip
     parser.add_argument(
@@ -98,14 +100,14 @@ def play(plan: Plan, chosen: argparse.Namespace, *, trace: bool = False) -> Outc
 def _options(plan: Plan, chosen: argparse.Namespace) -> Options:
     def check(holds: bool, name: str, value: object, allowed: str) -> None:
         if not holds:
-            raise UserError(f"--{name} {value}: it must be {allowed}")
+            raise UserError(f"invalid value {value} for --{name}: expected {allowed}")
 
     check(1 <= chosen.microbatches <= MOST_MICROBATCHES, "microbatches", chosen.microbatches,
           f"1 to {MOST_MICROBATCHES:,}")  # fmt: skip
     check(1 <= chosen.jitter <= 1000, "jitter", chosen.jitter, "1 (none) to 1000: p95 over median")
-    check(chosen.rate is None or 0 < chosen.rate < math.inf, "rate", chosen.rate, "over 0 items a second")
+    check(chosen.rate is None or 0 < chosen.rate < math.inf, "rate", chosen.rate, "more than 0 items a second")
     check(chosen.warm_up >= 0, "warm-up", chosen.warm_up, "0 or more")
-    check(0 < chosen.warm_up_factor < math.inf, "warm-up-factor", chosen.warm_up_factor, "over 0")
+    check(0 < chosen.warm_up_factor < math.inf, "warm-up-factor", chosen.warm_up_factor, "a number greater than 0")
     check(0 <= chosen.seed < 1 << 63, "seed", chosen.seed, "0 to 2^63 - 1")
     return Options(
         num_microbatches=chosen.microbatches,
@@ -165,7 +167,7 @@ def tables(before: Plan, outcome: Outcome) -> Iterator[Table | str]:
     rate, capacity = options.rate_items_per_s, before.model.microbatch / schedule.period_s
     if rate is not None and rate > capacity:
         most = format_number(capacity)
-        yield f"{format_items_rate(rate)} come, but this plan can do {most}: latency grows without end"
+        yield f"{format_items_rate(rate)} come, but this plan can do {most}: latency grows without bound"
 
 
 def _figures(before: Plan, outcome: Outcome) -> Table:

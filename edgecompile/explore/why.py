@@ -1,4 +1,4 @@
-"""Why a unit runs where it does: what the best plan costs that puts it elsewhere."""
+"""Explains why a unit runs where it does: the cost of the best plan that places it elsewhere."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""A model into a chain of units, with golden items to check it by."""
+"""Turns a model into a chain of units, with golden items to check it by."""

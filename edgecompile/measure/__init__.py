@@ -1,1 +1,1 @@
-"""edgeprofile: measures what the units of a model take on this device."""
+"""edgeprofile: measures the cost of a model's units on this device."""

@@ -1,4 +1,4 @@
-"""One range of units in memory, as a stage would run it: whole, and unit by unit."""
+"""Runs one range of units as a stage would, whole and unit by unit, to time it."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class Bench:
             self.run_atoms()
 
     def _build_atoms(self, chain: Chain, atoms: Sequence[Atom], weights: _Weights) -> list[Any]:
-        """What is made again where a stage begins is no atom's work: they hand on what is alive."""
+        """What is made again where a stage begins is not an atom's work: they hand on what is alive."""
         built = []
         values: Sequence[torch.Tensor] = self._live
         for atom in atoms:
@@ -216,7 +216,7 @@ def peak_growth_bytes(bench: Bench) -> int | None:
         return int(torch.cuda.max_memory_allocated() - before)
     try:
         give_back()
-        clear.write_text("5", encoding="utf-8")  # the high-water mark starts anew
+        clear.write_text("5", encoding="utf-8")  # resets the high-water mark
         before = _kilobytes(status.read_text(encoding="utf-8"), "VmRSS")
         for _ in range(_MEMORY_RUNS):
             bench.run_whole()

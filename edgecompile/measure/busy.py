@@ -1,4 +1,4 @@
-"""Keeps other cores busy with matrix products while something is measured, as other ranks of the machine would."""
+"""Keeps other cores busy with matrix products during a measurement, as other ranks would."""
 
 from __future__ import annotations
 

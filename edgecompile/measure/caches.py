@@ -1,4 +1,4 @@
-"""Leaves the processor's caches as the rest of the model would between two runs of a stretch."""
+"""Puts the processor's caches into the state that the rest of the model would leave between two runs."""
 
 from __future__ import annotations
 

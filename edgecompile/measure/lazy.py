@@ -1,4 +1,4 @@
-"""Builds a model without its weights: random numbers that nobody reads are not drawn, so no memory holds them."""
+"""Builds a model without allocating its weights, where only their shapes are needed."""
 
 from __future__ import annotations
 

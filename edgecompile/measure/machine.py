@@ -1,4 +1,4 @@
-"""What this machine is, and how fast it multiplies matrices and moves bytes."""
+"""Describes this machine and measures its matrix product rate and memory bandwidth."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What sending and receiving take of the cores, and what a rank's process takes of memory, measured over loopback."""
+"""Measures over loopback the CPU time of sending and receiving, and the memory of a rank's process."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def _exchange(threads: int, module: Path) -> list[dict[str, Any]]:
         for peer in peers:
             peer.kill()
             peer.wait()
-    assert all(peer.returncode == 0 for peer in peers), "a process that measured messages ended badly"
+    assert all(peer.returncode == 0 for peer in peers), "a process that measured messages failed"
     return [json.loads(text) for text in texts]
 
 

@@ -1,4 +1,4 @@
-"""Samples on disk while edgeprofile works, so that a measurement that was stopped goes on where it was."""
+"""Keeps edgeprofile's samples on disk, so that an interrupted measurement can resume."""
 
 from __future__ import annotations
 
@@ -32,24 +32,24 @@ class _Size:
 
 
 class PartialFile:
-    """A JSON file beside the profile. What was measured with other settings is left out and written over."""
+    """A JSON file beside the profile. What was measured with other settings is left out and overwritten."""
 
     def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
         """`settings`: all that must be the same for samples to belong together; plain values.
 
         Raises:
-            UserError: somebody else's file is there.
+            UserError: a file of another kind is there.
         """
         self._path = path
         self._settings: dict[str, Any] = json.loads(json.dumps(settings))
         self._sizes: dict[str, _Size] = {}
-        check_ours(path, r'\A\{"settings": ', "measurement that goes on", "choose another profile.folder")
+        check_ours(path, r'\A\{"settings": ', "measurement in progress", "choose another profile.folder")
         try:
             document = json.loads(path.read_text(encoding="utf-8"))
             if document["settings"] == self._settings:
                 self._sizes = {name: _Size.of_plain(value) for name, value in document["microbatches"].items()}
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):
-            pass  # there is none, or none of ours: the measurement begins anew
+            pass  # there is none, or none of ours: the measurement starts over
         self.resumed = bool(self._sizes)
 
     def measured(self, microbatch: int) -> dict[str, Measured]:

@@ -1,4 +1,4 @@
-"""One end of a link, in a process of its own: sends or receives messages as ranks do and tells what that took.
+"""A separate process at one end of a link: sends or receives messages as ranks do, and reports the cost.
 
     python -m edgecompile.measure.peer RANK PORT THREADS MODULE SIZE...
 

@@ -1,4 +1,4 @@
-"""Measures stretches in turns, so that a slow moment of the machine falls on all of them; keeps what it has on disk."""
+"""Measures all stretches in rounds, so that a slow moment of the machine affects all of them alike."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def _sample(pair: Any) -> Sample:
 
 
 class SampleStore(Protocol):
-    """Keeps samples, so that a measurement that was stopped goes on where it was."""
+    """Keeps samples, so that an interrupted measurement can resume."""
 
     def measured(self, microbatch: int) -> dict[str, Measured]: ...
     def is_complete(self, microbatch: int) -> bool: ...

@@ -85,7 +85,7 @@ def profile_device(request: MeasureRequest, ui: Ui) -> tuple[file.DeviceProfile,
             fingerprint = found
             partial = PartialFile(Path(f"{setup.path}.partial"), _settings(setup, request, fingerprint))
             if partial.resumed:
-                ui.say(f"goes on with what {setup.path}.partial holds")
+                ui.say(f"resuming from {setup.path}.partial")
             keep_freed_memory()
         elif found != fingerprint:
             raise UserError(
@@ -111,7 +111,7 @@ def _tell_measured(solved: list[file.MicrobatchProfile], stopped: int, path: Pat
     """What is known when Ctrl-C comes, and where it is kept."""
     for item in solved:
         ui.say(f"microbatch {item.microbatch}: all units take {format_time(sum(item.wall_s))}, {item.rounds} rounds")
-    ui.say(f"stopped at microbatch {stopped}: {path}.partial keeps the rounds; the same command goes on with them")
+    ui.say(f"stopped at microbatch {stopped}: {path}.partial keeps the rounds; run the same command again to resume")
 
 
 def _setup(request: MeasureRequest) -> _Setup:

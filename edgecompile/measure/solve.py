@@ -1,4 +1,4 @@
-"""Samples -> seconds of each unit, so that their sums are what whole stages take."""
+"""Solves for the time of each unit from samples of unit ranges, so that sums match whole stages."""
 
 from __future__ import annotations
 
@@ -164,9 +164,9 @@ def _fill(
 
 
 def _activations(chain: Chain, stretches: Sequence[Span], found: Mapping[str, Measured]) -> tuple[int, ...] | None:
-    """Live bytes of each unit: as counted, plus what its stretch took beyond the count; None where nobody could tell.
+    """Live bytes of each unit: as counted, plus what its stretch took beyond the count; None if not measurable.
 
-    A stretch's inputs lie in memory before it runs, so they are no part of its growth.
+    A stretch's inputs lie in memory before it runs, so they are not part of its growth.
     """
     peaks = [unit.activation_bytes for unit in chain.units]
     for span in stretches:

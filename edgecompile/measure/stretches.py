@@ -1,4 +1,4 @@
-"""chain -> stretches: consecutive units that are measured together, as a stage would run them; alike ones only once."""
+"""Divides the chain into stretches: consecutive units measured together, equal ones only once."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def range_bytes(chain: Chain, first: int, last: int) -> int:
 def check_ranges(
     chain: Chain, stretches: Sequence[Stretch], count: int, max_bytes: int, seed: int
 ) -> list[tuple[int, int]]:
-    """Random unit ranges, first and last, that are no stretch: what whole stages of one to three stretches take."""
+    """Random unit ranges, first and last, beside the stretches: what whole stages of one to three stretches take."""
     atoms = atoms_of(chain)
     if len(atoms) < 2:
         return []

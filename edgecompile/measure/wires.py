@@ -1,4 +1,4 @@
-"""What encoding and decoding take in each wire format, measured on graphs such as stages have at their ends."""
+"""Measures the encoding and decoding time of each wire format."""
 
 from __future__ import annotations
 

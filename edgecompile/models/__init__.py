@@ -1,4 +1,4 @@
-"""The model to compile: built by name, with its weights. A model option's `_target_` names the builders here."""
+"""Builds the model to compile and loads its weights. A model option's `_target_` names the builders here."""
 
 from __future__ import annotations
 

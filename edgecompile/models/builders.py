@@ -1,4 +1,4 @@
-"""Builders for `_target_` in a model option: transformers architectures by name, and a sentence encoder on top."""
+"""Builders for `_target_` in a model option: transformers architectures by name, and a sentence encoder."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def _architecture(name: str | None) -> Any:
         hint = f": did you mean {' or '.join(near)}?" if near else ""
         raise UserError(f"model.build.architecture: transformers has no {name!r}{hint}") from None
     if not (isinstance(cls, type) and issubclass(cls, nn.Module)) or getattr(cls, "config_class", None) is None:
-        raise UserError(f"model.build.architecture: {name} is no model architecture")
+        raise UserError(f"model.build.architecture: {name} is not a model architecture")
     return cls
 
 

@@ -1,4 +1,4 @@
-"""Google's ViT .npz files (vision_transformer, Dosovitskiy et al. 2021) under the names of transformers' ViT."""
+"""Loads Google's ViT .npz files (Dosovitskiy et al. 2021) under the weight names of transformers' ViT."""
 
 from __future__ import annotations
 
@@ -17,14 +17,16 @@ __all__ = ["read_google"]
 
 
 def read_google(path: Path, module: nn.Module) -> tuple[dict[str, torch.Tensor], list[str]]:
-    """The module's tensors by name, and the names of the file's arrays that it has no use for.
+    """The module's tensors by name, and the names of the file's arrays that it does not use.
 
     Raises:
-        UserError: the module is no ViT classifier, or the file is damaged, lacks an array, or has one of another shape.
+        UserError: the module is not a ViT classifier; the file is damaged, lacks an array, or has one of another shape.
     """
     own = module.state_dict()
     if "vit.embeddings.cls_token" not in own:
-        raise UserError(f"weights: {path}: a .npz holds Google's ViT, but {type(module).__name__} is no ViT classifier")
+        raise UserError(
+            f"weights: {path}: a .npz holds Google's ViT, but {type(module).__name__} is not a ViT classifier"
+        )
     try:
         arrays = np.load(path, allow_pickle=False)
         names = set(arrays.files)

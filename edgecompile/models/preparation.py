@@ -1,5 +1,4 @@
-"""What users wrap around a module, or leave out of it: torch.compile, weights not made yet, weights that are no plain
-tensors. Each is taken off, made up for, or refused by name."""
+"""Prepares a user's module for capture: unwraps torch.compile, initialises lazy weights, rejects odd ones."""
 
 from __future__ import annotations
 
@@ -121,7 +120,7 @@ def fill_meta(module: nn.Module, target: str, weights: str | None = "any") -> No
         weights: the file; where values do not matter, as to edgeprofile, any will do.
 
     Raises:
-        UserError: no file is given, or it cannot hold a tensor, which is no part of the module's state.
+        UserError: no file is given, or it cannot hold a tensor, which is not part of the module's state.
     """
     stored = set(module.state_dict())
     made: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # what is replaced stays, so that no id is used again

@@ -1,4 +1,4 @@
-"""Tensors of a weights file that the model has no use for: which are harmless, and which tell of another model.
+"""Decides which unused tensors of a weights file are harmless, and which show that it is for another model.
 
 Whole parts that the model lacks are harmless: a pooler, a language model's head, a decoder or another tower. A file of
 another model has more in the very parts that the model has: a further member of a list (`layers.12` beside `layers.0`
@@ -50,10 +50,10 @@ def check_unused(
         return
     lists = _members(used)
     for name in sorted(unused):
-        reason = "which the model has no use for" if whole else _foreign(name, unused[name], used, lists, module)
+        reason = "which the model does not use" if whole else _foreign(name, unused[name], used, lists, module)
         if reason:
             raise UserError(
-                f"weights: {path} holds {name}, {reason}: the file is of another model; choose the option that it was "
+                f"weights: {path} holds {name}, {reason}: the file is for another model; choose the option that it was "
                 "made for, or weights_unused=ignore to leave such tensors out"
             )
 

@@ -1,4 +1,4 @@
-"""Modules of the user's that lie where the command was started: found there, and only what a config names."""
+"""Imports user modules from the current folder, and only those that a config names."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def why_not_found(target: str) -> str:
     module = sys.modules.get(name)
     place = getattr(module, "__file__", None) or ", ".join(getattr(module, "__path__", []))
     if place and not os.path.realpath(place).startswith(os.path.realpath(folder) + os.sep):
-        return f": {name} is {place}, which comes before the one in this folder: give yours another name"
+        return f": {name} is {place}, which takes precedence over the one in this folder: give yours another name"
     return ""
 
 

@@ -1,4 +1,4 @@
-"""Files of weights -> tensors by name. Nothing that a file holds is ever executed."""
+"""Reads weights files into named tensors, without executing anything that a file contains."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def _from_pickle(path: Path) -> dict[str, torch.Tensor]:
 
 def _unreadable(path: Path, said: str) -> UserError:
     if "TorchScript" in said:
-        return UserError(f"weights: {path}: a TorchScript module, no weights: save model.state_dict() instead")
+        return UserError(f"weights: {path}: a TorchScript module, not weights: save model.state_dict() instead")
     found = re.search(r"(?:GLOBAL|global:?|class) ([A-Za-z_][\w.]*\.\w+)", said)
     if found:
         return UserError(
@@ -119,7 +119,7 @@ def _unreadable(path: Path, said: str) -> UserError:
             "tensors alone, with torch.save(model.state_dict(), ...) or safetensors"
         )
     cause = re.search(r"WeightsUnpickler error: (.+)", said)
-    why = cause[1].strip() if cause else "no plain tensors" if "weights_only" in said else said.splitlines()[0]
+    why = cause[1].strip() if cause else "not plain tensors" if "weights_only" in said else said.splitlines()[0]
     return UserError(f"weights: {path}: not a file of weights that torch.save wrote ({why}): copy it again")
 
 

@@ -1,4 +1,4 @@
-"""A model's weights from files: what does not fit, what the model has no use for, and what is no number is named."""
+"""Loads weights into a model; errors name what does not fit, is missing, or is not finite."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def load_weights(module: nn.Module, location: str, prefix: str = "", ignore_unus
         loaded, unused = _load_by_name(target, stored.tensors, path, prefix, ignore_unused)
     else:
         raise UserError(
-            f"weights: {path} does not do: it must be a .npz, a .safetensors file, tensors that torch.save wrote "
+            f"invalid value {path} for weights: expected a .npz, a .safetensors file, tensors that torch.save wrote "
             f"({', '.join(PICKLES)}) or a directory"
         )
     check_numbers(loaded, f"weights: {path}")
@@ -75,7 +75,7 @@ def load_weights(module: nn.Module, location: str, prefix: str = "", ignore_unus
 
 def _load_google(module: nn.Module, path: Path, prefix: str, ignore_unused: bool) -> tuple[nn.Module, list[str]]:
     if prefix:
-        raise UserError(f"weights_prefix: {prefix!r} does not do: the names in a .npz are Google's own")
+        raise UserError(f"invalid value {prefix!r} for weights_prefix: the names in a .npz are Google's own")
     state, unused = read_google(path, module)
     check_unused(dict.fromkeys(unused), (), module, path, ignore_unused, whole=True)
     return _fill(module, state, path)[0], unused
@@ -125,7 +125,7 @@ def _unused_note(path: Path, names: Collection[str]) -> tuple[str, ...]:
     if not names:
         return ()
     count = f"{len(names)} tensors" if len(names) > 1 else "one tensor"
-    return (f"weights: the model has no use for {count} of {path.name}: {_some(sorted(names))}",)
+    return (f"weights: the model does not use {count} of {path.name}: {_some(sorted(names))}",)
 
 
 def _some(names: Iterable[str]) -> str:
@@ -155,7 +155,7 @@ def _fill(module: nn.Module, given: Mapping[str, torch.Tensor], path: Path) -> t
     """Puts the tensors in place: by name, or by the names that transformers knows an older checkpoint under.
 
     Returns:
-        The module, and the names that it has no use for.
+        The module, and the names that it does not use.
     """
     own = _own(module)
     groups = _tied(own)
@@ -233,13 +233,13 @@ def _check_kinds(state: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tens
 def _no_floats(path: Path, name: str, value: torch.Tensor) -> UserError:
     dtype = str(value.dtype).removeprefix("torch.")
     return UserError(
-        f"weights: {path}: the tensor {name} is {dtype}, the model wants floats: codes of a quantised model are no "
-        "weights; give the original ones"
+        f"weights: {path}: the tensor {name} is {dtype}, the model wants floats: codes of a quantised model are "
+        "not weights; give the original ones"
     )
 
 
 def _unknown(module: nn.Module, state: Mapping[str, torch.Tensor]) -> list[str]:
-    """The names that the module has no use for, but for those that transformers knows to be of no account.
+    """The names that the module does not use, but for those that transformers knows to be of no account.
 
     A buffer that the model makes itself counts as used where the file's is the same.
     """
@@ -257,7 +257,7 @@ def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
 def _through_transformers(
     module: nn.Module, state: dict[str, torch.Tensor], wanted: Sequence[Sequence[str]], path: Path
 ) -> tuple[nn.Module, list[str], list[str]]:
-    """The module as transformers loads it, the names that it lacks, and those that it has no use for."""
+    """The module as transformers loads it, the names that it lacks, and those that it does not use."""
     from transformers import PreTrainedModel
 
     if not isinstance(module, PreTrainedModel):

@@ -1,1 +1,1 @@
-"""From units and costs to stages on hosts."""
+"""Assigns units to stages and stages to hosts."""

@@ -1,4 +1,4 @@
-"""The config's cluster as the plan holds it."""
+"""Converts the config's cluster into the plan's."""
 
 from __future__ import annotations
 

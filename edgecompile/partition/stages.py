@@ -56,7 +56,7 @@ def partition(inputs: PlanningInputs, chain: Chain, request: ScheduleRequest) ->
         starts = [0, *_manual_cuts(chain, request)]
     if len(starts) > len(hosts):
         raise UserError(
-            f"schedule: {len(starts)} stages need as many hosts, but {len(hosts)} are there: "
+            f"schedule: {len(starts)} stages need as many hosts, but there are {len(hosts)}: "
             f"add hosts (devices=local hosts.count={len(starts)}) or drop stages"
         )
     ends = [*starts[1:], len(chain.units)]

@@ -1,4 +1,4 @@
-"""plan.yaml -> the scheduling problem that it answers, so that it can be asked again; no model, no torch."""
+"""Rebuilds the scheduling problem from a plan, without model and torch, so that it can be solved again."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def of_plan() -> Iterator[None]:
     except UserError:
         raise
     except ValueError as error:
-        raise UserError(f"the scheduler does not take the plan's figures: {error}") from None
+        raise UserError(f"the scheduler rejects the plan's figures: {error}") from None
 
 
 def bottleneck_name(schedule: Schedule, names: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""Says why a scheduling problem has no plan: what does not fit, where, by how much, or which constraint is to blame."""
+"""Explains why a scheduling problem has no solution: what does not fit, or which constraint excludes it."""
 
 from __future__ import annotations
 
@@ -92,8 +92,8 @@ def _tight_unit(problem: Problem, usable: list[int], name: Name) -> str | None:
                 short,
                 (
                     f"{_units(first, last)} fits on no host{allowance}: it needs {format_bytes(need, 4)} on "
-                    f"{have.name}, the nearest, which has {format_bytes(have.memory_bytes, 4)}: "
-                    f"{format_bytes(short, 4)} too few"
+                    f"{have.name}, the closest, which has {format_bytes(have.memory_bytes, 4)}: "
+                    f"short by {format_bytes(short, 4)}"
                 ),
             )
     return worst[1] if worst else None
@@ -114,7 +114,7 @@ def _total_shortfall(problem: Problem, usable: list[int]) -> str | None:
     what = f"{len(rooms)} hosts have" if len(rooms) != 1 else "1 host has"
     return (
         f"{_units(0, len(problem.weight_bytes) - 1)} need at least {format_bytes(need, 4)}; the cluster's {what} "
-        f"{format_bytes(have, 4)} beside their runtimes: {format_bytes(need - have, 4)} too few: "
+        f"{format_bytes(have, 4)} beside their runtimes: short by {format_bytes(need - have, 4)}: "
         "add a host or lower microbatch"
     )
 

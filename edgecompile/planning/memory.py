@@ -1,4 +1,4 @@
-"""What a rank's memory holds beside its weights and the runtime itself: activations in a heap, messages' buffers."""
+"""Estimates a rank's memory beside weights and runtime: activations and message buffers."""
 
 from __future__ import annotations
 

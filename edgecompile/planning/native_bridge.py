@@ -1,4 +1,4 @@
-"""Carries problems into the native scheduler and plans out of it; the one module that knows both sides."""
+"""Converts problems and schedules between Python and the native scheduler; the only user of the bindings."""
 
 from __future__ import annotations
 
@@ -60,9 +60,7 @@ def spec_of(problem: domain.Problem) -> native.ProblemSpec:
     try:
         spec.objective = getattr(module.Objective, domain.Objective(problem.objective).name)
     except ValueError:
-        raise ValueError(
-            f"objective is {problem.objective!r:.60}: it must be one of {list(domain.Objective)}"
-        ) from None
+        raise ValueError(f"objective is {problem.objective!r:.60}: expected one of {list(domain.Objective)}") from None
     return spec  # type: ignore[no-any-return]
 
 
@@ -70,7 +68,7 @@ def assignments_of(assignments: Sequence[domain.Assignment]) -> list[native.Assi
     """The native form of a given plan.
 
     Raises:
-        ValueError: a value is no whole number; names field and index.
+        ValueError: a value is not a whole number; names field and index.
     """
     module = native_module()
     result = []
@@ -150,10 +148,10 @@ def _host(module: ModuleType, where: str, host: domain.SchedHost) -> native.Host
 def _items(where: str, values: Any, kind: type[T]) -> list[tuple[str, T]]:
     """Each item with the name that messages give it."""
     if not isinstance(values, (list, tuple)):
-        raise ValueError(f"{where} is {values!r:.60}: it must be a tuple of {kind.__name__}")
+        raise ValueError(f"{where} is {values!r:.60}: expected a tuple of {kind.__name__}")
     for index, value in enumerate(values):
         if not isinstance(value, kind):
-            raise ValueError(f"{where}[{index}] is {value!r:.60}: it must be a {kind.__name__}")
+            raise ValueError(f"{where}[{index}] is {value!r:.60}: expected a {kind.__name__}")
     return [(f"{where}[{index}]", value) for index, value in enumerate(values)]
 
 
@@ -165,7 +163,7 @@ def _links(module: ModuleType, links: domain.Links) -> native.LinksSpec:
             _put(spec, name, getattr(links, there), f"links.{there}", _numbers)
         return spec  # type: ignore[no-any-return]
     if not isinstance(links, (domain.HostLinks, domain.SharedMedium)):
-        raise ValueError(f"links is {links!r:.60}: it must be HostLinks, PairwiseLinks or SharedMedium")
+        raise ValueError(f"links is {links!r:.60}: expected HostLinks, PairwiseLinks or SharedMedium")
     _put(spec, "latency_s", links.latency_s, "links.latency_s", _number)
     spec.model = module.LinkModel.HOST
     if isinstance(links, domain.SharedMedium):
@@ -196,9 +194,9 @@ def _range(module: ModuleType, where: str, units: tuple[int, int]) -> native.Ran
 
 def _put_range(spec: Any, units: tuple[int, int], where: str) -> None:
     if not isinstance(units, (list, tuple)):
-        raise ValueError(f"{where} is {units!r:.60}: it must be (first, last)")
+        raise ValueError(f"{where} is {units!r:.60}: expected (first, last)")
     if len(units) != 2:
-        raise ValueError(f"{where} has {len(units)} entries: it must be (first, last)")
+        raise ValueError(f"{where} has {len(units)} entries: expected (first, last)")
     for name, index, value in (("first", 0, units[0]), ("last", 1, units[1])):
         _put(spec, name, value, f"{where}[{index}]", _integer)
 
@@ -211,14 +209,14 @@ def _put(spec: Any, name: str, value: Any, where: str, check: Callable[[str, Any
         check(where, value)
         for index, item in enumerate(value if isinstance(value, (list, tuple)) else ()):
             check(f"{where}[{index}]", item)
-        raise ValueError(f"{where}: the native scheduler does not take {value!r:.60}") from None
+        raise ValueError(f"{where}: the native scheduler does not accept {value!r:.60}") from None
 
 
 def _integer(where: str, value: Any) -> None:
     if isinstance(value, (list, tuple)):
         return
     if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError(f"{where} is {value!r:.60}: it must be a whole number")
+        raise ValueError(f"{where} is {value!r:.60}: expected a whole number")
     if not -_INT64 <= value < _INT64:
         raise ValueError(f"{where} is {value}: it does not fit 64 bits (at most 2^62 bytes)")
 
@@ -227,7 +225,7 @@ def _number(where: str, value: Any) -> None:
     if isinstance(value, (list, tuple)):
         return
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ValueError(f"{where} is {value!r:.60}: it must be a number")
+        raise ValueError(f"{where} is {value!r:.60}: expected a number")
 
 
 def _numbers(where: str, value: Any) -> None:

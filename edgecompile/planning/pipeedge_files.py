@@ -1,4 +1,4 @@
-"""PipeEdge's three YAML formats and its conventions; nothing else in this package knows them.
+"""Reads PipeEdge's three YAML formats; the only module that knows their conventions.
 
 The formats: models (mapping of model name to layers, mem_MB, parameters_in, parameters_out), device types (mapping of
 type to mem_MB, bw_Mbps and profiles) and devices (mapping of type to host names). Here Mbps means 2^20 bit/s and MB
@@ -35,7 +35,7 @@ ITEM_FLOPS = {
     "bert-base-uncased": 96.6e9,
     "bert-large-uncased": 334.9e9,
 }
-"""Floating-point operations an item of PipeEdge's own models: twice the multiply-adds of their matrix products."""
+"""Floating-point operations per item of PipeEdge's own models: twice the multiply-adds of their matrix products."""
 
 CONVERTED = "# Converted by edgesched --to-conf from PipeEdge's files.\n"
 """The first line of an option that was converted."""
@@ -50,7 +50,7 @@ class Request:
     dtype: str = "torch.float32"
     """Of the profile to use, and of what crosses a cut."""
     batch_size: int = 8
-    """Items a microbatch, as profiled."""
+    """Items per microbatch, as profiled."""
     buffers_in: int = 2
     """Receive buffers of a stage."""
     buffers_out: int = 2
@@ -169,7 +169,7 @@ def conf_options(request: Request, files: Files, *, item_flops: float | None) ->
     """
     flops = item_flops or ITEM_FLOPS.get(request.model)
     if flops is None:
-        raise UserError(f"--to-conf: the work of {request.model} is not known: give its operations an item as --flops")
+        raise UserError(f"--to-conf: the work of {request.model} is not known: give its operations per item as --flops")
     devices = {}
     for item in files.types:
         rate = flops * request.batch_size / max(sum(item.time_s), 1e-12)
@@ -205,7 +205,7 @@ def _host(name: str, kind: int, device: DeviceType) -> SchedHost:
 def _mapping(path: Path, what: str) -> dict[Any, Any]:
     value = load_yaml(path, what=what, max_bytes=MAX_FILE_BYTES)
     if not isinstance(value, dict):
-        raise UserError(f"{path}: not a {what}: it must be a mapping of names")
+        raise UserError(f"{path}: not a {what}: expected a mapping of names")
     return value
 
 
@@ -226,11 +226,9 @@ def _read_model(request: Request, path: Path, warnings: list[str]) -> Model:
         raise UserError(f"{where}: layers is {model.layers}: there is nothing to schedule")
     outputs = model.parameters_out
     if len(model.mem_MB) != model.layers:
-        raise UserError(f"{where}: mem_MB has {len(model.mem_MB)} entries: it must have {model.layers}, as layers says")
+        raise UserError(f"{where}: mem_MB has {len(model.mem_MB)} entries: expected {model.layers}, as layers says")
     if not outputs or len(outputs) > model.layers:
-        raise UserError(
-            f"{where}: parameters_out has {len(outputs)} entries: it must have {model.layers}, as layers says"
-        )
+        raise UserError(f"{where}: parameters_out has {len(outputs)} entries: expected {model.layers}, as layers says")
     if len(outputs) < model.layers:
         warnings.append(
             f"{where}: parameters_out has {len(outputs)} entries for {model.layers} layers: they are repeated"
@@ -271,7 +269,7 @@ def _read_types(request: Request, path: Path, num_units: int, warnings: list[str
             continue
         if len(times) != num_units:
             raise UserError(
-                f"{where}: time_s has {len(times)} entries: it must have {num_units}, as the model's layers say"
+                f"{where}: time_s has {len(times)} entries: expected {num_units}, as the model's layers say"
             )
         for index, seconds in enumerate(times):
             if seconds < 0:
@@ -286,7 +284,7 @@ def _read_hosts(path: Path, known: set[str], warnings: list[str]) -> Iterator[tu
     seen: dict[str, str] = {}
     for name, hosts in _mapping(path, "devices file").items():
         if hosts is not None and not (isinstance(hosts, list) and all(isinstance(host, str) for host in hosts)):
-            raise UserError(f"{path}: {name}: it must be a list of host names")
+            raise UserError(f"{path}: {name}: expected a list of host names")
         if hosts and str(name) not in known:
             warnings.append(
                 f"{path}: {name}: its {len(hosts)} hosts are skipped, since the type has no matching profile"
@@ -294,6 +292,6 @@ def _read_hosts(path: Path, known: set[str], warnings: list[str]) -> Iterator[tu
             continue
         for host in hosts or ():
             if host in seen:
-                raise UserError(f"{path}: the host {host} stands under {seen[host]} and under {name}: name it once")
+                raise UserError(f"{path}: the host {host} is listed under {seen[host]} and under {name}: list it once")
             seen[host] = str(name)
             yield host, str(name)

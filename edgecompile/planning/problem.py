@@ -1,4 +1,4 @@
-"""The scheduling problem, a chain of units and the hosts to run it on, and the schedule that answers it.
+"""The scheduling problem (a chain of units and the hosts to run it on) and the schedule that answers it.
 
 Cost model. Stage compute = decode at its first cut + its units + encode at its last cut. Transfer of a cut = wire
 bytes over the link's bandwidth. Period = the largest of all stage and transfer times, of what the data host's

@@ -1,4 +1,4 @@
-"""Which host runs which units: a problem in, a certified schedule out, solved by the native scheduler."""
+"""Solves a scheduling problem with the native scheduler and returns a certified schedule."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def solve(problem: Problem, words: Mapping[str, str] | None = None) -> Schedule:
             raise Infeasible(explain(problem, solution.furthest_cut, words))
         raise Infeasible(
             f"no plan was found within {(words or {}).get('state_budget', 'state_budget')} = {problem.state_budget:,}, "
-            "which is no proof that there is none: raise the budget, or leave hosts out"
+            "which does not prove that there is none: raise the budget, or leave hosts out"
         )
     return schedule_of(problem, solution)
 
@@ -77,6 +77,6 @@ def evaluate(problem: Problem, assignments: Sequence[Assignment]) -> Schedule:
             raise Infeasible(
                 f"stage {index} (units {stage.first}-{stage.last}) needs {format_bytes(stage.memory_bytes, 4)} on "
                 f"{host.name}, which has {format_bytes(host.memory_bytes, 4)}: "
-                f"{format_bytes(stage.memory_bytes - host.memory_bytes, 4)} too few"
+                f"short by {format_bytes(stage.memory_bytes - host.memory_bytes, 4)}"
             )
     return plan_of(plan, method="given", lower_bound_ps=module.lower_bound_ps(spec), objective_ps=plan.period_ps)

@@ -1,1 +1,1 @@
-"""What each unit costs on each kind of device: by data sheet, or as measured."""
+"""The cost of each unit on each kind of device, from data sheets or measurements."""

@@ -1,4 +1,4 @@
-"""units x devices -> seconds, from the devices' figures; measured.py takes them from measurements instead."""
+"""profile=analytic: estimates unit times from the devices' data sheets."""
 
 from __future__ import annotations
 

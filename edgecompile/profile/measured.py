@@ -1,4 +1,4 @@
-"""profile=measured: what edgeprofile measured on each kind of device -> seconds and bytes at the plan's microbatch."""
+"""profile=measured: unit times and sizes at the plan's microbatch, from files that edgeprofile wrote."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def measured_profile(chain: Chain, cluster: Cluster, request: ProfileRequest) ->
     """
     Raises:
         UserError: a profile is missing, of another model, or not of what the device says it is; or the microbatch
-            lies outside of those measured and profile.outside is refuse.
+            is outside the measured ones and profile.outside is refuse.
     """
     fingerprint = chain_fingerprint(chain, request.microbatch)
     unit_s, runtime, wires, notes = {}, {}, {}, []
@@ -89,7 +89,7 @@ def threads_of(cluster: Cluster, device: Device, machine_cores: int) -> int:
     if len(found) > 1:
         raise UserError(
             f"devices.{device.name}: its hosts have {choices(found)} threads, and a measured profile holds for one "
-            "number: make them kinds of their own (profile_of)"
+            "number: give them device kinds of their own (profile_of)"
         )
     return found.pop()
 
@@ -106,13 +106,13 @@ def _path(device: Device, request: ProfileRequest) -> Path:
     if not path.exists():
         raise UserError(
             f"{path}: no profile of {request.model} on {device.name}: run `{_command(device, request)}` on that device "
-            "and copy its file here, or take profile=analytic"
+            "and copy its file here, or use profile=analytic"
         )
     return path
 
 
 def _command(device: Device, request: ProfileRequest) -> str:
-    """What the user types; the model's own words where it is no option of ours."""
+    """What the user types; the model's own words where it is not an option of ours."""
     option = files("edgecompile.conf") / "model" / f"{request.model}.yaml"
     model = f"model={request.model}" if option.is_file() else "model=... (as here)"
     return f"edgeprofile {model} profile.device={device.profile_of}"
@@ -218,5 +218,5 @@ def _notes(found: DeviceProfile, path: Path, device: Device, request: ProfileReq
     notes = [note]
     worst = max(item.disturbed for item in found.microbatches)
     if worst > 0.25:
-        notes.append(f"{path.name}: something else had the cores in {worst:.0%} of the samples: measure when idle")
+        notes.append(f"{path.name}: other processes used the cores in {worst:.0%} of the samples: measure when idle")
     return notes

@@ -1,4 +1,4 @@
-"""The file that edgeprofile writes and profile=measured reads: one device, one model. Imports no torch.
+"""The profile file of one model on one device: written by edgeprofile, read by profile=measured. Imports no torch.
 
 Seconds, CPU seconds, bytes. Lists a unit have one entry for each of the model's units, in order.
 """
@@ -187,7 +187,7 @@ def _check(profile: DeviceProfile, where: str) -> None:
     count = len(profile.units)
     sizes = [item.microbatch for item in profile.microbatches]
     if not sizes or sizes != sorted(set(sizes)) or sizes[0] < 1:
-        raise UserError(f"{where}: microbatches: {sizes} does not do: it must be one size or more, ascending")
+        raise UserError(f"{where}: invalid value {sizes} for microbatches: expected one size or more, ascending")
     if profile.threads < 1 or profile.machine.cores < 1:
         raise UserError(f"{where}: threads and machine.cores must be 1 or more")
     for index, item in enumerate(profile.microbatches):
@@ -197,16 +197,18 @@ def _check(profile: DeviceProfile, where: str) -> None:
                 continue
             if len(values) != count:
                 raise UserError(
-                    f"{where}: microbatches.{index}.{key}: {len(values)} entries do not do: there are {count} units"
+                    f"{where}: microbatches.{index}.{key} has {len(values)} entries: expected {count}, one per unit"
                 )
             if min(values, default=0) < 0:
-                raise UserError(f"{where}: microbatches.{index}.{key}: {min(values)} does not do: it must be 0 or more")
+                raise UserError(
+                    f"{where}: invalid value {min(values)} for microbatches.{index}.{key}: expected 0 or more"
+                )
         if not any(value > 0 for value in item.wall_s):
             raise UserError(f"{where}: microbatches.{index}.wall_s: all are 0: measure again with edgeprofile")
 
 
 def check_profile_place(path: Path) -> None:
-    """Before the work: raises UserError where somebody's file that is no profile has the profile's name."""
+    """Before the work: raises UserError where a file that is not a profile has the profile's name."""
     check_ours(
         path, rf"{HEADER[:24]}|^version: .*^device: .*^fingerprint: ", "profile", "choose another profile.folder"
     )

@@ -1,4 +1,4 @@
-"""What a boundary costs the two stages that it parts, beside the link: by data sheet, or as measured."""
+"""The cost of encoding and decoding a boundary on its two stages, estimated or measured."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""A multirun sweep: its points, its table, its picture."""
+"""Hydra multirun sweeps: their points, table and plot."""

@@ -1,4 +1,4 @@
-"""Hydra multirun: one result file a job, then one table of this sweep; a point that fails is a row, not the end."""
+"""Hydra callback: writes a result file per job, then the sweep's table; a failed point becomes a row."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A sweep as a picture: throughput and latency over the microbatch, or side by side where no microbatch was swept."""
+"""Plots a sweep: throughput and latency over the microbatch, or as bars per job."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def _bars(figure: Figure, rows: Sequence[Mapping[str, Any]]) -> None:
         places = range(0, len(rows), -(-len(rows) // _MOST_NAMED))
         panels[1].set_xticks(places, [str(rows[place]["job"]) for place in places])
         panels[1].set_xlabel("job, as in the table")
-    spare = max(0.0, 4 - len(rows)) / 2  # one bar alone is no wall
+    spare = max(0.0, 4 - len(rows)) / 2  # one bar alone is not a wall
     panels[1].set_xlim(-0.7 - spare, len(rows) - 0.3 + spare)
 
 

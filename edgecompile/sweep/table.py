@@ -1,4 +1,4 @@
-"""A sweep's points side by side: what they share, what was swept, which is the best, as a table and for scripts."""
+"""The table of a sweep: common settings, swept settings and the best point, for people and scripts."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def table_parts(rows: Sequence[Mapping[str, Any]]) -> Iterator[Table | Text]:
     keys, best = swept_keys(rows), best_row(rows)
     shared = common_overrides(rows) if len(rows) > 1 else rows[0]["overrides"]
     words = ["sweep", *(["of", *shared] if shared else []), *(["over", ", ".join(keys)] if keys else [])]
-    table = Table(title=Text(" ".join(words)), title_justify="left")  # Text: brackets are no markup
+    table = Table(title=Text(" ".join(words)), title_justify="left")  # Text: brackets are not markup
     table.add_column("job", justify="right", no_wrap=True)
     for key in keys:
         table.add_column(Text(key), overflow="fold")

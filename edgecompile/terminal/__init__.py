@@ -1,1 +1,1 @@
-"""What every command has in common: options, progress, encodings, and how a process ends. Imports no torch."""
+"""Shared by all commands: options, progress, encodings and process handling. Imports no torch."""

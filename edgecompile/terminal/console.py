@@ -1,4 +1,4 @@
-"""What commands say while they work: rich on a terminal, plain lines elsewhere; and how they end."""
+"""Console output of the commands: rich on a terminal, plain lines elsewhere; errors and exit statuses."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from edgecompile.terminal.process import begin, final_status
 __all__ = ["Output", "choose_output", "error_line", "output_options", "run_command", "say", "steps", "table_console"]
 
 PLAIN_WIDTH, LEAST_WIDTH = 140, 40
-"""Columns: where nobody says how many there are, and the fewest that tables are made for."""
+"""Columns: the default where the width is unknown, and the fewest that tables are made for."""
 _OUTPUT = "EDGECOMPILE_OUTPUT"
 
 
@@ -48,12 +48,12 @@ def say(text: str) -> None:
 
 
 def table_console() -> Console:
-    """Standard output for tables; wide enough for them where it is no terminal and COLUMNS says nothing."""
+    """Standard output for tables; wide enough for them where it is not a terminal and COLUMNS says nothing."""
     return Console(highlight=False, width=_width())
 
 
 def _width() -> int:
-    """COLUMNS, where it is a number over 0, else the terminal's."""
+    """COLUMNS, where it is a number greater than 0, else the terminal's."""
     columns = os.environ.get("COLUMNS", "").strip()
     if columns.isdecimal() and int(columns) > 0:
         return max(int(columns), LEAST_WIDTH)

@@ -1,4 +1,4 @@
-"""File names and texts of every language, whatever the locale's encoding. Imports no torch."""
+"""Prints and reads file names and text in any language, whatever the locale. Imports no torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the options of all commands have in common: errors in one line with the nearest names, and shell completion."""
+"""Option parsing shared by all commands: one-line errors with near matches, and shell completion."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class _ShowCompletion(argparse.Action):
 def add_completion(parser: argparse.ArgumentParser, whole: Callable[[], argparse.ArgumentParser] | None = None) -> None:
     """`whole`: makes the parser that is completed, where it is another one."""
     parser.add_argument("--completion", action=_ShowCompletion, const=whole, choices=SHELLS, metavar="SHELL",
-                        help="print the script that completes this command's words: bash or zsh")  # fmt: skip
+                        help="print a shell completion script for this command: bash or zsh")  # fmt: skip
 
 
 def add_output_options(parser: argparse.ArgumentParser, *, json: str = "one JSON object on standard output") -> None:
@@ -64,7 +64,7 @@ def add_output_options(parser: argparse.ArgumentParser, *, json: str = "one JSON
 def completion_script(parser: argparse.ArgumentParser, shell: str, preamble: Mapping[str, str] | None = None) -> str:
     """What a shell reads to complete the parser's command. Raises UserError where shtab is not installed.
 
-    `preamble`: functions, by shell, that complete what is no word of the parser's.
+    `preamble`: functions, by shell, that complete what is not a word of the parser's.
     """
     try:
         import shtab

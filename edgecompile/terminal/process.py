@@ -1,4 +1,4 @@
-"""A command's process: output that nobody reads or no disk takes, and Ctrl-C while libraries are imported.
+"""A command's process: closed output pipes, full disks, and Ctrl-C during imports.
 
 Imports nothing but the standard library, and little of that: every command begins with it.
 """
@@ -31,7 +31,7 @@ USER_ERROR, INTERRUPTED, CLOSED_PIPE = 2, 130, 141
 class _Tolerant:
     """A text stream whose reader may go (`| head`), or whose disk may be full: what cannot be written is dropped.
 
-    Work goes on, and the command's status tells.
+    Work continues, and the exit status tells.
     """
 
     def __init__(self, stream: Any) -> None:
@@ -106,8 +106,8 @@ def tell_reader_left() -> None:
 
 
 def final_status(status: int) -> int:
-    """The command's exit status: 141 for one that did its work while nobody read what it printed; 2 where that could
-    not be written, which it says."""
+    """The command's exit status: 141 if its output pipe was closed before it ended; 2, with a message, if its output
+    could not be written."""
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             stream.flush()
@@ -139,7 +139,7 @@ class _Command:
 
 
 def at_interrupt(last_words: Callable[[], object] | None) -> None:
-    """What is printed of the work so far where Ctrl-C ends the process at once; None: nothing any more."""
+    """What is printed of the work so far where Ctrl-C ends the process at once; None: no longer anything."""
     _Command.last_words = last_words
 
 
@@ -148,7 +148,7 @@ def abrupt_interrupts() -> Iterator[None]:
     """While nothing is under way that must be put in order: Ctrl-C ends the process at once, in one line.
 
     Libraries, while they are imported, swallow KeyboardInterrupt or turn it into an error of their own. In a program
-    that is no command of ours, nothing changes.
+    that is not a command of ours, nothing changes.
     """
     try:
         if not _Command.name:

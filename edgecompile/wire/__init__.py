@@ -1,1 +1,1 @@
-"""How tensors look while they travel between stages."""
+"""Wire formats: how tensors are encoded between stages."""

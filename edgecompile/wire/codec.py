@@ -1,4 +1,4 @@
-"""Writes encoding and decoding into a stage's graph, so that the runtime only ships tensors."""
+"""Inserts encoding and decoding into a stage's graph, so that the runtime only moves tensors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which tensors of a boundary travel as they are in every wire format: masks, and values that no format would keep.
+"""Finds the tensors of a boundary that must not be encoded lossily: masks, ids and the like.
 
 Rounded, a mask lets through what it should hide: bfloat16 turns the least float into -inf, half precision clips it, and
 a code for every value between it and zero leaves one code for all the rest. Decided before scheduling, so that the

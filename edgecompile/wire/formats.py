@@ -1,13 +1,13 @@
-"""Wire formats: what a boundary's tensors look like while they travel, how many bytes that is, and what it costs.
+"""The wire formats: their names, sizes and costs.
 
-Floats of 32 bits are encoded, but for masks and the like (exact.py); all other tensors pass unchanged. Integer formats
-store codes of `bits` bits with an offset and a step for each item, or for each item and channel (the last dimension)
-where its codes outweigh these.
+Floats of 32 bits are encoded, but for masks and the like (exact_tensors.py); all other tensors pass unchanged. Integer
+formats store codes of `bits` bits with an offset and a step for each item, or for each item and channel (the last
+dimension) where its codes outweigh these.
 Where few bits are left, `clipping` spends them better than between the least and the largest value: an item's outliers
 are clipped where that lowers the error, at the analytic optimum for a Laplace distribution (Banner, Nahshan, Soudry,
 "Post training 4-bit quantization of convolutional networks for rapid-deployment", NeurIPS 2019). A channel's are not:
 there they are whole tokens, such as the class token or the words among padding, and these are what counts. With two
-bits its levels are fitted to its values instead (passes/wire.py).
+bits its levels are fitted to its values instead (codec.py).
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ FORMATS: Mapping[str, WireFormat] = {name.value: WireFormat(name=name.value, bit
 
 @dataclass(frozen=True, kw_only=True)
 class _Cost:
-    """Memory traffic in bytes for each element, and how many operators: counted from what passes/wire.py emits."""
+    """Memory traffic in bytes for each element, and how many operators: counted from what codec.py emits."""
 
     bytes_each: float
     num_operators: int

@@ -1,4 +1,4 @@
-"""`--local` and `--emulate` from the command line: every rank on this machine."""
+"""Runs all ranks on this machine for `--local` and `--emulate`."""
 
 from __future__ import annotations
 

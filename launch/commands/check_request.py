@@ -10,7 +10,7 @@ __all__ = ["check_run"]
 
 
 def check_run(request: RunRequest, plan: Plan) -> None:
-    """Raises UserError where there is no such input, or an output would write over something. Imports no torch."""
+    """Raises UserError where there is no such input, or an output would overwrite something. Imports no torch."""
     if request.input is not None and not request.from_stdin and not request.input.exists():
         raise UserError(f"{request.input}: no such input")
     if request.run is not None and not request.run.absolute().parent.is_dir():

@@ -1,4 +1,4 @@
-"""The data host's side of one command: what is fed, what becomes of the results, what is printed at the end."""
+"""The data host's part of a command: opens the input, handles the results, prints the summary."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ RECORD = "run.json"
 
 class Session:
     def __init__(self, request: RunRequest, plan: Plan, folder: Path) -> None:
-        """Raises UserError where input, output or golden file do not do."""
+        """Raises UserError where the input, output or golden file is invalid."""
         self._request, self._plan = request, plan
         self._record = request.run if request.run is not None else folder / RECORD
         self._began = datetime.now(timezone.utc).isoformat(timespec="seconds")
@@ -88,7 +88,7 @@ class Session:
         self._opened = replace(opened, items=islice(opened.items, count, None), num_items=known)
         self._num_earlier = count
         if not self._request.quiet:
-            say(f"goes on after item {count:,}")
+            say(f"resuming after item {count:,}")
 
     def discard(self) -> None:
         self.meter.stop()
@@ -106,7 +106,7 @@ class Session:
         console().print(f"stopped after {format_count(ends.num_items)} items{rate}", soft_wrap=True)
 
     def report(self, rank: Supervisor) -> None:
-        """Prints what became of the items, then how fast they came; keeps the run's record."""
+        """Prints what happened to the items, then the throughput; keeps the run's record."""
         self.meter.stop()
         if rank.run is not None:
             self._keep(rank.run)
@@ -120,10 +120,10 @@ class Session:
                            self._reference.slack)  # fmt: skip
         if self._bad.num_items:
             several = "s" if self._bad.num_items > 1 else ""
-            out.print(f"{self._bad.num_items} item{several} could not be read, and left a gap{several and ' each'}")
+            out.print(f"{self._bad.num_items} item{several} could not be read and left a gap{several and ' each'}")
         if self._bad.num_empty_lines:
             several = "s" if self._bad.num_empty_lines > 1 else ""
-            out.print(f"{self._bad.num_empty_lines} empty line{several} left out: no result stands for them")
+            out.print(f"{self._bad.num_empty_lines} empty line{several} skipped: they have no result")
         accuracy = self.results.accuracy
         if accuracy.num_items:
             share = accuracy.num_correct / accuracy.num_items
@@ -143,12 +143,12 @@ class Session:
                 check_record(self._record)
             write_record(record, self._record)
         except UserError as error:
-            say(f"edgelaunch: {error}")  # the results are there: this is no reason to fail
+            say(f"edgelaunch: {error}")  # the results are there: this is not a reason to fail
         if self._request.json:
             print(json.dumps(self._as_json(record)), flush=True)
 
     def _as_json(self, record: RunRecord) -> dict[str, Any]:
-        """The record without its traces, and what came of the items."""
+        """The record without its traces, and the counts of items."""
         values = asdict(record)
         for stage in values["stages"]:
             del stage["trace"]

@@ -1,4 +1,4 @@
-"""The edgelaunch command. Imports no torch before arguments and plan have been checked."""
+"""The `edgelaunch` command. Imports no torch before arguments and plan have been checked."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["main"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns 0, 2 for what the user can mend (one line on stderr), 130 after Ctrl-C; 1 with a traceback is our bug.
+    """Returns 0, 2 after a user's error (one line on stderr), 130 after Ctrl-C; 1 with a traceback is our bug.
 
     A rank other than 0 that was told to stop, by SIGTERM or SIGHUP, ends with 143.
     """

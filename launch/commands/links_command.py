@@ -26,7 +26,7 @@ R = TypeVar("R", bound=RankRequest)
 
 
 def check_links(request: LinksRequest, plan: Plan) -> None:
-    """Raises UserError where there is nothing to measure, or the output would write over something."""
+    """Raises UserError where there is nothing to measure, or the output would overwrite something."""
     check_measurable(plan)
     if request.output is not None:
         _check_output(request.output, request.secret_file, request.plan_path, plan)
@@ -35,7 +35,7 @@ def check_links(request: LinksRequest, plan: Plan) -> None:
 def check_measurable(plan: Plan) -> None:
     """Raises UserError where there is nothing to measure."""
     if len(plan.hosts) < 2:
-        raise UserError("the plan has one rank alone: there is no link to measure")
+        raise UserError("the plan has only one rank: there is no link to measure")
 
 
 def _check_output(output: Path, secret_file: Path | None, plan_path: Path, plan: Plan) -> None:

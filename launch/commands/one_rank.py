@@ -1,4 +1,4 @@
-"""One process, one rank: from its arguments to its exit status."""
+"""Runs one rank in this process, from its arguments to its exit status."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def _unwritten(rank: int) -> Failure | None:
 
 
 def _report(channel: socket.socket, failure: Failure) -> None:
-    with contextlib.suppress(OSError):  # the parent is gone: nobody is left to tell
+    with contextlib.suppress(OSError):  # the parent is gone: there is no one left to tell
         channel.sendall(failure.to_json().encode() + b"\n")
 
 

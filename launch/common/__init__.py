@@ -1,1 +1,1 @@
-"""What every part of a rank shares: who it is, its plan, its items, its failures. Imports no torch."""
+"""Shared by all parts of a rank: identity, plan, items and failures. Imports no torch."""

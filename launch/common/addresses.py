@@ -27,7 +27,7 @@ def read_address(what: str, text: str) -> Address:
     """ADDRESS:PORT. `what` names it in the UserError that is raised where the text is something else."""
     address = _split(text)
     if address is None:
-        raise UserError(f"{what} {text!r} does not do: it must be ADDRESS:PORT, such as 192.168.1.10:29500")
+        raise UserError(f"invalid value {text!r} for {what}: expected ADDRESS:PORT, such as 192.168.1.10:29500")
     return address
 
 
@@ -35,7 +35,7 @@ def read_port(what: str, text: str) -> Address:
     """PORT on loopback, or ADDRESS:PORT; else as `read_address`."""
     address = _split(text if ":" in text else f"{LOOPBACK}:{text}")
     if address is None:
-        raise UserError(f"{what} {text!r} does not do: it must be PORT, or ADDRESS:PORT such as 0.0.0.0:9400")
+        raise UserError(f"invalid value {text!r} for {what}: expected PORT, or ADDRESS:PORT such as 0.0.0.0:9400")
     return address
 
 

@@ -1,4 +1,4 @@
-"""How long a rank or a link may be silent before it counts as lost. Imports no torch."""
+"""Times of failure detection: how long a rank or a link may be silent. Imports no torch."""
 
 from __future__ import annotations
 

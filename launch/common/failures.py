@@ -1,4 +1,4 @@
-"""What ended a run: the first cause, as it is told to the other ranks and to the user."""
+"""Failure: the first cause that ended a run, as reported to the other ranks and the user."""
 
 from __future__ import annotations
 
@@ -60,8 +60,8 @@ class RankFailedError(RuntimeError):
 class Failure:
     """Why a rank ended.
 
-    `kind`: `user` (can be mended), `lost` (a rank is gone), `bug`, `interrupted` (which ends the run), `left` (it was
-    told to stop, and the others go on) or `late` (the run was over before it had joined).
+    `kind`: `user` (an error that the user can fix), `lost` (a rank is gone), `bug`, `interrupted` (which ends the run),
+    `left` (it was told to stop, and the others continue) or `late` (the run was over before it had joined).
     """
 
     rank: int
@@ -69,7 +69,7 @@ class Failure:
     message: str
     trace: str = ""
     private: bool = False
-    """The other ranks go on and are not told."""
+    """The other ranks continue and are not told."""
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -80,7 +80,7 @@ class Failure:
 
     @staticmethod
     def unreachable(message: str, trace: str = "") -> Failure:
-        """Rank 0's store is lost, or the way to it: a rank can tell nobody, and ends by itself."""
+        """Rank 0's store is lost, or the way to it: a rank cannot report it, and ends by itself."""
         return Failure(rank=0, kind="lost", message=message, trace=trace, private=True)
 
     @staticmethod
@@ -118,7 +118,7 @@ class FailureBox:
         self._failure: Failure | None = None
         self._finished = False
         self.parting = False
-        """All results are there, and ranks end one after the other: a connection that breaks now is no failure."""
+        """All results are there, and ranks end one after the other: a connection that breaks now is not a failure."""
 
     def put(self, failure: Failure) -> None:
         with self._changed:
@@ -151,7 +151,7 @@ class FailureBox:
         return self._finished or self._failure is not None
 
     def wait(self, timeout_s: float) -> None:
-        """Until something was put in, the run is complete or somebody woke it, at most `timeout_s`."""
+        """Until something was put in, the run is complete or `wake` was called, at most `timeout_s`."""
         with self._changed:
             if not self.ended and not self._news:
                 self._changed.wait(timeout_s)

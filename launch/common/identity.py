@@ -1,4 +1,4 @@
-"""Which rank this process is, and where rank 0 is. Imports no torch."""
+"""Finds out which rank this process is, and the address of rank 0. Imports no torch."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Endpoint:
     given: bool = False
     """`--master` or torchrun's environment said so, not the plan."""
     listen_fd: int | None = None
-    """A listening socket that --local opened for rank 0, so that nobody takes its port in between."""
+    """A listening socket that --local opened for rank 0, so that no other process takes its port in between."""
 
 
 def resolve(address: str) -> str | None:
@@ -57,7 +57,7 @@ def is_loopback(address: str) -> bool:
 def loopback_trap(plan: Plan, rank: int, endpoint: Endpoint) -> tuple[str, str] | None:
     """What is wrong with rank 0's address on this machine, and what to do; None where nothing is.
 
-    Debian enters a machine's own name into /etc/hosts as 127.0.1.1: a rank 0 that listens there is reached by nobody
+    Debian enters a machine's own name into /etc/hosts as 127.0.1.1: a rank 0 that listens there is reached by no one
     else, while the others, which ask the network for that name, wait in vain.
     """
     address = endpoint.address
@@ -69,7 +69,7 @@ def loopback_trap(plan: Plan, rank: int, endpoint: Endpoint) -> tuple[str, str] 
     numeric, own = resolve(address), address_towards(far[0].address)
     what = f"{address} is {numeric} on this machine" if numeric != address else f"rank 0's address is {address}"
     found = f"{what}, where {far[0].name} ({far[0].address}) and other machines cannot reach it"
-    entered = f"take {address} out of the line of {numeric} in /etc/hosts here, or " if numeric != address else ""
+    entered = f"remove {address} from the line of {numeric} in /etc/hosts here, or " if numeric != address else ""
     known = f" ({own} here)" if own is not None and not rank else ""
     fix = f"{entered}give every rank --master ADDRESS:PORT with rank 0's address on the network{known}"
     return found, fix
@@ -150,7 +150,7 @@ def choose_rank(plan: Plan, wanted: int | None, environ: Mapping[str, str]) -> i
     names = ", ".join(f"{host.name} ({host.address})" for host in plan.hosts)
     if not here:
         raise UserError(
-            f"this machine ({_own_name()}) is none of the plan's hosts {names}: "
+            f"this machine ({_own_name()}) is not one of the plan's hosts {names}: "
             "say --rank N for one rank, or --local to run all of them here"
         )
     raise UserError(
@@ -190,7 +190,7 @@ def _number(environ: Mapping[str, str], key: str) -> int | None:
     if not text:
         return None
     if not text.strip().isdecimal():
-        raise UserError(f"{key}={text!r} in the environment does not do: it must be a number")
+        raise UserError(f"invalid value {text!r} for {key} in the environment: expected a number")
     return int(text)
 
 

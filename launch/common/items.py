@@ -1,4 +1,4 @@
-"""What flows: one item with its name and label, and the mark between two streams."""
+"""The items of a stream: one item with its name and label, and the marker between two streams."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ FLUSH = Flush()
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """Items to feed. `num_items` is None where nobody knows before the end."""
+    """Items to feed. `num_items` is None where it is unknown before the end."""
 
     items: Iterator[Item | Flush]
     num_items: int | None

@@ -1,4 +1,4 @@
-"""Parts of a plan: which pairs of ranks it connects, and the plan that is left without a host. Imports no torch."""
+"""Derived views of a plan: which ranks are connected, and the fallback without a host. Imports no torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one rank is told before it begins. Imports no torch."""
+"""The options of one rank. Imports no torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The secret that the ranks share, from the environment or a file. Imports no torch."""
+"""Reads the secret that the ranks share, from the environment or a file. Imports no torch."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def find_secret(plan: Plan, master: str, file: Path | None, environ: Mapping[str
         return _checked(environ[VARIABLE].strip().encode(), VARIABLE)
     if len(plan.hosts) == 1 or is_loopback(master):
         return None
-    raise UserError(f"ranks on several machines need a shared secret, so that no stranger joins: {HOW}")
+    raise UserError(f"ranks on several machines need a shared secret, so that nobody else can join: {HOW}")
 
 
 def _read(path: Path) -> bytes:
@@ -52,5 +52,5 @@ def _read(path: Path) -> bytes:
 
 def _checked(secret: bytes, where: str) -> bytes:
     if not LEAST_BYTES <= len(secret) <= MOST_BYTES:
-        raise UserError(f"{where}: the secret has {len(secret)} bytes, it must have {LEAST_BYTES} or more: {HOW}")
+        raise UserError(f"{where}: the secret has {len(secret)} bytes, expected {LEAST_BYTES} or more: {HOW}")
     return secret

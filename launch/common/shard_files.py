@@ -1,4 +1,4 @@
-"""The files that a plan names: whether they are here, and have the bytes that the plan was written with."""
+"""Checks that a plan's files exist and have the recorded sha256."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ def check_file(path: Path, sha256: str, what: str, fix: str) -> None:
     except OSError as error:
         raise UserError(f"{path}: {what} cannot be read: {error.strerror}") from None
     if found != sha256:
-        raise UserError(f"{path}: {what} is damaged or of another plan (sha256 {found[:12]}, not {sha256[:12]}): {fix}")
+        raise UserError(
+            f"{path}: {what} is damaged or belongs to another plan (sha256 {found[:12]}, not {sha256[:12]}): {fix}"
+        )
 
 
 def check_shard(plan: Plan, stage: Stage, folder: Path) -> None:

@@ -1,5 +1,4 @@
-"""What a rank runs on: the versions that ranks tell each other when they join, and whether they fit. Imports no torch
-before it is asked for its version."""
+"""The software versions that ranks exchange when they join, and whether they are compatible. Imports no torch early."""
 
 from __future__ import annotations
 
@@ -13,7 +12,7 @@ __all__ = ["PROTOCOL", "Software", "mismatch"]
 PROTOCOL = 3
 """Of all that ranks say to each other: messages, their layout, texts in the store. Changed with any of them."""
 MOST_LETTERS = 60
-"""Of a version: a stranger may have written it."""
+"""Longest version text that is accepted: it may come from an untrusted process."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +33,7 @@ class Software:
 
     @staticmethod
     def read(values: Mapping[str, Any]) -> Software | None:
-        """None where these are not versions. Other keys are not heeded: a later version may have more."""
+        """None where these are not versions. Other keys are ignored: a later version may have more."""
         names = [field.name for field in fields(Software) if field.name != "protocol"]
         protocol, texts = values.get("protocol"), {name: values.get(name) for name in names}
         if not isinstance(protocol, int) or not all(_is_version(text) for text in texts.values()):

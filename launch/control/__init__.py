@@ -1,1 +1,1 @@
-"""Who is there, and what is done when somebody is not."""
+"""Membership and recovery: which ranks are present, and what happens when one is lost."""

@@ -1,4 +1,4 @@
-"""Heartbeats and news: one thread a rank with its own connection to the store, which no stage and no link holds up."""
+"""Sends heartbeats and receives announcements, in one thread with its own connection to the store."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Watch:
     """Beats for this rank, and carries news in both directions.
 
     Rank 0 listens to all, the others to rank 0: what rank 0 decides it announces. Operation timeouts play no part: a
-    slow stage or a quiet source is no failure, and one timed-out gloo operation closes the whole group.
+    slow stage or a quiet source is not a failure, and one timed-out gloo operation closes the whole group.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class Watch:
         self.announcement: Announcement | None = None
         """The latest of rank 0's; not kept on rank 0 itself."""
         self.verdict: str | None = None
-        """What rank 0 said of this incarnation: "" that it is out, else why it is turned away."""
+        """What rank 0 said of this incarnation: "" that it is out, else why it is rejected."""
         self.waits_for = ""
         """Whom rank 0 waits for, as it says; not kept on rank 0 itself."""
         self._urgent = True  # until `hurry` says otherwise: the first epoch is about to form
@@ -163,7 +163,7 @@ class Watch:
 
         def speak() -> None:
             self._thread.join(FAREWELL_S)  # the board is the watch thread's until it ends
-            with contextlib.suppress(PeerLostError):  # without the store nobody is left to tell
+            with contextlib.suppress(PeerLostError):  # without the store there is no one left to tell
                 say()
 
         teller = threading.Thread(target=speak, daemon=True)
@@ -221,7 +221,7 @@ class Watch:
                 if self.announcement is not None and self.announcement.phase == DONE:
                     self._box.put(Failure.of(self._rank, TooLateError(LATE)))
                 elif not self._stop.is_set() and not self._box.parting:
-                    message = f"{rank_name(self._plan, 0)} is gone: its store does not answer any more"
+                    message = f"{rank_name(self._plan, 0)} is gone: its store no longer answers"
                     self._box.put(Failure.unreachable(message, str(error)))
                 return
             if now - self.last_answer > self._detect_s / 2:  # this process itself was stopped for a while
@@ -279,8 +279,8 @@ class Watch:
                 roster.remark(remark)
                 self._box.wake()
         for text in self._news.new(now):
-            if not text:  # announced and never said, or said by somebody who may not
-                roster.remark("somebody who does not know the secret wrote into the store: it is not heeded")
+            if not text:  # announced and never written, or written by a process without the secret
+                roster.remark("ignoring what a process without the secret wrote into the store")
                 continue
             news = read_news(text)
             if isinstance(news, Hello):
@@ -335,7 +335,7 @@ class Watch:
         return False
 
     def _is_member(self) -> bool:
-        """Whether rank 0 counts this very process among the ranks that are there."""
+        """Whether rank 0 counts this process itself among the ranks that are there."""
         return self.announcement is not None and self.announcement.members.get(self._rank) == self.incarnation
 
     def _look_at_holder(self) -> None:

@@ -1,4 +1,4 @@
-"""What the ranks tell each other about who takes part: small texts in the store, each with its reader and writer."""
+"""The messages about membership that ranks exchange through the store."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Announcement:
         return tuple(sorted({0, *(stage.rank for stage in plan.stages)}))
 
     def is_after(self, other: Announcement | None) -> bool:
-        """Whether rank 0 said this later: an older one may be written back into the store by anybody."""
+        """Whether rank 0 said this later: an older one may be replayed into the store."""
         return other is None or (self.number, PHASES.index(self.phase)) > (other.number, PHASES.index(other.phase))
 
     def to_json(self) -> str:

@@ -1,4 +1,4 @@
-"""How busy each rank is while a run goes on, from what its heartbeats say. Imports no torch."""
+"""Tells how busy each rank is during a run, from its heartbeats. Imports no torch."""
 
 from __future__ import annotations
 

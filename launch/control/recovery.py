@@ -1,4 +1,4 @@
-"""What rank 0 decides: when an epoch ends, with whom and by which plan the next one goes on, when all is over."""
+"""Rank 0's decisions: when an epoch ends, which ranks and plan the next one uses, when the run is over."""
 
 from __future__ import annotations
 
@@ -137,14 +137,14 @@ class Coordinator:
             since = self._cut.pop(link)
             self._troubles.append((link, now))
             if link <= {0, *self._roster.states()}:  # else one of its ends is gone, and said to be
-                self._log(f"{link_name(self._plan, link)} carries again, {now - since:.1f} s later")
+                self._log(f"{link_name(self._plan, link)} is up again, {now - since:.1f} s later")
 
     def _describe(self, loss: Loss, num_items: int) -> str:
         return f"{rank_title(self._plan, loss.rank)} {loss.reason}{_after(num_items)}"
 
     def _describe_cut(self, link: Pair, num_items: int) -> str:
         silent_s = silence_s(self._plan.runtime.detect_s)
-        return f"{link_name(self._plan, link)} is cut: nothing came through for {silent_s:.1f} s{_after(num_items)}"
+        return f"{link_name(self._plan, link)} is cut: no data came through for {silent_s:.1f} s{_after(num_items)}"
 
     def _must_halt(self) -> bool:
         assert self._current is not None
@@ -215,7 +215,7 @@ class Coordinator:
         if not missing and now - max((self._cut[link] for link in cut), default=now) >= rejoin_s:
             link = min(cut, key=lambda link: (self._cut[link], sorted(link)))
             waited = f": it did not heal within {rejoin_s:g} s" if rejoin_s else ""
-            hint = ": mend the way between these two" if waited else ""
+            hint = ": repair the network between these two" if waited else ""
             return Failure(rank=max(link), kind="lost", message=self._describe_cut(link, num_items) + waited + hint)
         return None
 
@@ -242,10 +242,12 @@ class Coordinator:
             message = f"no result came in {MAX_ATTEMPTS} attempts to connect the ranks; the last reason: {reasons[0]}"
             return Failure(rank=0, kind="lost", message=message)
         if without is None:
-            self._log("all ranks are there: goes on as planned")
+            self._log("all ranks are present: continuing as planned")
         else:
             rate, before = self._rate(without), self._rate(None)
-            self._log(f"goes on without {without}: predicted {format_items_rate(rate)} (was {format_number(before)})")
+            self._log(
+                f"continuing without {without}: predicted {format_items_rate(rate)} (was {format_number(before)})"
+            )
         return self._form(without, states)
 
     def _form(self, without: str | None, states: dict[int, RankState]) -> Form:

@@ -1,4 +1,4 @@
-"""Who is there: rank 0's list of ranks, kept from their heartbeats. Reads no clock and no store of its own."""
+"""Rank 0's list of present ranks, updated from their heartbeats. Uses no clock and no store of its own."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from edgelaunch.process.processes import Process
 
 __all__ = ["LATE", "Loss", "Roster", "RankState"]
 
-LATE = "the run is over: this rank came after the last result, and has done nothing: start it again for the next run"
+LATE = "the run is over: this rank joined after the last result and did nothing: start it again for the next run"
 """The verdict on whoever comes then."""
 
 
@@ -56,7 +56,7 @@ class RankState:
 
 @dataclass(frozen=True)
 class Loss:
-    """A rank that was there and is not any more."""
+    """A rank that was present and no longer is."""
 
     rank: int
     reason: str
@@ -80,14 +80,14 @@ class Roster:
     plan: Plan
     sha256: str
     verdicts: dict[str, str] = field(default_factory=dict)
-    """By incarnation, to be published: "" for one that is out and may ask again, else why it is turned away."""
+    """By incarnation, to be published: "" for one that is out and may ask again, else why it is rejected."""
     holders: dict[str, Holder] = field(default_factory=dict)
     """By incarnation, to be published: who has the place that it asks for."""
     wrong_plan: int | None = None
     """A rank that came with another plan."""
     _closed: bool = False
     _spent: set[str] = field(default_factory=set)
-    """Incarnations that have had a place, or were turned away: none of them comes again."""
+    """Incarnations that have had a place, or were rejected: none of them comes again."""
     own_link: str = ""
     """Rank 0's own identity on links, and those whose links to it do not carry."""
     own_silent: tuple[str, ...] = ()
@@ -193,7 +193,7 @@ class Roster:
         with self._lock:
             name = rank_name(self.plan, hello.rank)
             if hello.incarnation in self._spent:
-                return  # an old one that somebody wrote back
+                return  # an old one, replayed
             if self._closed:
                 self.verdicts[hello.incarnation] = LATE
             elif not 0 < hello.rank < len(self.plan.hosts):
@@ -255,7 +255,7 @@ class Roster:
                     self.lose(rank, f"stopped answering {silent_s:.1f} s ago")
 
     def forgive(self, now: float) -> None:
-        """This process itself stood still for a while: nobody is to blame."""
+        """This process itself stood still for a while: no rank is silent because of that."""
         with self._lock:
             for state in self._seats.values():
                 state.changed = now
@@ -263,4 +263,6 @@ class Roster:
 
     def _turn_away(self, hello: Hello) -> None:
         self._spent.add(hello.incarnation)
-        self.verdicts[hello.incarnation] = f"{rank_name(self.plan, hello.rank)} runs already: start each rank once"
+        self.verdicts[hello.incarnation] = (
+            f"{rank_name(self.plan, hello.rank)} is already running: start each rank once"
+        )

@@ -1,4 +1,4 @@
-"""How a run ends well: rank 0 collects what the others counted, and lets them go. It goes last."""
+"""The normal end of a run: rank 0 collects the counters of the others, releases them and exits last."""
 
 from __future__ import annotations
 

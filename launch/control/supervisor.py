@@ -1,4 +1,4 @@
-"""From one epoch to the next: one process of a pipeline, as long as it lives.
+"""Runs one process of a pipeline from epoch to epoch, as long as it lives.
 
 A rank that is lost ends an epoch, not the run. Those that are left keep their process, their shard and their
 connection to rank 0's store, leave the epoch, and join the next one, in which what was under way is sent again.
@@ -64,7 +64,7 @@ class Run:
 
 
 class Supervisor:
-    """One process's part in a run; `wait` returns what came of it. The bytes of its shards have been checked."""
+    """One process's part in a run; `wait` returns its outcome. The bytes of its shards have been checked."""
 
     def __init__(
         self,
@@ -171,13 +171,13 @@ class Supervisor:
             self._watch.told_all(failure)
 
     def leave(self, failure: Failure) -> None:
-        """Tells rank 0 that this rank goes, so that the others go on without it. Takes 1.5 s at most."""
+        """Tells rank 0 that this rank leaves, so that the others continue without it. Takes 1.5 s at most."""
         self.box.put(failure)
         if self._watch is not None:
             self._watch.leave(failure.message)
 
     def abandon(self) -> None:
-        """Ends all threads of this process's rank, for a process that goes on. Takes a few seconds at most."""
+        """Ends all threads of this process's rank, for a process that lives on. Takes a few seconds at most."""
         self._given_up = True
         self.box.wake()
         if self._watch is not None:
@@ -210,7 +210,7 @@ class Supervisor:
     def fail(self, error: BaseException) -> None:
         """Called from any thread with the exception that ended it. Only a lost rank can be recovered from."""
         if isinstance(error, PeerLostError):
-            message = f"{rank_name(self._plan, 0)} is gone: its store does not answer any more"
+            message = f"{rank_name(self._plan, 0)} is gone: its store no longer answers"
             self.box.put(Failure.unreachable(message, str(error)))
             return
         self.box.put(Failure.of(self._rank, error))
@@ -219,7 +219,7 @@ class Supervisor:
         """A store call through a cut link hangs whatever its timeout: then the watch thread's silence tells."""
         silent_s = self._watch.silent_s(time.monotonic()) if self._watch is not None else 0.0
         if silent_s > (1 if self._rank else 2) * self._plan.runtime.detect_s:
-            whose = rank_name(self._plan, 0) if self._rank else "the store of this very rank"
+            whose = rank_name(self._plan, 0) if self._rank else "this rank's own store"
             hint = "" if self._rank else ": is its network down?"
             self.box.put(Failure.unreachable(f"{whose} stopped answering {silent_s:.1f} s ago{hint}"))
 
@@ -232,7 +232,7 @@ class Supervisor:
             watch = self._watch
             silent = watch is not None and time.monotonic() - watch.last_answer > limit_s
             if looked == self._looked and silent and not self.box.finished and not self._given_up:
-                message = f"the store of {rank_name(self._plan, 0)} does not answer any more: is its network down?"
+                message = f"the store of {rank_name(self._plan, 0)} no longer answers: is its network down?"
                 failure = Failure.unreachable(message)
                 self.box.put(failure)
                 self._last_resort(failure)
@@ -353,7 +353,7 @@ class Supervisor:
         if watch.verdict is not None:
             self._leave()
             watch.renew()
-            self._options.log("was out of reach and taken for lost: joins again")
+            self._options.log("was unreachable and considered lost: rejoining")
         announcement = watch.announcement
         through = self._current is not None and self._current.complete
         watch.hurry(through or announcement is None or announcement.phase == HALT)

@@ -1,1 +1,1 @@
-"""Checks of what a rank needs, before a run."""
+"""`edgelaunch doctor`: checks what a rank needs before a run."""

@@ -1,4 +1,4 @@
-"""Checks of `edgelaunch doctor`: whether this rank and rank 0 can meet and understand each other, within its limits."""
+"""Doctor checks: can this rank reach and join rank 0, within its limits."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def check_versions(context: CheckContext) -> Iterator[Finding]:
         found, _, fix = wrong.rpartition(": ")
         yield Finding(check="versions", found=found, verdict=FAILS, fix=fix)
     elif unlike := theirs.unlike(own):
-        fix = "nothing, where it works: the same versions everywhere are what is tested"
+        fix = "nothing if it works: only equal versions are tested together"
         yield Finding(check="versions", found=f"{name} has {unlike}, this rank {own.unlike(theirs)}", verdict=NOTE,
                       fix=fix)  # fmt: skip
     else:
@@ -45,7 +45,7 @@ def check_versions(context: CheckContext) -> Iterator[Finding]:
 
 
 def _of_rank_0(endpoint: Endpoint) -> Software | None:
-    """None where it is not there yet, or says nothing. Raises UserError where somebody else listens there."""
+    """None where it is not there yet, or says nothing. Raises UserError where another program listens there."""
     from edgelaunch.store.joining import greeting
     from edgelaunch.store.meeting import Board
 

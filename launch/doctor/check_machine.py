@@ -1,4 +1,4 @@
-"""Checks of `edgelaunch doctor`: clock, cores, memory, disk and the plan's files."""
+"""Doctor checks: clock, cores, memory, disk and the plan's files."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def check_clock(context: CheckContext) -> Iterator[Finding]:
     newest = max((path.stat().st_mtime for path in context.folder.glob("*.yaml")), default=now)
     if newest > now + AHEAD_S:
         fix = "set it (timedatectl set-ntp true): runs do not depend on it, dates in logs do"
-        found = f"{shown}, and the plan is {_span(newest - now)} younger"
+        found = f"{shown}, and the plan is {_span(newest - now)} newer"
         yield Finding(check="clock", found=found, verdict=NOTE, fix=fix)
         return
     yield Finding(check="clock", found=shown)
@@ -57,10 +57,10 @@ def check_memory(context: CheckContext) -> Iterator[Finding]:
         return
     found = f"{format_bytes(free)} free, the plan takes {format_bytes(wanted)}"
     if free < wanted:
-        fix = "stop what else runs here, or compile with less: hosts.members.NAME.memory=, a smaller microbatch"
+        fix = "stop other programs here, or compile with less: hosts.members.NAME.memory=, a smaller microbatch"
         yield Finding(check="memory", found=found, verdict=FAILS, fix=fix)
     elif free < TIGHT * wanted:
-        fix = "tight: the kernel may end a rank when something else starts here"
+        fix = "tight: the kernel may kill a rank when something else starts here"
         yield Finding(check="memory", found=found, verdict=NOTE, fix=fix)
     else:
         yield Finding(check="memory", found=found)
@@ -69,7 +69,7 @@ def check_memory(context: CheckContext) -> Iterator[Finding]:
 def check_disk(context: CheckContext) -> Iterator[Finding]:
     free = shutil.disk_usage(context.folder).free
     if free < ROOM_BYTES:
-        fix = "make room: results and temporary files need some"
+        fix = "free space: results and temporary files need some"
         verdict = FAILS if 0 in context.ranks else NOTE
         yield Finding(check="disk", found=f"{format_bytes(free)} free", verdict=verdict, fix=fix)
     else:
@@ -88,13 +88,13 @@ def check_shards(context: CheckContext) -> Iterator[Finding]:
                 yield Finding.of_error("shard", error)
             else:
                 yield Finding(check="shard", found=str(error).partition(": copy")[0], verdict=NOTE,
-                              fix="none is needed: it is fetched from rank 0 when the run begins")  # fmt: skip
+                              fix="not needed: it is fetched from rank 0 when the run begins")  # fmt: skip
             return
     if stages:
         plural = "s" if len(stages) > 1 else ""
         yield Finding(check=f"shard{plural}", found=f"{len(stages)}, {format_bytes(size)}, as the plan has them")
     else:
-        yield Finding(check="shard", found="none is needed: this rank runs no stage")
+        yield Finding(check="shard", found="not needed: this rank runs no stage")
 
 
 def check_files(context: CheckContext) -> Iterator[Finding]:

@@ -1,4 +1,4 @@
-"""Checks of `edgelaunch doctor`: names, addresses, interfaces, ports and the shared secret."""
+"""Doctor checks: names, addresses, interfaces, ports and the shared secret."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def check_address(context: CheckContext) -> Iterator[Finding]:
     plan, (rank,) = context.plan, context.ranks
     for host in plan.hosts:
         if resolve(host.address) is None:
-            fix = f"enter it in /etc/hosts, or compile with hosts.members.{host.name}.address=an IP address"
+            fix = f"add it to /etc/hosts, or compile with hosts.members.{host.name}.address=an IP address"
             what = f"{rank_name(plan, host.rank)}: {host.address} has no address"
             verdict = FAILS if host.rank in (0, rank) else NOTE
             yield Finding(check="name", found=what, verdict=verdict, fix=fix)
@@ -44,7 +44,7 @@ def check_address(context: CheckContext) -> Iterator[Finding]:
     if address_is_here(own.address):
         yield Finding(check="address", found=f"{own.address} is this machine")
     else:
-        fix = "fine where --rank and --master say so on purpose; else compile with this machine's address"
+        fix = "fine where --rank and --master are set on purpose; else compile with this machine's address"
         yield Finding(check="address", found=f"{own.address} is not this machine", verdict=NOTE, fix=fix)
 
 
@@ -67,7 +67,7 @@ def check_interface(context: CheckContext) -> Iterator[Finding]:
     if rate <= 0:
         yield Finding(check="interface", found=f"{name}, of unknown rate: edgelaunch links measures it")
     elif planned is not None and rate < SLOWER * planned:
-        fix = "look at cable and switch, or compile with this bandwidth for the host"
+        fix = "check cable and switch, or compile with this bandwidth for the host"
         found = f"{name} runs at {format_rate(rate)}, the plan counts on {format_rate(planned)}"
         yield Finding(check="interface", found=found, verdict=FAILS, fix=fix)
     else:
@@ -90,8 +90,8 @@ def _port_to_listen(endpoint: Endpoint, where: str) -> Finding:
             listener.bind(target)
     except OSError as error:
         taken = error.errno == errno.EADDRINUSE
-        fix = "stop what listens there, or give every rank --master ADDRESS:PORT with an address of this machine"
-        found = f"{where} is taken" if taken else f"{where} cannot be listened at: {error.strerror}"
+        fix = "stop what uses it, or give every rank --master ADDRESS:PORT with an address of this machine"
+        found = f"{where} is in use" if taken else f"cannot listen on {where}: {error.strerror}"
         return Finding(check="port", found=found, verdict=FAILS, fix=fix)
     return Finding(check="port", found=f"{where} is free")
 
@@ -101,13 +101,13 @@ def _port_to_reach(endpoint: Endpoint, where: str) -> Finding:
     try:
         socket.create_connection((endpoint.address, endpoint.port), timeout=REACH_S).close()
     except ConnectionRefusedError:
-        return Finding(check="rank 0", found=f"its machine answers, nobody listens at {where} yet", verdict=NOTE,
+        return Finding(check="rank 0", found=f"its machine answers, nothing listens on {where} yet", verdict=NOTE,
                        fix="start rank 0; nothing is wrong if you are about to")  # fmt: skip
     except OSError as error:
-        fix = "look at rank 0's power, cable, address and firewall (TCP, that port and all above 1023)"
-        found = f"no way to {where}: {error.strerror or error}"
+        fix = "check rank 0's power, cable, address and firewall (TCP, that port and all above 1023)"
+        found = f"cannot reach {where}: {error.strerror or error}"
         return Finding(check="rank 0", found=found, verdict=FAILS, fix=fix)
-    return Finding(check="rank 0", found=f"listens at {where}, {(time.monotonic() - begin) * 1e3:.1f} ms away")
+    return Finding(check="rank 0", found=f"listens on {where}, {(time.monotonic() - begin) * 1e3:.1f} ms away")
 
 
 def check_secret(context: CheckContext) -> Iterator[Finding]:
@@ -130,7 +130,7 @@ def judge_links(plan: Plan, found: Mapping[tuple[int, int], Figures]) -> Iterato
         if planned is None or measured >= SLOWER * planned.bandwidth_bytes_per_s:
             yield Finding(check="link", found=f"{names}: {format_rate(measured)}")
             continue
-        fix = "look at cable, switch or Wi-Fi; or plan with what there is: edgelaunch links PLAN --output hosts.yaml"
+        fix = "check cable, switch or Wi-Fi; or plan with what there is: edgelaunch links PLAN --output hosts.yaml"
         told = f"{names}: {format_rate(measured)}, the plan counts on {format_rate(planned.bandwidth_bytes_per_s)}"
         yield Finding(check="link", found=told, verdict=FAILS, fix=fix)
 

@@ -1,4 +1,4 @@
-"""Checks of `edgelaunch doctor`: Python, torch and what it can do here. Imports torch only inside them."""
+"""Doctor checks: Python, torch and its features. Imports torch only inside the checks."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def check_gpu(context: CheckContext) -> Iterator[Finding]:
         yield Finding(check="GPU", found=torch.cuda.get_device_name(0))
         return
     fix = "install a torch with CUDA for this board, or compile with execution: cpu for its device"
-    yield Finding(check="GPU", found="planned for cuda, and torch finds none", verdict=FAILS, fix=fix)
+    yield Finding(check="GPU", found="planned for cuda, but torch finds no GPU", verdict=FAILS, fix=fix)
 
 
 def check_gloo(context: CheckContext) -> Iterator[Finding]:
@@ -117,7 +117,7 @@ def check_gloo(context: CheckContext) -> Iterator[Finding]:
 
     if not (dist.is_available() and dist.is_gloo_available()):
         fix = "install a torch that was built with USE_DISTRIBUTED=1 and USE_GLOO=1"
-        yield Finding(check="gloo", found="this torch has none", verdict=FAILS, fix=fix)
+        yield Finding(check="gloo", found="this torch has no gloo", verdict=FAILS, fix=fix)
         return
     try:
         address = context.own_address()

@@ -1,4 +1,4 @@
-"""What `edgelaunch doctor` looks at, and what it says of it."""
+"""The result of a doctor check, and how it is worded."""
 
 from __future__ import annotations
 

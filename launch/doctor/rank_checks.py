@@ -1,4 +1,4 @@
-"""What a rank needs before a run: all checks, in the order in which a run needs what they look at."""
+"""All doctor checks for one rank, in the order in which a run depends on them."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The plan's cluster on this machine: namespaces, control groups, cores."""
+"""Emulates the plan's cluster on this machine: network namespaces, control groups, cores."""

@@ -1,4 +1,4 @@
-"""Keeps a core from idling while nothing else wants it: `python spin.py PARENT`, until that process is gone.
+"""Keeps a core from idling while nothing else uses it, until the parent process is gone; run as a file.
 
 A core that a host's share leaves idle half of the time sleeps, clocks down, and on a virtual machine is lent to others,
 who leave nothing in its caches: bert_base on hosts of 0.45 cores alone on a core each was 17 % slower than its profile

@@ -1,4 +1,4 @@
-"""CPU share and memory limit of a process, through control groups of version 1 or 2. Linux, root."""
+"""Limits a process's CPU share and memory with control groups v1 or v2. Linux, root."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`--emulate`: the plan's cluster on this machine, each rank with its host's network, cores and memory. Linux, root.
+"""`--emulate`: runs each rank with its host's network, cores and memory. Linux, root.
 
 Also for benchmarks and tests: `with Emulation(plan) as emulation:`, then `emulation.prefix(rank)` before any command.
 """
@@ -121,7 +121,7 @@ class Emulation:
         )
         limit = format_bytes(self._plan.hosts[rank].limits.memory_bytes)
         return (
-            f"{rank_name(self._plan, rank)} outgrew its memory limit of {limit}{planned}: compile with a smaller "
+            f"{rank_name(self._plan, rank)} exceeded its memory limit of {limit}{planned}: compile with a smaller "
             "microbatch, more hosts, or the memory that the host really has"
         )
 
@@ -230,7 +230,7 @@ def describe(plan: Plan) -> list[str]:
     elif plan.network.model == "pairwise" and plan.links:
         rates = [link.bandwidth_bytes_per_s for link in plan.links]
         network = f", whose links have {format_rate(min(rates))} to {format_rate(max(rates))}"
-    lines = [f"emulates {several} on this machine, all on its CPU{network}"]
+    lines = [f"emulating {several} on this machine, all on its CPU{network}"]
     for host, rate in zip(plan.hosts, interface_rates(plan), strict=True):
         share = "all cores" if host.limits.cpu_share is None else f"{host.limits.cpu_share:g} cores"
         interface = f", {format_rate(rate)} each way" if plan.network.model == "host" and rate is not None else ""
@@ -238,7 +238,7 @@ def describe(plan: Plan) -> list[str]:
     total = sum(host.limits.cpu_share or 0.0 for host in plan.hosts)
     if total > available_cores():
         lines.append(
-            f"the hosts have {total:g} cores together, this machine {available_cores()}: expect less than planned"
+            f"the hosts have {total:g} cores in total, this machine {available_cores()}: expect less than planned"
         )
     latency_s = max((link.latency_s for link in plan.links), default=0.0)
     if latency_s > SLOWEST_UNSEEN_LATENCY_S:
@@ -256,7 +256,7 @@ def pinned_cores(shares: Sequence[float | None], cores: Sequence[int]) -> list[t
 
     Hosts of up to one core are spread over this machine's cores so that none has more than one core's worth, the
     largest first: left alone, the kernel moves them about and a large share comes out up to 15 % short. Where that does
-    not work out, or a host has more than one core or no share, nobody is kept anywhere.
+    not work out, or a host has more than one core or no share, no process is pinned.
     """
     free = dict.fromkeys(cores, 1.0)
     chosen: dict[int, tuple[int, ...]] = {}

@@ -1,4 +1,4 @@
-"""Starts a command in control groups and on given cores: `python enter.py CORES GROUPS COMMAND...`. Run as a file.
+"""Starts a command in control groups and on given cores; run as a file with CORES GROUPS COMMAND...
 
 CORES: numbers joined by commas, or empty for all. GROUPS: folders of control groups joined by colons. The process joins
 before it becomes the command, so that nothing of the command runs outside.
@@ -16,7 +16,7 @@ __all__: list[str] = []
 SLICE_NS = 100_000_000
 """How long the command may run before another gets the core, as long as a group's longest period: hosts that share a
 core would drive each other's weights out of its caches every 3 ms, which costs 6 to 15 % of their time, and boards of
-their own do not. Linux 6.12 and later heed it."""
+their own do not. Linux 6.12 and later respect it."""
 SCHED_SETATTR = {"x86_64": 314, "aarch64": 274, "riscv64": 274, "armv7l": 380}
 
 

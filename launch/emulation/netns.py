@@ -1,4 +1,4 @@
-"""Network namespaces joined by links of given rates. Linux, root, iproute2.
+"""Network namespaces connected by links of given rates. Linux, root, iproute2.
 
 All interfaces are made inside the namespaces: the machine's own network is not touched, and does not reach them. A rate
 is what a TCP stream gets, as everywhere in a plan, and as `edgelaunch links` measures it; headers come on top.
@@ -157,7 +157,7 @@ def namespaces_named(prefix: str) -> list[str]:
 
 
 def remove_namespaces(names: Sequence[str]) -> None:
-    """With their interfaces. One that another start removed meanwhile is no error."""
+    """With their interfaces. One that another start removed meanwhile is not an error."""
     for name in names:
         subprocess.run([tool("ip"), "netns", "delete", name], capture_output=True, check=False)
 

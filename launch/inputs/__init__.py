@@ -1,1 +1,1 @@
-"""What users feed: arrays, sentences, images, standard input."""
+"""Reads input: arrays, sentences, images, standard input."""

@@ -1,4 +1,4 @@
-"""Arrays as input: .npy, .npz and .safetensors files."""
+"""Reads arrays as input: .npy, .npz and .safetensors files."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def open_arrays(plan: Plan, folder: Path, path: Path, bad: BadItems) -> Source:
     if len(set(counts.values())) > 1:
         raise UserError(f"{path}: the arrays differ in their number of items: {counts}")
     if labels is not None and (labels.ndim != 1 or len(labels) != count or labels.dtype.kind not in "iu"):
-        raise UserError(f"{path}: {LABEL_KEY} is {labels.dtype} {labels.shape}, it must be whole numbers ({count},)")
+        raise UserError(f"{path}: {LABEL_KEY} is {labels.dtype} {labels.shape}, expected whole numbers ({count},)")
     if labels is not None and count:
         for place in (int(labels.argmin()), int(labels.argmax())):
             class_label(plan, labels[place], f"{path}, item {place}")

@@ -1,4 +1,4 @@
-"""What becomes of an item that cannot be read: the run stops, or the item leaves a marked gap and shifts no other."""
+"""Handles items that cannot be read: the run stops, or the item leaves a marked gap."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class BadItems:
     """Counts them. In place of a bad item zeros go through the pipeline, so that results stay in step."""
 
     def __init__(self, plan: Plan, *, gap: bool, quiet: bool = False) -> None:
-        """`gap`: go on; otherwise the first one's error ends the run."""
+        """`gap`: continue; otherwise the first one's error ends the run."""
         self.gap, self._quiet = gap, quiet
         self.num_items = 0
         self.num_empty_lines = 0
-        """Of files whose lines are no sentences as they are: no result stands for them."""
+        """Of files whose lines are not sentences as they are: no result stands for them."""
         self._filler = {
             spec.name: np.zeros(spec.shape[1:], "float32" if spec.dtype == "bfloat16" else spec.dtype)
             for spec in plan.inputs

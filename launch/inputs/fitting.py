@@ -1,4 +1,4 @@
-"""One array for one input of the model: the shape and dtype that it takes, or an error that says what differs."""
+"""Checks that an array matches a model input's shape and dtype."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def fit(value: Any, spec: TensorSpec, where: str) -> NDArray[Any]:
         array = np.asarray(value)
     except (ValueError, TypeError, RuntimeError) as error:  # uneven lists; torch's tensors that numpy does not take
         reason = " ".join(str(error).split())
-        raise UserError(f"{where}: {spec.name} is no array ({reason}), the model takes {wanted}") from None
+        raise UserError(f"{where}: {spec.name} is not an array ({reason}), the model takes {wanted}") from None
     if array.shape != spec.shape[1:] or not convertible(array.dtype, spec):
         raise UserError(f"{where}: {spec.name} is {array.dtype} {array.shape}, the model takes {wanted}")
     target = np.dtype("float32" if spec.dtype == "bfloat16" else spec.dtype)

@@ -1,4 +1,4 @@
-"""A folder of images: which files it holds, and which classes its subfolders mean."""
+"""Reads a folder of images: its files, and the classes that its subfolders stand for."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ class Found:
         """What a user must know of what was left out."""
         notes = []
         if self.num_hidden:
-            notes.append(f"left out {self.num_hidden} hidden files or folders, whose names begin with a dot")
+            notes.append(f"skipped {self.num_hidden} hidden files or folders, whose names begin with a dot")
         if count := self.others.total():
             kinds = ", ".join(suffix or "no suffix" for suffix, _ in self.others.most_common(MOST_NAMED))
             several = "s" if count > 1 else ""
-            notes.append(f"left out {count} file{several} of other kinds ({kinds}): convert those that are images")
+            notes.append(f"skipped {count} file{several} of other kinds ({kinds}): convert those that are images")
         return notes
 
 
@@ -65,7 +65,7 @@ def find_images(root: Path) -> Found:
             raise UserError(f"{folder}: this folder cannot be read: {error.strerror}") from None
         itself = (facts.st_dev, facts.st_ino)
         if itself in above:
-            raise UserError(f"{folder}: leads back to a folder that it lies in: remove this link")
+            raise UserError(f"{folder}: links back to a folder that contains it: remove this link")
         for entry in entries:
             path = folder / entry.name
             if entry.name.startswith("."):  # ._a.png, .ipynb_checkpoints
@@ -75,7 +75,7 @@ def find_images(root: Path) -> Found:
             elif path.suffix.lower() in SUFFIXES:
                 files.append(path)
             elif entry.is_symlink() and not path.exists():
-                raise UserError(f"{path}: leads to {os.readlink(path)}, which is not there: mend or remove this link")
+                raise UserError(f"{path}: links to {os.readlink(path)}, which does not exist: fix or remove the link")
             else:
                 others[path.suffix.lower()] += 1
     return Found(sorted(files), num_hidden, others)
@@ -93,7 +93,7 @@ class Classes:
     """What a folder's subfolders mean."""
 
     numbers: dict[str, int]
-    """By subfolder; empty where they are no classes."""
+    """By subfolder; empty where they are not classes."""
     note: str | None = None
     """What a user must know of it."""
 
@@ -124,9 +124,12 @@ def class_numbers(plan: Plan, folders: Sequence[str], where: Path) -> Classes:
         )
     if count is None or len(folders) == count:
         places = {name: number for number, name in enumerate(sorted(folders))}
-        return Classes(places, "class folders are numbered in alphabetical order, since no label of the plan is theirs")
+        return Classes(
+            places,
+            "class folders are numbered in alphabetical order, since none of them is named by a label of the plan",
+        )
     note = (
-        f"the {len(folders)} subfolders are not taken for classes: they are named by no label and no class number of "
+        f"the {len(folders)} subfolders are not used as classes: they are named by neither labels nor class numbers of "
         f"the plan, which has {count} classes"
     )
     return Classes({}, note)

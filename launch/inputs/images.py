@@ -1,4 +1,4 @@
-"""Images as input: a file, or a folder whose subfolders may be classes."""
+"""Reads images as input: one file, or a folder whose subfolders may be classes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,9 @@ def open_images(plan: Plan, folder: Path, path: Path, bad: BadItems) -> Source:
     """
     spec = plan.data.image
     if plan.data.kind != "image" or spec is None or len(plan.inputs) != 1:
-        raise UserError(f"{path}: images, and {plan.model.name} takes {plan.data.kind} input: give arrays instead")
+        raise UserError(
+            f"{path}: holds images, but {plan.model.name} takes {plan.data.kind} input: give arrays instead"
+        )
     if spec.interpolation not in INTERPOLATIONS:
         raise UserError(f"data.image.interpolation {spec.interpolation!r} is unknown: {', '.join(INTERPOLATIONS)}")
     if path.is_dir():

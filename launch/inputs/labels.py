@@ -1,4 +1,4 @@
-"""Class scores as people read them: label names, probabilities, accuracy, Matthews correlation."""
+"""Labels and scores: class names, probabilities, accuracy, Matthews correlation."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ UNLABELLED = -1
 
 
 def num_classes(plan: Plan) -> int | None:
-    """How many scores the model gives an item; None where its results are no labels."""
+    """How many scores the model gives an item; None where its results are not labels."""
     if plan.data.result != "labels" or plan.data.scores is None:
         return None
     spec = next(spec for spec in plan.outputs if spec.name == plan.data.scores)
@@ -30,18 +30,18 @@ def class_label(plan: Plan, value: Any, where: str) -> int | None:
     """An input's label as a class number; None where it says that it has none: -1, or null.
 
     Raises:
-        UserError: it is no whole number, or the model has no such class.
+        UserError: it is not a whole number, or the model has no such class.
     """
     if value is None:
         return None
     count = num_classes(plan)
     allowed = "a class number" if count is None else f"a class number, 0 to {count - 1}"
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise UserError(f"{where}: label is {value!r:.60}, it must be {allowed}")
+        raise UserError(f"{where}: label is {value!r:.60}, expected {allowed}")
     if value == UNLABELLED:
         return None
     if value < 0 or value >= (math.inf if count is None else count):
-        raise UserError(f"{where}: label is {value!s:.60}, it must be {allowed}")
+        raise UserError(f"{where}: label is {value!s:.60}, expected {allowed}")
     return int(value)
 
 

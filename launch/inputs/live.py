@@ -1,4 +1,4 @@
-"""A live source: items come at a rate or as somebody sends them, and wait or are dropped where the pipeline is full."""
+"""Live sources: items arrive at a rate or from a sender, and wait or are dropped when the pipeline is full."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Live:
         self._next_results.finish()
 
     def report(self) -> str:
-        """What became of the items, in one line."""
+        """The counts of items, in one line."""
         rate = format_items_rate(self._rate_per_s) if self._rate_per_s is not None else "items as they came"
         done = self.num_taken - self.num_dropped
         policy = f", {self.num_dropped} dropped" if self._drop_oldest else ""

@@ -1,4 +1,4 @@
-"""Turns `--input` into a stream of items: arrays, sentences or images, read as they are needed."""
+"""Opens `--input` as a lazily read stream of items: arrays, sentences or images."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def open_source(plan: Plan, folder: Path, path: Path, limit: int | None, bad: Ba
     Args:
         folder: the plan's, where the tokenizer lies.
         limit: at most so many items; None for all.
-        bad: what becomes of an image or a line that cannot be read; None: it is an error. A damaged file of arrays
+        bad: what to do with an image or a line that cannot be read; None: it is an error. A damaged file of arrays
             always is.
 
     Raises:
@@ -57,4 +57,4 @@ def _opener(path: Path) -> Callable[[Plan, Path, Path, BadItems], Source]:
     if suffix in ARRAY_SUFFIXES:
         return arrays.open_arrays
     kinds = ", ".join((*ARRAY_SUFFIXES, *TEXT_SUFFIXES))
-    raise UserError(f"{path}: of an unknown kind: an input is a folder of images, an image, or a file {kinds}")
+    raise UserError(f"{path}: unknown kind of input: expected a folder of images, an image, or a file {kinds}")

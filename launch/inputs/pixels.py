@@ -1,4 +1,4 @@
-"""An image file to its pixels as a person sees them: of any depth, turned the right way up, one picture a file."""
+"""Decodes an image file to pixels: any bit depth, upright, one picture per file."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def read_rgb(file: Path) -> Image.Image:
     """The image as 8-bit RGB; 16-bit greys are scaled, white to white, and not cut off.
 
     Raises:
-        UserError: the file is no readable image, has too many pixels, several pictures, or numbers that are no pixels.
+        UserError: the file is not a readable image, has too many pixels or pictures, or values that are not pixels.
     """
     check_regular(file, "an image", "leave it out")
     try:
@@ -108,7 +108,7 @@ def _check_pages(image: Image.Image) -> None:
         what = "several pages" if len(pages) > 1 else "a smaller picture first"
     else:
         what = "several frames, an animation"
-    raise UserError(f"holds {what}, and an item is one picture: save those that you mean as files of their own")
+    raise UserError(f"holds {what}, but an item is one picture: save the ones you need as files of their own")
 
 
 def _full_pages(image: Image.Image) -> list[int]:

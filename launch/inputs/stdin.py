@@ -1,4 +1,4 @@
-"""Standard input as a live source: a sentence, an image's path or a JSON object a line."""
+"""Reads standard input as a live source: one sentence, image path or JSON object per line."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def open_stdin(plan: Plan, folder: Path, bad: BadItems) -> Source:
     input. A plan that takes images also reads paths of images. Of these, empty lines are left out and counted.
 
     Raises:
-        UserError: the plan's tokenizer does not do. While items are drawn: a line does not; names its number.
+        UserError: the plan's tokenizer is invalid. While items are drawn: a line is invalid; names its number.
     """
     parse = _parser(plan, folder)
     return Source(
@@ -80,9 +80,9 @@ def _items(parse: Parse, bad: BadItems, *, every_line: bool) -> Iterator[Item]:
 
 
 def _item(line: bytes, index: int, where: str, parse: Parse, *, every_line: bool) -> Item | None:
-    """None for an empty line that is no item."""
+    """None for an empty line that is not an item."""
     if len(line) > MAX_LINE_BYTES:
-        raise UserError(f"{where}: a line of more than {MAX_LINE_BYTES} bytes is no item")
+        raise UserError(f"{where}: a line of more than {MAX_LINE_BYTES} bytes is not an item")
     text = decode_line(line, where).strip()
     return parse(text, index, where) if text or every_line else None
 
@@ -120,7 +120,7 @@ def _array(value: Any, spec: TensorSpec, where: str) -> Any:
     try:
         array = np.asarray(value)
     except (ValueError, OverflowError) as error:
-        raise UserError(f"{where}: {spec.name} is no array: {error}") from None
+        raise UserError(f"{where}: {spec.name} is not an array: {error}") from None
     if "float" in spec.dtype and array.dtype.kind in "iu":
         array = array.astype(np.float64)
     return fit(array, spec, where)

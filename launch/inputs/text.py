@@ -1,4 +1,4 @@
-"""Sentences as input: .txt, .jsonl and GLUE .tsv files through the plan's tokenizer."""
+"""Reads sentences as input, from .txt, .jsonl and GLUE .tsv files, with the plan's tokenizer."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Sentence:
 
 
 Parse = Callable[[str, str], Sentence | None]
-"""A line, without its end, and its place for messages; None: an empty line, where that is no sentence."""
+"""A line, without its end, and its place for messages; None: an empty line, where that is not a sentence."""
 
 
 def open_text(plan: Plan, folder: Path, path: Path, bad: BadItems) -> Source:
@@ -62,7 +62,7 @@ def open_text(plan: Plan, folder: Path, path: Path, bad: BadItems) -> Source:
         num_labelled += sentence.label is not None
     bad.num_empty_lines += num_empty
     if num_empty:
-        bad.note(f"{path}: left out {num_empty} empty line{'s' if num_empty > 1 else ''}, which no result stands for")
+        bad.note(f"{path}: skipped {num_empty} empty line{'s' if num_empty > 1 else ''}, which have no result")
     what = f"{num_items} sentences of {path.name}"
     items = _items(path, parse, encoder, bad)
     return Source(items=items, num_items=num_items, what=what, labelled=0 < num_items == num_labelled)
@@ -86,7 +86,7 @@ class Encoder:
         spec = plan.data.text
         if plan.data.kind != "text" or spec is None:
             raise UserError(
-                f"{where}: sentences, and {plan.model.name} takes {plan.data.kind} input: give arrays instead"
+                f"{where}: holds sentences, but {plan.model.name} takes {plan.data.kind} input: give arrays instead"
             )
         if spec.tokenizer is None or spec.sha256 is None:
             raise UserError(f"{where}: the plan has no tokenizer: compile with data.text.tokenizer, or give token ids")
@@ -155,7 +155,7 @@ def _sentences(path: Path, parse: Parse, gap: bool) -> Iterator[Sentence | None]
                 try:
                     if len(line) > MAX_LINE_BYTES:
                         skip_line(file, line, MAX_LINE_BYTES)
-                        raise UserError(f"{where}: a line of more than {MAX_LINE_BYTES} bytes is no sentence")
+                        raise UserError(f"{where}: a line of more than {MAX_LINE_BYTES} bytes is not a sentence")
                     text = decode_line(line, where)
                     if number == 1 and (_is_heading(text, path) or line == BOM_UTF8):
                         continue
@@ -179,12 +179,12 @@ def decode_line(line: bytes, where: str) -> str:
     """A line's text, without its end and without the byte order mark that an editor has put before it.
 
     Raises:
-        UserError: it is no UTF-8 text.
+        UserError: it is not UTF-8 text.
     """
     try:
         text = line.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise UserError(f"{where}: byte {error.start} is no UTF-8 text") from None
+        raise UserError(f"{where}: byte {error.start} is not UTF-8 text") from None
     if "\0" in text:
         raise UserError(f"{where}: holds a zero byte, as UTF-16 does: save the text as UTF-8")
     return text.rstrip("\r\n").removeprefix("\ufeff")
@@ -237,6 +237,6 @@ def _parse_tsv(line: str, where: str) -> Sentence | None:
     if len(cells) == 2 and CLASS_NUMBER.fullmatch(cells[0]):
         return Sentence(cells[1])
     raise UserError(
-        f"{where}: {len(cells)} columns do not read as GLUE CoLA: it must be source, label (a class number), star, "
+        f"{where}: {len(cells)} columns are not GLUE CoLA: expected source, label (a class number), star, "
         "sentence, or in a test file index, sentence"
     )

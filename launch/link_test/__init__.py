@@ -1,1 +1,1 @@
-"""Bandwidth and latency between the ranks, measured."""
+"""Measures bandwidth and latency between the ranks."""

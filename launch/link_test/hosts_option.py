@@ -1,4 +1,4 @@
-"""What `edgelaunch links` found, as a table beside the plan's figures and as a hosts option that edgecompile reads."""
+"""Prints the measured links beside the plan's, and writes them as a hosts option for edgecompile."""
 
 from __future__ import annotations
 
@@ -240,4 +240,4 @@ def _advice(plan: Plan, output: Path, *, known: bool) -> str:
                 f"devices={output.stem} ... plans with what was measured")  # fmt: skip
     kinds = ", ".join(dict.fromkeys(host.device for host in plan.hosts))
     return (f"{output}: put it into DIR/{HOSTS}, and edgecompile --config-dir DIR hosts={output.stem} devices=... "
-            f"plans with what was measured; the devices option is to have {kinds}")  # fmt: skip
+            f"plans with what was measured; the devices option must have {kinds}")  # fmt: skip

@@ -1,4 +1,4 @@
-"""A rank that measures bandwidth and latency to all others over the runtime's own transport, instead of computing.
+"""Measures bandwidth and latency to all other ranks over the runtime's own transport.
 
 One pair at a time. Latency is half the median round trip of small messages, bandwidth the rate of transfers that grow
 until one takes a while; both without the waiting that first messages bring.
@@ -238,7 +238,7 @@ class LinkRank(Rank):
         assert self._epoch is not None
         wire = Wire(self._epoch.group(second if leads else first), int(leads), second if leads else first)
         if leads:
-            self._options.log(f"measures the way to {rank_name(self._plan, second)} and back {progress}")
+            self._options.log(f"measuring the link to {rank_name(self._plan, second)} and back {progress}")
         for source, destination in (pair, pair[::-1]):
             if self._rank == source:
                 round_trip_s = lead_round_trips(wire)

@@ -1,1 +1,1 @@
-"""All ranks on this machine."""
+"""Runs all ranks on this machine."""

@@ -1,4 +1,4 @@
-"""`--local` on Linux: ranks as forks of their parent, which imports torch once for all of them.
+"""Starts the ranks of `--local` as forks of a parent that has imported torch once (Linux).
 
 Two ranks that import torch side by side take two cores for more than a second each; a fork has it at once, and shares
 its pages. Only a process of one thread may fork, so all ranks are forked before the parent starts to watch them; one

@@ -1,4 +1,4 @@
-"""`--local`: every rank as a process on this machine, started, watched and ended by their parent. Imports no torch."""
+"""Starts, watches and ends all ranks on this machine (`--local`). Imports no torch."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ LAST_WORDS_S = 4.0
 """How long the other ranks may take to end by themselves once one has failed."""
 TERMINATE_S = 2.0
 WELL = (0, CLOSED_PIPE)
-"""Statuses of a rank that did its work; the second where nobody read what it printed."""
+"""Statuses of a rank that did its work; the second where its output pipe was closed."""
 SAYS_WHY = (EXIT_CODES["lost"], EXIT_CODES["left"])
 """Statuses of a child whose report says why."""
 
@@ -151,7 +151,7 @@ class Children:
         )  # fmt: skip
 
     def follow(self) -> None:
-        """Listens to those that nobody listens to yet, in threads."""
+        """Starts the missing threads that read the ranks' messages."""
         for child in self._children:
             if child.threads:
                 continue
@@ -171,7 +171,7 @@ class Children:
                 self.end(TERMINATE_S)
                 break
             if (failure := self.first_failure()) is not None:
-                # a broken connection alone is no cause: that is yet to be reported, or seen
+                # a broken connection alone is not a cause: that is yet to be reported, or seen
                 self.end(LAST_WORDS_S if failure.kind == "lost" else 0.0)
                 self.drain(1.0)
                 return self.first_failure()
@@ -205,7 +205,7 @@ class Children:
         if self._reports:
             return self._reports[0]
         child = ended[0]
-        message = f"{rank_name(self._plan, child.rank)} ended with status {child.code} and no word why"
+        message = f"{rank_name(self._plan, child.rank)} ended with status {child.code} and no error message"
         return Failure(rank=child.rank, kind="lost", message=message)
 
     def _start_again(self, child: Child) -> bool:
@@ -217,7 +217,7 @@ class Children:
         if child.told_to_end or reason is None or self._place.why_killed(child.rank) is not None:
             return False
         name = rank_name(self._plan, child.rank)
-        say(f"edgelaunch: {name} {reason}: starts it again")
+        say(f"edgelaunch: {name} {reason}: restarting it")
         self._children.remove(child)
         if child.report in self._reports:
             self._reports.remove(child.report)
@@ -317,7 +317,7 @@ class LocalRun:
         self.children = Children(plan, request, place, restarts=restarts)
 
     def run(self) -> Failure | None:
-        """Until all ranks have ended well (None), or one has not: then the first cause, and none runs any more.
+        """Until all ranks have ended well (None), or one has not: then the first cause, and none runs any longer.
 
         Raises:
             KeyboardInterrupt: passed on, after all ranks have been ended.
@@ -337,7 +337,7 @@ class LocalRun:
 
 
 def listen_on_loopback() -> socket.socket:
-    """A free port, held until rank 0 takes it over, so that nobody else can."""
+    """A free port, held until rank 0 takes it over, so that no other process can."""
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     listener.bind((LOOPBACK, 0))
     listener.listen(256)

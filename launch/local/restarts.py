@@ -1,4 +1,4 @@
-"""Which ranks a parent starts again: those that were killed, lost or told to stop; none that failed by itself."""
+"""Decides which ranks are restarted: those killed, lost or told to stop, not those that failed."""
 
 from __future__ import annotations
 
@@ -36,4 +36,4 @@ class Restarts:
         self._used[rank] += 1
         if told and report is not None:
             return report.message
-        return f"was killed by {signal.Signals(-code).name}" if killed else "lost sight of rank 0"
+        return f"was killed by {signal.Signals(-code).name}" if killed else "lost contact with rank 0"

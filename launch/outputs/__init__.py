@@ -1,1 +1,1 @@
-"""What becomes of results: files, labels, comparisons."""
+"""Handles results: files, labels, comparisons."""

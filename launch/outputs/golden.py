@@ -1,4 +1,4 @@
-"""The plan's golden file: valid inputs with the eager model's outputs."""
+"""Reads the plan's golden file: inputs with the eager model's outputs."""
 
 from __future__ import annotations
 

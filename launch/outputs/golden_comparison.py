@@ -1,4 +1,4 @@
-"""Compares what the pipeline gives for the golden items with what the eager model gave."""
+"""Compares the pipeline's results for the golden items with the eager model's."""
 
 from __future__ import annotations
 

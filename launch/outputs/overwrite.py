@@ -1,4 +1,4 @@
-"""What a run writes is none of what it reads: checked before anything runs. Imports no torch."""
+"""Checks before a run that no output file overwrites an input. Imports no torch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def check_written(request: RunRequest, plan: Plan) -> None:
     """`--output` and `--run` of a run.
 
     Raises:
-        UserError: one would write over a file that is read, over the other, or over what is not complete yet.
+        UserError: one would overwrite a file that is read, over the other, or over what is not complete yet.
     """
     read = list(_files_read(request, plan))
     output, record = request.output, request.run
@@ -62,4 +62,4 @@ def _check_image(record: Path, given: Path) -> None:
     if record.suffix.lower() not in SUFFIXES or not record.exists():
         return
     if given.is_dir() and any(is_same_file(record, image) for image in find_images(given).files):
-        raise UserError(f"{record}: --run would write over an image of --input: name another file")
+        raise UserError(f"{record}: --run would overwrite an image of --input: name another file")

@@ -1,4 +1,4 @@
-"""PATH.partial: the results of a run that is not complete, in a folder that survives it, for --resume to go on from."""
+"""PATH.partial: the results of an unfinished run, kept on disk for --resume."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ __all__ = [
 
 RECORD = "run.json"
 MARK = "partial results of edgelaunch"
-"""In the record: a folder without it is somebody else's, and nothing in it is touched."""
+"""Marks our record: a folder without it was not made by edgelaunch, and nothing in it is touched."""
 VERSION = 1
 MAX_RECORD = 1 << 20
 ROWS, WHOLE = "rows.jsonl", "all.npz"
@@ -44,7 +44,7 @@ OURS = re.compile(rf"{re.escape(ROWS)}|{re.escape(WHOLE)}|[0-9]+\.npy")
 
 @dataclass(frozen=True)
 class Origin:
-    """What results come from: they can be gone on with only where this is the same again."""
+    """Where results come from: a run can resume them only if this is the same again."""
 
     plan: str
     """The plan's sha256."""
@@ -105,7 +105,7 @@ class Partial:
             self._begin(origin)
 
     def _check(self, text: str, origin: Origin | None) -> bool:
-        """Whether there is something to go on from."""
+        """Whether there is something to resume."""
         record = _record(text)  # empty where the run ended before it had written this
         assert origin is not None
         if record.get("version") != VERSION or record.get("input") is None:
@@ -113,7 +113,7 @@ class Partial:
         for key, wanted in (("plan", origin.plan), ("input", origin.input)):
             if record.get(key) != wanted:
                 raise UserError(
-                    f"{self.folder}: holds results of another {key} than this run's, so --resume cannot go on from it: "
+                    f"{self.folder}: holds results of another {key} than this run's, so --resume cannot continue it: "
                     f"give the same {key}, or leave out --resume to start over"
                 )
         return True
@@ -163,7 +163,7 @@ def check_partial(path: Path) -> None:
         return  # a run was killed before it had written the record
     if not good or (names and not _is_ours(folder)):
         raise UserError(
-            f"{folder}: is not edgelaunch's, and results are kept there until {path.name} is complete: move it away, "
+            f"{folder}: was not made by edgelaunch, and results are kept there until {path.name} is complete: move it, "
             "or name another --output"
         )
 
@@ -185,7 +185,7 @@ def _our_files(folder: Path) -> list[Path]:
 
 
 def _remove(folder: Path) -> None:
-    """Deletes what is ours; whatever somebody has put beside it stays, and the mark with it."""
+    """Deletes our files; other files stay, and the mark with them."""
     with suppress(OSError):
         for file in _our_files(folder):
             file.unlink()
@@ -206,7 +206,7 @@ def _record(text: str) -> dict[str, Any]:
 def left_behind(path: Path) -> str | None:
     """After a run that was not complete: what to do with its results, in one line.
 
-    Removes them, and says nothing, where no run could go on from them.
+    Removes them, and says nothing, where no run could resume them.
     """
     folder = partial_folder(path)
     try:
@@ -217,7 +217,7 @@ def left_behind(path: Path) -> str | None:
         if folder.is_symlink() or (text and record.get("what") != MARK):
             return None
         if record.get("input") is not None:
-            return f"the results so far are in {folder}: go on with --resume"
+            return f"the results so far are in {folder}: continue with --resume"
         _remove(folder)
     except OSError:
         pass  # there is none, or another run has taken it over
@@ -225,7 +225,7 @@ def left_behind(path: Path) -> str | None:
 
 
 def say_left_behind(output: Path | None) -> None:
-    """Once no rank runs any more: prints what became of an output that is not complete."""
+    """Once no rank is running: tells where the results of an incomplete output are."""
     told = left_behind(output) if output is not None else None
     if told is not None:
         say(f"edgelaunch: {told}")

@@ -1,4 +1,4 @@
-"""Compares every item of a run with the unsplit model, where the plan was compiled with reference=true."""
+"""Compares every item of a run with the unsplit model, for plans compiled with reference=true."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Reference:
         self.outputs = {spec.name: Comparison(plan.golden.tolerance[spec.name] * SLACK) for spec in plan.outputs}
 
     def watch(self, items: Iterator[Item | Flush]) -> Iterator[Item | Flush]:
-        """The same items; keeps a copy of the inputs of those that are no golden items."""
+        """The same items; keeps a copy of the inputs of those that are not golden items."""
         for item in items:
             if isinstance(item, Item) and item.entry.stream != "golden" and item.entry.error is None:
                 self._fed.append((item.entry, {name: _copy(value) for name, value in item.arrays.items()}))
@@ -95,7 +95,7 @@ class Reference:
         if not gap <= allowed:
             raise UserError(
                 f"not verified: output {name} of item {entry.index} differs from the unsplit model's by {gap:g}, "
-                f"{allowed:g} is allowed: a shard or a machine computes something else than where the plan was compiled"
+                f"{allowed:g} is allowed: a shard or a machine does not compute the same as where the plan was compiled"
             )
 
 

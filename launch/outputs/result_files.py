@@ -1,4 +1,4 @@
-"""Turns `--output` into a file: .npy, .npz or .jsonl, complete or not there at all; until then in PATH.partial."""
+"""Writes `--output` as .npy, .npz or .jsonl, complete or not at all; PATH.partial until then."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ class Writer(Protocol):
     """Takes results in order; `finish` gives the file its name."""
 
     next_index: int
-    """The first item whose result is not there; over 0 where an earlier run is gone on with."""
+    """The first item whose result is not there; greater than 0 where an earlier run is resumed."""
 
     def add(self, entry: Entry, outputs: Mapping[str, Any]) -> None: ...
     def finish(self) -> None: ...
     def discard(self, keep: bool = True) -> None:
-        """The run failed: leaves nothing but what --resume can go on from, and that only with `keep`."""
+        """The run failed: leaves nothing but what --resume needs, and that only with `keep`."""
 
 
 def check_output(plan: Plan, path: Path) -> None:
@@ -46,7 +46,7 @@ def check_output(plan: Plan, path: Path) -> None:
     """
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
-        raise UserError(f"{path}: an output of an unknown kind: it must end in {', '.join(SUFFIXES)}")
+        raise UserError(f"{path}: unknown kind of output: expected a name that ends in {', '.join(SUFFIXES)}")
     if suffix == ".npy" and len(plan.outputs) > 1:
         names = ", ".join(spec.name for spec in plan.outputs)
         raise UserError(f"{path}: a .npy holds one array and the model gives {names}: name a .npz or .jsonl")
@@ -64,8 +64,8 @@ def open_writer(plan: Plan, path: Path, origin: Origin | None = None, *, resume:
     """A writer for PATH. What it writes is in PATH.partial until it is complete.
 
     Args:
-        origin: what the results come from; None: nobody will go on from them.
-        resume: go on from an earlier run's PATH.partial, if there is one.
+        origin: what the results come from; None: no run will resume them.
+        resume: continue from an earlier run's PATH.partial, if there is one.
 
     Raises:
         UserError: the file cannot be written, or `resume` and the earlier run had another plan or input.

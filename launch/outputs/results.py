@@ -1,4 +1,4 @@
-"""What becomes of results on the data host: compared, written, counted, shown."""
+"""Handles results on the data host: compares, writes, counts and prints them."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class ResultHandler:
             self.writer = None
 
     def discard(self) -> None:
-        """The run failed: nothing stays but what another run can go on from."""
+        """The run failed: nothing stays but what another run can resume."""
         if self.writer is not None:
             self.writer.discard(keep=not self._distrusted)
 

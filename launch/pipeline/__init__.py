@@ -1,1 +1,1 @@
-"""One stage at work: microbatches in, through its shard, and out."""
+"""Runs one stage: receives microbatches, computes its shard, sends the results."""

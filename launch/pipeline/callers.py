@@ -1,4 +1,4 @@
-"""The callers of a Pipeline: each draws its items in a thread of its own, and all share the microbatches."""
+"""The concurrent callers of a Pipeline, which share its microbatches; each reads its items in its own thread."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ class Streams:
             return FLUSH
 
     def _has_news(self) -> bool:
-        """An item, the end, or that nobody will fill the microbatch up."""
+        """An item, the end, or a mark that no more items will fill the microbatch."""
         if self._closed or any(stream.drawn for stream in self._open):
             return True
         return self._partial and all(stream.all_drawn for stream in self._open)

@@ -1,4 +1,4 @@
-"""The two ends of the pipeline, on the data host: items into microbatches, and results out of them again.
+"""The two ends of the pipeline on the data host: items into microbatches, and results out of them.
 
 Both live as long as the process; what they do for one epoch takes its number.
 """

@@ -1,4 +1,4 @@
-"""The microbatches whose results are not there yet: kept, in order, across epochs, so that none is lost."""
+"""Keeps the microbatches without a result, in order and across epochs, so that none is lost."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Flight:
         self._next = 0
 
     def switch(self, epoch: int) -> int:
-        """Ends the epoch before: nothing is sent and no result taken for it any more. 0: no epoch runs.
+        """Ends the epoch before: nothing more is sent and no result taken for it. 0: no epoch runs.
 
         Returns the sequence number that the next message has.
         """
@@ -55,7 +55,7 @@ class Flight:
     # --- the thread that draws ---------------------------------------------------------------------------------------
 
     def put(self, batch: Batch) -> None:
-        """Waits while one is there that nobody has taken."""
+        """Waits while there is one that has not been taken."""
         with self._changed:
             self._changed.wait_for(lambda: not self._drawn)
             self._drawn.append(batch)
@@ -89,10 +89,10 @@ class Flight:
             return batch
 
     def arrive(self, epoch: int, number: int) -> Batch:
-        """The microbatch whose result came; it is not under way any more, and no other epoch gets it."""
+        """The microbatch whose result came; it is no longer under way, and no other epoch gets it."""
         with self._changed:
             self._check(epoch)
-            assert self._under_way, f"a result came for message {number}, which nobody sent"
+            assert self._under_way, f"a result came for message {number}, which was never sent"
             first = self._under_way.popleft()
             assert first.number == number, f"the result of message {number} came in place of {first.number}"
             return first

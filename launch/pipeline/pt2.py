@@ -1,4 +1,4 @@
-"""pt2 shards: torch.export's archives, which an older torch than the one that wrote them may not read."""
+"""Loads pt2 (torch.export) shards, which may need a torch as new as the one that wrote them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One rank in one epoch: takes its shard, connects to the others, and moves microbatches until all is through.
+"""One rank during one epoch: loads its shard, connects to its neighbours and moves microbatches.
 
 Knows nothing of command lines or recovery: when its epoch ends early it is abandoned, and another one is made for
 the next. All work is done in threads, so that the thread that started it stays free to hear a signal: several torch

@@ -1,4 +1,4 @@
-"""A process's shard in memory: one at a time, kept from one epoch to the next."""
+"""Keeps a process's one loaded shard from epoch to epoch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Loads one stage's shard, and runs it on tensors."""
+"""Loads one stage's shard and runs it on tensors."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""This process: its limits, memory, cores, signals, and what it says. Imports no torch."""
+"""The process a rank runs in: limits, memory, cores, signals and messages. Imports no torch."""

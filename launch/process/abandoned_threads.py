@@ -1,4 +1,4 @@
-"""Threads that were given up while they wait in C++: the interpreter's end waits for them, a while."""
+"""Threads that were abandoned while they wait in C++; the interpreter's exit waits for them briefly."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many cores this process may use, and a rank's share of them."""
+"""Counts the cores that this process may use, and each rank's share of them."""
 
 from __future__ import annotations
 

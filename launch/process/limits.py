@@ -1,5 +1,4 @@
-"""What this process may take of its machine: open files, memory, threads. Finds too tight limits before torch does,
-which tells of them in pages, and tells of what ran out in one line. Imports no torch."""
+"""Checks this process's limits on files, memory and threads, and explains failures caused by them."""
 
 from __future__ import annotations
 
@@ -79,7 +78,7 @@ def local_shortage(error: BaseException) -> str | None:
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         return f"no more files and sockets can be opened here (this process may have {limit}): {MORE_FILES}"
     if from_c and NO_GPU_MEMORY in text:
-        return "the GPU is out of memory: stop what else runs on it, or compile with a smaller microbatch"
+        return "the GPU is out of memory: stop other programs on it, or compile with a smaller microbatch"
     if isinstance(error, MemoryError) or number == errno.ENOMEM or _has(text, NO_MEMORY):
         return _no_memory()
     return _no_thread() if from_c and _has(text, NO_THREAD) else None
@@ -88,14 +87,14 @@ def local_shortage(error: BaseException) -> str | None:
 def _no_memory() -> str:
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
     if limit == resource.RLIM_INFINITY:
-        return "out of memory: stop what else runs here, or compile with more hosts or a smaller microbatch"
+        return "out of memory: stop other programs here, or compile with more hosts or a smaller microbatch"
     return f"out of memory: this process may have {format_bytes(limit)} of address space{_taken()}: {MORE_MEMORY}"
 
 
 def _no_thread() -> str:
     limits = {"ulimit -u": resource.RLIMIT_NPROC, "ulimit -v": resource.RLIMIT_AS}
     given = [name for name, which in limits.items() if resource.getrlimit(which)[0] != resource.RLIM_INFINITY]
-    fix = f"raise the limits on processes and memory ({', '.join(given)})" if given else "stop what else runs here"
+    fix = f"raise the limits on processes and memory ({', '.join(given)})" if given else "stop other programs here"
     return f"no more threads can be started here: {fix}"
 
 

@@ -1,4 +1,4 @@
-"""What is said where a package that a rank needs is missing or broken: one line, no traceback."""
+"""The one-line error for a package that a rank needs and that is missing or broken."""
 
 from __future__ import annotations
 

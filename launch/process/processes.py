@@ -1,4 +1,4 @@
-"""Processes as other processes on the same machine can recognise them, so that one that has ended can be told."""
+"""Identifies processes on this machine, so that one that has ended can be detected."""
 
 from __future__ import annotations
 

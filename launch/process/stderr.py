@@ -1,4 +1,4 @@
-"""One whole line to standard error, whichever thread it comes from."""
+"""Writes whole lines to standard error from any thread."""
 
 from __future__ import annotations
 

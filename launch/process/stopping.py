@@ -1,4 +1,4 @@
-"""What a signal asks for: Ctrl-C ends everybody's run, SIGTERM and SIGHUP this process alone where others can go on."""
+"""Handles signals: Ctrl-C ends the whole run, SIGTERM and SIGHUP only this process if others can continue."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A rank that waits for others says so: whom it waits for, and for how long already."""
+"""Reports which ranks this one is waiting for, and for how long."""
 
 from __future__ import annotations
 

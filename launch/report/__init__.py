@@ -1,1 +1,1 @@
-"""What a run says of itself, while it goes on and at its end."""
+"""Reports on a run: progress, live view, metrics and the final summary."""

@@ -1,4 +1,4 @@
-"""A run as a terminal shows it: a row a stage, and below it how far the run is."""
+"""The live view of a run on a terminal: one row per stage, and the overall progress."""
 
 from __future__ import annotations
 

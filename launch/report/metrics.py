@@ -1,4 +1,4 @@
-"""`--metrics-port`: this rank's counters for Prometheus, read when they are asked for."""
+"""Exposes this rank's counters to Prometheus (`--metrics-port`)."""
 
 from __future__ import annotations
 
@@ -64,12 +64,12 @@ class _Collector:
         epoch.add_metric(rank, counters.epoch)
         yield epoch
         if counters.num_items is not None:
-            items = CounterMetricFamily("edgelaunch_items", "Items whose results came")
+            items = CounterMetricFamily("edgelaunch_items", "Items with results")
             items.add_metric([], counters.num_items)
             yield items
             predicted = GaugeMetricFamily("edgelaunch_predicted_items_per_second", "As the plan says")
             predicted.add_metric([], counters.predicted_items_per_s)
             yield predicted
-            present = GaugeMetricFamily("edgelaunch_ranks_present", "Ranks that are there, rank 0 included")
+            present = GaugeMetricFamily("edgelaunch_ranks_present", "Ranks that are present, rank 0 included")
             present.add_metric([], counters.num_ranks)
             yield present

@@ -1,4 +1,4 @@
-"""What a run shows on stderr while it goes on: a live view on a terminal, else a line every few seconds."""
+"""Shows the progress of a run on stderr: a live view on a terminal, else a line every few seconds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run was, for `run.json` and for `--json`."""
+"""Builds the record of a run for run.json and `--json`."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def _links(plan: Plan, run: Run) -> list[LinkRecord]:
 
 
 def check_record(path: Path) -> None:
-    """Raises UserError where a file that is no record of a run has the name that a record gets by itself."""
+    """Raises UserError where a file that is not a record of a run has the name that a record gets by itself."""
     check_ours(path, r'\A\{"version": .*"plan_sha256": ', "record of a run", "name a file with --run")
 
 

@@ -1,4 +1,4 @@
-"""What a run measured beside what the plan predicted."""
+"""Prints what a run measured beside what the plan predicted."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def print_report(plan: Plan, run: Run) -> None:
             _ms(clock["wait_input"]["mean_s"]), _ms(clock["wait_output"]["mean_s"]), f"{share(clock, 'compute'):.1%}",
         ))  # fmt: skip
     columns = ("stage", "host", "compute", "predicted", "transfer", "predicted", "wait in", "wait out", "busy")
-    _print_table(f"{plan.model.name}, microbatch {plan.model.microbatch}: ms a microbatch", columns, rows)
+    _print_table(f"{plan.model.name}, microbatch {plan.model.microbatch}: ms per microbatch", columns, rows)
     out = console()
     out.print(_throughput(plan, run))
     if run.collector.latencies.count:
@@ -158,7 +158,7 @@ def rates(plan: Plan, run: Run) -> Measured:
 def _throughput(plan: Plan, run: Run) -> str:
     measured = rates(plan, run)
     text = f"{format_count(run.collector.num_items)} items in {format_time(measured.elapsed_s)}: "
-    text += f"{format_items_rate(measured.overall, 4)} over all"
+    text += f"{format_items_rate(measured.overall, 4)} overall"
     if measured.steady is not None:
         text += f", {format_items_rate(measured.steady, 4)} in steady state"
     return text + f" (predicted {format_number(plan.predicted.throughput_items_per_s, 4)})"

@@ -75,4 +75,6 @@ class DoctorRequest(RankRequest):
 
 def _check_seconds(seconds: float) -> None:
     if not 0 < seconds <= MOST_SECONDS:
-        raise UserError(f"--seconds {seconds:g} does not do: it must be over 0, and {MOST_SECONDS:g} at most")
+        raise UserError(
+            f"invalid value {seconds:g} for --seconds: expected a number greater than 0, at most {MOST_SECONDS:g}"
+        )

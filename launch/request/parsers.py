@@ -39,7 +39,7 @@ class _ShowVersion(argparse.Action):
 
 
 def parse(words: Sequence[str]) -> Request:
-    """Raises UserError where the words are no request. --help, --version and --completion end the process."""
+    """Raises UserError where the words are not a request. --help, --version and --completion end the process."""
     if words[:1] and words[0] in COMMANDS:
         return read_options(COMMANDS[words[0]][0], command_parser(words[0]).parse_args(words[1:]))
     if words:
@@ -53,7 +53,7 @@ def parse_run(words: Sequence[str]) -> RunRequest:
 
 
 def _check_first_word(word: str) -> None:
-    """Raises UserError where it is no plan, and nearly a command."""
+    """Raises UserError where it is not a plan, and nearly a command."""
     near = nearest(word, COMMANDS)
     if near and not Path(word).exists():
         raise UserError(f"{word}: no such plan and no such command: did you mean edgelaunch {near[0]}?")

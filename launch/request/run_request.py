@@ -34,7 +34,7 @@ class RunRequest(RankRequest):
         help="intra-op threads, else as the plan says"))  # fmt: skip
     restarts: int | None = field(default=None, metadata=option(
         "--restarts", int, why="the parent starts ranks again", group=WHICH_RANK, metavar="N",
-        help="with --local or --emulate: start a rank that was killed or lost again, so often "
+        help="with --local or --emulate: how often to restart a rank that was killed or lost "
         f"(default {DEFAULT_RESTARTS})"))  # fmt: skip
     input: Path | None = field(default=None, metadata=option(
         "--input", Path, reach=Reach.DATA_HOST, group=DATA, metavar="PATH",
@@ -45,20 +45,20 @@ class RunRequest(RankRequest):
         help="feed R items a second, whether results keep up or not"))  # fmt: skip
     when_full: WhenFull | None = field(default=None, metadata=option(
         "--when-full", WhenFull, reach=Reach.DATA_HOST, group=DATA, metavar="POLICY",
-        help="wait (default) or drop-oldest: what becomes of live items that the pipeline cannot take"))  # fmt: skip
+        help="wait (default) or drop-oldest: what to do with live items that the pipeline cannot take"))  # fmt: skip
     on_bad_item: OnBadItem | None = field(default=None, metadata=option(
         "--on-bad-item", OnBadItem, reach=Reach.DATA_HOST, group=DATA, metavar="POLICY",
-        help="stop (default) or gap: what becomes of an image or a line that cannot be read; a gap is an `error` in a "
+        help="stop (default) or gap: what to do with an image or a line that cannot be read; a gap is an `error` in a "
         ".jsonl, NaN (or 0) in arrays"))  # fmt: skip
     output: Path | None = field(default=None, metadata=option(
         "--output", Path, reach=Reach.DATA_HOST, group=DATA, metavar="PATH",
         help="results as .npy, .npz or .jsonl"))  # fmt: skip
     resume: bool = field(default=False, metadata=option(
         "--resume", reach=Reach.DATA_HOST, group=DATA,
-        help="go on where an earlier run with the same --output ended"))  # fmt: skip
+        help="continue where an earlier run with the same --output stopped"))  # fmt: skip
     items: int | None = field(default=None, metadata=option(
         "--items", int, reach=Reach.DATA_HOST, group=DATA, metavar="N",
-        help=f"at most so many; without --input, default {DEFAULT_ITEMS}"))  # fmt: skip
+        help=f"stop after so many; without --input, default {DEFAULT_ITEMS}"))  # fmt: skip
     verify: bool = field(default=False, metadata=option(
         "--verify", reach=Reach.DATA_HOST, group=DATA, help="compare with the golden items of the plan"))  # fmt: skip
     json: bool = field(default=False, metadata=option(
@@ -74,14 +74,14 @@ class RunRequest(RankRequest):
     def __post_init__(self) -> None:
         for name, value in (("items", self.items), ("threads", self.threads)):
             if value is not None and value < 1:
-                raise UserError(f"--{name} {value} does not do: it must be 1 or more")
+                raise UserError(f"invalid value {value} for --{name}: expected 1 or more")
         if self.rate is not None and not 0 < self.rate <= MAX_RATE_PER_S:
-            raise UserError(f"--rate {self.rate:g} does not do: it must be over 0, and {MAX_RATE_PER_S:g} at most")
+            raise UserError(
+                f"invalid value {self.rate:g} for --rate: expected a number greater than 0, at most {MAX_RATE_PER_S:g}"
+            )
         self._check_which_ranks()
         if self.resume and (self.live or (self.output is None and self.has_data_host)):
-            raise UserError(
-                "--resume goes on from an --output, with an --input that is the same again: a file or a folder"
-            )
+            raise UserError("--resume continues an --output, with the same --input as before: a file or a folder")
         if self.when_full is not None and not self.live:
             raise UserError("--when-full is for live items: give --rate R, or --input - for standard input")
         if self.drops_oldest and self.output is not None and not self.output.name.lower().endswith(".jsonl"):
@@ -99,7 +99,9 @@ class RunRequest(RankRequest):
                 "--secret-file is for ranks on several machines: those of this command share one of their own"
             )
         if self.restarts is not None and (self.restarts < 0 or not self.all_ranks):
-            raise UserError(f"--restarts {self.restarts} does not do: it is for --local or --emulate, and 0 or more")
+            raise UserError(
+                f"invalid value {self.restarts} for --restarts: expected 0 or more, with --local or --emulate"
+            )
 
     @property
     def all_ranks(self) -> bool:

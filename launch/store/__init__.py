@@ -1,1 +1,1 @@
-"""The store that ranks meet at, and who may join."""
+"""The store where the ranks meet, and the checks on who may join."""

@@ -1,12 +1,12 @@
-"""How a rank joins: it asks with a nonce of its own, and rank 0 answers that nonce under the shared secret.
+"""The join handshake: a rank asks with its own nonce, and rank 0 answers it under the shared secret.
 
     rank N                                          rank 0
     join/K: its rank, nonce and software    ->
                                             <-      welcome/NONCE: its software, and the run's nonce
 
-Both texts bear an HMAC with the secret; the answer's is over the asker's nonce too. What was recorded of an earlier run
-answers another nonce, so nobody who joins takes that run for this one. Request and answer look the same in every
-version, whatever else changes, so that ranks of different versions can tell each other so.
+Both texts carry an HMAC with the secret; the answer's covers the asker's nonce too. What was recorded of an earlier run
+answers another nonce, so a rank that joins cannot mistake that run for this one. Request and answer have the same form
+in every version, whatever else changes, so that ranks of different versions can report the mismatch.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ POLL_S = 0.02
 PATIENCE_S = 5.0
 """So long a request may be announced and not be there."""
 MOST_REMARKS = 100
-"""So many strangers are told of: whoever reaches the store can come again and again."""
+"""At most so many rejected processes are reported: anything that reaches the store can try again and again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +116,7 @@ def meet(options: RankOptions) -> tuple[Board, Door | None]:
 
 
 class Door:
-    """Rank 0's side: answers whoever asks, and says whom it turns away. Used by one thread at a time."""
+    """Rank 0's side: answers whoever asks, and says whom it rejects. Used by one thread at a time."""
 
     def __init__(self, plan: Plan, secret: bytes | None) -> None:
         self._plan, self._secret, self._software = plan, secret, Software.own()
@@ -158,9 +158,9 @@ class Door:
     def _remark(self, request: Signed, values: dict[str, Any], rank: int) -> str:
         name = rank_name(self._plan, rank)
         if self._secret is not None and not request.proves(self._secret, "join"):
-            reason = "came without the secret" if request.mac is None else "came with another secret"
+            reason = "did not present the secret" if request.mac is None else "has a different secret"
         elif self._secret is None and request.mac is not None:
-            reason = "came with a secret, and this rank 0 was started without one"
+            reason = "presented a secret, but this rank 0 was started without one"
         else:
             theirs = Software.read(values)
             if theirs is None:
@@ -172,9 +172,9 @@ class Door:
                 own = self._software.unlike(theirs)
                 return f"{name} has {unlike}, and this rank {own}" if unlike else ""
             self.turned_away[rank] = wrong
-            return f"turned away: {wrong}"
+            return f"rejected: {wrong}"
         self.turned_away[rank] = f"{name} {reason}"
-        return f"{name} {reason}: turned away"
+        return f"{name} {reason}: rejected"
 
     def _refused_by_old_ranks(self, plain: Board) -> Iterator[str]:
         if self._secret is None:
@@ -183,7 +183,7 @@ class Door:
             self._num_refused += 1
             text = plain.get(f"{OLD_REFUSED}/{self._num_refused}") or ""
             if text.isdecimal() and len(text) < 6:
-                yield (f"{rank_name(self._plan, int(text))} has an older edgecompile, or another secret: turned away: "
+                yield (f"{rank_name(self._plan, int(text))} has an older edgecompile, or another secret: rejected: "
                        "install the same version of edgecompile on both")  # fmt: skip
 
 
@@ -233,7 +233,7 @@ def join(
         )
     theirs = Software.read(answer.values())
     if theirs is None:
-        raise UserError(f"what answers at {where} is no edgelaunch rank 0: give --master ADDRESS:PORT")
+        raise UserError(f"what answers at {where} is not an edgelaunch rank 0: give --master ADDRESS:PORT")
     wrong = mismatch(rank_name(plan, rank), own, name, theirs)
     if wrong is not None:
         raise UserError(wrong)
@@ -245,4 +245,4 @@ def _silence(plain: Board, name: str, where: str, timeout_s: float) -> str:
     if plain.holds(GREETING) and (there is None or there == "open"):
         return (f"{name} at {where} did not answer within {timeout_s:g} s, and seems to have an older edgecompile: "
                 "install the same version of edgecompile on both")  # fmt: skip
-    return f"{name} did not come within {timeout_s:g} s: start edgelaunch with the same plan there"
+    return f"{name} did not join within {timeout_s:g} s: start edgelaunch with the same plan there"

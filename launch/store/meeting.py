@@ -1,4 +1,4 @@
-"""How the ranks of one run find each other and agree, through a TCPStore: who is here, whose plan, who failed."""
+"""The ranks' shared state in a TCPStore: which ranks are present, which plan they have, which failed."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _answers() -> Iterator[None]:
 class Board:
     """One connection to the store that all ranks share. Each thread has a board of its own.
 
-    Its methods raise PeerLostError(0) where the store does not answer any more.
+    Its methods raise PeerLostError(0) where the store no longer answers.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Board:
         `waiting`: says that rank 0 is waited for, where it is.
 
         Raises:
-            UserError: the port is taken, the address is not this machine's, or nobody answers within `timeout_s`; or
+            UserError: the port is taken, the address is not this machine's, or nothing answers within `timeout_s`; or
                 this process may open no more files.
         """
         timeout = timedelta(seconds=timeout_s)
@@ -97,11 +97,11 @@ class Board:
         return self.get(key) is not None
 
     def get(self, key: str) -> str | None:
-        """The value, or None where it is not there yet, or a stranger's; never waits."""
+        """The value, or None where it is missing or was written by a process without the secret; never waits."""
         return self._read(key)[1]
 
     def _read(self, key: str) -> tuple[bool, str | None]:
-        """Whether there is something, and what; None where somebody wrote it who may not."""
+        """Whether there is something, and what; None where a process without the secret wrote it."""
         with _answers():
             if not self._store.check([key]):
                 return False, None
@@ -126,7 +126,7 @@ class Board:
     def take(self, name: str, number: int) -> str | None:
         """Removes a list's text, counted from 1.
 
-        None where it was announced, but is not there yet; "" where somebody wrote it who may not.
+        None where it was announced, but is not there yet; "" where a process without the secret wrote it.
         """
         there, text = self._read(f"{name}/{number}")
         if not there:
@@ -141,7 +141,7 @@ class Board:
         sealed = text if self.seal is None else self.seal.seal("failure", text.encode()).hex()
         with _answers():
             told = bytes(self._store.compare_set("failure", "", sealed)).decode(errors="replace")
-            if told != sealed and self._failure_in(told) is None:  # a stranger's
+            if told != sealed and self._failure_in(told) is None:  # written without the secret
                 self._store.set("failure", sealed)
 
     def failure(self) -> Failure | None:
@@ -152,7 +152,7 @@ class Board:
         return self._failure_in(told)
 
     def _failure_in(self, told: str) -> Failure | None:
-        """None where somebody wrote it who may not."""
+        """None where a process without the secret wrote it."""
         if self.seal is None:
             return Failure.from_json(told)
         try:
@@ -172,7 +172,7 @@ class ListReader:
         self._missing_since: float | None = None
 
     def new(self, now: float) -> Iterator[str]:
-        """Those that are there; "" for one that never came, or that somebody wrote who may not."""
+        """Those that are there; "" for one that never came, or that a process without the secret wrote."""
         announced = self._board.num_appended(self._name)
         while self._num_read < announced:
             text = self._board.take(self._name, self._num_read + 1)
@@ -199,18 +199,18 @@ def _listen(endpoint: Endpoint) -> int:
             raise UserError(shortage) from None
         if error.errno == errno.EADDRINUSE:
             raise UserError(
-                f"port {endpoint.port} of {endpoint.address} is taken, perhaps by another rank 0: "
+                f"port {endpoint.port} of {endpoint.address} is in use, perhaps by another rank 0: "
                 f"stop that one, or give every rank --master {endpoint.address}:PORT"
             ) from None
         raise UserError(
-            f"rank 0 cannot listen at {where} ({error.strerror}): give every rank --master ADDRESS:PORT "
+            f"rank 0 cannot listen on {where} ({error.strerror}): give every rank --master ADDRESS:PORT "
             "with an address of this machine"
         ) from None
 
 
 def _connect(endpoint: Endpoint, timeout: timedelta) -> TCPStore:
-    """As a client, of somebody who listens. In a thread: whoever takes the connection and says nothing is waited for
-    without end, whatever the timeout."""
+    """Connects as a client. In a thread: a server that takes the connection and says nothing is waited for
+    forever, whatever the timeout."""
     made: list[TCPStore] = []
     failed: list[RuntimeError] = []
 
@@ -230,7 +230,7 @@ def _connect(endpoint: Endpoint, timeout: timedelta) -> TCPStore:
     elif (shortage := local_shortage(failed[0])) is not None:
         raise UserError(shortage)
     raise UserError(
-        f"what listens at {endpoint.address}:{endpoint.port} is no edgelaunch rank 0: give --master ADDRESS:PORT"
+        f"what listens on {endpoint.address}:{endpoint.port} is not an edgelaunch rank 0: give --master ADDRESS:PORT"
     )
 
 

@@ -1,9 +1,9 @@
-"""Who may join: what is read from the store counts only if a process that knows the shared secret wrote it.
+"""Authenticates values in the store with the shared secret; values from other writers are ignored.
 
-A TCPStore asks nobody who they are: whoever reaches its port reads and writes every key. So each value carries an
-HMAC-SHA256 (RFC 2104) over its key and itself, with a key derived from the secret and from a nonce that rank 0 draws
-for each run. A rank takes that nonce from nobody but a rank 0 that answers it at this moment (`joining`), so that what
-was recorded of an earlier run is worth nothing. What does not bear the HMAC counts as not there.
+A TCPStore does not authenticate its clients: whoever reaches its port reads and writes every key. So each value carries
+an HMAC-SHA256 (RFC 2104) over its key and itself, with a key derived from the secret and from a nonce that rank 0 draws
+for each run. A rank takes that nonce only from a rank 0 that answers it at this moment (`joining`), so that recordings
+of an earlier run are worthless. A value without a valid HMAC counts as missing.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Seal:
         return self._mac(key, value) + value
 
     def open(self, key: str, sealed: bytes) -> bytes | None:
-        """The value; None where nobody who knows the secret wrote it under this key."""
+        """The value; None where it was not written under this key by a process that knows the secret."""
         mac, value = sealed[:MAC_BYTES], sealed[MAC_BYTES:]
         return value if hmac.compare_digest(mac, self._mac(key, value)) else None
 
@@ -64,7 +64,7 @@ class SealedStore(Store):
         name = self._name(key)
         value = self._seal.open(name, bytes(self._store.get(name)))
         if value is None:
-            raise RuntimeError(f"{key} in the store was written by somebody who does not know the secret")
+            raise RuntimeError(f"{key} in the store was written by a process without the secret")
         return value
 
     def multi_get(self, keys: Sequence[str]) -> list[bytes]:

@@ -1,4 +1,4 @@
-"""The store that rank 0 serves and all ranks meet at, opened in one way: by a run, and by the doctor before it."""
+"""Opens the TCPStore that rank 0 serves, for a run and for the doctor."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def serve_store(address: str, port: int, descriptor: int, timeout: timedelta) ->
     """Rank 0's end. Clients of either backend meet it.
 
     Args:
-        descriptor: a socket that listens at this address and port; the store owns it from now on.
+        descriptor: a socket that listens on this address and port; the store owns it from now on.
 
     Raises:
         UserError: this torch cannot.
@@ -35,6 +35,6 @@ def serve_store(address: str, port: int, descriptor: int, timeout: timedelta) ->
         except RuntimeError as error:  # a torch that was built without libuv
             reason = (str(error).strip().splitlines() or ["?"])[0]
     raise UserError(
-        f"torch {torch.__version__} cannot serve what the ranks meet at ({reason}): install another on rank 0's "
-        "machine, 2.6 or later and built with USE_DISTRIBUTED=1"
+        f"torch {torch.__version__} cannot serve the store where the ranks meet ({reason}): install another on "
+        "rank 0's machine, 2.6 or later and built with USE_DISTRIBUTED=1"
     )

@@ -1,1 +1,1 @@
-"""Messages between ranks: links, their buffers, and whether they carry."""
+"""Messages between ranks: links, buffers and link monitoring."""

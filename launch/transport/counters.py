@@ -1,4 +1,4 @@
-"""Counters that are always on: a few integers a microbatch, into memory that was allocated before the run."""
+"""Always-on counters: a few integers per microbatch, in preallocated memory."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Whether the links carry: each pair of ranks that a plan may connect has a light connection of its own.
+"""Monitors the links: each pair of ranks that a plan may connect has a light connection of its own.
 
 Heartbeats say which ranks are there: they all go to rank 0, and so know nothing of the way between two others. A cut
-between those leaves gloo waiting without a word, since a quiet link is no failure. Hence, for each link:
+between those leaves gloo waiting without a word, since a quiet link is not a failure. Hence, for each link:
 
 - A connection that carries one byte a tick (`light`), apart from the tensors: it waits behind no message in a socket.
 - A link is silent if a byte was sent and has no acknowledgement for most of `runtime.detect`. Kernels acknowledge: a
@@ -54,7 +54,7 @@ LONGEST_HANDSHAKE_S = 20.0
 ACCEPT_PAUSE_S = 0.02
 """After a connection that could not be taken, for want of file descriptors for instance."""
 LATE, SLOW_FOR_S = 2.0, 60.0
-"""On a link where answers took long within the last minute, behind tensors for instance, twice as long is no cut."""
+"""On a link where answers took long within the last minute, behind tensors for instance, twice as long is not a cut."""
 MOST_STRANGERS = 16
 """Connections that have not proved who they are."""
 
@@ -92,7 +92,7 @@ class Pulse:
             self._slowest, self._slowest_at = heard.late_s, now
 
     def rest(self) -> None:
-        """Nobody asks for the time being, or nobody could have heard an answer."""
+        """Nothing is asked for the time being, or no answer could have been received."""
         self._asked = None
 
     def waited_s(self, now: float) -> float:
@@ -123,7 +123,7 @@ class _Link:
     address: tuple[str, int] | None = None
     light: LivenessConnection | None = None
     moved_bytes: int | None = None
-    """What the ends have exchanged over other connections; None while nobody asks."""
+    """What the ends have exchanged over other connections; None while nothing is asked."""
     num_attempts: int = 0
     """To connect, since there was a connection."""
 
@@ -145,7 +145,7 @@ class LinkWatch:
         """`peers`: the ranks at the other ends. `address`: this machine's. `store_port`: connections of this port,
         which every rank has to rank 0, say nothing of a link. `fail` is called with what ended the thread.
 
-        Raises OSError where nothing can listen at the address.
+        Raises OSError where it cannot listen on the address.
         """
         self.own = Party(rank, secrets.token_hex(IDENTITY_BYTES // 2))
         self.changed: Callable[[], None] = lambda: None
@@ -170,7 +170,7 @@ class LinkWatch:
 
     @classmethod
     def of(cls, options: RankOptions, seal: Seal | None, fail: Callable[[BaseException], None]) -> LinkWatch:
-        """Raises UserError where nothing can listen at this machine's address."""
+        """Raises UserError where it cannot listen on this machine's address."""
         plan, rank, endpoint = options.plan, options.rank, options.endpoint
         address = local_address(plan.hosts[rank].address, endpoint.address)
         detect_s, peers = plan.runtime.detect_s, links_watched(plan, rank)
@@ -178,7 +178,7 @@ class LinkWatch:
             return cls(rank, peers, address, detect_s, seal, store_port=endpoint.port, fail=fail)
         except OSError as error:
             raise UserError(
-                f"{rank_name(plan, rank)} cannot listen at {address} ({error.strerror}): give hosts.members its address"
+                f"{rank_name(plan, rank)} cannot listen on {address} ({error.strerror}): give hosts.members its address"
             ) from None
 
     # --- any thread's side -------------------------------------------------------------------------------------------
@@ -306,7 +306,7 @@ class LinkWatch:
         try:
             connection = socket.socket(family, socket.SOCK_STREAM)
         except OSError:
-            return  # no file descriptor is left: nobody is asked
+            return  # no file descriptor is left: nothing can be asked
         connection.setblocking(False)
         link.pulse.ask(time.monotonic())
         link.num_attempts += 1

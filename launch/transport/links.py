@@ -1,7 +1,7 @@
-"""Bounded pipes for messages: within this process, to another rank, from another rank.
+"""Bounded message queues: within this process, to another rank, from another rank.
 
 Each has a fixed number of slots. A producer acquires one, fills it and publishes it; a consumer gets one and releases
-it when nothing reads its tensors any more. A full pipe makes its producer wait: backpressure reaches the feeder.
+it when nothing reads its tensors any longer. A full pipe makes its producer wait: backpressure reaches the feeder.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from edgelaunch.transport.message_buffers import Layout, Slot
 __all__ = ["Consumer", "GlooGroup", "LocalLink", "Peer", "Producer", "ReceiveLink", "SendLink", "SlotQueue"]
 
 FOREVER = timedelta(days=365)
-"""A quiet stream is no failure, so no operation times out; heartbeats find a rank that stopped."""
+"""A quiet stream is not a failure, so no operation times out; heartbeats find a rank that stopped."""
 
 
 class Producer(Protocol):

@@ -1,7 +1,7 @@
-"""The light connection of a link: it carries nothing but signs of life, and both ends have proved who they are.
+"""The authenticated light connection that shows whether a link is alive.
 
 The listener's address stands in the store under the run's seal. Who connects must know the seal, and so must who
-answers: each seals what the other drew. A stranger can neither keep a cut link alive nor make one look cut.
+answers: each seals what the other drew. An outsider can neither keep a cut link alive nor make one look cut.
 
     connector                         listener
         magic, rank, identity, nonce  ->
@@ -84,7 +84,7 @@ class LivenessConnection:
     def heard(self) -> Heard:
         """Of the other end's machine: its kernel acknowledges whatever the process does.
 
-        What merely comes is no answer: where only the way there is cut, the other end sends again and again.
+        What merely comes is not an answer: where only the way there is cut, the other end sends again and again.
         """
         kernel = kernel_of(self.connection) if self._greeted or not self.connects else None
         if kernel is None:
@@ -108,7 +108,7 @@ class LivenessConnection:
             self._send(SIGN)
 
     def read(self) -> None:
-        """Raises OSError where the connection has ended, Refused where its other end is somebody else."""
+        """Raises OSError where the connection has ended, Refused where its other end is not the expected process."""
         with contextlib.suppress(BlockingIOError):
             data = self.connection.recv(BUFFER_BYTES)
             if not data:

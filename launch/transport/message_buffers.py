@@ -1,4 +1,4 @@
-"""One message a boundary a microbatch: a header and all tensors of the boundary in one preallocated buffer."""
+"""The preallocated buffer of one message: a header and all tensors of a boundary."""
 
 from __future__ import annotations
 

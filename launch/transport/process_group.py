@@ -1,4 +1,4 @@
-"""The process group and its links, as one object an epoch: a rank can give it up and build the next one.
+"""The gloo process group and links of one epoch, which a rank can abandon and rebuild.
 
 It owns its ProcessGroupGloo and does not use torch.distributed's global one: a failed init leaves that one's counters
 advanced, so that ranks which tried a different number of times never meet again.
@@ -87,7 +87,7 @@ class Epoch:
                 raise
 
     def group(self, peer: int) -> GlooGroup:
-        """For messages that are no plan's; in it the lower rank of the two has number 0."""
+        """For messages outside of any plan; in it the lower rank of the two has number 0."""
         return self._groups[peer]
 
     def send_link(self, peer: int, boundary: int, layout: Layout, num_buffers: int) -> SendLink:
@@ -139,7 +139,7 @@ def local_address(plan_address: str, master_address: str) -> str:
     The plan's own, where it is this machine's; otherwise the one from which rank 0 is reached.
 
     Raises:
-        UserError: there is no way to rank 0.
+        UserError: rank 0 cannot be reached.
     """
     if is_loopback(master_address):
         return "127.0.0.1"
@@ -153,5 +153,5 @@ def local_address(plan_address: str, master_address: str) -> str:
             return str(probe.getsockname()[0])
     except OSError as error:
         raise UserError(
-            f"no way from this machine to rank 0 at {master_address} ({error.strerror}): give --master ADDRESS:PORT"
+            f"cannot reach rank 0 at {master_address} from this machine ({error.strerror}): give --master ADDRESS:PORT"
         ) from None

@@ -1,7 +1,7 @@
-"""A rank that lacks a shard, or has a stale one, gets it from rank 0, over a process group of the two alone.
+"""Sends a missing or stale shard from rank 0 to a rank, over a process group of the two.
 
 The rank asks in the store, where what it says bears the shared secret. Rank 0 gives each rank its own shards and no
-other. A transfer that breaks goes on where it stopped, and what came counts only with the sha256 that the plan names.
+other. A broken transfer resumes where it stopped, and what came counts only with the sha256 that the plan names.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class TransferContext:
 
     @property
     def silence(self) -> timedelta:
-        """A piece that takes longer ends the attempt: the group is of these two alone, so nobody else is disturbed."""
+        """A piece that takes longer ends the attempt: the group has only these two, so no other rank is disturbed."""
         return timedelta(seconds=max(self.plan.runtime.detect_s, self.plan.runtime.timeout_s))
 
 
@@ -158,7 +158,7 @@ class ShardServer:
             board.put(_answer_key(request), json.dumps(asdict(answer)))
             if stage is None or answer.error or request.offset >= answer.num_bytes:
                 return
-            self._log(f"sends {stage.shard} ({format_bytes(answer.num_bytes - request.offset)}) to "
+            self._log(f"sending {stage.shard} ({format_bytes(answer.num_bytes - request.offset)}) to "
                       f"{rank_name(self._way.plan, request.rank)}, which lacks it")  # fmt: skip
             with self._way.group(board, request) as group, (self._way.folder / stage.shard).open("rb") as file:
                 self._send(group, file, request.offset, answer.num_bytes)
@@ -173,7 +173,7 @@ class ShardServer:
                     check_shard(self._way.plan, stage, self._way.folder)
                     self._sizes[stage.sha256] = (self._way.folder / stage.shard).stat().st_size
         except UserError as error:
-            return Answer(num_bytes=0, error=f"{name} cannot give it: {error}")
+            return Answer(num_bytes=0, error=f"{name} cannot send it: {error}")
         return Answer(num_bytes=self._sizes[stage.sha256])
 
     def _send(self, group: GlooGroup, file: IO[bytes], offset: int, num_bytes: int) -> None:
@@ -216,7 +216,7 @@ class _Fetch:
     def __init__(self, way: TransferContext, stage: Stage, board: Board, log: Callable[[str], None]) -> None:
         self._way, self._stage, self._board, self._log = way, stage, board, log
         self._path = way.folder / stage.shard
-        # named by what it is to be, so that another plan's beginning is not gone on with
+        # named by what it is to be, so that another plan's beginning is not resumed
         self._part = self._path.with_name(f".{self._path.name}.{stage.sha256[:16]}.part")
         self._told = 0.0
 
@@ -227,7 +227,7 @@ class _Fetch:
             try:
                 if self._attempt(before):
                     return
-                reason = "what came is not what the plan names"
+                reason = "the received file is not the one that the plan names"
             except PeerLostError as error:
                 reason = str(error).partition("\n")[0]
             except OSError as error:
@@ -255,8 +255,8 @@ class _Fetch:
         if offset < num_bytes:
             self._check_room(num_bytes - offset)
             begin = time.monotonic()
-            gone_on = f", goes on after {format_bytes(offset)}" if offset else ""
-            self._log(f"fetches {self._stage.shard} ({format_bytes(num_bytes)}) from rank 0{gone_on}")
+            gone_on = f", resuming after {format_bytes(offset)}" if offset else ""
+            self._log(f"fetching {self._stage.shard} ({format_bytes(num_bytes)}) from rank 0{gone_on}")
             with self._way.group(self._board, request) as group, self._part.open("ab") as file:
                 self._receive(group, file, offset, num_bytes)
             taken_s = time.monotonic() - begin
@@ -284,7 +284,7 @@ class _Fetch:
         free = shutil.disk_usage(self._path.parent).free
         if free < num_bytes + SPARE_BYTES:
             sizes = f"{format_bytes(num_bytes)} to come, {format_bytes(free)} free"
-            raise UserError(f"{self._path}: no room to fetch it: {sizes}: make room")
+            raise UserError(f"{self._path}: not enough space to fetch it: {sizes}: free some")
 
     def _receive(self, group: GlooGroup, file: IO[bytes], offset: int, num_bytes: int) -> None:
         sizes = _pieces(offset, num_bytes)
@@ -317,4 +317,4 @@ class _Fetch:
         if now - self._told > TELL_S:
             self._told = now
             share = f"{format_bytes(done)} of {format_bytes(num_bytes)} ({done / num_bytes:.0%})"
-            self._log(f"fetches {self._stage.shard}: {share}")
+            self._log(f"fetching {self._stage.shard}: {share}")

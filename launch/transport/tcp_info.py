@@ -1,4 +1,4 @@
-"""What the kernel knows of this process's TCP connections. Linux; elsewhere it says nothing."""
+"""Reads the kernel's state of this process's TCP connections (Linux only)."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Kernel:
 
 
 def kernel_of(connection: socket.socket) -> Kernel | None:
-    """None where the system does not say: it is no Linux, or the connection is not there any more."""
+    """None where the system does not say: it is not Linux, or the connection is gone."""
     if sys.platform != "linux":
         return None
     try:

@@ -43,8 +43,7 @@ std::vector<i64> all_ps(const std::string& field, const std::vector<double>& sec
 }  // namespace
 
 i64 to_ps(double seconds, const std::string& field) {
-  if (!std::isfinite(seconds))
-    fail(field + " is " + std::to_string(seconds) + ": it must be a finite number");
+  if (!std::isfinite(seconds)) fail(field + " is " + std::to_string(seconds) + ": expected a finite number");
   if (seconds < 0.0) fail(field + " is " + std::to_string(seconds) + ": a time cannot be negative");
   const double ps = seconds * 1e12;
   if (!(ps < 0x1p59))
@@ -237,9 +236,9 @@ void Instance::read_constraints() const {
     }
   }
   if (spec_.max_hosts && *spec_.max_hosts < 1)
-    fail("max_hosts is " + std::to_string(*spec_.max_hosts) + ": it must be 1 at least");
+    fail("max_hosts is " + std::to_string(*spec_.max_hosts) + ": expected at least 1");
   if (spec_.state_budget < 1)
-    fail("state_budget is " + std::to_string(spec_.state_budget) + ": it must be 1 at least");
+    fail("state_budget is " + std::to_string(spec_.state_budget) + ": expected at least 1");
   if (spec_.period_limit_s) (void)to_ps(*spec_.period_limit_s, "period_limit_s");
   if (spec_.latency_limit_s) (void)to_ps(*spec_.latency_limit_s, "latency_limit_s");
   if (spec_.objective == Objective::kPeriodUnderLatency && !spec_.latency_limit_s) {

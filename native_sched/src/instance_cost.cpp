@@ -50,7 +50,7 @@ void Instance::check_chain(const std::vector<AssignmentSpec>& assignments) const
     check_index(name + ".host", stage.host, num_hosts_);
     if (stage.first > stage.last) fail(name + ": the first unit comes after the last");
     if (stage.first != next) {
-      fail(name + ".first is " + std::to_string(stage.first) + ": it must be " + std::to_string(next) +
+      fail(name + ".first is " + std::to_string(stage.first) + ": expected " + std::to_string(next) +
            (stage.first > next ? ", or units are left out" : ", or units run twice"));
     }
     i64& used_by = user[static_cast<std::size_t>(stage.host)];

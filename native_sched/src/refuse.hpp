@@ -21,7 +21,7 @@ inline std::string item(const std::string& field, std::size_t index) {
 
 inline void check_length(const std::string& field, std::size_t have, std::size_t want) {
   if (have != want)
-    fail(field + " has " + std::to_string(have) + " entries: it must have " + std::to_string(want));
+    fail(field + " has " + std::to_string(have) + " entries: expected " + std::to_string(want));
 }
 
 inline void check_bytes(const std::string& field, i64 value) {
@@ -37,13 +37,13 @@ inline void check_all_bytes(const std::string& field, const std::vector<i64>& va
 
 inline void check_rate(const std::string& field, double value) {
   if (!std::isfinite(value) || value <= 0.0) {
-    fail(field + " is " + std::to_string(value) + ": a bandwidth must be a finite number above 0");
+    fail(field + " is " + std::to_string(value) + ": expected a finite number greater than 0");
   }
 }
 
 inline void check_index(const std::string& field, i64 value, int count) {
   if (value < 0 || value >= count) {
-    fail(field + " is " + std::to_string(value) + ": it must be from 0 to " + std::to_string(count - 1));
+    fail(field + " is " + std::to_string(value) + ": expected 0 to " + std::to_string(count - 1));
   }
 }
 

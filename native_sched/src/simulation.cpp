@@ -32,7 +32,7 @@ void check_shared(const PipelineSpec& spec) {
       taken[boundary] = true;
       if (!(shared.share[k] > 0.0 && shared.share[k] <= 1.0))
         fail(item(name + ".share", k) + " is " + std::to_string(shared.share[k]) +
-             ": it must be over 0, at most 1");
+             ": expected more than 0, at most 1");
     }
   }
 }
@@ -48,13 +48,13 @@ void check(const PipelineSpec& spec) {
        {std::pair{"num_buffers_in", spec.num_buffers_in}, std::pair{"num_buffers_out", spec.num_buffers_out},
         std::pair{"num_microbatches", spec.num_microbatches}}) {
     if (value < 1 || value > 1'000'000'000)
-      fail(std::string(name) + " is " + std::to_string(value) + ": it must be 1 to 1000000000");
+      fail(std::string(name) + " is " + std::to_string(value) + ": expected 1 to 1000000000");
   }
   if (!spec.ready_s.empty())
     check_times("ready_s", spec.ready_s, static_cast<std::size_t>(spec.num_microbatches));
   if (!(spec.sigma >= 0.0) || !std::isfinite(spec.sigma)) fail("sigma must be finite and 0 or more");
   if (!(spec.warm_up_factor > 0.0) || !std::isfinite(spec.warm_up_factor))
-    fail("warm_up_factor must be finite and over 0");
+    fail("warm_up_factor must be finite and greater than 0");
   if (spec.trace_from < 0 || spec.trace_to > spec.num_microbatches)
     fail("trace goes beyond the microbatches");
   check_shared(spec);

@@ -21,6 +21,8 @@ from edgecompile.models import build_model
 from edgecompile.models.weights import load_weights
 from edgecompile.wire.formats import cut_formats
 
+pytestmark = pytest.mark.slow
+
 DIGITS = Path(__file__).resolve().parents[2] / "benchmarks" / "digits"
 FOLD = 1
 WORDS = ["model=vit_digits", "microbatch=60", "hosts.count=3", "schedule=manual",

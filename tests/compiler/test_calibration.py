@@ -26,6 +26,7 @@ def test_measurements_name_boards_models_and_sources(board: str) -> None:
             assert all(item > 0 for item in (value if isinstance(value, list) else [value]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", DATA["models"])
 def test_measured_models_compose(model: str) -> None:
     assert compose(DATA["models"][model]).model.inputs

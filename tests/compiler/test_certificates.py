@@ -22,7 +22,7 @@ CUTS = ("schedule=manual", "schedule.cuts=[2,5]")
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["hosts.members.local.memory=165MB"], "unit 4 fits on no host: .* too few"),
+        (["hosts.members.local.memory=165MB"], "unit 4 fits on no host: .* short by"),
         (["hosts.members.local.memory=165MB", *CUTS], r"stage 0 \(units 0-1\) needs .* on local-1"),
         (["schedule.constraints.min_throughput=1e9"], "above the period that schedule.constraints.min_throughput asks"),
         (["schedule.constraints.max_latency=1ns"], r"above schedule\.constraints\.max_latency = 1 ns"),

@@ -130,7 +130,7 @@ def load_index(path: Path) -> None:
 
 
 def read_partial(path: Path) -> None:
-    """A measurement that cannot be gone on with begins anew."""
+    """A measurement that cannot be resumed starts over."""
     partial = PartialFile(path, {"threads": 1})
     for microbatch in (1, 2):
         partial.measured(microbatch)
@@ -165,6 +165,7 @@ NAMES = ("profile", "run", "sweep", "pipeedge models", "pipeedge types", "pipeed
          "npz", "index", "partial")  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_damaged_files_end_in_one_kind_of_error(tmp_path: Path, name: str) -> None:
     folder = tmp_path / "others"
@@ -180,6 +181,7 @@ def test_damaged_files_end_in_one_kind_of_error(tmp_path: Path, name: str) -> No
     assert not list(tmp_path.rglob("pwned*"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("group", "seed"), [("hosts", HOSTS), ("devices", BOARDS), ("model", MODEL)])
 def test_damaged_configs_end_in_one_kind_of_error(tmp_path: Path, group: str, seed: bytes) -> None:
     path = tmp_path / group / "own.yaml"

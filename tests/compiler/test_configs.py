@@ -187,7 +187,7 @@ BAD = [
      ["BertModl", "BertModel"]),
     (["+model.build.config.hiden_size=4", "model=deit_tiny"], ["hiden_size", "hidden_size"]),
     (["passes.fold=false", *SMALL_DEIT], ["passes.fold", "fold_constants"]),
-    (["hosts.members.local.memory=165MB", *SMALL_DEIT], ["local-2", "MB", "too few"]),
+    (["hosts.members.local.memory=165MB", *SMALL_DEIT], ["local-2", "MB", "short by"]),
     (["model.output=logit", *SMALL_DEIT], ["model.output", "logits"]),
     (["model=custom", "model.build._target_=nowhere.Model", "model.inputs={x: {shape: [4], dtype: float32}}"],
      ["nowhere"]),

@@ -14,6 +14,8 @@ from torch import nn
 
 from edgecompile.contract.errors import UserError
 
+pytestmark = pytest.mark.slow
+
 ITEMS = torch.randn(4, 5, 8, generator=torch.Generator().manual_seed(0))
 
 

@@ -45,9 +45,9 @@ def test_labels_of_a_file(tmp_path: Path, content: str) -> None:
     [
         (b"cat\n\ndog\n", "labels.txt: entry 2 is empty"),
         (b"", "labels.txt: entry 1 is empty"),
-        ("cat\ndog\n".encode("utf-16"), "labels.txt: not a labels file: byte 0 is no UTF-8 text"),
-        ([False, True], r"data.labels.0: False is no text: put it in quotes"),
-        (["cat", None], r"data.labels.1: None is no text"),
+        ("cat\ndog\n".encode("utf-16"), "labels.txt: not a labels file: byte 0 is not UTF-8 text"),
+        ([False, True], r"data.labels.0: False is not text: put it in quotes"),
+        (["cat", None], r"data.labels.1: None is not text"),
         (["cat", " "], None),
     ],
 )
@@ -96,7 +96,7 @@ def test_a_pipe_is_read_and_a_wait_is_told(
     writer.start()
     assert read_text(path, what="plan", max_bytes=100) == "a: 1\n"
     writer.join()
-    assert told.text == [f"{path} is a pipe: waits until all has been written to it"]  # type: ignore[attr-defined]
+    assert told.text == [f"{path} is a pipe: waiting until all of it has been written"]  # type: ignore[attr-defined]
 
 
 def test_what_never_ends_is_not_read_to_its_end() -> None:
@@ -115,7 +115,7 @@ def test_a_file_of_somebody_else_s_is_not_taken_for_ours(tmp_path: Path) -> None
         path.write_text("")
         check(path)
         path.write_text(MINE)
-        with pytest.raises(UserError, match=f"{name}: is no .*, and would be written over: move it away, or choose"):
+        with pytest.raises(UserError, match=f"{name}: is not a .*, and would be overwritten: move it away, or choose"):
             check(path)
         assert path.read_text() == MINE
     (tmp_path / "plan.yaml").unlink()
@@ -125,7 +125,7 @@ def test_a_file_of_somebody_else_s_is_not_taken_for_ours(tmp_path: Path) -> None
 
 
 def test_a_plan_is_not_written_where_torch_cannot_read(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"caf\\xe9: the plan's folder has a name that is no UTF-8"):
+    with pytest.raises(UserError, match=r"caf\\xe9: the plan's folder has a name that is not UTF-8"):
         check_place(tmp_path / os.fsdecode(b"caf\xe9") / "plan.yaml")
 
 
@@ -134,7 +134,7 @@ def test_a_sweep_leaves_files_of_others_alone(tmp_path: Path, name: str) -> None
     (tmp_path / "0").mkdir()
     sweep._check_files(tmp_path, tmp_path / "0")
     (tmp_path / name).write_text('{"jobs": 1, "name": "my web app"}' if name == "sweep.svg" else '{"name": "mine"}')
-    with pytest.raises(UserError, match=rf"{name}: is no .*, and would be written over"):
+    with pytest.raises(UserError, match=rf"{name}: is not a .*, and would be overwritten"):
         sweep._check_files(tmp_path, tmp_path / "0")
 
 
@@ -149,7 +149,7 @@ def test_edgesched_writes_over_nothing_else(tmp_path: Path, capsys: pytest.Captu
     paths["hosts"].write_text("fast: [f-0]\n")
     before = {path: path.read_bytes() for path in paths.values()}
     words = ["-m", "tiny", "-M", paths["models"], "-T", paths["types"], "-D", paths["hosts"], "--flops", "1e9"]
-    for name, message in (("hosts", "--to-conf would write over the devices file"), ("mine", "is no option that")):
+    for name, message in (("hosts", "--to-conf would overwrite the devices file"), ("mine", "is not a config that")):
         (tmp_path / "devices" / "mine.yaml").write_text("mine: 1\n")
         given = [*map(str, words), "--to-conf", str(tmp_path), "--conf-name", name]
         assert pipeedge_cli.main(given) == 2

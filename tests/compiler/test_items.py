@@ -86,6 +86,7 @@ def test_a_constant_is_no_result(microbatch: int) -> None:
         reference_of(unruly.Table(microbatch), microbatch)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("output", ["logits_per_image", "logits_per_text"])
 def test_similarities_of_clip_are_refused_and_its_embeddings_are_not(compile_here: Compile, output: str) -> None:
     tiny = "hidden_size: 16, intermediate_size: 32, num_hidden_layers: 1, num_attention_heads: 2"
@@ -109,6 +110,7 @@ def test_state_between_calls_is_refused_by_name(kind: type[nn.Module], attribute
         reference_of(kind(), microbatch)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", unruly.STATEFUL)
 def test_no_stateful_module_is_compiled(kind: type[nn.Module], compile_unruly: Callable[..., object]) -> None:
     """Whether torch.export takes it or not, the reason is the same."""
@@ -116,6 +118,7 @@ def test_no_stateful_module_is_compiled(kind: type[nn.Module], compile_unruly: C
         compile_unruly(kind.__name__, "microbatch=2")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("microbatch", [1, 2, 4])
 @pytest.mark.parametrize("artifact", ["torchscript", "pt2"])
 @pytest.mark.parametrize("name", ["OnlyNotes", "WritesInput"])
@@ -133,6 +136,7 @@ def test_harmless_writes_compile_to_the_right_result(
         assert torch.equal(before, ITEMS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("microbatch", [1, 2, 4])
 def test_recurrent_cells_give_the_same_result_at_every_run(
     microbatch: int, compile_unruly: Callable[..., tuple[Plan, Path]]
@@ -180,13 +184,14 @@ def test_a_written_constant_list_is_copied_at_each_run() -> None:
     with torch.no_grad():
         traced = torch.jit.freeze(torch.jit.trace(module, (ITEMS[:2],), check_trace=False).eval())  # as torch does it
         wanted, before = module(ITEMS[:2]), [traced(ITEMS[:2])[0] for _ in range(2)]
-        assert not torch.equal(*before), "torch has mended this: inplace.py may go"
+        assert not torch.equal(*before), "torch has fixed this: inplace.py may go"
         traced = torch.jit.freeze(torch.jit.trace(module, (ITEMS[:2],), check_trace=False).eval())
         isolate_writes(traced.graph)
         for _ in range(3):
             assert torch.allclose(traced(ITEMS[:2])[0], wanted[0], atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "where"),
     [("Dropout", "operator dropout of the module 'inner'"), ("Seeded", "rand_like"), ("OwnGenerator", "rand"),
@@ -206,6 +211,7 @@ def test_the_eager_run_names_the_line_that_draws(kind: type[nn.Module]) -> None:
         reference_of(kind(), 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("microbatch", [1, 2])
 @pytest.mark.parametrize("name", ["TrainingBatchNorm", "SwitchesItself"])
 def test_a_batch_norm_in_training_mode_is_refused_by_name(
@@ -237,6 +243,7 @@ def test_an_influence_that_takes_equal_numbers_is_found(microbatch: int) -> None
         make_reference(FlatModel(unruly.Packed(), ["x", "document"], ()), [ITEMS[:4], ids], microbatch)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("microbatch", [1, 2, 5])
 @pytest.mark.parametrize("name", ["MaskedOutput", "DropoutAlias", "CachedTables"])
 def test_results_equal_the_eager_models(

@@ -25,6 +25,8 @@ from edgecompile.measure.stretches import classes, range_bytes, stretches_of
 from edgecompile.profile.measured import cores_of, threads_of
 from edgecompile.profile.profile_file import Cost, profile_path
 
+pytestmark = pytest.mark.slow
+
 LARGE = 1 << 30
 
 

@@ -15,6 +15,8 @@ from edgecompile.measure.bench import Bench
 from edgecompile.measure.stretches import atoms_of
 from edgecompile.wire.formats import is_encoded, wire_format, wire_tensors
 
+pytestmark = pytest.mark.slow
+
 X = "x: {shape: [%d, 16], dtype: float32}"
 MASKED = f"{X}, mask: {{shape: [%d], dtype: int64}}"
 CASES = [

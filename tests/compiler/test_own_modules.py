@@ -77,6 +77,6 @@ def test_why_a_target_is_not_found(folder: Path) -> None:
     assert f"no module own_net is installed, or in this folder, {folder}" in why_not_found("own_net.Net")
     (folder / "json.py").write_text("")
     importlib.import_module("json")
-    assert "which comes before the one in this folder: give yours another name" in why_not_found("json.Net")
+    assert "which takes precedence over the one in this folder: give yours another name" in why_not_found("json.Net")
     (folder / "own_net.py").write_text("")
     assert why_not_found("own_net.Nett") == ""

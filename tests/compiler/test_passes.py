@@ -94,11 +94,13 @@ def test_drop_guards() -> None:
     assert "_assert" not in operators(traced)
 
 
+@pytest.mark.slow
 def test_drop_dropout() -> None:
     with_pass, _ = graphs(Block(), INPUT, off="drop_dropout")
     assert "dropout" not in operators(with_pass)
 
 
+@pytest.mark.slow
 def test_fold_constants_and_true_masks() -> None:
     class Positions(nn.Module):
         def forward(self, x0: torch.Tensor) -> torch.Tensor:
@@ -116,18 +118,21 @@ def test_fold_constants_and_true_masks() -> None:
     assert any(isinstance(item, fx.Node) for item in masks[1])
 
 
+@pytest.mark.slow
 def test_drop_devices() -> None:
     with_pass, _ = graphs(Block(), INPUT, off="drop_devices")
     for node in with_pass.graph.nodes:
         assert not any(isinstance(value, torch.device) for value in (*node.args, *node.kwargs.values()))
 
 
+@pytest.mark.slow
 def test_drop_copies() -> None:
     with_pass, without = graphs(Block(), INPUT, off="drop_copies")
     assert {"clone", "contiguous"} & set(operators(without))
     assert not {"clone", "contiguous"} & set(operators(with_pass))
 
 
+@pytest.mark.slow
 def test_push_selection_up_computes_one_token() -> None:
     with_pass, without = graphs(Block(), INPUT, off="push_selection_up")
 
@@ -178,6 +183,7 @@ def test_selection_of_features_and_whole_norms_stays() -> None:
     graphs(Stays(), torch.randn(3, 5, 8), off="push_selection_up")
 
 
+@pytest.mark.slow
 def test_views_sink_to_their_readers() -> None:
     with_pass, _ = graphs(Block(), INPUT, off="sink_views")
     nodes = list(with_pass.graph.nodes)
@@ -186,6 +192,7 @@ def test_views_sink_to_their_readers() -> None:
     assert before == ["reshape", "transpose"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PASSES)
 def test_every_pass_can_be_switched_off(name: str) -> None:
     graphs(Block(), INPUT, off=name)
@@ -228,6 +235,7 @@ SELECTIONS: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], int]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SELECTIONS)
 def test_selections_as_people_write_them(name: str) -> None:
     """The result stays, and layers before compute what is read alone, steps apart."""
@@ -353,6 +361,7 @@ class Composed(nn.Module):
         return x0
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(names=st.lists(st.sampled_from(sorted(STEPS)), min_size=2, max_size=5), end=st.sampled_from(ENDS))
 def test_passes_keep_the_result_of_any_model(names: list[str], end: Step) -> None:

@@ -88,6 +88,7 @@ def test_solving_again_gives_the_same_plan(monkeypatch: pytest.MonkeyPatch, tmp_
     assert problem_of(replace(plan, runtime=replace(plan.runtime, num_buffers_in=9))) != stated
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", GIVEN)
 def test_given_stages_cost_the_same_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str) -> None:
     plan, _ = compiled(monkeypatch, tmp_path, GIVEN[name])
@@ -96,6 +97,7 @@ def test_given_stages_cost_the_same_again(monkeypatch: pytest.MonkeyPatch, tmp_p
     assert solve(problem_of(plan)).period_s <= plan.predicted.period_s
 
 
+@pytest.mark.slow
 def test_another_wire_format_can_be_asked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     plan, _ = compiled(monkeypatch, tmp_path, (*FORKED, *SLOW))
     _, stated = compiled(monkeypatch, tmp_path, (*FORKED, *SLOW, "wire=int4"))

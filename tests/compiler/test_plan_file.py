@@ -57,7 +57,7 @@ BROKEN = [
     ("stages.0.sha256", "abc", r"stages\.0\.sha256.*64 hexadecimal"),
     ("stages.0.artifact", "pickle", r"stages\.0\.artifact"),
     ("stages.1.inputs.0.dtype", "object", r"stages\.1\.inputs\.0\.dtype"),
-    ("stages.1.inputs.0.shape", [1, 2], r"stages\.1\.inputs.*what comes out"),
+    ("stages.1.inputs.0.shape", [1, 2], r"stages\.1\.inputs.*the outputs of the stage before"),
     ("stages.0.predicted.memory_bytes", -1, r"stages\.0\.predicted\.memory_bytes"),
     ("hosts.0.port", 70000, r"hosts\.0\.port.*65535"),
     ("hosts.1.rank", 5, r"hosts\.1\.rank"),
@@ -65,7 +65,11 @@ BROKEN = [
     ("hosts.0.limits.memory_bytes", "much", r"hosts\.0\.limits\.memory_bytes.*whole number"),
     ("hosts", [], "hosts.*one host or more"),
     ("hosts.0.limits.bandwidth_bytes_per_s", 0, r"hosts\.0\.limits\.bandwidth_bytes_per_s.*1e-09 to 2\^62 bytes a s"),
-    ("hosts.0.limits.bandwidth_bytes_per_s", 1e-320, r"hosts\.0\.limits\.bandwidth_bytes_per_s: 1e-320 does not do"),
+    (
+        "hosts.0.limits.bandwidth_bytes_per_s",
+        1e-320,
+        r"invalid value 1e-320 for hosts\.0\.limits\.bandwidth_bytes_per_s",
+    ),
     (
         "hosts.0.limits.bandwidth_bytes_per_s",
         1e-9,
@@ -81,7 +85,7 @@ BROKEN = [
     ("boundaries.1.encode_s.local.int8", 1e6, r"boundaries\.1\.encode_s\.local"),
     ("scheduling.latency_limit_s", 1e300, r"scheduling\.latency_limit_s.*at most 576461"),
     ("runtime.detect_s", 1e300, r"runtime\.detect_s.*at most 576461"),
-    ("predicted.period_s", 0.0, r"predicted\.period_s.*over 0"),
+    ("predicted.period_s", 0.0, r"predicted\.period_s.*greater than 0"),
     ("hosts.0.device", "abacus", r"hosts\.0\.device.*one of local"),
     ("cluster", ["local-2", "local-1"], r"cluster\.0.*data host, local-1"),
     ("cluster", ["local-1"], "cluster.*names of all hosts"),
@@ -113,7 +117,7 @@ BROKEN = [
     ("outputs.0.shape", [3, 7, 50], r"outputs\.0\.shape.*first extent"),
     ("data.kind", "sound", r"data\.kind"),
     ("runtime.timeout_s", 0, r"runtime\.timeout_s"),
-    ("runtime.prepack", "sometimes", r"runtime\.prepack: 'sometimes' does not do: it must be one of"),
+    ("runtime.prepack", "sometimes", r"invalid value 'sometimes' for runtime\.prepack: expected one of"),
     ("units.0.flops", -5, r"units\.0\.flops"),
     ("nonsense", 1, "unknown key nonsense"),
     ("stages.0.nonsense", 1, r"unknown key stages\.0\.nonsense"),
@@ -137,8 +141,8 @@ def test_a_broken_rule_is_named(document: dict[str, Any], tmp_path: Path, path: 
         (b"", "top level must be a mapping"),
         (b"[1, 2]", "top level must be a mapping"),
         (b"version: 1\nmodel: {", "not a readable plan"),
-        (b"version: 1\nversion: 1\n", "stands here twice"),
-        (b"\xff\xfe\x00", "no UTF-8"),
+        (b"version: 1\nversion: 1\n", "duplicate key"),
+        (b"\xff\xfe\x00", "not UTF-8"),
         (b"a: &a [1]\nb: *a\n", "aliases"),
         (b"!!python/object/apply:os.system ['true']", "not a readable plan"),
         (b"x: " + b"[" * 20000, "not a readable plan"),
@@ -159,6 +163,7 @@ def test_missing_plan_and_folder(tmp_path: Path) -> None:
         read_plan(tmp_path)
 
 
+@pytest.mark.slow
 def test_the_same_config_gives_the_same_bytes(tmp_path: Path) -> None:
     """Here, again in the same process, and in another process and folder."""
     texts, asked = [], [*TINY, "schedule=even", "seed=3"]

@@ -132,6 +132,7 @@ def test_a_record_that_is_none_holds_no_rows(record: str | bytes) -> None:
     assert rows_in(record) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("artifact", ["torchscript", "pt2"])
 def test_shards_are_packed_when_they_are_loaded(artifact: str, tmp_path: Path, prepack_plan: PlanOf) -> None:
     folder, stages = prepack_plan(artifact)
@@ -147,6 +148,7 @@ def test_shards_are_packed_when_they_are_loaded(artifact: str, tmp_path: Path, p
     assert largest_difference(packed, plain) < 1e-5
 
 
+@pytest.mark.slow
 def test_the_first_microbatch_need_not_wait_for_the_packing(prepack_plan: PlanOf) -> None:
     folder, stages = prepack_plan("torchscript")
     values = [torch.randn(spec.shape) for spec in stages[0].inputs]

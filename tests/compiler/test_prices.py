@@ -28,6 +28,8 @@ from edgecompile.planning.from_plan import planned_again
 from edgecompile.planning.problem import Infeasible
 from edgecompile.terminal.console import steps
 
+pytestmark = pytest.mark.slow
+
 # Slow links, little memory and units that all take alike, so that every limit has a price.
 KINDS = ("jetson_orin_nano", "intel_n100", "laptop_cpu", "raspberry_pi_5")
 HOSTS = ("mini-pc", "orin-nano", "laptop", "pi5-1", "pi5-2")

@@ -102,7 +102,7 @@ def test_between_two_microbatches_units_lie_on_a_line(compile_measured: Callable
 
 
 def test_outside_of_what_was_measured(compile_measured: Callable[..., Plan], profile: Path) -> None:
-    with pytest.raises(UserError, match=r"microbatch 8 lies outside of those measured \(1, 4\).*profile.outside"):
+    with pytest.raises(UserError, match=r"microbatch 8 is outside the measured ones \(1, 4\).*profile.outside"):
         compile_measured("hosts.count=1", "microbatch=8")
     edge = compile_measured("hosts.count=1", "microbatch=4")
     plan = compile_measured("hosts.count=1", "microbatch=8", "profile.outside=analytic")
@@ -150,9 +150,9 @@ def test_kinds_that_are_shares_of_the_machine_that_was_measured(
             lambda document: document.update(threads=2),
             "measured with 2 threads, but a rank on local will have 1 thread",
         ),
-        (lambda document: document["units"].append("x"), r"microbatches.0.wall_s: \d+ entries do not do"),
-        (lambda document: document["microbatches"][0]["cpu_s"].__setitem__(0, -1.0), "-1.0 does not do"),
-        (lambda document: document["microbatches"].reverse(), r"microbatches: \[4, 1\] does not do"),
+        (lambda document: document["units"].append("x"), r"microbatches.0.wall_s has \d+ entries: expected"),
+        (lambda document: document["microbatches"][0]["cpu_s"].__setitem__(0, -1.0), "invalid value -1.0 for "),
+        (lambda document: document["microbatches"].reverse(), r"invalid value \[4, 1\] for microbatches"),
         (lambda document: document.pop("rates"), "the key rates is missing"),
         (lambda document: document.update(extra=1), "unknown key extra"),
     ],
@@ -209,11 +209,11 @@ def test_an_interrupted_measurement_goes_on(tmp_path: Path) -> None:
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
     assert errors.splitlines()[-1] == "edgeprofile: interrupted"
-    assert re.search(r"stopped at microbatch \d+: \S+\.partial keeps the rounds; the same command goes on", errors)
+    assert re.search(r"stopped at microbatch \d+: \S+\.partial keeps the rounds; run the same command again", errors)
     assert not list(tmp_path.rglob("*.yaml"))
     done = command("edgecompile.commands.profile_command", *MEASURE, folder=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "goes on with what profiles/local-tiny_vit.yaml.partial holds" in done.stderr
+    assert "resuming from profiles/local-tiny_vit.yaml.partial" in done.stderr
     assert not list(tmp_path.rglob("*.partial"))
 
 

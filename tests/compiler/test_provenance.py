@@ -37,11 +37,13 @@ SAME: list[tuple[Sequence[str], Sequence[str]]] = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("given", "recorded"), SAME, ids=lambda value: " ".join(value)[:50])
 def test_the_same_config_is_recorded_alike(given: Sequence[str], recorded: Sequence[str]) -> None:
     assert sorted(recorded_overrides(list(given))) == sorted(recorded)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "given",
     [TINY_VIT, SMALL_DEIT, hand_written("Encoder"),
@@ -56,6 +58,7 @@ def test_what_is_recorded_gives_the_config_again(given: Sequence[str]) -> None:
     assert recorded_overrides([*again, "output_dir=elsewhere"]) == again
 
 
+@pytest.mark.slow
 def test_a_plan_alone_is_the_one_of_a_sweep(main_here: Command, tmp_path: Path) -> None:
     """In another folder, with its overrides in another order and one that says what holds anyway."""
     words = [*hand_written("Tied"), "hosts.count=2"]
@@ -72,6 +75,7 @@ def test_a_plan_alone_is_the_one_of_a_sweep(main_here: Command, tmp_path: Path) 
     assert made.overrides[-1] == "microbatch=2"
 
 
+@pytest.mark.slow
 def test_old_plans_without_it_still_read(
     compile_here: Compile, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -23,6 +23,8 @@ from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Plan
 from edgecompile.pipeline import compile_model
 
+pytestmark = pytest.mark.slow
+
 ITEMS = torch.randn(5, LENGTH, WIDTH, generator=torch.Generator().manual_seed(7))
 NUM_MODULES = int(os.environ.get("RANDOM_MODULES", "320"))
 """How many are made; one in four has a part that does not treat each item by itself."""

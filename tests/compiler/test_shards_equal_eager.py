@@ -16,6 +16,8 @@ from edgecompile.contract.plan import Plan
 from edgecompile.contract.plan_file import read_plan
 from edgecompile.execution import torchscript
 
+pytestmark = pytest.mark.slow
+
 RUNTIME_BYTES = 165_000_000
 """What devices=local says of the runtime itself."""
 

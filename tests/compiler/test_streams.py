@@ -11,6 +11,8 @@ import pytest
 
 from edgecompile.commands.hydra_app import _quoted
 
+pytestmark = pytest.mark.slow
+
 ASCII_ALONE = {"LC_ALL": "C", "PYTHONUTF8": "0"}
 
 

@@ -16,6 +16,7 @@ from edgecompile.sweep.table import common_overrides, swept_keys, swept_values, 
 from edgecompile.terminal.console import table_console
 
 
+@pytest.mark.slow
 def test_a_sweep_writes_plans_and_names_the_best(tmp_path: Path) -> None:
     done = command("edgecompile.commands.compile_command", "-m", *hand_written("Tied"), "microbatch=1,2,0,4",
                    folder=tmp_path, path=Path(__file__).parent)  # fmt: skip
@@ -36,7 +37,7 @@ def test_a_sweep_writes_plans_and_names_the_best(tmp_path: Path) -> None:
     lines = done.stdout.strip().splitlines()
     assert "memory head-room" in done.stdout
     title = next(line for line in lines if line.startswith("sweep of model=custom"))
-    assert "[7]" in title + lines[lines.index(title) + 1]  # brackets are no rich markup
+    assert "[7]" in title + lines[lines.index(title) + 1]  # brackets are not rich markup
     assert lines[-1] == "plot: outputs/multirun/sweep.svg"
     least = min(
         1 - stage.predicted.memory_bytes / plan.hosts[stage.rank].limits.memory_bytes
@@ -47,6 +48,7 @@ def test_a_sweep_writes_plans_and_names_the_best(tmp_path: Path) -> None:
     assert ElementTree.parse(sweep / "sweep.svg").getroot().tag.endswith("svg")
 
 
+@pytest.mark.slow
 def test_an_earlier_sweeps_points_are_not_in_the_table(main_here: Command, tmp_path: Path) -> None:
     for points in ("1,2,3", "4"):
         done = main_here("-m", *hand_written("Tied"), f"microbatch={points}")

@@ -19,6 +19,8 @@ from edgecompile.contract.plan_file import read_plan
 from edgelaunch.doctor.check_software import check_libraries
 from edgelaunch.doctor.findings import FAILS, OK, CheckContext
 
+pytestmark = pytest.mark.slow
+
 HERE = Path(__file__).parent
 
 

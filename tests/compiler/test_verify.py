@@ -1,4 +1,4 @@
-"""Each rule of verify.py, broken once."""
+"""Each rule of step_checks.py, broken once."""
 
 from __future__ import annotations
 
@@ -37,6 +37,7 @@ def without_facts(captured: Captured) -> Captured:
     return replace(captured, graph_module=copy)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [

@@ -116,7 +116,7 @@ def test_scales_never_outweigh_codes(name: str, shape: list[int]) -> None:
 
 
 class Traffic(TorchDispatchMode):
-    """Counts the operators that are no views, and the bytes of the tensors that they read and write."""
+    """Counts the operators that are not views, and the bytes of the tensors that they read and write."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Modules that are no function of one item: they mix items, keep state, draw numbers. And some that only look so."""
+"""Modules whose results do not depend on one item alone: they mix items, keep state or draw numbers."""
 
 from __future__ import annotations
 

@@ -91,7 +91,7 @@ def said(capsys: pytest.CaptureFixture[str], folder: Path, before: Plan, after: 
 def test_as_tables_and_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before, after = plan_of((0, 3, 1)), plan_of((0, 1, 1), (2, 3, 2))
     text = " ".join(said(capsys, tmp_path, before, after).split())
-    assert "both were asked for the same" in text
+    assert "both were compiled with the same settings" in text
     assert "10 items/s" in text
     assert "20 items/s" in text
     assert "+100.0%" in text

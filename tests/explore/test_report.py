@@ -173,13 +173,13 @@ def test_a_plan_alone_has_a_report(files: tuple[Path, Path]) -> None:
 @pytest.mark.parametrize(
     ("change", "part"),
     [
-        (lambda text: "", "no JSON"),
-        (lambda text: text[: len(text) // 2], "no JSON"),
-        (lambda text: "[" * 100_000, "no JSON"),
-        (lambda text: "[]", "no record of a run"),
+        (lambda text: "", "not JSON"),
+        (lambda text: text[: len(text) // 2], "not JSON"),
+        (lambda text: "[" * 100_000, "not JSON"),
+        (lambda text: "[]", "not a record of a run"),
         (lambda text: text.replace('"version": 1', '"version": 2'), "version 1"),
         (lambda text: text.replace('"stages"', '"stagez"'), "stagez"),
-        (lambda text: text.replace('"model": "', '"model": "\\ud83d'), "text without halves of surrogate pairs"),
+        (lambda text: text.replace('"model": "', '"model": "\\ud83d'), "text without lone surrogates"),
         (lambda text: text.replace('"num_items": 6', '"num_items": "six"'), "num_items"),
         (lambda text: re.sub(r'"plan_sha256": "..', '"plan_sha256": "xx', text), "another plan"),
     ],
@@ -213,10 +213,10 @@ def test_what_is_read_is_not_written_over(files: tuple[Path, Path], capsys: pyte
                          (shard, "a shard of the plan"), (golden, "the plan's golden file")):  # fmt: skip
         output.parent.mkdir(exist_ok=True)
         assert main(["report", *map(str, files), "--output", str(output)]) == 2
-        assert f"--output would write over {what}: name another file" in capsys.readouterr().err
+        assert f"--output would overwrite {what}: name another file" in capsys.readouterr().err
         words = ["export", str(plan_path), "--run", str(run_path), "--perfetto", str(output)]
         assert main(words) == 2
-        assert f"--perfetto would write over {what}: name another file" in capsys.readouterr().err
+        assert f"--perfetto would overwrite {what}: name another file" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in files} == before
 
 
@@ -224,7 +224,7 @@ def test_a_report_html_of_somebody_else_s_stays(files: tuple[Path, Path], capsys
     mine = files[0].parent / "report.html"
     mine.write_text("<html>mine</html>")
     assert main(["report", str(files[0])]) == 2
-    assert "report.html: is no report of edgeplan, and would be written over" in capsys.readouterr().err
+    assert "report.html: is not a report of edgeplan, and would be overwritten" in capsys.readouterr().err
     assert mine.read_text() == "<html>mine</html>"
     mine.unlink()
     assert main(["report", str(files[0])]) == main(["report", str(files[0])]) == 0
@@ -276,6 +276,7 @@ def browse(page: Path, picture: Path, *options: str) -> str:
     return done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium here: apt-get install chromium")
 def test_in_a_browser_in_both_themes(files: tuple[Path, Path], tmp_path: Path) -> None:
     write(*files, "--sweep", files[0].parent)

@@ -161,6 +161,7 @@ def pipelines(draw: st.DrawFn) -> Pipeline:
     )
 
 
+@pytest.mark.slow
 @given(pipelines(), st.integers(1, 60), st.booleans())
 @settings(max_examples=300, deadline=None)
 def test_it_equals_an_independent_simulation(pipeline: Pipeline, count: int, by_events: bool) -> None:

@@ -50,6 +50,7 @@ def faults(how: str) -> int:
     return int(done.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is tuned")
 def test_a_computation_that_repeats_causes_no_page_faults() -> None:
     assert faults("keep") < 200
@@ -74,6 +75,7 @@ def environment_of_a_user() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name != VARIABLE and not name.startswith("MALLOC_")}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "aarch64"), reason="seccomp by number")
 def test_a_run_goes_on_where_exec_is_refused(two_stages: Written) -> None:
     command = [sys.executable, "-c", REFUSE_EXEC + RUN, platform.machine(), two_stages.path, "--local", "--verify"]

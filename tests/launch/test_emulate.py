@@ -59,7 +59,7 @@ def test_a_line_a_host_tells_what_is_emulated(two_stages: Written) -> None:
 
 def test_what_is_not_emulated_is_said(two_stages: Written) -> None:
     plan = cluster(two_stages.plan, [FAST, FAST], [1000.0, 0.5])
-    assert any("1000.5 cores together" in line for line in emulate.describe(plan))
+    assert any("1000.5 cores in total" in line for line in emulate.describe(plan))
     slow = replace(plan, network=replace(plan.network, latency_s=0.02))
     assert any("latency of up to 20 ms is not emulated" in line for line in emulate.describe(slow))
 

@@ -52,7 +52,7 @@ def plan(tmp_path_factory: pytest.TempPathFactory) -> Plan:
         pytest.skip(str(error))
 
 
-pytestmark = [pytest.mark.root, pytest.mark.usefixtures("plan")]
+pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.usefixtures("plan")]
 
 
 def left_of(process: int) -> list[str]:
@@ -139,7 +139,7 @@ def test_a_host_that_outgrows_its_memory_is_named(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", np.full((4, 4), 1000, dtype=np.float32))
     running = Running([written.path, "--emulate", "--input", tmp_path / "x.npy", "--output", tmp_path / "y.npy"])
     running.wait(DEADLINE_S).expect_error(
-        "rank 1 (host-1) outgrew its memory limit of 700 MB, where the plan predicted 1.05 MB: compile with"
+        "rank 1 (host-1) exceeded its memory limit of 700 MB, where the plan predicted 1.05 MB: compile with"
     )
     assert left_of(running.process.pid) == []
     assert list(tmp_path.glob("*y.npy*")) == []

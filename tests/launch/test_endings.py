@@ -9,7 +9,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from launch_plans import Written
+
+pytestmark = pytest.mark.slow
 
 
 def test_a_reader_that_leaves_stops_no_run(two_stages: Written, tmp_path: Path) -> None:

@@ -82,11 +82,11 @@ def test_links_to_class_folders_and_files_are_followed(vision: Plan, tmp_path: P
 def test_links_that_go_round_or_nowhere_are_refused(vision: Plan, pictures: Path) -> None:
     loop = pictures / "goldfish" / "again"
     loop.symlink_to(pictures)
-    with pytest.raises(UserError, match=r"goldfish/again: leads back to a folder that it lies in: remove this link"):
+    with pytest.raises(UserError, match=r"goldfish/again: links back to a folder that contains it: remove this link"):
         read(vision, pictures)
     loop.unlink()
     loop.symlink_to("missing")
-    with pytest.raises(UserError, match=r"again: leads to missing, which is not there: mend or remove this link"):
+    with pytest.raises(UserError, match=r"again: links to missing, which does not exist: fix or remove the link"):
         read(vision, pictures)
     loop.unlink()
     (pictures / "goldfish" / "c.png").symlink_to("c.png")
@@ -105,7 +105,7 @@ def test_hidden_files_are_no_items_and_are_told(
     picture(pictures / ".ipynb_checkpoints" / "b-checkpoint.png")
     picture(pictures / "goldfish" / ".ipynb_checkpoints" / "b-checkpoint.png")
     assert labels(vision, pictures) == {"Tinca_tinca/a.png": 0, "goldfish/b.png": 1}
-    assert "left out 3 hidden files or folders" in capsys.readouterr().err
+    assert "skipped 3 hidden files or folders" in capsys.readouterr().err
     hidden = pictures.rename(pictures.with_name(".pictures"))  # what the user names is meant
     assert len(labels(vision, hidden)) == 2
 
@@ -116,7 +116,7 @@ def test_files_of_other_kinds_are_told(vision: Plan, pictures: Path, capsys: pyt
         (pictures / name).write_bytes(b"x")
     (pictures / "goldfish" / "b.png").rename(pictures / "goldfish" / "b.jfif")
     assert labels(vision, pictures) == {"Tinca_tinca/a.png": 0, "goldfish/b.jfif": 1}
-    assert "left out 3 files of other kinds (.heic, no suffix): convert those that are" in capsys.readouterr().err
+    assert "skipped 3 files of other kinds (.heic, no suffix): convert those that are" in capsys.readouterr().err
 
 
 def test_a_folder_that_cannot_be_read_is_named(vision: Plan, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,8 +155,8 @@ def test_classes_that_fit_in_part_are_refused(vision: Plan, tmp_path: Path, fold
     ("folders", "given", "told"),
     [
         (["d", "c", "b", "a"], [0, 1, 2, 3], "class folders are numbered in alphabetical order"),
-        (["2024-01-02", "2024-01-03"], [None, None], "the 2 subfolders are not taken for classes"),
-        (["17", "18"], [None, None], "the 2 subfolders are not taken for classes"),
+        (["2024-01-02", "2024-01-03"], [None, None], "the 2 subfolders are not used as classes"),
+        (["17", "18"], [None, None], "the 2 subfolders are not used as classes"),
     ],
 )
 def test_folders_that_no_label_names(
@@ -208,7 +208,7 @@ def test_empty_lines_of_other_files_are_counted(
     items, bad = read(language, tmp_path / "x.jsonl")
     assert [(item.entry.name, item.entry.label) for item in items] == [("cat", None), ("cat", 3)]
     assert bad.num_empty_lines == 2
-    assert "x.jsonl: left out 2 empty lines, which no result stands for" in capsys.readouterr().err
+    assert "x.jsonl: skipped 2 empty lines, which have no result" in capsys.readouterr().err
     (tmp_path / "x.tsv").write_bytes(b"\xef\xbb\xbfindex\tsentence\r\n0\tcat\r\n\r\n1\tcat cat\r\n")
     items, bad = read(language, tmp_path / "x.tsv")
     assert ([item.entry.name for item in items], bad.num_empty_lines) == (["cat", "cat cat"], 1)
@@ -221,14 +221,14 @@ def test_labels_are_classes_of_the_model(language: Plan, tmp_path: Path, label: 
     (tmp_path / "x.jsonl").write_text(json.dumps({"text": "cat", "label": int(label)}))
     for name in ("x.tsv", "x.jsonl"):
         if given == "error":
-            with pytest.raises(UserError, match=f"{name}:1: label is {label}, it must be a class number, 0 to 3"):
+            with pytest.raises(UserError, match=f"{name}:1: label is {label}, expected a class number, 0 to 3"):
                 read(language, tmp_path / name)
         else:
             assert [item.entry.label for item in read(language, tmp_path / name)[0]] == [given]
     arrays = replace(language, data=replace(language.data, kind="tensor", text=None))
     np.savez(tmp_path / "x.npz", x=np.ones((2, 4), np.float32), label=np.array([0, int(label)]))
     if given == "error":
-        with pytest.raises(UserError, match=rf"x.npz, item 1: label is {label}, it must be a class number, 0 to 3"):
+        with pytest.raises(UserError, match=rf"x.npz, item 1: label is {label}, expected a class number, 0 to 3"):
             read(arrays, tmp_path / "x.npz")
     else:
         assert [item.entry.label for item in read(arrays, tmp_path / "x.npz")[0]] == [0, given]
@@ -246,6 +246,7 @@ def test_half_a_surrogate_pair_is_a_bad_item(language: Plan, tmp_path: Path) -> 
 # --- through the command ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_file_names_that_are_no_utf8(one_stage: Written, tmp_path: Path) -> None:
     """The plan's own, the input's and the output's do; that of the plan's folder is refused, since torch cannot."""
     plan = tmp_path / os.fsdecode(b"pl\xe4n.yaml")
@@ -262,7 +263,7 @@ def test_file_names_that_are_no_utf8(one_stage: Written, tmp_path: Path) -> None
     folder = tmp_path / os.fsdecode(b"caf\xe9")
     folder.mkdir()
     plan.rename(folder / "plan.yaml")
-    with pytest.raises(UserError, match=r"caf\\xe9: the plan's folder has a name that is no UTF-8, .*: rename it"):
+    with pytest.raises(UserError, match=r"caf\\xe9: the plan's folder has a name that is not UTF-8, .*: rename it"):
         read_run_plan(folder / "plan.yaml")
 
 
@@ -283,6 +284,7 @@ def test_names_and_errors_that_are_no_utf8_are_written(vision: Plan, pictures: P
     assert r"goldfish/caf\xe9.png: not a readable image" in records[2]["error"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["plan.yaml", "x.txt", "x.npy"])
 def test_pipes_and_devices_are_no_plan_and_no_input(one_stage: Written, tmp_path: Path, name: str) -> None:
     """None of them is opened: that would wait for ever."""

@@ -52,6 +52,7 @@ def test_a_check_in_a_child_raises_what_it_found() -> None:
             forked._in_a_child(fails)()
 
 
+@pytest.mark.slow
 def test_forked_ranks_are_seen_as_ranks_and_end_with_their_parent(three_stages: Written) -> None:
     running = Running([three_stages.path, "--local", "--items", 1_000_000, "--quiet"])
     deadline = time.monotonic() + 30
@@ -67,6 +68,7 @@ def test_forked_ranks_are_seen_as_ranks_and_end_with_their_parent(three_stages: 
     wait_gone(three_stages.path, 15)
 
 
+@pytest.mark.slow
 def test_ranks_that_are_forked_and_ranks_that_are_started_give_the_same(two_stages: Written, tmp_path: Path) -> None:
     run(two_stages.path, "--local", "--items", 7, "--output", tmp_path / "forked.jsonl").expect(0)
     request = RunRequest(plan_path=two_stages.path, local=True, items=7, output=tmp_path / "started.jsonl")

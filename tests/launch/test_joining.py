@@ -62,12 +62,12 @@ def test_ranks_with_another_secret_are_turned_away_and_named(two_stages: Written
             meeting.join(OTHER)
         with pytest.raises(UserError, match="asks for a shared secret"):
             meeting.join(None)
-        assert meeting.door.turned_away == {1: "rank 1 (host-1) came without the secret"}
+        assert meeting.door.turned_away == {1: "rank 1 (host-1) did not present the secret"}
         meeting.join(SECRET)
         assert meeting.door.turned_away == {}
     assert meeting.remarks == [
-        "rank 1 (host-1) came with another secret: turned away",
-        "rank 1 (host-1) came without the secret: turned away",
+        "rank 1 (host-1) has a different secret: rejected",
+        "rank 1 (host-1) did not present the secret: rejected",
     ]
     with Meeting(plan, None) as meeting:
         with pytest.raises(UserError, match="without the secret"):
@@ -86,7 +86,7 @@ def test_requests_that_are_none_are_passed_over(two_stages: Written) -> None:
 
 def test_rank_0_that_does_not_answer(two_stages: Written, monkeypatch: pytest.MonkeyPatch) -> None:
     silent = Meeting(two_stages.plan, SECRET)
-    with pytest.raises(UserError, match=r"rank 0 \(host-0\) did not come within 0.1 s: start edgelaunch"):
+    with pytest.raises(UserError, match=r"rank 0 \(host-0\) did not join within 0.1 s: start edgelaunch"):
         silent.join(SECRET, timeout_s=0.1)
     for old in (b"open", bytes(range(100, 148)), b"\xff" * 48):
         silent.stranger.set(joining.GREETING, old)
@@ -274,7 +274,7 @@ def test_another_protocol_is_said_on_both_sides(
     text = (f"rank 1 (host-1) has edgecompile 9.9 (protocol 99) and rank 0 (host-0) {own.edgecompile} "
             f"(protocol {own.protocol}): install the same version of edgecompile on both")  # fmt: skip
     assert str(raised.value) == text
-    assert meeting.remarks == [f"turned away: {text}"]
+    assert meeting.remarks == [f"rejected: {text}"]
     assert meeting.door.turned_away == {1: text}
 
 
@@ -308,6 +308,7 @@ def test_what_ranks_say_to_each_other_is_the_protocol_that_it_says_it_is() -> No
     assert (software.PROTOCOL, layout) == (3, ("<16sQII", 64, 64, 64 << 10, 1 << 20, 1))
 
 
+@pytest.mark.slow
 def test_ranks_of_two_protocols(tmp_path: Path) -> None:
     plan = launch_plans.floats(tmp_path, timeout_s=4.0).path
     port = free_port()
@@ -320,7 +321,7 @@ def test_ranks_of_two_protocols(tmp_path: Path) -> None:
     ended = wait_all([first, second])
     ended[1].expect_error("rank 1 (host-1) has edgecompile", "(protocol 99)", "install the same version")
     ended[0].expect_error("rank 1 (host-1) did not join within 4 s", "(protocol 99)", "install the same version")
-    assert "rank 0 (host-0): turned away: rank 1 (host-1) has edgecompile" in ended[0].err
+    assert "rank 0 (host-0): rejected: rank 1 (host-1) has edgecompile" in ended[0].err
     assert "rank 0 (host-0): waiting for rank 1 (host-1) to join (3 of 4 s)" in ended[0].err
 
 
@@ -372,7 +373,7 @@ def test_who_listens_and_says_nothing_is_no_rank_0(two_stages: Written, monkeypa
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         endpoint = Endpoint(address="127.0.0.1", port=silent.getsockname()[1])
-        with pytest.raises(UserError, match="is no edgelaunch rank 0: give --master"):
+        with pytest.raises(UserError, match="is not an edgelaunch rank 0: give --master"):
             Board(endpoint, serve=False, timeout_s=0.3)
         monkeypatch.setattr(check_joining, "REACH_S", 0.3)
         found = findings(two_stages, 1, endpoint.port)["versions"]
@@ -387,6 +388,7 @@ def ended(process: Process) -> Iterator[Process]:
         process.runner.abandon()
 
 
+@pytest.mark.slow
 def test_a_rank_says_whom_rank_0_waits_for(three_stages: Written, monkeypatch: pytest.MonkeyPatch) -> None:
     port, results, said = free_port(), Results(), [[], []]
     runs = [start(three_stages, port, rank, np.zeros((0, 4)), results) for rank in range(2)]

@@ -7,11 +7,14 @@ import time
 from pathlib import Path
 
 import launch_plans
+import pytest
 from launch_harness import Running, wait_gone
 from launch_plans import Written
 
 from edgelaunch.common.items import Flush, Item
 from edgelaunch.pipeline.callers import Streams
+
+pytestmark = pytest.mark.slow
 
 START = "import sys, numpy as np, edgelaunch\nx = np.random.default_rng(0).random((5, 4), dtype=np.float32)\n"
 

@@ -86,13 +86,13 @@ def test_shard_with_a_changed_byte(copied: Written) -> None:
         (["--rank", "2"], "--rank 2 is out of range: the plan has ranks 0 to 1"),
         (["--rank", "-1"], "out of range"),
         (["--rank", "x"], "invalid int value"),
-        (["--items", "0", "--local"], "--items 0"),
+        (["--items", "0", "--local"], "invalid value 0 for --items"),
         (["--local", "--rank", "0"], "leave out --rank"),
         (["--rank", "0", "--master", "nonsense"], "ADDRESS:PORT"),
         ([], "2 of the plan's hosts are this machine"),
         (["--local", "--input", "none.npy"], "none.npy: no such input"),
         (["--local", "--output", "/nowhere/y.npy"], "there is no folder /nowhere"),
-        (["--local", "--output", "y.csv"], "it must end in .npy, .npz, .jsonl"),
+        (["--local", "--output", "y.csv"], "expected a name that ends in .npy, .npz, .jsonl"),
     ],
 )
 def test_arguments(two_stages: Written, arguments: list[str], part: str) -> None:
@@ -106,7 +106,7 @@ def test_ranks_of_the_environment(two_stages: Written, copied: Written) -> None:
     hosts = [replace(host, address="198.51.100.9") for host in copied.plan.hosts]
     copied.plan = replace(copied.plan, hosts=tuple(hosts))
     launch_plans.save(copied)
-    run(copied.path).expect_error("none of the plan's hosts", "host-1 (198.51.100.9)")
+    run(copied.path).expect_error("is not one of the plan's hosts", "host-1 (198.51.100.9)")
     run(copied.path, RANK="1").expect_error("RANK=1 is host-1")
 
 
@@ -126,12 +126,12 @@ def test_port_taken(two_stages: Written) -> None:
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
-        run(two_stages.path, "--rank", 0, "--master", f"127.0.0.1:{port}").expect_error(f"port {port}", "is taken")
+        run(two_stages.path, "--rank", 0, "--master", f"127.0.0.1:{port}").expect_error(f"port {port}", "is in use")
 
 
 def test_address_of_another_machine(two_stages: Written) -> None:
     ended = run(two_stages.path, "--rank", 0, "--master", "198.51.100.1:29500", EDGELAUNCH_SECRET="0123456789abcdef")
-    ended.expect_error("cannot listen at 198.51.100.1:29500")
+    ended.expect_error("cannot listen on 198.51.100.1:29500")
 
 
 def test_missing_ranks_are_named(tmp_path: Path) -> None:
@@ -157,7 +157,7 @@ def test_a_rank_that_is_there_twice(slow: Written, tmp_path: Path) -> None:
         time.sleep(0.05)
     wait_for_results(first, output)
     twins.sort(key=lambda twin: twin.process.poll() is None)
-    twins[0].wait().expect_error("rank 1 (host-1) runs already")
+    twins[0].wait().expect_error("rank 1 (host-1) is already running")
     first.process.send_signal(signal.SIGINT)
     first.wait().expect(130)
     twins[1].wait().expect_error("rank 0 (host-0): was stopped by Ctrl-C")
@@ -214,7 +214,7 @@ def test_a_killed_rank_ends_all(slow: Written, tmp_path: Path, rank: int) -> Non
     assert processes_of(slow.path) == []
     # what was done stays, under a name that says so, for --resume
     assert [file.name for file in tmp_path.iterdir()] == ["y.npy.partial"]
-    assert "y.npy.partial: go on with --resume" in running.text()[1]
+    assert "y.npy.partial: continue with --resume" in running.text()[1]
 
 
 def test_a_killed_rank_by_hand_is_named_by_the_others(tmp_path: Path) -> None:
@@ -248,7 +248,7 @@ def test_interrupted(slow: Written, tmp_path: Path, how: str) -> None:
     ended = running.wait(END_S).expect(130)
     assert ended.err.splitlines()[-1] == "edgelaunch: interrupted"
     assert "Traceback" not in ended.err
-    assert "y.npy.partial: go on with --resume" in ended.err
+    assert "y.npy.partial: continue with --resume" in ended.err
     wait_gone(slow.path, 0.5)
     assert [file.name for file in tmp_path.iterdir()] == ["y.npy.partial"]
 

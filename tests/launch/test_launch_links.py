@@ -125,7 +125,7 @@ def test_a_devices_option_of_the_users_own_stays(two_stages: Written, tmp_path: 
     own.parent.mkdir()
     own.write_text("box: {memory: 6GB}\n")
     ended = run("links", two_stages.path, "--local", "--output", tmp_path / "hosts" / "lab.yaml").expect(2)
-    assert f"{own}: is no devices option of edgelaunch links, and would be written over" in ended.err
+    assert f"{own}: is not a devices option of edgelaunch links, and would be overwritten" in ended.err
     assert own.read_text() == "box: {memory: 6GB}\n"
     assert not (tmp_path / "hosts").exists()
 
@@ -135,7 +135,7 @@ def test_elsewhere_the_devices_that_it_needs_are_said(
 ) -> None:
     print_links(three_stages.plan, found(1e7), tmp_path / "lan.yaml", quiet=False, as_json=False)
     said = capsys.readouterr().out
-    assert "hosts=lan devices=... plans with what was measured; the devices option is to have cpu" in said
+    assert "hosts=lan devices=... plans with what was measured; the devices option must have cpu" in said
     assert [path.name for path in tmp_path.iterdir()] == ["lan.yaml"]
 
 
@@ -146,8 +146,8 @@ def test_stdout_is_the_option_alone(two_stages: Written) -> None:
 
 
 def test_mistakes(two_stages: Written, one_stage: Written, tmp_path: Path) -> None:
-    run("links", one_stage.path, "--local").expect_error("one rank alone")
-    run("links", two_stages.path, "--local", "--seconds", "0").expect_error("--seconds 0")
+    run("links", one_stage.path, "--local").expect_error("only one rank")
+    run("links", two_stages.path, "--local", "--seconds", "0").expect_error("invalid value 0 for --seconds")
     run("links", two_stages.path, "--local", "--rank", "1").expect_error("leave out --rank")
     run("links", two_stages.path, "--local", "--output", tmp_path / "no" / "x.yaml").expect_error("no such folder")
     run("links", two_stages.path, "--local", "--output", tmp_path / "x.txt").expect_error("x.txt", ".yaml")

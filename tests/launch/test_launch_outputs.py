@@ -93,7 +93,7 @@ def test_outputs_that_do_not_do(plan: Plan, three_stages: Written, tmp_path: Pat
         check_output(plan, tmp_path / "folder.npy")
     with pytest.raises(UserError, match="there is no folder"):
         check_output(plan, tmp_path / "none" / "y.npy")
-    with pytest.raises(UserError, match="it must end in"):
+    with pytest.raises(UserError, match="expected a name that ends in"):
         check_output(plan, tmp_path / "y")
 
 
@@ -103,6 +103,7 @@ def test_top_labels_of_extreme_scores() -> None:
     assert sum(score for _, score in top) == pytest.approx(1)
 
 
+@pytest.mark.slow
 def test_accuracy_and_matthews_correlation_against_scikit_learn() -> None:
     metrics = pytest.importorskip("sklearn.metrics")
     generator = np.random.default_rng(0)

@@ -48,7 +48,7 @@ def test_rank_by_argument_environment_or_machine(two_stages: Written) -> None:
     [
         (2, {}, "--rank 2 is out of range: the plan has ranks 0 to 1"),
         (None, {"RANK": "5"}, "RANK 5 is out of range"),
-        (None, {"RANK": "one"}, "RANK='one' in the environment"),
+        (None, {"RANK": "one"}, "'one' for RANK in the environment"),
         (0, {"RANK": "1"}, "--rank 0 and RANK=1"),
         (None, {"RANK": "0", "WORLD_SIZE": "4"}, "WORLD_SIZE is 4"),
         (None, {"RANK": "0"}, r"RANK=0 is host-0 \(198.51.100.1\)"),

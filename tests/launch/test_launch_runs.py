@@ -30,7 +30,7 @@ def x(tmp_path: Path) -> Path:
 def test_local_gives_the_models_results_in_order(two_stages: Written, x: Path, tmp_path: Path) -> None:
     ended = run(two_stages.path, "--local", "--input", x, "--output", tmp_path / "y.npy").expect(0)
     np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), 4 * rows(7))
-    for text in ("7 results in", "items/s over all", "predicted", "bottleneck:"):
+    for text in ("7 results in", "items/s overall", "predicted", "bottleneck:"):
         assert text in ended.out
     assert "rank 1 (host-1): stage 1, units 1-1, cpu, 1 thread: ready" in ended.err
 
@@ -51,11 +51,13 @@ def test_several_inputs_outputs_and_dtypes_verified_then_streamed(three_stages: 
         np.testing.assert_allclose(given[name], tensor.float().numpy(), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_one_stage_runs_as_one_process(one_stage: Written, x: Path, tmp_path: Path) -> None:
     run(one_stage.path, "--input", x, "--output", tmp_path / "y.npy").expect(0)
     np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), 2 * rows(7))
 
 
+@pytest.mark.slow
 def test_ranks_by_hand(two_stages: Written, x: Path, tmp_path: Path) -> None:
     master = f"127.0.0.1:{free_port()}"
     commands = [
@@ -69,6 +71,7 @@ def test_ranks_by_hand(two_stages: Written, x: Path, tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), 4 * rows(7))
 
 
+@pytest.mark.slow
 def test_ranks_by_hand_whose_plan_names_other_machines(tmp_path: Path, x: Path) -> None:
     plan = launch_plans.floats(tmp_path / "far", addresses=["198.51.100.1", "198.51.100.2"])
     master = f"127.0.0.1:{free_port()}"
@@ -76,18 +79,21 @@ def test_ranks_by_hand_whose_plan_names_other_machines(tmp_path: Path, x: Path) 
         ended.expect(0)
 
 
+@pytest.mark.slow
 def test_data_host_without_a_stage(tmp_path: Path, x: Path) -> None:
     plan = launch_plans.floats(tmp_path / "plan", ranks=[1, 2])
     run(plan.path, "--local", "--input", x, "--output", tmp_path / "y.npy", "--quiet").expect(0)
     np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), 4 * rows(7))
 
 
+@pytest.mark.slow
 def test_the_data_host_may_run_a_later_stage(tmp_path: Path, x: Path) -> None:
     plan = launch_plans.floats(tmp_path / "plan", num_stages=3, ranks=[1, 0, 2])
     run(plan.path, "--local", "--input", x, "--output", tmp_path / "y.npy").expect(0)
     np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), 8 * rows(7))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("torchrun", path=os.path.dirname(sys.executable)) is None, reason="no torchrun")
 def test_torchrun(two_stages: Written, x: Path, tmp_path: Path) -> None:
     torchrun = str(Path(sys.executable).with_name("torchrun"))
@@ -99,6 +105,7 @@ def test_torchrun(two_stages: Written, x: Path, tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), 4 * rows(7))
 
 
+@pytest.mark.slow
 def test_large_messages_travel_in_pieces(tmp_path: Path) -> None:
     torch.manual_seed(2)
     inputs = {"x": torch.rand(3, 700_001)}
@@ -107,12 +114,14 @@ def test_large_messages_travel_in_pieces(tmp_path: Path) -> None:
     assert "verified: 3 items" in run(plan.path, "--local", "--verify").expect(0).out
 
 
+@pytest.mark.slow
 def test_synthetic_items_without_input(one_stage: Written) -> None:
     ended = run(one_stage.path, "--items", 5).expect(0)
     assert ended.out.count("item ") == 5
     assert "5 items in" in ended.out
 
 
+@pytest.mark.slow
 def test_items_limits_a_file(one_stage: Written, x: Path, tmp_path: Path) -> None:
     run(one_stage.path, "--input", x, "--items", 3, "--output", tmp_path / "y.jsonl", "--quiet").expect(0)
     records = [json.loads(line) for line in (tmp_path / "y.jsonl").read_text().splitlines()]
@@ -120,6 +129,7 @@ def test_items_limits_a_file(one_stage: Written, x: Path, tmp_path: Path) -> Non
     np.testing.assert_allclose([record["outputs"]["y"] for record in records], 2 * rows(7)[:3])
 
 
+@pytest.mark.slow
 def test_a_difference_is_named(copied: Written) -> None:
     from safetensors.torch import load_file, save_file
 
@@ -131,6 +141,7 @@ def test_a_difference_is_named(copied: Written) -> None:
     run(copied.path, "--local", "--verify").expect_error("output y of golden item 4", "0.25", "1e-05")
 
 
+@pytest.mark.slow
 def test_pt2_artifact(tmp_path: Path) -> None:
     plan = launch_plans.floats(tmp_path, num_stages=1)
     launch_plans.export_stage(plan, 0, launch_plans.Scale(2.0))

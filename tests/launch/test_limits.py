@@ -112,7 +112,7 @@ def named(plan: Plan, *addresses: str) -> Plan:
 
 def test_a_rank_0_that_listens_where_nobody_else_comes_says_so(debian: Plan) -> None:
     with pytest.raises(UserError, match=r"pi-0 is 127.0.1.1 on this machine, where host-1 \(pi-1\) and other machines "
-                       r"cannot reach it: take pi-0 out of the line of 127.0.1.1 in /etc/hosts here, or give every "
+                       r"cannot reach it: remove pi-0 from the line of 127.0.1.1 in /etc/hosts here, or give every "
                        r"rank --master ADDRESS:PORT"):  # fmt: skip
         check_reachable(debian, 0, find_endpoint(debian, None, {}))
     # a copied /etc/hosts: another board looks for rank 0 on itself

@@ -104,6 +104,7 @@ def test_both_ends_find_each_other_and_sign(pair: Pair) -> None:
     assert pair.watches[0].wanted() == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seals", [(SEAL, Seal(b"other", b"n" * 16)), (SEAL, None), (None, SEAL)])
 def test_who_does_not_know_the_secret_is_no_end_of_a_link(seals: tuple[Seal | None, Seal | None]) -> None:
     pair = Pair(seals)
@@ -148,6 +149,7 @@ def test_another_process_takes_the_place_of_one_that_ended(pair: Pair) -> None:
 needs_kernel = pytest.mark.skipif(sys.platform != "linux", reason="only Linux says when a connection heard something")
 
 
+@pytest.mark.slow
 @needs_kernel
 def test_a_process_that_stands_still_has_a_link(pair: Pair) -> None:
     """As one that computes for long, or is stopped: its kernel answers; heartbeats find what is wrong with it."""
@@ -166,6 +168,7 @@ def test_a_process_that_stands_still_has_a_link(pair: Pair) -> None:
     assert pair.watches[1].silent() == ()  # who stood still asks again before it judges
 
 
+@pytest.mark.slow
 @needs_kernel
 def test_a_process_that_stands_still_before_it_has_proved_anything_has_a_link(pair: Pair) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:

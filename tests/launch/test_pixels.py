@@ -141,7 +141,7 @@ def test_damaged_exif_is_no_reason_to_refuse(tmp_path: Path) -> None:
 def test_several_pictures_in_a_file_are_refused(tmp_path: Path, suffix: str) -> None:
     frames = [Image.fromarray(SEEN), Image.fromarray(255 - SEEN)]
     frames[0].save(tmp_path / f"a.{suffix}", save_all=True, append_images=frames[1:])
-    with pytest.raises(UserError, match=f"a.{suffix}: holds several .*, and an item is one picture: save"):
+    with pytest.raises(UserError, match=f"a.{suffix}: holds several .*, but an item is one picture: save"):
         read_rgb(tmp_path / f"a.{suffix}")
     frames[0].save(tmp_path / f"b.{suffix}", save_all=True)
     assert read_rgb(tmp_path / f"b.{suffix}").size == (6, 4)

@@ -1,4 +1,4 @@
-"""What a run shows while it goes on."""
+"""What a run shows while it is in progress."""
 
 from __future__ import annotations
 
@@ -90,6 +90,7 @@ def test_the_view(three_stages: Written, width: int) -> None:
     assert "12 in flight" in text
 
 
+@pytest.mark.slow
 def test_a_terminal_gets_the_view_and_keeps_its_results(tmp_path: Path) -> None:
     written = launch_plans.floats(tmp_path, num_stages=2)
     master, terminal = pty.openpty()
@@ -120,6 +121,7 @@ def test_a_terminal_gets_the_view_and_keeps_its_results(tmp_path: Path) -> None:
     assert "150 items in" in out
 
 
+@pytest.mark.slow
 def test_without_a_terminal_a_line_tells_who_is_busy(tmp_path: Path) -> None:
     written = launch_plans.floats(tmp_path, num_stages=2)
     ended = run(written.path, "--local", "--items", "330", "--rate", "50").expect(0)

@@ -222,6 +222,7 @@ NAMES = (
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_damaged_files_end_in_one_kind_of_error(two_stages: Written, folder: Path, tmp_path: Path, name: str) -> None:
     seed, file_name, read = readers(two_stages, folder)[name]

@@ -127,7 +127,7 @@ def test_a_twin_is_turned_away_and_a_successor_is_not(plan: Plan) -> None:
     roster.take_hello(hello("twin"), 1.0)
     for count in (1, 2):
         roster.take_beat(1, beat("a", count), 1.0 + count)
-    assert roster.verdicts == {"twin": "rank 1 (host-1) runs already: start each rank once"}
+    assert roster.verdicts == {"twin": "rank 1 (host-1) is already running: start each rank once"}
     roster.take_hello(hello("next"), 4.0)
     roster.look(6.9)  # a loaded machine's rank is heard late: it keeps its place for the plan's own time of detection
     assert roster.states()[1].incarnation == "a"
@@ -233,7 +233,7 @@ def test_a_broken_connection_and_no_sign_of_life_is_a_loss(plan: Plan) -> None:
     assert board.silent == []
     board.come("b")
     assert board.step() == Form(None, {0: "", 1: "b"})
-    assert board.said[-1] == "all ranks are there: goes on as planned"
+    assert board.said[-1] == "all ranks are present: continuing as planned"
 
 
 def test_a_broken_connection_of_a_rank_that_is_there_costs_one_epoch(plan: Plan) -> None:
@@ -272,8 +272,8 @@ def test_missing_ranks_at_the_start(plan: Plan) -> None:
     assert board.step(plan.runtime.timeout_s - 1) is None
     assert board.coordinator.waits_for() == ("rank 1 (host-1) to join", 20.0)
     assert "rank 1 (host-1) did not join within 20 s: start edgelaunch" in board.step(2).message
-    board.turned_away[1] = "rank 1 (host-1) came with another secret"
-    assert board.step().message.endswith("did not join within 20 s: rank 1 (host-1) came with another secret")
+    board.turned_away[1] = "rank 1 (host-1) has a different secret"
+    assert board.step().message.endswith("did not join within 20 s: rank 1 (host-1) has a different secret")
 
 
 def test_a_rank_that_is_told_to_stop_is_lost_at_once_and_no_more_than_that(plan: Plan) -> None:
@@ -347,12 +347,12 @@ def test_a_cut_link_ends_the_epoch_and_its_heal_begins_the_next(three: Plan, sai
     board.hear(*said)
     assert board.step(0.1, 1204) == Halt()
     link = "the link between rank 1 (host-1) and rank 2 (host-2)"
-    assert board.said == [f"{link} is cut: nothing came through for 2.2 s, after item 1,204"]
+    assert board.said == [f"{link} is cut: no data came through for 2.2 s, after item 1,204"]
     board.hear(*said, left=1)
     assert board.step(0.1, 1204) is None
     board.hear(left=1)
     assert board.step(3.0, 1204) == Form(None, {0: "", 1: "a", 2: "b"})
-    assert board.said[1:] == [f"{link} carries again, 3.1 s later", "all ranks are there: goes on as planned"]
+    assert board.said[1:] == [f"{link} is up again, 3.1 s later", "all ranks are present: continuing as planned"]
     assert board.step(1.0, 1204) is None
 
 
@@ -365,8 +365,8 @@ def test_a_link_that_stays_cut_ends_the_run_and_is_named(three: Plan) -> None:
     failure = board.step(1.1, 3)
     assert (failure.kind, failure.rank) == ("lost", 2)
     assert failure.message == (
-        "the link between rank 1 (host-1) and rank 2 (host-2) is cut: nothing came through for 2.2 s, after item 3: "
-        "it did not heal within 10 s: mend the way between these two"
+        "the link between rank 1 (host-1) and rank 2 (host-2) is cut: no data came through for 2.2 s, after item 3: "
+        "it did not heal within 10 s: repair the network between these two"
     )
 
 
@@ -465,7 +465,7 @@ def test_only_ranks_that_were_killed_or_lost_are_started_again(plan: Plan) -> No
     told = Failure.stopped(1, ToldToStop(signal.SIGTERM))
     assert Restarts(plan, 1).reason(1, 143, told) == "was told to stop (SIGTERM), and left"
     assert restarts.reason(0, -9, None) is None
-    assert restarts.reason(1, 2, lost) == "lost sight of rank 0"
+    assert restarts.reason(1, 2, lost) == "lost contact with rank 0"
     assert restarts.reason(1, -9, None) == "was killed by SIGKILL"
     assert restarts.reason(1, -9, None) is None
     ends = replace(plan, runtime=replace(plan.runtime, rejoin_s=0.0))
@@ -490,7 +490,7 @@ def test_an_output_is_gone_on_with(plan: Plan, tmp_path: Path, name: str) -> Non
     for index in range(3):
         writer.add(Entry(index=index), {"y": values[index]})
     writer.discard()
-    assert left_behind(path) == f"the results so far are in {path}.partial: go on with --resume"
+    assert left_behind(path) == f"the results so far are in {path}.partial: continue with --resume"
     rows = tmp_path / f"{name}.partial" / ("rows.jsonl" if name == "y.jsonl" else "0.npy")
     with rows.open("ab") as file:
         file.write(b'{"index": 3, "out')

@@ -60,7 +60,7 @@ def test_where_the_secret_comes_from(three_stages: Written, tmp_path: Path) -> N
         find_secret(plan, "127.0.0.1", "/dev/null", {})
 
 
-def test_what_strangers_write_is_not_heeded(two_stages: Written) -> None:
+def test_what_strangers_write_is_ignored(two_stages: Written) -> None:
     with Meeting(two_stages.plan, SECRET.encode()) as meeting:
         mine, other = meeting.board, meeting.join(SECRET.encode())
     mine.put("announcement", "ours")
@@ -83,6 +83,7 @@ def test_what_strangers_write_is_not_heeded(two_stages: Written) -> None:
     assert mine.failure() == true
 
 
+@pytest.mark.slow
 def test_gloo_meets_through_sealed_values_alone(two_stages: Written) -> None:
     with Meeting(two_stages.plan, SECRET.encode()) as meeting:
         boards = [meeting.board, meeting.join(SECRET.encode())]
@@ -123,21 +124,23 @@ def start(command: list[object], secret: str | None) -> Running:
     return Running(command, **{VARIABLE: secret or ""})
 
 
+@pytest.mark.slow
 def test_a_wrong_and_a_missing_secret_do_not_disturb_the_others(tmp_path: Path) -> None:
     written = launch_plans.floats(tmp_path / "plan", num_stages=3, timeout_s=60.0)
     commands = rank_commands(written, tmp_path, free_port(), 9)
     running = [start(commands[0], SECRET), start(commands[1], SECRET)]
     start(commands[2], OTHER).wait().expect_error("is not rank 0's")
     start(commands[2], None).wait().expect_error("asks for a shared secret")
-    running[0].wait_for("came with another secret: turned away")
+    running[0].wait_for("has a different secret: rejected")
     running.append(start(commands[2], SECRET))
     ended = wait_all(running)
     for item in ended:
         item.expect(0)
-    assert "rank 2 (host-2) came with another secret" in ended[0].err
+    assert "rank 2 (host-2) has a different secret" in ended[0].err
     np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), 8 * np.load(tmp_path / "x.npy"))
 
 
+@pytest.mark.slow
 def test_ranks_on_several_machines_need_one(three_stages: Written) -> None:
     run(three_stages.path, "--rank", 1, "--master", "192.0.2.1:29500", EDGELAUNCH_SECRET="").expect_error(
         "shared secret", "openssl rand"
@@ -178,6 +181,7 @@ def disturb(port: int, kind: int, held: list[socket.socket]) -> None:
         pass
 
 
+@pytest.mark.slow
 def test_strangers_at_every_port_change_nothing(tmp_path: Path) -> None:
     """Port scans, garbage, half a greeting that is held for ever; at the store and at gloo's ports."""
     count = 60

@@ -1,4 +1,4 @@
-"""What a run writes: never over what it reads, and nothing is deleted that is not edgelaunch's."""
+"""What a run writes: never over what it reads, and nothing is deleted that was not made by edgelaunch."""
 
 from __future__ import annotations
 
@@ -51,9 +51,9 @@ def test_an_output_is_not_the_input(
     (tmp_path / "l.npy").symlink_to("x.npy")
     os.link(x, tmp_path / "h.npy")
     (tmp_path / "f").symlink_to(tmp_path)
-    with pytest.raises(UserError, match=r"--output would write over --input: name another file"):
+    with pytest.raises(UserError, match=r"--output would overwrite --input: name another file"):
         check(copied, "--input", x, "--output", output)
-    with pytest.raises(UserError, match=r"--run would write over --input: name another file"):
+    with pytest.raises(UserError, match=r"--run would overwrite --input: name another file"):
         check(copied, "--input", x, "--run", output)
 
 
@@ -61,12 +61,12 @@ def test_a_record_is_not_the_plan_nor_a_file_of_it_nor_the_output(copied: Writte
     folder = copied.path.parent
     for name, what in (("plan.yaml", "the plan"), ("shards/1.pt", "a shard of the plan"),
                        ("golden.safetensors", "the plan's golden file")):  # fmt: skip
-        with pytest.raises(UserError, match=f"--run would write over {what}: name another file"):
+        with pytest.raises(UserError, match=f"--run would overwrite {what}: name another file"):
             check(copied, "--run", folder / name)
     output = tmp_path / "y.npy"  # which is not there yet
     (tmp_path / "l").symlink_to("y.npy")
     for record in (output, tmp_path / "plan" / ".." / "y.npy", tmp_path / "l"):
-        with pytest.raises(UserError, match="--run would write over --output"):
+        with pytest.raises(UserError, match="--run would overwrite --output"):
             check(copied, "--output", output, "--run", record)
     for record in (tmp_path / "y.npy.partial", tmp_path / "y.npy.partial" / "run.json"):
         (tmp_path / "y.npy.partial").mkdir(exist_ok=record.name == "run.json")
@@ -80,26 +80,26 @@ def test_other_files_that_are_read(copied: Written, x: Path, tmp_path: Path, mon
         saved = os.dup(0)
         os.dup2(file.fileno(), 0)
         try:
-            with pytest.raises(UserError, match="--output would write over the file that standard input comes from"):
+            with pytest.raises(UserError, match="--output would overwrite the file that standard input comes from"):
                 check(copied, "--input", "-", "--output", x)
         finally:
             os.dup2(saved, 0)
             os.close(saved)
     (tmp_path / "in").mkdir()
     Image.new("RGB", (4, 4)).save(tmp_path / "in" / "a.png")
-    with pytest.raises(UserError, match="--run would write over an image of --input"):
+    with pytest.raises(UserError, match="--run would overwrite an image of --input"):
         check(copied, "--input", tmp_path / "in", "--run", tmp_path / "in" / "a.png")
     os.mkfifo(tmp_path / "y.npy")
     with pytest.raises(UserError, match="is a pipe, and --output is a file"):
         check(copied, "--output", tmp_path / "y.npy")
-    with pytest.raises(UserError, match="--output would write over the plan"):
+    with pytest.raises(UserError, match="--output would overwrite the plan"):
         check_links(LinksRequest(plan_path=copied.path, local=True, output=copied.path), copied.plan)
 
 
 def test_the_command_refuses_and_leaves_all_as_it_was(copied: Written, x: Path) -> None:
     before = {path: path.read_bytes() for path in (copied.path, x)}
-    run(copied.path, "--local", "--input", x, "--output", x).expect_error("--output would write over --input")
-    run(copied.path, "--local", "--run", copied.path).expect_error("--run would write over the plan")
+    run(copied.path, "--local", "--input", x, "--output", x).expect_error("--output would overwrite --input")
+    run(copied.path, "--local", "--run", copied.path).expect_error("--run would overwrite the plan")
     assert {path: path.read_bytes() for path in (copied.path, x)} == before
 
 
@@ -119,9 +119,9 @@ def test_a_folder_of_somebody_else_s_keeps_what_it_holds(
         folder.symlink_to("real")
     before = (real / content).read_bytes()
     for resume in (False, True):
-        with pytest.raises(UserError, match=r"y.npy.partial: is not edgelaunch's, .*: move it away, or name another"):
+        with pytest.raises(UserError, match=r"y.npy.partial: was not made by edgelaunch, .*: move it, or name another"):
             open_writer(one_stage.plan, tmp_path / "y.npy", ORIGIN, resume=resume)
-    with pytest.raises(UserError, match="is not edgelaunch's"):
+    with pytest.raises(UserError, match="was not made by edgelaunch"):
         check(one_stage, "--output", tmp_path / "y.npy")
     assert left_behind(tmp_path / "y.npy") is None
     assert [file.name for file in real.iterdir()] == [content]
@@ -134,13 +134,13 @@ def test_links_to_nothing_and_to_our_folder_are_refused_too(one_stage: Written, 
     ours.discard()
     for target in ("missing", "a.npy.partial"):
         (tmp_path / "y.npy.partial").symlink_to(target)
-        with pytest.raises(UserError, match="is not edgelaunch's"):
+        with pytest.raises(UserError, match="was not made by edgelaunch"):
             open_writer(one_stage.plan, tmp_path / "y.npy", ORIGIN)
         (tmp_path / "y.npy.partial").unlink()
     (tmp_path / "mine.jsonl").write_text("mine\n")  # a file of ours that is a link to one of theirs
     (tmp_path / "a.npy.partial" / "0.npy").unlink()
     (tmp_path / "a.npy.partial" / "0.npy").symlink_to(tmp_path / "mine.jsonl")
-    with pytest.raises(UserError, match="is not edgelaunch's"):
+    with pytest.raises(UserError, match="was not made by edgelaunch"):
         open_writer(one_stage.plan, tmp_path / "a.npy", ORIGIN, resume=True)
     assert (tmp_path / "mine.jsonl").read_text() == "mine\n"
 
@@ -194,7 +194,7 @@ def test_a_run_json_that_is_none_of_ours_stays(copied: Written) -> None:
     mine = copied.path.parent / "run.json"
     mine.write_text('{"version": 1, "configurations": []}')
     ended = run(copied.path, "--local", "--items", "2").expect(0)
-    assert "run.json: is no record of a run, and would be written over: move it away, or name a file with --run" in (
+    assert "run.json: is not a record of a run, and would be overwritten: move it away, or name a file with --run" in (
         ended.err
     )
     assert mine.read_text() == '{"version": 1, "configurations": []}'

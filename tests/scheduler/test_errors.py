@@ -59,8 +59,8 @@ def pairwise(bandwidth: float, latency: float = 0.0) -> Problem:
         (kind(unit_s=(1.0, math.inf, 1.0, 1.0)), r"kinds\[0\]\.unit_s\[1\] is inf"),
         (kind(unit_s=(1.0, 1e9, 1.0, 1.0)), r"kinds\[0\]\.unit_s\[1\].*picoseconds"),
         (kind(unit_s=(1.0, "2", 1.0, 1.0)), r"kinds\[0\]\.unit_s\[1\] is '2'"),
-        (kind(unit_s=(1.0,)), r"kinds\[0\]\.unit_s has 1 entries: it must have 4"),
-        (kind(encode_s=(1.0,)), r"kinds\[0\]\.encode_s has 1 entries: it must have 5"),
+        (kind(unit_s=(1.0,)), r"kinds\[0\]\.unit_s has 1 entries: expected 4"),
+        (kind(encode_s=(1.0,)), r"kinds\[0\]\.encode_s has 1 entries: expected 5"),
         (kind(runtime_bytes=-1), r"kinds\[0\]\.runtime_bytes is -1"),
         (kind(runtime_bytes=2**63), r"kinds\[0\]\.runtime_bytes is 9223372036854775808"),
         (replace(PROBLEM, kinds=()), "kinds is empty"),
@@ -69,7 +69,7 @@ def pairwise(bandwidth: float, latency: float = 0.0) -> Problem:
         (host(memory_bytes=2**62 + 1), r"hosts\[1\]\.memory_bytes"),
         (host(bandwidth_bytes_per_s=0.0), r"hosts\[1\]\.bandwidth_bytes_per_s"),
         (host(bandwidth_bytes_per_s=None), r"hosts\[1\]\.bandwidth_bytes_per_s"),
-        (replace(PROBLEM, cut_bytes=(1,) * 4), "cut_bytes has 4 entries: it must have 5"),
+        (replace(PROBLEM, cut_bytes=(1,) * 4), "cut_bytes has 4 entries: expected 5"),
         (replace(PROBLEM, cut_bytes=(1, 1, 1.5, 1, 1)), r"cut_bytes\[2\] is 1.5"),
         (replace(PROBLEM, weight_bytes=(1, -2, 1, 1)), r"weight_bytes\[1\] is -2"),
         (replace(PROBLEM, weight_bytes=(1, 2**62, 2**62, 1)), r"weight_bytes\[1\].*2\^62"),
@@ -110,11 +110,11 @@ def test_malformed_problems_are_refused(problem: Problem, message: str) -> None:
     [
         (
             {"weight_bytes": (10, 2000, 10, 10)},
-            "unit 1 fits on no host: it needs 2.003 kB on pi-0, .* 1.003 kB too few",
+            "unit 1 fits on no host: it needs 2.003 kB on pi-0, .* short by 1.003 kB",
         ),
         (
             {"weight_bytes": (900, 900, 900, 10)},
-            "units 0-3 need at least 2.713 kB; the cluster's 2 hosts have 2 kB .* 713 B too few",
+            "units 0-3 need at least 2.713 kB; the cluster's 2 hosts have 2 kB .* short by 713 B",
         ),
         (
             {"weight_bytes": (600, 600, 600, 0)},
@@ -149,8 +149,8 @@ def test_infeasible_problems_say_why(changes: dict[str, Any], message: str) -> N
     ("stages", "message"),
     [
         ([], "assignments is empty"),
-        ([(0, 1, 0), (3, 3, 1)], r"assignments\[1\]\.first is 3: it must be 2, or units are left out"),
-        ([(0, 2, 0), (2, 3, 1)], r"assignments\[1\]\.first is 2: it must be 3, or units run twice"),
+        ([(0, 1, 0), (3, 3, 1)], r"assignments\[1\]\.first is 3: expected 2, or units are left out"),
+        ([(0, 2, 0), (2, 3, 1)], r"assignments\[1\]\.first is 2: expected 3, or units run twice"),
         ([(0, 4, 0)], r"assignments\[0\]\.last is 4"),
         ([(0, 2, 0)], r"assignments\[0\]\.last is 2: the last unit is 3"),
         ([(0, 1, 0), (2, 3, 0)], r"assignments\[1\]\.host is 0, which runs stage 0 already"),
@@ -165,7 +165,7 @@ def test_evaluate_refuses_broken_plans(stages: list[tuple[int, int, int]], messa
 def test_evaluate_names_stage_host_and_bytes() -> None:
     problem = replace(PROBLEM, weight_bytes=(10, 10, 990, 10))
     stages = [Assignment(first=0, last=1, host=0), Assignment(first=2, last=3, host=1)]
-    with pytest.raises(Infeasible, match=r"stage 1 \(units 2-3\) needs 1.003 kB on pi-1, which has 1 kB: 3 B too few"):
+    with pytest.raises(Infeasible, match=r"stage 1 \(units 2-3\) needs 1.003 kB on pi-1, which has 1 kB: short by 3 B"):
         evaluate(problem, stages)
 
 

@@ -45,17 +45,20 @@ def test_random_problems_equal_brute_force(block: int) -> None:
             raise AssertionError(f"seed {seed}: {problem}") from error
 
 
+@pytest.mark.slow
 def test_larger_problems_equal_brute_force() -> None:
     for seed in range(60):
         check(draw_problem(random.Random(seed), larger=True))
 
 
+@pytest.mark.slow
 @settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.randoms(use_true_random=False))
 def test_shrinking_problems_equal_brute_force(rng: random.Random) -> None:
     check(draw_problem(rng))
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.randoms(use_true_random=False))
 def test_pareto_equals_brute_force(rng: random.Random) -> None:
@@ -70,6 +73,7 @@ def test_pareto_equals_brute_force(rng: random.Random) -> None:
     assert set(got) == want
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.randoms(use_true_random=False))
 def test_evaluate_costs_every_plan_as_the_definition_does(rng: random.Random) -> None:
@@ -83,6 +87,7 @@ def test_evaluate_costs_every_plan_as_the_definition_does(rng: random.Random) ->
             assert stage.memory_bytes == oracle.memory(problem, stage.first, stage.last + 1, stage.host)
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.randoms(use_true_random=False))
 def test_bounded_search_is_honest(rng: random.Random) -> None:

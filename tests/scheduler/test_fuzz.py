@@ -8,6 +8,7 @@ import os
 import random
 from typing import Any
 
+import pytest
 from strategies import draw_problem
 
 from edgecompile.planning.native_bridge import native_module, spec_of
@@ -64,6 +65,7 @@ def attempt(rng: random.Random) -> bool:
     return True
 
 
+@pytest.mark.slow
 def test_spoiled_problems_never_do_harm() -> None:
     rng = random.Random(5)
     solved = sum(attempt(rng) for _ in range(NUM_PROBLEMS))

@@ -1,1 +1,1 @@
-"""A plan's or a run's pipeline over time, simulated, measured and drawn."""
+"""Timelines of a pipeline: simulated, measured and drawn."""

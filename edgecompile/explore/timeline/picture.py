@@ -1,4 +1,4 @@
-"""The parts of a report as HTML and SVG. All text that comes in is escaped here."""
+"""HTML and SVG parts of the report. All text from outside is escaped here."""
 
 from __future__ import annotations
 

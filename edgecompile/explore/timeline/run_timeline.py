@@ -1,4 +1,4 @@
-"""What each stage of a real run did at each moment, from the stamps in its record."""
+"""The timeline of a real run, from the timestamps in its record."""
 
 from __future__ import annotations
 

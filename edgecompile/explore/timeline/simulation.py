@@ -1,8 +1,8 @@
-"""Plays a pipeline through in time as the runtime behaves: bounded buffers, messages, jitter, arrivals.
+"""Simulates a pipeline as the runtime behaves: bounded buffers, messages, jitter, arrivals.
 
-The native core plays; here is what a schedule means to it and what comes of it. A stage decodes, computes and encodes
-in one thread; a message waits for a free receive buffer at the other end, then takes its transfer time; what crosses
-the data host's interface in one direction, or a shared medium, at the same time divides it.
+The native core simulates; this module prepares its input and evaluates its output. A stage decodes, computes and
+encodes in one thread; a message waits for a free receive buffer at the other end, then takes its transfer
+time; messages that cross the data host's interface in one direction, or a shared medium, at the same time share it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What each stage and link does at each moment of a simulated run, every gap with its reason."""
+"""The timeline of a simulated run: what each stage and link does, and why each gap is there."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The model as an fx graph."""
+"""Captures the model as a torch.fx graph."""

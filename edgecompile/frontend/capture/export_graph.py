@@ -1,4 +1,4 @@
-"""torch.export's program -> the plain graph that the passes work on: functional, without assertions and wrappers."""
+"""Turns torch.export's program into a plain functional graph, without assertions and wrappers."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def plain_graph(program: torch.export.ExportedProgram) -> fx.GraphModule:
             # A boundary's tensors arrive contiguous: what was a view of a transposed tensor may need a copy there.
             node.target = torch.ops.aten.reshape.default
         elif node.target is torch.ops.aten.copy_.default and node.args[0].op in ("placeholder", "get_attr"):
-            # What the model writes into its input or a buffer is read by nobody: reference.py has seen to that.
+            # What the model writes into its input or a buffer is never read: purity.py has checked that.
             node.replace_all_uses_with(node.args[1])
             graph.erase_node(node)
         elif node.target is torch.ops.aten.zero.default:  # which TorchScript lacks
@@ -93,7 +93,7 @@ def explain_operator(failed: OperatorFailed) -> str:
     kind = type(cause).__name__
     if kind == "DataDependentOutputException":
         return (
-            f"the model calls {where}, which makes a Python number of a tensor, so that what runs depends on the data: "
+            f"the model calls {where}, which turns a tensor into a Python number, so what runs depends on the data: "
             "compute with the tensor itself"
         )
     if kind == "DynamicOutputShapeException":

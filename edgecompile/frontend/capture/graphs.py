@@ -1,4 +1,4 @@
-"""What every pass over an fx graph needs: tensors' facts at each node, constants, module paths."""
+"""Helpers for passes over fx graphs: tensor metadata of nodes, constants, module paths."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def propagate(graph_module: fx.GraphModule, inputs: Sequence[torch.Tensor]) -> N
     `writes`: the operator writes into one of its arguments.
 
     Raises:
-        OperatorFailed: an operator's result has a shape that depends on the data, is no plain tensor, or is unknown.
+        OperatorFailed: an operator's result has a shape that depends on the data, is not a plain tensor, or is unknown.
     """
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     fakes = [mode.from_tensor(item, static_shapes=True) for item in inputs]
@@ -224,7 +224,7 @@ def module_path(node: fx.Node) -> str:
 
 
 def erase_dead(graph: fx.Graph) -> None:
-    """Erases every operator that nobody reads. fx itself spares attention, which in training draws random numbers."""
+    """Erases operators whose result is unused. fx itself spares attention, which in training draws random numbers."""
     for node in reversed(list(graph.nodes)):
         if not node.users and node.op not in ("placeholder", "output"):
             graph.erase_node(node)

@@ -1,4 +1,4 @@
-"""What a module holds beside its weights, before and after it ran: attributes, buffers, containers."""
+"""Snapshots a module's attributes, buffers and containers, to detect state that a run changes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where in the user's own source something stands, for messages: `my_model.py:12`."""
+"""Finds the line of the user's source for a graph node, for error messages (`my_model.py:12`)."""
 
 from __future__ import annotations
 

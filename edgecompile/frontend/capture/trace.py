@@ -1,4 +1,4 @@
-"""model -> fx.GraphModule whose nodes know their shapes.
+"""Captures a model as an fx.GraphModule whose nodes carry their shapes and dtypes.
 
 torch.export is the default: torch.fx.symbolic_trace, kept as an option, fails on Python that looks at the data.
 """
@@ -282,7 +282,7 @@ def _explain(error: Exception, method: CaptureMethod, name: str, called: _LastCa
     start = f"capture={method.value}: cannot trace the model {name!r}: {f'{place}: ' if place else ''}"
     if "DataDependent" in type(error).__name__:
         return (
-            f"{start}which way it goes depends on the data, and a graph has one way: compute both, and choose with "
+            f"{start}which branch runs depends on the data, and a graph has only one: compute both, and choose with "
             "torch.where"
         )
     if called.transformed and not place:
@@ -328,7 +328,7 @@ def _symbolic_trace(flat: FlatModel, inputs: tuple[torch.Tensor, ...]) -> fx.Gra
     for node in traced.graph.nodes:
         of_dtype = "dtype" in node.kwargs or any(isinstance(value, torch.dtype) for value in node.args)
         if node.op == "call_method" and node.target in ("view", "view_as") and not of_dtype:
-            node.target = str(node.target).replace("view", "reshape")  # for the same reason as in exported.py
+            node.target = str(node.target).replace("view", "reshape")  # as in export_graph.py
     traced.recompile()
     propagate(traced, inputs)
     if any(node.meta["writes"] for node in traced.graph.nodes):

@@ -1,1 +1,1 @@
-"""The graph as a chain of units and boundaries, which stages are cut from."""
+"""The graph as a chain of units and boundaries, from which stages are cut."""

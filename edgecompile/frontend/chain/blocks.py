@@ -1,4 +1,4 @@
-"""Finds a chain's repeated blocks and where names and PipeEdge's numbers fall in it."""
+"""Finds a chain's repeated blocks, and resolves module names and PipeEdge's numbers to unit numbers."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def unit_range(name: object, chain: Chain, key: str) -> tuple[int, int]:
     if match:
         first, last = int(match[1]), int(match[2] or match[1])
         if not first <= last <= last_unit:
-            raise UserError(f"{key}: {name} does not do: the model's units are 0 to {last_unit}")
+            raise UserError(f"invalid value {name} for {key}: expected a unit from 0 to {last_unit}")
         return first, last
     text = str(name)
     indexes = [unit.index for unit in chain.units if _belongs(unit, text)]
@@ -74,7 +74,7 @@ def cuts_of_ranges(numbers: Sequence[int], last_unit: int, key: str, start: int 
     for first, last in zip(numbers[::2], numbers[1::2], strict=True):
         if first != expected:
             kind = "overlap" if first < expected else "gap"
-            raise UserError(f"{key}: {list(numbers)} has a {kind}: a stage begins at {first}, it must be {expected}")
+            raise UserError(f"{key}: {list(numbers)} has a {kind}: a stage begins at {first}, expected {expected}")
         if last < first:
             raise UserError(f"{key}: {list(numbers)}: the stage [{first}, {last}] ends before it begins")
         if last > last_unit:

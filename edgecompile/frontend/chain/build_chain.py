@@ -1,4 +1,4 @@
-"""The front half that compiling and profiling share: a model as a chain of units, checked between the steps."""
+"""Builds a checked chain of units from a model; the part that compiling and profiling share."""
 
 from __future__ import annotations
 

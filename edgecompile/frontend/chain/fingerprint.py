@@ -1,4 +1,4 @@
-"""What makes two units cost the same, and two captures the same model."""
+"""Fingerprints: which units have the same cost, and whether two captures are of the same model."""
 
 from __future__ import annotations
 

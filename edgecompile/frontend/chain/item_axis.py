@@ -1,4 +1,4 @@
-"""Which axis of a tensor tells the items of a microbatch apart: what a wire format with a scale an item must know.
+"""Finds the axis of each tensor that indexes the items of a microbatch, for wire formats with per-item scale.
 
 Followed from the inputs, whose first axis it is, through the graph. Where an operator may have put it elsewhere it is
 unknown, which costs bytes and never precision: such a tensor travels as it is.

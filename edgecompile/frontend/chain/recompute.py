@@ -1,4 +1,4 @@
-"""What travels in place of a tensor: the smaller ones that cheap operators make it of, which the receiver runs again.
+"""Sends a smaller tensor in place of a larger one that the receiver can recompute with cheap operators.
 
 A mask (B, 1, T, T) that came from one of (B, T) travels as that one, and an expanded view as what it shows.
 """

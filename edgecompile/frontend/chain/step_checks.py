@@ -1,4 +1,4 @@
-"""What must hold between two steps of the compiler, checked between them. A broken rule here is a bug of ours."""
+"""Invariants checked between the compiler's steps; a violation is a bug of the compiler."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""graph -> chain of units and boundaries: what can be cut where, and what each piece costs."""
+"""Splits the graph into a chain of units and boundaries, with the cost of each."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class BoundaryTensor:
     dtype: str
     num_bytes: int
     exact: bool = False
-    """Whether it travels as it is in every wire format (exact.py)."""
+    """Whether it travels as it is in every wire format (exact_tensors.py)."""
     item_axis: int | None = 0
     """Each entry along it belongs to one item; None where no axis is known to be so."""
 
@@ -239,7 +239,7 @@ def _results(captured: Captured, microbatch: int) -> tuple[BoundaryTensor, ...]:
     results = []
     for name, value in zip(captured.output_names, values, strict=True):
         if not isinstance(value, fx.Node) or not isinstance(value.meta.get("facts"), TensorFacts):
-            raise UserError(f"model.output: {name!r} is no tensor: leave it out with model.output")
+            raise UserError(f"model.output: {name!r} is not a tensor: leave it out with model.output")
         tensor = _travelling(value, name, microbatch)
         if tensor.dtype not in DTYPE_BYTES:
             raise UserError(f"model.output: {name!r} has the dtype {tensor.dtype}, which cannot travel")

@@ -1,1 +1,1 @@
-"""What the eager model does with golden items, alone and among others."""
+"""Runs the eager model on golden items, alone and in microbatches, and checks that it is pure."""

@@ -1,4 +1,4 @@
-"""Runs the eager model on golden items: on copies of its inputs, in its own precision or in float64."""
+"""Runs the eager model on golden items, on copies of its inputs, in its own precision or in float64."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Golden items: inputs that reach the corners of a model, what the eager model makes of them, and how far is equal."""
+"""Golden items: inputs that reach a model's edge cases, the eager outputs, and tolerances."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["NUM_GOLDEN_ITEMS", "Reference", "example_inputs", "golden_inputs", "
 
 NUM_GOLDEN_ITEMS = 4
 _MOST_OWN_ERROR = 1e-3
-"""Of the largest value: what lies farther from the model in float64 is no rounding."""
+"""Of the largest value: what lies farther from the model in float64 is not rounding."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,7 @@ class Reference:
     outputs: tuple[torch.Tensor, ...]
     """Of the eager model, in its own precision."""
     exact: tuple[torch.Tensor, ...]
-    """Of the same model computed in float64; `outputs` where those are no floats, or float64 computes another thing."""
+    """Of the same model computed in float64; `outputs` where those are not floats, or float64 takes another path."""
     own_error: tuple[float, ...]
     """For each output the eager model's largest absolute error to `exact`."""
     allowed: tuple[float, ...]
@@ -41,7 +41,7 @@ class Reference:
     tolerance: tuple[float, ...]
     """For each output the largest absolute difference to `outputs` that follows from `allowed`."""
     scale: tuple[float, ...]
-    """For each output its largest absolute value; 0 where it is no float."""
+    """For each output its largest absolute value; 0 where it is not a float."""
     notes: tuple[str, ...] = ()
     """What a user should know of the model's items."""
 

@@ -1,4 +1,4 @@
-"""Whether an item's result depends on the item alone: not on its neighbours in a microbatch, their number, its place.
+"""Checks that an item's result does not depend on the other items of its microbatch.
 
 Where the model runs on the same number of items, each at its place, the same operators run on the same shapes, so that
 an item's result may differ by rounding alone when its neighbours are exchanged: that finds an influence of a millionth.
@@ -37,7 +37,7 @@ _OUTLIER = 128
 _MOST_SHARED = 4
 """Inputs that are tried."""
 _OTHER_PATH = 1e-3
-"""Of the largest value: what is larger is no rounding in float32 either."""
+"""Of the largest value: what is larger is not rounding in float32 either."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +79,7 @@ def find_influence(eager: Eager, outputs: Outputs, size: int) -> Influence | Non
             first = groups_of(eager.num_items, size)[0]
             _check_repeats(eager, outputs, eager.run(first), first[: eager.num_items])
             with suppress(ModelFails):
-                eager.run([_PROBE])  # where the items are no rows of an output, that is to be said
+                eager.run([_PROBE])  # where the items are not rows of an output, that is reported
             return Influence(output=found[0], item=item, detail=f"differs by {found[1]} {variant.where(item)}")
     return None
 
@@ -174,7 +174,7 @@ def _regrouped(size: int) -> tuple[list[int], dict[int, int]]:
 def _confirmed(
     eager: Eager, outputs: Outputs, after: Outputs, item: int, place: int, variant: _Variant, size: int
 ) -> bool:
-    """Whether a small difference is no rounding: routing to experts changes the shapes of products, and so rounding."""
+    """Whether a small difference is more than rounding: routing to experts changes the shapes of products."""
     if _compare(eager, outputs, after, item, place, _OTHER_PATH) is not None:
         return True
     with suppress(ModelFails):

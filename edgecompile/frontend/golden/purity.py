@@ -1,4 +1,4 @@
-"""What makes a model no function of its inputs: random numbers and state. Both are refused, by name."""
+"""Rejects models that draw random numbers or keep state between calls, and names where."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def _check_history(eager: Eager, size: int, outputs: Outputs, state: ModuleState
     count = eager.num_items - last[0]
     after = eager.run(rows)
     fresh = eager.run(rows) if state.restore() else None
-    first = eager.run(last) if state.restore() else None  # whole: items that influence each other are no state
+    first = eager.run(last) if state.restore() else None  # whole: items that influence each other are not state
     if (
         fresh is None
         or first is None

@@ -1,4 +1,4 @@
-"""fx passes that keep the result, one a file, in the order in which they run.
+"""Graph passes that preserve the results, one per file, in the order in which they run.
 
 Each has a switch: `passes.NAME=false`.
 """

@@ -1,4 +1,4 @@
-"""Drops copies that the trace brought in: nothing writes into a tensor, so that no one needs one of his own.
+"""Removes copies that the trace introduced and that nothing needs.
 
 Copies for an operator that reads their layout stay (settle_layouts).
 """

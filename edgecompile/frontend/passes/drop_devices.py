@@ -1,4 +1,4 @@
-"""Makes the graph name no device, so that a shard runs wherever it is loaded."""
+"""Removes device names from the graph, so that a shard runs on any device."""
 
 from __future__ import annotations
 

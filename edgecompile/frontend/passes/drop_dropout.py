@@ -1,4 +1,4 @@
-"""Drops dropout, which passes its input on in eval mode; in training mode purity.check_graph has refused it."""
+"""Removes dropout operators, which do nothing in eval mode."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Drops operators that compute nothing: checks of shapes and dtypes, which hold once they were traced."""
+"""Removes checks of shapes and dtypes, which hold once the model has been traced."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Drops operators that return their argument as it is: casts to the same dtype, views of the same shape."""
+"""Removes operators that return their argument unchanged: casts to the same dtype, views of the same shape."""
 
 from __future__ import annotations
 

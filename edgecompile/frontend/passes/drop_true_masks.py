@@ -1,4 +1,4 @@
-"""Drops masks that keep everything: attention without a mask is faster, and nothing of it crosses a cut."""
+"""Removes attention masks that keep everything: attention is faster without, and no mask crosses a cut."""
 
 from __future__ import annotations
 

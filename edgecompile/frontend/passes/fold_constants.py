@@ -1,4 +1,4 @@
-"""Computes at compile time what no input reaches: position ids, masks, interpolated embeddings, relative biases."""
+"""Computes at compile time whatever does not depend on the inputs: position ids, masks, biases."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class ConstantValues:
 
     def _compute(self, node: fx.Node) -> Any:
         value = self._run(node)
-        # What nobody has written would be other bytes in every compilation.
+        # Uninitialised memory would be different bytes in every compilation.
         return torch.zeros_like(value) if op_name(node) in _UNINITIALISED else value
 
     def _run(self, node: fx.Node) -> Any:

@@ -1,4 +1,4 @@
-"""Replaces what the graph computes of shapes (sizes, products of them, dtypes) by the numbers themselves."""
+"""Replaces what the graph computes from shapes and dtypes by literal numbers."""
 
 from __future__ import annotations
 

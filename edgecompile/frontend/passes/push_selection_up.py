@@ -1,4 +1,4 @@
-"""Selects the tokens that are read before the work that would be done on all of them.
+"""Selects the tokens that are used before the work that would otherwise be done on all of them.
 
 Where a classifier reads one token, the last block then computes its query, its projections and its MLP for that token
 alone: 10 of the 12 matrix products of a transformer block shrink to one row.
@@ -112,7 +112,7 @@ class _Pusher:
         }
 
     def narrowed(self, node: Any, narrowing: _Narrowing, reader: fx.Node | None = None) -> fx.Node:
-        """`node` restricted to `narrowing`: computed so where nobody else reads the rest, else sliced."""
+        """`node` restricted to `narrowing`: computed so where nothing else reads the rest, else sliced."""
         key = (node, narrowing)
         if key not in self.twins:
             twin = None

@@ -1,4 +1,4 @@
-"""Makes operators that read a tensor's memory, not its values, right wherever a cut may fall.
+"""Makes operators that depend on a tensor's memory layout correct wherever a cut may fall.
 
 A shard's inputs arrive contiguous, at an offset in a message's buffer, and passes drop copies: so what such an operator
 reads gets a copy of its own, laid out as the model had it. Runs before all passes, and cannot be switched off.

@@ -1,4 +1,4 @@
-"""Moves each view to where it is read, a copy for each reader, so that a cut sends the tensor and not its views."""
+"""Moves each view to its readers, one copy per reader, so that a cut sends the tensor and not its views."""
 
 from __future__ import annotations
 
