@@ -1,4 +1,4 @@
-"""What Hydra composed -> the schema's dataclasses."""
+"""Turns what Hydra composed into the schema's dataclasses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What edgeprofile was asked for: its part of the config, fully parsed and checked. Made before torch is imported."""
+"""The request of edgeprofile: its part of the config, fully parsed and checked before torch is imported."""
 
 from __future__ import annotations
 

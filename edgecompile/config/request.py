@@ -1,4 +1,4 @@
-"""What a compile was asked for: the config, fully parsed and checked, as frozen objects. Made before torch is imported.
+"""The request of a compile: the config, fully parsed and checked, as frozen objects, before torch is imported.
 
 The composed config is mutable and full of text; here it becomes a CompileRequest, in one place, and each step of the
 compiler takes its own part of that.

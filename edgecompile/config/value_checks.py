@@ -1,4 +1,4 @@
-"""What a single value of the config may be; each check returns the value as the compiler takes it."""
+"""Checks of single values of the config; each returns the value as the compiler takes it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What plans hold of costs and machines, and the scheduling problem that it states; no model, no torch.
+"""The costs and machines that a plan holds, and the scheduling problem they state; no model, no torch.
 
 The compiler makes it once the units are profiled, writes it into plan.yaml and plans from it; whoever reads a plan has
 the same again. So a problem that was solved and one that is asked again are stated by the same function.

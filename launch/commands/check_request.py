@@ -1,4 +1,4 @@
-"""Whether the files that a run's request names do, beside the plan's: checked before anything runs."""
+"""Checks, before anything runs, that the files a request names exist and nothing overwrites an input."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def check_run(request: RunRequest, plan: Plan) -> None:
     if request.input is not None and not request.from_stdin and not request.input.exists():
         raise UserError(f"{request.input}: no such input")
     if request.run is not None and not request.run.absolute().parent.is_dir():
-        raise UserError(f"{request.run}: is in no folder that there is: make it, or name another --run")
+        raise UserError(f"{request.run}: its folder does not exist: create it, or name another --run")
     if request.metrics_port is not None:
         from edgelaunch.report.metrics import check_installed
 

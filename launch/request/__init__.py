@@ -1,1 +1,1 @@
-"""What a command was asked to do: frozen, parsed and checked."""
+"""The requests of the edgelaunch commands: frozen, parsed and checked. Imports no torch."""

@@ -1,4 +1,4 @@
-"""What `edgelaunch links` and `edgelaunch doctor` can be asked."""
+"""The options of `edgelaunch links` and `edgelaunch doctor`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every command that runs on each rank can be asked."""
+"""The options that every command on a rank shares."""
 
 from __future__ import annotations
 

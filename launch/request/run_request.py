@@ -1,4 +1,4 @@
-"""What `edgelaunch PLAN` can be asked: one rank of a run, or with --local or --emulate all of them."""
+"""The options of `edgelaunch PLAN`: one rank of a run, or with --local or --emulate all of them."""
 
 from __future__ import annotations
 
