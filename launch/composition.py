@@ -21,6 +21,7 @@ from edgelaunch.common.identity import (
 )
 from edgelaunch.common.items import Results, Source
 from edgelaunch.common.rank_options import RankOptions
+from edgelaunch.common.reports import KillRequest
 from edgelaunch.common.secret import find_secret
 from edgelaunch.common.shard_files import check_rank, lacking
 from edgelaunch.process.cores import available_cores, local_threads
@@ -31,7 +32,7 @@ from edgelaunch.request.run_request import RunRequest
 
 if TYPE_CHECKING:
     from edgelaunch.control.supervisor import Supervisor
-    from edgelaunch.link_test.measure import LinkSupervisor
+    from edgelaunch.link_test.measure import LinkWork
 
 __all__ = ["RankStart", "link_supervisor", "quiet_peers", "run_supervisor", "supervised"]
 
@@ -115,23 +116,23 @@ def run_supervisor(
     start: RankStart[RunRequest],
     lacking: tuple[Stage, ...],
     ends: tuple[Source, Results] | None,
-    lost: Callable[[int, int], None],
+    request_kill: Callable[[KillRequest], None],
     last_resort: Callable[[Failure], None] = lambda failure: None,
 ) -> Supervisor:
     """A rank of the pipeline; `ends` are rank 0's, the rest as of Supervisor. Imports torch."""
-    from edgelaunch.control.supervisor import Supervisor
+    from edgelaunch.control.pipeline_rank import pipeline_rank
 
     threads = start.request.threads or start.threads()
     source, results = ends if ends is not None else (None, None)
     options = start.options(threads=threads, device=start.device(), lacking=lacking)
-    return Supervisor(options, source, results, lost, last_resort)
+    return pipeline_rank(options, source, results, request_kill, last_resort)
 
 
-def link_supervisor(start: RankStart[R], seconds: float) -> LinkSupervisor:
-    """A rank that measures its links, `seconds` a transfer. Imports torch."""
-    from edgelaunch.link_test.measure import LinkSupervisor
+def link_supervisor(start: RankStart[R], seconds: float) -> tuple[Supervisor, LinkWork]:
+    """A rank that measures its links, `seconds` a transfer, and what it found. Imports torch."""
+    from edgelaunch.link_test.measure import link_test
 
-    return LinkSupervisor(start.options(threads=1, device="cpu"), seconds)
+    return link_test(start.options(threads=1, device="cpu"), seconds)
 
 
 def supervised(runner: Supervisor, rank: int) -> Failure | None:
