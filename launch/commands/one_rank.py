@@ -16,8 +16,8 @@ from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Plan, Stage
 from edgecompile.terminal.process import abrupt_interrupts, final_status, unwritten
 from edgelaunch.common.failures import Failure, exit_code, rank_name
-from edgelaunch.composition import RankStart, run_supervisor, supervised
 from edgelaunch.common.reports import KillRequest, Report
+from edgelaunch.composition import RankStart, run_supervisor, supervised
 from edgelaunch.process.stderr import say, say_error
 from edgelaunch.request.rank_request import RankRequest
 from edgelaunch.request.run_request import RunRequest

@@ -83,34 +83,32 @@ def step(state: LeaderState, event: Event) -> tuple[LeaderState, Actions]:
 # --- what the ranks say ----------------------------------------------------------------------------------------------
 
 
-def _with_roster(state: LeaderState, roster: Roster, at: float) -> tuple[LeaderState, Actions]:
+def _with_roster(state: LeaderState, roster: Roster) -> tuple[LeaderState, Actions]:
     """Publishes what the list of ranks wants published."""
-    roster, actions = _told(roster, at)
+    roster, actions = _answered(roster)
     return (state if roster is state.roster else replace(state, roster=roster)), actions
 
 
-def _told(roster: Roster, at: float) -> tuple[Roster, Actions]:
-    if not roster.answers and not roster.joined:
+def _answered(roster: Roster) -> tuple[Roster, Actions]:
+    if not roster.answers:
         return roster, ()
-    answers = (Publish(answer) for answer in roster.answers)
-    joined = (Report(RankJoined(at, rank)) for rank in roster.joined)
-    return replace(roster, answers=(), joined=()), (*answers, *joined)
+    return replace(roster, answers=()), tuple(Publish(answer) for answer in roster.answers)
 
 
 def _hello(state: LeaderState, event: HelloCame) -> tuple[LeaderState, Actions]:
-    return _with_roster(state, state.roster.take_hello(event.hello, event.at), event.at)
+    return _with_roster(state, state.roster.take_hello(event.hello, event.at))
 
 
 def _leave(state: LeaderState, event: LeaveCame) -> tuple[LeaderState, Actions]:
-    return _with_roster(state, state.roster.take_leave(event.leave, event.at), event.at)
+    return _with_roster(state, state.roster.take_leave(event.leave, event.at))
 
 
 def _beat(state: LeaderState, event: BeatCame) -> tuple[LeaderState, Actions]:
-    return _with_roster(state, state.roster.take_beat(event.rank, event.beat, event.at), event.at)
+    return _with_roster(state, state.roster.take_beat(event.rank, event.beat, event.at))
 
 
 def _looked(state: LeaderState, event: Looked) -> tuple[LeaderState, Actions]:
-    return _with_roster(state, state.roster.look(event.at), event.at)
+    return _with_roster(state, state.roster.look(event.at))
 
 
 def _suspicion(state: LeaderState, event: SuspicionCame) -> tuple[LeaderState, Actions]:
@@ -183,7 +181,7 @@ def _end(state: LeaderState, cause: Cause) -> tuple[LeaderState, Actions]:
 def _note(state: LeaderState, now: float, num_items: int) -> tuple[LeaderState, Actions]:
     """Ranks that were lost, links that were cut or carry again."""
     actions: list[Action] = []
-    roster, told = _told(state.roster, now)
+    roster, told = _answered(state.roster)
     lost, troubles = list(state.lost), list(state.troubles)
     for loss in roster.losses:
         lost[loss.rank] = (loss, now)
@@ -191,8 +189,9 @@ def _note(state: LeaderState, now: float, num_items: int) -> tuple[LeaderState, 
         actions.append(Report(RankLost(now, loss, num_items)))
         if loss.kind is LossKind.SILENT:
             actions.append(RequestKill(loss.rank, loss.process))
-    if roster.losses:
-        roster = replace(roster, losses=())
+    actions += (Report(RankJoined(now, rank, incarnation)) for rank, incarnation in roster.joined)
+    if roster.losses or roster.joined:
+        roster = replace(roster, losses=(), joined=())
     roster, silent = roster.note_silent_links(now)
     cut = dict(state.cut)
     for link in sorted(silent.keys() - cut.keys(), key=sorted):
@@ -330,7 +329,7 @@ def _part(state: LeaderState, now: float) -> tuple[LeaderState, Actions]:
     asked = state.epoch.route.group if state.epoch is not None else ()
     if now <= state.deadline and any(rank not in state.arrived and seats[rank] is not None for rank in asked):
         return _repeated(state, now)
-    roster, answers = _told(state.roster.close(), now)
+    roster, answers = _answered(state.roster.close())
     state = replace(
         state, phase=Phase.PARTING, roster=roster, arrived=frozenset((0,)),
         deadline=now + FAREWELL_S, said=now,

@@ -79,7 +79,7 @@ class Roster:
     spent: tuple[tuple[str, Verdict], ...] = ()
     """Processes that had a rank, or were turned away, with what they were told: none of them comes again."""
     answers: tuple[Answer, ...] = ()
-    joined: tuple[int, ...] = ()
+    joined: tuple[tuple[int, str], ...] = ()
     losses: tuple[Loss, ...] = ()
     """Answers, ranks that came and ranks that were lost since somebody took note of them."""
     suspicions: frozenset[Suspicion] = frozenset()
@@ -261,7 +261,7 @@ class Roster:
         return replace(self, seats=put(self.seats, rank, seat))
 
     def _joined(self, rank: int, seat: Seat) -> Roster:
-        return replace(self._seated(rank, seat), joined=(*self.joined, rank))
+        return replace(self._seated(rank, seat), joined=(*self.joined, (rank, seat.incarnation)))
 
     def _answered(self, answer: Answer) -> Roster:
         return replace(self, answers=(*self.answers, answer))

@@ -66,6 +66,7 @@ class RankJoined:
 
     at: float
     rank: int
+    incarnation: str
 
 
 @dataclass(frozen=True, slots=True)
