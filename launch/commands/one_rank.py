@@ -17,7 +17,7 @@ from edgecompile.contract.plan import Plan, Stage
 from edgecompile.terminal.process import abrupt_interrupts, final_status, unwritten
 from edgelaunch.common.failures import Failure, exit_code, rank_name
 from edgelaunch.common.reports import KillRequest, Report
-from edgelaunch.composition import RankStart, run_supervisor, supervised
+from edgelaunch.composition import RankStart, import_runtime, run_supervisor, supervised
 from edgelaunch.process.stderr import say, say_error
 from edgelaunch.request.rank_request import RankRequest
 from edgelaunch.request.run_request import RunRequest
@@ -163,7 +163,7 @@ def import_torch(*, session: bool, alone: bool = True) -> None:
     """
     gc.disable()
     with abrupt_interrupts() if alone else contextlib.nullcontext():
-        import edgelaunch.control.pipeline_rank
+        import_runtime()
 
         if session:
             import edgelaunch.commands.data_host  # noqa: F401

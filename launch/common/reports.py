@@ -1,4 +1,4 @@
-"""What a rank's process reports to the one that started it, a line of JSON each. Imports no torch."""
+"""Reports of a rank's process to the one that started it, a line of JSON each. Imports no torch."""
 
 from __future__ import annotations
 

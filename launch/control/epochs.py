@@ -63,7 +63,7 @@ class Epochs:
             self._left_behind = [thread for thread in threads if thread.is_alive()]
 
     def abandon(self) -> list[threading.Thread]:
-        """For a process that goes on without its rank; returns the threads that are to be waited for."""
+        """For a process that lives on without its rank; returns the threads that are to be waited for."""
         if self.current is None:
             return self._left_behind
         self.current.abandon(JOIN_S)

@@ -1,4 +1,4 @@
-"""What a rank's watch reads of the store, as events for its core: all ranks' news on rank 0, rank 0's on the others."""
+"""Turns what a rank reads from the store into events for its core."""
 
 from __future__ import annotations
 

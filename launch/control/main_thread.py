@@ -1,4 +1,4 @@
-"""What a rank's main thread does again and again: feeds its core with the time, and carries out what that decides."""
+"""Feeds a rank's core with the time, in the main thread, and carries out what it decides."""
 
 from __future__ import annotations
 

@@ -49,7 +49,11 @@ def describe(plan: Plan, event: RunEvent) -> str | None:
     elif isinstance(event, EpochBegan) and event.number > 1:
         rates = f"predicted {format_items_rate(event.rate)} (was {format_number(event.planned_rate)})"
         planned = event.without is None
-        text = "all ranks are present: continuing as planned" if planned else f"continuing without {event.without}: {rates}"
+        text = (
+            "all ranks are present: continuing as planned"
+            if planned
+            else f"continuing without {event.without}: {rates}"
+        )
     elif isinstance(event, ResultsAgain):
         text = f"results again, {event.pause_s:.2f} s after the last one"
     elif isinstance(event, Rejoins):

@@ -22,13 +22,12 @@ import torch.distributed as dist
 from edgecompile.execution.message_layout import PIECE_BYTES
 from edgelaunch.common.failures import PeerLostError, rank_name
 from edgelaunch.common.rank_options import RankOptions
-from edgelaunch.control.supervisor import Supervisor
 from edgelaunch.link_test.hosts_option import Figures
 from edgelaunch.pipeline.rank import EpochRole, Rank
 from edgelaunch.transport.counters import StageClock
 from edgelaunch.transport.links import FOREVER, GlooGroup
 
-__all__ = ["link_test"]
+__all__ = ["LinkWork"]
 
 T = TypeVar("T")
 
@@ -248,8 +247,10 @@ class LinkWork:
     """The work of a rank that measures with the others."""
 
     def __init__(self, options: RankOptions, least_s: float) -> None:
-        """`least_s`: how long a transfer takes at least."""
-        self.options, self.least_s = options, least_s
+        """`least_s`: how long a transfer takes at least. All links are wanted: the loss of a rank ends the run."""
+        runtime = replace(options.plan.runtime, rejoin_s=0.0)
+        self.options = replace(options, plan=replace(options.plan, contingencies=(), runtime=runtime))
+        self.least_s = least_s
         self.found: dict[tuple[int, int], Figures] = {}
         """On rank 0, those of the pairs that are done: by source and destination."""
         self.clocks: dict[tuple[int, int], StageClock] = {}
@@ -259,11 +260,3 @@ class LinkWork:
 
     def in_epoch(self, role: EpochRole) -> LinkEpoch:
         return LinkEpoch(self, role)
-
-
-def link_test(options: RankOptions, least_s: float) -> tuple[Supervisor, LinkWork]:
-    """A process that measures with the others; the loss of one of them is the end, since all links are wanted."""
-    runtime = replace(options.plan.runtime, rejoin_s=0.0)
-    options = replace(options, plan=replace(options.plan, contingencies=(), runtime=runtime))
-    work = LinkWork(options, least_s)
-    return Supervisor(options, work), work

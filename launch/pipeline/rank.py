@@ -1,4 +1,4 @@
-"""One rank in one epoch: meets the others, connects to them, and does the work that it was given in threads.
+"""One rank during one epoch: meets the others, connects to them, and runs the work that it was given in threads.
 
 Knows nothing of command lines or recovery, nor of the work: when its epoch ends early it is abandoned, and another one
 is made for the next. All work is done in threads, so that the thread that started it stays free to hear a signal:

@@ -46,7 +46,7 @@ class StageWork:
         return self._clocks
 
     def busy(self, cut: int, direction: str) -> Series:
-        """The counter of a link, which goes on where the one before it, at the same cut, stopped."""
+        """The counter of a link, which resumes where the one before it, at the same cut, stopped."""
         return self._busy.setdefault((cut, direction), Series())
 
     def prepare(self, set_ready: Callable[[bool], None]) -> None:

@@ -30,7 +30,7 @@ class ListReader:
         """How many texts were announced, and since when that is known."""
 
     def new(self, now: float) -> Iterator[str]:
-        """Those that are there; "" for one that never came, or that somebody wrote who may not."""
+        """Those that are there; "" for one that never came, or that a process without the secret wrote."""
         announced = self._board.num_appended(self._name)
         if announced > (self._announced[-1][0] if self._announced else self._num_read):
             self._announced.append((announced, now))

@@ -108,7 +108,7 @@ class SendLink:
     """To another rank: a thread sends what is published, in order."""
 
     def __init__(self, peer: Peer, layout: Layout, num_buffers: int, busy: Series | None = None) -> None:
-        """`busy`: the counter to go on with, where the link follows another one."""
+        """`busy`: the counter to continue with, where the link follows another one."""
         self._peer = peer
         self._free, self._filled = SlotQueue(), SlotQueue()
         for _ in range(num_buffers):

@@ -94,7 +94,7 @@ class Epoch:
     def send_link(
         self, peer: int, boundary: int, layout: Layout, num_buffers: int, busy: Series | None = None
     ) -> SendLink:
-        """`busy`: the counter to go on with. Raises Abandoned where the epoch was given up."""
+        """`busy`: the counter to continue with. Raises Abandoned where the epoch was given up."""
         with self._lock:
             self._check()
             link = SendLink(self._peer(peer, boundary), layout, num_buffers, busy)
@@ -104,7 +104,7 @@ class Epoch:
     def receive_link(
         self, peer: int, boundary: int, layout: Layout, num_buffers: int, first: int, busy: Series | None = None
     ) -> ReceiveLink:
-        """`first`: the sequence number of the first message. `busy`: the counter to go on with.
+        """`first`: the sequence number of the first message. `busy`: the counter to continue with.
 
         Raises Abandoned where the epoch was given up.
         """

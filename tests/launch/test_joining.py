@@ -32,10 +32,10 @@ from edgelaunch.common.identity import Endpoint
 from edgelaunch.common.items import Entry, Item, Source
 from edgelaunch.common.rank_options import RankOptions
 from edgelaunch.common.software import Software
+from edgelaunch.composition import pipeline_rank
 from edgelaunch.control.core import membership
 from edgelaunch.control.core.membership import DONE, Announcement, Verdict
 from edgelaunch.control.heartbeats import Watch
-from edgelaunch.control.pipeline_rank import pipeline_rank
 from edgelaunch.control.supervisor import Supervisor
 from edgelaunch.doctor import check_joining
 from edgelaunch.doctor.findings import FAILS, NOTE, OK, Finding
@@ -136,7 +136,7 @@ def start(
     if rank == 0:
         rows = (Item(Entry(index=index), {"x": torch.from_numpy(row)}) for index, row in enumerate(items))
         source = Source(items=rows, num_items=len(items), what="items")
-    runner = pipeline_rank(options, source, results if rank == 0 else None)
+    runner = pipeline_rank(options, (source, results) if source is not None else None)
     ended: list[Failure | None] = []
 
     def work() -> None:

@@ -1,1 +1,1 @@
-"""What the ranks decide when one of them is lost, as pure functions: `step(state, event) -> (state, actions)`."""
+"""The recovery protocol of the ranks as pure functions: `step(state, event) -> (state, actions)`."""

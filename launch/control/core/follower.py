@@ -1,4 +1,4 @@
-"""What a rank other than 0 decides: which epoch it is in, whether it still has its rank, whether rank 0 is there.
+"""Decisions of every rank but 0: which epoch it is in, whether it still has its rank, whether rank 0 is present.
 
 `step` is a pure function, as rank 0's is; see `leader`.
 """
@@ -105,7 +105,7 @@ class FollowerState:
 
     @property
     def is_member(self) -> bool:
-        """Whether rank 0 counts this very process among the ranks that are there."""
+        """Whether rank 0 counts this process itself among the ranks that are there."""
         return self.heard is not None and self.heard.members.get(self.rank) == self.incarnation
 
 

@@ -1,4 +1,4 @@
-"""What a rank other than 0 hears and what it does about it: the events and the actions of `follower.step`."""
+"""Events and actions of `follower.step`: what a rank other than 0 hears, and what it does."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What rank 0 decides: when an epoch ends, with whom and by which route the next one goes on, when all is over.
+"""Decisions of rank 0: when an epoch ends, which ranks and route the next one uses, when the run is over.
 
 `step` is a pure function; times are seconds on any clock that does not go back. Whoever feeds it carries out the
 actions, in order, before the next event of the same thread.

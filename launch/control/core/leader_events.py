@@ -1,4 +1,4 @@
-"""What rank 0 hears and what it does about it: the events and the actions of `leader.step`."""
+"""Events and actions of `leader.step`: what rank 0 hears, and what it does."""
 
 from __future__ import annotations
 

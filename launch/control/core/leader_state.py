@@ -1,4 +1,4 @@
-"""What rank 0 knows of a run, and what follows from it alone."""
+"""State of rank 0 in a run, and what follows from it alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who is there: rank 0's list of ranks, kept from their heartbeats. Every method returns the list that follows."""
+"""Rank 0's list of present ranks, updated from their heartbeats. Every method returns a new list."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class AskedAgain:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """To be published for one process: what becomes of it, or who has the rank that it asks for."""
+    """To be published for one process: its verdict, or who has the rank that it asks for."""
 
     rank: int
     incarnation: str
@@ -77,11 +77,11 @@ class Roster:
     seats: tuple[Seat | None, ...]
     waiting: tuple[AskedAgain | None, ...]
     spent: tuple[tuple[str, Verdict], ...] = ()
-    """Processes that had a rank, or were turned away, with what they were told: none of them comes again."""
+    """Processes that had a rank, or were rejected, with what they were told: none of them comes again."""
     answers: tuple[Answer, ...] = ()
     joined: tuple[tuple[int, str], ...] = ()
     losses: tuple[Loss, ...] = ()
-    """Answers, ranks that came and ranks that were lost since somebody took note of them."""
+    """Answers, ranks that came and ranks that were lost since they were last noted."""
     suspicions: frozenset[Suspicion] = frozenset()
     """Of the epoch that runs."""
     silent_since: tuple[tuple[Pair, float], ...] = ()
@@ -98,7 +98,7 @@ class Roster:
         return Roster(rules, nobody, nobody)
 
     def holds(self, rank: int, incarnation: str | None) -> bool:
-        """Whether this very process has the rank."""
+        """Whether this process itself has the rank."""
         seat = self.seats[rank]
         return seat is not None and seat.incarnation == incarnation
 

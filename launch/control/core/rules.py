@@ -1,4 +1,4 @@
-"""What of a plan the decisions rest on: the routes that microbatches can take, and how long each silence may last."""
+"""The part of a plan that recovery needs: the routes that microbatches can take, and how long each silence may last."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What happens in a run, as values: log lines, the live view, the run's record and the tests are made from them."""
+"""Events of a run as values, from which log lines, the run's record and tests are made."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ class ResultsAgain:
 
 @dataclass(frozen=True, slots=True)
 class Rejoins:
-    """This rank was taken for lost, and asks for its place again."""
+    """This rank was considered lost, and asks for its place again."""
 
     at: float
 
@@ -187,7 +187,7 @@ class StoreSilent:
 
 @dataclass(frozen=True, slots=True)
 class StoreGone:
-    """The store does not answer any more."""
+    """The store no longer answers."""
 
     reason: str
 
