@@ -45,11 +45,12 @@ bench: $(VENV)/.installed ## run the benchmarks; they print ratios
 	$(BIN)/python benchmarks/soak.py --microbatches 10000
 	$(BIN)/python benchmarks/kills.py --quick
 
-soak: $(VENV)/.installed ## kills, cut links and a million microbatches; an hour or two, as root for the links
+soak: $(VENV)/.installed ## kills, cut links, a million microbatches, 100,000 simulated runs; hours, as root for the links
 	$(BIN)/python benchmarks/kills.py
 	$(BIN)/python benchmarks/link_drops.py
 	$(BIN)/python benchmarks/link_cuts.py
 	$(BIN)/python benchmarks/soak.py --microbatches 1000000 --ranks 3
+	$(BIN)/python benchmarks/recovery.py --runs 100000 --exhaustive
 
 lint: $(VENV)/.dependencies ## ruff and clang-format
 	$(BIN)/ruff check $(wildcard $(PACKAGES))
@@ -75,7 +76,7 @@ native-test-aarch64: $(VENV)/.dependencies ## the same for 64-bit ARM, under qem
 
 # Two halves beside each other, each on a core of its own: what computes, and what starts ranks and commands.
 COMPUTING := tests/compiler tests/scheduler tests/explore
-STARTING := tests/launch $(wildcard tests/test_*.py)
+STARTING := tests/launch tests/recovery $(wildcard tests/test_*.py)
 
 python-test: $(VENV)/.installed ## pytest against the installed package; TESTS=... and SELECT="-m slow" for some of them
 ifdef TESTS

@@ -204,8 +204,8 @@ class Pipeline:
         lacking = start.lacking()
         use_one_arena()
         source = Source(items=self._streams.items(), num_items=None, what="an application's items")
-        lost = self._children.kill if self._children is not None else lambda rank, process: None
-        self._rank = runner = run_supervisor(start, lacking, (source, _Results(self)), lost)
+        request_kill = self._children.kill if self._children is not None else lambda request: None
+        self._rank = runner = run_supervisor(start, lacking, (source, _Results(self)), request_kill)
         runner.start()
         self._supervisor = threading.Thread(target=self._supervise, args=(runner,), name="supervise", daemon=True)
         self._supervisor.start()

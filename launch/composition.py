@@ -21,6 +21,7 @@ from edgelaunch.common.identity import (
 )
 from edgelaunch.common.items import Results, Source
 from edgelaunch.common.rank_options import RankOptions
+from edgelaunch.common.reports import KillRequest
 from edgelaunch.common.secret import find_secret
 from edgelaunch.common.shard_files import check_rank, lacking
 from edgelaunch.process.cores import available_cores, local_threads
@@ -31,9 +32,17 @@ from edgelaunch.request.run_request import RunRequest
 
 if TYPE_CHECKING:
     from edgelaunch.control.supervisor import Supervisor
-    from edgelaunch.link_test.measure import LinkSupervisor
+    from edgelaunch.link_test.measure import LinkWork
 
-__all__ = ["RankStart", "link_supervisor", "quiet_peers", "run_supervisor", "supervised"]
+__all__ = [
+    "RankStart",
+    "import_runtime",
+    "link_supervisor",
+    "pipeline_rank",
+    "quiet_peers",
+    "run_supervisor",
+    "supervised",
+]
 
 R = TypeVar("R", bound=RankRequest)
 
@@ -115,23 +124,37 @@ def run_supervisor(
     start: RankStart[RunRequest],
     lacking: tuple[Stage, ...],
     ends: tuple[Source, Results] | None,
-    lost: Callable[[int, int], None],
+    request_kill: Callable[[KillRequest], None],
     last_resort: Callable[[Failure], None] = lambda failure: None,
 ) -> Supervisor:
     """A rank of the pipeline; `ends` are rank 0's, the rest as of Supervisor. Imports torch."""
-    from edgelaunch.control.supervisor import Supervisor
-
     threads = start.request.threads or start.threads()
-    source, results = ends if ends is not None else (None, None)
     options = start.options(threads=threads, device=start.device(), lacking=lacking)
-    return Supervisor(options, source, results, lost, last_resort)
+    return pipeline_rank(options, ends, request_kill, last_resort)
 
 
-def link_supervisor(start: RankStart[R], seconds: float) -> LinkSupervisor:
-    """A rank that measures its links, `seconds` a transfer. Imports torch."""
-    from edgelaunch.link_test.measure import LinkSupervisor
+def pipeline_rank(
+    options: RankOptions,
+    ends: tuple[Source, Results] | None,
+    request_kill: Callable[[KillRequest], None] = lambda request: None,
+    last_resort: Callable[[Failure], None] = lambda failure: None,
+) -> Supervisor:
+    """The process of a rank whose work is a stage. Imports torch."""
+    from edgelaunch.control.supervisor import Supervisor
+    from edgelaunch.pipeline.feed import StreamEnds
+    from edgelaunch.pipeline.stage_work import StageWork
 
-    return LinkSupervisor(start.options(threads=1, device="cpu"), seconds)
+    streams = StreamEnds(options.plan.model.microbatch, *ends) if ends is not None else None
+    return Supervisor(options, StageWork(options, streams), streams, request_kill, last_resort)
+
+
+def link_supervisor(start: RankStart[R], seconds: float) -> tuple[Supervisor, LinkWork]:
+    """A rank that measures its links, `seconds` a transfer, and what it found. Imports torch."""
+    from edgelaunch.control.supervisor import Supervisor
+    from edgelaunch.link_test.measure import LinkWork
+
+    work = LinkWork(start.options(threads=1, device="cpu"), seconds)
+    return Supervisor(work.options, work), work
 
 
 def supervised(runner: Supervisor, rank: int) -> Failure | None:
@@ -147,6 +170,12 @@ def supervised(runner: Supervisor, rank: int) -> Failure | None:
     elif failure is not None:
         runner.tell(failure)
     return failure
+
+
+def import_runtime() -> None:
+    """Imports what a rank of a pipeline needs, torch included."""
+    import edgelaunch.control.supervisor
+    import edgelaunch.pipeline.stage_work  # noqa: F401
 
 
 def quiet_peers() -> None:

@@ -29,3 +29,7 @@ os.environ.setdefault("PYTHONWARNINGS", "error::FutureWarning")
 
 # a shell's background jobs ignore SIGINT, and so would every command that a test starts and interrupts
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--rewrite-transcripts", action="store_true", help="write tests/recovery/transcripts again")

@@ -75,5 +75,5 @@ def rank_failure(start: RankStart[LinksRequest], discard: list[Any], channel: ob
 def measure(start: RankStart[R], seconds: float) -> tuple[Failure | None, dict[tuple[int, int], Figures]]:
     """As one rank of all: why it failed, and on rank 0 the figures by source and destination."""
     start.check()
-    runner = link_supervisor(start, seconds)
-    return supervised(runner, start.rank), runner.found
+    runner, work = link_supervisor(start, seconds)
+    return supervised(runner, start.rank), work.found

@@ -16,7 +16,8 @@ from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Plan, Stage
 from edgecompile.terminal.process import abrupt_interrupts, final_status, unwritten
 from edgelaunch.common.failures import Failure, exit_code, rank_name
-from edgelaunch.composition import RankStart, run_supervisor, supervised
+from edgelaunch.common.reports import KillRequest, Report
+from edgelaunch.composition import RankStart, import_runtime, run_supervisor, supervised
 from edgelaunch.process.stderr import say, say_error
 from edgelaunch.request.rank_request import RankRequest
 from edgelaunch.request.run_request import RunRequest
@@ -99,9 +100,9 @@ def _unwritten(rank: int) -> Failure | None:
     return None if problem is None else Failure.of(rank, UserError(problem))
 
 
-def _report(channel: socket.socket, failure: Failure) -> None:
+def _report(channel: socket.socket, report: Report) -> None:
     with contextlib.suppress(OSError):  # the parent is gone: there is no one left to tell
-        channel.sendall(failure.to_json().encode() + b"\n")
+        channel.sendall(report.to_json().encode() + b"\n")
 
 
 # --- the pipeline's part ---------------------------------------------------------------------------------------------
@@ -118,16 +119,16 @@ def rank_failure(
     live = _live(start, session) if session is not None else None
     ends = live or session
 
-    def lost(silent: int, process: int) -> None:
+    def request_kill(request: KillRequest) -> None:
         if channel is not None:
-            _report(channel, Failure(rank=silent, kind="silent", message=str(process)))
+            _report(channel, request)
 
     def last_resort(failure: Failure) -> None:
         say_error(failure.message)
         os._exit(exit_code(failure))
 
     streams = (ends.source, ends.results) if ends is not None else None
-    runner = run_supervisor(start, lacking, streams, lost, last_resort)
+    runner = run_supervisor(start, lacking, streams, request_kill, last_resort)
     if session is not None:
         session.meter.look_at(runner)
     if request.metrics_port is not None:
@@ -162,7 +163,7 @@ def import_torch(*, session: bool, alone: bool = True) -> None:
     """
     gc.disable()
     with abrupt_interrupts() if alone else contextlib.nullcontext():
-        import edgelaunch.control.supervisor
+        import_runtime()
 
         if session:
             import edgelaunch.commands.data_host  # noqa: F401

@@ -9,7 +9,7 @@ from typing import Any
 
 __all__ = ["PROTOCOL", "Software", "mismatch"]
 
-PROTOCOL = 3
+PROTOCOL = 4
 """Of all that ranks say to each other: messages, their layout, texts in the store. Changed with any of them."""
 MOST_LETTERS = 60
 """Longest version text that is accepted: it may come from an untrusted process."""

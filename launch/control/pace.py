@@ -6,28 +6,11 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from edgecompile.contract.plan import Plan
+from edgelaunch.control.core.membership import Load
 
 __all__ = ["Counters", "Load", "Overview", "Pace"]
 
 BEATS_SEEN = 11
-
-
-@dataclass(frozen=True, kw_only=True)
-class Load:
-    """What a rank has done since its process began."""
-
-    at_ns: int = 0
-    """Of its own monotonic clock."""
-    compute_ns: int = 0
-    received_bytes: int = 0
-
-    def to_text(self) -> str:
-        return f"{self.at_ns} {self.compute_ns} {self.received_bytes}"
-
-    @staticmethod
-    def from_words(words: list[str]) -> Load:
-        at_ns, compute_ns, received_bytes = (int(word) for word in words)
-        return Load(at_ns=at_ns, compute_ns=compute_ns, received_bytes=received_bytes)
 
 
 @dataclass

@@ -10,7 +10,7 @@ import json
 import statistics
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from itertools import combinations
 from time import perf_counter
@@ -21,14 +21,13 @@ import torch.distributed as dist
 
 from edgecompile.execution.message_layout import PIECE_BYTES
 from edgelaunch.common.failures import PeerLostError, rank_name
-from edgelaunch.common.items import Entry, Source
 from edgelaunch.common.rank_options import RankOptions
-from edgelaunch.control.supervisor import Supervisor
 from edgelaunch.link_test.hosts_option import Figures
-from edgelaunch.pipeline.rank import EpochRole, Rank, RankCallbacks, StageState, StreamEnds
+from edgelaunch.pipeline.rank import EpochRole, Rank
+from edgelaunch.transport.counters import StageClock
 from edgelaunch.transport.links import FOREVER, GlooGroup
 
-__all__ = ["LinkSupervisor"]
+__all__ = ["LinkWork"]
 
 T = TypeVar("T")
 
@@ -175,76 +174,66 @@ def piece_sizes(num_bytes: int) -> list[int]:
 # --- all pairs -------------------------------------------------------------------------------------------------------
 
 
-class LinkRank(Rank):
-    """A rank that joins the others as in a run, and then measures instead of computing."""
+class LinkEpoch:
+    """Measures instead of computing, once the ranks are connected."""
 
-    def __init__(
-        self,
-        place: EpochRole,
-        store: StageState,
-        ends: StreamEnds | None,
-        owner: RankCallbacks,
-        *,
-        least_s: float,
-        found: dict[tuple[int, int], Figures],
-    ) -> None:
-        """`found` is filled on rank 0, a pair after the other: by source and destination."""
-        super().__init__(place, store, ends, owner)
-        self._least_s, self._found = least_s, found
+    def __init__(self, work: LinkWork, role: EpochRole) -> None:
+        self._work, self._role, self._rank = work, role, work.options.rank
 
-    def _body(self) -> None:
-        self._connect()
-        pairs = list(combinations(self.place.group, 2))
+    def run(self, rank: Rank) -> None:
+        rank.connect(other for other in self._role.group if other != self._rank)
+        pairs = list(combinations(self._role.group, 2))
         for number, pair in enumerate(pairs):
             if self._rank in pair:
-                self._await(self._turn(number))
-                self._measure(pair, f"({number + 1} of {len(pairs)})")
+                self._await(rank, self._turn(number))
+                self._measure(rank, pair, f"({number + 1} of {len(pairs)})")
                 if self._rank == pair[0]:
-                    self._board.put(self._turn(number + 1), "1")
+                    rank.board.put(self._turn(number + 1), "1")
             if not self._rank:
-                self._await(self._turn(number + 1))
-                self._gather(pair)
-        self._await(self._turn(len(pairs)))
-        assert self._meeting is not None
-        if self._rank:
-            self._meeting.give_timing(self._rank, self.summary())
-        else:
-            assert len(self._found) == 2 * len(pairs), "not all figures are there at the end"
-        self._finish()
+                self._await(rank, self._turn(number + 1))
+                self._gather(rank, pair)
+        self._await(rank, self._turn(len(pairs)))
+        assert self._rank or len(self._work.found) == 2 * len(pairs), "not all figures are there at the end"
 
-    def _gather(self, pair: tuple[int, int]) -> None:
+    def abandon(self) -> None:
+        """It waits in the connections alone, which are given up too."""
+
+    def summary(self) -> dict[str, Any]:
+        return {"send": {}, "receive": {}}
+
+    def received_bytes(self) -> int:
+        return 0
+
+    def _gather(self, rank: Rank, pair: tuple[int, int]) -> None:
         for way in (pair, pair[::-1]):
-            text = self._board.get(self._figures_of(*way))
+            text = rank.board.get(self._figures_of(*way))
             assert text is not None, f"the figures of {way} are not there after their turn"
-            self._found[way] = Figures(**json.loads(text))
-
-    def _peers(self) -> tuple[int, ...]:
-        return tuple(rank for rank in self.place.group if rank != self._rank)
+            self._work.found[way] = Figures(**json.loads(text))
 
     def _turn(self, number: int) -> str:
-        return f"turn/{self.place.number}/{number}"
+        return f"turn/{self._role.number}/{number}"
 
     def _figures_of(self, source: int, destination: int) -> str:
-        return f"link/{self.place.number}/{source}/{destination}"
+        return f"link/{self._role.number}/{source}/{destination}"
 
-    def _await(self, key: str) -> None:
-        while not key.endswith("/0") and self._board.get(key) is None:
-            self._check()
+    def _await(self, rank: Rank, key: str) -> None:
+        while not key.endswith("/0") and rank.board.get(key) is None:
+            rank.check()
             time.sleep(POLL_S)
 
-    def _measure(self, pair: tuple[int, int], progress: str) -> None:
+    def _measure(self, rank: Rank, pair: tuple[int, int], progress: str) -> None:
         first, second = pair
         leads = self._rank == first
-        assert self._epoch is not None
-        wire = Wire(self._epoch.group(second if leads else first), int(leads), second if leads else first)
+        wire = Wire(rank.epoch.group(second if leads else first), int(leads), second if leads else first)
         if leads:
-            self._options.log(f"measuring the link to {rank_name(self._plan, second)} and back {progress}")
+            name = rank_name(self._role.plan, second)
+            rank.options.log(f"measuring the link to {name} and back {progress}")
         for source, destination in (pair, pair[::-1]):
             if self._rank == source:
                 round_trip_s = lead_round_trips(wire)
-                rate = send_growing(wire, round_trip_s, self._least_s)
+                rate = send_growing(wire, round_trip_s, self._work.least_s)
                 figures = Figures(bandwidth_bytes_per_s=rate, latency_s=round_trip_s / 2)
-                self._board.put(self._figures_of(source, destination), json.dumps(asdict(figures)))
+                rank.board.put(self._figures_of(source, destination), json.dumps(asdict(figures)))
                 if not leads:
                     wire.send(torch.zeros(1, dtype=torch.uint8), DONE)
             else:
@@ -254,30 +243,20 @@ class LinkRank(Rank):
                     wire.receive(torch.zeros(1, dtype=torch.uint8), DONE)
 
 
-class _Nothing:
-    """The results of a run that has none."""
-
-    def add(self, entry: Entry, outputs: Mapping[str, Any]) -> None:
-        raise AssertionError("a result came while links are measured")
-
-    def finish(self) -> None:
-        pass
-
-
-class LinkSupervisor(Supervisor):
-    """A process that measures with the others; the loss of one of them is the end, since all links are wanted."""
+class LinkWork:
+    """The work of a rank that measures with the others."""
 
     def __init__(self, options: RankOptions, least_s: float) -> None:
-        plan = replace(options.plan, contingencies=(), runtime=replace(options.plan.runtime, rejoin_s=0.0))
-        leads = options.rank == 0
-        source = Source(items=iter(()), num_items=0, what="nothing") if leads else None
-        super().__init__(replace(options, plan=plan), source, _Nothing() if leads else None)
-        self._least_s = least_s
+        """`least_s`: how long a transfer takes at least. All links are wanted: the loss of a rank ends the run."""
+        runtime = replace(options.plan.runtime, rejoin_s=0.0)
+        self.options = replace(options, plan=replace(options.plan, contingencies=(), runtime=runtime))
+        self.least_s = least_s
         self.found: dict[tuple[int, int], Figures] = {}
         """On rank 0, those of the pairs that are done: by source and destination."""
+        self.clocks: dict[tuple[int, int], StageClock] = {}
 
-    def _prepare(self) -> None:
+    def prepare(self, set_ready: Callable[[bool], None]) -> None:
         """No shard is needed."""
 
-    def _new_rank(self, place: EpochRole, owner: RankCallbacks) -> Rank:
-        return LinkRank(place, self._store, self._ends, owner, least_s=self._least_s, found=self.found)
+    def in_epoch(self, role: EpochRole) -> LinkEpoch:
+        return LinkEpoch(self, role)

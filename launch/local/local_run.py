@@ -19,6 +19,7 @@ from edgecompile.execution.allocator import heap_environment
 from edgecompile.terminal.process import CLOSED_PIPE, tell_reader_left
 from edgelaunch.common.addresses import LOOPBACK, Address
 from edgelaunch.common.failures import EXIT_CODES, Failure, rank_name
+from edgelaunch.common.reports import KillRequest, read_report
 from edgelaunch.local.forked import Forked, ForkServer
 from edgelaunch.local.restarts import Restarts
 from edgelaunch.process.cores import local_threads
@@ -272,19 +273,19 @@ class Children:
     def _read_reports(self, child: Child) -> None:
         with contextlib.suppress(OSError), child.channel.makefile("r", encoding="utf-8") as lines:
             for line in lines:
-                report = Failure.from_json(line)
-                if report.kind == "silent":  # of another rank, which stands still: only its parent can end it
-                    self.kill(report.rank, int(report.message))
+                report = read_report(line)
+                if isinstance(report, KillRequest):
+                    self.kill(report)
                     continue
                 child.report = report
                 if not child.leaves_others:
                     self._reports.append(report)
 
-    def kill(self, rank: int, process: int) -> None:
+    def kill(self, request: KillRequest) -> None:
         """A rank that fell silent, so that it is started again."""
         with self._lock:
             for child in self._children:
-                if child.process.pid == process and self._restarts.left(rank):
+                if child.process.pid == request.process and self._restarts.left(request.rank):
                     child.process.kill()
 
     def _relay(self, child: Child) -> None:

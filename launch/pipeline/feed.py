@@ -6,19 +6,19 @@ Both live as long as the process; what they do for one epoch takes its number.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from time import perf_counter_ns
 from typing import Any
 
 import torch
 
-from edgelaunch.common.items import Flush, Item, Results
+from edgelaunch.common.items import Flush, Item, Results, Source
 from edgelaunch.pipeline.in_flight import Batch, Flight
 from edgelaunch.transport.counters import ItemRates, Latencies, Series
 from edgelaunch.transport.links import Consumer, Producer
 from edgelaunch.transport.message_buffers import END, Slot
 
-__all__ = ["Collector", "Feeder"]
+__all__ = ["Collector", "Feeder", "StreamEnds"]
 
 
 class Feeder:
@@ -143,3 +143,40 @@ class Collector:
             self.arrivals.add(now_ns - self.last_ns)
         self.first_ns = self.first_ns or now_ns
         self.last_ns = now_ns
+
+
+class StreamEnds:
+    """The data host's ends of the pipeline, which outlive an epoch."""
+
+    def __init__(self, microbatch: int, source: Source, results: Results) -> None:
+        self._source = source
+        self._flight = Flight()
+        self.feeder = Feeder(microbatch, self._flight)
+        self.collector = Collector(self._flight, results)
+
+    def draw(self, may_begin: Callable[[], bool]) -> None:
+        """In a thread that lives as long as the process; `may_begin` waits, False: the run is over before."""
+        if may_begin():
+            self.feeder.draw(self._source.items)
+            self._flight.end()
+
+    def begin(self, number: int) -> int:
+        """An epoch begins; returns the sequence number of its first message."""
+        return self._flight.switch(number)
+
+    def halt(self) -> None:
+        """The epoch ended early: nothing is sent and no result taken until the next one begins."""
+        self._flight.switch(0)
+        self.collector.pause()
+
+    @property
+    def num_items(self) -> int:
+        """Whose results are there."""
+        return self.collector.num_items
+
+    def num_in_flight(self) -> int:
+        """Items that were fed and have no result yet."""
+        return self._flight.num_items()
+
+    def abandon(self) -> None:
+        self._flight.switch(0)

@@ -16,9 +16,10 @@ __all__ = ["Loader"]
 
 
 class Loader:
-    def __init__(self, options: RankOptions, set_ready: Callable[[bool], None]) -> None:
-        """`set_ready`: told whether the rank has its shard; while one is loaded, Python stands still."""
-        self._options, self._set_ready = options, set_ready
+    def __init__(self, options: RankOptions) -> None:
+        self._options = options
+        self.set_ready: Callable[[bool], None] = lambda ready: None
+        """Told whether the rank has its shard; while one is loaded, Python stands still."""
         self._loaded: tuple[str, Callable[..., Any]] | None = None
 
     def load(self, stage: Stage) -> Callable[..., Any]:
@@ -30,7 +31,7 @@ class Loader:
         if self._loaded is not None and self._loaded[0] == stage.sha256:
             return self._loaded[1]
         if self._loaded is not None:
-            self._set_ready(False)
+            self.set_ready(False)
             self._loaded = None
             gc.collect()
         import_libraries(self._options.plan.runtime.imports)
@@ -41,5 +42,5 @@ class Loader:
         first, last = stage.units
         threads = f"{self._options.threads} thread" + ("s" if self._options.threads > 1 else "")
         self._options.log(f"stage {stage.stage}, units {first}-{last}, {self._options.device}, {threads}: ready")
-        self._set_ready(True)
+        self.set_ready(True)
         return module

@@ -25,7 +25,8 @@ from edgelaunch.common.failures import rank_name
 from edgelaunch.common.secret import HOW, VARIABLE
 from edgelaunch.common.software import Software, mismatch
 from edgelaunch.process.waiting import Waiting
-from edgelaunch.store.meeting import Board, ListReader
+from edgelaunch.store.list_reader import ListReader
+from edgelaunch.store.meeting import Board
 from edgelaunch.store.seal import Seal, sign
 
 if TYPE_CHECKING:

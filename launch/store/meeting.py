@@ -24,7 +24,7 @@ from edgelaunch.process.waiting import Waiting
 from edgelaunch.store.seal import Seal, SealedStore
 from edgelaunch.store.tcp_store import serve_store
 
-__all__ = ["Board", "ListReader", "Meeting"]
+__all__ = ["Board", "Meeting"]
 
 POLL_S = 0.005
 
@@ -160,29 +160,6 @@ class Board:
         except ValueError:
             return None
         return Failure.from_json(value.decode()) if value is not None else None
-
-
-class ListReader:
-    """Reads what any rank appended to a list of the board, each text once and in order. Used by one thread."""
-
-    def __init__(self, board: Board, name: str, patience_s: float) -> None:
-        """`patience_s`: so long a text may be announced and not there; then it is passed over."""
-        self._board, self._name, self._patience_s = board, name, patience_s
-        self._num_read = 0
-        self._missing_since: float | None = None
-
-    def new(self, now: float) -> Iterator[str]:
-        """Those that are there; "" for one that never came, or that a process without the secret wrote."""
-        announced = self._board.num_appended(self._name)
-        while self._num_read < announced:
-            text = self._board.take(self._name, self._num_read + 1)
-            if text is None:
-                self._missing_since = now if self._missing_since is None else self._missing_since
-                if now - self._missing_since < self._patience_s:
-                    return
-            self._num_read += 1
-            self._missing_since = None
-            yield text or ""
 
 
 def _listen(endpoint: Endpoint) -> int:

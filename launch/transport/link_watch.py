@@ -14,9 +14,9 @@ between those leaves gloo waiting without a word, since a quiet link is not a fa
 - The end with the lower number connects, over and over while there is no connection: that is how a heal is found,
   sooner than by TCP's own ever longer waiting.
 
-Each end tells rank 0 with its heartbeats, which bear the run's seal, whom it does not hear. Rank 0 decides
-(`recovery`): it believes one end, if both ends' processes are alive, since a link to a board without power is not what
-is broken. The epoch ends, and the next one begins once a plan's links all carry: the same plan after the heal, or
+Each end tells rank 0 with its heartbeats, which bear the run's seal, whom it does not hear. Rank 0 decides (in
+`control.core`): it believes one end, if both ends' processes are alive, since a link to a board without power is not
+what is broken. The epoch ends, and the next one begins once a plan's links all carry: the same plan after the heal, or
 one that does without one of the two ends. What was under way is sent again, as after any loss.
 """
 

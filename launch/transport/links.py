@@ -107,12 +107,13 @@ class LocalLink:
 class SendLink:
     """To another rank: a thread sends what is published, in order."""
 
-    def __init__(self, peer: Peer, layout: Layout, num_buffers: int) -> None:
+    def __init__(self, peer: Peer, layout: Layout, num_buffers: int, busy: Series | None = None) -> None:
+        """`busy`: the counter to continue with, where the link follows another one."""
         self._peer = peer
         self._free, self._filled = SlotQueue(), SlotQueue()
         for _ in range(num_buffers):
             self._free.put(Slot(layout))
-        self.busy = Series()
+        self.busy = busy if busy is not None else Series()
         """From handing a message to gloo until the kernel has it, waiting for the receiver included, nanoseconds."""
         self.thread = threading.Thread(target=self._run, name=f"send to rank {peer.rank}", daemon=True)
         self.thread.start()
@@ -156,14 +157,17 @@ class SendLink:
 class ReceiveLink:
     """From another rank: the receives of all free slots are posted ahead, which saves a round trip a message."""
 
-    def __init__(self, peer: Peer, layout: Layout, num_buffers: int, first: int = 0) -> None:
-        """`first`: the sequence number that the first message must have; the others count up from it."""
+    def __init__(
+        self, peer: Peer, layout: Layout, num_buffers: int, first: int = 0, busy: Series | None = None
+    ) -> None:
+        """`first`: the sequence number that the first message must have; the others count up from it. `busy`: as of
+        SendLink."""
         self._peer = peer
         self._layout = layout
         self._first = first
         self._posted: queue.SimpleQueue[tuple[Slot, list[dist.Work]] | None] = queue.SimpleQueue()
         self._filled = SlotQueue()
-        self.busy = Series()
+        self.busy = busy if busy is not None else Series()
         """From a message's first piece to its last, nanoseconds; 0 where it is one piece."""
         for _ in range(num_buffers):
             self.release(Slot(layout))

@@ -22,6 +22,7 @@ from edgecompile.contract.errors import UserError
 from edgelaunch.common.failures import Abandoned, PeerLostError
 from edgelaunch.common.identity import address_is_here, is_loopback, resolve
 from edgelaunch.process.abandoned_threads import await_at_exit
+from edgelaunch.transport.counters import Series
 from edgelaunch.transport.links import GlooGroup, Peer, ReceiveLink, SendLink
 from edgelaunch.transport.message_buffers import Layout
 
@@ -90,19 +91,26 @@ class Epoch:
         """For messages outside of any plan; in it the lower rank of the two has number 0."""
         return self._groups[peer]
 
-    def send_link(self, peer: int, boundary: int, layout: Layout, num_buffers: int) -> SendLink:
-        """Raises Abandoned where the epoch was given up."""
+    def send_link(
+        self, peer: int, boundary: int, layout: Layout, num_buffers: int, busy: Series | None = None
+    ) -> SendLink:
+        """`busy`: the counter to continue with. Raises Abandoned where the epoch was given up."""
         with self._lock:
             self._check()
-            link = SendLink(self._peer(peer, boundary), layout, num_buffers)
+            link = SendLink(self._peer(peer, boundary), layout, num_buffers, busy)
             self._links.append(link)
         return link
 
-    def receive_link(self, peer: int, boundary: int, layout: Layout, num_buffers: int, first: int) -> ReceiveLink:
-        """`first`: the sequence number of the first message. Raises Abandoned where the epoch was given up."""
+    def receive_link(
+        self, peer: int, boundary: int, layout: Layout, num_buffers: int, first: int, busy: Series | None = None
+    ) -> ReceiveLink:
+        """`first`: the sequence number of the first message. `busy`: the counter to continue with.
+
+        Raises Abandoned where the epoch was given up.
+        """
         with self._lock:
             self._check()
-            link = ReceiveLink(self._peer(peer, boundary), layout, num_buffers, first)
+            link = ReceiveLink(self._peer(peer, boundary), layout, num_buffers, first, busy)
             self._links.append(link)
         return link
 

@@ -31,7 +31,8 @@ from edgelaunch.common.failures import PeerLostError, rank_name
 from edgelaunch.common.identity import Endpoint
 from edgelaunch.common.rank_options import RankOptions
 from edgelaunch.common.shard_files import check_shard, stages_of
-from edgelaunch.store.meeting import Board, ListReader
+from edgelaunch.store.list_reader import ListReader
+from edgelaunch.store.meeting import Board
 from edgelaunch.store.seal import Seal
 from edgelaunch.transport.links import GlooGroup
 from edgelaunch.transport.process_group import Epoch, Member, local_address

@@ -32,10 +32,10 @@ from edgelaunch.common.identity import Endpoint
 from edgelaunch.common.items import Entry, Item, Source
 from edgelaunch.common.rank_options import RankOptions
 from edgelaunch.common.software import Software
-from edgelaunch.control import membership
+from edgelaunch.composition import pipeline_rank
+from edgelaunch.control.core import membership
+from edgelaunch.control.core.membership import DONE, Announcement, Verdict
 from edgelaunch.control.heartbeats import Watch
-from edgelaunch.control.membership import DONE, Announcement
-from edgelaunch.control.roster import LATE
 from edgelaunch.control.supervisor import Supervisor
 from edgelaunch.doctor import check_joining
 from edgelaunch.doctor.findings import FAILS, NOTE, OK, Finding
@@ -124,17 +124,19 @@ class Process:
         return self.ended[0]
 
 
-def start(written: Written, port: int, rank: int, items: np.ndarray, results: Results) -> Process:
+def start(
+    written: Written, port: int, rank: int, items: np.ndarray, results: Results, log: Any = lambda text: None
+) -> Process:
     options = RankOptions(
         plan=written.plan, folder=written.path.parent, plan_sha256=file_sha256(written.path), rank=rank,
-        endpoint=Endpoint(address="127.0.0.1", port=port), threads=1, device="cpu", log=lambda text: None,
+        endpoint=Endpoint(address="127.0.0.1", port=port), threads=1, device="cpu", log=log,
         secret=SECRET,
     )  # fmt: skip
     source = None
     if rank == 0:
         rows = (Item(Entry(index=index), {"x": torch.from_numpy(row)}) for index, row in enumerate(items))
         source = Source(items=rows, num_items=len(items), what="items")
-    runner = Supervisor(options, source, results if rank == 0 else None)
+    runner = pipeline_rank(options, (source, results) if source is not None else None)
     ended: list[Failure | None] = []
 
     def work() -> None:
@@ -248,12 +250,12 @@ def test_the_end_of_a_run_concerns_its_members_alone(two_stages: Written) -> Non
             time.sleep(0.01)
         time.sleep(0.1)
         assert not boxes[1].ended
-        meeting.board.put(f"verdict/{watches[1].incarnation}", LATE)
+        meeting.board.put(f"verdict/{watches[1].incarnation}", Verdict.LATE.value)
         while watches[1].verdict is None:
             assert time.monotonic() < deadline
-            watches[1].set_left(1)
+            watches[1].beat_now()
             time.sleep(0.01)
-        assert watches[1].verdict == LATE
+        assert watches[1].verdict is Verdict.LATE
         watches[1].stop()
         watches[1]._thread.join(5)
 
@@ -295,7 +297,7 @@ def test_what_ranks_say_to_each_other_is_the_protocol_that_it_says_it_is() -> No
     """Whoever changes one of these raises PROTOCOL, and then this test."""
     said = [membership.Announcement, membership.Beat, membership.Hello, membership.Holder, membership.Leave,
             membership.Suspicion]  # fmt: skip
-    assert (software.PROTOCOL, [fields_of(kind) for kind in said]) == (3, [
+    assert (software.PROTOCOL, [fields_of(kind) for kind in said]) == (4, [
         "Announcement(number, phase, without, members, first)",
         "Beat(incarnation, count, left, ready, link, silent, load)",
         "Hello(rank, incarnation, sha256, process)",
@@ -305,7 +307,7 @@ def test_what_ranks_say_to_each_other_is_the_protocol_that_it_says_it_is() -> No
     ])  # fmt: skip
     layout = (messages.HEADER.format, message_layout.HEADER_BYTES, message_layout.ALIGN_BYTES,
               message_layout.FIRST_PIECE_BYTES, message_layout.PIECE_BYTES, messages.END)  # fmt: skip
-    assert (software.PROTOCOL, layout) == (3, ("<16sQII", 64, 64, 64 << 10, 1 << 20, 1))
+    assert (software.PROTOCOL, layout) == (4, ("<16sQII", 64, 64, 64 << 10, 1 << 20, 1))
 
 
 @pytest.mark.slow
@@ -389,14 +391,13 @@ def ended(process: Process) -> Iterator[Process]:
 
 
 @pytest.mark.slow
-def test_a_rank_says_whom_rank_0_waits_for(three_stages: Written, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rank_says_whom_rank_0_waits_for(three_stages: Written) -> None:
     port, results, said = free_port(), Results(), [[], []]
-    runs = [start(three_stages, port, rank, np.zeros((0, 4)), results) for rank in range(2)]
+    runs = [start(three_stages, port, rank, np.zeros((0, 4)), results, said[rank].append) for rank in range(2)]
     with ended(runs[0]), ended(runs[1]):
-        for run, lines in zip(runs, said, strict=True):
-            monkeypatch.setattr(run.runner, "_waiting", Waiting(lines.append))
         deadline = time.monotonic() + 20
         while not all(any("rank 2 (host-2) to join" in line for line in lines) for lines in said):
             assert time.monotonic() < deadline, said
             time.sleep(0.05)
-    assert said[0][0].startswith("waiting for rank 2 (host-2) to join (3 of")
+    waits = [line for line in said[0] if "waiting" in line]
+    assert waits[0].startswith("waiting for rank 2 (host-2) to join (3 of")

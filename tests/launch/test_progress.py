@@ -18,7 +18,7 @@ from launch_harness import run
 from launch_plans import Written
 from rich.console import Console
 
-from edgelaunch.control.membership import Beat
+from edgelaunch.control.core.membership import Beat
 from edgelaunch.control.pace import Load, Overview, Pace
 from edgelaunch.report.progress import Meter
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from launch_plans import Written, floats, with_contingencies
+from recovery_core import LATE, Coordinator, Form, Halt, Roster
 
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Plan
@@ -21,7 +22,8 @@ from edgelaunch.common.failures import Abandoned, Failure
 from edgelaunch.common.identity import rank_environment
 from edgelaunch.common.items import STDIN, Entry
 from edgelaunch.common.plan_parts import links_of, links_watched
-from edgelaunch.control.membership import (
+from edgelaunch.control.core.leader import GRACE_S, MAX_ATTEMPTS, MOST_WAIT_S
+from edgelaunch.control.core.membership import (
     DONE,
     HALT,
     RUN,
@@ -34,8 +36,6 @@ from edgelaunch.control.membership import (
     Suspicion,
     read_news,
 )
-from edgelaunch.control.recovery import GRACE_S, MAX_ATTEMPTS, MOST_WAIT_S, Coordinator, Form, Halt
-from edgelaunch.control.roster import LATE, Roster
 from edgelaunch.local.restarts import Restarts
 from edgelaunch.outputs.partial_results import Origin, left_behind, origin_of
 from edgelaunch.outputs.result_files import open_writer

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
+from enum import Enum
 from typing import Any
 
 from edgecompile.contract.plan import Plan
-from edgelaunch.control.pace import Load
 from edgelaunch.process.processes import Process
 
 __all__ = [
@@ -19,9 +19,11 @@ __all__ = [
     "Hello",
     "Holder",
     "Leave",
+    "Load",
     "StoreSnapshot",
     "News",
     "Suspicion",
+    "Verdict",
     "read_news",
 ]
 
@@ -29,6 +31,36 @@ RUN, HALT, DONE = "run", "halt", "done"
 PHASES = (RUN, HALT, DONE)
 """In the order in which an epoch goes through them."""
 NONE = "-"
+
+
+class Verdict(str, Enum):
+    """What rank 0 says to a process that asked for a rank: that it has it no more, or why it does not get it."""
+
+    OUT = "out"
+    """It was lost, and may ask again."""
+    LATE = "late"
+    """The run was over when it came."""
+    RUNS_ALREADY = "runs-already"
+    OTHER_PLAN = "other-plan"
+    NO_SUCH_RANK = "no-such-rank"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Load:
+    """What a rank has done since its process began."""
+
+    at_ns: int = 0
+    """Of its own monotonic clock."""
+    compute_ns: int = 0
+    received_bytes: int = 0
+
+    def to_text(self) -> str:
+        return f"{self.at_ns} {self.compute_ns} {self.received_bytes}"
+
+    @staticmethod
+    def from_words(words: list[str]) -> Load:
+        at_ns, compute_ns, received_bytes = (int(word) for word in words)
+        return Load(at_ns=at_ns, compute_ns=compute_ns, received_bytes=received_bytes)
 
 
 @dataclass(frozen=True, kw_only=True)
