@@ -74,7 +74,7 @@ def test_results_are_those_of_local_and_nothing_is_left(model: str, tmp_path: Pa
         assert "verified: 6 items" in ended.out
         np.testing.assert_array_equal(np.load(output), 8 * rows)
         assert left_of(running.process.pid) == []
-    assert "emulates 3 hosts" in ended.err
+    assert "emulating 3 hosts" in ended.err
     assert "rank 2 (host-2): stage 2, units 2-2, cpu" in ended.err
 
 
@@ -158,7 +158,7 @@ def test_a_signal_ends_all_and_leaves_nothing(number: signal.Signals, tmp_path: 
 
 KEEP = """
 import subprocess, sys, time
-from edgecompile.contract.plan import read_plan
+from edgecompile.contract.plan_file import read_plan
 from edgelaunch.emulation.emulated_run import Emulation
 with Emulation(read_plan(sys.argv[1])) as emulation:
     inside = subprocess.Popen([*emulation.prefix(1), "sleep", "600"])
