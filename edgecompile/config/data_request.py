@@ -105,7 +105,7 @@ def _scaling(mean: Sequence[float], std: Sequence[float], num_channels: int) -> 
     for key, values in (("mean", mean), ("std", std)):
         finite = all(math.isfinite(value) and (value > 0 or key == "mean") for value in values)
         if len(values) != num_channels or not finite:
-            limit = "numbers over 0" if key == "std" else "numbers"
+            limit = "numbers greater than 0" if key == "std" else "numbers"
             raise invalid_value(list(values), f"data.{key}", f"{num_channels} {limit}, one a channel")
     return tuple(mean), tuple(std)
 

@@ -47,7 +47,7 @@ def between(value: Number, least: Number, most: Number, key: str, unit: str = ""
 
 def over_zero(value: float, key: str, most: float = math.inf) -> float:
     if not 0 < value <= most or math.isinf(value):
-        raise invalid_value(value, key, "a number over 0" + (f", at most {most:g}" if most < math.inf else ""))
+        raise invalid_value(value, key, "a number greater than 0" + (f", at most {most:g}" if most < math.inf else ""))
     return value
 
 
@@ -62,7 +62,7 @@ def seconds(value: object, key: str, *, positive: bool = False) -> float:
 def positive_bytes(value: object, key: str) -> int:
     found = parse_bytes(value, key)
     if found <= 0:
-        raise invalid_value(value, key, "a size over 0 bytes")
+        raise invalid_value(value, key, "a size greater than 0 bytes")
     return found
 
 

@@ -179,6 +179,7 @@ def test_no_frozen_graph_writes_a_constant_or_its_input() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning")
 def test_a_written_constant_list_is_copied_at_each_run() -> None:
     module = unruly.Cells(2).eval().requires_grad_(False)
     with torch.no_grad():

@@ -148,6 +148,6 @@ def test_infinite_errors_are_refused_whatever_is_allowed(
 
 @pytest.mark.parametrize("value", ["0", "-1", "inf", "nan"])
 def test_wrong_limits(compile_here: Compile, value: str) -> None:
-    assert "wire.max_error: expected a number greater than 0" in refused(
+    assert "for wire.max_error: expected a number greater than 0" in refused(
         compile_here, *FORKED, f"wire.max_error={value}"
     )
