@@ -66,6 +66,8 @@ def _random(arguments: argparse.Namespace) -> bool:
             if violations:
                 print("\n".join(violations))
                 return True
+            if sum(ends.values()) % (10 * BATCH) == 0:
+                print(f"{sum(ends.values()):,} runs", flush=True)
     elapsed_s, count = time.monotonic() - begin, sum(ends.values())
     print(f"{count:,} runs of {arguments.faults} faults, {count / elapsed_s:.0f} a second; {dict(ends)}; results came "
           f"again within {longest_s:.1f} s of the last fault, of which 2 s are the time of detection")  # fmt: skip

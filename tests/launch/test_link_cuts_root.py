@@ -10,6 +10,7 @@ from pathlib import Path
 import launch_plans
 import numpy as np
 import pytest
+import run_words
 import torch
 from launch_harness import PROGRAM, Running, wait_all, wait_for_results
 from launch_plans import Written
@@ -25,7 +26,6 @@ DETECT_S = 2.0
 NUM_ITEMS = 900
 ITEMS_PER_S = 100
 DEADLINE_S = 120.0
-CUT = "the link between rank 1 (host-1) and rank 2 (host-2) is cut: no data came through for 1.1 s"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -72,19 +72,20 @@ def start(spaces: Namespaces, written: Written, folder: Path) -> list[Running]:
 
 def test_a_plan_that_does_without_one_end_of_a_cut_link_goes_on(spaces: Namespaces, tmp_path: Path) -> None:
     written = launch_plans.floats(tmp_path / "plan", 3, timeout_s=60.0, detect_s=DETECT_S, rejoin_s=60.0)
-    started = start(spaces, launch_plans.with_contingencies(written), tmp_path)
+    written = launch_plans.with_contingencies(written)
+    started = start(spaces, written, tmp_path)
     wait_for_results(started[0], tmp_path / "y.npy", 55)
     blackhole(spaces, "add", (2, 1))  # one way
-    started[0].wait_for(CUT)
-    started[0].wait_for("continuing without host-1")
-    started[0].wait_for("results again")
+    started[0].wait_for(run_words.link_is_cut(written.plan, 1, 2))
+    started[0].wait_for(run_words.continues(written.plan, without="host-1"))
+    started[0].wait_for(run_words.results_again(written.plan))
     blackhole(spaces, "delete", (2, 1))
     ended = wait_all(started, DEADLINE_S)
     assert [item.code for item in ended] == [0, 0, 0], [item.err for item in ended]
     np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), 8 * np.load(tmp_path / "x.npy"))
-    assert "is up again" in ended[0].err
-    assert "all ranks are present: continuing as planned" in ended[0].err
-    assert "stopped answering" not in ended[0].err
+    assert run_words.link_is_up(written.plan, 1, 2) in ended[0].err
+    assert run_words.continues(written.plan) in ended[0].err
+    assert not any(run_words.silent(written.plan, rank) in ended[0].err for rank in (1, 2))
 
 
 def test_a_run_goes_on_after_a_heal_and_ends_without_one(spaces: Namespaces, tmp_path: Path) -> None:
@@ -92,13 +93,13 @@ def test_a_run_goes_on_after_a_heal_and_ends_without_one(spaces: Namespaces, tmp
     started = start(spaces, written, tmp_path)
     wait_for_results(started[0], tmp_path / "y.npy", 55)
     blackhole(spaces, "add", (1, 2), (2, 1))
-    started[0].wait_for(CUT)
+    started[0].wait_for(run_words.link_is_cut(written.plan, 1, 2))
     blackhole(spaces, "delete", (1, 2), (2, 1))
-    started[0].wait_for("results again")
-    assert "is up again" in started[0].text()[1]
+    started[0].wait_for(run_words.results_again(written.plan))
+    assert run_words.link_is_up(written.plan, 1, 2) in started[0].text()[1]
     blackhole(spaces, "add", (1, 2))
     for ended in wait_all(started, DEADLINE_S):
-        ended.expect_error(CUT, "it did not heal within 4 s")
+        ended.expect_error(run_words.link_is_cut(written.plan, 1, 2), "it did not heal within 4 s")
 
 
 def slow(plan: Plan) -> Plan:

@@ -10,6 +10,7 @@ from pathlib import Path
 import launch_plans
 import numpy as np
 import pytest
+import run_words
 from launch_harness import Running, free_port, processes_of, rank_process, wait_all, wait_for_results, wait_gone
 from launch_plans import Written
 
@@ -56,8 +57,8 @@ def test_the_others_go_on_without_it_and_then_with_it(
     ended = running.wait().expect(0)
     check(output, x)
     assert f"rank {rank} (host-{rank}, units {rank}-{rank})" in ended.err
-    assert f"continuing without host-{rank}: predicted 1,000 items/s (was 1,000)" in ended.err
-    assert "results again" in ended.err
+    assert run_words.continues(plan.plan, without=f"host-{rank}") in ended.err
+    assert run_words.results_again(plan.plan) in ended.err
     wait_gone(plan.path, 1.0)
 
 
@@ -82,7 +83,7 @@ def test_a_rank_that_is_needed_is_started_again(bare: Written, x: Path, tmp_path
     ended = running.wait().expect(0)
     check(output, x)
     assert "rank 1 (host-1) was killed by SIGKILL: restarting it" in ended.err
-    assert "all ranks are present: continuing as planned" in ended.err
+    assert run_words.continues(bare.plan) in ended.err
 
 
 @pytest.mark.slow
@@ -94,11 +95,11 @@ def test_a_rank_by_hand_that_was_stopped_finds_that_it_is_out_and_joins_again(
     started = [Running([bare.path, "--rank", rank, *words]) for rank in range(3)]
     wait_for_results(started[0], output, 20)
     started[2].process.send_signal(signal.SIGSTOP)
-    started[0].wait_for("rank 2 (host-2, units 2-2) stopped answering")
+    started[0].wait_for(run_words.silent(bare.plan, 2))
     started[2].process.send_signal(signal.SIGCONT)
     ended = wait_all(started)
     assert [item.code for item in ended] == [0, 0, 0], [item.err for item in ended]
-    assert "was unreachable and considered lost: rejoining" in ended[2].err
+    assert run_words.rejoins(bare.plan) in ended[2].err
     check(output, x)
 
 
@@ -128,8 +129,8 @@ def test_a_rank_by_hand_that_is_told_to_stop_leaves_and_the_others_go_on(
     assert left.err.splitlines()[-1] == "edgelaunch: rank 1 (host-1) was told to stop (SIGTERM), and left"
     for running in (started[0], started[2]):
         running.wait().expect(0)
-    assert "rank 1 (host-1, units 1-1) was told to stop (SIGTERM), and left, after item" in started[0].text()[1]
-    assert "continuing without host-1" in started[0].text()[1]
+    assert run_words.left(plan.plan, 1, "was told to stop (SIGTERM), and left") in started[0].text()[1]
+    assert run_words.continues(plan.plan, without="host-1") in started[0].text()[1]
     check(output, x)
 
 
@@ -142,7 +143,7 @@ def test_a_rank_here_that_is_told_to_stop_is_started_again(bare: Written, x: Pat
     ended = running.wait().expect(0)
     check(output, x)
     assert "rank 1 (host-1) was told to stop (SIGTERM), and left: restarting it" in ended.err
-    assert "all ranks are present: continuing as planned" in ended.err
+    assert run_words.continues(bare.plan) in ended.err
 
 
 @pytest.mark.slow

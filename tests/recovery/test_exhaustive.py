@@ -8,6 +8,7 @@ from exhaustive import KINDS, explore
 CLOSING = frozenset(("kill", "break", "drop"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("num_ranks", "most_faults", "kinds", "anywhere", "least_states"),
     [

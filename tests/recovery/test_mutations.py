@@ -121,6 +121,7 @@ def first_found(most_runs: int) -> tuple[int, str] | None:
     return None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mutate", MUTATIONS, ids=lambda mutate: mutate.__name__)
 def test_a_deliberate_fault_is_found(mutate: Callable[[Patch], None], monkeypatch: Patch) -> None:
     mutate(monkeypatch)

@@ -12,12 +12,19 @@ from simulated import Cluster, Violation, rules_of
 NUM_RUNS, CHUNKS = 2000, 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunk", range(CHUNKS))
 def test_random_runs(chunk: int) -> None:
     """20 faults each; the seed of one that fails is in its message: `random_run(seed, trace=print)` shows it."""
     for seed in range(chunk, NUM_RUNS, CHUNKS):
         cluster = random_run(seed)
         assert cluster.finished, (seed, cluster.failure)
+
+
+def test_a_few_random_runs() -> None:
+    """Of other seeds: so that `make check` has some."""
+    for seed in range(NUM_RUNS, NUM_RUNS + 40):
+        assert random_run(seed).finished, seed
 
 
 def test_a_seed_gives_the_same_run_again() -> None:
@@ -81,6 +88,7 @@ class AnyFaults(RuleBasedStateMachine):
             self.cluster.settle(bound_s(self.cluster))
 
 
+@pytest.mark.slow
 def test_faults_that_hypothesis_chooses() -> None:
     run_state_machine_as_test(
         AnyFaults,
