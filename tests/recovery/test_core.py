@@ -13,10 +13,10 @@ import edgelaunch.control.core
 from edgelaunch.common.failures import Failure
 from edgelaunch.common.reports import KillRequest, read_report
 from edgelaunch.control.core import follower, leader
-from edgelaunch.control.core.follower_events import LinkBroke, OwnTick, Say
+from edgelaunch.control.core.follower_events import HolderGone, LinkBroke, OwnTick, Say
 from edgelaunch.control.core.leader_events import Announce, HelloCame, StreamEnded, Tick
 from edgelaunch.control.core.leader_state import LeaderState, Phase
-from edgelaunch.control.core.membership import RUN, Announcement, Hello, Suspicion, Verdict
+from edgelaunch.control.core.membership import RUN, Announcement, Hello, Leave, Suspicion, Verdict
 from edgelaunch.control.core.roster import MOST_SPENT, Roster
 from edgelaunch.process.processes import Process
 from edgelaunch.store.list_reader import ListReader
@@ -69,6 +69,9 @@ def test_what_may_have_been_lost_is_said_again() -> None:
     (again,) = follower.step(state, OwnTick(rules.detect_s))[1]
     assert isinstance(again, Say)
     assert isinstance(again.message, Hello)
+    state, _ = follower.step(state, HolderGone("b"))
+    said = [action.message for action in follower.step(state, OwnTick(rules.detect_s))[1] if isinstance(action, Say)]
+    assert said == [again.message, Leave(rank=1, incarnation="b", reason="is gone: its process has ended")]
     announcement = Announcement(number=1, phase=RUN, without=None, members={0: "", 1: "a"}, first=0)
     state = follower.FollowerState.of(rules, 1, "a", Process(), 0.0)
     inside = type(state)(**{**{name: getattr(state, name) for name in state.__slots__}, "heard": announcement,

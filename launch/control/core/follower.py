@@ -157,8 +157,13 @@ def _verdict(state: FollowerState, event: VerdictCame) -> tuple[FollowerState, A
 def _holder_gone(state: FollowerState, event: HolderGone) -> tuple[FollowerState, Actions]:
     if event.incarnation == state.gone or state.is_member:
         return state, ()
-    leave = Leave(rank=state.rank, incarnation=event.incarnation, reason="is gone: its process has ended")
-    return replace(state, gone=event.incarnation), (Say(leave),)
+    state = replace(state, gone=event.incarnation)
+    return state, (_gone(state),)
+
+
+def _gone(state: FollowerState) -> Say:
+    """The holder of this rank has ended."""
+    return Say(Leave(rank=state.rank, incarnation=state.gone, reason="is gone: its process has ended"))
 
 
 def _link_broke(state: FollowerState, event: LinkBroke) -> tuple[FollowerState, Actions]:
@@ -224,6 +229,8 @@ def _tick(state: FollowerState, event: OwnTick) -> tuple[FollowerState, Actions]
         actions = (LeaveEpoch(), _hello(state), BeatNow(), Note(Rejoins(now)))
     elif not state.is_member and now - state.asked >= state.rules.detect_s:
         state, actions = replace(state, asked=now), (_hello(state),)
+        if state.gone:
+            actions = (*actions, _gone(state))
     if state.heard is not None and state.heard != state.acted:
         state, more = _follow(replace(state, acted=state.heard), state.heard)
         return state, (*actions, *more)
