@@ -94,7 +94,7 @@ def options() -> list[list[str]]:
     return found
 
 
-ALSO = {"hosts.members.pi5-1": "devices=raspberry_pi_cluster"}
+ALSO = {"wire.per_cut": "schedule=even", "hosts.members.pi5-1": "devices=raspberry_pi_cluster"}
 """What an option stands beside."""
 
 

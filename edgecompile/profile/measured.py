@@ -52,7 +52,7 @@ def measured_profile(chain: Chain, cluster: Cluster, request: ProfileRequest) ->
         if at.outside and request.outside is OutsideProfile.REFUSE:
             sizes = ", ".join(str(item.microbatch) for item in found.microbatches)
             raise UserError(
-                f"{path}: microbatch {request.microbatch} lies outside of those measured ({sizes}): measure it with "
+                f"{path}: microbatch {request.microbatch} is outside the measured ones ({sizes}): measure it with "
                 f"{_command(device, request)} profile.microbatches=[...], or take profile.outside=analytic"
             )
         wall_s, cpu_s = at.per_unit(lambda item: item.wall_s), at.per_unit(lambda item: item.cpu_s)
