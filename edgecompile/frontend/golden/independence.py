@@ -133,13 +133,13 @@ def _sharing(eager: Eager, rows: Sequence[int], kept: dict[int, int]) -> Iterato
     """Items that have one input of whole numbers in common, such as a document's or a speaker's, and else differ."""
     if len(eager.inputs) == 1:
         return
-    for index, name in list(enumerate(eager.flat.names))[:_MOST_SHARED]:
-        if eager.inputs[index].is_floating_point():
-            continue
+    place, item = next(iter(kept.items()))
+    numbers = [index for index, value in enumerate(eager.inputs) if not value.is_floating_point()]
+    for index in numbers[:_MOST_SHARED]:
         batch = eager.batch(rows)
-        place, item = next(iter(kept.items()))
         batch[index][:] = eager.inputs[index][item]
-        yield _Variant(batch, tuple(rows), {place: item}, f"when the items beside it have the same {name}")
+        how = f"when the items beside it have the same {eager.flat.names[index]}"
+        yield _Variant(batch, tuple(rows), {place: item}, how)
 
 
 def _repeated(value: torch.Tensor, place: int) -> torch.Tensor:

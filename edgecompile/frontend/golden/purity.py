@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import inspect
-import traceback
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import fx, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import edgecompile
 from edgecompile.contract.errors import UserError
 from edgecompile.execution.closeness import scale_of
 from edgecompile.frontend.capture.graphs import called_module, module_path, op_name
 from edgecompile.frontend.capture.module_state import ModuleState
+from edgecompile.frontend.capture.source_lines import calling_line
 from edgecompile.frontend.capture.trace import Captured, FlatModel
 from edgecompile.frontend.golden.eager import Eager, Outputs, groups_of
 
@@ -195,12 +193,5 @@ class _DrawWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         result = func(*args, **dict(kwargs or {}))
         if not self.found and not torch.equal(before, torch.random.get_rng_state()):
             name = str(func._schema.name).rpartition("::")[2]
-            self.found = f"its operator {name} ({_model_line()}) draws random numbers at each call"
+            self.found = f"its operator {name} ({calling_line() or 'in torch'}) draws random numbers at each call"
         return result
-
-
-def _model_line() -> str:
-    """FILE:LINE of the innermost frame that is neither torch's nor ours."""
-    ours = (str(Path(torch.__file__).parent), str(Path(edgecompile.__file__).parent))
-    frames = [frame for frame in traceback.extract_stack() if not frame.filename.startswith(ours)]
-    return f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "in torch"
