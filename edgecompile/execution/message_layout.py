@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 
 __all__ = [
     "ALIGN_BYTES",
@@ -11,6 +12,7 @@ __all__ = [
     "NUM_BUFFERS_IN",
     "NUM_BUFFERS_OUT",
     "PIECE_BYTES",
+    "piece_sizes",
     "pieces",
 ]
 
@@ -28,3 +30,9 @@ def pieces(num_bytes: int) -> list[tuple[int, int]]:
     """Begin and end of each piece of a message, a gloo operation each."""
     first = min(num_bytes, FIRST_PIECE_BYTES)
     return list(itertools.pairwise([0, *range(first, num_bytes, PIECE_BYTES), num_bytes]))
+
+
+def piece_sizes(num_bytes: int, offset: int = 0) -> Iterator[int]:
+    """Of other bytes than a message's, such as a file's, from `offset` on: equal pieces, and what is left."""
+    for begin in range(offset, num_bytes, PIECE_BYTES):
+        yield min(PIECE_BYTES, num_bytes - begin)

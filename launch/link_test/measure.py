@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
-from edgecompile.execution.message_layout import PIECE_BYTES
+from edgecompile.execution.message_layout import PIECE_BYTES, piece_sizes
 from edgelaunch.common.failures import PeerLostError, rank_name
 from edgelaunch.common.rank_options import RankOptions
 from edgelaunch.link_test.hosts_option import Figures
@@ -152,7 +152,7 @@ def receive_growing(wire: Wire) -> None:
     mark = torch.zeros(1, dtype=torch.uint8)
     while True:
         wire.receive(size, SIZE)
-        sizes = piece_sizes(int(size))
+        sizes = list(piece_sizes(int(size)))
         if not sizes:
             return
         posted: deque[dist.Work] = deque()
@@ -165,10 +165,6 @@ def receive_growing(wire: Wire) -> None:
         for work in posted:
             wire.wait(work)
         wire.send(mark, DONE)
-
-
-def piece_sizes(num_bytes: int) -> list[int]:
-    return [min(PIECE_BYTES, num_bytes - begin) for begin in range(0, num_bytes, PIECE_BYTES)]
 
 
 # --- all pairs -------------------------------------------------------------------------------------------------------

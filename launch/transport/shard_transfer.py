@@ -26,7 +26,7 @@ from edgecompile.contract.atomic_files import file_sha256
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Plan, Stage
 from edgecompile.contract.quantities import format_bytes
-from edgecompile.execution.message_layout import PIECE_BYTES
+from edgecompile.execution.message_layout import piece_sizes
 from edgelaunch.common.failures import PeerLostError, rank_name
 from edgelaunch.common.identity import Endpoint
 from edgelaunch.common.rank_options import RankOptions
@@ -110,11 +110,6 @@ class TransferContext:
         return timedelta(seconds=max(self.plan.runtime.detect_s, self.plan.runtime.timeout_s))
 
 
-def _pieces(offset: int, num_bytes: int) -> Iterator[int]:
-    for begin in range(offset, num_bytes, PIECE_BYTES):
-        yield min(PIECE_BYTES, num_bytes - begin)
-
-
 @contextlib.contextmanager
 def _other_end(rank: int) -> Iterator[None]:
     try:
@@ -181,7 +176,7 @@ class ShardServer:
         file.seek(offset)
         under_way: deque[tuple[dist.Work, torch.Tensor]] = deque()
         with _other_end(1):
-            for size in _pieces(offset, num_bytes):
+            for size in piece_sizes(num_bytes, offset):
                 if len(under_way) == WINDOW:
                     under_way.popleft()[0].wait(self._way.silence)
                 piece = torch.zeros(size, dtype=torch.uint8)
@@ -288,7 +283,7 @@ class _Fetch:
             raise UserError(f"{self._path}: not enough space to fetch it: {sizes}: free some")
 
     def _receive(self, group: GlooGroup, file: IO[bytes], offset: int, num_bytes: int) -> None:
-        sizes = _pieces(offset, num_bytes)
+        sizes = piece_sizes(num_bytes, offset)
         posted: deque[tuple[dist.Work, torch.Tensor]] = deque()
         done = offset
         self._told = time.monotonic()
