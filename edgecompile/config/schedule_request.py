@@ -75,7 +75,7 @@ def schedule_of(conf: ScheduleConf, cluster: Cluster, microbatch: int) -> Schedu
         UserError: a value is not allowed, or a name is not a host's.
     """
     check_schedule_values(conf)
-    _check_manual(conf)
+    _check_given(conf)
     names = [host.name for host in cluster.hosts]
     return ScheduleRequest(
         method=conf.method,
@@ -89,10 +89,22 @@ def schedule_of(conf: ScheduleConf, cluster: Cluster, microbatch: int) -> Schedu
     )
 
 
-def _check_manual(conf: ScheduleConf) -> None:
-    if conf.method is not ScheduleMethod.manual:
-        return
+def _check_given(conf: ScheduleConf) -> None:
+    """Refuses what the method would not use: a partition that somebody wrote is never dropped."""
     given = [key for key in _GIVEN if getattr(conf, key)]
+    method = conf.method
+    if method is not ScheduleMethod.manual:
+        if given:
+            raise UserError(
+                f"schedule={method.value} makes the stages itself", key=f"schedule.{given[0]}",
+                fix="add schedule=manual, or leave it out",
+            )  # fmt: skip
+        if conf.hosts and method is ScheduleMethod.exact:
+            raise UserError(
+                "schedule=exact chooses the hosts itself", key="schedule.hosts",
+                fix="use schedule.constraints.exclude, host_order or pin, or another schedule",
+            )  # fmt: skip
+        return
     if len(given) != 1:
         said = " and ".join(given) or "none of them"
         raise UserError(

@@ -12,10 +12,16 @@ from numpy.typing import NDArray
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import DataSpec, Plan
 
-__all__ = ["Accuracy", "class_label", "label_name", "num_classes", "top_labels"]
+__all__ = ["NO_CLASS", "NO_LABEL", "Accuracy", "class_label", "label_name", "num_classes", "predicted_class",
+           "top_labels"]  # fmt: skip
 
 UNLABELLED = -1
 """What data sets such as GLUE's test files have in place of a label that is kept secret."""
+
+NO_CLASS = -1
+"""What scores predict that tell no class; no item's label."""
+
+NO_LABEL = "no label: its scores are no finite numbers"
 
 
 def num_classes(plan: Plan) -> int | None:
@@ -51,12 +57,23 @@ def label_name(data: DataSpec, number: int) -> str | int:
 
 
 def top_labels(data: DataSpec, scores: NDArray[Any]) -> list[tuple[str | int, float]]:
-    """The best classes with their probabilities (softmax of the scores), best first, `top_k` at most."""
+    """The best classes with their probabilities (softmax of the scores), best first, `top_k` at most.
+
+    None, an empty list, where the scores tell no class: one is NaN, or the greatest is infinite.
+    """
     flat = np.asarray(scores, dtype=np.float64).reshape(-1)
+    if not np.isfinite(np.max(flat)):
+        return []
     powers = np.exp(flat - np.max(flat))
     probabilities = powers / powers.sum()
     order = np.argsort(-flat, kind="stable")[: data.top_k]
     return [(label_name(data, int(number)), float(probabilities[number])) for number in order]
+
+
+def predicted_class(scores: NDArray[Any]) -> int:
+    """The number of the best class; NO_CLASS where the scores tell none."""
+    flat = np.asarray(scores, dtype=np.float64).reshape(-1)
+    return int(flat.argmax()) if np.isfinite(np.max(flat)) else NO_CLASS
 
 
 class Accuracy:

@@ -18,7 +18,7 @@ from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Plan, TensorSpec
 from edgecompile.contract.user_files import check_overwrite, printable
 from edgelaunch.common.items import Entry
-from edgelaunch.inputs.labels import label_name, top_labels
+from edgelaunch.inputs.labels import NO_LABEL, label_name, top_labels
 from edgelaunch.outputs.partial_results import ROWS, WHOLE, Origin, Partial, check_partial
 
 __all__ = ["Writer", "as_numpy", "check_output", "open_writer"]
@@ -205,7 +205,7 @@ class _JsonWriter:
             record["error"] = printable(entry.error)
         elif data.result == "labels" and data.scores is not None:
             top = top_labels(data, as_numpy(outputs[data.scores]))
-            record |= {"label": top[0][0], "score": _json_value(top[0][1])}
+            record |= {"label": top[0][0], "score": _json_value(top[0][1])} if top else {"label": None, "error": NO_LABEL}
             record["top"] = [{"label": label, "score": _json_value(score)} for label, score in top]
         else:
             record["outputs"] = {name: _json_value(as_numpy(tensor).tolist()) for name, tensor in outputs.items()}

@@ -9,7 +9,7 @@ from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Plan
 from edgecompile.contract.user_files import printable
 from edgelaunch.common.items import Entry
-from edgelaunch.inputs.labels import Accuracy, top_labels
+from edgelaunch.inputs.labels import NO_LABEL, Accuracy, predicted_class, top_labels
 from edgelaunch.outputs.golden_comparison import Verifier
 from edgelaunch.outputs.reference_comparison import Reference
 from edgelaunch.outputs.result_files import Writer, as_numpy
@@ -79,7 +79,7 @@ class ResultHandler:
     def _count(self, entry: Entry, outputs: Mapping[str, Any]) -> None:
         data = self._plan.data
         if entry.label is not None and data.result == "labels" and data.scores is not None:
-            self.accuracy.add(int(outputs[data.scores].reshape(-1).argmax()), entry.label)
+            self.accuracy.add(predicted_class(as_numpy(outputs[data.scores])), entry.label)
 
     def _line(self, entry: Entry, outputs: Mapping[str, Any]) -> str:
         name = printable(entry.name) if entry.name is not None else f"item {entry.index}"
@@ -89,7 +89,7 @@ class ResultHandler:
         data = self._plan.data
         if data.result == "labels" and data.scores is not None:
             top = top_labels(data, as_numpy(outputs[data.scores]))[:5]
-            return f"{name}: " + ", ".join(f"{label} {score:.1%}" for label, score in top)
+            return f"{name}: " + (", ".join(f"{label} {score:.1%}" for label, score in top) or NO_LABEL)
         parts = [f"{key} {_shape(tensor)} {_numbers(tensor)}" for key, tensor in outputs.items()]
         return f"{name}: " + "; ".join(parts)
 

@@ -16,7 +16,7 @@ from launch_plans import Written
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Contingency, DataSpec, Plan, TensorSpec
 from edgelaunch.common.items import Entry
-from edgelaunch.inputs.labels import Accuracy, top_labels
+from edgelaunch.inputs.labels import Accuracy, predicted_class, top_labels
 from edgelaunch.outputs.golden import GoldenFile
 from edgelaunch.outputs.golden_comparison import Comparison, Verifier
 from edgelaunch.outputs.result_files import check_output, open_writer
@@ -101,6 +101,22 @@ def test_top_labels_of_extreme_scores() -> None:
     top = top_labels(SCORED, np.array([1e4, -1e4, 0.0], np.float32))
     assert top[0] == ("cat", 1.0)
     assert sum(score for _, score in top) == pytest.approx(1)
+    top = top_labels(SCORED, np.array([0.0, -np.inf, 1.0], np.float32))  # a class that is ruled out
+    assert top[-1][1] == 0.0 and predicted_class(np.array([0.0, -np.inf, 1.0])) == 2
+
+
+@pytest.mark.parametrize("scores", [[1.0, np.nan, 0.0], [np.inf, 0.0, 1.0], [-np.inf] * 3])
+def test_scores_that_are_no_numbers_give_no_label(
+    plan: Plan, tmp_path: Path, scores: list[float]
+) -> None:
+    shown: list[str] = []
+    plan = replace(plan, data=SCORED)
+    writer = open_writer(plan, tmp_path / "y.jsonl")
+    handler = ResultHandler(plan, writer, None, None, lambda count: None, shown.append)
+    handler.add(Entry(index=0, name="a", label=0), {"y": torch.tensor(scores)})
+    handler.finish()
+    assert handler.accuracy.num_correct == 0 and handler.accuracy.num_items == 1
+    assert (tmp_path / "y.jsonl").read_text().count("no label: its scores are no finite numbers") == 1
 
 
 @pytest.mark.slow
