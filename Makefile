@@ -76,7 +76,7 @@ native-test-aarch64: $(VENV)/.dependencies ## the same for 64-bit ARM, under qem
 
 # Two halves beside each other, each on a core of its own: what computes, and what starts ranks and commands.
 COMPUTING := tests/compiler tests/scheduler tests/explore
-STARTING := tests/launch tests/recovery $(wildcard tests/test_*.py)
+STARTING := tests/launch $(wildcard tests/test_*.py)
 
 python-test: $(VENV)/.installed ## pytest against the installed package; TESTS=... and SELECT="-m slow" for some of them
 ifdef TESTS

@@ -4,7 +4,7 @@
     python benchmarks/recovery.py --runs 0 --exhaustive
 
 Prints how many runs there were and how many a second; stops at the first invariant that does not hold, with its seed.
-What is simulated: tests/recovery/simulated.py and exhaustive.py.
+What is simulated: tests/launch/control/core/simulated.py and exhaustive.py.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "recovery"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "launch" / "control" / "core"))
 
 from exhaustive import KINDS, Wrong, explore
 from faults import random_run

@@ -19,7 +19,7 @@ from edgecompile.contract.plan import Plan
 from edgecompile.contract.plan_file import read_run_plan
 from edgecompile.execution.allocator import use_one_arena
 from edgelaunch.common.addresses import read_address
-from edgelaunch.common.failures import Failure, RankFailedError, rank_name
+from edgelaunch.common.failures import Failure, RankFailedError, failure_words, rank_name
 from edgelaunch.common.items import Entry, Source
 from edgelaunch.composition import RankStart, run_supervisor
 from edgelaunch.inputs.fitting import fit
@@ -239,10 +239,8 @@ class Pipeline:
         if self._children is not None and not self._closed:
             failure = self._children.first_failure() or failure
         if failure is not None:
-            name = rank_name(self._plan, failure.rank)
-            named = f"rank {failure.rank} (" in failure.message
-            message = failure.message if named else f"{name}: {failure.message}"
-            raise RankFailedError(message + (f"\n{failure.trace}" if failure.trace else ""))
+            words = failure_words(self._plan, failure)
+            raise RankFailedError(words + (f"\n{failure.trace}" if failure.trace else ""))
         if self._closed:
             raise RuntimeError("the pipeline is closed")
         if self._rank is None:

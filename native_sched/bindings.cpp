@@ -4,9 +4,9 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
-#include "native_sched/instance.hpp"
 #include "native_sched/simulation.hpp"
 #include "native_sched/solver.hpp"
+#include "problem/instance.hpp"
 
 namespace nb = nanobind;
 using namespace native_sched;  // NOLINT(google-build-using-namespace): every name here is the core's

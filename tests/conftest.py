@@ -32,4 +32,6 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--rewrite-transcripts", action="store_true", help="write tests/recovery/transcripts again")
+    parser.addoption(
+        "--rewrite-transcripts", action="store_true", help="write tests/launch/control/core/transcripts again"
+    )

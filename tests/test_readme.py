@@ -28,8 +28,8 @@ ELSEWHERE = {
     "python3 -m venv .venv": "every test runs in such an environment",
     "pip install torch": "the same",
     "pip install '.[compile]'": "tests/test_extras.py",
-    "sudo edgelaunch outputs/plan.yaml --emulate": "tests/launch/test_emulate_root.py",
-    "edgelaunch outputs/plan.yaml": "on each board: tests/launch/test_launch_runs.py with --rank and --master",
+    "sudo edgelaunch outputs/plan.yaml --emulate": "tests/launch/emulation/test_emulate_root.py",
+    "edgelaunch outputs/plan.yaml": "on each board: tests/launch/pipeline/test_launch_runs.py with --rank and --master",
 }
 """Why a command is not run here."""
 BEFORE = {

@@ -99,6 +99,12 @@ def test_folders_files_and_functions_stay_small(package: str) -> None:
                 assert node.end_lineno - node.lineno < MOST_FUNCTION_LINES, (path, node.name)
 
 
+def test_tests_mirror_the_rooms() -> None:
+    for tests, package in (("compiler", "edgecompile"), ("launch", "edgelaunch")):
+        for folder in {path.parent for path in (ROOT / "tests" / tests).rglob("test_*.py")}:
+            assert (TREES[package] / folder.relative_to(ROOT / "tests" / tests)).is_dir(), folder
+
+
 def test_each_module_has_a_name_of_its_own() -> None:
     names = [path.name for tree in TREES.values() for path in tree.rglob("*.py") if path.name != "__init__.py"]
     assert sorted({name for name in names if names.count(name) > 1}) == []

@@ -27,6 +27,8 @@ class UserError(ValueError):
     def __init__(self, problem: str, *, key: str | None = None, fix: str | None = None) -> None:
         super().__init__(": ".join(part for part in (key, problem, fix) if part))
         self.problem, self.key, self.fix = problem, key, fix
+        self.what = ": ".join(part for part in (key, problem) if part)
+        """The line without what to do."""
 
 
 def invalid_value(value: object, key: str, expected: str) -> UserError:

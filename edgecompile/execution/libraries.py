@@ -27,6 +27,7 @@ def import_libraries(names: Iterable[str]) -> None:
         except Exception as error:  # whatever the user's module raises
             reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason given")
             raise UserError(
-                f"runtime.import: the module {name} cannot be imported here: {type(error).__name__}: {reason}: "
-                "install it into this Python's environment, or put its folder on PYTHONPATH"
+                f"the module {name} cannot be imported here: {type(error).__name__}: {reason}",
+                key="runtime.import",
+                fix="install it into this Python's environment, or put its folder on PYTHONPATH",
             ) from error

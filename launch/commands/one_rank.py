@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Plan, Stage
 from edgecompile.terminal.process import abrupt_interrupts, final_status, unwritten
-from edgelaunch.common.failures import Failure, exit_code, rank_name
+from edgelaunch.common.failures import Failure, exit_code, failure_words, rank_name
 from edgelaunch.common.reports import KillRequest, Report
 from edgelaunch.composition import RankStart, import_runtime, run_supervisor, supervised
 from edgelaunch.process.stderr import say, say_error
@@ -41,8 +41,7 @@ def describe(failure: Failure, plan: Plan, own_rank: int | None) -> None:
     """Prints why the run ended, once: a traceback for a bug, one line for anything else."""
     name = rank_name(plan, failure.rank)
     own = failure.rank == (own_rank or 0)
-    named = own or f"rank {failure.rank} (" in failure.message
-    message = failure.message if named else f"{name}: {failure.message}"
+    message = failure.message if own else failure_words(plan, failure)
     if failure.kind == "interrupted" and failure.rank == own_rank:
         say("edgelaunch: interrupted")
         return
@@ -51,7 +50,7 @@ def describe(failure: Failure, plan: Plan, own_rank: int | None) -> None:
         return
     if failure.kind == "bug" and (own_rank is None or failure.rank == own_rank):
         sys.stderr.write(failure.trace)
-        message = message if name in message else f"{name}: {message}"
+        message = failure_words(plan, failure)
     say_error(message)
 
 

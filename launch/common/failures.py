@@ -20,10 +20,12 @@ __all__ = [
     "AlreadyRunningError",
     "Failure",
     "FailureBox",
+    "NamedRankError",
     "PeerLostError",
     "RankFailedError",
     "TooLateError",
     "exit_code",
+    "failure_words",
     "link_name",
     "rank_name",
     "rank_title",
@@ -44,7 +46,11 @@ class PeerLostError(Exception):
         self.rank = rank
 
 
-class AlreadyRunningError(UserError):
+class NamedRankError(UserError):
+    """An error of one rank, whose message names the rank."""
+
+
+class AlreadyRunningError(NamedRankError):
     """This rank runs elsewhere: an error of this process alone, which must not end the others."""
 
 
@@ -70,6 +76,8 @@ class Failure:
     trace: str = ""
     private: bool = False
     """The other ranks continue and are not told."""
+    named: bool = True
+    """The message names the rank."""
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -87,10 +95,11 @@ class Failure:
     def stopped(rank: int, stop: KeyboardInterrupt) -> Failure:
         """Of a rank that was interrupted. A rank that is told to stop leaves; without rank 0 there is no run."""
         if not isinstance(stop, ToldToStop):
-            return Failure(rank=rank, kind="interrupted", message="was stopped by Ctrl-C")
+            return Failure(rank=rank, kind="interrupted", message="was stopped by Ctrl-C", named=False)
         if rank == 0:
-            return Failure(rank=rank, kind="interrupted", message=f"was told to stop ({stop.name})")
-        return Failure(rank=rank, kind="left", message=f"was told to stop ({stop.name}), and left", private=True)
+            return Failure(rank=rank, kind="interrupted", message=f"was told to stop ({stop.name})", named=False)
+        message = f"was told to stop ({stop.name}), and left"
+        return Failure(rank=rank, kind="left", message=message, private=True, named=False)
 
     @staticmethod
     def of(rank: int, error: BaseException) -> Failure:
@@ -98,14 +107,15 @@ class Failure:
         if isinstance(error, UserError):
             private = isinstance(error, (AlreadyRunningError, TooLateError))
             kind = "late" if isinstance(error, TooLateError) else "user"
-            return Failure(rank=rank, kind=kind, message=str(error), private=private)
+            named = isinstance(error, NamedRankError)
+            return Failure(rank=rank, kind=kind, message=str(error), private=private, named=named)
         if (message := local_shortage(error) or explain_import(error)) is not None:
-            return Failure(rank=rank, kind="user", message=message)
+            return Failure(rank=rank, kind="user", message=message, named=False)
         trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
         lines = str(error).strip().splitlines()
         # TorchScript puts the Python error on the last line, under the interpreter's own traceback
         reason = (lines[-1] if "Traceback of TorchScript" in str(error) else lines[0]) if lines else ""
-        return Failure(rank=rank, kind="bug", message=f"{type(error).__name__}: {reason}", trace=trace)
+        return Failure(rank=rank, kind="bug", message=f"{type(error).__name__}: {reason}", trace=trace, named=False)
 
 
 class FailureBox:
@@ -160,6 +170,11 @@ class FailureBox:
 
 def exit_code(failure: Failure) -> int:
     return EXIT_CODES[failure.kind]
+
+
+def failure_words(plan: Plan, failure: Failure) -> str:
+    """The message, after the rank's name unless it has that."""
+    return failure.message if failure.named else f"{rank_name(plan, failure.rank)}: {failure.message}"
 
 
 def rank_name(plan: Plan, rank: int) -> str:

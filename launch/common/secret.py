@@ -34,7 +34,7 @@ def find_secret(plan: Plan, master: str, file: Path | None, environ: Mapping[str
         return _checked(environ[VARIABLE].strip().encode(), VARIABLE)
     if len(plan.hosts) == 1 or is_loopback(master):
         return None
-    raise UserError(f"ranks on several machines need a shared secret, so that nobody else can join: {HOW}")
+    raise UserError("ranks on several machines need a shared secret, so that nobody else can join", fix=HOW)
 
 
 def _read(path: Path) -> bytes:
@@ -42,15 +42,16 @@ def _read(path: Path) -> bytes:
         with open(path, "rb") as opened:
             mode = os.fstat(opened.fileno()).st_mode
             if not stat.S_ISREG(mode):
-                raise UserError(f"{path}: the secret must be in a regular file")
+                raise UserError("the secret must be in a regular file", key=str(path))
             if mode & (stat.S_IRWXG | stat.S_IRWXO):
-                raise UserError(f"{path}: others on this machine can read the secret: chmod 600 {path}")
+                raise UserError("others on this machine can read the secret", key=str(path), fix=f"chmod 600 {path}")
             return opened.read(MOST_BYTES + 1).strip()
     except OSError as error:
-        raise UserError(f"{path}: the secret cannot be read: {error.strerror}") from None
+        raise UserError(f"the secret cannot be read: {error.strerror}", key=str(path)) from None
 
 
 def _checked(secret: bytes, where: str) -> bytes:
     if not LEAST_BYTES <= len(secret) <= MOST_BYTES:
-        raise UserError(f"{where}: the secret has {len(secret)} bytes, expected {LEAST_BYTES} or more: {HOW}")
+        problem = f"the secret has {len(secret)} bytes, expected {LEAST_BYTES} or more"
+        raise UserError(problem, key=where, fix=HOW)
     return secret

@@ -7,7 +7,7 @@ from pathlib import Path
 from edgecompile.contract.atomic_files import file_sha256
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Plan, Stage
-from edgelaunch.common.failures import rank_name
+from edgelaunch.common.failures import NamedRankError, rank_name
 
 __all__ = ["check_file", "check_rank", "check_shard", "lacking", "stages_of"]
 
@@ -21,19 +21,23 @@ def check_file(path: Path, sha256: str, what: str, fix: str) -> None:
     try:
         found = file_sha256(path)
     except FileNotFoundError:
-        raise UserError(f"{path}: {what} is missing: {fix}") from None
+        raise UserError(f"{what} is missing", key=str(path), fix=fix) from None
     except OSError as error:
-        raise UserError(f"{path}: {what} cannot be read: {error.strerror}") from None
+        raise UserError(f"{what} cannot be read: {error.strerror}", key=str(path)) from None
     if found != sha256:
         raise UserError(
-            f"{path}: {what} is damaged or belongs to another plan (sha256 {found[:12]}, not {sha256[:12]}): {fix}"
-        )
+            f"{what} is damaged or belongs to another plan (sha256 {found[:12]}, not {sha256[:12]})",
+            key=str(path), fix=fix,
+        )  # fmt: skip
 
 
 def check_shard(plan: Plan, stage: Stage, folder: Path) -> None:
     """Raises UserError, naming file and rank, where the shard's bytes are not those that the plan was written with."""
     what = f"the shard of {rank_name(plan, stage.rank)}"
-    check_file(folder / stage.shard, stage.sha256, what, "copy it again from where the plan was compiled")
+    try:
+        check_file(folder / stage.shard, stage.sha256, what, "copy it again from where the plan was compiled")
+    except UserError as error:
+        raise NamedRankError(error.problem, key=error.key, fix=error.fix) from None
 
 
 def stages_of(plan: Plan, rank: int) -> list[Stage]:
@@ -71,5 +75,6 @@ def lacking(plan: Plan, rank: int, folder: Path) -> list[Stage]:
         except FileNotFoundError:
             found.append(stage)
         except OSError as error:
-            raise UserError(f"{path}: the shard of {rank_name(plan, rank)} cannot be read: {error.strerror}") from None
+            what = f"the shard of {rank_name(plan, rank)}"
+            raise NamedRankError(f"{path}: {what} cannot be read: {error.strerror}") from None
     return found

@@ -7,9 +7,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from edgecompile.contract.errors import UserError
+from edgelaunch.common.failures import NamedRankError
+
 __all__ = ["PROTOCOL", "Software", "mismatch"]
 
-PROTOCOL = 4
+PROTOCOL = 5
 """Of all that ranks say to each other: messages, their layout, texts in the store. Changed with any of them."""
 MOST_LETTERS = 60
 """Longest version text that is accepted: it may come from an untrusted process."""
@@ -53,13 +56,14 @@ class Software:
         return ", ".join(f"{name} {own[key]}" for key, name in names.items() if own[key] != others[key])
 
 
-def mismatch(name: str, software: Software, other_name: str, other: Software) -> str | None:
-    """Why two ranks cannot talk to each other, in words; None where they can."""
+def mismatch(name: str, software: Software, other_name: str, other: Software) -> UserError | None:
+    """Why two ranks cannot talk to each other; None where they can."""
     if software.protocol == other.protocol:
         return None
-    return (
+    return NamedRankError(
         f"{name} has edgecompile {software.edgecompile} (protocol {software.protocol}) and {other_name} "
-        f"{other.edgecompile} (protocol {other.protocol}): install the same version of edgecompile on both"
+        f"{other.edgecompile} (protocol {other.protocol})",
+        fix="install the same version of edgecompile on both",
     )
 
 

@@ -34,8 +34,7 @@ def check_versions(context: CheckContext) -> Iterator[Finding]:
     own, name = Software.own(), rank_name(context.plan, 0)
     wrong = mismatch(rank_name(context.plan, context.ranks[0]), own, name, theirs)
     if wrong is not None:
-        found, _, fix = wrong.rpartition(": ")
-        yield Finding(check="versions", found=found, verdict=FAILS, fix=fix)
+        yield Finding.of_error("versions", wrong)
     elif unlike := theirs.unlike(own):
         fix = "nothing if it works: only equal versions are tested together"
         yield Finding(check="versions", found=f"{name} has {unlike}, this rank {own.unlike(theirs)}", verdict=NOTE,

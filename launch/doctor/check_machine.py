@@ -87,7 +87,7 @@ def check_shards(context: CheckContext) -> Iterator[Finding]:
             if context.endpoint is None or 0 in context.ranks:
                 yield Finding.of_error("shard", error)
             else:
-                yield Finding(check="shard", found=str(error).partition(": copy")[0], verdict=NOTE,
+                yield Finding(check="shard", found=error.what, verdict=NOTE,
                               fix="not needed: it is fetched from rank 0 when the run begins")  # fmt: skip
             return
     if stages:

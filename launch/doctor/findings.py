@@ -27,9 +27,7 @@ class Finding:
 
     @staticmethod
     def of_error(check: str, error: UserError) -> Finding:
-        """What our errors say after their last colon is what to do."""
-        found, _, fix = str(error).rpartition(": ")
-        return Finding(check=check, found=found or str(error), verdict=FAILS, fix=fix)
+        return Finding(check=check, found=error.what, verdict=FAILS, fix=error.fix or "")
 
 
 @dataclass(frozen=True, kw_only=True)

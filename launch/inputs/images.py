@@ -83,10 +83,7 @@ def prepare(file: Path, spec: ImageSpec, *, normalise: bool = True) -> NDArray[A
     Raises:
         UserError: as read_rgb, and where the sides differ too much.
     """
-    try:
-        cropped = _crop(read_rgb(file), spec)
-    except UserError as error:
-        raise error if str(file) in str(error) else UserError(f"{file}: {error}") from None
+    cropped = _crop(read_rgb(file), spec, file)
     if not normalise:
         return np.ascontiguousarray(np.asarray(cropped, dtype=np.uint8).transpose(2, 0, 1))
     pixels = np.asarray(cropped, dtype=np.float32) / np.float32(255)
@@ -94,13 +91,13 @@ def prepare(file: Path, spec: ImageSpec, *, normalise: bool = True) -> NDArray[A
     return np.ascontiguousarray(normalised.transpose(2, 0, 1))
 
 
-def _crop(image: Image.Image, spec: ImageSpec) -> Image.Image:
+def _crop(image: Image.Image, spec: ImageSpec, file: Path) -> Image.Image:
     """As torchvision and transformers do it, whose models these are: the longer side is rounded down."""
     height, width = spec.size
     short = min(image.size)
     resized = (max(width, spec.resize * image.width // short), max(height, spec.resize * image.height // short))
     if resized[0] * resized[1] > MAX_PIXELS:
-        raise UserError(f"an aspect ratio of {image.width} to {image.height} is too extreme")
+        raise UserError(f"an aspect ratio of {image.width} to {image.height} is too extreme", key=str(file))
     left, top = (resized[0] - width) // 2, (resized[1] - height) // 2
     whole = image.resize(resized, INTERPOLATIONS[spec.interpolation])
     return whole.crop((left, top, left + width, top + height))

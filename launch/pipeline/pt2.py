@@ -32,13 +32,14 @@ def load_exported(path: Path) -> Any:
     if writer is not None and is_newer(writer, here):
         least = writer.partition("+")[0]
         raise UserError(
-            f"{path}: torch {here} cannot load this pt2 shard, which torch {writer} wrote ({reason}): install torch "
-            f"{least} or later on this rank, or compile with artifact=torchscript, which older ones read too"
-        )
+            f"torch {here} cannot load this pt2 shard, which torch {writer} wrote ({reason})", key=str(path),
+            fix=f"install torch {least} or later on this rank, or compile with artifact=torchscript, which older ones "
+            "read too",
+        )  # fmt: skip
     raise UserError(
-        f"{path}: torch {here} cannot load this pt2 shard, which torch {writer or 'of an unknown version'} wrote "
-        f"({reason}): compile again with this rank's torch, or with artifact=torchscript"
-    )
+        f"torch {here} cannot load this pt2 shard, which torch {writer or 'of an unknown version'} wrote ({reason})",
+        key=str(path), fix="compile again with this rank's torch, or with artifact=torchscript",
+    )  # fmt: skip
 
 
 def exported_by(path: Path) -> str | None:

@@ -57,14 +57,15 @@ def check_limits(plan: Plan, ranks: tuple[int, ...]) -> None:
             soft = needed
     if _below(soft, needed):
         raise UserError(
-            f"this process may open {soft} files and sockets, and a rank of {len(plan.hosts)} may need {needed}: "
-            f"{MORE_FILES}"
+            f"this process may open {soft} files and sockets, and a rank of {len(plan.hosts)} may need {needed}",
+            fix=MORE_FILES,
         )
     limit, needed = resource.getrlimit(resource.RLIMIT_AS)[0], memory_needed(plan, ranks)
     if _below(limit, needed):
         raise UserError(
             f"this process may have {format_bytes(limit)} of address space, and a rank of this plan needs about "
-            f"{format_bytes(needed)}: {MORE_MEMORY}"
+            f"{format_bytes(needed)}",
+            fix=MORE_MEMORY,
         )
 
 

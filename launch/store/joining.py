@@ -172,7 +172,7 @@ class Door:
                 unlike = theirs.unlike(self._software)
                 own = self._software.unlike(theirs)
                 return f"{name} has {unlike}, and this rank {own}" if unlike else ""
-            self.turned_away[rank] = wrong
+            self.turned_away[rank] = str(wrong)
             return f"rejected: {wrong}"
         self.turned_away[rank] = f"{name} {reason}"
         return f"{name} {reason}: rejected"
@@ -237,7 +237,7 @@ def join(
         raise UserError(f"what answers at {where} is not an edgelaunch rank 0: give --master ADDRESS:PORT")
     wrong = mismatch(rank_name(plan, rank), own, name, theirs)
     if wrong is not None:
-        raise UserError(wrong)
+        raise wrong
     return Seal(secret, run) if secret is not None else None
 
 

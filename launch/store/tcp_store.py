@@ -35,6 +35,6 @@ def serve_store(address: str, port: int, descriptor: int, timeout: timedelta) ->
         except RuntimeError as error:  # a torch that was built without libuv
             reason = (str(error).strip().splitlines() or ["?"])[0]
     raise UserError(
-        f"torch {torch.__version__} cannot serve the store where the ranks meet ({reason}): install another on "
-        "rank 0's machine, 2.6 or later and built with USE_DISTRIBUTED=1"
+        f"torch {torch.__version__} cannot serve the store where the ranks meet ({reason})",
+        fix="install another on rank 0's machine, 2.6 or later and built with USE_DISTRIBUTED=1",
     )

@@ -33,9 +33,8 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from edgecompile.contract.errors import UserError
 from edgelaunch.common.detection import silence_s
-from edgelaunch.common.failures import rank_name
+from edgelaunch.common.failures import NamedRankError, rank_name
 from edgelaunch.common.plan_parts import links_watched
 from edgelaunch.common.rank_options import RankOptions
 from edgelaunch.store.seal import Seal
@@ -177,7 +176,7 @@ class LinkWatch:
         try:
             return cls(rank, peers, address, detect_s, seal, store_port=endpoint.port, fail=fail)
         except OSError as error:
-            raise UserError(
+            raise NamedRankError(
                 f"{rank_name(plan, rank)} cannot listen on {address} ({error.strerror}): give hosts.members its address"
             ) from None
 

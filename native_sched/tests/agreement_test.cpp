@@ -3,9 +3,9 @@
 #include <algorithm>
 
 #include "check.hpp"
-#include "native_sched/furthest.hpp"
-#include "native_sched/instance.hpp"
-#include "native_sched/reach.hpp"
+#include "problem/instance.hpp"
+#include "search/furthest.hpp"
+#include "search/reach.hpp"
 
 using namespace native_sched;
 

@@ -4,8 +4,8 @@
 #include <tuple>
 
 #include "check.hpp"
-#include "native_sched/instance.hpp"
 #include "native_sched/solver.hpp"
+#include "problem/instance.hpp"
 
 using namespace native_sched;
 

@@ -1,5 +1,5 @@
 // Exact arithmetic, the cost of given plans, and what is refused.
-#include "native_sched/instance.hpp"
+#include "problem/instance.hpp"
 
 #include <functional>
 #include <limits>
