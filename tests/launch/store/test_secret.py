@@ -65,7 +65,7 @@ def test_what_strangers_write_is_ignored(two_stages: Written) -> None:
         mine, other = meeting.board, meeting.join(SECRET.encode())
     mine.put("announcement", "ours")
     mine.put("verdict", "")
-    assert mine.has("verdict")  # the store answers no set: who asks next, on the same connection, knows that it is there
+    assert mine.has("verdict")  # the store acknowledges no set: its next answer on the same connection comes after
     assert other.get("announcement") == "ours"
     assert other.get("verdict") == ""
     for forged in (b"ours", b"", b"\xff" * 40, os.urandom(100)):
