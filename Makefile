@@ -27,7 +27,11 @@ check: $(VENV)/.installed ## before a commit: lint, types and the fast tests, in
 	$(MAKE) --no-print-directory python-test SELECT='-m "not slow"'; tested=$$?; wait $$checking; checked=$$?; \
 	cat build/check.log; exit $$((tested | checked))
 
-test: lint types native-test python-test ## lint, types, native tests, Python tests against the installed package
+test: lint types $(VENV)/.installed ## lint, types, native tests, Python tests against the installed package
+	@mkdir -p build
+	@nice -n 10 $(MAKE) --no-print-directory native-test >build/native.log 2>&1 & native=$$!; \
+	$(MAKE) --no-print-directory python-test; tested=$$?; wait $$native; native=$$?; \
+	cat build/native.log; exit $$((tested | native))
 
 bench: $(VENV)/.installed ## run the benchmarks; they print ratios
 	cmake -S . -B build/bench -DNATIVE_SCHED_PYTHON=OFF -DNATIVE_SCHED_BENCHMARKS=ON >/dev/null
@@ -74,9 +78,10 @@ native-test-aarch64: $(VENV)/.dependencies ## the same for 64-bit ARM, under qem
 	cmake --build $(AARCH64) -j 2
 	ctest --test-dir $(AARCH64) -j 2 --output-on-failure
 
-# Two halves beside each other, each on a core of its own: what computes, and what starts ranks and commands.
+# Three parts beside each other, for two cores: what computes, what starts ranks and often waits, and what starts commands.
 COMPUTING := tests/compiler tests/scheduler tests/explore
-STARTING := tests/launch $(wildcard tests/test_*.py)
+RUNNING := tests/launch
+STARTING := $(wildcard tests/test_*.py)
 
 python-test: $(VENV)/.installed ## pytest against the installed package; TESTS=... and SELECT="-m slow" for some of them
 ifdef TESTS
@@ -84,8 +89,9 @@ ifdef TESTS
 else
 	@mkdir -p build
 	@$(BIN)/pytest $(SELECT) $(COMPUTING) >build/computing.log 2>&1 & computing=$$!; \
-	$(BIN)/pytest $(SELECT) $(STARTING); starting=$$?; wait $$computing; computing=$$?; \
-	cat build/computing.log; exit $$((starting | computing))
+	$(BIN)/pytest $(SELECT) $(STARTING) >build/starting.log 2>&1 & starting=$$!; \
+	$(BIN)/pytest $(SELECT) $(RUNNING); running=$$?; wait $$starting; starting=$$?; wait $$computing; computing=$$?; \
+	cat build/starting.log build/computing.log; exit $$((running | starting | computing))
 endif
 
 coverage: $(VENV)/.installed ## which lines the fast tests run, ranks included: build/coverage/index.html; SELECT= for all tests

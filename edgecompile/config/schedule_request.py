@@ -90,7 +90,7 @@ def schedule_of(conf: ScheduleConf, cluster: Cluster, microbatch: int) -> Schedu
 
 
 def _check_given(conf: ScheduleConf) -> None:
-    """Refuses what the method would not use: a partition that somebody wrote is never dropped."""
+    """Refuses what the method would not use: a partition that the user wrote is never dropped."""
     given = [key for key in _GIVEN if getattr(conf, key)]
     method = conf.method
     if method is not ScheduleMethod.manual:

@@ -21,7 +21,7 @@ UNLABELLED = -1
 NO_CLASS = -1
 """What scores predict that tell no class; no item's label."""
 
-NO_LABEL = "no label: its scores are no finite numbers"
+NO_LABEL = "no label: its scores are not finite numbers"
 
 
 def num_classes(plan: Plan) -> int | None:

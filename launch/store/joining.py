@@ -234,7 +234,7 @@ def join(
         )
     theirs = Software.read(answer.values())
     if theirs is None:
-        raise UserError(f"what answers at {where} is not an edgelaunch rank 0: give --master ADDRESS:PORT")
+        raise UserError(f"what answers at {where} is not an edgelaunch rank 0", fix="give --master ADDRESS:PORT")
     wrong = mismatch(rank_name(plan, rank), own, name, theirs)
     if wrong is not None:
         raise wrong

@@ -207,7 +207,8 @@ def _connect(endpoint: Endpoint, timeout: timedelta) -> TCPStore:
     elif (shortage := local_shortage(failed[0])) is not None:
         raise UserError(shortage)
     raise UserError(
-        f"what listens on {endpoint.address}:{endpoint.port} is not an edgelaunch rank 0: give --master ADDRESS:PORT"
+        f"what listens on {endpoint.address}:{endpoint.port} is not an edgelaunch rank 0",
+        fix="give --master ADDRESS:PORT",
     )
 
 

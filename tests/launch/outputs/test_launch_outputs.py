@@ -108,15 +108,14 @@ def test_top_labels_of_extreme_scores() -> None:
 
 @pytest.mark.parametrize("scores", [[1.0, np.nan, 0.0], [np.inf, 0.0, 1.0], [-np.inf] * 3])
 def test_scores_that_are_no_numbers_give_no_label(plan: Plan, tmp_path: Path, scores: list[float]) -> None:
-    shown: list[str] = []
     plan = replace(plan, data=SCORED)
     writer = open_writer(plan, tmp_path / "y.jsonl")
-    handler = ResultHandler(plan, writer, None, None, lambda count: None, shown.append)
+    handler = ResultHandler(plan, None, None, writer, lambda count: None)
     handler.add(Entry(index=0, name="a", label=0), {"y": torch.tensor(scores)})
     handler.finish()
     assert handler.accuracy.num_correct == 0
     assert handler.accuracy.num_items == 1
-    assert (tmp_path / "y.jsonl").read_text().count("no label: its scores are no finite numbers") == 1
+    assert (tmp_path / "y.jsonl").read_text().count("no label: its scores are not finite numbers") == 1
 
 
 @pytest.mark.slow

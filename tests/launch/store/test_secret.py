@@ -78,7 +78,7 @@ def test_what_strangers_write_is_ignored(two_stages: Written) -> None:
     meeting.stranger.set(f"news/{meeting.stranger.add('news', 1)}", "hello too")
     assert [mine.take("news", number) for number in (1, 2, 3)] == ["hello", "", None]
     meeting.stranger.set("failure", '{"rank": 1, "kind": "bug", "message": "forged"}')
-    assert meeting.stranger.check(["failure", "news/2"])
+    assert meeting.stranger.check(["failure"])
     assert mine.failure() is None
     true = Failure(rank=1, kind="user", message="true")
     other.publish_failure(true)
