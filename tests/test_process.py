@@ -103,6 +103,7 @@ with abrupt_interrupts():
     assert (process.returncode, error) == (130, "edgecompile: interrupted\n")
 
 
+@pytest.mark.slow
 def test_output_that_a_full_disk_does_not_take_is_an_error_in_one_line(plan: Path) -> None:
     for words in (["show", str(plan)], ["show", str(plan), "--json"], ["--help"], ["--completion", "bash"]):
         code = f"import sys; sys.argv = ['edgeplan', *{words}]; " \

@@ -107,6 +107,7 @@ def faults(text: str) -> list[str]:
     return [f"{text[max(0, match.start() - 30) : match.end() + 30]!r}: write {instead!r}" for match, instead in found]
 
 
+@pytest.mark.slow
 def test_words_that_were_taken_out_stay_out() -> None:
     found = {str(path.relative_to(ROOT)): faults(text) for path, text in texts()}
     assert {path: those for path, those in found.items() if those} == {}
@@ -126,6 +127,7 @@ def test_such_words_are_found(text: str, count: int) -> None:
     assert len(faults(flat(text))) == count
 
 
+@pytest.mark.slow
 def test_a_module_begins_with_one_line_that_says_what_it_is_for() -> None:
     for folder in ("edgecompile", "launch"):
         for path in sorted((ROOT / folder).rglob("*.py")):

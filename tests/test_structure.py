@@ -70,6 +70,7 @@ OPEN_TO_RANKS = ("contract", "execution", "terminal")
 MOST_MODULES, MOST_LINES, MOST_FUNCTION_LINES = 15, 400, 60
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("package", sorted(TREES))
 def test_imports_go_one_way(package: str) -> None:
     graph = module_graph(TREES[package], package)
@@ -116,6 +117,7 @@ def test_each_module_says_what_it_is_for() -> None:
             assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))), path
 
 
+@pytest.mark.slow
 def test_ranks_need_little_of_the_compiler_and_the_compiler_nothing_of_them() -> None:
     for path in TREES["edgelaunch"].rglob("*.py"):
         ours = {name for name in imported_names(path) if name.split(".")[0] == "edgecompile"} - {"edgecompile"}
@@ -124,6 +126,7 @@ def test_ranks_need_little_of_the_compiler_and_the_compiler_nothing_of_them() ->
         assert not any(name.split(".")[0] in ("edgelaunch", "launch") for name in imported_names(path)), path
 
 
+@pytest.mark.slow
 def test_no_class_overrides_a_private_method() -> None:
     """What varies is handed in: a base class may then change what it keeps to itself."""
     for tree in TREES.values():

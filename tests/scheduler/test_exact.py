@@ -34,6 +34,7 @@ def check(problem: Problem) -> None:
     assert (got.certificate.gap, got.certificate.method) == (0.0, "exact")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", range(10))
 def test_random_problems_equal_brute_force(block: int) -> None:
     share = RANDOM_PROBLEMS // 10

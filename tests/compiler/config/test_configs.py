@@ -42,6 +42,7 @@ def test_every_model_composes(name: str) -> None:
     assert model_of(conf.model).inputs if conf.model.inputs else name == "pretrained"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", options("devices"))
 def test_every_cluster_composes(name: str) -> None:
     cluster = cluster_of(compose([f"devices={name}"]))
@@ -57,6 +58,7 @@ def test_every_board_composes(name: str) -> None:
     assert name == "local" or compose([f"+board@devices.{name}={name}"]).devices[name].source
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", options("board"))
 def test_every_board_says_where_its_figures_come_from(name: str) -> None:
     device = compose([] if name == "local" else [f"+board@devices.{name}={name}"]).devices[name]
@@ -67,6 +69,7 @@ def test_every_board_says_where_its_figures_come_from(name: str) -> None:
     assert name == "local" or "calibrated" in head
 
 
+@pytest.mark.slow
 def test_a_board_that_can_only_be_planned_for_is_named(compile_here: Compile) -> None:
     words = ["model=custom", "model.build._target_=hand_written.Tied", "model.inputs={ids: {shape: [7], dtype: int64}}"]
     plan = compile_here(*words, "devices=jetson_legacy", "hosts.count=1")
@@ -77,6 +80,7 @@ def test_a_board_that_can_only_be_planned_for_is_named(compile_here: Compile) ->
     assert compile_here(*words, "devices=local", "hosts.count=1").notes == ()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("group", ["schedule", "profile", "data", "wire", "artifact"])
 def test_every_other_option_composes(group: str) -> None:
     for name in options(group):
@@ -94,6 +98,7 @@ def test_an_experiments_values_count() -> None:
     assert compose(["experiment=vit_large_mixed", "microbatch=2"]).microbatch == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", options("devices"))
 def test_default_clusters_hold_only_boards_that_run_ranks(name: str) -> None:
     """jetson_legacy has the others, and no others."""
@@ -208,6 +213,7 @@ def check_mistake(done: subprocess.CompletedProcess[str], words: list[str], fold
     assert not list(folder.rglob("*.tmp"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("overrides", "words"), BAD, ids=lambda value: " ".join(value)[:60])
 def test_a_mistake_is_one_line_and_exit_2(
     main_here: Command, tmp_path: Path, overrides: list[str], words: list[str]
@@ -215,6 +221,7 @@ def test_a_mistake_is_one_line_and_exit_2(
     check_mistake(main_here(*overrides), words, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("override", ["model=vit_bse", "microbatch=0", "model.output=logit"])
 def test_the_command_itself_ends_so_too(tmp_path: Path, override: str) -> None:
     """Found by Hydra, by ourselves, and after torch and the model were there."""
@@ -222,6 +229,7 @@ def test_the_command_itself_ends_so_too(tmp_path: Path, override: str) -> None:
     check_mistake(command("edgecompile.commands.compile_command", *overrides, folder=tmp_path), words, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "inputs", "message"),
     [

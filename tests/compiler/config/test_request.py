@@ -188,6 +188,7 @@ def case_of(text: str) -> tuple[list[str], list[list[str]]]:
     return options, [word for word in words if "=".join(word) not in options]
 
 
+@pytest.mark.slow
 def test_values_that_are_not_allowed_are_found_before_torch_is_imported(tmp_path: Path) -> None:
     asked = [("compile", text, key) for text, key in BAD.items()]
     asked += [("measure", text, key) for text, key in BAD_TO_MEASURE.items()]

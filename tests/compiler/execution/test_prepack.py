@@ -55,6 +55,7 @@ def pointwise_calls(stage: Callable[..., object], *inputs: torch.Tensor) -> int:
     return sum(event.count for event in seen.key_averages() if event.key == "mkldnn::_linear_pointwise")
 
 
+@pytest.mark.slow
 def test_results_are_those_of_the_plain_products(frozen_products: tuple[Callable[[], Frozen], torch.Tensor]) -> None:
     frozen, value = frozen_products[0](), frozen_products[1]
     assert frozen.rows == [ROWS] * 6
@@ -65,6 +66,7 @@ def test_results_are_those_of_the_plain_products(frozen_products: tuple[Callable
         assert pointwise_calls(frozen.module, value) == 0
 
 
+@pytest.mark.slow
 def test_weights_are_let_go_of_unless_something_else_reads_them(tmp_path: Path) -> None:
     torch.manual_seed(0)
     value = torch.randn(2, ROWS // 2, WIDTH)
@@ -80,6 +82,7 @@ def test_weights_are_let_go_of_unless_something_else_reads_them(tmp_path: Path) 
         assert largest_difference(packed(value), frozen.module(value)) < 1e-5
 
 
+@pytest.mark.slow
 def test_weights_of_several_modules_are_packed_once(
     frozen_products: tuple[Callable[[], Frozen], torch.Tensor],
 ) -> None:
@@ -92,6 +95,7 @@ def test_weights_of_several_modules_are_packed_once(
         assert len(known) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", [[], [ROWS] * 5, [1] * 6])
 def test_without_the_rows_of_each_product_nothing_is_packed(
     rows: list[int], frozen_products: tuple[Callable[[], Frozen], torch.Tensor]

@@ -59,6 +59,7 @@ def test_items_that_influence_each_other_are_refused(kind: type[nn.Module], micr
         reference_of(kind(), microbatch)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", unruly.MIXING)
 def test_one_item_at_a_time_they_are_computed_alone_and_a_note_says_so(kind: type[nn.Module]) -> None:
     torch.manual_seed(0)
@@ -72,6 +73,7 @@ def test_one_item_at_a_time_they_are_computed_alone_and_a_note_says_so(kind: typ
     assert torch.allclose(reference.exact[0].float(), alone, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("microbatch", [1, 2, 3, 4])
 @pytest.mark.parametrize("layers", [1, 2, 3, 4])
 @pytest.mark.parametrize("kind", [nn.GRU, nn.LSTM])

@@ -93,6 +93,7 @@ def test_constraints_do_not_raise_the_bound() -> None:
     assert given.certificate.lower_bound_s == pytest.approx(best.period_s, rel=1e-9)
 
 
+@pytest.mark.slow
 def test_the_bound_of_several_formats_holds_for_all_cuts() -> None:
     bounds, periods = set(), []
     for first, second in combinations(range(1, len(chain_of(*FORKED).units), 6), 2):

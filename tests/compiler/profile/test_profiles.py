@@ -20,6 +20,8 @@ from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Plan
 from edgecompile.profile.profile_file import read_profile
 
+pytestmark = pytest.mark.slow
+
 MEASURE = (*TINY_VIT, "profile.microbatches=[1,4]", "profile.rounds=3", "hosts.count=1", "devices.local.threads=1")
 
 

@@ -81,6 +81,7 @@ ROWS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ROWS)
 def test_any_sweep_has_a_picture(tmp_path: Path, name: str) -> None:
     for number in (1, 2):

@@ -101,6 +101,7 @@ def test_a_hidden_token_stays_hidden(
     assert plan.golden.tolerance["scores"] < {"fp16": 0.01, "bf16": 0.02, "int8": 0.03, "int4": 0.3}[name] * largest
 
 
+@pytest.mark.slow
 def test_the_plan_says_what_lossy_formats_cost(compile_here: Compile) -> None:
     plan = compile_here(*FORKED, "wire=int8")
     (note,) = [note for note in plan.notes if note.startswith("lossy wire formats")]

@@ -163,6 +163,7 @@ def test_constant_and_empty_ranges() -> None:
 FORKED = (*hand_written("Forked"), "schedule=even", "hosts.count=3", "microbatch=2")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FORMATS)
 def test_every_format_compiles_and_says_what_travels(compile_here: Compile, name: str) -> None:
     plan = compile_here(*FORKED, f"wire={name}", "wire.max_error=1")  # an output crosses both cuts with two bits

@@ -26,6 +26,8 @@ from launch_harness import (
 )
 from launch_plans import Written
 
+pytestmark = pytest.mark.slow
+
 END_S = 5.0
 
 

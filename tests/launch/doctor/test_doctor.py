@@ -58,6 +58,7 @@ def test_all_is_well(three_stages: Written) -> None:
     assert three_stages.plan.golden.file in found["files"].found
 
 
+@pytest.mark.slow
 def test_json_has_every_finding(three_stages: Written) -> None:
     found = json.loads(run("doctor", three_stages.path, "--local", "--json", "--quiet").expect(0).out)
     assert found["ranks"] == [0, 1, 2]
@@ -65,6 +66,7 @@ def test_json_has_every_finding(three_stages: Written) -> None:
     assert {"torch", "gloo", "memory"} <= {item["check"] for item in found["findings"]}
 
 
+@pytest.mark.slow
 def test_local_prints_a_table_and_ends_well(three_stages: Written) -> None:
     ended = run("doctor", three_stages.path, "--local").expect(0)
     assert "3 ranks on this machine" in ended.out
@@ -72,6 +74,7 @@ def test_local_prints_a_table_and_ends_well(three_stages: Written) -> None:
     assert "FAILS" not in ended.out
 
 
+@pytest.mark.slow
 def test_missing_and_damaged_shards(tmp_path: Path) -> None:
     written = launch_plans.three_stages(tmp_path)
     folder = written.path.parent
@@ -193,6 +196,7 @@ def test_links_beside_the_plan(three_stages: Written) -> None:
     assert "16 Mbit/s, the plan counts on 100 Mbit/s" in bad.found
 
 
+@pytest.mark.slow
 def test_links_are_measured_together(three_stages: Written) -> None:
     master = f"127.0.0.1:{free_port()}"
     commands = [("doctor", three_stages.path, "--rank", rank, "--master", master, "--links", "--seconds", "0.02")
@@ -201,6 +205,7 @@ def test_links_are_measured_together(three_stages: Written) -> None:
         ended.expect(0)
 
 
+@pytest.mark.slow
 def test_bad_arguments(three_stages: Written) -> None:
     run("doctor", three_stages.path, "--local", "--rank", "1").expect_error("--local")
     run("doctor", three_stages.path, "--rank", "7").expect_error("--rank 7 is out of range")

@@ -215,6 +215,7 @@ def test_only_what_a_gone_process_left_is_left() -> None:
     assert emulate._is_left(f"{family}{1 << 22}-5-0-hub")
 
 
+@pytest.mark.slow
 def test_what_keeps_a_core_awake_ends_with_its_parent() -> None:
     script = Path(cgroups.__file__).with_name("busy_core.py")
     stranger = subprocess.run([sys.executable, "-I", "-S", script, "1"], timeout=60, check=False)

@@ -22,6 +22,8 @@ from edgecompile.contract.cluster import Limits, SpareHost
 from edgecompile.contract.plan import Plan
 from edgelaunch.link_test.hosts_option import Figures, hosts_option, print_links
 
+pytestmark = pytest.mark.slow
+
 BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
 
 

@@ -190,6 +190,7 @@ def test_an_input_inside_that_folder_is_refused(one_stage: Written, tmp_path: Pa
     assert inside.exists()
 
 
+@pytest.mark.slow
 def test_a_run_json_that_is_none_of_ours_stays(copied: Written) -> None:
     mine = copied.path.parent / "run.json"
     mine.write_text('{"version": 1, "configurations": []}')

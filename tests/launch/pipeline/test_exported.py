@@ -29,6 +29,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> launch_plans.Written:
     return written
 
 
+@pytest.mark.slow
 def test_a_shard_of_a_newer_torch(exported: launch_plans.Written, monkeypatch: pytest.MonkeyPatch) -> None:
     written_by = torch.__version__
     folder, stage = exported.path.parent, exported.plan.stages[0]

@@ -27,6 +27,7 @@ def x(tmp_path: Path) -> Path:
     return tmp_path / "x.npy"
 
 
+@pytest.mark.slow
 def test_local_gives_the_models_results_in_order(two_stages: Written, x: Path, tmp_path: Path) -> None:
     ended = run(two_stages.path, "--local", "--input", x, "--output", tmp_path / "y.npy").expect(0)
     np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), 4 * rows(7))
@@ -35,6 +36,7 @@ def test_local_gives_the_models_results_in_order(two_stages: Written, x: Path, t
     assert "rank 1 (host-1): stage 1, units 1-1, cpu, 1 thread: ready" in ended.err
 
 
+@pytest.mark.slow
 def test_several_inputs_outputs_and_dtypes_verified_then_streamed(three_stages: Written, tmp_path: Path) -> None:
     torch.manual_seed(3)
     items = {"ids": torch.randint(0, 50, (7, 6)), "mask": torch.randint(0, 2, (7, 6))}

@@ -66,6 +66,7 @@ def requests() -> st.SearchStrategy[Any]:
     return st.sampled_from(REQUESTS).flatmap(some).filter(lambda request: request is not None)
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(requests())
 def test_what_a_request_is_written_as_is_read_as_the_same(request: Request) -> None:

@@ -138,6 +138,7 @@ class Pair:
         return said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_bytes", [0, 1, PORTION, 9 * PORTION + 12345])
 def test_every_size_arrives_whole(tmp_path: Path, num_bytes: int) -> None:
     pair = Pair(tmp_path, num_bytes)

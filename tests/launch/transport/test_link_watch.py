@@ -208,6 +208,7 @@ class TransferContext:
         self._server.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ways", [(0,), (1,), (0, 1)])
 def test_a_cut_is_noticed_at_an_end_and_so_is_its_heal(
     pair: Pair, ways: tuple[int, ...], monkeypatch: pytest.MonkeyPatch

@@ -21,6 +21,7 @@ def test_random_runs(chunk: int) -> None:
         assert cluster.finished, (seed, cluster.failure)
 
 
+@pytest.mark.slow
 def test_a_few_random_runs() -> None:
     """Of other seeds: so that `make check` has some."""
     for seed in range(NUM_RUNS, NUM_RUNS + 40):
