@@ -104,6 +104,8 @@ def test_tests_mirror_the_rooms() -> None:
     for tests, package in (("compiler", "edgecompile"), ("launch", "edgelaunch")):
         for folder in {path.parent for path in (ROOT / "tests" / tests).rglob("test_*.py")}:
             assert (TREES[package] / folder.relative_to(ROOT / "tests" / tests)).is_dir(), folder
+    names = [path.name for path in (ROOT / "tests").rglob("*.py") if path.name != "conftest.py"]
+    assert len(names) == len(set(names)), "pytest imports two files of one name as one module"
 
 
 def test_each_module_has_a_name_of_its_own() -> None:
