@@ -27,7 +27,7 @@ BATCH = 500
 CLOSING = frozenset(("kill", "break", "drop"))
 SEARCHES = (
     (2, 3, KINDS, True),
-    (2, 4, KINDS, False),
+    (2, 6, KINDS, False),
     (2, 6, CLOSING, True),
     (2, 6, CLOSING | {"cut"}, False),
     (3, 1, KINDS, True),
@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=float("inf"), help="no run begins after so long")
     parser.add_argument("--exhaustive", action="store_true", help="also search small clusters")
-    parser.add_argument("--states", type=int, default=2_000_000, help="at most, in each search")
+    parser.add_argument("--states", type=int, default=20_000_000, help="at most, in each search")
     arguments = parser.parse_args()
     failed = _random(arguments) if arguments.runs else False
     if arguments.exhaustive:

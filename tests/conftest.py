@@ -28,7 +28,7 @@ if importlib.util.find_spec("edgecompile") is None:
 # A command that warns of what torch or another package will change fails, as a test does that runs in this process.
 os.environ.setdefault("PYTHONWARNINGS", "error::FutureWarning")
 
-# Tracing makes millions of objects that live on: the collector of cycles, which looks at them over and over, takes a tenth.
+# Tracing makes millions of objects that live on: to look at them again and again for cycles takes a tenth of the time.
 gc.set_threshold(20_000, 20, 20)
 
 # a shell's background jobs ignore SIGINT, and so would every command that a test starts and interrupts
