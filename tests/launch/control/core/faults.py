@@ -187,6 +187,9 @@ FAULTS: Sequence[Callable[[Cluster], None]] = (
 )  # fmt: skip
 
 
+AT_THE_END = (hidden_announcement, drop_unread, double_news, stale_beat, twin, reorder_news)
+
+
 def calm(cluster: Cluster) -> None:
     """No more faults: links carry, processes run, and each rank has one."""
     cluster.cut.clear()
@@ -234,8 +237,19 @@ def random_run(seed: int, num_faults: int = 20, trace: Callable[[str], None] | N
         return cluster
     calm(cluster)
     cluster.settled_s = cluster.settle(bound_s(cluster))
+    begin = cluster.now
+    while cluster.failure is None and cluster.announced[-1].without is not None:
+        within_s = bound_s(cluster) + BACK_OFF_S * num_faults
+        cluster.check(
+            cluster.now - begin < within_s,
+            f"all ranks are there, and the plan itself is not run again in {within_s:.1f} s",
+        )
+        cluster.run(0.5)
     if cluster.failure is None:
         cluster.draining = True
+        if random.random() < 0.7:  # faults at the end too, of those that end no process
+            for fault in random.sample(AT_THE_END, 2):
+                fault(cluster)
         begin = cluster.now
         while not cluster.finished and cluster.failure is None:
             within_s = bound_s(cluster) + FAREWELL_S

@@ -23,10 +23,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from late_events import taken_by_follower, taken_by_leader
+
 from edgelaunch.common.failures import Abandoned
 from edgelaunch.control.core import follower, leader
 from edgelaunch.control.core import follower_events as follow
 from edgelaunch.control.core import leader_events as leading
+from edgelaunch.control.core.leader import GRACE_S
 from edgelaunch.control.core.leader_state import LeaderState, Phase
 from edgelaunch.control.core.membership import DONE, HALT, RUN, Announcement, Beat, Hello, Leave, Suspicion, Verdict
 from edgelaunch.control.core.rules import Route, Rules
@@ -36,7 +39,9 @@ from edgelaunch.control.core.run_events import (
     NotBack,
     NotHealed,
     RankJoined,
+    RankLost,
     Rejected,
+    Rejoins,
     StoreSilent,
 )
 from edgelaunch.pipeline.in_flight import Batch, Flight
@@ -102,8 +107,12 @@ class Node:
     """Of its core."""
     alive: bool = True
     stopped: bool = False
+    hung: bool = False
+    """Its own threads do nothing, while what others read of it, such as rank 0's store, is served."""
     last_answer: float = 0.0
     last_tick: float = 0.0
+    heard: float = 0.0
+    """Since when it counts rank 0's silence: from its start, or from when it noticed that it had stood still."""
     next_beat: float = 0.0
     count: int = 0
     outbox: list[Any] = field(default_factory=list)
@@ -159,6 +168,10 @@ class Cluster:
         self.seated: set[str] = set()
         """Incarnations that have had a rank."""
         self.hides_next_announcement = False
+        self.lost: list[int] = []
+        """Ranks that rank 0 took for lost."""
+        self.ended: list[tuple[int, Any]] = []
+        """Ranks that ended for a reason, and which."""
         self.flight = Flight()
         self.num_fed = self.num_results = 0
         self.draining = False
@@ -167,6 +180,8 @@ class Cluster:
         self.finished = False
         self.failure: Any = None
         self.announced: list[Announcement] = []
+        self.halted = 0.0
+        """When the last epoch was halted, by rank 0's clock."""
         self.owners: dict[tuple[int, int], int] = {}
         self.connected: set[int] = set()
         """Processes that are connected in the epoch that they are in."""
@@ -216,6 +231,7 @@ class Cluster:
         node = Node(rank, self._pid, offset=self.random.uniform(0, 1000))
         clock = self.now + node.offset
         node.last_answer = node.last_tick = clock
+        node.heard = self.now
         if rank == 0:
             node.state = LeaderState.of(self.rules, clock)
             self.nodes.append(node)
@@ -264,7 +280,7 @@ class Cluster:
     def _round(self, node: Node, number: int) -> None:
         if not node.alive or number != node.scheduled:
             return
-        if node.stopped:
+        if node.stopped or node.hung:
             return  # scheduled again when it goes on
         clock = self.now + node.offset
         if node.rank == 0:
@@ -330,6 +346,11 @@ class Cluster:
     def _follower_round(self, node: Node, clock: float) -> None:
         if frozenset((0, node.rank)) in self.cut:  # the store's calls hang; the main thread does not
             self._tick(node, clock)
+            silent_s = self.now - max(self.cut[frozenset((0, node.rank))], node.heard)
+            self.check(
+                not node.alive or silent_s <= 2 * self.rules.detect_s,
+                f"rank {node.rank} has not heard rank 0 for {silent_s:.1f} s, and goes on",
+            )
             return
         if not self.leader.runs and self.leader.stopped:
             self._tick(node, clock)  # nobody serves the store
@@ -372,6 +393,7 @@ class Cluster:
 
     def _tick(self, node: Node, clock: float) -> None:
         if clock - node.last_tick >= self.rules.detect_s / 2:
+            node.heard = self.now
             self._feed(node, follow.Answered(clock))
         node.last_tick = clock
         if self.leader.runs and frozenset((0, node.rank)) not in self.cut:
@@ -448,6 +470,8 @@ class Cluster:
             self._perform_leader(action, node)
         if actions:
             self._check_memory(node.state)
+            for late in taken_by_leader(node.state, self.now + node.offset):
+                self.check(False, f"rank 0 takes what is over: {late}")
 
     def _check_memory(self, state: LeaderState) -> None:
         roster, num_ranks = state.roster, self.rules.num_ranks
@@ -466,6 +490,8 @@ class Cluster:
                 self.keys[f"verdict/{answer.incarnation}"] = answer.verdict
             if answer.holder is not None:
                 self.keys[f"holder/{answer.incarnation}"] = answer.holder
+        elif isinstance(action, leading.Report) and isinstance(action.event, RankLost):
+            self.lost.append(action.event.loss.rank)
         elif isinstance(action, leading.Report) and isinstance(action.event, RankJoined):
             incarnation = action.event.incarnation
             self.check(incarnation not in self.seated, f"{incarnation} gets a rank a second time")
@@ -477,11 +503,16 @@ class Cluster:
                 there = [other.state for other in self.nodes if other.rank == rank]
                 lacking = [state for state in there if state.incarnation == action.members[rank] and not state.ready]
                 self.check(not lacking, f"epoch {number} begins, and rank {rank} has no shard")
+                inside = [other for other in self.nodes if other.epoch and other.rank == rank]
+                early = [other for other in inside if other.state.incarnation == action.members[rank]]
+                soon = self.now + node.offset - self.halted < GRACE_S
+                self.check(not (early and soon), f"epoch {number} begins, and rank {rank} is still in an earlier one")
             members = {rank: name for rank, name in enumerate(action.members) if name is not None}
             self._announce(Announcement(number=number, phase=RUN, without=action.without, members=members, first=first))
             self._enter(node, self.announced[-1])
         elif isinstance(action, leading.Halt):
             self._announce(replace(self.announced[-1], phase=HALT))
+            self.halted = self.now + node.offset
             self.flight.switch(0)
             self._leave_epoch(node)
         elif isinstance(action, leading.Announce):
@@ -495,6 +526,10 @@ class Cluster:
                     self.end(other)
         elif isinstance(action, leading.FinishRun):
             self.check(self.draining and self.flight.empty(), "the run ends and results are missing")
+            members = set(self.announced[-1].members.values())
+            left = [other for other in self.nodes if other.rank and other.state.incarnation in members]
+            able = [other.rank for other in left if other.runs and frozenset((0, other.rank)) not in self.cut]
+            self.check(not able, f"rank 0 ends before ranks {able}, which would have ended by themselves")
             self.finished = True
         elif isinstance(action, leading.EndRun):
             self._check_end(action.cause)
@@ -521,13 +556,20 @@ class Cluster:
             self.check(self.announced == [] or self.leader_trouble >= self.now, f"the run ended: {cause}")
 
     def _feed(self, node: Node, event: Any) -> None:
-        node.state, actions = follower.step(node.state, event)
+        before = node.state
+        node.state, actions = follower.step(before, event)
         if self.trace is not None and (actions or not isinstance(event, QUIET)):
             self.trace(f"{self.now:7.2f} rank {node.rank} <- {event}")
         for action in actions:
             if self.trace is not None:
                 self.trace(f"{self.now:7.2f} rank {node.rank} -> {action}")
+            if isinstance(action, follow.Note) and isinstance(action.event, Rejoins):
+                told = f"verdict/{before.incarnation}" in self.keys
+                self.check(told, f"rank {node.rank} joins again, and {before.incarnation} was not told to")
             self._perform(node, action)
+        if actions and not node.state.over:
+            for late in taken_by_follower(node.state, self.now + node.offset):
+                self.check(False, f"rank {node.rank} takes what is over: {late}")
 
     def _perform(self, node: Node, action: Any) -> None:
         if isinstance(action, follow.Say):
@@ -541,10 +583,14 @@ class Cluster:
         elif isinstance(action, follow.LeaveEpoch):
             self._leave_epoch(node)
         elif isinstance(action, follow.FinishRank):
+            last = self.announced[-1]
+            meant = last.phase == DONE and last.members.get(node.rank) == node.state.incarnation
+            self.check(meant, f"rank {node.rank} ends well, and {last} does not mean it")
             self.keys[f"bye/{node.rank}"] = True
             node.alive = False
             self.nodes.remove(node)
         elif isinstance(action, follow.EndRank):
+            self.ended.append((node.rank, action.cause))
             self._check_rank_end(node, action.cause)
             self.end(node)
 

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
+from scenarios import hung_leader, long_load
 from simulated import Cluster, rules_of
 
 import edgelaunch.control.core
@@ -96,6 +97,14 @@ def test_a_run_that_is_over_decides_no_more() -> None:
     assert state.phase is Phase.OVER
     assert leader.step(state, Tick(state.said + 1000.0, 0)) == (state, ())
     assert leader.step(state, StreamEnded(state.said + 1000.0)) == (state, ())
+
+
+def test_ranks_end_where_rank_0_hangs_and_its_store_does_not() -> None:
+    hung_leader()
+
+
+def test_a_rank_that_loads_has_time() -> None:
+    long_load()
 
 
 def test_reports_to_a_parent_read_back() -> None:
