@@ -79,6 +79,9 @@ def test_imports_go_one_way(package: str) -> None:
     allowed = {room: set(others.split()) for room, others in rooms.items()}
     for room, others in room_graph(graph, set(rooms)).items():
         assert others <= allowed.get(room, set()), f"{room} imports {sorted(others - allowed.get(room, set()))}"
+    order = list(rooms)
+    for room, others in allowed.items():
+        assert all(order.index(other) < order.index(room) for other in others), f"{room} stands above what it imports"
     assert circles(allowed) == []
 
 

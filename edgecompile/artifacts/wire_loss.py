@@ -95,8 +95,8 @@ def too_lossy(loss: Loss, max_error: float, culprit: _Culprit | None) -> UserErr
             f"{culprit.wire} (alone: {culprit.relative:.3g})"
         )
     return UserError(
-        f"wire.max_error: {max_error:g} is allowed, and the output {loss.name} differs from the eager model's by "
-        f"{measured}{where}: choose a format of more bits ({finer}), cut elsewhere, or allow more"
+        f"wire.max_error: the output {loss.name} differs from the eager model's by {measured}, more than the limit of "
+        f"{max_error:g}{where}: choose a format of more bits ({finer}), cut elsewhere, or allow more"
     )
 
 

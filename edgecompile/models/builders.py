@@ -49,7 +49,7 @@ def build_model(spec: ModelSpec, seed: int) -> nn.Module:
             reason += why_not_found(target)
         raise UserError(f"model.build: {target} cannot build the model {spec.name!r}: {reason}") from error
     if not isinstance(module, nn.Module):
-        raise UserError(f"model.build: {target} returned a {type(module).__name__}: it must return an nn.Module")
+        raise UserError(f"model.build: {target} returned {type(module).__name__}: expected an nn.Module")
     if not any(True for _ in module.parameters()) and not any(True for _ in module.modules()):
         raise UserError(f"model.build: {target} returned an empty module")
     module = plain_module(module, target).eval()

@@ -79,7 +79,7 @@ def _users_figures() -> Iterator[None]:
     except UserError:
         raise
     except ValueError as error:
-        raise UserError(f"the scheduler does not take the figures of this model and cluster: {error}") from error
+        raise UserError(f"the scheduler rejected the figures of this model and cluster: {error}") from error
 
 
 def _compared(given: Schedule, unbound: Problem, inputs: PlanningInputs) -> Schedule:

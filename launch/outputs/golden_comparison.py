@@ -51,7 +51,7 @@ class Verifier:
                 raise UserError(
                     f"not verified: output {name} of golden item {entry.index} differs from the model's by "
                     f"{gap:g}, the plan allows {comparison.tolerance:g}: a shard or a machine computes "
-                    "something else than where the plan was compiled"
+                    "other results than the machine that compiled the plan"
                 )
 
 

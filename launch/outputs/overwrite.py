@@ -53,9 +53,7 @@ def _check_outside(path: Path, what: str, output: Path) -> None:
     """The folder of results that are not complete is emptied as the run begins."""
     folder = partial_folder(output)
     if is_same_file(path, folder) or any(is_same_file(above, folder) for above in path.absolute().parents):
-        raise UserError(
-            f"{path}: {what} lies where results are kept until {output.name} is complete: name another file"
-        )
+        raise UserError(f"{path}: {what} is inside the folder for partial results of {output.name}: name another file")
 
 
 def _check_image(record: Path, given: Path) -> None:

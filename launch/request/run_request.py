@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from edgecompile.contract.errors import UserError
+from edgecompile.contract.errors import UserError, invalid_value
 from edgelaunch.common.addresses import Address, read_port
 from edgelaunch.common.items import DEFAULT_ITEMS, STDIN, OnBadItem, WhenFull
 from edgelaunch.request.option_fields import Reach, option, plan_argument
@@ -85,8 +85,8 @@ class RunRequest(RankRequest):
         if self.when_full is not None and not self.live:
             raise UserError("--when-full is for live items: give --rate R, or --input - for standard input")
         if self.drops_oldest and self.output is not None and not self.output.name.lower().endswith(".jsonl"):
-            raise UserError(f"{self.output}: has no place for the items' numbers, and --when-full drop-oldest leaves "
-                            "gaps: name a .jsonl")  # fmt: skip
+            raise UserError("cannot hold the items' numbers, which --when-full drop-oldest needs",
+                            key=str(self.output), fix="use a .jsonl file")  # fmt: skip
 
     def _check_which_ranks(self) -> None:
         if self.local and self.emulate:
@@ -98,10 +98,10 @@ class RunRequest(RankRequest):
             raise UserError(
                 "--secret-file is for ranks on several machines: those of this command share one of their own"
             )
-        if self.restarts is not None and (self.restarts < 0 or not self.all_ranks):
-            raise UserError(
-                f"invalid value {self.restarts} for --restarts: expected 0 or more, with --local or --emulate"
-            )
+        if self.restarts is not None and self.restarts < 0:
+            raise invalid_value(self.restarts, "--restarts", "0 or more")
+        if self.restarts is not None and not self.all_ranks:
+            raise UserError("--restarts needs --local or --emulate: a rank by hand is started again by hand")
 
     @property
     def all_ranks(self) -> bool:

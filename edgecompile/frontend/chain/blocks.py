@@ -28,7 +28,7 @@ def cut_positions(cuts: Sequence[object], chain: Chain) -> list[int]:
     for before, after in pairwise([0, *positions]):
         if after <= before:
             raise UserError(
-                f"schedule.cuts: {list(cuts)} begin stages at units {positions}: each must begin after the one before"
+                f"schedule.cuts: {list(cuts)} begin stages at units {positions}: expected each after the one before"
             )
     return positions
 

@@ -295,7 +295,7 @@ def _form(state: LeaderState, route: Route, now: float) -> tuple[LeaderState, Ac
 
 
 def _may_go_back(state: LeaderState, epoch: Epoch, now: float) -> bool:
-    """Whether the rank that is done without is there again, and has not been lost too often to trust it at once."""
+    """Whether the missing rank is back, and has not been lost too often lately to trust it at once."""
     rank = epoch.route.lost
     if rank is None or not _able(state, state.rules.routes[0]):
         return False

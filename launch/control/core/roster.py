@@ -162,7 +162,7 @@ class Roster:
         return roster._joined(rank, Seat(waiting.hello.incarnation, waiting.hello.process, max(at, waiting.since)))
 
     def close(self) -> Roster:
-        """Turns away whoever waits for a rank, or comes from now on."""
+        """Rejects requests for a rank, those that wait and those to come."""
         roster = replace(self, closed=True)
         for waiting in self.waiting:
             if waiting is not None:

@@ -121,7 +121,7 @@ def test_exact_is_no_worse_than_even() -> None:
         ("schedule.units=[0,9,10,900]", "overshoots"),
         ("schedule.cuts=[vit.layers.99]", "no module or operator 'vit.layers.99'"),
         ("schedule.cuts=[900]", "expected a unit from 0 to"),
-        ("schedule.cuts=[50,20]", "begin after"),
+        ("schedule.cuts=[50,20]", "expected each after the one before"),
         ("schedule.hosts=[pi]", "exactly one"),
     ],
 )

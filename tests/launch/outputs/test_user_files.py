@@ -70,7 +70,7 @@ def test_a_record_is_not_the_plan_nor_a_file_of_it_nor_the_output(copied: Writte
             check(copied, "--output", output, "--run", record)
     for record in (tmp_path / "y.npy.partial", tmp_path / "y.npy.partial" / "run.json"):
         (tmp_path / "y.npy.partial").mkdir(exist_ok=record.name == "run.json")
-        with pytest.raises(UserError, match=r"is a folder|--run lies where results are kept until y.npy is complete"):
+        with pytest.raises(UserError, match=r"is a folder|--run is inside the folder for partial results of y.npy"):
             check(copied, "--output", output, "--run", record)
     check(copied, "--output", output, "--run", tmp_path / "run.json")
 
@@ -185,7 +185,7 @@ def test_an_input_inside_that_folder_is_refused(one_stage: Written, tmp_path: Pa
     writer.add(Entry(index=0), {"y": torch.rand(4)})
     writer.discard()
     inside = tmp_path / "y.npy.partial" / "0.npy"
-    with pytest.raises(UserError, match=r"--input lies where results are kept until y.npy is complete"):
+    with pytest.raises(UserError, match=r"--input is inside the folder for partial results of y.npy"):
         check(one_stage, "--input", inside, "--output", tmp_path / "y.npy")
     assert inside.exists()
 

@@ -363,7 +363,7 @@ def test_dropped_items_leave_gaps_in_the_numbers(tmp_path: Path) -> None:
         (["--when-full", "wait"], "give --rate R, or --input -"),
         (
             ["--rate", "5", "--when-full", "drop-oldest", "--output", "y.npy"],
-            "y.npy: has no place for the items' numbers",
+            "y.npy: cannot hold the items' numbers",
         ),
         (["--rate", "5", "--when-full", "drop"], "expected one of drop-oldest, wait"),
     ],
