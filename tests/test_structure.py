@@ -103,6 +103,18 @@ def test_folders_files_and_functions_stay_small(package: str) -> None:
                 assert node.end_lineno - node.lineno < MOST_FUNCTION_LINES, (path, node.name)
 
 
+NATIVE_ROOMS = {"problem": set(), "search": {"problem"}, "simulation": {"problem"}}
+"""Folders of native_sched/src, and which others each may include."""
+
+
+def test_native_sources_include_one_way() -> None:
+    source = ROOT / "native_sched" / "src"
+    assert {path.name for path in source.iterdir()} == set(NATIVE_ROOMS)
+    for path in source.rglob("*.[ch]pp"):
+        included = set(re.findall(r'^#include "(\w+)/', path.read_text(), re.MULTILINE)) - {"native_sched"}
+        assert included - {path.parent.name} <= NATIVE_ROOMS[path.parent.name], path
+
+
 def test_tests_mirror_the_rooms() -> None:
     for tests, package in (("compiler", "edgecompile"), ("launch", "edgelaunch")):
         for folder in {path.parent for path in (ROOT / "tests" / tests).rglob("test_*.py")}:

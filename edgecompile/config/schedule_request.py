@@ -92,20 +92,18 @@ def schedule_of(conf: ScheduleConf, cluster: Cluster, microbatch: int) -> Schedu
 def _check_given(conf: ScheduleConf) -> None:
     """Refuses what the method would not use: a partition that the user wrote is never dropped."""
     given = [key for key in _GIVEN if getattr(conf, key)]
-    method = conf.method
-    if method is not ScheduleMethod.manual:
-        if given:
-            raise UserError(
-                f"schedule={method.value} makes the stages itself", key=f"schedule.{given[0]}",
-                fix="add schedule=manual, or leave it out",
-            )  # fmt: skip
-        if conf.hosts and method is ScheduleMethod.exact:
-            raise UserError(
-                "schedule=exact chooses the hosts itself", key="schedule.hosts",
-                fix="use schedule.constraints.exclude, host_order or pin, or another schedule",
-            )  # fmt: skip
-        return
-    if len(given) != 1:
+    manual = conf.method is ScheduleMethod.manual
+    if given and not manual:
+        raise UserError(
+            f"schedule={conf.method.value} makes the stages itself", key=f"schedule.{given[0]}",
+            fix="add schedule=manual, or leave it out",
+        )  # fmt: skip
+    if conf.hosts and conf.method is ScheduleMethod.exact:
+        raise UserError(
+            "schedule=exact chooses the hosts itself", key="schedule.hosts",
+            fix="use schedule.constraints.exclude, host_order or pin, or another schedule",
+        )  # fmt: skip
+    if manual and len(given) != 1:
         said = " and ".join(given) or "none of them"
         raise UserError(
             "schedule=manual takes exactly one of schedule.cuts=[vit.layers.6], schedule.units=[0,99,100,301] "

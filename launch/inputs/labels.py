@@ -59,10 +59,10 @@ def label_name(data: DataSpec, number: int) -> str | int:
 def top_labels(data: DataSpec, scores: NDArray[Any]) -> list[tuple[str | int, float]]:
     """The best classes with their probabilities (softmax of the scores), best first, `top_k` at most.
 
-    None, an empty list, where the scores tell no class: one is NaN, or the greatest is infinite.
+    Empty where the scores tell no class.
     """
     flat = np.asarray(scores, dtype=np.float64).reshape(-1)
-    if not np.isfinite(np.max(flat)):
+    if predicted_class(flat) == NO_CLASS:
         return []
     powers = np.exp(flat - np.max(flat))
     probabilities = powers / powers.sum()
@@ -71,7 +71,7 @@ def top_labels(data: DataSpec, scores: NDArray[Any]) -> list[tuple[str | int, fl
 
 
 def predicted_class(scores: NDArray[Any]) -> int:
-    """The number of the best class; NO_CLASS where the scores tell none."""
+    """The number of the best class; NO_CLASS where the scores tell none: one is NaN, or the greatest is infinite."""
     flat = np.asarray(scores, dtype=np.float64).reshape(-1)
     return int(flat.argmax()) if np.isfinite(np.max(flat)) else NO_CLASS
 

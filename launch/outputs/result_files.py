@@ -205,9 +205,10 @@ class _JsonWriter:
             record["error"] = printable(entry.error)
         elif data.result == "labels" and data.scores is not None:
             top = top_labels(data, as_numpy(outputs[data.scores]))
-            record |= (
-                {"label": top[0][0], "score": _json_value(top[0][1])} if top else {"label": None, "error": NO_LABEL}
-            )
+            label, score = top[0] if top else (None, None)
+            record |= {"label": label, "score": _json_value(score)}
+            if not top:
+                record["error"] = NO_LABEL
             record["top"] = [{"label": label, "score": _json_value(score)} for label, score in top]
         else:
             record["outputs"] = {name: _json_value(as_numpy(tensor).tolist()) for name, tensor in outputs.items()}

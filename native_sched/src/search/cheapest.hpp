@@ -6,7 +6,7 @@
 #include <stdexcept>
 #include <vector>
 
-#include "problem/cost_model.hpp"
+#include "search/cost_model.hpp"
 #include "search/graph.hpp"
 #include "search/reach.hpp"
 

@@ -1,26 +1,18 @@
-"""Recovery by its parts: who is there, what rank 0 decides, what is kept, what a partial output is."""
+"""Recovery by its parts: who is there, what rank 0 decides, what is told of links."""
 
 from __future__ import annotations
 
-import json
-import signal
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
 from launch_plans import Written, floats, with_contingencies
 from recovery_core import LATE, Coordinator, Form, Halt, Roster
 
-from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Plan
-from edgelaunch.common.failures import Abandoned, Failure
-from edgelaunch.common.identity import rank_environment
-from edgelaunch.common.items import STDIN, Entry
+from edgelaunch.common.failures import Failure
 from edgelaunch.common.plan_parts import links_of, links_watched
 from edgelaunch.control.core.leader import GRACE_S, MAX_ATTEMPTS, MOST_WAIT_S
 from edgelaunch.control.core.membership import (
@@ -36,13 +28,7 @@ from edgelaunch.control.core.membership import (
     Suspicion,
     read_news,
 )
-from edgelaunch.local.restarts import Restarts
-from edgelaunch.outputs.partial_results import Origin, left_behind, origin_of
-from edgelaunch.outputs.result_files import open_writer
-from edgelaunch.pipeline.in_flight import Batch, Flight
 from edgelaunch.process.processes import Process, start_time
-from edgelaunch.process.stopping import ToldToStop
-from edgelaunch.request.run_request import RunRequest
 
 SHA = "0" * 64
 
@@ -430,109 +416,3 @@ def test_a_rank_whose_link_lives_may_be_slow_in_the_store(plan: Plan) -> None:
     roster.take_sign(1, "link-a", 20.0, 0.0)
     roster.look(20.5)  # five times the time of detection: its way to the store is cut
     assert roster.take_losses()[0].reason == "stopped answering 20.5 s ago"
-
-
-# --- what is kept -------------------------------------------------------------------------------------------------
-
-
-def test_what_is_under_way_is_sent_again_and_given_once() -> None:
-    flight = Flight()
-    assert flight.switch(1) == 0
-    for number in range(3):
-        flight.put(Batch(number))
-        assert flight.take(1) is not None
-    flight.end()
-    assert flight.take(1) is None
-    assert flight.arrive(1, 0).number == 0
-    assert flight.switch(2) == 1
-    for call in (lambda: flight.arrive(1, 1), lambda: flight.take(1), lambda: flight.under_way(1)):
-        with pytest.raises(Abandoned):
-            call()
-    assert [batch.number for batch in flight.under_way(2)] == [1, 2]
-    assert flight.arrive(2, 1).number == 1
-    with pytest.raises(AssertionError, match="message 3 came in place of 2"):
-        flight.arrive(2, 3)
-
-
-# --- what is started again ----------------------------------------------------------------------------------------
-
-
-def test_only_ranks_that_were_killed_or_lost_are_started_again(plan: Plan) -> None:
-    restarts = Restarts(plan, 2)
-    lost, own = (Failure(rank=rank, kind=kind, message="") for rank, kind in ((0, "lost"), (1, "user")))
-    assert restarts.reason(1, -11, None) is None
-    assert restarts.reason(1, 2, own) is None
-    told = Failure.stopped(1, ToldToStop(signal.SIGTERM))
-    assert Restarts(plan, 1).reason(1, 143, told) == "was told to stop (SIGTERM), and left"
-    assert restarts.reason(0, -9, None) is None
-    assert restarts.reason(1, 2, lost) == "lost contact with rank 0"
-    assert restarts.reason(1, -9, None) == "was killed by SIGKILL"
-    assert restarts.reason(1, -9, None) is None
-    ends = replace(plan, runtime=replace(plan.runtime, rejoin_s=0.0))
-    assert Restarts(ends, 2).reason(1, -9, None) is None
-
-
-def test_a_restarter_of_one_rank_says_nothing_of_ranks(plan: Plan) -> None:
-    environ = {"RANK": "0", "WORLD_SIZE": "1", "TORCHELASTIC_RUN_ID": "x", "MASTER_ADDR": "here"}
-    assert rank_environment(plan, environ) == {}
-    assert rank_environment(plan, {**environ, "WORLD_SIZE": "2"})["RANK"] == "0"
-
-
-# --- partial outputs ----------------------------------------------------------------------------------------------
-
-ORIGIN = Origin("plan", {"path": "x"})
-
-
-@pytest.mark.parametrize("name", ["y.npy", "y.npz", "y.jsonl"])
-def test_an_output_is_gone_on_with(plan: Plan, tmp_path: Path, name: str) -> None:
-    path, values = tmp_path / name, torch.rand(5, 4)
-    writer = open_writer(plan, path, ORIGIN)
-    for index in range(3):
-        writer.add(Entry(index=index), {"y": values[index]})
-    writer.discard()
-    assert left_behind(path) == f"the results so far are in {path}.partial: continue with --resume"
-    rows = tmp_path / f"{name}.partial" / ("rows.jsonl" if name == "y.jsonl" else "0.npy")
-    with rows.open("ab") as file:
-        file.write(b'{"index": 3, "out')
-    writer = open_writer(plan, path, ORIGIN, resume=True)
-    assert writer.next_index == (4 if name != "y.jsonl" else 3)  # 17 bytes make one row of four floats
-    for index in range(writer.next_index, 5):
-        writer.add(Entry(index=index), {"y": values[index]})
-    writer.finish()
-    assert [file.name for file in tmp_path.iterdir()] == [name]
-    if name == "y.jsonl":
-        records = [json.loads(line) for line in path.read_text().splitlines()]
-        assert [record["index"] for record in records] == list(range(5))
-        given = np.array([record["outputs"]["y"] for record in records])
-        np.testing.assert_allclose(given, values.numpy(), rtol=1e-6)
-
-
-def test_another_plan_or_input_is_no_start_to_go_on_from(plan: Plan, tmp_path: Path) -> None:
-    path = tmp_path / "y.npy"
-    writer = open_writer(plan, path, ORIGIN)
-    writer.add(Entry(index=0), {"y": torch.rand(4)})
-    with pytest.raises(UserError, match="another run writes this output"):
-        open_writer(plan, path, ORIGIN)
-    writer.discard()
-    for other, key in ((Origin("other", {"path": "x"}), "plan"), (Origin("plan", {"path": "z"}), "input")):
-        with pytest.raises(UserError, match=f"holds results of another {key} than this run's"):
-            open_writer(plan, path, other, resume=True)
-    fresh = open_writer(plan, path, ORIGIN)
-    assert fresh.next_index == 0
-    fresh.discard()
-    assert left_behind(path) is None
-
-
-def test_what_does_not_come_again_is_not_kept(two_stages: Written, tmp_path: Path) -> None:
-    path = tmp_path / "y.jsonl"
-    origin = origin_of(two_stages.plan, RunRequest(plan_path=two_stages.path, input=Path(STDIN)))
-    writer = open_writer(two_stages.plan, path, origin)
-    writer.add(Entry(index=0), {"y": torch.rand(4)})
-    writer.discard()
-    assert list(tmp_path.iterdir()) == []
-    (tmp_path / "x.npy").write_bytes(b"1")
-    request = RunRequest(plan_path=two_stages.path, input=tmp_path / "x.npy")
-    before = origin_of(two_stages.plan, request)
-    (tmp_path / "x.npy").write_bytes(b"12")
-    assert origin_of(two_stages.plan, request) != before
-    assert origin_of(two_stages.plan, replace(request, input=tmp_path)).input is not None

@@ -188,6 +188,7 @@ FAULTS: Sequence[Callable[[Cluster], None]] = (
 
 
 AT_THE_END = (hidden_announcement, drop_unread, double_news, stale_beat, twin, reorder_news)
+"""While ranks end: those that end no process."""
 
 
 def calm(cluster: Cluster) -> None:

@@ -36,7 +36,7 @@ def taken_by_follower(state: follower.FollowerState, clock: float) -> Iterator[s
 
 
 def _not_meant(state: follower.FollowerState, heard: Announcement) -> Iterator[str]:
-    """A process that is no member: the end of the run is not its own, nor is an epoch that begins."""
+    """The end of the run that is said to the others: a process that is no member does not take it for its own."""
     members = {**heard.members, state.rank: "another"}
     done = replace(heard, number=heard.number + 1, phase=DONE, members=members)
     after, actions = follower.step(state, follow.AnnouncementCame(done))

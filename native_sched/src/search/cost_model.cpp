@@ -1,4 +1,4 @@
-#include "problem/cost_model.hpp"
+#include "search/cost_model.hpp"
 
 #include <algorithm>
 
