@@ -102,7 +102,7 @@ def compile_model(asked: Asked, step: Step, overrides: Sequence[str] = ()) -> Pl
         compiled = Compiled(
             chain=chain, pipeline=pipeline, fallbacks=fallbacks, data=data, weights=loaded.origin,
             golden=write_golden(reference, chain.captured, equality, unsplit, folder),
-            num_parameters=sum(value.numel() for value in loaded.module.parameters()),
+            num_parameters=sum(value.numel() for value in loaded.module.parameters()), padding={},
             notes=(*loaded.notes, *reference.notes, *library_notes(graph, request.model.imports), *equality.notes,
                    *profile.notes, *planning_notes(request.cluster, used), *contingencies.notes),
         )  # fmt: skip

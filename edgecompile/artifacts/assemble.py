@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +15,7 @@ from edgecompile.config.cluster_spec import Cluster
 from edgecompile.config.request import CompileRequest
 from edgecompile.contract import cluster as plan_cluster
 from edgecompile.contract import plan as p
-from edgecompile.contract.plan_file import VERSION
+from edgecompile.contract.plan_file import VERSIONS
 from edgecompile.frontend.chain.units import Boundary, Chain
 from edgecompile.partition.machines import limits_entry, spare_hosts
 from edgecompile.planning.from_plan import bottleneck_name
@@ -39,6 +39,8 @@ class Compiled:
     num_parameters: int
     weights: str
     """Where they came from, in words."""
+    padding: Mapping[str, float]
+    """ModelInfo.padding."""
     notes: tuple[str, ...]
     """What the steps have to say."""
 
@@ -55,13 +57,15 @@ def assemble_plan(
     ranks = [0] + [stage.host for stage in schedule.stages if stage.host != 0]
     boundaries = compiled.chain.boundaries
     return p.Plan(
-        version=VERSION,
+        version=VERSIONS[bool(compiled.chain.captured.dims)],
         model=p.ModelInfo(
             name=request.model.spec.name,
             microbatch=request.microbatch,
             num_parameters=compiled.num_parameters,
             weights=compiled.weights,
             capture=request.capture.method.value,
+            dims=dict(compiled.chain.captured.dims),
+            padding=dict(compiled.padding),
         ),
         objective=inputs.objective.value,
         predicted=_predicted(request, inputs, schedule),

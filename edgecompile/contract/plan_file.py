@@ -11,7 +11,7 @@ import yaml
 
 from edgecompile.contract.atomic_files import replacing
 from edgecompile.contract.errors import UserError
-from edgecompile.contract.plan import Plan
+from edgecompile.contract.plan import OMITTED, Plan
 from edgecompile.contract.user_files import check_ours, check_regular, check_utf8, printable
 from edgecompile.contract.validation import check_plan
 from edgecompile.contract.yaml_decode import decode, load_yaml
@@ -19,7 +19,7 @@ from edgecompile.contract.yaml_decode import decode, load_yaml
 __all__ = [
     "HEADER",
     "MAX_PLAN_BYTES",
-    "VERSION",
+    "VERSIONS",
     "check_place",
     "plan_text",
     "read_plan",
@@ -27,7 +27,8 @@ __all__ = [
     "write_plan",
 ]
 
-VERSION = 1
+VERSIONS = {False: 1, True: 2}
+"""By whether messages vary in size: a plan whose shapes are fixed is read by the first edgecompile too."""
 MAX_PLAN_BYTES = 64 << 20
 HEADER = "# written by edgecompile; read by edgelaunch and edgeplan. Seconds, bytes, bytes a second.\n"
 
@@ -45,9 +46,9 @@ def read_plan(path: str | Path) -> Plan:
     if not isinstance(document, dict):
         raise UserError(f"{path}: not a plan: the top level must be a mapping, not {type(document).__name__}")
     version = document.get("version")
-    if version != VERSION or isinstance(version, bool):
+    if version not in VERSIONS.values() or isinstance(version, bool):
         raise UserError(
-            f"{path}: version is {version!r}, this edgecompile reads version {VERSION}: "
+            f"{path}: version is {version!r}, this edgecompile reads the versions 1 and 2: "
             "compile the plan again, or install the edgecompile that wrote it"
         )
     plan = decode(Plan, document, where=str(path))
@@ -98,7 +99,8 @@ class _Dumper(yaml.SafeDumper):
 
 def _plain(value: Any) -> Any:
     if hasattr(value, "__dataclass_fields__"):
-        return {item.name: _plain(getattr(value, item.name)) for item in fields(value)}
+        kept = [item for item in fields(value) if getattr(value, item.name) or OMITTED not in item.metadata]
+        return {item.name: _plain(getattr(value, item.name)) for item in kept}
     if isinstance(value, (tuple, list)):
         return [_plain(item) for item in value]
     if isinstance(value, Mapping):

@@ -17,6 +17,7 @@ from edgecompile.contract.closed_sets import (
     ResultKind,
     words_of,
 )
+from edgecompile.contract.dim_rules import check_dims
 from edgecompile.contract.dtypes import DTYPE_BYTES
 from edgecompile.contract.errors import UserError, choices
 
@@ -40,6 +41,7 @@ def check_plan(plan: Plan, where: str) -> None:
     _require(plan.model.microbatch >= 1, where, "model.microbatch", plan.model.microbatch, "1 or more")
     _check_hosts(plan, where)
     _check_network(plan, where)
+    check_dims(plan, where)
     for key, specs in (("inputs", plan.inputs), ("outputs", plan.outputs)):
         _check_tensors(specs, where, key, plan.model.microbatch)
     _check_devices(plan, where)

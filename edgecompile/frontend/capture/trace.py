@@ -12,7 +12,7 @@ import operator
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, suppress
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, cast
 
 import torch
@@ -23,6 +23,7 @@ from torch.overrides import TorchFunctionMode
 from edgecompile.config.methods import CaptureMethod
 from edgecompile.config.model_spec import ModelSpec
 from edgecompile.contract.errors import UserError, choices
+from edgecompile.contract.plan import Dim
 from edgecompile.execution.closeness import relative_difference
 from edgecompile.frontend.capture.export_graph import explain_operator, plain_graph
 from edgecompile.frontend.capture.graphs import OperatorFailed, propagate
@@ -43,6 +44,8 @@ class Captured:
     graph_module: fx.GraphModule
     input_names: tuple[str, ...]
     output_names: tuple[str, ...]
+    dims: Mapping[str, Dim] = field(default_factory=dict)
+    """The dimensions that the graph takes any extent of, by name; empty: it holds for the captured shapes alone."""
 
 
 class _Found:

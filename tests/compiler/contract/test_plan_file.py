@@ -46,7 +46,7 @@ def change(document: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
 
 
 BROKEN = [
-    ("version", 2, "version is 2.*reads version 1"),
+    ("version", 3, "version is 3.*reads the versions 1 and 2"),
     ("version", KeyError, "version is None"),
     ("stages.0.units", [0, 99], r"stages\.0\.units.*no gap and no overlap"),
     ("stages.1.units", [3, 4], r"stages\.1\.units"),
