@@ -32,7 +32,7 @@ from edgecompile.commands.compile_command import compose
 from edgecompile.config.model_spec import model_of
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Plan
-from edgecompile.frontend.capture.trace import FlatModel
+from edgecompile.frontend.capture.flat_model import FlatModel
 from edgecompile.frontend.golden.golden_items import golden_inputs
 from edgecompile.models import build_model
 from edgecompile.pipeline import compile_model

@@ -31,7 +31,8 @@ from edgecompile.config.cluster_spec import Device, cluster_of
 from edgecompile.config.model_spec import model_of
 from edgecompile.contract.dtypes import DTYPE_BYTES
 from edgecompile.contract.quantities import format_time, parse_flops
-from edgecompile.frontend.capture.trace import FlatModel, capture
+from edgecompile.frontend.capture.flat_model import FlatModel
+from edgecompile.frontend.capture.trace import capture
 from edgecompile.frontend.chain.blocks import pipeedge_cuts
 from edgecompile.frontend.chain.units import Chain, build_chain
 from edgecompile.frontend.golden.golden_items import example_inputs, golden_inputs

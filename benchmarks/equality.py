@@ -21,7 +21,8 @@ from edgecompile.commands.compile_command import compose
 from edgecompile.config.model_spec import model_of
 from edgecompile.config.request import request_of
 from edgecompile.contract.closed_sets import Artifact
-from edgecompile.frontend.capture.trace import FlatModel, capture
+from edgecompile.frontend.capture.flat_model import FlatModel
+from edgecompile.frontend.capture.trace import capture
 from edgecompile.frontend.chain.units import build_chain
 from edgecompile.frontend.golden.golden_items import example_inputs, golden_inputs, make_reference
 from edgecompile.frontend.passes import run_passes

@@ -33,7 +33,7 @@ from edgecompile.config.request import capture_of, profile_of
 from edgecompile.execution import torchscript
 from edgecompile.execution.allocator import keep_freed_memory
 from edgecompile.execution.prepack import ROWS_RECORD, pays_here, prepack_traced, rows_in
-from edgecompile.frontend.capture.trace import FlatModel
+from edgecompile.frontend.capture.flat_model import FlatModel
 from edgecompile.frontend.chain.build_chain import chain_of
 from edgecompile.frontend.chain.units import Chain
 from edgecompile.frontend.golden.golden_items import example_inputs, golden_inputs

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 
 from edgecompile.artifacts.assemble import Compiled, assemble_plan
@@ -15,7 +16,7 @@ from edgecompile.artifacts.compiled_stage import (
     stage_artifacts,
 )
 from edgecompile.artifacts.data_files import check_labels, data_spec, write_golden
-from edgecompile.artifacts.equality import Flow, check_shards
+from edgecompile.artifacts.equality import Flow, check_other_sizes, check_shards
 from edgecompile.artifacts.fallbacks import (
     CompiledFallback,
     Contingencies,
@@ -26,18 +27,22 @@ from edgecompile.artifacts.fallbacks import (
 from edgecompile.artifacts.shards import write_reference
 from edgecompile.artifacts.wire_loss import is_lossy
 from edgecompile.config.methods import UnusedWeights
+from edgecompile.config.model_spec import ModelSpec
 from edgecompile.config.readiness import planning_notes
 from edgecompile.config.request import Asked, CompileRequest, request_of
 from edgecompile.contract.plan import Plan
 from edgecompile.contract.plan_file import check_place, write_plan
 from edgecompile.execution.libraries import import_libraries
+from edgecompile.frontend.capture.dims import NotSymbolic
 from edgecompile.frontend.capture.export_graph import library_notes
-from edgecompile.frontend.capture.trace import FlatModel
+from edgecompile.frontend.capture.flat_model import FlatModel
 from edgecompile.frontend.chain import step_checks as verify
 from edgecompile.frontend.chain.build_chain import chain_of
 from edgecompile.frontend.chain.units import Chain
 from edgecompile.frontend.golden.decisions import check_decisions
+from edgecompile.frontend.golden.eager import Batch
 from edgecompile.frontend.golden.golden_items import example_inputs, golden_inputs, make_reference
+from edgecompile.frontend.golden.other_sizes import SizedItems, items_at_other_sizes, padding_of, size_notes
 from edgecompile.models import build_model
 from edgecompile.models.preparation import fill_meta
 from edgecompile.models.weights import Loaded, check_numbers, load_weights
@@ -75,7 +80,7 @@ def compile_model(asked: Asked, step: Step, overrides: Sequence[str] = ()) -> Pl
         golden = golden_inputs(spec, loaded.module, request.model.seed)
         examples = example_inputs(spec, golden, microbatch)
     with step("capture"), abrupt_interrupts():
-        whole = chain_of(flat, spec, examples, request.capture)
+        whole, others = _captured(flat, spec, examples, golden, request)
         chain = keep_exact(whole, golden, microbatch, request.wire.may_lose)
     with step("schedule"):
         profile = make_profile(chain, request.cluster, request.profile)
@@ -89,22 +94,26 @@ def compile_model(asked: Asked, step: Step, overrides: Sequence[str] = ()) -> Pl
     with step("run the eager model on golden items"):
         reference = make_reference(flat, golden, microbatch)
         check_decisions(chain.captured, golden, microbatch)
-    start = Flow.of(reference, microbatch, is_lossy(chain, designs))
+    start = Flow.of(reference, microbatch, is_lossy(chain, designs), others)
     pipeline = _write_stages(chain, schedule, designs, start, folder / "shards", step)
     fallbacks = _write_fallbacks(contingencies, request, chain, start, step)
     with step("compare the shards with the eager model"):
         max_error = request.wire.max_error
         equality = check_shards(chain, pipeline.stages, pipeline.outputs, reference, microbatch, max_error)
-        equality = check_fallbacks(fallbacks, chain, reference, microbatch, max_error, equality)
+        check_other_sizes(pipeline, others, equality)
+        equality = check_fallbacks(fallbacks, chain, reference, microbatch, max_error, equality, others)
+        output_dims = tuple(tensor.dims for tensor in chain.boundaries[-1].tensors)
+        padding = padding_of(flat, chain.captured, output_dims, golden, equality.tolerance)
     with step("write the plan"):
         graph, used = chain.captured.graph_module.graph, {0, *(stage.host for stage in schedule.stages)}
-        unsplit = write_reference(flat, examples, folder / "golden") if request.reference else None
+        unsplit = write_reference(flat, chain, examples, folder / "golden") if request.reference else None
         compiled = Compiled(
             chain=chain, pipeline=pipeline, fallbacks=fallbacks, data=data, weights=loaded.origin,
             golden=write_golden(reference, chain.captured, equality, unsplit, folder),
-            num_parameters=sum(value.numel() for value in loaded.module.parameters()), padding={},
-            notes=(*loaded.notes, *reference.notes, *library_notes(graph, request.model.imports), *equality.notes,
-                   *profile.notes, *planning_notes(request.cluster, used), *contingencies.notes),
+            num_parameters=sum(value.numel() for value in loaded.module.parameters()), padding=padding,
+            notes=(*loaded.notes, *size_notes(spec, chain.captured, padding), *reference.notes,
+                   *library_notes(graph, request.model.imports), *equality.notes, *profile.notes,
+                   *planning_notes(request.cluster, used), *contingencies.notes),
         )  # fmt: skip
         plan = assemble_plan(request, inputs, compiled, overrides)
         write_plan(plan, folder / "plan.yaml")
@@ -121,6 +130,17 @@ def _model(request: CompileRequest) -> Loaded:
     return Loaded(module=module, origin=f"random, seed {seed}")
 
 
+def _captured(
+    flat: FlatModel, spec: ModelSpec, examples: Batch, golden: Batch, request: CompileRequest
+) -> tuple[Chain, tuple[SizedItems, ...]]:
+    """The chain, for all sizes if the model allows it, and golden items of other sizes to compare its shards on."""
+    chain = chain_of(flat, spec, examples, request.capture)
+    try:
+        return chain, items_at_other_sizes(flat, chain.captured, golden)
+    except NotSymbolic as reason:
+        return chain_of(flat, spec, examples, replace(request.capture, fixed=str(reason))), ()
+
+
 def _designs(request: CompileRequest, schedule: Schedule) -> tuple[StageDesign, ...]:
     count = len(schedule.stages)
     return design_stages(schedule, cut_formats(request.wire, count - 1), stage_artifacts(request.artifact, count))
@@ -135,7 +155,7 @@ def _write_stages(
             stage = compile_stage(design, chain, folder, flow.batches[0])
             flow = flow.through(stage.shard, f"stage {number} of {len(designs)}")
             stages.append(stage)
-    return CompiledPipeline(schedule=schedule, stages=tuple(stages), outputs=flow.outputs())
+    return CompiledPipeline(schedule=schedule, stages=tuple(stages), outputs=flow.outputs(), others=flow.others)
 
 
 def _write_fallbacks(

@@ -51,6 +51,8 @@ class CompiledPipeline:
     stages: tuple[CompiledStage, ...]
     outputs: tuple[torch.Tensor, ...]
     """What the shards make of the golden items."""
+    others: tuple[tuple[torch.Tensor, ...], ...] = ()
+    """What they make of messages of other sizes."""
 
 
 def design_stages(

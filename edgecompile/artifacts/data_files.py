@@ -16,7 +16,7 @@ from edgecompile.contract.atomic_files import store
 from edgecompile.contract.closed_sets import ResultKind
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import DataSpec, Golden, TextSpec
-from edgecompile.frontend.capture.trace import Captured
+from edgecompile.frontend.capture.captured import Captured
 from edgecompile.frontend.chain.units import Boundary
 from edgecompile.frontend.golden.golden_items import Reference
 

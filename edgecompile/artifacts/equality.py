@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from edgecompile.artifacts.compiled_stage import StageDesign
+from edgecompile.artifacts.compiled_stage import CompiledPipeline, StageDesign
 from edgecompile.artifacts.shards import Shard, stage_module
 from edgecompile.artifacts.wire_loss import is_lossy, lossy_note, too_lossy, wire_losses, worst_tensor
 from edgecompile.contract.errors import UserError
@@ -21,11 +21,14 @@ from edgecompile.frontend.chain.units import Chain
 from edgecompile.frontend.golden.eager import groups_of
 from edgecompile.frontend.golden.golden_items import Reference
 from edgecompile.frontend.golden.independence import CURES
+from edgecompile.frontend.golden.other_sizes import SizedItems, differs
 
-__all__ = ["Equality", "Flow", "check_shards"]
+__all__ = ["SLACK", "Equality", "Flow", "check_other_sizes", "check_shards"]
 
 Stage = Callable[..., Sequence[torch.Tensor]]
 
+SLACK = 4.0
+"""How much farther than the golden items others may be, whose errors are not known beforehand."""
 _ROUNDING, _LOSSY_ROUNDING = 1e-4, 0.05
 """Of the largest value: what the same item's results may differ by at another place or in another run."""
 
@@ -52,14 +55,17 @@ class Flow:
     rows: tuple[int, ...]
     """The item of each row of all microbatches; some are there again, at another place."""
     lossy: bool
+    others: tuple[tuple[torch.Tensor, ...], ...] = ()
+    """Messages of other sizes."""
 
     @classmethod
-    def of(cls, reference: Reference, microbatch: int, lossy: bool) -> Flow:
+    def of(cls, reference: Reference, microbatch: int, lossy: bool, others: Sequence[SizedItems] = ()) -> Flow:
         """At the model's inputs. `lossy`: whether some wire format on the way loses precision."""
         count = len(reference.inputs[0])
         groups = [*groups_of(count, microbatch), *_exchanged(count, microbatch)]
         batches = tuple(tuple(value[group] for value in reference.inputs) for group in groups)
-        return cls(batches=batches, rows=tuple(row for group in groups for row in group), lossy=lossy)
+        rows = tuple(row for group in groups for row in group)
+        return cls(batches=batches, rows=rows, lossy=lossy, others=tuple(item.inputs for item in others))
 
     def through(self, shard: Shard, what: str) -> Flow:
         """After this shard, which is loaded for it and let go.
@@ -75,12 +81,13 @@ class Flow:
             first = tuple(part.clone() for part in self.batches[0])
             batches = tuple(tuple(part.contiguous() for part in stage(*batch)) for batch in self.batches)
             pairs = list(zip(batches[0], stage(*first), strict=True))
+            others = tuple(tuple(part.contiguous() for part in stage(*batch)) for batch in self.others)
         if not all(_alike(before, after, self.lossy) for before, after in pairs):
             raise UserError(
                 f"the model keeps state between calls: {what} gives another result when it runs on the same "
                 "microbatch again"
             )
-        return replace(self, batches=batches)
+        return replace(self, batches=batches, others=others)
 
     def outputs(self) -> tuple[torch.Tensor, ...]:
         """Each output for every golden item, after the last stage.
@@ -98,6 +105,17 @@ class Flow:
                         f"place of the microbatch, among other items: {CURES}"
                     )
         return tuple(output[places] for output in outputs)
+
+
+def check_other_sizes(pipeline: CompiledPipeline, others: Sequence[SizedItems], equality: Equality) -> None:
+    """Compares what the shards made of messages of other sizes with the eager model, as strictly as golden items.
+
+    Raises:
+        AssertionError: a shard holds for the largest sizes alone.
+    """
+    for given, wanted in zip(pipeline.others, others, strict=True):
+        wrong = differs(given, wanted.outputs, [SLACK * value for value in equality.tolerance])
+        assert wrong is None, f"output {wrong} of the shards differs from the model's at {wanted.sizes}"
 
 
 def check_shards(

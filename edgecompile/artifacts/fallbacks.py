@@ -12,13 +12,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgecompile.artifacts.compiled_stage import CompiledPipeline, compile_stage, design_stages, finished
-from edgecompile.artifacts.equality import Equality, Flow, check_shards
+from edgecompile.artifacts.equality import Equality, Flow, check_other_sizes, check_shards
 from edgecompile.artifacts.shards import Shard
 from edgecompile.artifacts.wire_loss import is_lossy
 from edgecompile.config.request import WireRequest
 from edgecompile.contract.closed_sets import Artifact, Objective
 from edgecompile.frontend.chain.units import Chain
 from edgecompile.frontend.golden.golden_items import Reference
+from edgecompile.frontend.golden.other_sizes import SizedItems
 from edgecompile.planning.planning_inputs import PlanningInputs, one_format, state_problem
 from edgecompile.planning.problem import Infeasible, Problem, Schedule
 from edgecompile.planning.solver import solve
@@ -106,7 +107,9 @@ def write_fallbacks(
                 written[key] = compile_stage(design, chain, folder, flow.batches[0]).shard
             stages.append(finished(design, written[key]))
             flow = flow.through(written[key], f"stage {index + 1} without {fallback.lost}")
-        pipeline = CompiledPipeline(schedule=fallback.schedule, stages=tuple(stages), outputs=flow.outputs())
+        pipeline = CompiledPipeline(
+            schedule=fallback.schedule, stages=tuple(stages), outputs=flow.outputs(), others=flow.others
+        )
         return CompiledFallback(lost=fallback.lost, pipeline=pipeline)
 
     return tuple(complete(item) for item in fallbacks)
@@ -119,6 +122,7 @@ def check_fallbacks(
     microbatch: int,
     max_error: float,
     equality: Equality,
+    others: Sequence[SizedItems] = (),
 ) -> Equality:
     """Compares the shards of every fallback with the eager model, and widens what a run may differ by to the largest.
 
@@ -131,6 +135,7 @@ def check_fallbacks(
             equality, errors=_largest(equality.errors, found.errors),
             tolerance=_largest(equality.tolerance, found.tolerance),
         )  # fmt: skip
+        check_other_sizes(item.pipeline, others, found)
     return equality
 
 

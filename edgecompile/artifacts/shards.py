@@ -21,8 +21,10 @@ from edgecompile.contract.atomic_files import store, temporary_in
 from edgecompile.contract.errors import UserError
 from edgecompile.execution import torchscript
 from edgecompile.execution.prepack import ROWS_RECORD, product_rows
+from edgecompile.frontend.capture.dims import is_sized
 from edgecompile.frontend.capture.graphs import dtype_name, erase_dead, op_name
 from edgecompile.frontend.capture.source_lines import first_line, operator_at
+from edgecompile.frontend.chain.generic import Extents, generic_call, generic_module
 from edgecompile.frontend.chain.units import BoundaryTensor, Chain
 from edgecompile.frontend.passes.settle_layouts import BitViews
 from edgecompile.wire.codec import insert_decoding, insert_encoding
@@ -67,6 +69,7 @@ def stage_module(
     outgoing: WireFormat = RAW,
     *,
     live: bool = False,
+    generic: bool = False,
 ) -> fx.GraphModule:
     """Units `first` to `last` as a module of their own, with only the weights that they read.
 
@@ -75,11 +78,15 @@ def stage_module(
 
     Args:
         live: takes and returns the tensors that are alive there, where others would travel in their place.
+        generic: for messages of any size, and only to be traced; otherwise for the largest.
+
+    Raises:
+        NotSymbolic: nothing that reaches the stage has a dimension that it needs.
     """
     begin, end = chain.boundaries[first], chain.boundaries[last + 1]
     nodes = [node for unit in chain.units[first : last + 1] for node in unit.nodes]
     taken, results = (begin.live, end.live) if live else (begin.tensors, end.tensors)
-    return _module(chain, nodes, taken, results, incoming, outgoing)
+    return _module(chain, nodes, taken, results, incoming, outgoing, generic)
 
 
 def live_module(chain: Chain, index: int) -> fx.GraphModule:
@@ -95,16 +102,21 @@ def _module(
     results: Sequence[BoundaryTensor],
     incoming: WireFormat,
     outgoing: WireFormat,
+    generic: bool = False,
 ) -> fx.GraphModule:
     graph = fx.Graph()
     copies = insert_decoding(graph, taken, incoming)
+    extents = Extents(graph, [(copies[tensor.node], tensor.dims) for tensor in taken])
 
     def copy(node: fx.Node) -> fx.Node:
         if node not in copies:  # a constant, or what is made of the sources that travel: each stage has its own
             assert node.op in ("get_attr", "call_function", "call_method", "call_module"), node
             for argument in node.all_input_nodes:
                 copy(argument)
-            copies[node] = graph.node_copy(node, lambda argument: copies[argument])
+            if generic and is_sized(node):
+                copies[node] = generic_call(graph, node, extents, copy)
+            else:
+                copies[node] = graph.node_copy(node, lambda argument: copies[argument])
         return copies[node]
 
     for node in nodes:
@@ -134,7 +146,8 @@ def write_shard(
     Raises:
         AssertionError: an operator names a device, so that the shard would run on that one alone.
     """
-    module = stage_module(chain, first, last, incoming, outgoing)
+    generic = chain.captured.sampling is not None
+    module = stage_module(chain, first, last, incoming, outgoing, generic=generic)
     travelling = [spec for tensor in chain.boundaries[first].tensors for spec in wire_tensors(tensor, incoming)]
     for spec, example in zip(travelling, examples, strict=True):
         assert (spec.shape, spec.dtype) == (tuple(example.shape), dtype_name(example.dtype)), spec.name
@@ -146,10 +159,13 @@ def write_shard(
     return _save(frozen, folder)
 
 
-def write_reference(flat: nn.Module, examples: Sequence[torch.Tensor], folder: Path) -> Shard:
-    """The unsplit model, traced as it is: what `edgelaunch --verify` compares every item with."""
+def write_reference(flat: nn.Module, chain: Chain, examples: Sequence[torch.Tensor], folder: Path) -> Shard:
+    """The unsplit model, traced before any pass: what `edgelaunch --verify` compares every item with."""
+    captured, module = chain.captured, flat
+    if captured.unpassed is not None and captured.sampling is not None:
+        module = generic_module(captured.unpassed, captured.sampling.input_dims)
     with BitViews():
-        frozen = freeze_module(flat, tuple(examples))
+        frozen = freeze_module(module, tuple(examples))
     return _save(frozen, folder)
 
 

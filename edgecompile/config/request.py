@@ -79,6 +79,8 @@ class WeightsRequest:
 class CaptureRequest:
     method: CaptureMethod
     passes: Mapping[str, bool]
+    fixed: str = ""
+    """Why the shapes must be fixed, where the model option would let them vary; empty: they need not."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,7 +205,17 @@ def model_request(conf: Conf) -> ModelRequest:
 def capture_of(conf: Conf) -> CaptureRequest:
     """Raises UserError for a switch of no pass."""
     passes = {switch(name, PASS_NAMES, "passes"): on for name, on in conf.passes.items()}
-    return CaptureRequest(method=conf.capture, passes=passes)
+    return CaptureRequest(method=conf.capture, passes=passes, fixed=_why_fixed(conf))
+
+
+def _why_fixed(conf: Conf) -> str:
+    if conf.capture is not CaptureMethod.export:
+        return f"capture={conf.capture.value} writes shapes down as numbers"
+    coded = [name for name in (conf.wire.format, *conf.wire.per_cut) if str(name).startswith("int")]
+    if coded:
+        return f"wire={coded[0]} scales all positions of an item alike, those of padding included"
+    formats = [str(name) for name in (conf.artifact.format, *conf.artifact.per_stage)]
+    return "artifact=pt2 is exported for fixed shapes" if Artifact.PT2.value in formats else ""
 
 
 def profile_of(conf: Conf) -> ProfileRequest:

@@ -15,7 +15,8 @@ __all__ = ["Conf"]
 class InputConf:
     """One input of the model, without the batch dimension."""
 
-    shape: list[int] = field(default_factory=list)
+    shape: list[Any] = field(default_factory=list)
+    """Extents, or names of the model's dims."""
     dtype: str = "float32"
     fill: str | None = None
     """What test items hold: normal, uniform, ids, mask, zeros, ones; null: by dtype and name."""
@@ -24,11 +25,21 @@ class InputConf:
 
 
 @dataclass
+class DimConf:
+    """An extent that each item may have its own of, such as a text's length."""
+
+    max: int
+    min: int = 1
+
+
+@dataclass
 class ModelConf:
     name: str = "model"
     build: dict[str, Any] = field(default_factory=dict)
     inputs: Any = None
     """A mapping from each input's name to an InputConf; untyped, so that one override can give it whole."""
+    dims: Any = None
+    """A mapping from the dimensions that inputs may name in their shapes to DimConfs."""
     output: Any = None
     """Which field of the result; a list of fields; null for all."""
 

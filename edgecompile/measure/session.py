@@ -20,7 +20,7 @@ from edgecompile.contract.errors import UserError, invalid_value
 from edgecompile.contract.quantities import format_time
 from edgecompile.execution.allocator import keep_freed_memory
 from edgecompile.execution.libraries import import_libraries
-from edgecompile.frontend.capture.trace import FlatModel
+from edgecompile.frontend.capture.flat_model import FlatModel
 from edgecompile.frontend.chain.build_chain import chain_of
 from edgecompile.frontend.chain.fingerprint import chain_fingerprint
 from edgecompile.frontend.chain.units import Chain

@@ -84,7 +84,7 @@ def fill_lazy(module: nn.Module, spec: ModelSpec, inputs: Sequence[torch.Tensor]
     Raises:
         UserError: it fails on the inputs, or does not use a weight that is still to be made.
     """
-    from edgecompile.frontend.capture.trace import FlatModel
+    from edgecompile.frontend.capture.flat_model import FlatModel
 
     torch.manual_seed(seed)
     flat = FlatModel(module, [item.name for item in spec.inputs], spec.outputs)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from edgecompile.config.cluster_spec import Device
 from edgecompile.config.methods import WireScale
@@ -38,6 +39,8 @@ __all__ = [
     "wire_format",
     "wire_tensors",
 ]
+
+T = TypeVar("T")
 
 
 _SCALE_BITS = 64
@@ -156,8 +159,12 @@ def is_encoded(tensor: BoundaryTensor, wire: WireFormat) -> bool:
 
 def items_first(tensor: BoundaryTensor) -> tuple[int, ...]:
     """The shape in which it is encoded: an offset and a step belong to an entry of the first axis."""
-    axis = tensor.item_axis or 0
-    return (*tensor.shape[axis : axis + 1], *tensor.shape[:axis], *tensor.shape[axis + 1 :])
+    return _items_first(tensor.shape, tensor.item_axis)
+
+
+def _items_first(values: tuple[T, ...], item_axis: int | None) -> tuple[T, ...]:
+    axis = item_axis or 0
+    return (*values[axis : axis + 1], *values[:axis], *values[axis + 1 :])
 
 
 def may_clip(wire: WireFormat, num_groups: int) -> bool:
@@ -169,10 +176,11 @@ def may_clip(wire: WireFormat, num_groups: int) -> bool:
 def wire_tensors(tensor: BoundaryTensor, wire: WireFormat) -> tuple[TensorSpec, ...]:
     """What travels for one tensor: itself, or its encoded parts."""
     if not is_encoded(tensor, wire):
-        return (TensorSpec(name=tensor.name, shape=tensor.shape, dtype=tensor.dtype),)
+        return (TensorSpec(name=tensor.name, shape=tensor.shape, dtype=tensor.dtype, dims=tensor.dims),)
     if not wire.is_integer:
         dtype = {"fp16": "float16", "bf16": "bfloat16"}[wire.name]
-        return (TensorSpec(name=tensor.name, shape=items_first(tensor), dtype=dtype, wire=wire.name),)
+        dims = _items_first(tensor.dims, tensor.item_axis)
+        return (TensorSpec(name=tensor.name, shape=items_first(tensor), dtype=dtype, wire=wire.name, dims=dims),)
     items, *item = items_first(tensor)
     num_codes, groups = math.prod(item), wire.num_groups(items_first(tensor))
     code_bytes = packed_bytes(num_codes, wire.bits)

@@ -88,7 +88,7 @@ SMALL_DEIT = (
 
 def captured_chain(overrides: Sequence[str], microbatch: int | None = None) -> tuple[Chain, tuple[torch.Tensor, ...]]:
     """The units of the model that these overrides describe, and one microbatch of its inputs."""
-    from edgecompile.frontend.capture.trace import FlatModel
+    from edgecompile.frontend.capture.flat_model import FlatModel
     from edgecompile.frontend.chain import build_chain as front
     from edgecompile.frontend.golden.golden_items import example_inputs, golden_inputs
     from edgecompile.models import build_model

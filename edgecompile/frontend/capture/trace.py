@@ -5,178 +5,40 @@ torch.export is the default: torch.fx.symbolic_trace, kept as an option, fails o
 
 from __future__ import annotations
 
-import inspect
 import io
 import logging
 import operator
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, suppress
-from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import fx
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from edgecompile.config.methods import CaptureMethod
 from edgecompile.config.model_spec import ModelSpec
-from edgecompile.contract.errors import UserError, choices
+from edgecompile.contract.dim_rules import BATCH
+from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Dim
 from edgecompile.execution.closeness import relative_difference
+from edgecompile.frontend.capture.captured import Captured
+from edgecompile.frontend.capture.dims import NotSymbolic, settle_numbers
 from edgecompile.frontend.capture.export_graph import explain_operator, plain_graph
+from edgecompile.frontend.capture.flat_model import FlatModel
 from edgecompile.frontend.capture.graphs import OperatorFailed, propagate
 from edgecompile.frontend.capture.module_state import ModuleState
+from edgecompile.frontend.capture.sampling import Sampling, cut
 from edgecompile.frontend.capture.source_lines import calling_line, failing_call, first_line, users_frames
 
-__all__ = ["Captured", "FlatModel", "capture"]
+__all__ = ["capture", "capture_sized"]
 
-_MOST_OUTPUTS = 256
+
+_EXPORTED_BATCH = 4
 _TRACED_ROUNDING = 1e-4
 """Relative, or 16 units of the dtype's last place: the same operators ran on the same values."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Captured:
-    """The whole model as one graph: a placeholder for each input, in order, and one flat tuple of outputs."""
-
-    graph_module: fx.GraphModule
-    input_names: tuple[str, ...]
-    output_names: tuple[str, ...]
-    dims: Mapping[str, Dim] = field(default_factory=dict)
-    """The dimensions that the graph takes any extent of, by name; empty: it holds for the captured shapes alone."""
-
-
-class _Found:
-    """Outside the module's own state, which torch.export puts back after tracing."""
-
-    names: tuple[str, ...] = ()
-
-
-class FlatModel(nn.Module):
-    """Calls `module` with its inputs by name and returns the chosen outputs as a flat tuple of tensors.
-
-    Attributes:
-        output_names: filled by the first call; nested results have dotted names, such as `hidden_states.0`.
-    """
-
-    def __init__(
-        self,
-        module: nn.Module,
-        input_names: Sequence[str],
-        outputs: Sequence[str],
-        pixels: tuple[Sequence[float], Sequence[float]] | None = None,
-    ) -> None:
-        """`pixels`: the mean and deviation of each channel, where the first input takes images as uint8."""
-        super().__init__()
-        if pixels is not None:
-            mean, deviation = (torch.tensor(values).reshape(1, -1, 1, 1) * 255 for values in pixels)
-            self.register_buffer("pixel_mean", mean, persistent=False)
-            self.register_buffer("pixel_scale", 1 / deviation, persistent=False)
-        self._has_pixels = pixels is not None
-        self.module = module
-        self.names = tuple(input_names)
-        self._outputs = tuple(outputs)
-        self._by_name = _takes_names(module, self.names)
-        self._found = _Found()
-
-    @property
-    def output_names(self) -> tuple[str, ...]:
-        return self._found.names
-
-    def forward(self, *args: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        if self._has_pixels:
-            mean, scale = self.get_buffer("pixel_mean"), self.get_buffer("pixel_scale")
-            args = ((args[0].to(torch.float32) - mean) * scale, *args[1:])
-        named = dict(zip(self.names, args, strict=True))
-        result = self.module(**named) if self._by_name else self.module(*args)
-        chosen = _flatten(_choose(result, self._outputs))
-        if not chosen:
-            raise UserError(
-                f"model.output: the model returns no tensor, but a {type(result).__name__}: return tensors, alone or "
-                "in tuples, lists, mappings or dataclasses"
-            )
-        if len(chosen) > _MOST_OUTPUTS:
-            raise UserError(f"model.output: the model returns {len(chosen)} tensors: choose some with model.output")
-        self._found.names = tuple(chosen)
-        return tuple(chosen.values())
-
-
-def _takes_names(module: nn.Module, names: Sequence[str]) -> bool:
-    """Whether forward() can be called with these names; otherwise inputs go by position.
-
-    Raises:
-        UserError: it can be called in neither way.
-    """
-    signature = inspect.signature(module.forward)
-    try:
-        signature.bind(**dict.fromkeys(names))
-        return True
-    except TypeError as error:
-        try:
-            signature.bind(*names)
-        except TypeError:
-            wrong = next((name for name in names if name not in signature.parameters), None)
-            allowed = choices(signature.parameters, wrong)
-            raise UserError(
-                f"model.inputs: {type(module).__name__}.forward cannot take {', '.join(names)} ({error}): "
-                f"its arguments are {allowed}"
-            ) from None
-        return False
-
-
-def _choose(result: Any, outputs: tuple[str, ...]) -> Any:
-    if not outputs:
-        return result
-    chosen: dict[str, Any] = {}
-    for name in outputs:
-        value = result
-        for part in [name] if name in dict(_fields(result) or ()) else name.split("."):
-            value = _field(value, part, name, result)
-        chosen[name] = value
-    return chosen
-
-
-def _field(value: Any, part: str, name: str, result: Any) -> Any:
-    if isinstance(value, _TENSOR):
-        if name in ("0", "output"):
-            return value
-    else:
-        inside = dict(_fields(value) or ())
-        if part in inside:
-            return inside[part]
-    raise UserError(f"model.output: the result has no field {name!r}: its fields are {choices(_flatten(result), name)}")
-
-
-_TENSOR = (torch.Tensor, fx.Proxy)
-"""A proxy stands for a tensor while fx traces, and has whatever attribute it is asked for."""
-
-
-def _fields(value: Any) -> list[tuple[str, Any]] | None:
-    """The parts of a mapping, a tuple or list, or a dataclass, by name; None for anything else."""
-    if isinstance(value, _TENSOR):
-        return None
-    if isinstance(value, Mapping):
-        return [(str(key), item) for key, item in value.items()]
-    if isinstance(value, (tuple, list)):
-        names = getattr(value, "_fields", None) or range(len(value))
-        return [(str(name), item) for name, item in zip(names, value, strict=True)]
-    if is_dataclass(value) and not isinstance(value, type):
-        return [(item.name, getattr(value, item.name, None)) for item in fields(value)]
-    return None
-
-
-def _flatten(result: Any, prefix: str = "") -> dict[str, torch.Tensor]:
-    if isinstance(result, _TENSOR):
-        return {prefix or "output": cast(torch.Tensor, result)}
-    named: dict[str, torch.Tensor] = {}
-    for key, value in _fields(result) or ():  # None, flags and caches do not travel
-        for name, tensor in _flatten(value, f"{prefix}.{key}" if prefix else key).items():
-            if name in named:
-                raise UserError(f"model.output: the model returns two tensors named {name!r}: give them other keys")
-            named[name] = tensor
-    return named
 
 
 class _EvalDropout(TorchFunctionMode):
@@ -234,6 +96,55 @@ def capture(flat: FlatModel, spec: ModelSpec, inputs: Sequence[torch.Tensor], me
         input_names=tuple(item.name for item in spec.inputs),
         output_names=flat.output_names,
     )
+
+
+def capture_sized(flat: FlatModel, spec: ModelSpec, inputs: Sequence[torch.Tensor], sampling: Sampling) -> Captured:
+    """The model as a graph for any sizes within the dimensions, whose numbers are those of the sampling's first sizes.
+
+    Raises:
+        NotSymbolic: torch.export cannot follow the sizes through the model.
+    """
+    state = ModuleState(flat.module)
+    _fill_caches(flat, inputs)
+    state.restore()
+    try:
+        with torch.no_grad(), warnings.catch_warnings(), _silence(), users_frames(), _EvalDropout():
+            warnings.simplefilter("ignore")
+            examples = cut(inputs, sampling.input_dims, {**sampling.largest, BATCH: _EXPORTED_BATCH})
+            named = {name: _exported_dim(name, dim) for name, dim in sampling.dims.items()}
+            axes = [
+                {axis: named[name] for axis, name in enumerate(names) if name is not None}
+                for names in sampling.input_dims
+            ]
+            program = torch.export.export(flat, examples, strict=False, dynamic_shapes=(tuple(axes),))
+            graph_module = plain_graph(program)
+            placeholders = [node.name for node in graph_module.graph.nodes if node.op == "placeholder"]
+            settle_numbers(graph_module.graph, dict(zip(placeholders, sampling.input_dims, strict=True)), sampling.one)
+            graph_module.recompile()
+    except NotSymbolic:
+        raise
+    except Exception as error:  # as in capture(): which then says it in the user's words, if fixed shapes fail too
+        raise NotSymbolic(f"{type(error).__name__}: {first_line(error)}") from error
+    finally:
+        state.restore()
+    return Captured(
+        graph_module=graph_module,
+        input_names=tuple(item.name for item in spec.inputs),
+        output_names=flat.output_names,
+        sampling=sampling,
+        unpassed=_copied(graph_module),
+    )
+
+
+def _copied(graph_module: fx.GraphModule) -> fx.GraphModule:
+    graph = fx.Graph()
+    graph.output(graph.graph_copy(graph_module.graph, {}))
+    return fx.GraphModule(graph_module, graph, class_name="Model")
+
+
+def _exported_dim(name: str, dim: Dim) -> Any:
+    """Of one item or position torch.export would make a case of its own; the graph takes them all the same."""
+    return torch.export.Dim(name, min=1 if name == BATCH else 2, max=max(dim.max, _EXPORTED_BATCH))
 
 
 def _fill_caches(flat: FlatModel, inputs: Sequence[torch.Tensor]) -> None:

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
 from edgecompile.config.model_spec import ModelSpec
 from edgecompile.config.request import CaptureRequest
+from edgecompile.contract.dim_rules import BATCH
 from edgecompile.contract.errors import UserError
-from edgecompile.frontend.capture.trace import FlatModel, capture
+from edgecompile.contract.plan import Dim
+from edgecompile.frontend.capture.captured import Captured
+from edgecompile.frontend.capture.dims import NotSymbolic
+from edgecompile.frontend.capture.flat_model import FlatModel
+from edgecompile.frontend.capture.sampling import sampling_of
+from edgecompile.frontend.capture.trace import capture, capture_sized
 from edgecompile.frontend.chain import step_checks as verify
+from edgecompile.frontend.chain.generic import check_generic
 from edgecompile.frontend.chain.units import Chain, build_chain
 from edgecompile.frontend.golden.purity import check_graph, explain_failure
 from edgecompile.frontend.passes import run_passes
@@ -19,22 +27,43 @@ __all__ = ["chain_of"]
 
 
 def chain_of(flat: FlatModel, spec: ModelSpec, examples: Sequence[torch.Tensor], request: CaptureRequest) -> Chain:
-    """Captures the model for inputs of these shapes, runs the passes and groups operators into units.
+    """Captures the model, runs the passes and groups operators into units.
+
+    Where the model option names dimensions that vary, the graph takes all of their extents if the model allows it;
+    otherwise it is for inputs of exactly these shapes, and `captured.why_fixed` says why.
 
     Args:
-        examples: one microbatch, an input each, batch dimension first.
+        examples: one microbatch, an input each, batch dimension first, at the largest extents.
 
     Raises:
         UserError: the model cannot be captured or cut, is random or keeps state, or its outputs are not batched.
     """
+    why_fixed = request.fixed if spec.dims else ""
+    if spec.dims and not why_fixed:
+        try:
+            return _chain(_sized(flat, spec, examples), examples, request)
+        except NotSymbolic as reason:
+            why_fixed = str(reason)
     try:
         whole = capture(flat, spec, examples, request.method)
     except UserError:
         explain_failure(flat, examples)
         raise
+    return _chain(replace(whole, why_fixed=why_fixed), examples, request)
+
+
+def _sized(flat: FlatModel, spec: ModelSpec, examples: Sequence[torch.Tensor]) -> Captured:
+    dims = {BATCH: Dim(min=1, max=len(examples[0])), **spec.dims}
+    input_dims = tuple((BATCH, *(item.dims or [None] * len(item.shape))) for item in spec.inputs)
+    return capture_sized(flat, spec, examples, sampling_of(dims, input_dims))
+
+
+def _chain(whole: Captured, examples: Sequence[torch.Tensor], request: CaptureRequest) -> Chain:
     check_graph(whole)
     captured = run_passes(whole, examples, request.passes)
     verify.check_captured(captured)
+    if captured.sampling is not None:
+        check_generic(captured.graph_module.graph)
     chain = build_chain(captured)
     verify.check_chain(chain)
     verify.check_outputs(chain, len(examples[0]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 from edgecompile.contract.errors import UserError
-from edgecompile.frontend.capture.trace import Captured
+from edgecompile.frontend.capture.captured import Captured
 from edgecompile.frontend.chain.recompute import sources_of
 from edgecompile.frontend.chain.units import Chain
 from edgecompile.planning.problem import Schedule

@@ -11,6 +11,8 @@ from torch import fx, nn
 
 from edgecompile.contract.dtypes import DTYPE_BYTES
 from edgecompile.contract.errors import UserError
+from edgecompile.frontend.capture.captured import Captured
+from edgecompile.frontend.capture.dims import NotSymbolic
 from edgecompile.frontend.capture.graphs import (
     TensorFacts,
     attribute,
@@ -21,7 +23,7 @@ from edgecompile.frontend.capture.graphs import (
     module_path,
     op_name,
 )
-from edgecompile.frontend.capture.trace import Captured
+from edgecompile.frontend.capture.sampling import axes_of
 from edgecompile.frontend.chain.item_axis import find_item_axes, item_axis_of
 from edgecompile.frontend.chain.recompute import find_sources, sources_of
 from edgecompile.frontend.passes.sink_views import sinks
@@ -71,6 +73,8 @@ class BoundaryTensor:
     num_bytes: int
     exact: bool = False
     """Whether it travels as it is in every wire format (exact_tensors.py)."""
+    dims: tuple[str | None, ...] = ()
+    """As TensorSpec has them."""
     item_axis: int | None = 0
     """Each entry along it belongs to one item; None where no axis is known to be so."""
 
@@ -218,7 +222,9 @@ def _boundaries(captured: Captured, groups: list[list[fx.Node]]) -> tuple[Bounda
         exact = {source for node in alive if node.meta["remade"] for source in sources_of(node)}
         tensors = tuple(replace(tensor, exact=True) if tensor.node in exact else tensor for tensor in tensors)
         known = all(tensor.dtype in DTYPE_BYTES for tensor in tensors)
-        boundaries.append(Boundary(index=cut, tensors=tensors, cuttable=known and whole and bool(tensors), live=live))
+        sized = all(_dims_of(node) is not None for node in sent)
+        cuttable = known and whole and sized and bool(tensors)
+        boundaries.append(Boundary(index=cut, tensors=tensors, cuttable=cuttable, live=live))
     results = _results(captured, microbatch)
     boundaries.append(Boundary(index=len(groups), tensors=results, cuttable=True, live=results))
     return tuple(boundaries)
@@ -228,8 +234,18 @@ def _travelling(node: fx.Node, name: str, microbatch: int) -> BoundaryTensor:
     facts = facts_of(node)[0]
     return BoundaryTensor(
         node=node, name=name, shape=facts.shape, dtype=facts.dtype, num_bytes=facts.num_bytes,
-        item_axis=item_axis_of(node, microbatch),
+        item_axis=item_axis_of(node, microbatch), dims=_dims_of(node) or (),
     )  # fmt: skip
+
+
+def _dims_of(node: fx.Node) -> tuple[str | None, ...] | None:
+    """For each axis the product of dimensions that it is; None where one is something else. Empty: sizes are fixed."""
+    axes = axes_of(node)
+    if axes is None:
+        return () if node.meta.get("sampling") is None else None
+    if not all(axis is not None and (not axis.names or axis.product) for axis in axes):
+        return None
+    return tuple(axis.product if axis is not None and axis.names else None for axis in axes)
 
 
 def _results(captured: Captured, microbatch: int) -> tuple[BoundaryTensor, ...]:
@@ -240,6 +256,8 @@ def _results(captured: Captured, microbatch: int) -> tuple[BoundaryTensor, ...]:
     for name, value in zip(captured.output_names, values, strict=True):
         if not isinstance(value, fx.Node) or not isinstance(value.meta.get("facts"), TensorFacts):
             raise UserError(f"model.output: {name!r} is not a tensor: leave it out with model.output")
+        if _dims_of(value) is None:
+            raise NotSymbolic(f"the shape of its output {name!r} is no product of the dimensions that vary")
         tensor = _travelling(value, name, microbatch)
         if tensor.dtype not in DTYPE_BYTES:
             raise UserError(f"model.output: {name!r} has the dtype {tensor.dtype}, which cannot travel")

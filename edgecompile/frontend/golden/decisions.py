@@ -11,8 +11,9 @@ import torch
 from torch import fx
 
 from edgecompile.contract.errors import UserError
+from edgecompile.frontend.capture.captured import Captured
+from edgecompile.frontend.capture.flat_model import FlatModel
 from edgecompile.frontend.capture.graphs import TensorFacts, erase_dead, op_name
-from edgecompile.frontend.capture.trace import Captured, FlatModel
 from edgecompile.frontend.golden.eager import Eager
 from edgecompile.frontend.golden.independence import CURES, find_influence
 

@@ -12,8 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from edgecompile.contract.errors import UserError
+from edgecompile.frontend.capture.flat_model import FlatModel
 from edgecompile.frontend.capture.source_lines import failing_call, first_line
-from edgecompile.frontend.capture.trace import FlatModel
 
 __all__ = ["Batch", "Eager", "ModelFails", "NoItems", "Outputs", "groups_of"]
 

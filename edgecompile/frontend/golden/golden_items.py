@@ -13,7 +13,7 @@ from edgecompile.config.methods import Fill
 from edgecompile.config.model_spec import InputSpec, ModelSpec
 from edgecompile.contract.errors import UserError
 from edgecompile.execution.closeness import difference, scale_of
-from edgecompile.frontend.capture.trace import FlatModel
+from edgecompile.frontend.capture.flat_model import FlatModel
 from edgecompile.frontend.golden.eager import Eager, ModelFails
 from edgecompile.frontend.golden.independence import CURES, exact_outputs, find_influence
 from edgecompile.frontend.golden.purity import watched_run

@@ -12,10 +12,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from edgecompile.contract.errors import UserError
 from edgecompile.execution.closeness import scale_of
+from edgecompile.frontend.capture.captured import Captured
+from edgecompile.frontend.capture.flat_model import FlatModel
 from edgecompile.frontend.capture.graphs import called_module, module_path, op_name
 from edgecompile.frontend.capture.module_state import ModuleState
 from edgecompile.frontend.capture.source_lines import calling_line
-from edgecompile.frontend.capture.trace import Captured, FlatModel
 from edgecompile.frontend.golden.eager import Eager, Outputs, groups_of
 
 __all__ = ["check_graph", "explain_failure", "watched_run"]

@@ -12,9 +12,9 @@ import torch
 from torch import fx
 
 from edgecompile.contract.errors import UserError, choices
+from edgecompile.frontend.capture.captured import Captured
 from edgecompile.frontend.capture.export_graph import explain_operator
-from edgecompile.frontend.capture.graphs import OperatorFailed, propagate, rebuild
-from edgecompile.frontend.capture.trace import Captured
+from edgecompile.frontend.capture.graphs import OperatorFailed, rebuild
 from edgecompile.frontend.passes.drop_copies import drop_copies
 from edgecompile.frontend.passes.drop_devices import drop_devices
 from edgecompile.frontend.passes.drop_dropout import drop_dropout
@@ -61,16 +61,18 @@ def run_passes(captured: Captured, inputs: Sequence[torch.Tensor], switches: Map
         raise UserError(f"passes.{unknown[0]}: no such pass: the passes are {choices(PASSES, unknown[0])}")
     graph_module = captured.graph_module
     try:
-        propagate(graph_module, inputs)
+        captured.look(graph_module, inputs)
     except OperatorFailed as failed:
         raise UserError(explain_operator(failed)) from failed
     if settle_layouts(graph_module):
         graph_module = rebuild(graph_module)
-        propagate(graph_module, inputs)
+        captured.look(graph_module, inputs)
     for name, run in PASSES.items():
         while switches.get(name, True) and run(graph_module):
             graph_module = rebuild(graph_module)
-            propagate(graph_module, inputs)
+            captured.look(graph_module, inputs)
             if name not in _REPEATED:
                 break
+    if captured.sampling is not None:
+        captured.sampling.settle(graph_module, inputs)
     return replace(captured, graph_module=graph_module)

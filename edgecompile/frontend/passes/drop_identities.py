@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import fx
 
 from edgecompile.frontend.capture.graphs import TensorFacts, drop_each, is_view
+from edgecompile.frontend.capture.sampling import axes_of
 
 __all__ = ["drop_identities"]
 
@@ -21,6 +22,7 @@ def _unchanged(node: fx.Node) -> fx.Node | None:
     facts = node.meta["facts"]
     # A view at an offset has the same facts only when nothing was cut off, since the sizes are equal.
     same = isinstance(facts, TensorFacts) and facts == source.meta["facts"] and _keeps_order(node)
+    same = same and axes_of(node) == axes_of(source)
     return source if same else None
 
 

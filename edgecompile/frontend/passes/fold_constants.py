@@ -7,7 +7,9 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from edgecompile.frontend.capture.dims import Sizes, is_sized, map_numbers
 from edgecompile.frontend.capture.graphs import TensorFacts, attribute, facts_of, is_view, op_name
+from edgecompile.frontend.capture.sampling import axes_of
 
 __all__ = ["ConstantValues", "fold_constants"]
 
@@ -47,11 +49,18 @@ def _constants(graph: fx.Graph) -> set[fx.Node]:
     for node in graph.nodes:
         if node.op in ("placeholder", "output") or any(word in op_name(node) for word in _RANDOM):
             continue
+        if is_sized(node) or (op_name(node) in _SHAPE_ONLY and _varies(node)):
+            continue  # what follows from the sizes of the message
         shape_only = node.args[0] if node.args and op_name(node) in _SHAPE_ONLY else None
         read = [item for item in node.all_input_nodes if item is not shape_only]
         if all(argument in constant for argument in read):
             constant.add(node)
     return constant
+
+
+def _varies(node: fx.Node) -> bool:
+    axes = axes_of(node)
+    return axes is not None and any(axis is None or axis.names for axis in axes)
 
 
 def _worth_folding(node: fx.Node, constant: set[fx.Node]) -> bool:
@@ -68,8 +77,9 @@ def _worth_folding(node: fx.Node, constant: set[fx.Node]) -> bool:
 class ConstantValues:
     """Runs constant nodes on real values; only the results of work are kept, not weights."""
 
-    def __init__(self, graph_module: fx.GraphModule) -> None:
-        self.graph_module = graph_module
+    def __init__(self, graph_module: fx.GraphModule, sizes: Sizes | None = None) -> None:
+        """`sizes`: of the message, for constants that follow from them; None: those that the graph has now."""
+        self.graph_module, self.sizes = graph_module, sizes
         self.known: dict[fx.Node, Any] = {}
 
     def value(self, node: fx.Node) -> Any:
@@ -82,6 +92,10 @@ class ConstantValues:
         # Uninitialised memory would be different bytes in every compilation.
         return torch.zeros_like(value) if op_name(node) in _UNINITIALISED else value
 
+    def _plain(self, arguments: Any) -> Any:
+        sizes = self.sizes
+        return arguments if sizes is None else map_numbers(arguments, lambda number: number.expression.at(sizes))
+
     def _run(self, node: fx.Node) -> Any:
         if node.op == "get_attr":
             value = attribute(self.graph_module, str(node.target))
@@ -92,11 +106,11 @@ class ConstantValues:
             facts = facts_of(first)[0]
             args: tuple[Any, ...] = (
                 torch.empty(facts.shape, dtype=getattr(torch, facts.dtype)),
-                *fx.map_arg(tuple(rest), self.value),
+                *fx.map_arg(self._plain(tuple(rest)), self.value),
             )
         else:
-            args = fx.map_arg(node.args, self.value)
-        kwargs = fx.map_arg(node.kwargs, self.value)
+            args = fx.map_arg(self._plain(node.args), self.value)
+        kwargs = fx.map_arg(self._plain(node.kwargs), self.value)
         if node.op == "call_method":
             return getattr(args[0], str(node.target))(*args[1:], **kwargs)
         if node.op == "call_module":

@@ -14,7 +14,9 @@ from typing import Any
 import torch
 from torch import fx
 
+from edgecompile.frontend.capture.dims import DimInt
 from edgecompile.frontend.capture.graphs import TensorFacts, erase_dead, op_name
+from edgecompile.frontend.capture.sampling import axes_of, extents_of
 
 __all__ = ["push_selection_up"]
 
@@ -80,6 +82,8 @@ def _selection(node: fx.Node) -> _Narrowing | None:
         return None
     dim = int(numbers.get("dim", 0)) % len(facts.shape)
     whole = facts.shape[dim]
+    if not _is_fixed(node.args[0], dim, given):
+        return None
     if "index" in numbers or "length" in numbers:
         start, step = int(numbers.get("index", numbers.get("start", 0))) % max(1, whole), 1
         stop = start + int(numbers.get("length", 1))
@@ -90,6 +94,23 @@ def _selection(node: fx.Node) -> _Narrowing | None:
     # The last dimension holds features, which products mix: a selection there goes nowhere.
     inside = 0 < dim < len(facts.shape) - 1 and 0 < length < whole
     return _Narrowing(dim, start, length) if inside and step == 1 else None
+
+
+def _is_fixed(source: fx.Node, dim: int, given: Mapping[str, Any]) -> bool:
+    """Whether the same entries are read at all sizes: of an extent that varies, some that count from its beginning."""
+    axes, sampling = axes_of(source), source.meta.get("sampling")
+    if sampling is None:
+        return True
+    axis = axes[dim] if axes is not None else None
+    if axis is None or any(isinstance(value, DimInt) for value in given.values()):
+        return False
+    if not axis.names:
+        return True
+    least = axis.at({name: extent.min for name, extent in sampling.dims.items()})
+    if "index" in given:
+        return 0 <= int(given["index"]) < least
+    start, end = given.get("start") or 0, given.get("end", given.get("length"))
+    return start >= 0 and end is not None and 0 <= start + ("length" in given) * end <= least and 0 < end <= least
 
 
 class _Pusher:
@@ -181,7 +202,10 @@ class _Pusher:
         for dim, extent in enumerate(before):
             if math.prod(before[:dim]) == lead and extent == after[narrowing.dim]:
                 inner = _Narrowing(dim, narrowing.start, narrowing.length)
-                shape = [*after[: narrowing.dim], narrowing.length, *after[narrowing.dim + 1 :]]
+                extents = extents_of(node)
+                if extents is None:
+                    return None
+                shape = [*extents[: narrowing.dim], narrowing.length, *extents[narrowing.dim + 1 :]]
                 return (self.narrowed(source, inner, node), shape), {}
         return None
 

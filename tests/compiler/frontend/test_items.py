@@ -16,7 +16,7 @@ from edgecompile.artifacts.inplace import isolate_writes
 from edgecompile.artifacts.shards import freeze_module
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Plan
-from edgecompile.frontend.capture.trace import FlatModel
+from edgecompile.frontend.capture.flat_model import FlatModel
 from edgecompile.frontend.golden.golden_items import Reference, make_reference
 
 ITEMS = torch.randn(5, 5, 8, generator=torch.Generator().manual_seed(0))

@@ -15,8 +15,9 @@ from torch.nn import functional
 from edgecompile.config.methods import CaptureMethod
 from edgecompile.config.model_spec import InputSpec, ModelSpec
 from edgecompile.contract.errors import UserError
+from edgecompile.frontend.capture.flat_model import FlatModel
 from edgecompile.frontend.capture.graphs import facts_of, op_name
-from edgecompile.frontend.capture.trace import FlatModel, capture
+from edgecompile.frontend.capture.trace import capture
 from edgecompile.frontend.passes import PASSES, run_passes
 from edgecompile.frontend.passes.drop_guards import drop_guards
 

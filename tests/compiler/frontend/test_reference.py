@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from edgecompile.frontend.capture.trace import FlatModel
+from edgecompile.frontend.capture.flat_model import FlatModel
 from edgecompile.frontend.golden.golden_items import make_reference
 
 ITEMS = torch.randn(4, 8, generator=torch.Generator().manual_seed(0))

@@ -10,7 +10,7 @@ from compiler_helpers import chain_of, hand_written, schedule_of
 from torch import fx
 
 from edgecompile.contract.errors import UserError
-from edgecompile.frontend.capture.trace import Captured
+from edgecompile.frontend.capture.captured import Captured
 from edgecompile.frontend.chain.step_checks import check_captured, check_chain, check_outputs, check_schedule
 from edgecompile.frontend.chain.units import Boundary, Chain
 from edgecompile.planning.problem import Schedule

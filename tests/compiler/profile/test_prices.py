@@ -18,7 +18,8 @@ from edgecompile.contract.plan_file import read_plan
 from edgecompile.explore.changes import with_speed
 from edgecompile.explore.explain import Explanation, explain
 from edgecompile.explore.prices import BANDWIDTH_STEP, COMPUTE_STEP, MEMORY_STEP, Price
-from edgecompile.frontend.capture.trace import FlatModel, capture
+from edgecompile.frontend.capture.flat_model import FlatModel
+from edgecompile.frontend.capture.trace import capture
 from edgecompile.frontend.chain.units import Chain, build_chain
 from edgecompile.frontend.golden.golden_items import example_inputs, golden_inputs
 from edgecompile.frontend.passes import run_passes

@@ -1,0 +1,137 @@
+"""Looks at a graph of varying sizes at two choices of them, and finds which dimension each axis of a tensor is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import fx
+
+from edgecompile.contract.dim_rules import BATCH
+from edgecompile.contract.plan import Dim
+from edgecompile.frontend.capture.dims import DimInt, Expression, NotSymbolic, Sizes, fitted, resize
+from edgecompile.frontend.capture.graphs import TensorFacts, propagate
+
+__all__ = ["InputDims", "Sampling", "axes_of", "cut", "extents_of", "sampling_in", "sampling_of"]
+
+InputDims = tuple[tuple[str | None, ...], ...]
+"""For each input the dimension of each axis, the batch first; None where its extent is fixed."""
+_PRIMES = (11, 13, 17, 19, 23, 7, 29, 31, 5, 37, 41, 3, 2)
+_BATCHES = (3, 5)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """Sizes whose extents have no common factors: an axis that is a product of dimensions is no other product too."""
+
+    dims: Mapping[str, Dim]
+    input_dims: InputDims
+    one: Sizes
+    other: Sizes
+
+    @property
+    def largest(self) -> Sizes:
+        return {name: dim.max for name, dim in self.dims.items()}
+
+    @property
+    def checked(self) -> tuple[Sizes, ...]:
+        """Where what shall hold at all sizes is tried."""
+        least = {name: dim.min for name, dim in self.dims.items()}
+        second = {name: max(dim.min, dim.max - 1) for name, dim in self.dims.items()}
+        return tuple({**sizes, BATCH: 2} for sizes in (least, self.one, self.other, second, self.largest))
+
+    def look(self, graph_module: fx.GraphModule, examples: Sequence[torch.Tensor]) -> None:
+        """Leaves what propagate leaves, at the first sizes, and `axes`: for each axis an Expression or None."""
+        self._propagate(graph_module, examples, self.other)
+        shapes = {node: _shape(node) for node in graph_module.graph.nodes}
+        self._propagate(graph_module, examples, self.one)
+        names = sorted(self.dims)
+        one, other = (tuple((name, sizes[name]) for name in names) for sizes in (self.one, self.other))
+        for node in graph_module.graph.nodes:
+            node.meta["sampling"] = self
+            before, after = shapes[node], _shape(node)
+            known = before is not None and after is not None and len(before) == len(after)
+            node.meta["axes"] = (
+                tuple(
+                    fitted({one: first, other: second}) for first, second in zip(after or (), before or (), strict=True)
+                )
+                if known
+                else None
+            )
+
+    def settle(self, graph_module: fx.GraphModule, examples: Sequence[torch.Tensor]) -> None:
+        """As look, but at the largest sizes, which buffers and memory must hold."""
+        self.look(graph_module, examples)
+        self._propagate(graph_module, examples, self.largest)
+
+    def _propagate(self, graph_module: fx.GraphModule, examples: Sequence[torch.Tensor], sizes: Sizes) -> None:
+        resize(graph_module.graph, sizes)
+        graph_module.recompile()
+        propagate(graph_module, cut(examples, self.input_dims, sizes))
+
+
+def _shape(node: fx.Node) -> tuple[int, ...] | None:
+    facts = node.meta.get("facts")
+    return facts.shape if isinstance(facts, TensorFacts) else None
+
+
+def axes_of(node: fx.Node) -> tuple[Expression | None, ...] | None:
+    """What each axis of the node's tensor is; None where the graph's sizes are fixed, or it is no single tensor."""
+    axes: tuple[Expression | None, ...] | None = node.meta.get("axes")
+    return axes
+
+
+def extents_of(node: fx.Node) -> list[int] | None:
+    """The shape of the node's tensor for the arguments of another operator; None where an axis is not understood."""
+    axes, sampling = axes_of(node), node.meta.get("sampling")
+    if sampling is None:
+        facts = node.meta["facts"]
+        return list(facts.shape) if isinstance(facts, TensorFacts) else None
+    if axes is None or any(axis is None for axis in axes):
+        return None
+    known = [axis for axis in axes if axis is not None]
+    return [DimInt(axis, sampling.one) if axis.names else axis.at({}) for axis in known]
+
+
+def sampling_in(graph: fx.Graph) -> Sampling | None:
+    """None where the graph's sizes are fixed."""
+    return next((node.meta.get("sampling") for node in graph.nodes), None)
+
+
+def cut(examples: Sequence[torch.Tensor], input_dims: InputDims, sizes: Sizes) -> tuple[torch.Tensor, ...]:
+    """The examples at these sizes: rows are repeated as needed, other axes cut off.
+
+    Args:
+        examples: a tensor an input, at the largest extents but for the batch.
+    """
+    return tuple(_cut(value, dims, sizes) for value, dims in zip(examples, input_dims, strict=True))
+
+
+def _cut(value: torch.Tensor, dims: Sequence[str | None], sizes: Sizes) -> torch.Tensor:
+    for axis, name in enumerate(dims):
+        if name == BATCH:
+            value = value[torch.arange(sizes[name]) % len(value)]
+        elif name is not None:
+            value = value.narrow(axis, 0, sizes[name])
+    return value.contiguous()
+
+
+def sampling_of(dims: Mapping[str, Dim], input_dims: InputDims) -> Sampling:
+    """
+    Raises:
+        NotSymbolic: a dimension has not two extents to look at.
+    """
+    one, other = ({BATCH: extent} for extent in _BATCHES)
+    taken = set(_BATCHES)
+    for name, dim in dims.items():
+        if name == BATCH:
+            continue
+        within = [extent for extent in _PRIMES if max(2, dim.min) <= extent <= dim.max and extent not in taken]
+        if len(within) < 2:
+            within = [extent for extent in range(max(2, dim.min), dim.max + 1) if extent not in taken][:2]
+        if len(within) < 2:
+            raise NotSymbolic(f"{name} has too few extents, {dim.min} to {dim.max}")
+        one[name], other[name] = within[:2]
+        taken |= set(within[:2])
+    return Sampling(dims=dims, input_dims=input_dims, one=one, other=other)
