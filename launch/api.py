@@ -21,6 +21,7 @@ from edgecompile.execution.allocator import use_one_arena
 from edgelaunch.common.addresses import read_address
 from edgelaunch.common.failures import Failure, RankFailedError, failure_words, rank_name
 from edgelaunch.common.items import Entry, Source
+from edgelaunch.common.varying import Varying
 from edgelaunch.composition import RankStart, run_supervisor
 from edgelaunch.inputs.fitting import fit
 from edgelaunch.local.local_run import Children, OnLoopback, listen_on_loopback
@@ -73,6 +74,9 @@ class Pipeline:
         self._local = local
         stages, runtime = len(self._plan.stages), self._plan.runtime
         under_way = stages * (runtime.num_buffers_in + runtime.num_buffers_out) + 2
+        self._varying = Varying(self._plan)
+        if self._plan.model.dims:
+            under_way += 2 * runtime.window  # those that wait to be chosen, and results that wait for theirs
         self._streams = Streams(under_way * self._plan.model.microbatch, self._arrays)
         self._failure: Failure | None = None
         self._children: Children | None = None
@@ -267,7 +271,10 @@ class Pipeline:
             value = {names[0]: value}
         if set(value) != set(names):
             raise UserError(f"item {index}: has {', '.join(map(str, value))}, the model takes {', '.join(names)}")
-        return {spec.name: fit(value[spec.name], spec, f"item {index}") for spec in self._plan.inputs}
+        where, ranges = f"item {index}", self._varying.ranges
+        arrays = {spec.name: fit(value[spec.name], spec, where, ranges) for spec in self._plan.inputs}
+        self._varying.check(arrays, where)
+        return arrays
 
     def _give(self, entry: Entry, outputs: Mapping[str, Any]) -> None:
         arrays = {name: np.array(as_numpy(tensor)) for name, tensor in outputs.items()}

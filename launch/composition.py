@@ -144,7 +144,7 @@ def pipeline_rank(
     from edgelaunch.pipeline.feed import StreamEnds
     from edgelaunch.pipeline.stage_work import StageWork
 
-    streams = StreamEnds(options.plan.model.microbatch, *ends) if ends is not None else None
+    streams = StreamEnds(options.plan, *ends) if ends is not None else None
     return Supervisor(options, StageWork(options, streams), streams, request_kill, last_resort)
 
 

@@ -27,6 +27,7 @@ from edgecompile.config.schedule_request import ScheduleRequest, check_schedule_
 from edgecompile.config.schema import ArtifactConf, Conf, ProfileConf, RuntimeConf, ScheduleConf, WireConf
 from edgecompile.config.value_checks import at_least, between, member, over_zero, seconds, switch
 from edgecompile.contract.closed_sets import Artifact, Prepack, WireName
+from edgecompile.contract.dim_rules import MOST_WINDOW
 from edgecompile.contract.errors import UserError, choices, invalid_value
 from edgecompile.contract.plan import Runtime
 from edgecompile.contract.validation import MOST_BUFFERS, is_module_name
@@ -271,6 +272,9 @@ def runtime_of(conf: RuntimeConf) -> Runtime:
         rejoin_s=seconds(conf.rejoin, "runtime.rejoin"),
         prepack=member(Prepack, conf.prepack, "runtime.prepack").value,
         imports=_imports(conf),
+        window=between(conf.window, 1, MOST_WINDOW, "runtime.window"),
+        max_wait_s=seconds(conf.max_wait, "runtime.max_wait"),
+        batch_tokens=None if conf.batch_tokens is None else at_least(conf.batch_tokens, 1, "runtime.batch_tokens"),
     )
 
 

@@ -228,6 +228,13 @@ class RuntimeConf:
     """How long the others wait for a lost rank or a cut link that they need; 0: the run ends at once."""
     prepack: str = "auto"
     """Weights rearranged once for oneDNN's products: auto (x86 processors other than Intel's), always or never."""
+    window: int = 4
+    """Where messages vary in size: from so many microbatches' worth of items those of a message are chosen, so that
+    items of like extents share one."""
+    max_wait: Any = "5ms"
+    """And so long an item waits at most for others to share its message."""
+    batch_tokens: int | None = None
+    """And so many positions a message has at most: items times their largest extents, such as tokens."""
     # The key is `import`, which Python keeps for itself: only getattr reads the attribute, and no __init__ can take it.
     __annotations__["import"] = "Any"
     vars()["import"] = field(default=None, init=False, repr=False, compare=False)

@@ -1,4 +1,4 @@
-"""Validation rules for the dimensions of a plan that vary from message to message."""
+"""Validation rules for the dimensions of a plan that vary from message to message, and for what shares a message."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ from edgecompile.contract.errors import UserError, choices
 if TYPE_CHECKING:
     from edgecompile.contract.plan import Plan, TensorSpec
 
-__all__ = ["BATCH", "MOST_EXTENT", "check_dims"]
+__all__ = ["BATCH", "MOST_DIMS", "MOST_EXTENT", "MOST_WINDOW", "check_batching", "check_dims"]
 
 BATCH = "batch"
 MOST_EXTENT = 1 << 24
 """Of a dimension that varies."""
+MOST_DIMS = 8
+"""A message's header has room for so many."""
+MOST_WINDOW = 1024
 
 
 def check_dims(plan: Plan, where: str) -> None:
@@ -26,6 +29,8 @@ def check_dims(plan: Plan, where: str) -> None:
         if not 1 <= dim.min <= dim.max <= MOST_EXTENT:
             allowed = f"1 <= min <= max <= {MOST_EXTENT}"
             raise _misfit(where, f"model.dims.{name}", [dim.min, dim.max], allowed)
+    if len(dims) > MOST_DIMS:
+        raise _misfit(where, "model.dims", list(dims), f"at most {MOST_DIMS}")
     if dims and (BATCH not in dims or dims[BATCH].max != plan.model.microbatch):
         raise _misfit(where, "model.dims", sorted(dims), f"{BATCH} among them, with the microbatch as its max")
     for name in plan.model.padding:
@@ -33,9 +38,31 @@ def check_dims(plan: Plan, where: str) -> None:
             raise _misfit(where, "model.padding", name, "one of " + choices(inputs, name))
     for key, spec in _tensors(plan):
         _check_tensor(plan, spec, where, key)
+    if dims:
+        _check_ends(plan, where)
+
+
+def _check_ends(plan: Plan, where: str) -> None:
+    """Items are put together into the model's inputs, and taken apart out of its outputs."""
     for spec in (*plan.inputs, *plan.outputs):
-        if dims and spec.dims[:1] != (BATCH,):
-            raise _misfit(where, f"dims of {spec.name}", list(spec.dims), f"{BATCH} as the first")
+        names = [_names(text or "") for text in spec.dims]
+        if spec.dims[:1] != (BATCH,) or any(BATCH in others for others in names[1:]):
+            raise _misfit(where, f"dims of {spec.name}", list(spec.dims), f"{BATCH} as the first alone")
+        if spec in plan.inputs and any(len(others) > 1 for others in names):
+            raise _misfit(where, f"dims of {spec.name}", list(spec.dims), "one dimension an axis of an input")
+
+
+def check_batching(plan: Plan, where: str) -> None:
+    """Raises UserError at the first value of `runtime` that no message could be made with."""
+    runtime = plan.runtime
+    if not 1 <= runtime.window <= MOST_WINDOW:
+        raise _misfit(where, "runtime.window", runtime.window, f"1 to {MOST_WINDOW}")
+    if runtime.batch_tokens is not None and runtime.batch_tokens < 1:
+        raise _misfit(where, "runtime.batch_tokens", runtime.batch_tokens, "1 or more, or null")
+
+
+def _names(text: str) -> list[str]:
+    return [part for part in text.split("*") if part and not part.isdigit()]
 
 
 def _misfit(where: str, key: str, value: object, allowed: str) -> UserError:

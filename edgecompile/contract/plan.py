@@ -34,7 +34,7 @@ __all__ = [
 ]
 
 
-OMITTED = "omitted if empty"
+OMITTED = "omitted where it is the default"
 """In the metadata of fields that plan.yaml holds only where they say something."""
 
 
@@ -222,6 +222,12 @@ class Runtime:
     """Whether a rank rearranges weights for oneDNN's products: `auto`, `always` or `never`."""
     imports: tuple[str, ...] = ()
     """Modules that register operators of the model's own; a rank imports them before it loads its shard."""
+    window: int = field(default=4, metadata={OMITTED: True})
+    """Where messages vary in size: from so many microbatches' worth of items those of a message are chosen."""
+    max_wait_s: float = field(default=0.005, metadata={OMITTED: True})
+    """And so long an item waits at most for others to share its message."""
+    batch_tokens: int | None = field(default=None, metadata={OMITTED: True})
+    """And so many positions, items times their largest extents, a message has at most; None: no limit."""
 
 
 @dataclass(frozen=True, kw_only=True)

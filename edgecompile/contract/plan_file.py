@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Any
 
@@ -99,10 +99,15 @@ class _Dumper(yaml.SafeDumper):
 
 def _plain(value: Any) -> Any:
     if hasattr(value, "__dataclass_fields__"):
-        kept = [item for item in fields(value) if getattr(value, item.name) or OMITTED not in item.metadata]
+        kept = [item for item in fields(value) if OMITTED not in item.metadata or not _is_default(value, item)]
         return {item.name: _plain(getattr(value, item.name)) for item in kept}
     if isinstance(value, (tuple, list)):
         return [_plain(item) for item in value]
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
     return printable(value) if isinstance(value, str) else value
+
+
+def _is_default(value: Any, item: Field[Any]) -> bool:
+    default = item.default if item.default_factory is MISSING else item.default_factory()
+    return bool(getattr(value, item.name) == default)

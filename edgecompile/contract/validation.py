@@ -17,7 +17,7 @@ from edgecompile.contract.closed_sets import (
     ResultKind,
     words_of,
 )
-from edgecompile.contract.dim_rules import check_dims
+from edgecompile.contract.dim_rules import check_batching, check_dims
 from edgecompile.contract.dtypes import DTYPE_BYTES
 from edgecompile.contract.errors import UserError, choices
 
@@ -71,6 +71,8 @@ def check_plan(plan: Plan, where: str) -> None:
         value = getattr(plan.runtime, key)
         _require(0 < value <= MOST_S, where, f"runtime.{key}", value, f"a number greater than 0, at most {MOST_S:.0f}")
     _time(plan.runtime.rejoin_s, where, "runtime.rejoin_s")
+    _time(plan.runtime.max_wait_s, where, "runtime.max_wait_s")
+    check_batching(plan, where)
     for key in ("throughput_items_per_s", "period_s", "latency_s"):
         value = getattr(plan.predicted, key)
         _require(value > 0, where, f"predicted.{key}", value, "a number greater than 0")

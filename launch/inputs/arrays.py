@@ -11,6 +11,7 @@ import numpy as np
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Plan
 from edgelaunch.common.items import Entry, Item, Source
+from edgelaunch.common.varying import Varying, fits, shape_words
 from edgelaunch.inputs.bad_items import BadItems
 from edgelaunch.inputs.fitting import LABEL_KEY, convertible, fit
 from edgelaunch.inputs.labels import class_label
@@ -68,9 +69,10 @@ def _read_safetensors(plan: Plan, path: Path) -> dict[str, Any]:
 def _check_array(array: Any, plan: Plan, name: str, path: Path) -> int:
     """The number of items of one input's array."""
     spec = next(spec for spec in plan.inputs if spec.name == name)
-    wanted = f"{spec.dtype} (items, {', '.join(str(extent) for extent in spec.shape[1:])})"
+    ranges = Varying(plan).ranges
+    wanted = f"{spec.dtype} (items, {shape_words(spec, ranges)[1:].replace(',)', ')')}"
     given = f"{array.dtype} {tuple(array.shape)}"
-    if array.ndim == 0 or tuple(array.shape[1:]) != spec.shape[1:]:
+    if array.ndim == 0 or not fits(array.shape[1:], spec, ranges):
         raise UserError(f"{path}: {name} is {given}, the model takes {wanted}")
     pixels = plan.data.kind == "image" and spec.dtype == "uint8"  # other whole numbers may be scaled in another way
     if not convertible(array.dtype, spec) or (pixels and array.dtype != np.uint8):
@@ -79,8 +81,10 @@ def _check_array(array: Any, plan: Plan, name: str, path: Path) -> int:
 
 
 def _array_items(plan: Plan, path: Path, arrays: dict[str, Any], labels: Any, count: int) -> Iterator[Item]:
+    varying = Varying(plan)
     for index in range(count):
         where = f"{path}, item {index}"
-        values = {spec.name: fit(arrays[spec.name][index], spec, where) for spec in plan.inputs}
+        values = {spec.name: fit(arrays[spec.name][index], spec, where, varying.ranges) for spec in plan.inputs}
+        varying.check(values, where)
         label = None if labels is None else class_label(plan, labels[index], where)
         yield Item(Entry(index=index, label=label), values)

@@ -11,6 +11,7 @@ import numpy as np
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Plan
 from edgelaunch.common.items import Entry, Item
+from edgelaunch.common.varying import Varying
 from edgelaunch.process.stderr import say
 
 __all__ = ["BadItems"]
@@ -27,8 +28,9 @@ class BadItems:
         self.num_items = 0
         self.num_empty_lines = 0
         """Of files whose lines are not sentences as they are: no result stands for them."""
+        least = Varying(plan).least
         self._filler = {
-            spec.name: np.zeros(spec.shape[1:], "float32" if spec.dtype == "bfloat16" else spec.dtype)
+            spec.name: np.zeros(spec.shape_at(least)[1:], "float32" if spec.dtype == "bfloat16" else spec.dtype)
             for spec in plan.inputs
         }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import TensorSpec
+from edgelaunch.common.varying import fits, shape_words
 
 __all__ = ["LABEL_KEY", "convertible", "fit"]
 
@@ -16,22 +18,25 @@ LABEL_KEY = "label"
 """An array of this name in a .npz or .safetensors file, where no input is called so, holds class numbers."""
 
 
-def fit(value: Any, spec: TensorSpec, where: str) -> NDArray[Any]:
+def fit(value: Any, spec: TensorSpec, where: str, ranges: Mapping[str, tuple[int, int]] | None = None) -> NDArray[Any]:
     """One item's array in the input's dtype, without batch dimension; a bfloat16 input takes float32.
 
     Floats become floats of the input's width, whole numbers become whole numbers, where they fit; truth values count as
     whole numbers. Nothing else is converted: uint8 pixels for a float input are more likely a mistake.
 
+    Args:
+        ranges: of Varying, where the plan has dimensions that vary.
+
     Raises:
         UserError: the shape differs, the dtype is of another kind, or a value does not fit.
     """
-    wanted = f"{spec.dtype} {spec.shape[1:]}"
+    wanted = f"{spec.dtype} {shape_words(spec, ranges or {})}"
     try:
         array = np.asarray(value)
     except (ValueError, TypeError, RuntimeError) as error:  # uneven lists; torch's tensors that numpy does not take
         reason = " ".join(str(error).split())
         raise UserError(f"{where}: {spec.name} is not an array ({reason}), the model takes {wanted}") from None
-    if array.shape != spec.shape[1:] or not convertible(array.dtype, spec):
+    if not fits(array.shape, spec, ranges or {}) or not convertible(array.dtype, spec):
         raise UserError(f"{where}: {spec.name} is {array.dtype} {array.shape}, the model takes {wanted}")
     target = np.dtype("float32" if spec.dtype == "bfloat16" else spec.dtype)
     if array.dtype != target and target.kind in "iub" and array.size:

@@ -13,6 +13,7 @@ import numpy as np
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Plan, TensorSpec
 from edgelaunch.common.items import Entry, Item, Source
+from edgelaunch.common.varying import Varying
 from edgelaunch.inputs.bad_items import BadItems
 from edgelaunch.inputs.fitting import LABEL_KEY, fit
 from edgelaunch.inputs.labels import class_label
@@ -111,11 +112,13 @@ def _parse_json(plan: Plan, line: str, index: int, where: str) -> Item:
     label = class_label(plan, value.pop(LABEL_KEY, None), where) if LABEL_KEY not in names else None
     if set(value) != set(names):
         raise UserError(f"{where}: holds {', '.join(sorted(value)) or 'nothing'}, the model takes {', '.join(names)}")
-    arrays = {spec.name: _array(value[spec.name], spec, where) for spec in plan.inputs}
+    varying = Varying(plan)
+    arrays = {spec.name: _array(value[spec.name], spec, where, varying) for spec in plan.inputs}
+    varying.check(arrays, where)
     return Item(Entry(index=index, label=label), arrays)
 
 
-def _array(value: Any, spec: TensorSpec, where: str) -> Any:
+def _array(value: Any, spec: TensorSpec, where: str, varying: Varying) -> Any:
     """Nested lists to the input's array; JSON writes 1.0 as 1 where it likes, so whole numbers do for floats."""
     try:
         array = np.asarray(value)
@@ -123,4 +126,4 @@ def _array(value: Any, spec: TensorSpec, where: str) -> Any:
         raise UserError(f"{where}: {spec.name} is not an array: {error}") from None
     if "float" in spec.dtype and array.dtype.kind in "iu":
         array = array.astype(np.float64)
-    return fit(array, spec, where)
+    return fit(array, spec, where, varying.ranges)

@@ -17,6 +17,7 @@ from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Plan, TensorSpec, TextSpec
 from edgelaunch.common.items import Entry, Item, Source
 from edgelaunch.common.shard_files import check_file
+from edgelaunch.common.varying import Varying, range_of
 from edgelaunch.inputs.bad_items import BadItems
 from edgelaunch.inputs.fitting import fit
 from edgelaunch.inputs.labels import class_label
@@ -97,11 +98,25 @@ class Encoder:
                     f"{where}: text gives no {tensor.name}, which {plan.model.name} takes: give arrays instead"
                 )
         check_file(folder / spec.tokenizer, spec.sha256, "the tokenizer", "copy it again with the plan")
-        self._tokenizer = _load_tokenizer(folder / spec.tokenizer, spec)
+        self._varying = Varying(plan)
+        least, most = self._lengths(plan, spec)
+        self._tokenizer = _load_tokenizer(folder / spec.tokenizer, least, most)
         self._spec, self._inputs, self._where = spec, plan.inputs, where
 
+    def _lengths(self, plan: Plan, spec: TextSpec) -> tuple[int, int]:
+        """How many tokens a sentence has at least, or is padded to, and at most."""
+        ids = next((tensor for tensor in plan.inputs if tensor.name == spec.ids), None)
+        text = ids.dims[1] if ids is not None and len(ids.dims) == 2 else None
+        if text is None:
+            return spec.max_length, spec.max_length
+        least, most = range_of(text, self._varying.ranges)
+        return least, min(most, spec.max_length)
+
     def encode(self, text: str) -> dict[str, Any]:
-        """Arrays by input name, each (max_length,) in the input's dtype. Raises UserError for half a character."""
+        """Arrays by input name in the input's dtype: each (max_length,), or as many as there are where that varies.
+
+        Raises UserError for half a character.
+        """
         encoding = self._tokenizer.encode(_whole(text, self._where))
         columns = {self._spec.ids: encoding.ids, self._spec.mask: encoding.attention_mask,
                    self._spec.types: encoding.type_ids}  # fmt: skip
@@ -111,10 +126,11 @@ class Encoder:
         array = np.asarray(values, dtype=np.int64)
         if "float" in spec.dtype:  # some models take their mask as floats
             array = array.astype(np.float32)
-        return fit(array, spec, self._where)
+        return fit(array, spec, self._where, self._varying.ranges)
 
 
-def _load_tokenizer(path: Path, spec: TextSpec) -> Any:
+def _load_tokenizer(path: Path, least: int, most: int) -> Any:
+    """It pads sentences to `least` tokens and cuts them after `most`."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     from tokenizers import Tokenizer
 
@@ -130,9 +146,9 @@ def _load_tokenizer(path: Path, spec: TextSpec) -> Any:
         ]
         token = known[0] if known else None
     number = tokenizer.token_to_id(token) if token is not None else None
-    tokenizer.enable_truncation(spec.max_length)
+    tokenizer.enable_truncation(most)
     tokenizer.enable_padding(
-        length=spec.max_length,
+        length=least,
         direction=padding.get("direction", "right"),
         pad_id=number if number is not None else 0,
         pad_token=token if token is not None else "[PAD]",

@@ -16,6 +16,7 @@ from edgecompile.execution.closeness import scale_of
 from edgecompile.execution.libraries import import_libraries
 from edgelaunch.common.items import Entry, Flush, Item
 from edgelaunch.common.shard_files import check_file
+from edgelaunch.common.varying import Extents, Varying, fill_row
 from edgelaunch.outputs.golden import GoldenFile
 from edgelaunch.outputs.golden_comparison import Comparison, difference
 
@@ -26,6 +27,10 @@ BACKLOG_BYTES = 256 << 20
 
 SLACK = 4.0
 """How much farther than the golden items a run's own items may be: their errors are known on four items only."""
+
+
+_Waiting = tuple[Entry, dict[str, torch.Tensor], dict[str, torch.Tensor]]
+"""An item with its inputs and its result."""
 
 
 class Reference:
@@ -41,7 +46,8 @@ class Reference:
         self._model: Any = torchscript.load(str(path))
         self._plan = plan
         self._fed: deque[tuple[Entry, dict[str, torch.Tensor]]] = deque()
-        self._waiting: list[tuple[Entry, dict[str, torch.Tensor], dict[str, torch.Tensor]]] = []
+        self._varying = Varying(plan)
+        self._waiting: list[_Waiting] = []
         self._waiting_bytes = 0
         self._scale = {spec.name: golden.largest(spec.name) for spec in plan.outputs}
         self.slack = SLACK
@@ -71,16 +77,42 @@ class Reference:
     def finish(self) -> None:
         """Compares what waits. A short stream is compared after its end, so that it does not slow the stream down."""
         size = self._plan.model.microbatch
-        for start in range(0, len(self._waiting), size):
-            batch = self._waiting[start : start + size]
-            rows = [batch[min(index, len(batch) - 1)][1] for index in range(size)]
-            with torch.no_grad():
-                expected = self._model(*(torch.stack([row[spec.name] for row in rows]) for spec in self._plan.inputs))
-            for index, (entry, _, outputs) in enumerate(batch):
-                for spec, values in zip(self._plan.outputs, expected, strict=True):
-                    self._compare(spec.name, entry, outputs[spec.name], values[index])
+        for alike in self._groups():
+            for start in range(0, len(alike), size):
+                self._compare_batch(alike[start : start + size])
         self._waiting.clear()
         self._waiting_bytes = 0
+
+    def _groups(self) -> list[list[_Waiting]]:
+        """What waits, by the items' extents."""
+        groups: dict[Extents, list[_Waiting]] = {}
+        for waiting in self._waiting:
+            groups.setdefault(self._varying.extents(waiting[1]), []).append(waiting)
+        return list(groups.values())
+
+    def _compare_batch(self, batch: list[_Waiting]) -> None:
+        extents = self._varying.extents(batch[0][1])
+        with torch.no_grad():
+            expected = self._model(*self._inputs([inputs for _, inputs, _ in batch], extents))
+        for index, (entry, _, outputs) in enumerate(batch):
+            for spec, values in zip(self._plan.outputs, expected, strict=True):
+                self._compare(spec.name, entry, outputs[spec.name], self._varying.cut(spec, values[index], extents))
+
+    def _inputs(self, items: list[dict[str, torch.Tensor]], extents: Extents) -> list[torch.Tensor]:
+        """A microbatch of items of the same extents, which has those, and as many items, where the plan allows it."""
+        size = self._plan.model.microbatch
+        if not self._plan.model.dims:
+            rows = [items[min(index, len(items) - 1)] for index in range(size)]
+            return [torch.stack([row[spec.name] for row in rows]) for spec in self._plan.inputs]
+        sizes = dict(zip(self._plan.model.dims, self._varying.sizes([extents] * len(items)), strict=True))
+        batch = []
+        for spec in self._plan.inputs:
+            tensor = torch.empty(spec.shape_at(sizes), dtype=items[0][spec.name].dtype)
+            for index, row in enumerate(tensor):
+                value = items[min(index, len(items) - 1)][spec.name]
+                fill_row(row, value, self._varying.padding(spec.name))
+            batch.append(tensor)
+        return batch
 
     def _compare(self, name: str, entry: Entry, given: torch.Tensor, expected: torch.Tensor) -> None:
         comparison = self.outputs[name]

@@ -90,7 +90,10 @@ def _cannot_write(path: Path, error: OSError) -> UserError:
 
 
 class _ArrayFile:
-    """A .npy that grows: numpy pads its header so that the number of rows can be filled in at the end."""
+    """A .npy that grows: numpy pads its header so that the number of rows can be filled in at the end.
+
+    Rows have the output's largest shape; where an item's own is smaller, zeros fill what is beyond it.
+    """
 
     def __init__(self, path: Path, spec: TensorSpec) -> None:
         dtype = np.dtype("float32" if spec.dtype == "bfloat16" else spec.dtype)
@@ -114,7 +117,10 @@ class _ArrayFile:
         self._file.seek(0, os.SEEK_END)
 
     def add(self, tensor: Any) -> None:
-        self._file.write(np.ascontiguousarray(as_numpy(tensor)).tobytes())
+        row, shape = as_numpy(tensor), self._header["shape"][1:]  # type: ignore[index]
+        if row.shape != shape:
+            row = np.pad(row, [(0, largest - extent) for extent, largest in zip(row.shape, shape, strict=True)])
+        self._file.write(np.ascontiguousarray(row).tobytes())
         self._file.flush()
         self.rows += 1
 

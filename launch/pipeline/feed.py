@@ -5,15 +5,20 @@ Both live as long as the process; what they do for one epoch takes its number.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from time import perf_counter_ns
 from typing import Any
 
 import torch
 
-from edgelaunch.common.items import Flush, Item, Results, Source
+from edgecompile.contract.plan import Plan
+from edgelaunch.common.items import Entry, Flush, Item, Results, Source
+from edgelaunch.common.varying import Varying, fill_row
 from edgelaunch.pipeline.in_flight import Batch, Flight
+from edgelaunch.pipeline.window import Waiting, Window
 from edgelaunch.transport.counters import ItemRates, Latencies, Series
 from edgelaunch.transport.links import Consumer, Producer
 from edgelaunch.transport.message_buffers import END, Slot
@@ -22,17 +27,41 @@ __all__ = ["Collector", "Feeder", "StreamEnds"]
 
 
 class Feeder:
-    """Draws items and sends them in microbatches; the last of a stream is padded by repeating its last item."""
+    """Draws items and sends them in microbatches.
 
-    def __init__(self, microbatch: int, flight: Flight) -> None:
-        self._microbatch, self._flight = microbatch, flight
+    Where every message has the same size, the last of a stream is padded by repeating its last item.
+    """
+
+    def __init__(self, microbatch: int, flight: Flight, varying: Varying) -> None:
+        self._microbatch, self._flight, self._varying = microbatch, flight, varying
         self.busy = Series()
         """Drawing, preparing and packing one microbatch, nanoseconds."""
         self.begin_ns = 0
+        self.useful = self.computed = 0
+        """Positions, such as tokens, of items and of the messages that they were sent in; items where none vary."""
 
-    def draw(self, items: Iterator[Item | Flush]) -> None:
+    def draw(self, items: Iterator[Item | Flush], window: Window | None) -> None:
         """In a thread that lives as long as the process."""
-        self.begin_ns = begin_ns = perf_counter_ns()
+        self.begin_ns = perf_counter_ns()
+        if window is not None:
+            self._draw_into(items, window)
+        else:
+            self._draw_batches(items)
+
+    def _draw_into(self, items: Iterator[Item | Flush], window: Window) -> None:
+        begin_ns = perf_counter_ns()
+        for item in items:
+            if isinstance(item, Flush):
+                self._flight.mark()
+                continue
+            now_ns = perf_counter_ns()
+            due_ns = now_ns if item.due_ns is None else item.due_ns
+            extents = self._varying.extents(item.arrays)
+            self._flight.offer(Waiting(item, window.next_place, extents, due_ns, now_ns, now_ns - begin_ns))
+            begin_ns = perf_counter_ns()
+
+    def _draw_batches(self, items: Iterator[Item | Flush]) -> None:
+        begin_ns = perf_counter_ns()
         batch = Batch(0)
         for item in items:
             if isinstance(item, Item):
@@ -44,28 +73,32 @@ class Feeder:
                 batch, begin_ns = Batch(batch.number + 1), perf_counter_ns()
         if batch.items:
             self._flight.put(batch)
-        self._flight.end()
 
     def send(self, epoch: int, link: Producer, first: int) -> None:
         """What is under way already, then what is drawn, then the end."""
         sequence = first
         for batch in self._flight.under_way(epoch):
             assert batch.number == sequence, f"message {batch.number} would be sent as {sequence}"
-            self._send(batch, link)
+            self._send(batch, link, link.acquire())
             sequence += 1
-        while (following := self._flight.take(epoch)) is not None:
-            pack_ns = self._send(following, link)
+        while True:
+            slot = link.acquire()  # before the items are chosen: more of them are there to choose from
+            following = self._flight.take(epoch)
+            if following is None:
+                break
+            pack_ns = self._send(following, link, slot)
             self.busy.add(following.drawn_ns + pack_ns)
+            self.useful += sum(map(math.prod, following.extents)) if following.extents else len(following.items)
+            self.computed += math.prod(following.sizes) if following.sizes else self._microbatch
             sequence = following.number + 1
-        slot = link.acquire()
         slot.write_header(sequence, 0, END)
         link.publish(slot)
 
-    def _send(self, batch: Batch, link: Producer) -> int:
-        slot = link.acquire()
+    def _send(self, batch: Batch, link: Producer, slot: Slot) -> int:
         begin_ns = perf_counter_ns()
+        slot.resize(batch.sizes)
         for index, item in enumerate(batch.items):
-            _fill(slot, index, item.arrays)
+            self._fill(slot, index, item.arrays)
         num_valid = len(batch.items)
         for tensor in slot.tensors:
             tensor[num_valid:] = tensor[num_valid - 1]
@@ -73,18 +106,30 @@ class Feeder:
         link.publish(slot)
         return perf_counter_ns() - begin_ns
 
+    def _fill(self, slot: Slot, index: int, arrays: Any) -> None:
+        for spec, tensor in zip(slot.layout.specs, slot.tensors, strict=True):
+            value = arrays[spec.name]
+            value = value if isinstance(value, torch.Tensor) else torch.from_numpy(value)
+            fill_row(tensor[index], value, self._varying.padding(spec.name))
 
-def _fill(slot: Slot, index: int, arrays: Any) -> None:
-    for spec, tensor in zip(slot.layout.specs, slot.tensors, strict=True):
-        value = arrays[spec.name]
-        tensor[index].copy_(value if isinstance(value, torch.Tensor) else torch.from_numpy(value))
+
+@dataclass(frozen=True)
+class _Early:
+    """A result that came before those of items that were drawn before."""
+
+    entry: Entry
+    due_ns: int
+    outputs: dict[str, torch.Tensor]
 
 
 class Collector:
     """Hands each item's result on, once and in order, and drops the padding."""
 
-    def __init__(self, flight: Flight, results: Results) -> None:
-        self._flight, self._results = flight, results
+    def __init__(self, flight: Flight, results: Results, varying: Varying) -> None:
+        self._flight, self._results, self._varying = flight, results, varying
+        self._early: dict[int, _Early] = {}
+        """By the item's place. Bounded, since the window of items that messages are chosen from is."""
+        self._next_place = 0
         self._handing_on = threading.Lock()
         """A thread of an earlier epoch may still hand on: whoever takes results may be slow."""
         self.busy = Series()
@@ -123,17 +168,36 @@ class Collector:
             link.release(slot)
         with self._handing_on:
             assert self._flight.empty(), "the stream ended, and microbatches have no result"
+            assert not self._early, "the stream ended, and items between others have no result"
             self._results.finish()
 
     def _hand_on(self, batch: Batch, slot: Slot) -> None:
-        if batch.items[0].entry.stream != "golden":
-            for due_ns in batch.due_ns:
-                self.latencies.add(self.last_ns - due_ns)
-        named = slot.named()
-        for index, item in enumerate(batch.items):
-            self._results.add(item.entry, {name: tensor[index] for name, tensor in named.items()})
-        self.num_items += len(batch.items)
-        self.rates.add(len(batch.items), self.last_ns)
+        before = self.num_items
+        places = batch.places or range(self._next_place, self._next_place + len(batch.items))
+        for index, place in enumerate(places):
+            entry, due_ns, outputs = batch.items[index].entry, batch.due_ns[index], self._outputs(batch, slot, index)
+            if place != self._next_place:
+                kept = {name: tensor.clone() for name, tensor in outputs.items()}
+                self._early[place] = _Early(entry, due_ns, kept)
+                continue
+            self._give(entry, due_ns, outputs)
+            while (early := self._early.pop(self._next_place, None)) is not None:
+                self._give(early.entry, early.due_ns, early.outputs)
+        self.rates.add(self.num_items - before, self.last_ns)
+
+    def _outputs(self, batch: Batch, slot: Slot, index: int) -> dict[str, torch.Tensor]:
+        named = {name: tensor[index] for name, tensor in slot.named().items()}
+        if not batch.extents:
+            return named
+        extents, specs = batch.extents[index], slot.layout.specs
+        return {spec.name: self._varying.cut(spec, named[spec.name], extents) for spec in specs}
+
+    def _give(self, entry: Entry, due_ns: int, outputs: dict[str, torch.Tensor]) -> None:
+        if entry.stream != "golden":
+            self.latencies.add(self.last_ns - due_ns)
+        self._results.add(entry, outputs)
+        self._next_place += 1
+        self.num_items += 1
 
     def _mark(self, now_ns: int) -> None:
         if self._paused:
@@ -148,16 +212,17 @@ class Collector:
 class StreamEnds:
     """The data host's ends of the pipeline, which outlive an epoch."""
 
-    def __init__(self, microbatch: int, source: Source, results: Results) -> None:
+    def __init__(self, plan: Plan, source: Source, results: Results) -> None:
         self._source = source
-        self._flight = Flight()
-        self.feeder = Feeder(microbatch, self._flight)
-        self.collector = Collector(self._flight, results)
+        self._window = Window(plan) if plan.model.dims else None
+        self._flight, varying = Flight(self._window), Varying(plan)
+        self.feeder = Feeder(plan.model.microbatch, self._flight, varying)
+        self.collector = Collector(self._flight, results, varying)
 
     def draw(self, may_begin: Callable[[], bool]) -> None:
         """In a thread that lives as long as the process; `may_begin` waits, False: the run is over before."""
         if may_begin():
-            self.feeder.draw(self._source.items)
+            self.feeder.draw(self._source.items, self._window)
             self._flight.end()
 
     def begin(self, number: int) -> int:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import threading
 from collections import deque
 from dataclasses import dataclass, field
+from time import perf_counter_ns
 
 from edgelaunch.common.failures import Abandoned
 from edgelaunch.common.items import Item
+from edgelaunch.common.varying import Extents, Sizes
+from edgelaunch.pipeline.window import Waiting, Window
 
 __all__ = ["Batch", "Flight"]
 
@@ -23,6 +26,11 @@ class Batch:
     """When each item was due, or drawn; time.perf_counter_ns()."""
     drawn_ns: int = 0
     """How long it took to draw and prepare its items, nanoseconds."""
+    sizes: Sizes = ()
+    extents: tuple[Extents, ...] = ()
+    """Each item's own, where any vary."""
+    places: tuple[int, ...] = ()
+    """Each item's in the stream, where a message may hold others than the next ones."""
 
 
 class Flight:
@@ -32,9 +40,13 @@ class Flight:
     epoch and get Abandoned when theirs is over. A microbatch is under way from the moment that it is taken to be
     sent. Its inputs are those that were drawn, so nothing is copied to keep them; never more are under way than the
     pipeline has buffers.
+
+    Where messages vary in size, the one that draws puts items, not microbatches, and those of a microbatch are chosen
+    from the window of items when it is taken.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, window: Window | None = None) -> None:
+        self._window = window
         self._changed = threading.Condition()
         self._drawn: deque[Batch] = deque()
         self._under_way: deque[Batch] = deque()
@@ -61,6 +73,26 @@ class Flight:
             self._drawn.append(batch)
             self._changed.notify_all()
 
+    def offer(self, waiting: Waiting) -> None:
+        """Puts an item into the window; waits while that is full."""
+        window = self._the_window
+        with self._changed:
+            self._changed.wait_for(lambda: window.has_room)
+            window.add(waiting)
+            if len(window) == 1 or not window.has_room:
+                self._changed.notify_all()
+
+    def mark(self) -> None:
+        """The items in the window go at once, and without those that come."""
+        with self._changed:
+            self._the_window.mark()
+            self._changed.notify_all()
+
+    @property
+    def _the_window(self) -> Window:
+        assert self._window is not None, "messages do not vary in size"
+        return self._window
+
     def end(self) -> None:
         """Nothing more is drawn."""
         with self._changed:
@@ -78,6 +110,8 @@ class Flight:
     def take(self, epoch: int) -> Batch | None:
         """The next one to send, which is under way from now on; None after the last."""
         with self._changed:
+            if self._window is not None:
+                self._take_in(self._window, epoch)
             self._changed.wait_for(lambda: self._drawn or self._ended or self._epoch != epoch)
             self._check(epoch)
             if not self._drawn:
@@ -87,6 +121,15 @@ class Flight:
             self._next = batch.number + 1
             self._changed.notify_all()
             return batch
+
+    def _take_in(self, window: Window, epoch: int) -> None:
+        """Waits until a microbatch is there, and makes it; makes none where the items have ended."""
+        while self._epoch == epoch and (window or not self._ended):
+            ready_ns, now_ns = window.ready_ns(ended=self._ended), perf_counter_ns()
+            if ready_ns is not None and ready_ns <= now_ns:
+                self._drawn.append(_batch_of(self._next, window.take(), window))
+                return
+            self._changed.wait(None if ready_ns is None else (ready_ns - now_ns) / 1e9)
 
     def arrive(self, epoch: int, number: int) -> Batch:
         """The microbatch whose result came; it is no longer under way, and no other epoch gets it."""
@@ -104,8 +147,17 @@ class Flight:
 
     def empty(self) -> bool:
         with self._changed:
-            return not self._under_way and not self._drawn
+            return not self._under_way and not self._drawn and not self._window
 
     def _check(self, epoch: int) -> None:
         if self._epoch != epoch:
             raise Abandoned
+
+
+def _batch_of(number: int, chosen: list[Waiting], window: Window) -> Batch:
+    extents = tuple(item.extents for item in chosen)
+    return Batch(
+        number, items=[item.item for item in chosen], due_ns=[item.due_ns for item in chosen],
+        drawn_ns=sum(item.drawn_ns for item in chosen), sizes=window.varying.sizes(extents), extents=extents,
+        places=tuple(item.place for item in chosen),
+    )  # fmt: skip

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgecompile.contract.errors import UserError
-from edgecompile.contract.plan import Stage, TensorSpec
+from edgecompile.contract.plan import Stage
 from edgecompile.execution.allocator import large_blocks_apart
 from edgelaunch.pipeline.pt2 import load_exported
 from edgelaunch.process.limits import local_shortage
@@ -88,9 +88,16 @@ def _load(
 
 
 def run_shard(
-    module: Callable[..., Any], stage: Stage, inputs: Sequence[torch.Tensor], device: str
+    module: Callable[..., Any],
+    stage: Stage,
+    inputs: Sequence[torch.Tensor],
+    device: str,
+    sizes: Mapping[str, int] | None = None,
 ) -> Sequence[torch.Tensor]:
     """One microbatch through one stage.
+
+    Args:
+        sizes: the message's, by the name of each dimension that varies.
 
     Raises:
         AssertionError: the shard's outputs are not those that the plan names.
@@ -103,9 +110,6 @@ def run_shard(
         f"stage {stage.stage} gave {len(outputs)} tensors, not {len(stage.outputs)}"
     )
     for tensor, spec in zip(outputs, stage.outputs, strict=True):
-        assert tensor.shape == spec.shape, _misfit(stage, spec, tensor)
+        shape = spec.shape_at(sizes) if sizes else spec.shape
+        assert tensor.shape == shape, f"stage {stage.stage} gave {spec.name} as {tuple(tensor.shape)}, not {shape}"
     return outputs
-
-
-def _misfit(stage: Stage, spec: TensorSpec, tensor: torch.Tensor) -> str:
-    return f"stage {stage.stage} gave {spec.name} as {tuple(tensor.shape)}, the plan says {spec.shape}"

@@ -17,8 +17,8 @@ from edgelaunch.pipeline.feed import StreamEnds
 from edgelaunch.pipeline.rank import EpochRole, Rank
 from edgelaunch.pipeline.shard_loader import Loader
 from edgelaunch.pipeline.stage_shard import run_shard
-from edgelaunch.transport.counters import Series, StageClock
-from edgelaunch.transport.links import Consumer, LocalLink, Producer, ReceiveLink, SendLink
+from edgelaunch.transport.counters import StageClock, Transfers
+from edgelaunch.transport.links import Boundary, Consumer, LocalLink, Producer, ReceiveLink, SendLink
 from edgelaunch.transport.message_buffers import END, Layout
 
 __all__ = ["StageEpoch", "StageWork"]
@@ -37,7 +37,7 @@ class StageWork:
         self.computing = threading.Lock()
         """Held while a stage runs: a thread that was abandoned finishes its microbatch first."""
         self._clocks: dict[tuple[int, int], StageClock] = {}
-        self._busy: dict[tuple[int, str], Series] = {}
+        self._busy: dict[tuple[int, str], Transfers] = {}
         """By the first unit after the cut, and the direction."""
 
     @property
@@ -45,9 +45,9 @@ class StageWork:
         """By the units of the stage."""
         return self._clocks
 
-    def busy(self, cut: int, direction: str) -> Series:
+    def busy(self, cut: int, direction: str) -> Transfers:
         """The counter of a link, which resumes where the one before it, at the same cut, stopped."""
-        return self._busy.setdefault((cut, direction), Series())
+        return self._busy.setdefault((cut, direction), Transfers())
 
     def prepare(self, set_ready: Callable[[bool], None]) -> None:
         self._loader.set_ready = set_ready
@@ -106,23 +106,27 @@ class StageEpoch:
         if self._stage is not None:
             summary["stage"] = self._clock(self._stage).summary()
         for boundary, link in self._wires:
-            carried = {"bytes": link.busy.count * self._layout(boundary).num_bytes}
+            carried = {"bytes": link.busy.num_bytes}
             if isinstance(link, SendLink):
                 summary["send"][str(boundary)] = link.busy.summary() | carried
             else:
-                timed = {"share_timed": link.share_timed()}
+                timed = {"share_timed": link.busy.share_timed}
                 summary["receive"][str(boundary)] = link.busy.summary() | carried | timed
         return summary
 
     def received_bytes(self) -> int:
-        wires = [(boundary, link) for boundary, link in list(self._wires) if isinstance(link, ReceiveLink)]
-        return sum(link.busy.count * self._layout(boundary).num_bytes for boundary, link in wires)
+        return sum(link.busy.num_bytes for _, link in list(self._wires) if isinstance(link, ReceiveLink))
 
     # --- boundaries --------------------------------------------------------------------------------------------------
 
     def _layout(self, boundary: int) -> Layout:
         specs = self._plan.stages[boundary - 1].outputs if boundary else self._plan.inputs
-        return Layout(specs, bytes.fromhex(self._options.plan_sha256)[:16])
+        return Layout(specs, bytes.fromhex(self._options.plan_sha256)[:16], self._plan.model.dims)
+
+    def _boundary(self, boundary: int) -> Boundary:
+        runtime = self._plan.runtime
+        return Boundary(layout=self._layout(boundary), num_buffers_in=runtime.num_buffers_in,
+                        num_buffers_out=runtime.num_buffers_out, first=self._role.first)  # fmt: skip
 
     def _rank_at(self, stage: int) -> int:
         """The rank of a stage; before the first and after the last is the data host."""
@@ -133,8 +137,7 @@ class StageEpoch:
         if peer == self._rank:
             return self._local_link(boundary)
         busy = self._work.busy(self._cut(boundary), SendLink.__name__)
-        buffers = self._plan.runtime.num_buffers_out
-        link = rank.epoch.send_link(peer, boundary, self._layout(boundary), buffers, busy)
+        link = rank.epoch.send_link(peer, boundary, self._boundary(boundary), busy)
         self._wires.append((boundary, link))
         return link
 
@@ -143,8 +146,7 @@ class StageEpoch:
         if peer == self._rank:
             return self._local_link(boundary)
         busy = self._work.busy(self._cut(boundary), ReceiveLink.__name__)
-        buffers, first = self._plan.runtime.num_buffers_in, self._role.first
-        link = rank.epoch.receive_link(peer, boundary, self._layout(boundary), buffers, first, busy)
+        link = rank.epoch.receive_link(peer, boundary, self._boundary(boundary), busy)
         self._wires.append((boundary, link))
         return link
 
@@ -192,10 +194,12 @@ class StageEpoch:
                 header = slot.read_header()
                 if header.end:
                     break
-                outputs = run_shard(module, stage, slot.tensors, self._options.device)
+                sizes = dict(zip(self._plan.model.dims, header.sizes, strict=True))
+                outputs = run_shard(module, stage, slot.tensors, self._options.device, sizes)
                 computed_ns = perf_counter_ns()
                 out = sink.acquire()
                 acquired_ns = perf_counter_ns()
+                out.resize(header.sizes)
                 out.fill(outputs)
                 del outputs
                 out.write_header(header.sequence, header.num_valid)

@@ -6,7 +6,7 @@ import math
 from array import array
 from typing import Any
 
-__all__ = ["PARTS", "ItemRates", "Latencies", "Series", "StageClock"]
+__all__ = ["PARTS", "ItemRates", "Latencies", "Series", "StageClock", "Transfers"]
 
 PARTS = ("wait_input", "compute", "wait_output", "pack")
 """Of a stage's time, in the order in which they come."""
@@ -49,6 +49,24 @@ class Series:
             "median_s": kept[len(kept) // 2] / 1e9 if kept else 0.0,
             "max_s": kept[-1] / 1e9 if kept else 0.0,
         }
+
+
+class Transfers(Series):
+    """The messages of a link: how long each took, and how much they were."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_bytes = self.timed_bytes = 0
+        """Of all messages; those of them that the durations are of."""
+
+    def add_message(self, duration_ns: int, num_bytes: int, timed_bytes: int) -> None:
+        self.add(duration_ns)
+        self.num_bytes += num_bytes
+        self.timed_bytes += timed_bytes
+
+    @property
+    def share_timed(self) -> float:
+        return self.timed_bytes / self.num_bytes if self.num_bytes else 0.0
 
 
 class Latencies:

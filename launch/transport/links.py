@@ -18,10 +18,20 @@ import torch
 import torch.distributed as dist
 
 from edgelaunch.common.failures import Abandoned, PeerLostError
-from edgelaunch.transport.counters import Series
+from edgelaunch.transport.counters import Transfers
 from edgelaunch.transport.message_buffers import Layout, Slot
 
-__all__ = ["Consumer", "GlooGroup", "LocalLink", "Peer", "Producer", "ReceiveLink", "SendLink", "SlotQueue"]
+__all__ = [
+    "Boundary",
+    "Consumer",
+    "GlooGroup",
+    "LocalLink",
+    "Peer",
+    "Producer",
+    "ReceiveLink",
+    "SendLink",
+    "SlotQueue",
+]
 
 FOREVER = timedelta(days=365)
 """A quiet stream is not a failure, so no operation times out; heartbeats find a rank that stopped."""
@@ -54,9 +64,35 @@ class Peer:
     place: int
     """Its number in the group."""
     tag: int
-    """The first piece's; the others count up from it."""
+    """Those of the link's pieces count up from it."""
     fail: Callable[[BaseException], None]
     """Called from the link's thread with the exception that ended it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Boundary:
+    """What both ends of a link know of its messages.
+
+    Each piece of each of the receiver's slots has a tag of its own, since the receives of pieces that a message had no
+    use for stay posted: they are the ones for the next message in that slot.
+    """
+
+    layout: Layout
+    num_buffers_in: int
+    """The receiver's slots, which messages take in turns."""
+    num_buffers_out: int
+    first: int = 0
+    """The sequence number of the first message; the others count up from it."""
+
+    @property
+    def num_tags(self) -> int:
+        return self.num_buffers_in * len(self.layout.largest.pieces)
+
+    def tags(self, sequence: int) -> range:
+        """Of a message's pieces, to be added to the peer's."""
+        count = len(self.layout.largest.pieces)
+        begin = (sequence - self.first) % self.num_buffers_in * count
+        return range(begin, begin + count)
 
 
 class SlotQueue:
@@ -107,13 +143,13 @@ class LocalLink:
 class SendLink:
     """To another rank: a thread sends what is published, in order."""
 
-    def __init__(self, peer: Peer, layout: Layout, num_buffers: int, busy: Series | None = None) -> None:
+    def __init__(self, peer: Peer, boundary: Boundary, busy: Transfers | None = None) -> None:
         """`busy`: the counter to continue with, where the link follows another one."""
-        self._peer = peer
+        self._peer, self._boundary = peer, boundary
         self._free, self._filled = SlotQueue(), SlotQueue()
-        for _ in range(num_buffers):
-            self._free.put(Slot(layout))
-        self.busy = busy if busy is not None else Series()
+        for _ in range(boundary.num_buffers_out):
+            self._free.put(Slot(boundary.layout))
+        self.busy = busy if busy is not None else Transfers()
         """From handing a message to gloo until the kernel has it, waiting for the receiver included, nanoseconds."""
         self.thread = threading.Thread(target=self._run, name=f"send to rank {peer.rank}", daemon=True)
         self.thread.start()
@@ -139,56 +175,69 @@ class SendLink:
 
     def _send(self, slot: Slot) -> bool:
         peer = self._peer
-        end = slot.read_header().end
+        header = slot.read_header()
         begin_ns = perf_counter_ns()
-        pieces = slot.pieces[:1] if end else slot.pieces
+        pieces = slot.pieces[:1] if header.end else slot.pieces
+        tags = self._boundary.tags(header.sequence)
         try:
-            works = [peer.group.send([piece], peer.place, peer.tag + index) for index, piece in enumerate(pieces)]
+            works = [
+                peer.group.send([piece], peer.place, peer.tag + tag) for piece, tag in zip(pieces, tags, strict=False)
+            ]
             for work in works:
                 work.wait(FOREVER)
         except RuntimeError as error:
             raise PeerLostError(self._peer.rank, str(error)) from error
-        if not end:
-            self.busy.add(perf_counter_ns() - begin_ns)
+        if not header.end:
+            num_bytes = slot.num_bytes
+            self.busy.add_message(perf_counter_ns() - begin_ns, num_bytes, num_bytes)
             self._free.put(slot)
-        return not end
+        return not header.end
+
+
+@dataclass
+class _Posted:
+    """A slot of a receiver and the receives of its pieces."""
+
+    slot: Slot
+    place: int
+    """Its number."""
+    works: list[dist.Work]
+    num_taken: int
+    """The first pieces, whose receives the last message completed."""
 
 
 class ReceiveLink:
     """From another rank: the receives of all free slots are posted ahead, which saves a round trip a message."""
 
-    def __init__(
-        self, peer: Peer, layout: Layout, num_buffers: int, first: int = 0, busy: Series | None = None
-    ) -> None:
-        """`first`: the sequence number that the first message must have; the others count up from it. `busy`: as of
-        SendLink."""
-        self._peer = peer
-        self._layout = layout
-        self._first = first
-        self._posted: queue.SimpleQueue[tuple[Slot, list[dist.Work]] | None] = queue.SimpleQueue()
+    def __init__(self, peer: Peer, boundary: Boundary, busy: Transfers | None = None) -> None:
+        """`busy`: as of SendLink."""
+        self._peer, self._boundary = peer, boundary
+        self._posted: queue.SimpleQueue[_Posted | None] = queue.SimpleQueue()
         self._filled = SlotQueue()
-        self.busy = busy if busy is not None else Series()
+        self.busy = busy if busy is not None else Transfers()
         """From a message's first piece to its last, nanoseconds; 0 where it is one piece."""
-        for _ in range(num_buffers):
-            self.release(Slot(layout))
+        self._slots: dict[int, _Posted] = {}
+        for place in range(boundary.num_buffers_in):
+            slot = Slot(boundary.layout)
+            self._slots[id(slot)] = _Posted(slot, place, [], len(slot.all_pieces))
+            self.release(slot)
         self.thread = threading.Thread(target=self._run, name=f"receive from rank {peer.rank}", daemon=True)
         self.thread.start()
-
-    def share_timed(self) -> float:
-        """The share of a message's bytes that `busy` saw arriving: all but the first piece."""
-        return 1.0 - float(self._layout.pieces[0][1]) / float(self._layout.num_bytes)
 
     def get(self) -> Slot:
         return self._filled.take()
 
     def release(self, slot: Slot) -> None:
         """Posts the slot's receives. Called by one thread only, since the order of posting is the order of messages."""
-        peer = self._peer
+        peer, posted = self._peer, self._slots[id(slot)]
+        tags = self._boundary.tags(self._boundary.first + posted.place)
+        pieces = zip(slot.all_pieces[: posted.num_taken], tags, strict=False)
         try:
-            works = [peer.group.recv([piece], peer.place, peer.tag + index) for index, piece in enumerate(slot.pieces)]
+            works = [peer.group.recv([piece], peer.place, peer.tag + tag) for piece, tag in pieces]
         except RuntimeError as error:
             raise PeerLostError(self._peer.rank, str(error)) from error
-        self._posted.put((slot, works))
+        posted.works[: posted.num_taken] = works
+        self._posted.put(posted)
 
     def abandon(self) -> None:
         self._filled.abandon()
@@ -196,23 +245,29 @@ class ReceiveLink:
 
     def _run(self) -> None:
         try:
-            sequence = self._first
-            while (entry := self._posted.get()) is not None and self._receive(*entry, sequence):
+            sequence = self._boundary.first
+            while (posted := self._posted.get()) is not None and self._receive(posted, sequence):
                 sequence += 1
         except BaseException as error:
             self._peer.fail(error)
 
-    def _receive(self, slot: Slot, works: list[dist.Work], sequence: int) -> bool:
+    def _receive(self, posted: _Posted, sequence: int) -> bool:
+        slot, layout, rank = posted.slot, self._boundary.layout, self._peer.rank
         try:
-            works[0].wait(FOREVER)
+            posted.works[0].wait(FOREVER)
             header = slot.read_header()
-            assert header.plan_id == self._layout.plan_id, f"a message of another plan came from rank {self._peer.rank}"
+            assert header.plan_id == layout.plan_id, f"a message of another plan came from rank {rank}"
             assert header.sequence == sequence, f"message {header.sequence} came in place of {sequence}"
             if not header.end:
                 begin_ns = perf_counter_ns()
-                for work in works[1:]:
+                misfit = layout.misfit(header)
+                assert misfit is None, f"message {sequence} of rank {rank} has {misfit}"
+                slot.resize(header.sizes)
+                posted.num_taken = len(slot.pieces)
+                for work in posted.works[1 : posted.num_taken]:
                     work.wait(FOREVER)
-                self.busy.add(perf_counter_ns() - begin_ns)
+                timed_bytes = slot.num_bytes - len(slot.pieces[0])
+                self.busy.add_message(perf_counter_ns() - begin_ns, slot.num_bytes, timed_bytes)
         except RuntimeError as error:
             raise PeerLostError(self._peer.rank, str(error)) from error
         self._filled.put(slot)

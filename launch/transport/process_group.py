@@ -22,14 +22,14 @@ from edgecompile.contract.errors import UserError
 from edgelaunch.common.failures import Abandoned, PeerLostError
 from edgelaunch.common.identity import address_is_here, is_loopback, resolve
 from edgelaunch.process.abandoned_threads import await_at_exit
-from edgelaunch.transport.counters import Series
-from edgelaunch.transport.links import GlooGroup, Peer, ReceiveLink, SendLink
-from edgelaunch.transport.message_buffers import Layout
+from edgelaunch.transport.counters import Transfers
+from edgelaunch.transport.links import Boundary, GlooGroup, Peer, ReceiveLink, SendLink
 
 __all__ = ["Epoch", "Member", "local_address"]
 
 NUM_GROUP_THREADS = 1
-TAGS_A_BOUNDARY = 1 << 16
+TAGS_A_BOUNDARY = 1 << 18
+"""One for each piece of a megabyte of each of the receiver's buffers."""
 TAG_NOBODY_SENDS = (1 << 31) - 1
 ABANDON_S = 1.0
 
@@ -91,26 +91,19 @@ class Epoch:
         """For messages outside of any plan; in it the lower rank of the two has number 0."""
         return self._groups[peer]
 
-    def send_link(
-        self, peer: int, boundary: int, layout: Layout, num_buffers: int, busy: Series | None = None
-    ) -> SendLink:
-        """`busy`: the counter to continue with. Raises Abandoned where the epoch was given up."""
+    def send_link(self, peer: int, number: int, boundary: Boundary, busy: Transfers | None = None) -> SendLink:
+        """`number`: the boundary's. `busy`: the counter to continue with. Raises Abandoned where it was given up."""
         with self._lock:
             self._check()
-            link = SendLink(self._peer(peer, boundary), layout, num_buffers, busy)
+            link = SendLink(self._peer(peer, number, boundary), boundary, busy)
             self._links.append(link)
         return link
 
-    def receive_link(
-        self, peer: int, boundary: int, layout: Layout, num_buffers: int, first: int, busy: Series | None = None
-    ) -> ReceiveLink:
-        """`first`: the sequence number of the first message. `busy`: the counter to continue with.
-
-        Raises Abandoned where the epoch was given up.
-        """
+    def receive_link(self, peer: int, number: int, boundary: Boundary, busy: Transfers | None = None) -> ReceiveLink:
+        """As send_link."""
         with self._lock:
             self._check()
-            link = ReceiveLink(self._peer(peer, boundary), layout, num_buffers, first, busy)
+            link = ReceiveLink(self._peer(peer, number, boundary), boundary, busy)
             self._links.append(link)
         return link
 
@@ -118,9 +111,11 @@ class Epoch:
         if self._abandoned:
             raise Abandoned
 
-    def _peer(self, rank: int, boundary: int) -> Peer:
+    def _peer(self, rank: int, number: int, boundary: Boundary) -> Peer:
+        assert boundary.num_tags <= TAGS_A_BOUNDARY, f"{boundary.num_tags} pieces of buffers at boundary {number}"
+        assert (number + 1) * TAGS_A_BOUNDARY <= TAG_NOBODY_SENDS, f"{number} boundaries"
         place = int(rank > self._member.rank)
-        return Peer(group=self._groups[rank], rank=rank, place=place, tag=boundary * TAGS_A_BOUNDARY, fail=self._fail)
+        return Peer(group=self._groups[rank], rank=rank, place=place, tag=number * TAGS_A_BOUNDARY, fail=self._fail)
 
     def abandon(self, wait_s: float = ABANDON_S) -> None:
         """Gives everything up: threads that wait in a link get Abandoned, and those that wait in gloo an error.

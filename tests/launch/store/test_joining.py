@@ -297,7 +297,7 @@ def test_what_ranks_say_to_each_other_is_the_protocol_that_it_says_it_is() -> No
     """Whoever changes one of these raises PROTOCOL, and then this test."""
     said = [membership.Announcement, membership.Beat, membership.Hello, membership.Holder, membership.Leave,
             membership.Suspicion, Failure]  # fmt: skip
-    assert (software.PROTOCOL, [fields_of(kind) for kind in said]) == (5, [
+    assert (software.PROTOCOL, [fields_of(kind) for kind in said]) == (6, [
         "Announcement(number, phase, without, members, first)",
         "Beat(incarnation, count, left, ready, link, silent, load)",
         "Hello(rank, incarnation, sha256, process)",
@@ -308,7 +308,7 @@ def test_what_ranks_say_to_each_other_is_the_protocol_that_it_says_it_is() -> No
     ])  # fmt: skip
     layout = (messages.HEADER.format, message_layout.HEADER_BYTES, message_layout.ALIGN_BYTES,
               message_layout.FIRST_PIECE_BYTES, message_layout.PIECE_BYTES, messages.END)  # fmt: skip
-    assert (software.PROTOCOL, layout) == (5, ("<16sQII", 64, 64, 64 << 10, 1 << 20, 1))
+    assert (software.PROTOCOL, layout) == (6, ("<16sQII8I", 64, 64, 64 << 10, 1 << 20, 1))
 
 
 @pytest.mark.slow
