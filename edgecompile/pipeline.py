@@ -42,14 +42,14 @@ from edgecompile.frontend.chain.units import Chain
 from edgecompile.frontend.golden.decisions import check_decisions
 from edgecompile.frontend.golden.eager import Batch
 from edgecompile.frontend.golden.golden_items import example_inputs, golden_inputs, make_reference
-from edgecompile.frontend.golden.other_sizes import SizedItems, items_at_other_sizes, padding_of, size_notes
+from edgecompile.frontend.golden.other_sizes import OtherSizes, other_sizes, size_notes
 from edgecompile.models import build_model
 from edgecompile.models.preparation import fill_meta
 from edgecompile.models.weights import Loaded, check_numbers, load_weights
 from edgecompile.partition.planning_costs import planning_inputs
 from edgecompile.partition.stages import partition
+from edgecompile.partition.workload import costs_of, workload_mix
 from edgecompile.planning.problem import Schedule
-from edgecompile.profile.measured import make_profile
 from edgecompile.terminal.process import abrupt_interrupts
 from edgecompile.wire.exact_tensors import keep_exact
 from edgecompile.wire.formats import cut_formats
@@ -80,38 +80,38 @@ def compile_model(asked: Asked, step: Step, overrides: Sequence[str] = ()) -> Pl
         golden = golden_inputs(spec, loaded.module, request.model.seed)
         examples = example_inputs(spec, golden, microbatch)
     with step("capture"), abrupt_interrupts():
-        whole, others = _captured(flat, spec, examples, golden, request)
+        whole, sized = _captured(flat, spec, examples, golden, request)
         chain = keep_exact(whole, golden, microbatch, request.wire.may_lose)
     with step("schedule"):
-        profile = make_profile(chain, request.cluster, request.profile)
-        inputs = planning_inputs(request, chain, profile)
+        data = data_spec(request.data, chain.captured.output_names, request.weights.file, folder)
+        check_labels(data, chain.boundaries[-1])
+        mix = workload_mix(request, chain, data, sized.padding)
+        profile = costs_of(request, chain, examples, mix)
+        inputs = planning_inputs(request, chain, profile, mix)
         schedule = partition(inputs, chain, request.schedule)
         verify.check_schedule(schedule, chain)
         contingencies = find_contingencies(inputs, schedule) if request.contingency else Contingencies()
-        data = data_spec(request.data, chain.captured.output_names, request.weights.file, folder)
-        check_labels(data, chain.boundaries[-1])
         designs = _designs(request, schedule)
     with step("run the eager model on golden items"):
         reference = make_reference(flat, golden, microbatch)
         check_decisions(chain.captured, golden, microbatch)
-    start = Flow.of(reference, microbatch, is_lossy(chain, designs), others)
+    start = Flow.of(reference, microbatch, is_lossy(chain, designs), sized.items)
     pipeline = _write_stages(chain, schedule, designs, start, folder / "shards", step)
     fallbacks = _write_fallbacks(contingencies, request, chain, start, step)
     with step("compare the shards with the eager model"):
         max_error = request.wire.max_error
         equality = check_shards(chain, pipeline.stages, pipeline.outputs, reference, microbatch, max_error)
-        check_other_sizes(pipeline, others, equality)
-        equality = check_fallbacks(fallbacks, chain, reference, microbatch, max_error, equality, others)
-        output_dims = tuple(tensor.dims for tensor in chain.boundaries[-1].tensors)
-        padding = padding_of(flat, chain.captured, output_dims, golden, equality.tolerance)
+        check_other_sizes(pipeline, sized.items, equality)
+        equality = check_fallbacks(fallbacks, chain, reference, microbatch, max_error, equality, sized.items)
     with step("write the plan"):
         graph, used = chain.captured.graph_module.graph, {0, *(stage.host for stage in schedule.stages)}
         unsplit = write_reference(flat, chain, examples, folder / "golden") if request.reference else None
         compiled = Compiled(
             chain=chain, pipeline=pipeline, fallbacks=fallbacks, data=data, weights=loaded.origin,
             golden=write_golden(reference, chain.captured, equality, unsplit, folder),
-            num_parameters=sum(value.numel() for value in loaded.module.parameters()), padding=padding,
-            notes=(*loaded.notes, *size_notes(spec, chain.captured, padding), *reference.notes,
+            num_parameters=sum(value.numel() for value in loaded.module.parameters()), microbatch=microbatch,
+            padding=sized.padding, mix=mix,
+            notes=(*loaded.notes, *size_notes(spec, chain.captured, sized.padding), *reference.notes,
                    *library_notes(graph, request.model.imports), *equality.notes, *profile.notes,
                    *planning_notes(request.cluster, used), *contingencies.notes),
         )  # fmt: skip
@@ -132,13 +132,13 @@ def _model(request: CompileRequest) -> Loaded:
 
 def _captured(
     flat: FlatModel, spec: ModelSpec, examples: Batch, golden: Batch, request: CompileRequest
-) -> tuple[Chain, tuple[SizedItems, ...]]:
+) -> tuple[Chain, OtherSizes]:
     """The chain, for all sizes if the model allows it, and golden items of other sizes to compare its shards on."""
     chain = chain_of(flat, spec, examples, request.capture)
     try:
-        return chain, items_at_other_sizes(flat, chain.captured, golden)
+        return chain, other_sizes(flat, chain, golden)
     except NotSymbolic as reason:
-        return chain_of(flat, spec, examples, replace(request.capture, fixed=str(reason))), ()
+        return chain_of(flat, spec, examples, replace(request.capture, fixed=str(reason))), OtherSizes()
 
 
 def _designs(request: CompileRequest, schedule: Schedule) -> tuple[StageDesign, ...]:

@@ -22,6 +22,7 @@ from edgecompile.planning.from_plan import bottleneck_name
 from edgecompile.planning.memory import data_host_bytes, kept_inputs_bytes
 from edgecompile.planning.planning_inputs import PlanningInputs
 from edgecompile.planning.problem import Schedule
+from edgecompile.profile.mix import Mix
 from edgecompile.wire.formats import FORMATS, WireFormat, wire_tensors
 
 __all__ = ["Compiled", "assemble_plan"]
@@ -37,12 +38,20 @@ class Compiled:
     golden: p.Golden
     data: p.DataSpec
     num_parameters: int
+    microbatch: int
     weights: str
     """Where they came from, in words."""
+    mix: Mix | None
+    """Of messages that vary in size, what times are of."""
     padding: Mapping[str, float]
     """ModelInfo.padding."""
     notes: tuple[str, ...]
     """What the steps have to say."""
+
+    @property
+    def items(self) -> float:
+        """Of a message, on average."""
+        return self.microbatch if self.mix is None else self.mix.items
 
 
 def assemble_plan(
@@ -68,7 +77,8 @@ def assemble_plan(
             padding=dict(compiled.padding),
         ),
         objective=inputs.objective.value,
-        predicted=_predicted(request, inputs, schedule),
+        workload=_workload(compiled.mix),
+        predicted=_predicted(compiled.items, inputs, schedule),
         certificate=_certificate(schedule),
         hosts=tuple(_host(rank, host, request.cluster) for rank, host in enumerate(ranks)),
         unused_hosts=spare_hosts(request.cluster, set(ranks)),
@@ -89,7 +99,7 @@ def assemble_plan(
         contingencies=tuple(
             p.Contingency(
                 lost=item.lost,
-                predicted=_predicted(request, inputs, item.pipeline.schedule),
+                predicted=_predicted(compiled.items, inputs, item.pipeline.schedule),
                 certificate=_certificate(item.pipeline.schedule),
                 stages=_stages(request.runtime, compiled.chain, item.pipeline, ranks),
             )
@@ -108,9 +118,15 @@ def _provenance(overrides: Sequence[str]) -> p.Provenance:
     )
 
 
-def _predicted(request: CompileRequest, inputs: PlanningInputs, schedule: Schedule) -> p.Predicted:
+def _workload(mix: Mix | None) -> p.Workload | None:
+    if mix is None:
+        return None
+    return p.Workload(source=mix.source, items=mix.items, positions=mix.positions, useful=mix.useful)
+
+
+def _predicted(items: float, inputs: PlanningInputs, schedule: Schedule) -> p.Predicted:
     return p.Predicted(
-        throughput_items_per_s=request.microbatch / schedule.period_s,
+        throughput_items_per_s=items / schedule.period_s,
         period_s=schedule.period_s,
         latency_s=schedule.latency_s,
         bottleneck=bottleneck_name(schedule, inputs.host_names),

@@ -26,6 +26,7 @@ from edgecompile.config.resources import resource_path
 from edgecompile.config.schedule_request import ScheduleRequest, check_schedule_values, schedule_of
 from edgecompile.config.schema import ArtifactConf, Conf, ProfileConf, RuntimeConf, ScheduleConf, WireConf
 from edgecompile.config.value_checks import at_least, between, member, over_zero, seconds, switch
+from edgecompile.config.workload_request import WorkloadRequest, workload_of
 from edgecompile.contract.closed_sets import Artifact, Prepack, WireName
 from edgecompile.contract.dim_rules import MOST_WINDOW
 from edgecompile.contract.errors import UserError, choices, invalid_value
@@ -122,6 +123,7 @@ class CompileRequest:
     model: ModelRequest
     cluster: Cluster
     microbatch: int
+    workload: WorkloadRequest | None
     weights: WeightsRequest
     capture: CaptureRequest
     schedule: ScheduleRequest
@@ -156,6 +158,7 @@ def request_of(asked: Asked) -> CompileRequest:
         model=model,
         cluster=cluster,
         microbatch=conf.microbatch,
+        workload=workload_of(conf.workload, conf.model.workload, model.spec),
         weights=WeightsRequest(
             file=conf.weights,
             prefix=conf.weights_prefix,

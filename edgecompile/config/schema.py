@@ -42,6 +42,8 @@ class ModelConf:
     """A mapping from the dimensions that inputs may name in their shapes to DimConfs."""
     output: Any = None
     """Which field of the result; a list of fields; null for all."""
+    workload: Any = None
+    """What Conf.workload is where it is null."""
 
 
 @dataclass
@@ -248,6 +250,9 @@ class Conf:
     devices: dict[str, DeviceConf] = field(default_factory=dict)
     hosts: HostsConf = field(default_factory=HostsConf)
     microbatch: int = 1
+    workload: Any = None
+    """What items the plan is made for, where the model lets them differ: a text file, a sentence a line, or extents
+    such as {length: [8, 16, 100]} or {length: {16: 0.9, 128: 0.1}}; null: the model option's."""
     weights: str | None = None
     """Google's ViT .npz, a .safetensors, .bin, .pt, .pth or .ckpt file, or a save_pretrained directory; null: seeded
     random."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from edgecompile.contract.omitted import OMITTED
 
 __all__ = ["BoundaryEntry", "Pinned", "Scheduling", "SharedEntry", "UnitEntry"]
 
@@ -13,11 +15,19 @@ class BoundaryEntry:
 
     boundary: int
     wire_bytes: dict[str, int]
-    """Bytes of one microbatch in each wire format; inputs and results travel as they are, `fp32`."""
+    """Bytes of one microbatch in each wire format; inputs and results travel as they are, `fp32`. Where sizes vary, on
+    average over the workload."""
     encode_s: dict[str, dict[str, float]]
     """For each device kind, the sending stage's seconds in each wire format."""
     decode_s: dict[str, dict[str, float]]
     """The receiving stage's."""
+    largest_bytes: dict[str, int] = field(default_factory=dict, metadata={OMITTED: True})
+    """As wire_bytes, of the largest message, which buffers must hold; empty: all are alike."""
+
+    @property
+    def buffer_bytes(self) -> dict[str, int]:
+        """Of a message's buffer in each wire format."""
+        return self.largest_bytes or self.wire_bytes
 
 
 @dataclass(frozen=True, kw_only=True)

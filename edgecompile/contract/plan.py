@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from edgecompile.contract.cluster import Device, Host, Link, Network, SpareHost
 from edgecompile.contract.costs import BoundaryEntry, Scheduling, SharedEntry, UnitEntry
 from edgecompile.contract.dtypes import DTYPE_BYTES
+from edgecompile.contract.omitted import OMITTED
 
 __all__ = [
-    "OMITTED",
     "Certificate",
     "Contingency",
     "DataSpec",
@@ -30,12 +30,9 @@ __all__ = [
     "StagePrediction",
     "TensorSpec",
     "TextSpec",
+    "Workload",
     "product",
 ]
-
-
-OMITTED = "omitted where it is the default"
-"""In the metadata of fields that plan.yaml holds only where they say something."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,9 +239,27 @@ class Contingency:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Workload:
+    """The mix of messages that times, bytes and throughput are of, where messages vary in size.
+
+    Memory is of the largest.
+    """
+
+    source: str
+    """In words: a file, or the model option's own lengths."""
+    items: float
+    """Of a message, on average."""
+    positions: float
+    """That are computed for a message, on average: items times their largest extent."""
+    useful: float
+    """The share of them that is no padding."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     version: int
     model: ModelInfo
+    workload: Workload | None = field(default=None, metadata={OMITTED: True})
     objective: str
     predicted: Predicted
     certificate: Certificate
@@ -269,6 +284,11 @@ class Plan:
     contingencies: tuple[Contingency, ...] = ()
     provenance: Provenance | None = None
     """None: of an edgecompile that did not say."""
+
+    @property
+    def items_per_message(self) -> float:
+        """On average over the workload."""
+        return self.model.microbatch if self.workload is None else self.workload.items
 
     @property
     def all_hosts(self) -> tuple[Host | SpareHost, ...]:

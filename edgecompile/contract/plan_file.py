@@ -11,7 +11,8 @@ import yaml
 
 from edgecompile.contract.atomic_files import replacing
 from edgecompile.contract.errors import UserError
-from edgecompile.contract.plan import OMITTED, Plan
+from edgecompile.contract.omitted import OMITTED
+from edgecompile.contract.plan import Plan
 from edgecompile.contract.user_files import check_ours, check_regular, check_utf8, printable
 from edgecompile.contract.validation import check_plan
 from edgecompile.contract.yaml_decode import decode, load_yaml

@@ -101,7 +101,7 @@ def as_json(plan: Plan, found: Explanation) -> dict[str, Any]:
     return {
         "plan": asdict(plan.predicted),
         "best": {
-            "throughput_items_per_s": plan.model.microbatch / best.period_s,
+            "throughput_items_per_s": plan.items_per_message / best.period_s,
             "period_s": best.period_s,
             "latency_s": best.latency_s,
             "hosts": [plan.cluster[stage.host] for stage in best.stages],
@@ -154,7 +154,7 @@ def _loads(found: Explanation, period_s: float) -> Table:
 
 
 def _prices(plan: Plan, found: Explanation) -> Table:
-    best_items_per_s = plan.model.microbatch / found.best.period_s
+    best_items_per_s = plan.items_per_message / found.best.period_s
     title = f"what a change would bring, planned again (now {format_items_rate(best_items_per_s, 4)}"
     given = plan.scheduling.method != "exact"
     table = Table(title=f"{title}, with the best stages)" if given else f"{title})", title_justify="left")

@@ -186,7 +186,7 @@ def price_of(plan: Plan, best: Schedule, change: Change) -> Price:
     try:
         changed = change.make(plan)
         _, schedule = planned_again(changed)
-        throughput = plan.model.microbatch / schedule.period_s
+        throughput = plan.items_per_message / schedule.period_s
         latency_s, gain = schedule.latency_s, best.period_s / schedule.period_s - 1
         num_hosts, proved = len(schedule.stages), schedule.certificate.gap == 0
     except UserError as error:
@@ -211,4 +211,4 @@ def _same_stages(plan: Plan, changed: Plan) -> float | None:
             kept = evaluate(problem_of(changed), assignments_of(plan))
     except UserError:
         return None
-    return plan.model.microbatch / kept.period_s if kept.period_s else None
+    return plan.items_per_message / kept.period_s if kept.period_s else None

@@ -180,8 +180,8 @@ def _summary(plan: Plan, record: RunRecord | None) -> str:
         facts.insert(2, ("prediction is off by", f"{error:+.1%}"))
         if record.bottleneck:
             facts.append(("measured bottleneck", record.bottleneck.replace("->", "\u2192")))
-    words = proof(plan.certificate, plan.objective)
-    return tiles(facts) + f"<p>{escape(words[0].upper() + words[1:])}.</p>"
+    words = [proof(plan.certificate, plan.objective), *([workload_line(plan)] if plan.model.dims else [])]
+    return tiles(facts) + "".join(f"<p>{escape(line[0].upper() + line[1:])}.</p>" for line in words)
 
 
 def _plan_table(plan: Plan) -> str:

@@ -115,6 +115,18 @@ def plan_figures(plan: Plan) -> dict[str, Any]:
     }
 
 
+def workload_line(plan: Plan) -> str:
+    """Of what messages the predictions are, in a plan whose messages vary in size."""
+    ranges = ", ".join(f"{name} {dim.min} to {dim.max}" for name, dim in plan.model.dims.items())
+    if plan.workload is None:
+        return f"messages vary in size ({ranges}); predicted for the largest: workload=FILE plans for your own items"
+    found = plan.workload
+    return (
+        f"messages vary in size ({ranges}); predicted for {found.source}: {found.items:.1f} items and "
+        f"{found.positions:.0f} positions a message, {1 - found.useful:.0%} padding; memory is of the largest"
+    )
+
+
 def plan_tables(plan: Plan, width: int = WIDE) -> Iterator[Table | str]:
     """What the plan does, in the order in which a reader asks: how fast, what holds it back, who runs what.
 
@@ -130,6 +142,8 @@ def plan_tables(plan: Plan, width: int = WIDE) -> Iterator[Table | str]:
         f"predicted {format_items_rate(predicted.throughput_items_per_s)}, latency {format_time(predicted.latency_s)}, "
         f"period {format_time(predicted.period_s)} set by {predicted.bottleneck}"
     )
+    if plan.model.dims:
+        yield workload_line(plan)
     yield proof(plan.certificate, plan.objective)
     yield _stages(plan, width)
     if plan.hosts and plan.stage_of_rank(0) is None:

@@ -111,7 +111,7 @@ def _options(plan: Plan, chosen: argparse.Namespace) -> Options:
     check(0 <= chosen.seed < 1 << 63, "seed", chosen.seed, "0 to 2^63 - 1")
     return Options(
         num_microbatches=chosen.microbatches,
-        microbatch=plan.model.microbatch,
+        microbatch=plan.items_per_message,
         rate_items_per_s=chosen.rate,
         jitter=chosen.jitter,
         seed=chosen.seed,
@@ -132,7 +132,7 @@ def as_json(before: Plan, outcome: Outcome) -> dict[str, Any]:
     return {
         "plan": {**asdict(before.predicted)},
         "predicted": {
-            "throughput_items_per_s": before.model.microbatch / schedule.period_s,
+            "throughput_items_per_s": before.items_per_message / schedule.period_s,
             "period_s": schedule.period_s,
             "latency_s": schedule.latency_s,
             "bottleneck": bottleneck_name(schedule, names),
@@ -151,7 +151,7 @@ def tables(before: Plan, outcome: Outcome) -> Iterator[Table | str]:
         "as fast as they are taken" if options.rate_items_per_s is None else format_items_rate(options.rate_items_per_s)
     )
     yield (
-        f"{before.model.name}: {options.num_microbatches:,} microbatches of {options.microbatch}, {arrivals}, "
+        f"{before.model.name}: {options.num_microbatches:,} microbatches of {options.microbatch:.4g}, {arrivals}, "
         f"{jitter}, buffers {outcome.plan.runtime.num_buffers_in} in, {outcome.plan.runtime.num_buffers_out} out"
     )
     if outcome.again:
@@ -164,7 +164,7 @@ def tables(before: Plan, outcome: Outcome) -> Iterator[Table | str]:
         yield _links(outcome)
     busiest = _busiest(outcome)
     yield f"busiest: {busiest}; predicted bottleneck: {bottleneck_name(schedule, outcome.plan.cluster)}"
-    rate, capacity = options.rate_items_per_s, before.model.microbatch / schedule.period_s
+    rate, capacity = options.rate_items_per_s, before.items_per_message / schedule.period_s
     if rate is not None and rate > capacity:
         most = format_number(capacity)
         yield f"{format_items_rate(rate)} come, but this plan can do {most}: latency grows without bound"
@@ -186,7 +186,7 @@ def _figures(before: Plan, outcome: Outcome) -> Table:
 
     predicted = before.predicted
     period_s = simulation.period_s
-    row("throughput", rate(predicted.throughput_items_per_s), rate(before.model.microbatch / schedule.period_s),
+    row("throughput", rate(predicted.throughput_items_per_s), rate(before.items_per_message / schedule.period_s),
         rate(simulation.throughput_items_per_s))  # fmt: skip
     row("period", format_time(predicted.period_s), format_time(schedule.period_s),
         "-" if period_s is None else format_time(period_s))  # fmt: skip

@@ -119,7 +119,7 @@ def _elsewhere(plan: Plan, problem: Problem, best: Schedule, units: tuple[int, i
     verdict = "the best plan" if _hosts_in(best, plan, units) == (name,) else _verdict(plan, best, schedule)
     return Elsewhere(
         host=name,
-        throughput_items_per_s=plan.model.microbatch / schedule.period_s,
+        throughput_items_per_s=plan.items_per_message / schedule.period_s,
         latency_s=schedule.latency_s,
         gain=best.period_s / schedule.period_s - 1,
         units_s=units_s,

@@ -14,17 +14,21 @@ from edgecompile.frontend.chain.units import Boundary, Chain, Weight
 from edgecompile.partition.machines import device_entries, network_entry, spare_hosts
 from edgecompile.planning.planning_inputs import PlanningInputs
 from edgecompile.profile.analytic import Profile
+from edgecompile.profile.mix import Mix
 from edgecompile.wire.formats import FORMATS, WireFormat, wire_bytes, wire_format
 
 __all__ = ["planning_inputs"]
 
 
-def planning_inputs(request: CompileRequest, chain: Chain, profile: Profile) -> PlanningInputs:
+def planning_inputs(request: CompileRequest, chain: Chain, profile: Profile, mix: Mix | None = None) -> PlanningInputs:
     """
+    Args:
+        profile: of the mix's mean message, where there is a mix.
+
     Raises:
         UserError: a constraint names an unknown unit or module, or a profile lacks a wire format's costs.
     """
-    boundaries, numbers = _boundaries(chain, profile, request.cluster, request.wire)
+    boundaries, numbers = _boundaries(chain, profile, request.cluster, request.wire, mix)
     own_bytes, shared = _weights(chain)
     return PlanningInputs(
         objective=request.schedule.objective,
@@ -52,7 +56,7 @@ def planning_inputs(request: CompileRequest, chain: Chain, profile: Profile) -> 
 
 
 def _boundaries(
-    chain: Chain, profile: Profile, cluster: Cluster, wire: WireRequest
+    chain: Chain, profile: Profile, cluster: Cluster, wire: WireRequest, mix: Mix | None
 ) -> tuple[tuple[BoundaryEntry, ...], list[int]]:
     """The distinct boundaries, the results' last, and which of them each cut has."""
     raw = [FORMATS["fp32"]]
@@ -61,7 +65,7 @@ def _boundaries(
     entries: list[BoundaryEntry] = []
     numbers = []
     for cut, boundary in enumerate(chain.boundaries):
-        entry = _boundary(boundary, profile, cluster, formats if 0 < cut < last else raw)
+        entry = _boundary(boundary, profile, cluster, formats if 0 < cut < last else raw, mix)
         same = [] if cut in (0, last) else [item.boundary for item in entries[1:] if _like(item, entry)]
         if not same:
             entries.append(replace(entry, boundary=len(entries)))
@@ -73,11 +77,15 @@ def _like(one: BoundaryEntry, other: BoundaryEntry) -> bool:
     return replace(one, boundary=other.boundary) == other
 
 
-def _boundary(boundary: Boundary, profile: Profile, cluster: Cluster, formats: Sequence[WireFormat]) -> BoundaryEntry:
+def _boundary(
+    boundary: Boundary, profile: Profile, cluster: Cluster, formats: Sequence[WireFormat], mix: Mix | None
+) -> BoundaryEntry:
+    largest = {wire.name: wire_bytes(boundary, wire) for wire in formats}
     costs = {device.name: profile.wires[device.name] for device in cluster.devices}
     return BoundaryEntry(
         boundary=0,
-        wire_bytes={wire.name: wire_bytes(boundary, wire) for wire in formats},
+        wire_bytes=largest if mix is None else {wire.name: mix.wire_bytes(boundary, wire) for wire in formats},
+        largest_bytes={} if mix is None else largest,
         encode_s={
             name: {wire.name: wires.encode_s(boundary, wire) for wire in formats} for name, wires in costs.items()
         },

@@ -93,6 +93,7 @@ def state_problem(inputs: PlanningInputs, formats: CutFormats) -> Problem:
     entries = [*(inputs.boundaries[unit.boundary] for unit in inputs.units), inputs.boundaries[-1]]
     cuts = list(zip(entries, formats, strict=True))
     sizes = tuple(min(entry.wire_bytes[name] for name in names) for entry, names in cuts)
+    buffers = tuple(min(entry.buffer_bytes[name] for name in names) for entry, names in cuts)
     asked, runtime = inputs.scheduling, inputs.runtime
     place = {name: index for index, name in enumerate(inputs.host_names)}
     return Problem(
@@ -106,7 +107,7 @@ def state_problem(inputs: PlanningInputs, formats: CutFormats) -> Problem:
             )
             for device in inputs.devices
         ),
-        hosts=_hosts(inputs, most_ends_bytes(runtime, sizes[0], sizes[-1], len(inputs.hosts))),
+        hosts=_hosts(inputs, most_ends_bytes(runtime, buffers[0], buffers[-1], len(inputs.hosts))),
         links=_links(inputs.network, [(host.name, host.limits) for host in inputs.hosts]),
         cut_bytes=sizes,
         weight_bytes=tuple(unit.weight_bytes for unit in inputs.units),
@@ -114,8 +115,8 @@ def state_problem(inputs: PlanningInputs, formats: CutFormats) -> Problem:
             SharedWeight(units=item.units, num_bytes=item.num_bytes) for item in inputs.shared_weights
         ),
         activation_bytes=tuple(unit.activation_bytes for unit in inputs.units),
-        entry_bytes=tuple(runtime.num_buffers_in * size for size in sizes),
-        exit_bytes=tuple(runtime.num_buffers_out * size for size in sizes),
+        entry_bytes=tuple(runtime.num_buffers_in * size for size in buffers),
+        exit_bytes=tuple(runtime.num_buffers_out * size for size in buffers),
         data_host=0,
         objective=inputs.objective,
         latency_limit_s=asked.latency_limit_s,

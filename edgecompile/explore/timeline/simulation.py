@@ -38,8 +38,8 @@ _Z95 = 1.6448536269514722
 @dataclass(frozen=True, kw_only=True)
 class Options:
     num_microbatches: int = 1000
-    microbatch: int = 1
-    """Items in each."""
+    microbatch: float = 1
+    """Items in each, on average."""
     rate_items_per_s: float | None = None
     """How fast items come; None: whenever there is room."""
     jitter: float = 1.0
@@ -245,7 +245,9 @@ def _latencies(fed_s: list[float], result_s: list[float], options: Options) -> L
         values = sorted(result - fed for fed, result in zip(fed_s, result_s, strict=True))
     else:
         values = sorted(
-            result - (index * size + item) / rate for index, result in enumerate(result_s) for item in range(size)
+            result - (index * size + item) / rate
+            for index, result in enumerate(result_s)
+            for item in range(max(1, round(size)))
         )
 
     def quantile(share: float) -> float:

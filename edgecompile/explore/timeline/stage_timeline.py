@@ -89,7 +89,7 @@ def rows_of(simulation: Simulation, hosts: Sequence[str]) -> list[Row]:
 def simulated_rows(plan: Plan, num_microbatches: int) -> list[Row]:
     """What the plan predicts for its first microbatches."""
     problem, schedule = as_planned(plan)
-    options = Options(num_microbatches=num_microbatches, microbatch=plan.model.microbatch, trace=(0, num_microbatches))
+    options = Options(num_microbatches=num_microbatches, microbatch=plan.items_per_message, trace=(0, num_microbatches))
     with of_plan():
         simulation = simulate(problem, schedule, plan.runtime, options)
     return rows_of(simulation, plan.cluster)

@@ -43,9 +43,9 @@ class Sampling:
 
     def look(self, graph_module: fx.GraphModule, examples: Sequence[torch.Tensor]) -> None:
         """Leaves what propagate leaves, at the first sizes, and `axes`: for each axis an Expression or None."""
-        self._propagate(graph_module, examples, self.other)
+        self.propagate_at(graph_module, examples, self.other)
         shapes = {node: _shape(node) for node in graph_module.graph.nodes}
-        self._propagate(graph_module, examples, self.one)
+        self.propagate_at(graph_module, examples, self.one)
         names = sorted(self.dims)
         one, other = (tuple((name, sizes[name]) for name in names) for sizes in (self.one, self.other))
         for node in graph_module.graph.nodes:
@@ -63,9 +63,10 @@ class Sampling:
     def settle(self, graph_module: fx.GraphModule, examples: Sequence[torch.Tensor]) -> None:
         """As look, but at the largest sizes, which buffers and memory must hold."""
         self.look(graph_module, examples)
-        self._propagate(graph_module, examples, self.largest)
+        self.propagate_at(graph_module, examples, self.largest)
 
-    def _propagate(self, graph_module: fx.GraphModule, examples: Sequence[torch.Tensor], sizes: Sizes) -> None:
+    def propagate_at(self, graph_module: fx.GraphModule, examples: Sequence[torch.Tensor], sizes: Sizes) -> None:
+        """propagate() at these sizes, whose numbers the graph has from then on."""
         resize(graph_module.graph, sizes)
         graph_module.recompile()
         propagate(graph_module, cut(examples, self.input_dims, sizes))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -28,7 +28,7 @@ from edgecompile.frontend.chain.item_axis import find_item_axes, item_axis_of
 from edgecompile.frontend.chain.recompute import find_sources, sources_of
 from edgecompile.frontend.passes.sink_views import sinks
 
-__all__ = ["Boundary", "BoundaryTensor", "Chain", "Unit", "build_chain"]
+__all__ = ["Boundary", "BoundaryTensor", "Chain", "Unit", "build_chain", "unit_work"]
 
 _READS_ROWS = frozenset({"embedding", "index_select", "gather", "index"})
 
@@ -123,6 +123,7 @@ def build_chain(captured: Captured) -> Chain:
     units = []
     for index, group in enumerate(groups):
         main = _main(group)
+        flops, moved_bytes = unit_work(group)
         units.append(
             Unit(
                 index=index,
@@ -130,13 +131,18 @@ def build_chain(captured: Captured) -> Chain:
                 kind=op_name(main),
                 module=module_path(main),
                 nodes=tuple(group),
-                flops=sum(int(node.meta["flops"]) for node in group),
-                moved_bytes=sum(_moved_bytes(node) for node in group),
+                flops=flops,
+                moved_bytes=moved_bytes,
                 weights=tuple(_weights(captured.graph_module, group, constant)),
                 activation_bytes=peaks[index],
             )
         )
     return Chain(captured=captured, units=tuple(units), boundaries=boundaries)
+
+
+def unit_work(nodes: Sequence[fx.Node]) -> tuple[int, int]:
+    """Floating-point operations, and bytes read and written, at the sizes that the graph has now."""
+    return sum(int(node.meta["flops"]) for node in nodes), sum(_moved_bytes(node) for node in nodes)
 
 
 def _group(graph: fx.Graph, constant: set[fx.Node]) -> list[list[fx.Node]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import fx
@@ -15,9 +15,10 @@ from edgecompile.frontend.capture.captured import Captured
 from edgecompile.frontend.capture.dims import NotSymbolic, Sizes, resize
 from edgecompile.frontend.capture.flat_model import FlatModel
 from edgecompile.frontend.capture.sampling import InputDims, Sampling, cut
+from edgecompile.frontend.chain.units import Chain
 from edgecompile.frontend.golden.eager import Batch, Eager, ModelFails, Outputs
 
-__all__ = ["SizedItems", "differs", "items_at_other_sizes", "padding_of", "size_notes"]
+__all__ = ["OtherSizes", "SizedItems", "differs", "other_sizes", "size_notes"]
 
 _ROUNDING = 1e-5
 """Of the largest value: what another order of the same sums may change, where the golden items' tolerance is less."""
@@ -34,7 +35,26 @@ class SizedItems:
     """Of the eager model."""
 
 
-def items_at_other_sizes(flat: FlatModel, captured: Captured, golden: Sequence[torch.Tensor]) -> tuple[SizedItems, ...]:
+@dataclass(frozen=True, kw_only=True)
+class OtherSizes:
+    """What is known of the model at other sizes than the largest; empty where its sizes are fixed."""
+
+    items: tuple[SizedItems, ...] = ()
+    padding: Mapping[str, float] = field(default_factory=dict)
+    """As in ModelInfo."""
+
+
+def other_sizes(flat: FlatModel, chain: Chain, golden: Sequence[torch.Tensor]) -> OtherSizes:
+    """
+    Raises:
+        NotSymbolic: the model fails at some size, or its graph gives other results there.
+    """
+    output_dims = tuple(tensor.dims for tensor in chain.boundaries[-1].tensors)
+    items = _items(flat, chain.captured, golden)
+    return OtherSizes(items=items, padding=_padding(flat, chain.captured, output_dims, golden))
+
+
+def _items(flat: FlatModel, captured: Captured, golden: Sequence[torch.Tensor]) -> tuple[SizedItems, ...]:
     """Five messages: the smallest, some between, and one short of the largest; none where the graph's sizes are fixed.
 
     Raises:
@@ -106,18 +126,13 @@ def size_notes(spec: ModelSpec, captured: Captured, padding: Mapping[str, float]
     return []
 
 
-def padding_of(
-    flat: FlatModel,
-    captured: Captured,
-    output_dims: InputDims,
-    golden: Sequence[torch.Tensor],
-    allowed: Sequence[float],
+def _padding(
+    flat: FlatModel, captured: Captured, output_dims: InputDims, golden: Sequence[torch.Tensor]
 ) -> Mapping[str, float]:
     """What fills each input beyond an item's own extents, where that changes none of its results; else nothing.
 
     Args:
         output_dims: for each output the dimension of each axis.
-        allowed: for each output, the largest absolute difference.
     """
     sampling = captured.sampling
     if sampling is None or len(sampling.dims) < 2:
@@ -134,7 +149,7 @@ def padding_of(
                 name: 1 if name == BATCH else _between(dim.min, dim.max, share) for name, dim in sampling.dims.items()
             }
             for row in _PADDED_ROWS:
-                if not _unmoved(eager, captured, output_dims, small, row, values, allowed):
+                if not _unmoved(eager, captured, output_dims, small, row, values):
                     return {}
     except ModelFails:
         return {}
@@ -148,7 +163,6 @@ def _unmoved(
     small: Sizes,
     row: int,
     values: Mapping[str, float],
-    allowed: Sequence[float],
 ) -> bool:
     """Whether an item's results are the same alone and padded, beside a larger one."""
     sampling = captured.sampling
@@ -163,7 +177,7 @@ def _unmoved(
         for name, part, like in zip(names, own, larger, strict=True)
     )
     together = [value[:1] for value in eager.run_batch(padded)]
-    return differs(cut(together, output_dims, small), alone, allowed) is None
+    return differs(cut(together, output_dims, small), alone) is None
 
 
 def _filled(part: torch.Tensor, like: torch.Tensor, value: float) -> torch.Tensor:

@@ -1,0 +1,51 @@
+"""The costs that a plan is made with: of one message, or of the mix of messages that the workload becomes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from edgecompile.artifacts.text_lengths import text_lengths
+from edgecompile.config.request import CompileRequest
+from edgecompile.contract.dim_rules import BATCH
+from edgecompile.contract.plan import DataSpec
+from edgecompile.execution.batching import Limits
+from edgecompile.frontend.chain.sized_work import sized_work
+from edgecompile.frontend.chain.units import Chain
+from edgecompile.profile.analytic import Profile
+from edgecompile.profile.measured import make_profile
+from edgecompile.profile.mix import Mix, mix_of, mixed_profile
+
+__all__ = ["costs_of", "workload_mix"]
+
+
+def costs_of(request: CompileRequest, chain: Chain, examples: Sequence[torch.Tensor], mix: Mix | None) -> Profile:
+    """What units and boundaries cost on each kind of device, of the mix's mean message where there is a mix.
+
+    Raises:
+        UserError: profile=measured, and a kind has no profile that holds for it.
+    """
+    profile = make_profile(chain, request.cluster, request.profile)
+    if mix is None:
+        return profile
+    return mixed_profile(profile, sized_work(chain, examples, mix.dim), mix, request.cluster.devices)
+
+
+def workload_mix(request: CompileRequest, chain: Chain, data: DataSpec, padding: Mapping[str, float]) -> Mix | None:
+    """The messages of the workload's items; None where sizes do not vary, or nothing is known of the items.
+
+    Args:
+        padding: as in ModelInfo.
+
+    Raises:
+        UserError: the workload is a file of texts that cannot be read as such.
+    """
+    dims, asked, runtime = chain.captured.dims, request.workload, request.runtime
+    if asked is None or set(dims) != {BATCH, asked.dim}:
+        return None
+    extents = asked.extents
+    if asked.texts is not None:
+        extents = text_lengths(asked.texts, data.text, request.folder, dims[asked.dim])
+    limits = Limits(request.microbatch, runtime.batch_tokens, (bool(padding),))
+    return mix_of(asked.source, extents, asked.dim, dims, limits, runtime.window * request.microbatch)

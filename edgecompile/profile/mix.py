@@ -1,0 +1,137 @@
+"""Costs of a workload: of the mix of messages that a stream of items of unlike extents becomes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgecompile.config.cluster_spec import Device
+from edgecompile.contract.dim_rules import BATCH
+from edgecompile.contract.plan import Dim, product
+from edgecompile.execution.batching import Limits, messages_of
+from edgecompile.frontend.chain.sized_work import SizedWork
+from edgecompile.frontend.chain.units import Boundary, BoundaryTensor
+from edgecompile.profile.analytic import Profile, roofline_s
+from edgecompile.profile.wire_costs import WireCosts
+from edgecompile.wire.formats import WireFormat, wire_bytes
+
+__all__ = ["Mix", "mix_of", "mixed_profile"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mix:
+    """Messages, each as likely as it is often there."""
+
+    source: str
+    """Of what items, in words."""
+    dims: Mapping[str, Dim]
+    dim: str
+    """The dimension in which items differ."""
+    messages: tuple[tuple[int, int], ...]
+    """Items, and their largest extent."""
+    useful: float
+    """The share of positions that is no padding."""
+
+    @property
+    def items(self) -> float:
+        """Of a message, on average."""
+        return float(np.mean([batch for batch, _ in self.messages]))
+
+    @property
+    def positions(self) -> float:
+        """Computed for a message, on average."""
+        return float(np.mean([batch * extent for batch, extent in self.messages]))
+
+    @cached_property
+    def counted(self) -> dict[tuple[int, int], float]:
+        """The share of each kind of message."""
+        kinds: dict[tuple[int, int], float] = {}
+        for message in self.messages:
+            kinds[message] = kinds.get(message, 0.0) + 1 / len(self.messages)
+        return kinds
+
+    def share_of_largest(self, dims: Sequence[str | None]) -> float:
+        """What a tensor with these dimensions has of elements, on average, of those at the largest sizes."""
+        named = [text for text in dims if text is not None]
+        largest = {name: dim.max for name, dim in self.dims.items()}
+        whole = math.prod(product(text, largest) for text in named)
+        mean = sum(
+            share * math.prod(product(text, {**largest, BATCH: batch, self.dim: extent}) for text in named)
+            for (batch, extent), share in self.counted.items()
+        )
+        return mean / whole
+
+    def wire_bytes(self, boundary: Boundary, wire: WireFormat) -> int:
+        """Of a message, on average."""
+        alone = (replace(boundary, tensors=(tensor,)) for tensor in boundary.tensors)
+        parts = (self.share_of_largest(part.tensors[0].dims) * wire_bytes(part, wire) for part in alone)
+        return round(sum(parts))
+
+    def usual(self, boundary: Boundary) -> Boundary:
+        """The boundary in a message of the mean sizes."""
+        batch = max(1, round(self.items))
+        sizes = {name: dim.max for name, dim in self.dims.items()}
+        sizes |= {BATCH: batch, self.dim: max(1, round(self.positions / batch))}
+        return replace(boundary, tensors=tuple(_at(tensor, sizes) for tensor in boundary.tensors))
+
+
+def _at(tensor: BoundaryTensor, sizes: Mapping[str, int]) -> BoundaryTensor:
+    pairs = zip(tensor.shape, tensor.dims, strict=True)
+    shape = tuple(extent if text is None else product(text, sizes) for extent, text in pairs)
+    elements = max(1, math.prod(tensor.shape))
+    return replace(tensor, shape=shape, num_bytes=tensor.num_bytes * math.prod(shape) // elements)
+
+
+def mix_of(source: str, extents: Sequence[int], dim: str, dims: Mapping[str, Dim], limits: Limits, window: int) -> Mix:
+    """The messages of a stream of items with these extents.
+
+    Args:
+        window: items that are looked at at a time.
+    """
+    messages = messages_of([(extent,) for extent in extents], limits, window)
+    kinds = tuple((len(items), max(extent for (extent,) in items)) for items in messages)
+    computed = sum(batch * extent for batch, extent in kinds)
+    return Mix(source=source, dims=dims, dim=dim, messages=kinds, useful=sum(extents) / computed)
+
+
+@dataclass(frozen=True)
+class _MixedWires:
+    """Of a message of the mean sizes."""
+
+    costs: WireCosts
+    mix: Mix
+
+    def encode_s(self, boundary: Boundary, wire: WireFormat) -> float:
+        return self.costs.encode_s(self.mix.usual(boundary), wire)
+
+    def decode_s(self, boundary: Boundary, wire: WireFormat) -> float:
+        return self.costs.decode_s(self.mix.usual(boundary), wire)
+
+
+def mixed_profile(profile: Profile, work: SizedWork, mix: Mix, devices: Sequence[Device]) -> Profile:
+    """The profile of the mean message; memory stays that of the largest.
+
+    Times follow the roofline: those of the largest message times what it makes of the difference.
+    """
+    kinds = list(mix.counted.items())
+    largest = mix.dims[BATCH].max, mix.dims[mix.dim].max
+    flops, moved = (np.stack([count(*kind) for kind, _ in kinds]) for count in (work.flops_at, work.moved_bytes_at))
+    shares = np.array([share for _, share in kinds])
+    most = work.flops_at(*largest), work.moved_bytes_at(*largest)
+    unit_s: dict[str, tuple[float, ...]] = {}
+    for device in devices:
+        mean = shares @ _roofline(flops, moved, device)
+        factors = mean / _roofline(*most, device)
+        unit_s[device.name] = tuple(float(value) for value in factors * np.array(profile.unit_s[device.name]))
+    wires = {name: _MixedWires(costs, mix) for name, costs in profile.wires.items()}
+    return replace(profile, unit_s=unit_s, wires=wires)
+
+
+def _roofline(flops: NDArray[np.float64], moved: NDArray[np.float64], device: Device) -> NDArray[np.float64]:
+    result: NDArray[np.float64] = np.vectorize(lambda one, other: roofline_s(one, other, device))(flops, moved)
+    return result
