@@ -8,12 +8,24 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.user_files import read_text
 from edgecompile.contract.yaml_decode import decode
 
-__all__ = ["RECORD_VERSION", "LinkRecord", "Percentiles", "Rates", "RunRecord", "StageRecord", "read_run", "run_text"]
+__all__ = [
+    "RECORD_VERSION",
+    "LinkRecord",
+    "Percentiles",
+    "Positions",
+    "Rates",
+    "RunRecord",
+    "StageRecord",
+    "read_run",
+    "run_text",
+    "run_values",
+]
 
 RECORD_VERSION = 1
 MAX_RECORD_BYTES = 64 << 20
@@ -72,6 +84,16 @@ class Rates:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Positions:
+    """Such as tokens, over the whole run."""
+
+    useful: int
+    """The items' own."""
+    computed: int
+    """Of the messages that they were sent in, padding included."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunRecord:
     version: int
     plan_sha256: str
@@ -93,10 +115,20 @@ class RunRecord:
     pauses_s: tuple[float, ...]
     """From the last result before a lost rank to the first after it."""
     rates: Rates
+    positions: Positions | None = None
+    """None, and not written, where every message has the same size."""
+
+
+def run_values(record: RunRecord) -> dict[str, Any]:
+    """The record as plain values."""
+    values = asdict(record)
+    if record.positions is None:
+        del values["positions"]
+    return values
 
 
 def run_text(record: RunRecord) -> str:
-    return json.dumps(asdict(record)) + "\n"
+    return json.dumps(run_values(record)) + "\n"
 
 
 def read_run(path: Path) -> RunRecord:

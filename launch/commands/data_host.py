@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import datetime, timezone
 from itertools import islice
 from pathlib import Path
@@ -14,7 +14,7 @@ from edgecompile.contract.atomic_files import file_sha256
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Plan
 from edgecompile.contract.quantities import format_count, format_items_rate
-from edgecompile.contract.run_record import RunRecord
+from edgecompile.contract.run_record import RunRecord, run_values
 from edgecompile.contract.user_files import printable
 from edgelaunch.common.items import DEFAULT_ITEMS, OnBadItem, Source
 from edgelaunch.control.supervisor import Run, Supervisor
@@ -149,7 +149,7 @@ class Session:
 
     def _as_json(self, record: RunRecord) -> dict[str, Any]:
         """The record without its traces, and the counts of items."""
-        values = asdict(record)
+        values = run_values(record)
         for stage in values["stages"]:
             del stage["trace"]
         judges = [judge for judge in (self._verifier, self._reference) if judge is not None]

@@ -10,7 +10,7 @@ from edgecompile.contract.dim_rules import BATCH
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Plan, TensorSpec, product
 
-__all__ = ["Extents", "Sizes", "Varying", "fill_row", "fits", "shape_words"]
+__all__ = ["Extents", "Sizes", "Varying", "fill_row", "fits", "range_of", "shape_words"]
 
 Extents = tuple[int, ...]
 """Of one item, in the order of Varying.names."""
@@ -84,11 +84,12 @@ def fits(shape: Sequence[int], spec: TensorSpec, ranges: Mapping[str, tuple[int,
 def _axis_fits(extent: int, largest: int, text: str | None, ranges: Mapping[str, tuple[int, int]]) -> bool:
     if text is None:
         return extent == largest
-    least, most = _range(text, ranges)
+    least, most = range_of(text, ranges)
     return least <= extent <= most and extent % _factor(text) == 0
 
 
-def _range(text: str, ranges: Mapping[str, tuple[int, int]]) -> tuple[int, int]:
+def range_of(text: str, ranges: Mapping[str, tuple[int, int]]) -> tuple[int, int]:
+    """The extents that an axis such as `length` or `2*length` may have."""
     low, high = ({name: ends[side] for name, ends in ranges.items()} for side in (0, 1))
     return product(text, low), product(text, high)
 
@@ -97,7 +98,7 @@ def shape_words(spec: TensorSpec, ranges: Mapping[str, tuple[int, int]]) -> str:
     """An item's shape in words: `(3, 1 to 128)`."""
     if not ranges or not spec.dims:
         return str(spec.shape[1:])
-    words = [str(extent) if text is None else "{} to {}".format(*_range(text, ranges))
+    words = [str(extent) if text is None else "{} to {}".format(*range_of(text, ranges))
              for extent, text in zip(spec.shape[1:], spec.dims[1:], strict=True)]  # fmt: skip
     return f"({', '.join(words)}{',' if len(words) == 1 else ''})"
 

@@ -17,7 +17,7 @@ from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Plan, TensorSpec, TextSpec
 from edgelaunch.common.items import Entry, Item, Source
 from edgelaunch.common.shard_files import check_file
-from edgelaunch.common.varying import Varying
+from edgelaunch.common.varying import Varying, range_of
 from edgelaunch.inputs.bad_items import BadItems
 from edgelaunch.inputs.fitting import fit
 from edgelaunch.inputs.labels import class_label
@@ -109,7 +109,7 @@ class Encoder:
         text = ids.dims[1] if ids is not None and len(ids.dims) == 2 else None
         if text is None:
             return spec.max_length, spec.max_length
-        least, most = self._varying.ranges[text]
+        least, most = range_of(text, self._varying.ranges)
         return least, min(most, spec.max_length)
 
     def encode(self, text: str) -> dict[str, Any]:

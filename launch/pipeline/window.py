@@ -15,8 +15,9 @@ from edgelaunch.common.varying import Extents, Varying
 
 __all__ = ["Limits", "Waiting", "Window", "choose"]
 
-MESSAGE_ITEMS = 2
-"""What a message costs beyond its positions, counted in items of the mean extents: fewer items share one where more
+MESSAGE_ITEMS, MESSAGE_SHARE = 2.0, 1 / 8
+"""What a message costs beyond its positions, counted in items of the mean extents; that share of a microbatch, where it
+is more: who asks for large ones has a cost that many items must bear. Fewer items share a message where more of them
 would be mostly padding."""
 SPAN = 2
 """So many windows of items are drawn at most from the oldest that waits on: what came early is kept for it."""
@@ -74,7 +75,8 @@ def choose(items: Sequence[Extents], limits: Limits) -> list[int]:
     if limits.positions is not None:
         allowed &= computed <= limits.positions
     allowed[0, 0] = True
-    costs = np.where(allowed, (computed + MESSAGE_ITEMS * own.mean()) / useful, np.inf)
+    message = max(MESSAGE_ITEMS, MESSAGE_SHARE * limits.microbatch) * own.mean()
+    costs = np.where(allowed, (computed + message) / useful, np.inf)
     row, column = np.unravel_index(int(costs.argmin()), costs.shape)
     return sorted(near[middle - int(row) : middle + int(column) + 1])
 

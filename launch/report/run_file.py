@@ -12,6 +12,7 @@ from edgecompile.contract.run_record import (
     RECORD_VERSION,
     LinkRecord,
     Percentiles,
+    Positions,
     Rates,
     RunRecord,
     StageRecord,
@@ -46,6 +47,7 @@ def record_of(plan: Plan, run: Run, plan_sha256: str, began: str) -> RunRecord:
         links=tuple(_links(plan, run)),
         pauses_s=tuple(run.pauses_s),
         rates=Rates(step_s=collector.rates.step_ns / 1e9, items=tuple(collector.rates.counts())),
+        positions=Positions(useful=run.feeder.useful, computed=run.feeder.computed) if plan.model.dims else None,
     )
 
 

@@ -97,6 +97,8 @@ def print_report(plan: Plan, run: Run) -> None:
     _print_table(f"{plan.model.name}, microbatch {plan.model.microbatch}: ms per microbatch", columns, rows)
     out = console()
     out.print(_throughput(plan, run))
+    if plan.model.dims:
+        out.print(_positions(plan, run))
     if run.collector.latencies.count:
         out.print(latency_line(run))
     out.print(f"bottleneck: {bottleneck(plan, run)}; predicted: {plan.predicted.bottleneck}")
@@ -150,7 +152,10 @@ def rates(plan: Plan, run: Run) -> Measured:
     """Over the whole run, and in steady state."""
     collector = run.collector
     elapsed_s = max(0.0, (collector.last_ns - run.feeder.begin_ns) / 1e9)
-    steady = plan.model.microbatch / max(_steady_period_s(run), 1e-9) if collector.arrivals.count >= FEW else None
+    num_items: float = plan.model.microbatch
+    if plan.model.dims and collector.busy.count:
+        num_items = collector.num_items / collector.busy.count
+    steady = num_items / max(_steady_period_s(run), 1e-9) if collector.arrivals.count >= FEW else None
     overall = collector.num_items / elapsed_s if elapsed_s > 0 else 0.0
     return Measured(elapsed_s=elapsed_s, overall=overall, steady=steady)
 
@@ -162,6 +167,15 @@ def _throughput(plan: Plan, run: Run) -> str:
     if measured.steady is not None:
         text += f", {format_items_rate(measured.steady, 4)} in steady state"
     return text + f" (predicted {format_number(plan.predicted.throughput_items_per_s, 4)})"
+
+
+def _positions(plan: Plan, run: Run) -> str:
+    """How much of what was computed is the items' own, where messages vary in size."""
+    useful, computed = run.feeder.useful, run.feeder.computed
+    rate = useful / max(rates(plan, run).elapsed_s, 1e-9)
+    share_useful = useful / computed if computed else 1.0
+    return (f"{format_count(useful)} positions of items, {format_number(rate, 4)} a second: {share_useful:.1%} of what "
+            f"was computed, the rest is padding")  # fmt: skip
 
 
 def _steady_period_s(run: Run) -> float:

@@ -12,8 +12,10 @@ import numpy as np
 import torch
 from launch_plans import Part, Written
 from numpy.typing import NDArray
+from tokenizers import Tokenizer, models, pre_tokenizers
 
-from edgecompile.contract.plan import Dim, Plan, Stage, TensorSpec
+from edgecompile.contract.atomic_files import file_sha256
+from edgecompile.contract.plan import DataSpec, Dim, Plan, Stage, TensorSpec, TextSpec
 from edgecompile.execution import torchscript
 
 LENGTHS = (1, 24)
@@ -60,6 +62,16 @@ class Pool(torch.nn.Module):
         return pooled + 0.0 * busy[0, 0], tokens
 
 
+class Whole(torch.nn.Module):
+    def __init__(self, first: torch.nn.Module, second: torch.nn.Module) -> None:
+        super().__init__()
+        self.first, self.second = first, second
+
+    def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        hidden, same, flat = self.first(ids, mask)
+        return self.second(hidden, same, flat)
+
+
 def texts(
     folder: Path,
     *,
@@ -67,10 +79,25 @@ def texts(
     lengths: tuple[int, int] = LENGTHS,
     padded: bool = True,
     rounds: int = 0,
+    num_stages: int = 2,
+    tokenizer: bool = False,
+    reference: bool = False,
     runtime: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> Written:
-    """Ids and a mask (length,) to `pooled` (8,) and `tokens` (length, 3). `padded`: lengths may share a message."""
+    """Ids and a mask (length,) to `pooled` (8,) and `tokens` (length, 3). `padded`: lengths may share a message.
+
+    `tokenizer`: a word is a token, and `wN` is N.
+    """
+    data = None
+    if tokenizer:
+        words = ["[PAD]", *(f"w{number}" for number in range(1, 50))]
+        made = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="w1"))
+        made.pre_tokenizer = pre_tokenizers.Whitespace()
+        made.save(str(folder / "tokenizer.json"))
+        text = TextSpec(tokenizer="tokenizer.json", sha256=file_sha256(folder / "tokenizer.json"),
+                        max_length=lengths[1], ids="ids", mask="mask")  # fmt: skip
+        data = DataSpec(kind="text", text=text)
     torch.manual_seed(3)
     torchscript.silence_deprecation()
     inputs = {"ids": torch.randint(1, 50, (6, lengths[1])), "mask": torch.ones(6, lengths[1], dtype=torch.int64)}
@@ -79,16 +106,26 @@ def texts(
         Part(torch.jit.script(Pool(rounds).eval()), ["pooled", "tokens"]),
     ]
 
+    whole = torch.jit.script(Whole(*(part.module for part in parts)).eval())
+    if num_stages == 1:
+        parts = [Part(whole, parts[-1].outputs)]
+    if reference:
+        torchscript.save(torchscript.freeze(whole), folder / "reference.pt")
+
     def change(plan: Plan) -> Plan:
         dims = {"batch": Dim(min=1, max=microbatch), "length": Dim(min=lengths[0], max=lengths[1])}
         padding = {"ids": 0.0, "mask": 0.0} if padded else {}
+        golden = plan.golden
+        if reference:
+            sha256 = file_sha256(folder / "reference.pt")
+            golden = replace(golden, reference="reference.pt", reference_sha256=sha256)
         return replace(
             plan, version=2, model=replace(plan.model, dims=dims, padding=padding), inputs=_named(plan.inputs),
             outputs=_named(plan.outputs), stages=tuple(_stage(stage) for stage in plan.stages),
-            runtime=replace(plan.runtime, **(runtime or {})),
+            runtime=replace(plan.runtime, **(runtime or {})), golden=golden,
         )  # fmt: skip
 
-    return launch_plans.write(folder, inputs, parts, microbatch=microbatch, change=change, **options)
+    return launch_plans.write(folder, inputs, parts, microbatch=microbatch, change=change, data=data, **options)
 
 
 def _named(specs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
@@ -106,6 +143,11 @@ def sentences(count: int, lengths: tuple[int, int] = LENGTHS, seed: int = 0) -> 
     for length in rng.integers(lengths[0], lengths[1] + 1, count):
         items.append({"ids": rng.integers(1, 50, length), "mask": np.ones(length, dtype=np.int64)})
     return items
+
+
+def in_words(items: Sequence[Arrays]) -> list[str]:
+    """The sentences that the tokenizer makes these items of."""
+    return [" ".join(f"w{number}" for number in item["ids"]) for item in items]
 
 
 def alone(written: Written, item: Arrays) -> Arrays:
