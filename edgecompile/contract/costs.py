@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from edgecompile.contract.omitted import OMITTED
+from edgecompile.contract.yaml_decode import OMITTED
 
 __all__ = ["BoundaryEntry", "Pinned", "Scheduling", "SharedEntry", "UnitEntry"]
 

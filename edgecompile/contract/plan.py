@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from edgecompile.contract.cluster import Device, Host, Link, Network, SpareHost
 from edgecompile.contract.costs import BoundaryEntry, Scheduling, SharedEntry, UnitEntry
 from edgecompile.contract.dtypes import DTYPE_BYTES
-from edgecompile.contract.omitted import OMITTED
+from edgecompile.contract.yaml_decode import OMITTED
 
 __all__ = [
     "Certificate",

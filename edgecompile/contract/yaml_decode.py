@@ -14,7 +14,10 @@ import yaml
 from edgecompile.contract.errors import UserError, choices
 from edgecompile.contract.user_files import read_text
 
-__all__ = ["decode", "load_yaml"]
+__all__ = ["OMITTED", "decode", "load_yaml"]
+
+OMITTED = "omitted if empty"
+"""In the metadata of a field that files hold only where it says something."""
 
 T = TypeVar("T")
 

@@ -23,6 +23,7 @@ from edgecompile.contract.run_record import RunRecord, read_run
 from edgecompile.contract.user_files import check_ours, check_regular, read_text
 from edgecompile.explore.output import check_output, write_output
 from edgecompile.explore.proof import proof
+from edgecompile.explore.show import workload_line
 from edgecompile.explore.timeline.picture import STYLE, bars, cluster_picture, curve, table, tiles, timeline
 from edgecompile.explore.timeline.run_timeline import rows_of_run
 from edgecompile.explore.timeline.stage_timeline import simulated_rows

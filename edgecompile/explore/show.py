@@ -19,7 +19,7 @@ from edgecompile.contract.quantities import format_bytes, format_count, format_i
 from edgecompile.explore.proof import distance, proof
 from edgecompile.terminal.console import table_console
 
-__all__ = ["add_options", "network_table", "plan_figures", "plan_tables", "run"]
+__all__ = ["add_options", "network_table", "plan_figures", "plan_tables", "run", "workload_line"]
 
 MOST_DRAWN = 1000
 WIDE = 120

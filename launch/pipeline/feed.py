@@ -101,7 +101,8 @@ class Feeder:
             self._fill(slot, index, item.arrays)
         num_valid = len(batch.items)
         for tensor in slot.tensors:
-            tensor[num_valid:] = tensor[num_valid - 1]
+            if num_valid < len(tensor):
+                tensor[num_valid:] = tensor[num_valid - 1]
         slot.write_header(batch.number, num_valid)
         link.publish(slot)
         return perf_counter_ns() - begin_ns
@@ -110,7 +111,10 @@ class Feeder:
         for spec, tensor in zip(slot.layout.specs, slot.tensors, strict=True):
             value = arrays[spec.name]
             value = value if isinstance(value, torch.Tensor) else torch.from_numpy(value)
-            fill_row(tensor[index], value, self._varying.padding(spec.name))
+            if slot.sizes:
+                fill_row(tensor[index], value, self._varying.padding(spec.name))
+            else:
+                tensor[index].copy_(value)
 
 
 @dataclass(frozen=True)
@@ -172,25 +176,21 @@ class Collector:
             self._results.finish()
 
     def _hand_on(self, batch: Batch, slot: Slot) -> None:
-        before = self.num_items
+        before, named = self.num_items, slot.named()
         places = batch.places or range(self._next_place, self._next_place + len(batch.items))
-        for index, place in enumerate(places):
-            entry, due_ns, outputs = batch.items[index].entry, batch.due_ns[index], self._outputs(batch, slot, index)
+        for index, (place, item) in enumerate(zip(places, batch.items, strict=True)):
+            outputs = {name: tensor[index] for name, tensor in named.items()}
+            if batch.extents:
+                specs, extents = slot.layout.specs, batch.extents[index]
+                outputs = {spec.name: self._varying.cut(spec, outputs[spec.name], extents) for spec in specs}
             if place != self._next_place:
                 kept = {name: tensor.clone() for name, tensor in outputs.items()}
-                self._early[place] = _Early(entry, due_ns, kept)
+                self._early[place] = _Early(item.entry, batch.due_ns[index], kept)
                 continue
-            self._give(entry, due_ns, outputs)
-            while (early := self._early.pop(self._next_place, None)) is not None:
+            self._give(item.entry, batch.due_ns[index], outputs)
+            while self._early and (early := self._early.pop(self._next_place, None)) is not None:
                 self._give(early.entry, early.due_ns, early.outputs)
         self.rates.add(self.num_items - before, self.last_ns)
-
-    def _outputs(self, batch: Batch, slot: Slot, index: int) -> dict[str, torch.Tensor]:
-        named = {name: tensor[index] for name, tensor in slot.named().items()}
-        if not batch.extents:
-            return named
-        extents, specs = batch.extents[index], slot.layout.specs
-        return {spec.name: self._varying.cut(spec, named[spec.name], extents) for spec in specs}
 
     def _give(self, entry: Entry, due_ns: int, outputs: dict[str, torch.Tensor]) -> None:
         if entry.stream != "golden":

@@ -1,37 +1,19 @@
-"""Items that wait to share a message, and the choice of those that do: like extents, so that little is padding."""
+"""Items that wait to share a message."""
 
 from __future__ import annotations
 
-import math
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from edgecompile.contract.plan import Plan
+from edgecompile.execution.batching import Extents, Limits, choose
 from edgelaunch.common.items import Item
-from edgelaunch.common.varying import Extents, Varying
+from edgelaunch.common.varying import Varying
 
-__all__ = ["Limits", "Waiting", "Window", "choose"]
+__all__ = ["Waiting", "Window"]
 
-MESSAGE_ITEMS, MESSAGE_SHARE = 2.0, 1 / 8
-"""What a message costs beyond its positions, counted in items of the mean extents; that share of a microbatch, where it
-is more: who asks for large ones has a cost that many items must bear. Fewer items share a message where more of them
-would be mostly padding."""
 SPAN = 2
 """So many windows of items are drawn at most from the oldest that waits on: what came early is kept for it."""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Of one message."""
-
-    microbatch: int
-    positions: int | None
-    """Items times their largest extents; a single item always goes."""
-    may_differ: tuple[bool, ...]
-    """For each extent whether items that differ in it may share a message."""
 
 
 @dataclass(frozen=True)
@@ -48,37 +30,6 @@ class Waiting:
     """Waits since then, time.perf_counter_ns()."""
     drawn_ns: int
     """How long it took to draw it."""
-
-
-def choose(items: Sequence[Extents], limits: Limits) -> list[int]:
-    """Which of the waiting items share the next message: the first, which is the oldest, and others like it.
-
-    Items are looked at in the order of their extents. Of all runs of neighbours with the oldest in them, the one whose
-    message costs the least for what is useful in it.
-    """
-    fixed = [axis for axis, may in enumerate(limits.may_differ) if not may]
-    alike = [place for place, item in enumerate(items) if all(item[axis] == items[0][axis] for axis in fixed)]
-    order = sorted(alike, key=lambda place: (math.prod(items[place]), items[place], place))
-    middle = order.index(0)
-    low, high = max(0, middle - limits.microbatch + 1), min(len(order), middle + limits.microbatch)
-    near = order[low:high]
-    middle -= low
-    extents = np.array([items[place] for place in near], dtype=np.int64).reshape(len(near), -1)
-    # the runs from `middle - row` to `middle + column`
-    below = np.maximum.accumulate(extents[middle::-1], axis=0)[:, None, :]
-    above = np.maximum.accumulate(extents[middle:], axis=0)[None, :, :]
-    own = extents.prod(axis=1, dtype=np.int64)
-    counts = np.arange(len(below))[:, None] + np.arange(above.shape[1])[None, :] + 1
-    computed = counts * np.maximum(below, above).prod(axis=2, dtype=np.int64)
-    useful = np.cumsum(own[middle::-1])[:, None] + np.cumsum(own[middle:])[None, :] - own[middle]
-    allowed = counts <= limits.microbatch
-    if limits.positions is not None:
-        allowed &= computed <= limits.positions
-    allowed[0, 0] = True
-    message = max(MESSAGE_ITEMS, MESSAGE_SHARE * limits.microbatch) * own.mean()
-    costs = np.where(allowed, (computed + message) / useful, np.inf)
-    row, column = np.unravel_index(int(costs.argmin()), costs.shape)
-    return sorted(near[middle - int(row) : middle + int(column) + 1])
 
 
 class Window:

@@ -102,9 +102,11 @@ class Slot:
         self.layout = layout
         self.buffer = torch.zeros(layout.largest.num_bytes, dtype=torch.uint8)
         self._header = memoryview(self.buffer[:HEADER_BYTES].numpy())  # type: ignore[arg-type]
-        self._kept: dict[Sizes, tuple[list[torch.Tensor], list[torch.Tensor]]] = {}
+        self._kept: dict[Sizes, tuple[list[torch.Tensor], list[torch.Tensor], int]] = {}
         self._unused = (0,) * (MOST_DIMS - len(layout.largest_sizes))
         self.sizes: Sizes = layout.largest_sizes
+        self.num_bytes = layout.largest.num_bytes
+        """Of the message."""
         self.tensors: list[torch.Tensor] = []
         self.pieces: list[torch.Tensor] = []
         """Of the message; the last one is shorter than the buffer's own where the message ends in it."""
@@ -120,20 +122,15 @@ class Slot:
                 self._kept.clear()
             found = self._kept[sizes] = self._views(self.layout.at(sizes))
         self.sizes = sizes
-        self.tensors, self.pieces = found
+        self.tensors, self.pieces, self.num_bytes = found
 
-    def _views(self, placing: Placing) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    def _views(self, placing: Placing) -> tuple[list[torch.Tensor], list[torch.Tensor], int]:
         places = zip(self.layout.specs, placing.shapes, placing.offsets, strict=True)
         tensors = [
             self.buffer[offset : offset + num_bytes_of(spec, shape)].view(getattr(torch, spec.dtype)).view(shape)
             for spec, shape, offset in places
         ]
-        return tensors, [self.buffer[begin:end] for begin, end in placing.pieces]
-
-    @property
-    def num_bytes(self) -> int:
-        """Of the message."""
-        return self.layout.at(self.sizes).num_bytes
+        return tensors, [self.buffer[begin:end] for begin, end in placing.pieces], placing.num_bytes
 
     def fill(self, tensors: Sequence[torch.Tensor]) -> None:
         """Copies one tensor for each of the layout's, and keeps none of them alive."""

@@ -81,6 +81,7 @@ def texts(
     rounds: int = 0,
     num_stages: int = 2,
     tokenizer: bool = False,
+    reference: bool = False,
     runtime: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> Written:
@@ -105,16 +106,23 @@ def texts(
         Part(torch.jit.script(Pool(rounds).eval()), ["pooled", "tokens"]),
     ]
 
+    whole = torch.jit.script(Whole(*(part.module for part in parts)).eval())
     if num_stages == 1:
-        parts = [Part(torch.jit.script(Whole(*(part.module for part in parts)).eval()), parts[-1].outputs)]
+        parts = [Part(whole, parts[-1].outputs)]
+    if reference:
+        torchscript.save(torchscript.freeze(whole), folder / "reference.pt")
 
     def change(plan: Plan) -> Plan:
         dims = {"batch": Dim(min=1, max=microbatch), "length": Dim(min=lengths[0], max=lengths[1])}
         padding = {"ids": 0.0, "mask": 0.0} if padded else {}
+        golden = plan.golden
+        if reference:
+            sha256 = file_sha256(folder / "reference.pt")
+            golden = replace(golden, reference="reference.pt", reference_sha256=sha256)
         return replace(
             plan, version=2, model=replace(plan.model, dims=dims, padding=padding), inputs=_named(plan.inputs),
             outputs=_named(plan.outputs), stages=tuple(_stage(stage) for stage in plan.stages),
-            runtime=replace(plan.runtime, **(runtime or {})),
+            runtime=replace(plan.runtime, **(runtime or {})), golden=golden,
         )  # fmt: skip
 
     return launch_plans.write(folder, inputs, parts, microbatch=microbatch, change=change, data=data, **options)

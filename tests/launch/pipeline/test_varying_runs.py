@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +125,31 @@ def test_sentences_are_not_padded(tmp_path: Path) -> None:
     check_rows(written, [*items, nothing, long], rows)
 
 
+@pytest.mark.parametrize("lengths", [(1, 24), (9, 24)])
+def test_every_item_is_compared_with_the_unsplit_model(tmp_path: Path, lengths: tuple[int, int]) -> None:
+    """At its own extents, or at the least that the plan has."""
+    written = launch_varying.texts(tmp_path, tokenizer=True, reference=True, lengths=lengths)
+    lines = launch_varying.in_words(launch_varying.sentences(50))
+    (tmp_path / "x.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    ended = run(written.path, "--local", "--verify", "--input", tmp_path / "x.txt").expect(0)
+    assert "verified: 50 items equal the unsplit model's" in ended.out
+    assert "positions of items" in ended.out
+
+
+def test_a_live_source_and_items_that_cannot_be_read(tmp_path: Path) -> None:
+    written = launch_varying.texts(tmp_path, tokenizer=True, runtime={"window": 100})
+    items, output = launch_varying.sentences(30), tmp_path / "y.jsonl"
+    lines = [line.encode() for line in launch_varying.in_words(items)]
+    (tmp_path / "x.txt").write_bytes(b"\n".join([*lines[:10], b"\xff\xfe", *lines[10:]]) + b"\n")
+    words = ["--input", tmp_path / "x.txt", "--output", output, "--on-bad-item", "gap", "--rate", "300"]
+    run(written.path, "--local", *words).expect(0)
+    rows = [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()]
+    assert [row["index"] for row in rows] == list(range(31))
+    assert "error" in rows.pop(10)
+    for item, row in zip(items, rows, strict=True):
+        launch_varying.check(written, item, row["outputs"])
+
+
 def trickle(written: Written, count: int, pause_s: float, *arguments: object) -> Ended:
     """A run whose items come one by one."""
     program = (
@@ -198,11 +222,13 @@ def test_a_pipeline_takes_any_lengths(plan: Written, tmp_path: Path) -> None:
     (tmp_path / "items.json").write_text(json.dumps(launch_varying.as_json(items)), encoding="utf-8")
     code = f"""
 import json, threading
+from pathlib import Path
 import numpy as np
 import edgelaunch
 from edgecompile.contract.errors import UserError
 
-items = [{{name: np.array(ids) for name, ids in item.items()}} for item in json.load(open({str(tmp_path / "items.json")!r}))]
+given = json.loads(Path({str(tmp_path / "items.json")!r}).read_text())
+items = [{{name: np.array(ids) for name, ids in item.items()}} for item in given]
 with edgelaunch.Pipeline({str(plan.path)!r}, local=True) as pipeline:
     results = list(pipeline.stream(items))
     other = []

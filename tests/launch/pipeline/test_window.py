@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from launch_plans import Written
 
 from edgecompile.contract.plan import Plan
+from edgecompile.execution.batching import Limits, choose
 from edgelaunch.common.items import Entry, Item
 from edgelaunch.common.varying import Extents
-from edgelaunch.pipeline.window import SPAN, Limits, Waiting, Window, choose
+from edgelaunch.pipeline.window import SPAN, Waiting, Window
 
 ONE = st.lists(st.tuples(st.integers(1, 40)), min_size=1, max_size=60)
 TWO = st.lists(st.tuples(st.integers(1, 6), st.integers(1, 6)), min_size=1, max_size=40)

@@ -9,7 +9,6 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-import torch
 import torch.distributed as dist
 
 from edgecompile.contract.plan import Dim, TensorSpec
@@ -90,7 +89,7 @@ def groups() -> Iterator[list[Any]]:
         thread.start()
     for thread in threads:
         thread.join(30)
-    yield made
+    return made
 
 
 def ends_of(groups: list[Any], first: int = 0) -> tuple[SendLink, ReceiveLink, queue.SimpleQueue[BaseException]]:
