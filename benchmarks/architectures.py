@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +49,8 @@ class Entry:
     overrides: tuple[str, ...]
     tests: bool
     """Whether make test compiles it too."""
+    varies: bool
+    """Whether its items may have a length of their own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,10 +65,10 @@ class Outcome:
 def entries(kind: str) -> list[Entry]:
     """The models of a kind, `transformers` or `timm`, as overrides of edgecompile."""
     table = yaml.safe_load(TABLE.read_text())
-    return [_entry(kind, name, item, table["inputs"]) for name, item in table[kind].items()]
+    return [_entry(kind, name, item, table["inputs"], table["dims"]) for name, item in table[kind].items()]
 
 
-def _entry(kind: str, name: str, item: dict[str, Any], inputs: dict[str, Any]) -> Entry:
+def _entry(kind: str, name: str, item: dict[str, Any], inputs: dict[str, Any], dims: dict[str, Any]) -> Entry:
     wanted = item["inputs"] if isinstance(item["inputs"], dict) else inputs[item["inputs"]]
     config = item.get("config", {})
     if kind == "timm":
@@ -76,12 +78,15 @@ def _entry(kind: str, name: str, item: dict[str, Any], inputs: dict[str, Any]) -
     else:
         build = ["model=transformers", f"model.build.architecture={name}", f"+model.build.config={_hydra(config)}"]
     output = [f"model.output={_hydra(item['output'])}"] if "output" in item else []
+    used = {name: dim for name, dim in dims.items() if any(name in each["shape"] for each in wanted.values())}
+    output += [f"model.dims={_hydra(used)}"] if used else []
     library = [f"runtime.import=[{item['library']}]"] if "library" in item else []
     return Entry(
         name=name,
         overrides=(*build, f"model.inputs={_hydra(wanted)}", *output, *library, f"microbatch={MICROBATCH}",
                    f"hosts.count={HOSTS}", "schedule=even"),
         tests=bool(item.get("tests", False)),
+        varies=bool(used) and not item.get("fixed", False),
     )  # fmt: skip
 
 
@@ -97,6 +102,7 @@ def check(entry: Entry, folder: Path) -> Outcome:
     """
     conf = compose([*entry.overrides, f"output_dir={folder}"])
     plan = compile_model(conf, lambda name: nullcontext())
+    assert bool(plan.model.dims) is entry.varies, plan.notes
     spec = model_of(conf.model)
     module = build_model(spec, conf.seed)
     flat = FlatModel(module, [item.name for item in spec.inputs], spec.outputs)
@@ -107,17 +113,27 @@ def check(entry: Entry, folder: Path) -> Outcome:
     with torch.no_grad():
         for start in range(0, len(rows), MICROBATCH):
             batch = rows[start : start + MICROBATCH]
-            values = tuple(item[batch] for item in items)
+            sizes = {name: max(dim.min, dim.max - start) for name, dim in plan.model.dims.items()}
+            own = [_cut(item, spec.dims, sizes) for item, spec in zip(items, plan.inputs, strict=True)]
+            values = tuple(item[batch] for item in own)
             for stage in stages:
                 values = tuple(value.contiguous() for value in stage(*values))
             for place, row in enumerate(batch):
-                alone = flat(*(item[row : row + 1].clone() for item in items))
+                alone = flat(*(item[row : row + 1].clone() for item in own))
                 for name, got, wanted in zip(flat.output_names, values, alone, strict=True):
                     gap, scale = _gap(got[place], wanted[0]), _scale(wanted)
                     allowed = SLACK * max(plan.golden.tolerance[name], 1e-6 * scale)
                     difference = max(difference, gap / (scale or 1.0))
                     share = max(share, gap / allowed if gap else 0.0)
     return Outcome(plan=plan, difference=difference, share=share)
+
+
+def _cut(item: torch.Tensor, dims: Sequence[str | None], sizes: Mapping[str, int]) -> torch.Tensor:
+    """Items with other extents than the largest; the batch stays."""
+    for axis, name in enumerate(dims):
+        if axis and name is not None:
+            item = item.narrow(axis, 0, sizes[name])
+    return item
 
 
 def _gap(got: torch.Tensor, wanted: torch.Tensor) -> float:

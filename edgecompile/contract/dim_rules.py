@@ -85,9 +85,9 @@ def _check_tensor(plan: Plan, spec: TensorSpec, where: str, key: str) -> None:
         raise _misfit(where, f"{key}.dims", list(spec.dims), f"one for each of {len(spec.shape)} axes")
     known = plan.model.dims
     for text in spec.dims:
-        parts = () if text is None else text.split("*")
+        parts = () if text is None else text.replace("+", "*").split("*")
         if not all(part in known or part.isdigit() for part in parts):
-            raise _misfit(where, f"{key}.dims", text, "null, or a product of " + choices(known))
+            raise _misfit(where, f"{key}.dims", text, "null, or sums and products of " + choices(known))
     largest = spec.shape_at({name: dim.max for name, dim in known.items()})
     if largest != spec.shape:
         raise _misfit(where, f"{key}.shape", list(spec.shape), f"{list(largest)}, the largest")

@@ -44,8 +44,9 @@ class Dim:
 
 
 def product(dims: str, sizes: Mapping[str, int]) -> int:
-    """The extent of an axis, such as `length`, `batch*length` or `2*length`, at these sizes."""
-    return math.prod(int(part) if part.isdigit() else sizes[part] for part in dims.split("*"))
+    """The extent of an axis, such as `length`, `batch*length`, `2*length` or `length+1`, at these sizes."""
+    terms = (term.split("*") for term in dims.split("+"))
+    return sum(math.prod(int(part) if part.isdigit() else sizes[part] for part in term) for term in terms)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,8 +60,8 @@ class TensorSpec:
     wire: str = "raw"
     """`raw`: the tensor itself. Otherwise the wire format that this tensor is a part of, such as `int8`."""
     dims: tuple[str | None, ...] = field(default=(), metadata={OMITTED: True})
-    """For each axis the dimension of ModelInfo.dims that it is, or a product such as `batch*length` or `2*length`; null
-    where its extent is fixed. Empty: all are."""
+    """For each axis the dimension of ModelInfo.dims that it is, or what follows from several, such as `batch*length` or
+    `length+1`; null where its extent is fixed. Empty: all are."""
 
     def shape_at(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
         """The shape in a message of these sizes, by the name of the dimension."""

@@ -28,6 +28,8 @@ __all__ = [
     "settle_numbers",
 ]
 
+_MOST_MORE = 8
+"""Positions that a model adds to an item's own, such as class tokens and registers."""
 Sizes = Mapping[str, int]
 """The extent of each dimension, by name."""
 
@@ -51,12 +53,13 @@ class Expression:
         return {name for names in self.terms for name in names}
 
     @property
-    def product(self) -> str | None:
-        """As the plan writes it; None where it is no product."""
-        if len(self.terms) != 1:
+    def text(self) -> str | None:
+        """As the plan writes it, such as `2*length+1`; None where something is subtracted."""
+        if not self.terms or min(self.terms.values()) < 0:
             return None
-        ((names, factor),) = self.terms.items()
-        return "*".join([*([str(factor)] if factor != 1 else []), *names]) if factor > 0 else None
+        terms = sorted(self.terms.items(), key=lambda term: (-len(term[0]), term[0]))
+        factors = ([*([str(factor)] if factor != 1 or not names else []), *names] for names, factor in terms)
+        return "+".join("*".join(parts) for parts in factors)
 
     def __add__(self, other: Expression) -> Expression:
         total = Counter(self.terms)
@@ -119,7 +122,7 @@ def expression_of(symbolic: Any, names: Mapping[Any, str]) -> Expression:
 
 
 def fitted(values: Mapping[tuple[tuple[str, int], ...], int]) -> Expression | None:
-    """The product of dimensions, with a factor, that gives these values; None where there is none.
+    """What gives these values: a product of dimensions with a factor, or one dimension and a few; None for another.
 
     Args:
         values: by sizes, as sorted pairs; sizes whose extents have no common factors, so that no other product fits.
@@ -132,6 +135,10 @@ def fitted(values: Mapping[tuple[tuple[str, int], ...], int]) -> Expression | No
         shares = {value / math.prod(sizes[name] for name in product) for sizes, value in samples}
         if len(shares) == 1 and (share := shares.pop()) == int(share):
             return Expression({product: int(share)})
+    for name in names:
+        rest = {value - sizes[name] for sizes, value in samples}
+        if len(rest) == 1 and 0 < (more := rest.pop()) <= _MOST_MORE:
+            return Expression({(name,): 1, (): more})
     return None
 
 

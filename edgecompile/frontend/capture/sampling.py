@@ -9,7 +9,7 @@ import torch
 from torch import fx
 
 from edgecompile.contract.dim_rules import BATCH
-from edgecompile.contract.plan import Dim
+from edgecompile.contract.plan import Dim, product
 from edgecompile.frontend.capture.dims import DimInt, Expression, NotSymbolic, Sizes, fitted, resize
 from edgecompile.frontend.capture.graphs import TensorFacts, propagate
 
@@ -114,7 +114,7 @@ def _cut(value: torch.Tensor, dims: Sequence[str | None], sizes: Sizes) -> torch
         if name == BATCH:
             value = value[torch.arange(sizes[name]) % len(value)]
         elif name is not None:
-            value = value.narrow(axis, 0, sizes[name])
+            value = value.narrow(axis, 0, product(name, sizes))
     return value.contiguous()
 
 
@@ -124,7 +124,7 @@ def sampling_of(dims: Mapping[str, Dim], input_dims: InputDims) -> Sampling:
         NotSymbolic: a dimension has not two extents to look at.
     """
     one, other = ({BATCH: extent} for extent in _BATCHES)
-    taken = set(_BATCHES)
+    taken, steps = set(_BATCHES), {_BATCHES[1] - _BATCHES[0]}
     for name, dim in dims.items():
         if name == BATCH:
             continue
@@ -133,6 +133,9 @@ def sampling_of(dims: Mapping[str, Dim], input_dims: InputDims) -> Sampling:
             within = [extent for extent in range(max(2, dim.min), dim.max + 1) if extent not in taken][:2]
         if len(within) < 2:
             raise NotSymbolic(f"{name} has too few extents, {dim.min} to {dim.max}")
-        one[name], other[name] = within[:2]
-        taken |= set(within[:2])
+        first, *others = within
+        apart = [extent for extent in others if extent - first not in steps]  # so that no sum fits two dimensions
+        one[name], other[name] = first, (apart or others)[0]
+        steps.add(other[name] - first)
+        taken |= {first, other[name]}
     return Sampling(dims=dims, input_dims=input_dims, one=one, other=other)

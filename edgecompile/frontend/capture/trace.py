@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import logging
 import operator
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, suppress
@@ -37,6 +38,10 @@ __all__ = ["capture", "capture_sized"]
 
 
 _EXPORTED_BATCH = 4
+_GUARD = re.compile(r"satisfy the generated guard (.+)")
+_SIZE = re.compile(r"L\['args'\]\[(\d+)\]\.size\(\)\[(\d+)\]")
+_LEAST = re.compile(r"^\s+(\w+) = Dim\('\w+', min=(\d+)", re.MULTILINE)
+"""What torch.export says of extents that a model does not take alike."""
 _TRACED_ROUNDING = 1e-4
 """Relative, or 16 units of the dtype's last place: the same operators ran on the same values."""
 
@@ -124,7 +129,7 @@ def capture_sized(flat: FlatModel, spec: ModelSpec, inputs: Sequence[torch.Tenso
     except NotSymbolic:
         raise
     except Exception as error:  # as in capture(): which then says it in the user's words, if fixed shapes fail too
-        raise NotSymbolic(f"{type(error).__name__}: {first_line(error)}") from error
+        raise NotSymbolic(_why_not(error, sampling)) from error
     finally:
         state.restore()
     return Captured(
@@ -134,6 +139,17 @@ def capture_sized(flat: FlatModel, spec: ModelSpec, inputs: Sequence[torch.Tenso
         sampling=sampling,
         unpassed=_copied(graph_module),
     )
+
+
+def _why_not(error: Exception, sampling: Sampling) -> str:
+    """In the names of the dimensions, where torch.export says for which extents the model's code is another."""
+    guards = _GUARD.findall(str(error))
+    if not guards:
+        return f"{type(error).__name__}: {first_line(error)}"
+    guard = _SIZE.sub(lambda found: str(sampling.input_dims[int(found[1])][int(found[2])]), guards[0])
+    least = _LEAST.search(str(error))
+    advice = f" (with model.dims.{least[1]}.min={least[2]} it would be)" if least is not None else ""
+    return f"the model's code is not the same for all of these extents: it is where {guard.rstrip('.')}{advice}"
 
 
 def _copied(graph_module: fx.GraphModule) -> fx.GraphModule:

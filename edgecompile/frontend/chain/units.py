@@ -245,13 +245,13 @@ def _travelling(node: fx.Node, name: str, microbatch: int) -> BoundaryTensor:
 
 
 def _dims_of(node: fx.Node) -> tuple[str | None, ...] | None:
-    """For each axis the product of dimensions that it is; None where one is something else. Empty: sizes are fixed."""
+    """For each axis what it is of the dimensions; None where one is something else. Empty: sizes are fixed."""
     axes = axes_of(node)
     if axes is None:
         return () if node.meta.get("sampling") is None else None
-    if not all(axis is not None and (not axis.names or axis.product) for axis in axes):
+    if not all(axis is not None and (not axis.names or axis.text) for axis in axes):
         return None
-    return tuple(axis.product if axis is not None and axis.names else None for axis in axes)
+    return tuple(axis.text if axis is not None and axis.names else None for axis in axes)
 
 
 def _results(captured: Captured, microbatch: int) -> tuple[BoundaryTensor, ...]:
@@ -263,7 +263,7 @@ def _results(captured: Captured, microbatch: int) -> tuple[BoundaryTensor, ...]:
         if not isinstance(value, fx.Node) or not isinstance(value.meta.get("facts"), TensorFacts):
             raise UserError(f"model.output: {name!r} is not a tensor: leave it out with model.output")
         if _dims_of(value) is None:
-            raise NotSymbolic(f"the shape of its output {name!r} is no product of the dimensions that vary")
+            raise NotSymbolic(f"the shape of its output {name!r} does not follow from the dimensions that vary")
         tensor = _travelling(value, name, microbatch)
         if tensor.dtype not in DTYPE_BYTES:
             raise UserError(f"model.output: {name!r} has the dtype {tensor.dtype}, which cannot travel")

@@ -1,0 +1,199 @@
+"""Items of any length: one graph and one shard for all of them, or fixed shapes and the reason."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sized_models
+import torch
+from compiler_helpers import Compile, captured_chain
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgecompile.artifacts.equality import Flow
+from edgecompile.contract.errors import UserError
+from edgecompile.contract.plan import Plan
+from edgecompile.frontend.capture.dims import DimInt, Expression, fitted, map_numbers
+
+MOST = 12
+EVERY = ("Sized", "Last", "First", "Flat", "Positions", "Windowed", "Near", "Mean", "Divided", "Longer", "OnePast")
+NAMES = st.lists(st.sampled_from(["batch", "length"]), max_size=2).map(lambda names: tuple(sorted(names)))
+
+
+def overrides(name: str, *more: str) -> tuple[str, ...]:
+    return (
+        "model=custom", f"model.build._target_=sized_models.{name}", "microbatch=3", "hosts.count=3", "schedule=even",
+        f"model.inputs={{x: {{shape: [length, {sized_models.WIDTH}], dtype: float32}}}}",
+        *(() if any(word.startswith("model.dims=") for word in more) else (f"model.dims={{length: {{max: {MOST}}}}}",)),
+        *more,
+    )  # fmt: skip
+
+
+def run(plan: Plan, folder: Path, *values: torch.Tensor) -> Sequence[torch.Tensor]:
+    with torch.no_grad():
+        for stage in plan.stages:
+            values = tuple(value.contiguous() for value in torch.jit.load(str(folder / stage.shard))(*values))
+    return values
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_one_shard_takes_every_size(compile_here: Compile, tmp_path: Path, name: str) -> None:
+    plan = compile_here(*overrides(name))
+    assert set(plan.model.dims) == {"batch", "length"}, plan.notes
+    assert plan.version == 2
+    assert len(plan.stages) == 3
+    model: torch.nn.Module = getattr(sized_models, name)().eval()
+    for batch in (1, 2, 3):
+        for length in range(1, MOST + 1):
+            items = torch.randn(batch, length, sized_models.WIDTH)
+            (found,) = run(plan, tmp_path / "outputs", items)
+            with torch.no_grad():
+                torch.testing.assert_close(found, model(items), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "may_share"), [("Sized", True), ("First", True), ("Last", False), ("Mean", False), ("Windowed", True)]
+)
+def test_items_share_a_message_where_padding_changes_nothing(compile_here: Compile, name: str, may_share: bool) -> None:
+    plan = compile_here(*overrides(name))
+    assert bool(plan.model.padding) is may_share
+    assert any("never share a message" in note for note in plan.notes) is not may_share
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "reason"),
+    [
+        ("Fewer", (), "length) != 1"),
+        ("Halves", (), "length // 2"),
+        ("Branching", (), "with model.dims.length.min=6 it would be"),
+        ("Sized", ("wire=int8",), "wire=int8 scales all positions"),
+        ("Sized", ("artifact=pt2",), "artifact=pt2 is exported for fixed shapes"),
+        ("Sized", ("capture=symbolic_trace",), "capture=symbolic_trace writes shapes down"),
+    ],
+)
+def test_what_cannot_vary_keeps_its_shapes_and_says_why(
+    compile_here: Compile, name: str, more: tuple[str, ...], reason: str
+) -> None:
+    plan = compile_here(*overrides(name, *more))
+    assert not plan.model.dims
+    assert plan.version == 1
+    assert plan.inputs[0].shape == (3, MOST, sized_models.WIDTH)
+    assert any(note.startswith("every item is padded to length 12: ") and reason in note for note in plan.notes)
+
+
+def test_a_wire_of_half_precision_takes_every_size(compile_here: Compile, tmp_path: Path) -> None:
+    plan = compile_here(*overrides("Sized", "wire=bf16"))
+    assert plan.stages[0].outputs[0].dtype == "bfloat16"
+    items = torch.randn(2, 5, sized_models.WIDTH)
+    (found,) = run(plan, tmp_path / "outputs", items)
+    with torch.no_grad():
+        torch.testing.assert_close(found, sized_models.Sized().eval()(items), atol=0.1, rtol=0.05)
+
+
+def test_fallbacks_and_the_unsplit_model_take_every_size(compile_here: Compile, tmp_path: Path) -> None:
+    plan = compile_here(*overrides("Positions", "contingency=1", "reference=true"))
+    items = torch.randn(3, 7, sized_models.WIDTH)
+    with torch.no_grad():
+        wanted = sized_models.Positions().eval()(items)
+    assert len(plan.contingencies) == 2
+    for lost in plan.contingencies:
+        value: Any = (items,)
+        for stage in lost.stages:
+            value = torch.jit.load(str(tmp_path / "outputs" / stage.shard))(*value)
+        torch.testing.assert_close(value[0], wanted)
+    assert plan.golden.reference is not None
+    (whole,) = torch.jit.load(str(tmp_path / "outputs" / plan.golden.reference))(items)
+    torch.testing.assert_close(whole, wanted)
+
+
+def test_a_shard_that_holds_for_one_size_is_found(compile_here: Compile, monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(self: Flow, stage: Any, what: str) -> Flow:
+        found = after(self, stage, what)
+        return Flow(
+            batches=found.batches, rows=found.rows, lossy=found.lossy,
+            others=tuple(tuple(part + 1 for part in message) for message in found.others),
+        )  # fmt: skip
+
+    after = Flow._after
+    monkeypatch.setattr(Flow, "_after", wrong)
+    with pytest.raises(AssertionError, match="differs from the model's at"):
+        compile_here(*overrides("Sized"))
+
+
+def test_the_largest_sizes_count_for_memory_and_the_workload_for_time(compile_here: Compile) -> None:
+    short = compile_here(*overrides("Sized", "workload={length: [2]}"))
+    long = compile_here(*overrides("Sized", "workload={length: [12]}"))
+    neither = compile_here(*overrides("Sized"))
+    assert neither.workload is None
+    assert short.workload is not None
+    workload = short.workload
+    assert (workload.items, workload.positions, workload.useful) == (pytest.approx(3, rel=0.01), workload.items * 2, 1)
+    part = short.boundaries[1].wire_bytes["fp32"] / short.boundaries[1].largest_bytes["fp32"]
+    assert part == pytest.approx(2 / MOST, rel=0.01)
+    assert [stage.predicted.memory_bytes for stage in short.stages] == [
+        stage.predicted.memory_bytes for stage in neither.stages
+    ]
+    assert short.predicted.period_s < long.predicted.period_s
+    assert long.predicted.period_s == pytest.approx(neither.predicted.period_s, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("workload={width: [2]}",), "one dimension of the model: length"),
+        (("workload={length: []}",), "a list of extents"),
+        (("workload={length: [x]}",), "extents of 1 or more"),
+        (("workload={length: {4: -1}}",), "shares of 0 or more"),
+        (("workload=nothing.txt",), r"nothing\.txt"),
+        (("model.dims={batch: {max: 3}}",), "names of dimensions"),
+        (("model.dims={length: {min: 5, max: 3}}",), "1 <= min <= max"),
+        (("model.dims={length: {most: 3}}",), "unknown key most"),
+        (("model.dims={width: {max: 3}}",), "one of width|length"),
+    ],
+)
+def test_what_is_wrong_is_named(compile_here: Compile, more: tuple[str, ...], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        compile_here(*overrides("Sized", *more))
+
+
+def test_a_model_of_one_shape_takes_no_workload(compile_here: Compile) -> None:
+    with pytest.raises(UserError, match="takes items of one shape only"):
+        compile_here("model=vit_digits", "workload={length: [2]}")
+
+
+def test_a_graph_has_fixed_numbers_that_know_where_they_come_from() -> None:
+    chain, _ = captured_chain(overrides("Flat"))
+    sampling = chain.captured.sampling
+    assert sampling is not None
+    assert sampling.largest == {"batch": 3, "length": MOST}
+    shapes = {tensor.dims for boundary in chain.boundaries for tensor in boundary.tensors}
+    assert ("batch", "length", None) in shapes
+    assert ("batch*length", None) in shapes
+
+
+@given(st.dictionaries(NAMES, st.integers(-3, 9), max_size=3), st.dictionaries(NAMES, st.integers(-3, 9), max_size=3))
+def test_expressions_compute_as_numbers_do(one: dict[tuple[str, ...], int], other: dict[tuple[str, ...], int]) -> None:
+    first, second = Expression(one), Expression(other)
+    for sizes in ({"batch": 3, "length": 11}, {"batch": 1, "length": 1}):
+        assert (first + second).at(sizes) == first.at(sizes) + second.at(sizes)
+        assert (first * second).at(sizes) == first.at(sizes) * second.at(sizes)
+
+
+@given(st.integers(1, 9), NAMES)
+def test_products_are_found_again(factor: int, names: tuple[str, ...]) -> None:
+    wanted = Expression({names: factor})
+    samples = ({"batch": 3, "length": 11}, {"batch": 5, "length": 13})
+    found = fitted({tuple(sorted(sizes.items())): wanted.at(sizes) for sizes in samples})
+    assert found == wanted
+
+
+def test_numbers_are_changed_wherever_they_stand() -> None:
+    number = DimInt(Expression({("length",): 2}), {"length": 3})
+    assert number == 6
+    given_ = ([number, -1], {"dim": number}, slice(0, number), 6)
+    assert map_numbers(given_, lambda item: item.expression.at({"length": 5})) == (
+        [10, -1], {"dim": 10}, slice(0, 10), 6,
+    )  # fmt: skip
