@@ -42,7 +42,7 @@ def choose(items: Sequence[Extents], limits: Limits) -> list[int]:
     low, high = max(0, middle - limits.microbatch + 1), min(len(order), middle + limits.microbatch)
     near = order[low:high]
     middle -= low
-    extents = np.array([items[place] for place in near], dtype=np.int64).reshape(len(near), -1)
+    extents = np.array([items[place] for place in near], dtype=np.int64).reshape(len(near), len(items[0]))
     # the runs from `middle - row` to `middle + column`
     below = np.maximum.accumulate(extents[middle::-1], axis=0)[:, None, :]
     above = np.maximum.accumulate(extents[middle:], axis=0)[None, :, :]

@@ -216,6 +216,9 @@ def _measured(record: RunRecord) -> list[tuple[str, float | None, float | None]]
 def _over_time(record: RunRecord) -> str:
     text = (f"{format_count(record.num_items)} items in {format_time(record.elapsed_s)}, started {record.began}; "
             "the dashed line is the prediction.")  # fmt: skip
+    if record.positions is not None and record.positions.computed:
+        useful = record.positions.useful / record.positions.computed
+        text += f" {useful:.1%} of the computed positions were the items' own, the rest padding."
     if record.pauses_s:
         longest = max(record.pauses_s)
         text += f" {len(record.pauses_s)} recoveries, the longest pause {longest:.2f} s."

@@ -166,6 +166,7 @@ class Collector:
             with self._handing_on:
                 batch = self._flight.arrive(epoch, header.sequence)
                 assert header.num_valid == len(batch.items), f"{header.num_valid} results for {len(batch.items)} items"
+                assert header.sizes == batch.sizes, f"results of {header.sizes} for a message of {batch.sizes}"
                 self._mark(perf_counter_ns())
                 self._hand_on(batch, slot)
                 self.busy.add(perf_counter_ns() - self.last_ns)

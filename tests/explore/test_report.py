@@ -18,8 +18,17 @@ from PIL import Image, ImageStat
 from edgecompile.commands.plan_command import main
 from edgecompile.contract.atomic_files import file_sha256
 from edgecompile.contract.plan import Certificate, Plan
-from edgecompile.contract.plan_file import read_plan, write_plan
-from edgecompile.contract.run_record import LinkRecord, Percentiles, Rates, RunRecord, StageRecord, read_run, run_text
+from edgecompile.contract.plan_file import write_plan
+from edgecompile.contract.run_record import (
+    LinkRecord,
+    Percentiles,
+    Positions,
+    Rates,
+    RunRecord,
+    StageRecord,
+    read_run,
+    run_text,
+)
 from edgecompile.explore.proof import proof
 from edgecompile.explore.timeline.run_timeline import rows_of_run
 from edgecompile.explore.timeline.stage_timeline import COMPUTE, FILL, WAIT_INPUT, WAIT_SEND
@@ -204,30 +213,11 @@ def test_other_sweeps_and_outputs_are_refused(files: tuple[Path, Path], capsys: 
 
 
 def test_what_is_read_is_not_written_over(files: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
-    plan_path, run_path = files
-    (plan_path.parent / "link.html").symlink_to(plan_path)
-    before = {path: path.read_bytes() for path in files}
-    shard = plan_path.parent / read_plan(plan_path).stages[0].shard
-    golden = plan_path.parent / read_plan(plan_path).golden.file
-    for output, what in ((plan_path, "the plan"), (plan_path.parent / "link.html", "the plan"), (run_path, "the run"),
-                         (shard, "a shard of the plan"), (golden, "the plan's golden file")):  # fmt: skip
-        output.parent.mkdir(exist_ok=True)
-        assert main(["report", *map(str, files), "--output", str(output)]) == 2
-        assert f"--output would overwrite {what}: name another file" in capsys.readouterr().err
-        words = ["export", str(plan_path), "--run", str(run_path), "--perfetto", str(output)]
-        assert main(words) == 2
-        assert f"--perfetto would overwrite {what}: name another file" in capsys.readouterr().err
-    assert {path: path.read_bytes() for path in files} == before
-
-
-def test_a_report_html_of_somebody_else_s_stays(files: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
-    mine = files[0].parent / "report.html"
-    mine.write_text("<html>mine</html>")
-    assert main(["report", str(files[0])]) == 2
-    assert "report.html: is not a report of edgeplan, and would be overwritten" in capsys.readouterr().err
-    assert mine.read_text() == "<html>mine</html>"
-    mine.unlink()
-    assert main(["report", str(files[0])]) == main(["report", str(files[0])]) == 0
+    assert "positions" not in json.loads(files[1].read_text())
+    made = replace(read_run(files[1]), positions=Positions(useful=90, computed=120))
+    files[1].write_text(run_text(made))
+    assert read_run(files[1]) == made
+    assert "75.0% of the computed positions were the items' own" in write(*files).text
 
 
 def test_a_record_survives_its_file(files: tuple[Path, Path]) -> None:

@@ -80,6 +80,7 @@ def texts(
     padded: bool = True,
     rounds: int = 0,
     num_stages: int = 2,
+    least_batch: int = 1,
     tokenizer: bool = False,
     reference: bool = False,
     runtime: Mapping[str, Any] | None = None,
@@ -113,7 +114,7 @@ def texts(
         torchscript.save(torchscript.freeze(whole), folder / "reference.pt")
 
     def change(plan: Plan) -> Plan:
-        dims = {"batch": Dim(min=1, max=microbatch), "length": Dim(min=lengths[0], max=lengths[1])}
+        dims = {"batch": Dim(min=least_batch, max=microbatch), "length": Dim(min=lengths[0], max=lengths[1])}
         padding = {"ids": 0.0, "mask": 0.0} if padded else {}
         golden = plan.golden
         if reference:
@@ -126,6 +127,21 @@ def texts(
         )  # fmt: skip
 
     return launch_plans.write(folder, inputs, parts, microbatch=microbatch, change=change, data=data, **options)
+
+
+def batches(folder: Path, microbatch: int = 4) -> Written:
+    """`floats` whose messages have as many items as there are; nothing else varies."""
+
+    def named(specs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
+        return tuple(replace(spec, dims=("batch", None)) for spec in specs)
+
+    def change(plan: Plan) -> Plan:
+        stages = tuple(replace(it, inputs=named(it.inputs), outputs=named(it.outputs)) for it in plan.stages)
+        model = replace(plan.model, dims={"batch": Dim(min=1, max=microbatch)})
+        return replace(plan, version=2, model=model, inputs=named(plan.inputs), outputs=named(plan.outputs),
+                       stages=stages)  # fmt: skip
+
+    return launch_plans.floats(folder, microbatch=microbatch, change=change)
 
 
 def _named(specs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:

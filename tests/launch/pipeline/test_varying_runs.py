@@ -70,15 +70,26 @@ def test_two_ranks(plan: Written, tmp_path: Path) -> None:
         ({"padded": False}, False),
         ({"runtime": {"batch_tokens": 30, "window": 2}}, True),
         ({"lengths": (9, 24)}, True),
+        ({"least_batch": 3}, True),
     ],
 )
 def test_other_plans(tmp_path: Path, options: dict[str, Any], padding: bool) -> None:
-    """In one process; equal lengths alone share a message; few tokens; items below the least length are padded."""
+    """In one process; equal lengths alone share a message; few tokens; less than the least length, or batch."""
     written = launch_varying.texts(tmp_path, **options)
     items = launch_varying.sentences(63)
     check_rows(written, items, fed(written, items, tmp_path / "y.jsonl"))
     found = positions(written)
     assert (found["computed"] > found["useful"]) is padding
+
+
+def test_messages_of_as_many_items_as_there_are(tmp_path: Path) -> None:
+    written = launch_varying.batches(tmp_path)
+    x = np.random.default_rng(0).random((10, 4), dtype=np.float32)
+    np.save(tmp_path / "x.npy", x)
+    words = ["--verify", "--input", tmp_path / "x.npy", "--output", tmp_path / "y.npy"]
+    run(written.path, "--local", *words).expect(0)
+    np.testing.assert_allclose(np.load(tmp_path / "y.npy"), 4 * x, rtol=1e-6)
+    assert positions(written) == {"useful": 16, "computed": 16}  # 6 of them golden
 
 
 def test_golden_items_are_the_largest(plan: Written) -> None:

@@ -17,6 +17,7 @@ from edgelaunch.common.items import Entry, Item
 from edgelaunch.common.varying import Extents
 from edgelaunch.pipeline.window import SPAN, Waiting, Window
 
+NONE = st.lists(st.just(()), min_size=1, max_size=60)
 ONE = st.lists(st.tuples(st.integers(1, 40)), min_size=1, max_size=60)
 TWO = st.lists(st.tuples(st.integers(1, 6), st.integers(1, 6)), min_size=1, max_size=40)
 MICROBATCH = st.integers(1, 9)
@@ -26,7 +27,7 @@ def computed(items: list[Extents]) -> int:
     return len(items) * math.prod(map(max, zip(*items, strict=True)))
 
 
-@given(ONE | TWO, MICROBATCH, st.none() | st.integers(1, 200), st.booleans())
+@given(NONE | ONE | TWO, MICROBATCH, st.none() | st.integers(1, 200), st.booleans())
 def test_a_message_holds_the_oldest_and_keeps_the_limits(
     items: list[Extents], microbatch: int, positions: int | None, padded: bool
 ) -> None:
