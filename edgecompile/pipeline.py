@@ -46,6 +46,7 @@ from edgecompile.frontend.golden.other_sizes import OtherSizes, other_sizes, siz
 from edgecompile.models import build_model
 from edgecompile.models.preparation import fill_meta
 from edgecompile.models.weights import Loaded, check_numbers, load_weights
+from edgecompile.partition.auto_microbatch import at_microbatch, choose_microbatch
 from edgecompile.partition.planning_costs import planning_inputs
 from edgecompile.partition.stages import partition
 from edgecompile.partition.workload import costs_of, workload_mix
@@ -71,15 +72,17 @@ def compile_model(asked: Asked, step: Step, overrides: Sequence[str] = ()) -> Pl
         UserError: the config, the model, a file or the cluster does not allow it; nothing but unnamed shards is left.
     """
     request = request_of(asked)
-    spec, folder, microbatch = request.model.spec, request.folder, request.microbatch
+    spec, folder = request.model.spec, request.folder
     check_place(folder / "plan.yaml")
     import_libraries(request.model.imports)
     with step(f"build {spec.name}"), abrupt_interrupts():
         loaded = _model(request)
         flat = FlatModel(loaded.module, [item.name for item in spec.inputs], spec.outputs, request.model.pixels)
         golden = golden_inputs(spec, loaded.module, request.model.seed)
-        examples = example_inputs(spec, golden, microbatch)
     with step("capture"), abrupt_interrupts():
+        request, chosen = _settled(request, flat, golden)
+        microbatch = request.microbatch
+        examples = example_inputs(spec, golden, microbatch)
         whole, sized = _captured(flat, spec, examples, golden, request)
         chain = keep_exact(whole, golden, microbatch, request.wire.may_lose)
     with step("schedule"):
@@ -111,7 +114,7 @@ def compile_model(asked: Asked, step: Step, overrides: Sequence[str] = ()) -> Pl
             golden=write_golden(reference, chain.captured, equality, unsplit, folder),
             num_parameters=sum(value.numel() for value in loaded.module.parameters()), microbatch=microbatch,
             padding=sized.padding, mix=mix,
-            notes=(*loaded.notes, *size_notes(spec, chain.captured, sized.padding), *reference.notes,
+            notes=(*loaded.notes, *chosen, *size_notes(spec, chain.captured, sized.padding), *reference.notes,
                    *library_notes(graph, request.model.imports), *equality.notes, *profile.notes,
                    *planning_notes(request.cluster, used), *contingencies.notes),
         )  # fmt: skip
@@ -128,6 +131,17 @@ def _model(request: CompileRequest) -> Loaded:
         return load_weights(module, weights.file, weights.prefix, weights.unused is UnusedWeights.IGNORE)
     check_numbers(module, f"model.build: {spec.name}")
     return Loaded(module=module, origin=f"random, seed {seed}")
+
+
+def _settled(request: CompileRequest, flat: FlatModel, golden: Batch) -> tuple[CompileRequest, tuple[str, ...]]:
+    """The request with a number for microbatch=auto, and a note on it."""
+    if not request.auto_microbatch:
+        return request, ()
+    spec = request.model.spec
+    chain, sized = _captured(flat, spec, example_inputs(spec, golden, 1), golden, request)
+    data = data_spec(request.data, chain.captured.output_names, request.weights.file, request.folder)
+    microbatch, note = choose_microbatch(request, chain, golden, data, sized.padding)
+    return at_microbatch(request, microbatch), (note,)
 
 
 def _captured(

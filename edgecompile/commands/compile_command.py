@@ -47,7 +47,7 @@ def _compile(config: Any) -> float:
     conf = to_conf(config)
     request = request_of(conf)
     overrides = overrides_of(config, HydraConfig.get().runtime.choices)
-    say(f"compiling {request.model.spec.name} at microbatch {request.microbatch}")
+    say(f"compiling {request.model.spec.name} at microbatch {conf.microbatch}")
     if request.weights.file is None:
         say(f"  weights: random, seed {request.model.seed} (weights=FILE loads real ones)")
     with abrupt_interrupts():

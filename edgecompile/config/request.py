@@ -51,6 +51,7 @@ __all__ = [
     "wire_of",
 ]
 
+AUTO = "auto"
 MOST_SEED = 1 << 53
 MOST_ITEMS = 1 << 20
 """Of a microbatch: the model is run on one, and more would fill any memory first."""
@@ -123,6 +124,8 @@ class CompileRequest:
     model: ModelRequest
     cluster: Cluster
     microbatch: int
+    auto_microbatch: bool
+    """Whether it is still to be chosen, by what is predicted."""
     workload: WorkloadRequest | None
     weights: WeightsRequest
     capture: CaptureRequest
@@ -151,13 +154,15 @@ def request_of(asked: Asked) -> CompileRequest:
         return asked
     conf = asked
     check_values(conf)
+    microbatch = _microbatch(conf)
     cluster, model = cluster_of(conf), model_request(conf)
     if conf.weights is not None:
         resource_path(conf.weights, "weights")
     return CompileRequest(
         model=model,
         cluster=cluster,
-        microbatch=conf.microbatch,
+        microbatch=microbatch,
+        auto_microbatch=conf.microbatch == AUTO,
         workload=workload_of(conf.workload, conf.model.workload, model.spec),
         weights=WeightsRequest(
             file=conf.weights,
@@ -165,7 +170,7 @@ def request_of(asked: Asked) -> CompileRequest:
             unused=member(UnusedWeights, conf.weights_unused, "weights_unused"),
         ),
         capture=capture_of(conf),
-        schedule=schedule_of(conf.schedule, cluster, conf.microbatch),
+        schedule=schedule_of(conf.schedule, cluster, microbatch),
         profile=profile_of(conf),
         wire=wire_of(conf.wire, conf.schedule),
         artifact=_artifact(conf.artifact),
@@ -179,9 +184,7 @@ def request_of(asked: Asked) -> CompileRequest:
 
 def check_values(conf: Conf) -> None:
     """The values that are not allowed whatever the model and the cluster are. Raises UserError."""
-    at_least(conf.microbatch, 1, "microbatch")
-    if conf.microbatch > MOST_ITEMS:
-        raise invalid_value(conf.microbatch, "microbatch", f"at most {MOST_ITEMS:,}")
+    _microbatch(conf)
     member(UnusedWeights, conf.weights_unused, "weights_unused")
     between(conf.contingency, 0, 1, "contingency")
     between(conf.seed, -MOST_SEED, MOST_SEED, "seed")
@@ -192,6 +195,16 @@ def check_values(conf: Conf) -> None:
     wire_of(conf.wire, conf.schedule)
     _artifact(conf.artifact)
     runtime_of(conf.runtime)
+
+
+def _microbatch(conf: Conf) -> int:
+    """1 where it is to be chosen."""
+    given = conf.microbatch
+    if given == AUTO:
+        return 1
+    if isinstance(given, bool) or not isinstance(given, int) or not 1 <= given <= MOST_ITEMS:
+        raise invalid_value(given, "microbatch", f"1 to {MOST_ITEMS:,}, or {AUTO}")
+    return given
 
 
 def model_request(conf: Conf) -> ModelRequest:
@@ -237,7 +250,7 @@ def profile_of(conf: Conf) -> ProfileRequest:
         files=dict(given.files),
         outside=member(OutsideProfile, given.outside, "profile.outside"),
         model=conf.model.name,
-        microbatch=conf.microbatch,
+        microbatch=_microbatch(conf),
         prepack=member(Prepack, conf.runtime.prepack, "runtime.prepack"),
     )
 

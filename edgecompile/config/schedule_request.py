@@ -34,7 +34,8 @@ class ConstraintsRequest:
     exclude: tuple[str, ...]
     host_order: tuple[str, ...] | None
     max_hosts: int | None
-    period_limit_s: float | None
+    min_throughput: float | None
+    """Items a second."""
     latency_limit_s: float | None
 
 
@@ -124,14 +125,14 @@ def _constraints(conf: ScheduleConf, cluster: Cluster, names: Sequence[str], mic
     order = given.host_order
     if order is not None:
         _check_order(order, names)
-    latency_limit_s = period_limit_s = None
+    latency_limit_s = None
     if given.max_latency is not None:
         latency_limit_s = seconds(given.max_latency, f"{key}.max_latency", positive=True)
     elif conf.objective == Objective.PERIOD_UNDER_LATENCY.value:
         raise UserError(f"{key}.max_latency is missing: the objective period_under_latency needs it")
     if given.min_throughput is not None:
-        period_limit_s = microbatch / over_zero(given.min_throughput, f"{key}.min_throughput")
-        if period_limit_s > MOST_S:
+        over_zero(given.min_throughput, f"{key}.min_throughput")
+        if microbatch / given.min_throughput > MOST_S:
             raise invalid_value(given.min_throughput, f"{key}.min_throughput", f"{microbatch / MOST_S:.3g} or more")
     return ConstraintsRequest(
         pins=_pins(given, cluster),
@@ -139,7 +140,7 @@ def _constraints(conf: ScheduleConf, cluster: Cluster, names: Sequence[str], mic
         exclude=tuple(_known(name, names, f"{key}.exclude") for name in given.exclude),
         host_order=None if order is None else tuple(order),
         max_hosts=None if given.max_hosts is None else at_least(given.max_hosts, 1, f"{key}.max_hosts"),
-        period_limit_s=period_limit_s,
+        min_throughput=given.min_throughput,
         latency_limit_s=latency_limit_s,
     )
 

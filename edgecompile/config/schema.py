@@ -249,7 +249,8 @@ class Conf:
     model: ModelConf = field(default_factory=ModelConf)
     devices: dict[str, DeviceConf] = field(default_factory=dict)
     hosts: HostsConf = field(default_factory=HostsConf)
-    microbatch: int = 1
+    microbatch: Any = 1
+    """Items of a message; at most, where sizes vary. auto: what the workload's predictions favour, up to 64."""
     workload: Any = None
     """What items the plan is made for, where the model lets them differ: a text file, a sentence a line, or extents
     such as {length: [8, 16, 100]} or {length: {16: 0.9, 128: 0.1}}; null: the model option's."""

@@ -36,7 +36,9 @@ def choose(items: Sequence[Extents], limits: Limits) -> list[int]:
     message costs the least for what is useful in it.
     """
     fixed = [axis for axis, may in enumerate(limits.may_differ) if not may]
-    alike = [place for place, item in enumerate(items) if all(item[axis] == items[0][axis] for axis in fixed)]
+    alike: Sequence[int] = range(len(items))
+    if fixed:
+        alike = [place for place in alike if all(items[place][axis] == items[0][axis] for axis in fixed)]
     order = sorted(alike, key=lambda place: (math.prod(items[place]), items[place], place))
     middle = order.index(0)
     low, high = max(0, middle - limits.microbatch + 1), min(len(order), middle + limits.microbatch)

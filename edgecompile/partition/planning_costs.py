@@ -36,7 +36,7 @@ def planning_inputs(request: CompileRequest, chain: Chain, profile: Profile, mix
         devices=device_entries(request.cluster, profile),
         network=network_entry(request.cluster),
         runtime=request.runtime,
-        scheduling=_scheduling(request, chain),
+        scheduling=_scheduling(request, chain, request.microbatch if mix is None else mix.items),
         boundaries=boundaries,
         shared_weights=shared,
         units=tuple(
@@ -114,7 +114,8 @@ def _weights(chain: Chain) -> tuple[tuple[int, ...], tuple[SharedEntry, ...]]:
     return tuple(own), tuple(shared)
 
 
-def _scheduling(request: CompileRequest, chain: Chain) -> Scheduling:
+def _scheduling(request: CompileRequest, chain: Chain, items: float) -> Scheduling:
+    """`items`: of a message, on average."""
     asked, limits = request.schedule, request.schedule.constraints
     uncuttable = {(cut.index - 1, cut.index) for cut in chain.boundaries if not cut.cuttable}
     return Scheduling(
@@ -122,7 +123,7 @@ def _scheduling(request: CompileRequest, chain: Chain) -> Scheduling:
         wire=request.wire.format.value,
         per_cut=tuple(name.value for name in request.wire.per_cut),
         latency_limit_s=limits.latency_limit_s,
-        period_limit_s=limits.period_limit_s,
+        period_limit_s=None if limits.min_throughput is None else items / limits.min_throughput,
         max_hosts=limits.max_hosts,
         exclude=limits.exclude,
         host_order=limits.host_order,

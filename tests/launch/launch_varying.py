@@ -129,7 +129,7 @@ def texts(
     return launch_plans.write(folder, inputs, parts, microbatch=microbatch, change=change, data=data, **options)
 
 
-def batches(folder: Path, microbatch: int = 4) -> Written:
+def batches(folder: Path, microbatch: int = 4, **options: Any) -> Written:
     """`floats` whose messages have as many items as there are; nothing else varies."""
 
     def named(specs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
@@ -141,7 +141,7 @@ def batches(folder: Path, microbatch: int = 4) -> Written:
         return replace(plan, version=2, model=model, inputs=named(plan.inputs), outputs=named(plan.outputs),
                        stages=stages)  # fmt: skip
 
-    return launch_plans.floats(folder, microbatch=microbatch, change=change)
+    return launch_plans.floats(folder, microbatch=microbatch, change=change, **options)
 
 
 def _named(specs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:

@@ -233,7 +233,7 @@ def test_a_good_config_is_parsed_whole() -> None:
     assert request.schedule.objective is Objective.PERIOD
     assert request.schedule.hosts == ("local-2", "local-1")
     limits = request.schedule.constraints
-    assert (limits.period_limit_s, limits.latency_limit_s) == (0.5, 0.02)
+    assert (limits.min_throughput, limits.latency_limit_s) == (8, 0.02)
     assert [(pin.units, pin.hosts) for pin in limits.pins] == [("3-5", ("local-1", "local-3"))]
     assert request.wire.per_cut == (WireName.INT8,)
     assert request.wire.may_lose

@@ -25,7 +25,8 @@ NAMES = st.lists(st.sampled_from(["batch", "length"]), max_size=2).map(lambda na
 
 def overrides(name: str, *more: str) -> tuple[str, ...]:
     return (
-        "model=custom", f"model.build._target_=sized_models.{name}", "microbatch=3", "hosts.count=3", "schedule=even",
+        "model=custom", f"model.build._target_=sized_models.{name}", "hosts.count=3", "schedule=even",
+        *(() if any(word.startswith("microbatch=") for word in more) else ("microbatch=3",)),
         f"model.inputs={{x: {{shape: [length, {sized_models.WIDTH}], dtype: float32}}}}",
         *(() if any(word.startswith("model.dims=") for word in more) else (f"model.dims={{length: {{max: {MOST}}}}}",)),
         *more,
@@ -140,9 +141,29 @@ def test_the_largest_sizes_count_for_memory_and_the_workload_for_time(compile_he
     assert long.predicted.period_s == pytest.approx(neither.predicted.period_s, rel=0.01)
 
 
+def test_the_microbatch_is_what_is_predicted_to_be_fastest(compile_here: Compile) -> None:
+    plan = compile_here(*overrides("Sized", "microbatch=auto", "workload={length: [12]}"))
+    (note,) = [note for note in plan.notes if note.startswith("microbatch=auto took")]
+    assert plan.model.microbatch == plan.model.dims["batch"].max > 1
+    assert f"took {plan.model.microbatch} of" in note
+    again = compile_here(*overrides("Sized", f"microbatch={plan.model.microbatch}", "workload={length: [12]}"))
+    assert again.predicted == plan.predicted
+
+
+def test_a_throughput_is_of_items_whatever_share_a_message(compile_here: Compile) -> None:
+    plan = compile_here(*overrides("Mean", "workload={length: [1, 2, 3, 12]}", "schedule=exact",
+                                   "schedule.constraints.min_throughput=100"))  # fmt: skip
+    assert plan.workload is not None
+    assert 1 <= plan.workload.items < 3
+    assert plan.scheduling.period_limit_s == pytest.approx(plan.workload.items / 100)
+    assert plan.predicted.throughput_items_per_s == pytest.approx(plan.workload.items / plan.predicted.period_s)
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
+        (("microbatch=auto", "wire=int8"), "microbatch=auto.*wire=int8 scales.*give a number"),
+        (("microbatch=many",), "1 to 1,048,576, or auto"),
         (("workload={width: [2]}",), "one dimension of the model: length"),
         (("workload={length: []}",), "a list of extents"),
         (("workload={length: [x]}",), "extents of 1 or more"),

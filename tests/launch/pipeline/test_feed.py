@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import launch_varying
 import pytest
 import torch
-from launch_plans import Written
 
+from edgecompile.contract.plan import Dim, Plan, TensorSpec
 from edgelaunch.common.failures import Abandoned
 from edgelaunch.common.items import FLUSH, Entry, Flush, Item, Source
+from edgelaunch.common.varying import Varying
 from edgelaunch.pipeline.feed import StreamEnds
 from edgelaunch.transport.links import LocalLink
 from edgelaunch.transport.message_buffers import Layout
@@ -37,20 +41,34 @@ class Kept:
         self.finished = True
 
 
-def plan_of(folder: Any, kind: str) -> Written:
+def plan_of(folder: Path, kind: str) -> Plan:
     if kind == "batches":
-        return launch_varying.batches(folder)
-    return launch_varying.texts(folder, padded=kind == "padded", runtime={"window": 3, "max_wait_s": 0.001})
+        return launch_varying.batches(folder).plan
+    padded = kind != "not padded"
+    plan = launch_varying.texts(folder, padded=padded, runtime={"window": 3, "max_wait_s": 0.001}).plan
+    if kind != "two dimensions":
+        return plan
+    inputs = (
+        TensorSpec(name="image", shape=(4, 2, 5, 6), dtype="float32", dims=("batch", None, "height", "width")),
+        TensorSpec(name="mask", shape=(4, 12), dtype="bool", dims=("batch", "2*width")),
+    )
+    dims = {"width": Dim(min=2, max=6), "batch": Dim(min=1, max=4), "height": Dim(min=1, max=5)}
+    model = replace(plan.model, dims=dims, padding={"image": -1.0, "mask": 0.0})
+    return replace(plan, inputs=inputs, model=model)
 
 
-@pytest.mark.parametrize("kind", ["padded", "not padded", "batches"])
-def test_nothing_is_lost_or_out_of_order_when_links_are_cut(tmp_path: Any, kind: str) -> None:
+def item_of(plan: Plan, chance: random.Random) -> dict[str, torch.Tensor]:
+    own = {name: chance.randint(1, dim.max) for name, dim in plan.model.dims.items()}
+    return {
+        spec.name: torch.randint(0, 50, spec.shape_at(own)[1:]).to(getattr(torch, spec.dtype)) for spec in plan.inputs
+    }
+
+
+@pytest.mark.parametrize("kind", ["padded", "not padded", "batches", "two dimensions"])
+def test_nothing_is_lost_or_out_of_order_when_links_are_cut(tmp_path: Path, kind: str) -> None:
     """What is fed comes back as it is: the model is left out."""
-    plan, chance = plan_of(tmp_path, kind).plan, random.Random(kind)
-    fed = []
-    for _ in range(NUM_ITEMS):
-        shape = (chance.randint(1, 24),) if kind != "batches" else (4,)
-        fed.append({spec.name: torch.randint(1, 50, shape).to(getattr(torch, spec.dtype)) for spec in plan.inputs})
+    plan, chance = plan_of(tmp_path, kind), random.Random(kind)
+    fed = [item_of(plan, chance) for _ in range(NUM_ITEMS)]
 
     def items() -> Iterator[Item | Flush]:
         for index, arrays in enumerate(fed):
@@ -82,7 +100,8 @@ def test_nothing_is_lost_or_out_of_order_when_links_are_cut(tmp_path: Any, kind:
     assert [entry.index for entry, _ in kept.results] == list(range(NUM_ITEMS))
     for (_, outputs), arrays in zip(kept.results, fed, strict=True):
         assert all(torch.equal(outputs[name], value) for name, value in arrays.items())
-    assert ends.feeder.useful == sum(len(next(iter(it.values()))) if kind != "batches" else 1 for it in fed)
+    varying = Varying(plan)
+    assert ends.feeder.useful == sum(math.prod(varying.extents(arrays)) for arrays in fed) <= ends.feeder.computed
 
 
 def _thread(work: Callable[[], None]) -> threading.Thread:

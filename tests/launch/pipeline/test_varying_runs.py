@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import launch_plans
 import launch_varying
 import numpy as np
 import pytest
@@ -209,6 +210,23 @@ def test_a_rank_that_is_killed_loses_nothing(slow: Written, many: tuple[list[Arr
     ended = running.wait().expect(0)
     assert run_words.continues(slow.plan) in ended.err
     check_arrays(slow, items, output)
+
+
+@pytest.mark.slow
+def test_the_others_go_on_without_it(tmp_path: Path) -> None:
+    """By the plan for its loss, whose links have other tensors."""
+    written = launch_varying.batches(
+        tmp_path, 2, num_stages=3, middle=launch_plans.Heavy(), detect_s=1.5, rejoin_s=30.0
+    )
+    written = launch_plans.with_contingencies(written)
+    x, output = np.random.default_rng(0).random((161, 4), dtype=np.float32), tmp_path / "y.npy"
+    np.save(tmp_path / "x.npy", x)
+    running = Running([written.path, "--local", "--input", tmp_path / "x.npy", "--output", output])
+    wait_for_results(running, output, 20)
+    os.kill(rank_process(written.path, 2), signal.SIGKILL)
+    ended = running.wait().expect(0)
+    assert run_words.continues(written.plan, without="host-2") in ended.err
+    np.testing.assert_allclose(np.load(output), 4 * x, rtol=1e-6)
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from edgecompile.contract.plan import Dim, TensorSpec
 from edgelaunch.common.varying import Sizes
 from edgelaunch.transport.links import Boundary, Peer, ReceiveLink, SendLink
-from edgelaunch.transport.message_buffers import END, HEADER, Layout, Slot
+from edgelaunch.transport.message_buffers import END, HEADER, MOST_KEPT, Layout, Slot
 
 DIMS = {"batch": Dim(min=1, max=4), "length": Dim(min=2, max=1000)}
 SPECS = (
@@ -46,6 +46,18 @@ def test_tensors_lie_compactly_at_every_size() -> None:
         slot.resize(sizes)
         ends = [piece.data_ptr() for piece in slot.pieces]
         assert ends == [piece.data_ptr() for piece in slot.all_pieces[: len(ends)]]
+
+
+def test_more_sizes_than_are_kept() -> None:
+    slot = Slot(Layout(SPECS[:2], PLAN_ID, DIMS))
+    for number in range(2 * MOST_KEPT):
+        batch, length = 1 + number % 4, 2 + number
+        slot.resize((batch, length))
+        assert [tuple(tensor.shape) for tensor in slot.tensors] == [(batch, length, 300), (batch * length,)]
+        assert slot.num_bytes == slot.layout.at((batch, length)).num_bytes
+        slot.tensors[1].fill_(number)
+        assert slot.buffer[slot.num_bytes - 64 :].any() or not number
+    assert len(slot._kept) <= MOST_KEPT
 
 
 @pytest.mark.parametrize(
