@@ -25,6 +25,7 @@ PASS_NAMES = (
     "drop_identities",
     "drop_copies",
     "drop_true_masks",
+    "fold_prefixes",
     "push_selection_up",
     "sink_views",
 )

@@ -24,10 +24,6 @@ _ALIKE = ("reshape", "expand", "repeat", "select", "narrow", "new_ones", "new_ze
           "unflatten", "view", "split_with_sizes", "tril", "triu")  # fmt: skip
 """Methods that take what the operator of that name takes."""
 _FUNCTIONS: Mapping[str, Callable[..., Any]] = {
-    "arange": torch.arange,
-    "full": torch.full,
-    "zeros": torch.zeros,
-    "ones": torch.ones,
     "add": torch.add,
     "sub": torch.sub,
     "mul": torch.mul,
@@ -42,6 +38,8 @@ _FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "pad": functional.pad,
     "constant_pad_nd": lambda value, pad, fill=0: functional.pad(value, pad, value=fill),
 }
+_MADE = ("arange", "full", "zeros", "ones")
+"""Tensors that are made of numbers alone."""
 _ELSEWHERE = ("device", "layout", "pin_memory", "implicit")
 """Arguments that say nothing about the values."""
 
@@ -56,6 +54,8 @@ class Extents:
             name: (node, axis) for node, dims in reversed(taken) for axis, name in enumerate(dims) if name is not None
         }
         self._made: dict[Expression, fx.Node] = {}
+        self.anchor = taken[0][0] if taken else None
+        """Some tensor that reaches the stage: what is made of numbers is made where it is."""
 
     def of(self, number: DimInt) -> fx.Node:
         """Raises NotSymbolic where nothing that reaches the stage has the dimension."""
@@ -92,8 +92,8 @@ def check_generic(graph: fx.Graph) -> None:
     for node in graph.nodes:
         if is_sized(node):
             name = op_name(node)
-            known = name in _FUNCTIONS or name in _ALIKE or name in ("slice")
-            if node.op != "call_function" or not known:
+            known = name in _FUNCTIONS or name in _ALIKE or name in _MADE or name == "slice"
+            if node.op != "call_function" or not known or (name == "arange" and _step(node.args) != 1):
                 raise NotSymbolic(f"its operator {name or node.op} takes an extent that varies")
 
 
@@ -108,6 +108,8 @@ def generic_call(graph: fx.Graph, node: fx.Node, extents: Extents, copied: Calla
     if name == "slice":
         value, dim, *bounds = args
         return _sliced(graph, value, int(dim) % _rank(node), *bounds, **kwargs)
+    if name in _MADE:
+        return _made(graph, name, args, extents.anchor, _dtype(node))
     if name in _ALIKE:
         return graph.call_method(name, tuple(args), kwargs)
     return graph.call_function(_FUNCTIONS[name], tuple(args), kwargs)
@@ -129,6 +131,31 @@ def generic_module(captured: fx.GraphModule, input_dims: Sequence[Sequence[str |
         else:
             copies[node] = graph.node_copy(node, copies.__getitem__)
     return fx.GraphModule(captured, graph, class_name="Model").eval()
+
+
+def _made(graph: fx.Graph, name: str, args: Sequence[Any], anchor: fx.Node | None, dtype: torch.dtype) -> fx.Node:
+    """On the device of `anchor`, which a trace cannot name."""
+    assert anchor is not None, "a stage that takes nothing"
+    if name in ("zeros", "ones"):
+        return graph.call_method(f"new_{name}", (anchor, args[0]), {"dtype": dtype})
+    if name == "full":
+        return graph.call_method("new_full", (anchor, args[0], args[1]), {"dtype": dtype})
+    start, end = (0, args[0]) if len(args) == 1 else args[:2]
+    count = end if isinstance(start, int) and start == 0 else graph.call_function(operator.sub, (end, start))
+    ones = graph.call_method("new_ones", (anchor, [count]), {"dtype": torch.int64})
+    places = graph.call_function(torch.add, (graph.call_method("cumsum", (ones, 0)), start))
+    counted = graph.call_function(torch.sub, (places, 1))
+    return counted if dtype is torch.int64 else graph.call_method("to", (counted, dtype))
+
+
+def _step(args: Sequence[Any]) -> Any:
+    return args[2] if len(args) > 2 else 1
+
+
+def _dtype(node: fx.Node) -> torch.dtype:
+    facts = node.meta.get("facts")
+    dtype: torch.dtype = getattr(torch, facts.dtype) if isinstance(facts, TensorFacts) else node.meta["val"].dtype
+    return dtype
 
 
 def _rank(node: fx.Node) -> int:

@@ -23,6 +23,7 @@ from edgecompile.frontend.passes.drop_identities import drop_identities
 from edgecompile.frontend.passes.drop_true_masks import drop_true_masks
 from edgecompile.frontend.passes.fold_constants import fold_constants
 from edgecompile.frontend.passes.fold_literals import fold_literals
+from edgecompile.frontend.passes.fold_prefixes import fold_prefixes
 from edgecompile.frontend.passes.push_selection_up import push_selection_up
 from edgecompile.frontend.passes.settle_layouts import settle_layouts
 from edgecompile.frontend.passes.sink_views import sink_views
@@ -41,6 +42,7 @@ PASSES: Mapping[str, Pass] = {
     "drop_identities": drop_identities,
     "drop_copies": drop_copies,
     "drop_true_masks": drop_true_masks,
+    "fold_prefixes": fold_prefixes,
     "push_selection_up": push_selection_up,
     "sink_views": sink_views,
 }

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from edgecompile.frontend.capture.dims import Sizes, is_sized, map_numbers
+from edgecompile.frontend.capture.dims import NotSymbolic, Sizes, is_sized, map_numbers
 from edgecompile.frontend.capture.graphs import TensorFacts, attribute, facts_of, is_view, op_name
 from edgecompile.frontend.capture.sampling import axes_of
 
@@ -96,6 +96,14 @@ class ConstantValues:
         sizes = self.sizes
         return arguments if sizes is None else map_numbers(arguments, lambda number: number.expression.at(sizes))
 
+    def _shape(self, node: fx.Node) -> tuple[int, ...]:
+        axes = axes_of(node)
+        if self.sizes is None or axes is None:
+            return facts_of(node)[0].shape
+        if any(axis is None for axis in axes):
+            raise NotSymbolic(f"the shape of {node} does not follow from the dimensions")
+        return tuple(axis.at(self.sizes) for axis in axes if axis is not None)
+
     def _run(self, node: fx.Node) -> Any:
         if node.op == "get_attr":
             value = attribute(self.graph_module, str(node.target))
@@ -105,7 +113,7 @@ class ConstantValues:
             assert isinstance(first, fx.Node)
             facts = facts_of(first)[0]
             args: tuple[Any, ...] = (
-                torch.empty(facts.shape, dtype=getattr(torch, facts.dtype)),
+                torch.empty(self._shape(first), dtype=getattr(torch, facts.dtype)),
                 *fx.map_arg(self._plain(tuple(rest)), self.value),
             )
         else:
