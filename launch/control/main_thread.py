@@ -15,7 +15,7 @@ from edgelaunch.common.reports import KillRequest
 from edgelaunch.control.core import follower_events as follow
 from edgelaunch.control.core import leader_events as leading
 from edgelaunch.control.core.leader_state import Phase, awaited
-from edgelaunch.control.core.membership import DONE, HALT, RUN, Announcement
+from edgelaunch.control.core.membership import DONE, HALT, RUN, Announcement, Awaited
 from edgelaunch.control.core.run_events import ResultsAgain, RunEvent
 from edgelaunch.control.epochs import Epochs
 from edgelaunch.control.heartbeats import Watch
@@ -69,7 +69,7 @@ class Leading:
         self._watch, self._side, self._board, self._box = watch, watch.leader, board, box
         self._epochs, self._ends, self._tell, self._request_kill = epochs, ends, tell, request_kill
         self._announcement: Announcement | None = None
-        self._waiting, self._waits_for = Waiting(options.log), ""
+        self._waiting, self._told = Waiting(options.log), Awaited()
         self._summaries: dict[int, dict[str, Any]] = {}
 
     @property
@@ -140,9 +140,9 @@ class Leading:
             self._waiting.over()
         else:
             self._waiting.tell(words, wanted.most_s, now)
-        if words != self._waits_for:
-            self._waits_for = words
-            self._board.put(WAITS_FOR, words)
+        if wanted != self._told:
+            self._told = wanted
+            self._board.put(WAITS_FOR, wanted.to_json())
 
     # --- the end -----------------------------------------------------------------------------------------------------
 
@@ -158,7 +158,7 @@ class Leading:
             self._summaries = {0: current.summary()}
             self._feed(leading.StreamEnded(now))
             state = self._side.state
-        missing = [rank for rank, seat in enumerate(state.roster.seats) if seat and rank not in state.arrived]
+        missing = [rank for rank, member in enumerate(state.roster.holders) if member and rank not in state.arrived]
         if state.phase is Phase.COLLECTING:
             meeting = Meeting(self._board, current.role.number, current.role.group, bool)
             for rank in missing:
@@ -185,7 +185,7 @@ class Following:
     def __init__(self, options: RankOptions, watch: Watch, epochs: Epochs, tell: Callable[[RunEvent], None]) -> None:
         assert watch.follower is not None
         self._watch, self._side, self._epochs, self._tell = watch, watch.follower, epochs, tell
-        self._waiting = Waiting(options.log)
+        self._plan, self._waiting = options.plan, Waiting(options.log)
 
     def step(self, now: float) -> None:
         self._side.note_sign()
@@ -200,8 +200,8 @@ class Following:
         self._watch.hurry(self._epochs.complete or heard is None or heard.phase == HALT)
         if heard is not None and heard.phase == RUN:
             self._waiting.over()
-        elif self._side.waits_for:
-            self._waiting.tell(self._side.waits_for, now=time.monotonic())
+        elif words := awaited_words(self._plan, self._side.waits_for):
+            self._waiting.tell(words, now=time.monotonic())
 
 
 def _by_rank(members: tuple[str | None, ...]) -> dict[int, str]:

@@ -163,7 +163,7 @@ def _holder_gone(state: FollowerState, event: HolderGone) -> tuple[FollowerState
 
 def _gone(state: FollowerState) -> Say:
     """The holder of this rank has ended."""
-    return Say(Leave(rank=state.rank, incarnation=state.gone, reason="is gone: its process has ended"))
+    return Say(Leave(rank=state.rank, incarnation=state.gone))
 
 
 def _link_broke(state: FollowerState, event: LinkBroke) -> tuple[FollowerState, Actions]:
