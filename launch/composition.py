@@ -157,11 +157,12 @@ def link_supervisor(start: RankStart[R], seconds: float) -> tuple[Supervisor, Li
     return Supervisor(work.options, work), work
 
 
-def supervised(runner: Supervisor, rank: int) -> Failure | None:
+def supervised(runner: Supervisor, rank: int, *, started: bool = False) -> Failure | None:
     """Runs it to its end; tells the other ranks where that is a failure, or where this rank leaves."""
     failure: Failure | None
     try:
-        runner.start()
+        if not started:
+            runner.start()
         failure = runner.wait()
     except KeyboardInterrupt as stop:
         failure = Failure.stopped(rank, stop)

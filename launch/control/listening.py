@@ -29,9 +29,9 @@ from edgelaunch.control.core.membership import (
 from edgelaunch.control.core.rules import Rules
 from edgelaunch.control.core.run_events import StoreGone
 from edgelaunch.control.pace import Pace
+from edgelaunch.control.process_checks import has_ended, own_process
 from edgelaunch.control.state_machine import Machine
 from edgelaunch.control.wording import failure_of
-from edgelaunch.process.processes import Process
 from edgelaunch.store.joining import Door
 from edgelaunch.store.list_reader import ListReader
 from edgelaunch.store.meeting import Board
@@ -202,7 +202,7 @@ class FollowerSide:
 
     def __init__(self, errands: Errands, plan: Plan, rules: Rules, rank: int) -> None:
         self._errands, self._plan, self._rank = errands, plan, rank
-        state = FollowerState.of(rules, rank, secrets.token_hex(8), Process.own(), time.monotonic())
+        state = FollowerState.of(rules, rank, secrets.token_hex(8), own_process(), time.monotonic())
         self.machine: Machine[FollowerState, follow.Event, follow.Action] = Machine(state, follower.step)
         self.waits_for = Awaited()
         """Whom rank 0 waits for, as it says."""
@@ -297,5 +297,5 @@ class FollowerSide:
         if text is None:
             return
         holder = Holder.from_json(text)
-        if holder.incarnation != state.gone and holder.process.has_ended():
+        if holder.incarnation != state.gone and has_ended(holder.process):
             self.feed(follow.HolderGone(holder.incarnation))

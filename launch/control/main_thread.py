@@ -6,11 +6,11 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from edgecompile.contract.plan import Plan
 from edgelaunch.common.failures import FailureBox
 from edgelaunch.common.rank_options import RankOptions
+from edgelaunch.common.rank_summary import RankSummary
 from edgelaunch.common.reports import KillRequest
 from edgelaunch.control.core import follower_events as follow
 from edgelaunch.control.core import leader_events as leading
@@ -25,7 +25,6 @@ from edgelaunch.pipeline.feed import Collector, Feeder, StreamEnds
 from edgelaunch.pipeline.rank import Rank
 from edgelaunch.process.waiting import Waiting
 from edgelaunch.store.meeting import Board, Meeting
-from edgelaunch.transport.counters import StageClock
 
 __all__ = ["Following", "Leading", "Run"]
 
@@ -40,7 +39,7 @@ class Run:
     """The plan as it ran last: with a contingency's stages where a rank was missing at the end."""
     feeder: Feeder
     collector: Collector
-    ranks: dict[int, dict[str, Any]] = field(default_factory=dict)
+    ranks: dict[int, RankSummary] = field(default_factory=dict)
     events: deque[RunEvent] = field(default_factory=lambda: deque(maxlen=MOST_EVENTS))
 
     @property
@@ -70,7 +69,7 @@ class Leading:
         self._epochs, self._ends, self._tell, self._request_kill = epochs, ends, tell, request_kill
         self._announcement: Announcement | None = None
         self._waiting, self._told = Waiting(options.log), Awaited()
-        self._summaries: dict[int, dict[str, Any]] = {}
+        self._summaries: dict[int, RankSummary] = {}
 
     @property
     def urgent(self) -> bool:
@@ -146,7 +145,7 @@ class Leading:
 
     # --- the end -----------------------------------------------------------------------------------------------------
 
-    def summaries(self) -> dict[int, dict[str, Any]]:
+    def summaries(self) -> dict[int, RankSummary]:
         """By rank, once the run is closing."""
         return self._summaries
 
@@ -162,7 +161,7 @@ class Leading:
         if state.phase is Phase.COLLECTING:
             meeting = Meeting(self._board, current.role.number, current.role.group, bool)
             for rank in missing:
-                summary = meeting.timing(rank)
+                summary = meeting.summary(rank)
                 if summary is not None:
                     self._summaries[rank] = summary
                     self._feed(leading.SummaryCame(rank))
@@ -174,8 +173,7 @@ class Leading:
     def _close(self, action: leading.Closing) -> None:
         assert self._announcement is not None
         for stage in self._epochs.plan.stages:  # of a rank that was lost after the last result
-            nothing = {"send": {}, "receive": {}, "machine": "", "stage": StageClock().summary()}
-            self._summaries.setdefault(stage.rank, nothing)
+            self._summaries.setdefault(stage.rank, RankSummary())
         self._announce(replace(self._announcement, phase=DONE, members=_by_rank(action.members)))
 
 

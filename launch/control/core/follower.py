@@ -41,6 +41,7 @@ from edgelaunch.control.core.membership import (
     Beat,
     Hello,
     Leave,
+    Process,
     Suspicion,
     Verdict,
 )
@@ -53,7 +54,6 @@ from edgelaunch.control.core.run_events import (
     StoreGone,
     StoreSilent,
 )
-from edgelaunch.process.processes import Process
 
 __all__ = ["FollowerState", "step", "store_silent_s"]
 

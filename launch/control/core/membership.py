@@ -7,9 +7,6 @@ from dataclasses import asdict, dataclass, field
 from enum import Enum
 from typing import Any
 
-from edgecompile.contract.plan import Plan
-from edgelaunch.process.processes import Process
-
 __all__ = [
     "DONE",
     "HALT",
@@ -22,6 +19,7 @@ __all__ = [
     "Holder",
     "Leave",
     "Load",
+    "Process",
     "StoreSnapshot",
     "News",
     "Suspicion",
@@ -58,6 +56,20 @@ class Verdict(str, Enum):
     NO_SUCH_RANK = "no-such-rank"
 
 
+@dataclass(frozen=True)
+class Process:
+    """A process of some machine."""
+
+    machine: str = ""
+    """Its boot, and the namespace in which its number counts; empty where that cannot be told."""
+    number: int = 0
+    started: str = ""
+
+    @staticmethod
+    def read(values: dict[str, Any]) -> Process:
+        return Process(str(values["machine"]), int(values["number"]), str(values["started"]))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Load:
     """What a rank has done since its process began."""
@@ -88,10 +100,6 @@ class Announcement:
     """The incarnation of every rank that is there, those without a stage in this epoch included."""
     first: int
     """The sequence number of its first microbatch."""
-
-    def group(self, plan: Plan) -> tuple[int, ...]:
-        """The ranks that are connected, in order; `plan` is the epoch's own (`plan_without`)."""
-        return tuple(sorted({0, *(stage.rank for stage in plan.stages)}))
 
     def is_after(self, other: Announcement | None) -> bool:
         """Whether rank 0 said this later: an older one may be replayed into the store."""

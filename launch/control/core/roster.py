@@ -6,10 +6,9 @@ from dataclasses import dataclass, replace
 
 from edgelaunch.common.detection import STORE_PATIENCE
 from edgelaunch.common.plan_parts import Pair
-from edgelaunch.control.core.membership import Beat, Hello, Holder, Leave, Suspicion, Verdict
+from edgelaunch.control.core.membership import Beat, Hello, Holder, Leave, Process, Suspicion, Verdict
 from edgelaunch.control.core.rules import Rules
 from edgelaunch.control.core.run_events import Loss, LossKind
-from edgelaunch.process.processes import Process
 
 __all__ = ["AskedAgain", "Answer", "Roster", "Member"]
 

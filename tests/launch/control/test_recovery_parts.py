@@ -25,11 +25,13 @@ from edgelaunch.control.core.membership import (
     Hello,
     Holder,
     Leave,
+    Process,
     StoreSnapshot,
     Suspicion,
     read_news,
 )
-from edgelaunch.process.processes import Process, start_time
+from edgelaunch.control.process_checks import has_ended, own_process
+from edgelaunch.process.processes import start_time
 
 SHA = "0" * 64
 
@@ -150,14 +152,14 @@ def test_a_process_is_known_to_have_ended_only_where_that_can_be_seen() -> None:
     child = subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE)
     started = start_time(child.pid)
     assert started is not None
-    there = replace(Process.own(), number=child.pid, started=started)
-    assert not there.has_ended()
-    assert not Process.own().has_ended()
-    assert replace(there, started="1").has_ended()  # its number belongs to another process now
+    there = replace(own_process(), number=child.pid, started=started)
+    assert not has_ended(there)
+    assert not has_ended(own_process())
+    assert has_ended(replace(there, started="1"))  # its number belongs to another process now
     child.communicate()
-    assert there.has_ended()
+    assert has_ended(there)
     for elsewhere in (replace(there, machine="another board"), replace(there, machine="")):
-        assert not elsewhere.has_ended()
+        assert not has_ended(elsewhere)
 
 
 def test_who_comes_after_the_last_result_is_told_so(plan: Plan) -> None:

@@ -31,7 +31,18 @@ from edgelaunch.control.core import follower_events as follow
 from edgelaunch.control.core import leader_events as leading
 from edgelaunch.control.core.leader import GRACE_S
 from edgelaunch.control.core.leader_state import LeaderState, Phase
-from edgelaunch.control.core.membership import DONE, HALT, RUN, Announcement, Beat, Hello, Leave, Suspicion, Verdict
+from edgelaunch.control.core.membership import (
+    DONE,
+    HALT,
+    RUN,
+    Announcement,
+    Beat,
+    Hello,
+    Leave,
+    Process,
+    Suspicion,
+    Verdict,
+)
 from edgelaunch.control.core.rules import Route, Rules
 from edgelaunch.control.core.run_events import (
     LeaderSilent,
@@ -45,7 +56,6 @@ from edgelaunch.control.core.run_events import (
     StoreSilent,
 )
 from edgelaunch.pipeline.in_flight import Batch, Flight
-from edgelaunch.process.processes import Process
 from edgelaunch.store.list_reader import ListReader
 
 __all__ = ["Cluster", "Violation", "rules_of"]

@@ -20,9 +20,8 @@ from edgelaunch.control.core import follower, leader
 from edgelaunch.control.core import follower_events as follow
 from edgelaunch.control.core import leader_events as leading
 from edgelaunch.control.core.leader_state import LeaderState
-from edgelaunch.control.core.membership import HALT, RUN, Announcement, Beat, Hello, Leave, Suspicion
+from edgelaunch.control.core.membership import HALT, RUN, Announcement, Beat, Hello, Leave, Process, Suspicion
 from edgelaunch.control.core.rules import Rules
-from edgelaunch.process.processes import Process
 
 __all__ = ["KINDS", "World", "Wrong", "small_rules"]
 

@@ -17,14 +17,12 @@ from edgelaunch.control.core import follower, leader
 from edgelaunch.control.core.follower_events import HolderGone, LinkBroke, OwnTick, Say
 from edgelaunch.control.core.leader_events import Announce, HelloCame, StreamEnded, Tick
 from edgelaunch.control.core.leader_state import LeaderState, Phase
-from edgelaunch.control.core.membership import RUN, Announcement, Hello, Leave, Suspicion, Verdict
+from edgelaunch.control.core.membership import RUN, Announcement, Hello, Leave, Process, Suspicion, Verdict
 from edgelaunch.control.core.roster import MOST_SPENT, Roster
-from edgelaunch.process.processes import Process
 from edgelaunch.store.list_reader import ListReader
 
 OPEN = ("__future__", "collections.abc", "dataclasses", "enum", "json", "typing", "edgecompile.contract.plan",
-        "edgelaunch.common.detection", "edgelaunch.common.plan_parts", "edgelaunch.control.core",
-        "edgelaunch.process.processes")  # fmt: skip
+        "edgelaunch.common.detection", "edgelaunch.common.plan_parts", "edgelaunch.control.core")  # fmt: skip
 
 
 def hello(incarnation: str, rank: int = 1) -> Hello:
