@@ -22,7 +22,7 @@ from edgelaunch.common.addresses import read_address
 from edgelaunch.common.failures import Failure, RankFailedError, failure_words, rank_name
 from edgelaunch.common.items import Entry, Source
 from edgelaunch.common.varying import Varying
-from edgelaunch.composition import RankStart, run_supervisor
+from edgelaunch.composition import RankStart, run_supervisor, supervised
 from edgelaunch.inputs.fitting import fit
 from edgelaunch.local.local_run import Children, OnLoopback, listen_on_loopback
 from edgelaunch.outputs.result_files import as_numpy
@@ -78,7 +78,6 @@ class Pipeline:
         if self._plan.model.dims:
             under_way += 2 * runtime.window  # those that wait to be chosen, and results that wait for theirs
         self._streams = Streams(under_way * self._plan.model.microbatch, self._arrays)
-        self._failure: Failure | None = None
         self._children: Children | None = None
         self._rank: Supervisor | None = None
         self._supervisor: threading.Thread | None = None
@@ -211,7 +210,9 @@ class Pipeline:
         request_kill = self._children.kill if self._children is not None else lambda request: None
         self._rank = runner = run_supervisor(start, lacking, (source, _Results(self)), request_kill)
         runner.start()
-        self._supervisor = threading.Thread(target=self._supervise, args=(runner,), name="supervise", daemon=True)
+        self._supervisor = threading.Thread(
+            target=supervised, args=(runner, 0), kwargs={"started": True}, name="supervise", daemon=True
+        )
         self._supervisor.start()
         return runner
 
@@ -225,11 +226,11 @@ class Pipeline:
         threading.Thread(target=self._watch_children, args=(self._children,), name="children", daemon=True).start()
         return request_of_rank(self._request, 0, place.settings(0), listen_fd=listener.detach())
 
-    def _supervise(self, runner: Supervisor) -> None:
-        failure = runner.wait()
-        if failure is not None:
-            self._failure = failure
-            runner.tell(failure)
+    @property
+    def _failure(self) -> Failure | None:
+        """Of this process's rank."""
+        box = self._rank.box if self._rank is not None else None
+        return box.failure if box is not None and not box.finished else None
 
     def _watch_children(self, children: Children) -> None:
         """Starts a rank that was killed or lost again, also while the application does something else."""

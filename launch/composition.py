@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from edgecompile.contract.atomic_files import file_sha256
 from edgecompile.contract.plan import Plan, Stage
-from edgelaunch.common.failures import Failure, rank_name
+from edgelaunch.common.failures import Failure, FailureKind, rank_name
 from edgelaunch.common.identity import (
     Endpoint,
     check_reachable,
@@ -157,15 +157,16 @@ def link_supervisor(start: RankStart[R], seconds: float) -> tuple[Supervisor, Li
     return Supervisor(work.options, work), work
 
 
-def supervised(runner: Supervisor, rank: int) -> Failure | None:
+def supervised(runner: Supervisor, rank: int, *, started: bool = False) -> Failure | None:
     """Runs it to its end; tells the other ranks where that is a failure, or where this rank leaves."""
     failure: Failure | None
     try:
-        runner.start()
+        if not started:
+            runner.start()
         failure = runner.wait()
     except KeyboardInterrupt as stop:
         failure = Failure.stopped(rank, stop)
-    if failure is not None and failure.kind == "left":
+    if failure is not None and failure.kind is FailureKind.LEFT:
         runner.leave(failure)
     elif failure is not None:
         runner.tell(failure)

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from edgecompile.contract.plan import Plan
 from edgelaunch.commands.links_command import check_measurable, measure
-from edgelaunch.common.failures import Failure, rank_name
+from edgelaunch.common.failures import Failure, FailureKind, rank_name
 from edgelaunch.composition import RankStart
 from edgelaunch.doctor.check_network import judge_links
 from edgelaunch.doctor.findings import FAILS, NOTE, OK, Finding
@@ -41,7 +41,7 @@ def local_failure(request: DoctorRequest, plan: Plan) -> Failure | None:
     failed = _failed(findings)
     if request.json:
         _print_json(ranks, findings)
-    return Failure(rank=0, kind="user", message=f"{failed}: see the table") if failed else None
+    return Failure(rank=0, kind=FailureKind.USER, message=f"{failed}: see the table") if failed else None
 
 
 def rank_failure(start: RankStart[DoctorRequest], discard: list[Any], channel: object) -> Failure | None:
@@ -65,7 +65,7 @@ def rank_failure(start: RankStart[DoctorRequest], discard: list[Any], channel: o
     failed = _failed(findings)
     if not failed:
         return None
-    return Failure(rank=rank, kind="user", message=f"{rank_name(plan, rank)}: {failed}: see the table")
+    return Failure(rank=rank, kind=FailureKind.USER, message=f"{rank_name(plan, rank)}: {failed}: see the table")
 
 
 def _print_json(ranks: tuple[int, ...], findings: Sequence[Finding]) -> None:

@@ -11,7 +11,7 @@ from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Plan
 from edgecompile.contract.plan_files import files_of_plan
 from edgecompile.contract.user_files import check_ours, check_overwrite
-from edgelaunch.common.failures import Failure
+from edgelaunch.common.failures import Failure, FailureKind
 from edgelaunch.composition import RankStart, link_supervisor, supervised
 from edgelaunch.link_test.hosts_option import DEVICES_BEGIN, HOSTS, devices_beside
 from edgelaunch.request.links_request import LinksRequest
@@ -65,7 +65,7 @@ def rank_failure(start: RankStart[LinksRequest], discard: list[Any], channel: ob
         from edgelaunch.link_test.hosts_option import print_links
 
         print_links(start.plan, found, request.output, quiet=request.quiet, as_json=request.json)
-    elif failure is not None and failure.kind == "interrupted" and found and not request.json:
+    elif failure is not None and failure.kind is FailureKind.INTERRUPTED and found and not request.json:
         from edgelaunch.link_test.hosts_option import print_measured
 
         print_measured(start.plan, found, sys.stdout)

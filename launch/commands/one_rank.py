@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Plan, Stage
 from edgecompile.terminal.process import abrupt_interrupts, final_status, unwritten
-from edgelaunch.common.failures import Failure, exit_code, failure_words, rank_name
+from edgelaunch.common.failures import Failure, FailureKind, exit_code, failure_words, rank_name
 from edgelaunch.common.reports import KillRequest, Report
 from edgelaunch.composition import RankStart, import_runtime, run_supervisor, supervised
 from edgelaunch.process.stderr import say, say_error
@@ -42,13 +42,13 @@ def describe(failure: Failure, plan: Plan, own_rank: int | None) -> None:
     name = rank_name(plan, failure.rank)
     own = failure.rank == (own_rank or 0)
     message = failure.message if own else failure_words(plan, failure)
-    if failure.kind == "interrupted" and failure.rank == own_rank:
+    if failure.kind is FailureKind.INTERRUPTED and failure.rank == own_rank:
         say("edgelaunch: interrupted")
         return
-    if failure.kind == "left":
+    if failure.kind is FailureKind.LEFT:
         say(f"edgelaunch: {name} {failure.message}")
         return
-    if failure.kind == "bug" and (own_rank is None or failure.rank == own_rank):
+    if failure.kind is FailureKind.BUG and (own_rank is None or failure.rank == own_rank):
         sys.stderr.write(failure.trace)
         message = failure_words(plan, failure)
     say_error(message)
@@ -141,7 +141,7 @@ def rank_failure(
             say(live.report()) if request.json else print(live.report())
     elif failure is None:
         start.log("done")
-    elif failure.kind == "interrupted" and session is not None:
+    elif failure.kind is FailureKind.INTERRUPTED and session is not None:
         session.tell_interrupted(runner)
     return failure
 

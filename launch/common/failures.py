@@ -7,6 +7,8 @@ import threading
 import traceback
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from enum import Enum
+from typing import Any
 
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Plan
@@ -19,6 +21,7 @@ __all__ = [
     "Abandoned",
     "AlreadyRunningError",
     "Failure",
+    "FailureKind",
     "FailureBox",
     "NamedRankError",
     "PeerLostError",
@@ -31,7 +34,25 @@ __all__ = [
     "rank_title",
 ]
 
-EXIT_CODES = {"user": 2, "lost": 2, "late": 2, "bug": 1, "interrupted": 130, "left": 143}
+
+class FailureKind(str, Enum):
+    USER = "user"
+    """An error that the user can fix."""
+    LOST = "lost"
+    """A rank is gone."""
+    LATE = "late"
+    """The run was over before it had joined."""
+    BUG = "bug"
+    INTERRUPTED = "interrupted"
+    """By Ctrl-C, which ends the run."""
+    LEFT = "left"
+    """It was told to stop, and the others continue."""
+
+
+EXIT_CODES = {
+    FailureKind.USER: 2, FailureKind.LOST: 2, FailureKind.LATE: 2, FailureKind.BUG: 1, FailureKind.INTERRUPTED: 130,
+    FailureKind.LEFT: 143,
+}  # fmt: skip
 
 
 class Abandoned(Exception):
@@ -64,58 +85,65 @@ class RankFailedError(RuntimeError):
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
-    """Why a rank ended.
-
-    `kind`: `user` (an error that the user can fix), `lost` (a rank is gone), `bug`, `interrupted` (which ends the run),
-    `left` (it was told to stop, and the others continue) or `late` (the run was over before it had joined).
-    """
+    """Why a rank ended."""
 
     rank: int
-    kind: str
+    kind: FailureKind
     message: str
     trace: str = ""
     private: bool = False
     """The other ranks continue and are not told."""
     named: bool = True
     """The message names the rank."""
+    signal: str = ""
+    """Which told it to stop."""
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
 
     @staticmethod
     def from_json(text: str) -> Failure:
-        return Failure(**json.loads(text))
+        return Failure.read(json.loads(text))
+
+    @staticmethod
+    def read(values: dict[str, Any]) -> Failure:
+        return Failure(**{**values, "kind": FailureKind(values["kind"])})
 
     @staticmethod
     def unreachable(message: str, trace: str = "") -> Failure:
         """Rank 0's store is lost, or the way to it: a rank cannot report it, and ends by itself."""
-        return Failure(rank=0, kind="lost", message=message, trace=trace, private=True)
+        return Failure(rank=0, kind=FailureKind.LOST, message=message, trace=trace, private=True)
 
     @staticmethod
     def stopped(rank: int, stop: KeyboardInterrupt) -> Failure:
         """Of a rank that was interrupted. A rank that is told to stop leaves; without rank 0 there is no run."""
         if not isinstance(stop, ToldToStop):
-            return Failure(rank=rank, kind="interrupted", message="was stopped by Ctrl-C", named=False)
+            return Failure(rank=rank, kind=FailureKind.INTERRUPTED, message="was stopped by Ctrl-C", named=False)
         if rank == 0:
-            return Failure(rank=rank, kind="interrupted", message=f"was told to stop ({stop.name})", named=False)
+            return Failure(
+                rank=rank, kind=FailureKind.INTERRUPTED, message=f"was told to stop ({stop.name})", named=False
+            )
         message = f"was told to stop ({stop.name}), and left"
-        return Failure(rank=rank, kind="left", message=message, private=True, named=False)
+        kind = FailureKind.LEFT
+        return Failure(rank=rank, kind=kind, message=message, private=True, named=False, signal=stop.name)
 
     @staticmethod
     def of(rank: int, error: BaseException) -> Failure:
         """Classifies an exception that `rank` raised."""
         if isinstance(error, UserError):
             private = isinstance(error, (AlreadyRunningError, TooLateError))
-            kind = "late" if isinstance(error, TooLateError) else "user"
+            kind = FailureKind.LATE if isinstance(error, TooLateError) else FailureKind.USER
             named = isinstance(error, NamedRankError)
             return Failure(rank=rank, kind=kind, message=str(error), private=private, named=named)
         if (message := local_shortage(error) or explain_import(error)) is not None:
-            return Failure(rank=rank, kind="user", message=message, named=False)
+            return Failure(rank=rank, kind=FailureKind.USER, message=message, named=False)
         trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
         lines = str(error).strip().splitlines()
         # TorchScript puts the Python error on the last line, under the interpreter's own traceback
         reason = (lines[-1] if "Traceback of TorchScript" in str(error) else lines[0]) if lines else ""
-        return Failure(rank=rank, kind="bug", message=f"{type(error).__name__}: {reason}", trace=trace, named=False)
+        return Failure(
+            rank=rank, kind=FailureKind.BUG, message=f"{type(error).__name__}: {reason}", trace=trace, named=False
+        )
 
 
 class FailureBox:

@@ -29,4 +29,4 @@ Report = Failure | KillRequest
 
 def read_report(line: str) -> Report:
     values = json.loads(line)
-    return KillRequest(**values[KILL]) if KILL in values else Failure(**values)
+    return KillRequest(**values[KILL]) if KILL in values else Failure.read(values)

@@ -11,6 +11,7 @@ from edgecompile.contract.plan import Plan
 from edgelaunch.common.plan_parts import plan_without
 from edgelaunch.common.rank_options import RankOptions
 from edgelaunch.control.core.membership import Announcement, Load
+from edgelaunch.control.core.rules import Route
 from edgelaunch.pipeline.rank import EpochRole, Rank, RankCallbacks, RankWork
 from edgelaunch.store.seal import Seal
 
@@ -45,10 +46,8 @@ class Epochs:
     def enter(self, announcement: Announcement) -> None:
         """Its threads do the rest."""
         self.number, self.without = announcement.number, announcement.without
-        plan = self.plan
-        role = EpochRole(
-            number=announcement.number, plan=plan, group=announcement.group(plan), first=announcement.first
-        )
+        group = Route.of(self.options.plan, self.without).group
+        role = EpochRole(number=announcement.number, plan=self.plan, group=group, first=announcement.first)
         callbacks = self.callbacks(announcement.number)
         self.current = Rank(self.options, role, self.work.in_epoch(role), callbacks, self.seal)
         self.current.start()

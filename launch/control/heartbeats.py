@@ -25,7 +25,7 @@ __all__ = ["Watch"]
 POLL_S = 0.3
 LEADER_POLL_S = 0.2
 URGENT_POLL_S = 0.01
-FAREWELL_S = 1.5
+PARTING_S = 1.5
 FLUSH_S = 1.0
 
 
@@ -137,23 +137,23 @@ class Watch:
         """Publishes this rank's failure and, on rank 0, stays until the others have read it; at most 1.5 s."""
         self._last_words(lambda: self._tell(failure))
 
-    def leave(self, reason: str) -> None:
-        """Tells rank 0 that this rank goes; at most 1.5 s."""
-        leave = Leave(rank=self._rank, incarnation=self.incarnation, reason=reason)
+    def leave(self, signal: str) -> None:
+        """Tells rank 0 that this rank goes, and which signal told it to; at most 1.5 s."""
+        leave = Leave(rank=self._rank, incarnation=self.incarnation, signal=signal)
         self._last_words(lambda: self._board.append(NEWS, leave.to_json()))
 
     def _last_words(self, say: Callable[[], None]) -> None:
         self.stop()
 
         def speak() -> None:
-            self._thread.join(FAREWELL_S)  # the board is the watch thread's until it ends
+            self._thread.join(PARTING_S)  # the board is the watch thread's until it ends
             with contextlib.suppress(PeerLostError):  # without the store there is no one left to tell
                 say()
 
         teller = threading.Thread(target=speak, daemon=True)
         teller.start()
         await_at_exit(teller)
-        teller.join(FAREWELL_S)
+        teller.join(PARTING_S)
 
     # --- inside ------------------------------------------------------------------------------------------------------
 
@@ -170,7 +170,7 @@ class Watch:
         self.beat_now()
 
     def _tell(self, failure: Failure) -> None:
-        deadline = time.monotonic() + FAREWELL_S
+        deadline = time.monotonic() + PARTING_S
         self._board.publish_failure(failure)
         self._board.put(f"bye/{self._rank}", "1")
         ranks = self.leader.ranks_to_tell() if self.leader is not None else []

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from edgecompile.contract.plan import Plan
-from edgelaunch.common.failures import Failure, FailureBox, rank_name
+from edgelaunch.common.failures import FailureBox
 from edgelaunch.control.core import follower, leader
 from edgelaunch.control.core import follower_events as follow
 from edgelaunch.control.core import leader_events as leading
@@ -17,6 +17,7 @@ from edgelaunch.control.core.leader_state import LeaderState
 from edgelaunch.control.core.membership import (
     RUN,
     Announcement,
+    Awaited,
     Beat,
     Hello,
     Holder,
@@ -26,10 +27,11 @@ from edgelaunch.control.core.membership import (
     read_news,
 )
 from edgelaunch.control.core.rules import Rules
+from edgelaunch.control.core.run_events import StoreGone
 from edgelaunch.control.pace import Pace
+from edgelaunch.control.process_checks import has_ended, own_process
 from edgelaunch.control.state_machine import Machine
 from edgelaunch.control.wording import failure_of
-from edgelaunch.process.processes import Process
 from edgelaunch.store.joining import Door
 from edgelaunch.store.list_reader import ListReader
 from edgelaunch.store.meeting import Board
@@ -39,7 +41,7 @@ __all__ = ["NEWS", "WAITS_FOR", "Errands", "FollowerSide", "LeaderSide", "beat_k
 
 NEWS = "news"
 WAITS_FOR = "waits-for"
-"""Whom rank 0 waits for, in words, for the others to say."""
+"""Whom rank 0 waits for, for the others to say."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,8 +101,8 @@ class LeaderSide:
 
     def paces(self) -> dict[int, Pace]:
         """Of the ranks that are there."""
-        seats = enumerate(self.state.roster.seats)
-        return {rank: self._paces.get(seat.incarnation, Pace()) for rank, seat in seats if seat is not None}
+        holders = enumerate(self.state.roster.holders)
+        return {rank: self._paces.get(member.incarnation, Pace()) for rank, member in holders if member is not None}
 
     def take_remarks(self) -> list[str]:
         """What is to be logged since the last call."""
@@ -110,7 +112,7 @@ class LeaderSide:
     def ranks_to_tell(self) -> list[int]:
         """Of a failure: those that are there, and one that came with another plan."""
         roster = self.state.roster
-        ranks = [rank for rank, seat in enumerate(roster.seats) if seat is not None]
+        ranks = [rank for rank, member in enumerate(roster.holders) if member is not None]
         return ranks if roster.wrong_plan is None else [*ranks, roster.wrong_plan]
 
     def suspect(self, number: int, lost: int, reason: str) -> None:
@@ -132,8 +134,7 @@ class LeaderSide:
         self.machine.feed(leading.StoodStill(now))
 
     def store_failed(self, reason: str) -> None:
-        message = f"{rank_name(self._plan, 0)} is gone: its store no longer answers"
-        self._errands.box.put(Failure.unreachable(message, reason))
+        self._errands.box.put(failure_of(self._plan, 0, StoreGone(reason)))
 
     # --- the watch thread's side -------------------------------------------------------------------------------------
 
@@ -172,21 +173,21 @@ class LeaderSide:
         publish(self._errands.board, self.machine.feed(event))
 
     def _note_signs(self) -> None:
-        for rank, seat in enumerate(self.state.roster.seats):
-            sign = self._errands.links.last_sign(rank) if seat is not None else None
+        for rank, member in enumerate(self.state.roster.holders):
+            sign = self._errands.links.last_sign(rank) if member is not None else None
             if sign is not None:
                 self._feed(leading.SignCame(rank, sign.identity, sign.at, sign.more_s))
 
     def _read_beats(self, now: float) -> None:
-        for rank, seat in enumerate(self.state.roster.seats):
-            text = self._errands.board.get(beat_key(rank, seat.incarnation)) if seat is not None else None
-            if text is None or seat is None:
+        for rank, member in enumerate(self.state.roster.holders):
+            text = self._errands.board.get(beat_key(rank, member.incarnation)) if member is not None else None
+            if text is None or member is None:
                 continue
             beat = Beat.from_text(text)
             self._feed(leading.BeatCame(now, rank, beat))
-            if beat.is_after(seat.beat):
-                self._paces.setdefault(seat.incarnation, Pace()).add(beat.load)
-        present = {seat.incarnation for seat in self.state.roster.seats if seat is not None}
+            if beat.is_after(member.beat):
+                self._paces.setdefault(member.incarnation, Pace()).add(beat.load)
+        present = {member.incarnation for member in self.state.roster.holders if member is not None}
         self._paces = {incarnation: pace for incarnation, pace in self._paces.items() if incarnation in present}
 
     def _remark(self, text: str) -> None:
@@ -201,9 +202,9 @@ class FollowerSide:
 
     def __init__(self, errands: Errands, plan: Plan, rules: Rules, rank: int) -> None:
         self._errands, self._plan, self._rank = errands, plan, rank
-        state = FollowerState.of(rules, rank, secrets.token_hex(8), Process.own(), time.monotonic())
+        state = FollowerState.of(rules, rank, secrets.token_hex(8), own_process(), time.monotonic())
         self.machine: Machine[FollowerState, follow.Event, follow.Action] = Machine(state, follower.step)
-        self.waits_for = ""
+        self.waits_for = Awaited()
         """Whom rank 0 waits for, as it says."""
 
     @property
@@ -276,7 +277,8 @@ class FollowerSide:
         if not state.is_member:
             self._look_at_holder(state)
         if state.heard is None or state.heard.phase != RUN:
-            self.waits_for = board.get(WAITS_FOR) or ""
+            text = board.get(WAITS_FOR)
+            self.waits_for = Awaited.from_json(text) if text else Awaited()
         self._read_verdict(state)
         beat = board.get(beat_key(0, ""))
         self.feed(follow.LeaderBeat(now, Beat.from_text(beat) if beat is not None else None))
@@ -295,5 +297,5 @@ class FollowerSide:
         if text is None:
             return
         holder = Holder.from_json(text)
-        if holder.incarnation != state.gone and holder.process.has_ended():
+        if holder.incarnation != state.gone and has_ended(holder.process):
             self.feed(follow.HolderGone(holder.incarnation))

@@ -6,16 +6,16 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from edgecompile.contract.plan import Plan
 from edgelaunch.common.failures import FailureBox
 from edgelaunch.common.rank_options import RankOptions
+from edgelaunch.common.rank_summary import RankSummary
 from edgelaunch.common.reports import KillRequest
 from edgelaunch.control.core import follower_events as follow
 from edgelaunch.control.core import leader_events as leading
 from edgelaunch.control.core.leader_state import Phase, awaited
-from edgelaunch.control.core.membership import DONE, HALT, RUN, Announcement
+from edgelaunch.control.core.membership import DONE, HALT, RUN, Announcement, Awaited
 from edgelaunch.control.core.run_events import ResultsAgain, RunEvent
 from edgelaunch.control.epochs import Epochs
 from edgelaunch.control.heartbeats import Watch
@@ -25,7 +25,6 @@ from edgelaunch.pipeline.feed import Collector, Feeder, StreamEnds
 from edgelaunch.pipeline.rank import Rank
 from edgelaunch.process.waiting import Waiting
 from edgelaunch.store.meeting import Board, Meeting
-from edgelaunch.transport.counters import StageClock
 
 __all__ = ["Following", "Leading", "Run"]
 
@@ -40,7 +39,7 @@ class Run:
     """The plan as it ran last: with a contingency's stages where a rank was missing at the end."""
     feeder: Feeder
     collector: Collector
-    ranks: dict[int, dict[str, Any]] = field(default_factory=dict)
+    ranks: dict[int, RankSummary] = field(default_factory=dict)
     events: deque[RunEvent] = field(default_factory=lambda: deque(maxlen=MOST_EVENTS))
 
     @property
@@ -69,8 +68,8 @@ class Leading:
         self._watch, self._side, self._board, self._box = watch, watch.leader, board, box
         self._epochs, self._ends, self._tell, self._request_kill = epochs, ends, tell, request_kill
         self._announcement: Announcement | None = None
-        self._waiting, self._waits_for = Waiting(options.log), ""
-        self._summaries: dict[int, dict[str, Any]] = {}
+        self._waiting, self._told = Waiting(options.log), Awaited()
+        self._summaries: dict[int, RankSummary] = {}
 
     @property
     def urgent(self) -> bool:
@@ -140,13 +139,13 @@ class Leading:
             self._waiting.over()
         else:
             self._waiting.tell(words, wanted.most_s, now)
-        if words != self._waits_for:
-            self._waits_for = words
-            self._board.put(WAITS_FOR, words)
+        if wanted != self._told:
+            self._told = wanted
+            self._board.put(WAITS_FOR, wanted.to_json())
 
     # --- the end -----------------------------------------------------------------------------------------------------
 
-    def summaries(self) -> dict[int, dict[str, Any]]:
+    def summaries(self) -> dict[int, RankSummary]:
         """By rank, once the run is closing."""
         return self._summaries
 
@@ -158,11 +157,11 @@ class Leading:
             self._summaries = {0: current.summary()}
             self._feed(leading.StreamEnded(now))
             state = self._side.state
-        missing = [rank for rank, seat in enumerate(state.roster.seats) if seat and rank not in state.arrived]
+        missing = [rank for rank, member in enumerate(state.roster.holders) if member and rank not in state.arrived]
         if state.phase is Phase.COLLECTING:
             meeting = Meeting(self._board, current.role.number, current.role.group, bool)
             for rank in missing:
-                summary = meeting.timing(rank)
+                summary = meeting.summary(rank)
                 if summary is not None:
                     self._summaries[rank] = summary
                     self._feed(leading.SummaryCame(rank))
@@ -174,8 +173,7 @@ class Leading:
     def _close(self, action: leading.Closing) -> None:
         assert self._announcement is not None
         for stage in self._epochs.plan.stages:  # of a rank that was lost after the last result
-            nothing = {"send": {}, "receive": {}, "machine": "", "stage": StageClock().summary()}
-            self._summaries.setdefault(stage.rank, nothing)
+            self._summaries.setdefault(stage.rank, RankSummary())
         self._announce(replace(self._announcement, phase=DONE, members=_by_rank(action.members)))
 
 
@@ -185,7 +183,7 @@ class Following:
     def __init__(self, options: RankOptions, watch: Watch, epochs: Epochs, tell: Callable[[RunEvent], None]) -> None:
         assert watch.follower is not None
         self._watch, self._side, self._epochs, self._tell = watch, watch.follower, epochs, tell
-        self._waiting = Waiting(options.log)
+        self._plan, self._waiting = options.plan, Waiting(options.log)
 
     def step(self, now: float) -> None:
         self._side.note_sign()
@@ -200,8 +198,8 @@ class Following:
         self._watch.hurry(self._epochs.complete or heard is None or heard.phase == HALT)
         if heard is not None and heard.phase == RUN:
             self._waiting.over()
-        elif self._side.waits_for:
-            self._waiting.tell(self._side.waits_for, now=time.monotonic())
+        elif words := awaited_words(self._plan, self._side.waits_for):
+            self._waiting.tell(words, now=time.monotonic())
 
 
 def _by_rank(members: tuple[str | None, ...]) -> dict[int, str]:

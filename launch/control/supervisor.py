@@ -20,12 +20,12 @@ from edgelaunch.common.failures import Failure, FailureBox, PeerLostError, rank_
 from edgelaunch.common.rank_options import RankOptions
 from edgelaunch.common.reports import KillRequest
 from edgelaunch.control.core.membership import RUN, Announcement
-from edgelaunch.control.core.run_events import ResultsAgain, RunEvent
+from edgelaunch.control.core.run_events import ResultsAgain, RunEvent, StoreGone
 from edgelaunch.control.epochs import JOIN_S, Epochs
 from edgelaunch.control.heartbeats import Watch
 from edgelaunch.control.main_thread import Following, Leading, Run
 from edgelaunch.control.pace import Counters, Overview, Pace
-from edgelaunch.control.wording import describe
+from edgelaunch.control.wording import describe, failure_of
 from edgelaunch.pipeline.feed import StreamEnds
 from edgelaunch.pipeline.rank import RankCallbacks, RankWork
 from edgelaunch.process.abandoned_threads import await_at_exit
@@ -100,14 +100,14 @@ class Supervisor:
         """From any thread."""
         clocks = list(self._work.clocks.values())
         leader = self._watch.leader if self._watch is not None else None
-        seats = leader.state.roster.seats if leader is not None else ()
+        holders = leader.state.roster.holders if leader is not None else ()
         return Counters(
             rank=self._rank, host=self._plan.hosts[self._rank].name, epoch=self._epochs.number,
             num_microbatches=sum(clock.compute.count for clock in clocks),
             stage_ns={part: sum(getattr(clock, part).total_ns for clock in clocks) for part in PARTS},
             received_bytes=self._epochs.load().received_bytes,
             num_items=self._ends.num_items if self._ends is not None else None,
-            num_ranks=1 + sum(seat is not None for seat in seats),
+            num_ranks=1 + sum(member is not None for member in holders),
             predicted_items_per_s=self._epochs.plan.predicted.throughput_items_per_s,
         )  # fmt: skip
 
@@ -129,7 +129,7 @@ class Supervisor:
         """Tells rank 0 that this rank leaves, so that the others continue without it. Takes 1.5 s at most."""
         self.box.put(failure)
         if self._watch is not None:
-            self._watch.leave(failure.message)
+            self._watch.leave(failure.signal)
 
     def abandon(self) -> None:
         """Ends all threads of this process's rank, for a process that lives on. Takes a few seconds at most."""
@@ -150,8 +150,7 @@ class Supervisor:
     def fail(self, error: BaseException) -> None:
         """Called from any thread with the exception that ended it. Only a lost rank can be recovered from."""
         if isinstance(error, PeerLostError):
-            message = f"{rank_name(self._plan, 0)} is gone: its store no longer answers"
-            self.box.put(Failure.unreachable(message, str(error)))
+            self.box.put(failure_of(self._plan, self._rank, StoreGone(str(error))))
             return
         self.box.put(Failure.of(self._rank, error))
 

@@ -6,10 +6,17 @@ from collections.abc import Mapping
 
 from edgecompile.contract.plan import Plan
 from edgecompile.contract.quantities import format_items_rate, format_number
-from edgelaunch.common.failures import AlreadyRunningError, Failure, TooLateError, link_name, rank_name, rank_title
+from edgelaunch.common.failures import (
+    AlreadyRunningError,
+    Failure,
+    FailureKind,
+    TooLateError,
+    link_name,
+    rank_name,
+    rank_title,
+)
 from edgelaunch.common.plan_parts import Pair
-from edgelaunch.control.core.leader_state import Awaited
-from edgelaunch.control.core.membership import Verdict
+from edgelaunch.control.core.membership import Awaited, Verdict
 from edgelaunch.control.core.run_events import (
     Cause,
     EpochBegan,
@@ -63,9 +70,12 @@ def describe(plan: Plan, event: RunEvent) -> str | None:
 
 def loss_words(loss: Loss) -> str:
     """To follow the rank's name."""
-    if loss.kind is LossKind.SILENT:
-        return f"stopped answering {loss.silent_s:.1f} s ago"
-    return "is gone: it closed its connection" if loss.kind is LossKind.DISCONNECTED else loss.said
+    return {
+        LossKind.SILENT: f"stopped answering {loss.silent_s:.1f} s ago",
+        LossKind.DISCONNECTED: "is gone: it closed its connection",
+        LossKind.STOPPED: f"was told to stop ({loss.signal}), and left",
+        LossKind.ENDED: "is gone: its process has ended",
+    }[loss.kind]
 
 
 def _cut(plan: Plan, link: Pair, silent_s: float, num_items: int) -> str:
@@ -118,21 +128,22 @@ def _end_of_run(
     plan: Plan, cause: WrongPlan | NotJoined | NotBack | NotHealed | NoResult, turned_away: Mapping[int, str]
 ) -> Failure:
     if isinstance(cause, WrongPlan):
-        return Failure(rank=0, kind="user", message=verdict_words(plan, cause.rank, Verdict.OTHER_PLAN))
+        return Failure(rank=0, kind=FailureKind.USER, message=verdict_words(plan, cause.rank, Verdict.OTHER_PLAN))
     if isinstance(cause, NotJoined):
         names = ", ".join(rank_name(plan, rank) for rank in cause.ranks)
         reasons = [turned_away[rank] for rank in cause.ranks if rank in turned_away]
         why = "; ".join(reasons) or "start edgelaunch with the same plan there"
-        return Failure(rank=0, kind="user", message=f"{names} did not join within {cause.timeout_s:g} s: {why}")
+        message = f"{names} did not join within {cause.timeout_s:g} s: {why}"
+        return Failure(rank=0, kind=FailureKind.USER, message=message)
     if isinstance(cause, NoResult):
         reason = loss_words(cause.loss) if cause.loss is not None else "connections broke"
         message = f"no result came in {cause.attempts} attempts to connect the ranks; the last reason: {reason}"
-        return Failure(rank=0, kind="lost", message=message)
+        return Failure(rank=0, kind=FailureKind.LOST, message=message)
     within = f" within {cause.rejoin_s:g} s" if cause.rejoin_s else ""
     if isinstance(cause, NotBack):
         waited = f": it did not come back{within}" if within else ""
         message = f"{rank_title(plan, cause.loss.rank)} {loss_words(cause.loss)}{_after(cause.num_items)}{waited}"
-        return Failure(rank=cause.loss.rank, kind="lost", message=message)
+        return Failure(rank=cause.loss.rank, kind=FailureKind.LOST, message=message)
     waited = f": it did not heal{within}: repair the network between these two" if within else ""
     message = _cut(plan, cause.ranks, cause.silent_s, cause.num_items) + waited
-    return Failure(rank=max(cause.ranks), kind="lost", message=message)
+    return Failure(rank=max(cause.ranks), kind=FailureKind.LOST, message=message)

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from itertools import combinations
 from time import perf_counter
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -22,6 +22,7 @@ import torch.distributed as dist
 from edgecompile.execution.message_layout import PIECE_BYTES, piece_sizes
 from edgelaunch.common.failures import PeerLostError, rank_name
 from edgelaunch.common.rank_options import RankOptions
+from edgelaunch.common.rank_summary import RankSummary
 from edgelaunch.link_test.hosts_option import Figures
 from edgelaunch.pipeline.rank import EpochRole, Rank
 from edgelaunch.transport.counters import StageClock
@@ -194,8 +195,8 @@ class LinkEpoch:
     def abandon(self) -> None:
         """It waits in the connections alone, which are given up too."""
 
-    def summary(self) -> dict[str, Any]:
-        return {"send": {}, "receive": {}}
+    def summary(self) -> RankSummary:
+        return RankSummary()
 
     def received_bytes(self) -> int:
         return 0

@@ -18,7 +18,7 @@ from edgecompile.contract.plan import Plan
 from edgecompile.execution.allocator import heap_environment
 from edgecompile.terminal.process import CLOSED_PIPE, tell_reader_left
 from edgelaunch.common.addresses import LOOPBACK, Address
-from edgelaunch.common.failures import EXIT_CODES, Failure, rank_name
+from edgelaunch.common.failures import EXIT_CODES, Failure, FailureKind, rank_name
 from edgelaunch.common.reports import KillRequest, read_report
 from edgelaunch.local.forked import Forked, ForkServer
 from edgelaunch.local.restarts import Restarts
@@ -35,7 +35,7 @@ LAST_WORDS_S = 4.0
 TERMINATE_S = 2.0
 WELL = (0, CLOSED_PIPE)
 """Statuses of a rank that did its work; the second where its output pipe was closed."""
-SAYS_WHY = (EXIT_CODES["lost"], EXIT_CODES["left"])
+SAYS_WHY = (EXIT_CODES[FailureKind.LOST], EXIT_CODES[FailureKind.LEFT])
 """Statuses of a child whose report says why."""
 
 
@@ -82,7 +82,7 @@ class Child:
     @property
     def leaves_others(self) -> bool:
         """Whether it ended in a way that ends no run: it was told to stop, or came after the last result."""
-        return self.report is not None and self.report.kind in ("left", "late")
+        return self.report is not None and self.report.kind in (FailureKind.LEFT, FailureKind.LATE)
 
     @property
     def code(self) -> int:
@@ -173,7 +173,7 @@ class Children:
                 break
             if (failure := self.first_failure()) is not None:
                 # a broken connection alone is not a cause: that is yet to be reported, or seen
-                self.end(LAST_WORDS_S if failure.kind == "lost" else 0.0)
+                self.end(LAST_WORDS_S if failure.kind is FailureKind.LOST else 0.0)
                 self.drain(1.0)
                 return self.first_failure()
         self.drain(1.0)
@@ -201,13 +201,13 @@ class Children:
             if child.code < 0 and not child.told_to_end:
                 return self._killed(child.rank, -child.code)
         for report in list(self._reports):
-            if report.kind != "lost":
+            if report.kind is not FailureKind.LOST:
                 return report
         if self._reports:
             return self._reports[0]
         child = ended[0]
         message = f"{rank_name(self._plan, child.rank)} ended with status {child.code} and no error message"
-        return Failure(rank=child.rank, kind="lost", message=message)
+        return Failure(rank=child.rank, kind=FailureKind.LOST, message=message)
 
     def _start_again(self, child: Child) -> bool:
         if child.code in SAYS_WHY:
@@ -265,10 +265,11 @@ class Children:
 
     def _killed(self, rank: int, number: int) -> Failure:
         if (why := self._place.why_killed(rank)) is not None:
-            return Failure(rank=rank, kind="user", message=why)
+            return Failure(rank=rank, kind=FailureKind.USER, message=why)
         name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
         hint = ": the machine may be out of memory" if name == "SIGKILL" else ""
-        return Failure(rank=rank, kind="user", message=f"{rank_name(self._plan, rank)} was killed by {name}{hint}")
+        message = f"{rank_name(self._plan, rank)} was killed by {name}{hint}"
+        return Failure(rank=rank, kind=FailureKind.USER, message=message)
 
     def _read_reports(self, child: Child) -> None:
         with contextlib.suppress(OSError), child.channel.makefile("r", encoding="utf-8") as lines:

@@ -6,7 +6,7 @@ import signal
 from collections import Counter
 
 from edgecompile.contract.plan import Plan
-from edgelaunch.common.failures import Failure
+from edgelaunch.common.failures import Failure, FailureKind
 
 __all__ = ["Restarts"]
 
@@ -29,8 +29,8 @@ class Restarts:
     def reason(self, rank: int, code: int, report: Failure | None) -> str | None:
         """Why the rank, which ended with this status, is started again; None where it is not. Counts it."""
         killed = code in (-signal.SIGKILL, -signal.SIGTERM)
-        told = report is not None and report.kind == "left"
-        lost = report is not None and report.kind == "lost" and report.rank == 0
+        told = report is not None and report.kind is FailureKind.LEFT
+        lost = report is not None and report.kind is FailureKind.LOST and report.rank == 0
         if not self.left(rank) or not (killed or told or lost):
             return None
         self._used[rank] += 1

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 from torch._C._distributed_c10d import Store as GroupStore
 
 from edgecompile.contract.plan import Plan
 from edgelaunch.common.failures import Abandoned
 from edgelaunch.common.rank_options import RankOptions
+from edgelaunch.common.rank_summary import RankSummary
 from edgelaunch.process.processes import boot_identity
 from edgelaunch.store.meeting import Board, Meeting
 from edgelaunch.store.seal import Seal
@@ -63,8 +64,8 @@ class EpochWork(Protocol):
     def abandon(self) -> None:
         """Whoever waits in it, now or later, gets Abandoned."""
 
-    def summary(self) -> dict[str, Any]:
-        """Its counters for rank 0's report: `send` and `receive` by the number of their boundary, and `stage`."""
+    def summary(self) -> RankSummary:
+        """Its counters for rank 0's report, but for the machine."""
 
     def received_bytes(self) -> int: ...
 
@@ -117,9 +118,9 @@ class Rank:
         for thread in self.threads:
             thread.join(wait_s)
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> RankSummary:
         """This rank's counters for rank 0's report."""
-        return {**self._work.summary(), "machine": boot_identity()}
+        return replace(self._work.summary(), machine=boot_identity())
 
     def received_bytes(self) -> int:
         """Of the links that end here."""
@@ -192,7 +193,7 @@ class Rank:
         self._work.run(self)
         self.check()
         if self._meeting is not None and self._rank:
-            self._meeting.give_timing(self._rank, self.summary())
+            self._meeting.give_summary(self._rank, self.summary())
         self.complete = True
         self._callbacks.wake()
 

@@ -13,6 +13,7 @@ from edgecompile.contract.plan import Stage
 from edgecompile.execution.allocator import keep_freed_memory
 from edgelaunch.common.plan_parts import links_of
 from edgelaunch.common.rank_options import RankOptions
+from edgelaunch.common.rank_summary import LinkSummary, RankSummary, StageSummary
 from edgelaunch.pipeline.feed import StreamEnds
 from edgelaunch.pipeline.rank import EpochRole, Rank
 from edgelaunch.pipeline.shard_loader import Loader
@@ -101,18 +102,16 @@ class StageEpoch:
         for link in local:
             link.abandon()
 
-    def summary(self) -> dict[str, Any]:
-        summary: dict[str, Any] = {"send": {}, "receive": {}}
-        if self._stage is not None:
-            summary["stage"] = self._clock(self._stage).summary()
+    def summary(self) -> RankSummary:
+        send, receive = {}, {}
         for boundary, link in self._wires:
-            carried = {"bytes": link.busy.num_bytes}
+            busy, num_bytes = link.busy.summary(), link.busy.num_bytes
             if isinstance(link, SendLink):
-                summary["send"][str(boundary)] = link.busy.summary() | carried
+                send[boundary] = LinkSummary(busy=busy, num_bytes=num_bytes)
             else:
-                timed = {"share_timed": link.busy.share_timed}
-                summary["receive"][str(boundary)] = link.busy.summary() | carried | timed
-        return summary
+                receive[boundary] = LinkSummary(busy=busy, num_bytes=num_bytes, share_timed=link.busy.share_timed)
+        stage = self._clock(self._stage).summary() if self._stage is not None else StageSummary()
+        return RankSummary(stage=stage, send=send, receive=receive)
 
     def received_bytes(self) -> int:
         return sum(link.busy.num_bytes for _, link in list(self._wires) if isinstance(link, ReceiveLink))

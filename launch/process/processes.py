@@ -5,11 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-__all__ = ["Process", "boot_identity", "start_time"]
+__all__ = ["boot_identity", "namespace_identity", "start_time"]
 
 
 def start_time(process: int) -> str | None:
@@ -34,41 +32,8 @@ def boot_identity() -> str:
         return socket.gethostname()
 
 
-@dataclass(frozen=True)
-class Process:
-    """A process of some machine."""
-
-    machine: str = ""
-    """Its boot, and the namespace in which its number counts; empty where that cannot be told."""
-    number: int = 0
-    started: str = ""
-
-    @staticmethod
-    def own() -> Process:
-        started = start_time(os.getpid())
-        return Process(_machine() if started else "", os.getpid(), started or "")
-
-    @staticmethod
-    def read(values: dict[str, Any]) -> Process:
-        return Process(str(values["machine"]), int(values["number"]), str(values["started"]))
-
-    def values(self) -> dict[str, Any]:
-        return asdict(self)
-
-    def has_ended(self) -> bool:
-        """Whether it is known to have ended: it was on this machine, and is no more."""
-        if not self.machine or self.machine != _machine():
-            return False
-        try:
-            os.kill(self.number, 0)
-        except ProcessLookupError:
-            return True
-        except PermissionError:  # another user's, which /proc may hide
-            return start_time(self.number) not in (None, self.started)
-        return start_time(self.number) != self.started
-
-
-def _machine() -> str:
+def namespace_identity() -> str:
+    """Of this boot, and of the namespace in which process numbers count; empty where that cannot be told."""
     with contextlib.suppress(OSError):
         return f"{boot_identity()} {os.readlink('/proc/self/ns/pid')}"
     return ""

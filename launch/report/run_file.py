@@ -11,7 +11,6 @@ from edgecompile.contract.plan import Plan
 from edgecompile.contract.run_record import (
     RECORD_VERSION,
     LinkRecord,
-    Percentiles,
     Positions,
     Rates,
     RunRecord,
@@ -20,7 +19,7 @@ from edgecompile.contract.run_record import (
 )
 from edgecompile.contract.user_files import check_ours
 from edgelaunch.control.supervisor import Run
-from edgelaunch.report.run_report import bottleneck, rates, share, transfer_s
+from edgelaunch.report.run_report import bottleneck, rates, transfer_s
 
 __all__ = ["check_record", "record_of", "write_record"]
 
@@ -42,7 +41,7 @@ def record_of(plan: Plan, run: Run, plan_sha256: str, began: str) -> RunRecord:
         predicted_items_per_s=plan.predicted.throughput_items_per_s,
         bottleneck=bottleneck(plan, run),
         predicted_bottleneck=plan.predicted.bottleneck,
-        latency=Percentiles(**collector.latencies.summary()) if collector.latencies.count else None,
+        latency=collector.latencies.summary() if collector.latencies.count else None,
         stages=tuple(_stages(plan, run)),
         links=tuple(_links(plan, run)),
         pauses_s=tuple(run.pauses_s),
@@ -55,14 +54,13 @@ def _stages(plan: Plan, run: Run) -> list[StageRecord]:
     found = []
     for stage in plan.stages:
         summary = run.ranks[stage.rank]
-        clock = summary["stage"]
+        spent = summary.stage
         found.append(StageRecord(
-            stage=stage.stage, rank=stage.rank, host=plan.hosts[stage.rank].name, machine=summary["machine"],
-            units=stage.units, microbatches=clock["compute"]["count"],
-            compute_s=clock["compute"]["median_s"], predicted_s=stage.predicted.compute_s,
-            wait_input_s=clock["wait_input"]["mean_s"], wait_output_s=clock["wait_output"]["mean_s"],
-            pack_s=clock["pack"]["mean_s"], busy=share(clock, "compute"),
-            trace=tuple(tuple(stamps) for stamps in clock["trace"]),
+            stage=stage.stage, rank=stage.rank, host=plan.hosts[stage.rank].name, machine=summary.machine,
+            units=stage.units, microbatches=spent.compute.count,
+            compute_s=spent.compute.median_s, predicted_s=stage.predicted.compute_s,
+            wait_input_s=spent.wait_input.mean_s, wait_output_s=spent.wait_output.mean_s,
+            pack_s=spent.pack.mean_s, busy=spent.share(spent.compute), trace=spent.trace,
         ))  # fmt: skip
     return found
 
@@ -73,10 +71,10 @@ def _links(plan: Plan, run: Run) -> list[LinkRecord]:
     for boundary, (source, destination) in enumerate(itertools.pairwise(ranks)):
         if source == destination:
             continue
-        received = run.ranks[destination]["receive"].get(str(boundary), {"bytes": 0})
+        received = run.ranks[destination].receive.get(boundary)
         found.append(LinkRecord(
             boundary=boundary, source=plan.hosts[source].name, destination=plan.hosts[destination].name,
-            transfer_s=transfer_s(run, boundary), num_bytes=received["bytes"],
+            transfer_s=transfer_s(run, boundary), num_bytes=received.num_bytes if received is not None else 0,
             predicted_s=plan.stages[boundary - 1].predicted.send_s if boundary else None,
         ))  # fmt: skip
     return found

@@ -6,18 +6,17 @@ import itertools
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from edgecompile.contract.plan import Plan
 from edgecompile.contract.quantities import format_count, format_items_rate, format_number, format_time
 from edgelaunch.control.supervisor import Run
 from edgelaunch.outputs.golden_comparison import Comparison
-from edgelaunch.transport.counters import PARTS
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["Measured", "bottleneck", "console", "print_report", "print_verified", "rates", "share", "transfer_s"]
+__all__ = ["Measured", "bottleneck", "console", "print_report", "print_verified", "rates", "transfer_s"]
 
 PLAIN_WIDTH = 120
 BUSY = 0.85
@@ -86,12 +85,12 @@ def print_report(plan: Plan, run: Run) -> None:
     """The table of stages, the throughput, and what bounded it."""
     rows = []
     for stage in plan.stages:
-        clock, on_wire_s = run.ranks[stage.rank]["stage"], transfer_s(run, stage.stage + 1)
+        spent, on_wire_s = run.ranks[stage.rank].stage, transfer_s(run, stage.stage + 1)
         rows.append((
             str(stage.stage), plan.hosts[stage.rank].name,
-            _ms(clock["compute"]["median_s"]), _ms(stage.predicted.compute_s),
+            _ms(spent.compute.median_s), _ms(stage.predicted.compute_s),
             _ms(on_wire_s) if on_wire_s is not None else "local", _ms(stage.predicted.send_s),
-            _ms(clock["wait_input"]["mean_s"]), _ms(clock["wait_output"]["mean_s"]), f"{share(clock, 'compute'):.1%}",
+            _ms(spent.wait_input.mean_s), _ms(spent.wait_output.mean_s), f"{spent.share(spent.compute):.1%}",
         ))  # fmt: skip
     columns = ("stage", "host", "compute", "predicted", "transfer", "predicted", "wait in", "wait out", "busy")
     _print_table(f"{plan.model.name}, microbatch {plan.model.microbatch}: ms per microbatch", columns, rows)
@@ -107,8 +106,9 @@ def print_report(plan: Plan, run: Run) -> None:
 def latency_line(run: Run) -> str:
     """Percentiles of the time from when an item was due, or was fed where nothing said when, to its result."""
     latency = run.collector.latencies.summary()
-    parts = ", ".join(f"{name} {_ms(latency[f'{name}_s'])} ms" for name in ("p50", "p95", "p99", "max"))
-    return f"latency of {latency['count']} items, from due or fed to result: {parts}"
+    parts = (("p50", latency.p50_s), ("p95", latency.p95_s), ("p99", latency.p99_s), ("max", latency.max_s))
+    shown = ", ".join(f"{name} {_ms(seconds)} ms" for name, seconds in parts)
+    return f"latency of {latency.count} items, from due or fed to result: {shown}"
 
 
 def transfer_s(run: Run, boundary: int) -> float | None:
@@ -117,14 +117,13 @@ def transfer_s(run: Run, boundary: int) -> float | None:
     The receiver sees its pieces come in, whether or not the sender had to wait before. A message of one piece shows
     nothing there: then the quickest send, which had not to wait.
     """
-    key = str(boundary)
-    received = next((part["receive"][key] for part in run.ranks.values() if key in part["receive"]), None)
+    received = next((part.receive[boundary] for part in run.ranks.values() if boundary in part.receive), None)
     if received is None:
         return None
-    if received["share_timed"] > 0:
-        return float(received["median_s"] / received["share_timed"])
-    sent = next((part["send"][key] for part in run.ranks.values() if key in part["send"]), None)
-    return None if sent is None else float(sent["least_s"])  # none: its sender was lost after the last result
+    if received.share_timed > 0:
+        return received.busy.median_s / received.share_timed
+    sent = next((part.send[boundary] for part in run.ranks.values() if boundary in part.send), None)
+    return None if sent is None else sent.busy.least_s  # none: its sender was lost after the last result
 
 
 def _print_table(title: str, columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
@@ -180,7 +179,7 @@ def _positions(plan: Plan, run: Run) -> str:
 
 def _steady_period_s(run: Run) -> float:
     """Mean time between two results, without the first ones, before which the pipeline fills."""
-    return float(run.collector.arrivals.summary()["mean_s"])
+    return run.collector.arrivals.summary().mean_s
 
 
 def bottleneck(plan: Plan, run: Run) -> str:
@@ -190,30 +189,24 @@ def bottleneck(plan: Plan, run: Run) -> str:
     its results and the side after it waits for them.
     """
     names = [host.name for host in plan.hosts]
-    clocks = [run.ranks[stage.rank]["stage"] for stage in plan.stages]
-    stages = {f"stage {stage.stage} on {names[stage.rank]}": share(clock, "compute")
-              for stage, clock in zip(plan.stages, clocks, strict=True)}  # fmt: skip
+    spent = [run.ranks[stage.rank].stage for stage in plan.stages]
+    stages = {f"stage {stage.stage} on {names[stage.rank]}": each.share(each.compute)
+              for stage, each in zip(plan.stages, spent, strict=True)}  # fmt: skip
     name, most = max(stages.items(), key=lambda item: item[1])
     if most >= BUSY:
         return f"{name} ({most:.0%} busy)"
     period_s = max(_steady_period_s(run), 1e-9)
-    feeding = min(1.0, run.feeder.busy.summary()["mean_s"] / period_s)
-    writing = min(1.0, run.collector.busy.summary()["mean_s"] / period_s)
+    feeding = min(1.0, run.feeder.busy.summary().mean_s / period_s)
+    writing = min(1.0, run.collector.busy.summary().mean_s / period_s)
     others = {"the input": feeding, "the output": writing}
     ranks = [0, *(stage.rank for stage in plan.stages), 0]
-    before = [1 - feeding, *(share(clock, "wait_output") for clock in clocks)]
-    after = [*(share(clock, "wait_input") for clock in clocks), 1 - writing]
+    before = [1 - feeding, *(each.share(each.wait_output) for each in spent)]
+    after = [*(each.share(each.wait_input) for each in spent), 1 - writing]
     for index, (source, destination) in enumerate(itertools.pairwise(ranks)):
         if source != destination:
             others[f"link {names[source]} -> {names[destination]}"] = min(before[index], after[index])
     other, other_share = max(others.items(), key=lambda item: item[1])
     return f"{other} ({other_share:.0%} busy)" if other_share > most else f"{name} ({most:.0%} busy)"
-
-
-def share(clock: dict[str, Any], part: str) -> float:
-    """The share of a stage's time, once it is warm."""
-    total = sum(clock[name]["mean_s"] for name in PARTS)
-    return float(clock[part]["mean_s"] / total) if total > 0 else 0.0
 
 
 def _ms(seconds: float) -> str:

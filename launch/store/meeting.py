@@ -5,19 +5,18 @@ from __future__ import annotations
 import contextlib
 import copy
 import errno
-import json
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
-from typing import Any
 
 from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 
 from edgecompile.contract.errors import UserError
 from edgelaunch.common.failures import Abandoned, Failure, PeerLostError
 from edgelaunch.common.identity import Endpoint
+from edgelaunch.common.rank_summary import RankSummary
 from edgelaunch.process.abandoned_threads import await_at_exit
 from edgelaunch.process.limits import local_shortage
 from edgelaunch.process.waiting import Waiting
@@ -251,13 +250,13 @@ class Meeting:
                     raise Abandoned
                 time.sleep(POLL_S)
 
-    def give_timing(self, rank: int, summary: dict[str, Any]) -> None:
-        self._board.put(self._key("timing", rank), json.dumps(summary))
+    def give_summary(self, rank: int, summary: RankSummary) -> None:
+        self._board.put(self._key("summary", rank), summary.to_json())
 
-    def timing(self, rank: int) -> dict[str, Any] | None:
-        """A rank's summary, once it has given it; never waits."""
-        text = self._board.get(self._key("timing", rank))
-        return json.loads(text) if text is not None else None
+    def summary(self, rank: int) -> RankSummary | None:
+        """A rank's, once it has given it; never waits."""
+        text = self._board.get(self._key("summary", rank))
+        return RankSummary.from_json(text) if text is not None else None
 
     def _key(self, what: str, rank: int) -> str:
         return f"{what}/{self._number}/{rank}"

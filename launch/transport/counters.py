@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from array import array
-from typing import Any
+
+from edgecompile.contract.run_record import Percentiles
+from edgelaunch.common.rank_summary import Durations, StageSummary, Stamps
 
 __all__ = ["PARTS", "ItemRates", "Latencies", "Series", "StageClock", "Transfers"]
 
@@ -38,17 +40,16 @@ class Series:
         self.count += 1
         self.total_ns += duration_ns
 
-    def summary(self) -> dict[str, Any]:
-        """`count`, `total_s`, `least_s`; of the kept, but for the first two, `mean_s`, `median_s` and `max_s`."""
+    def summary(self) -> Durations:
         kept = sorted(self._kept[2 if 4 <= self.count <= KEPT else 0 : min(self.count, KEPT)])
-        return {
-            "count": self.count,
-            "total_s": self.total_ns / 1e9,
-            "least_s": self.least_ns / 1e9,
-            "mean_s": sum(kept) / len(kept) / 1e9 if kept else 0.0,
-            "median_s": kept[len(kept) // 2] / 1e9 if kept else 0.0,
-            "max_s": kept[-1] / 1e9 if kept else 0.0,
-        }
+        return Durations(
+            count=self.count,
+            total_s=self.total_ns / 1e9,
+            least_s=self.least_ns / 1e9,
+            mean_s=sum(kept) / len(kept) / 1e9 if kept else 0.0,
+            median_s=kept[len(kept) // 2] / 1e9 if kept else 0.0,
+            max_s=kept[-1] / 1e9 if kept else 0.0,
+        )
 
 
 class Transfers(Series):
@@ -93,10 +94,9 @@ class Latencies:
                 return min(10 ** ((place + 0.5) / BUCKETS_A_DECADE), self.max_ns) / 1e9
         return 0.0
 
-    def summary(self) -> dict[str, Any]:
-        """`count`, and `p50_s`, `p95_s`, `p99_s`, `max_s`."""
-        percentiles = {f"p{percent}_s": self.percentile_s(percent) for percent in (50, 95, 99)}
-        return {"count": self.count, **percentiles, "max_s": self.max_ns / 1e9}
+    def summary(self) -> Percentiles:
+        p50_s, p95_s, p99_s = (self.percentile_s(percent) for percent in (50, 95, 99))
+        return Percentiles(count=self.count, p50_s=p50_s, p95_s=p95_s, p99_s=p99_s, max_s=self.max_ns / 1e9)
 
 
 class StageClock:
@@ -119,15 +119,18 @@ class StageClock:
         self.wait_output.add(acquired_ns - computed_ns)
         self.pack.add(packed_ns - acquired_ns)
 
-    def summary(self) -> dict[str, Any]:
-        return {name: getattr(self, name).summary() for name in PARTS} | {"trace": self.trace()}
+    def summary(self) -> StageSummary:
+        return StageSummary(
+            wait_input=self.wait_input.summary(), compute=self.compute.summary(),
+            wait_output=self.wait_output.summary(), pack=self.pack.summary(), trace=self.trace(),
+        )  # fmt: skip
 
-    def trace(self) -> list[list[int]]:
+    def trace(self) -> tuple[Stamps, ...]:
         """The times given to `add` of the last 256 microbatches, oldest first."""
         count = self.compute.count
         first = max(0, count - TRACED)
-        places = [number % TRACED * NUM_STAMPS for number in range(first, count)]
-        return [self._stamps[place : place + NUM_STAMPS].tolist() for place in places]
+        stamps, places = self._stamps, (number % TRACED * NUM_STAMPS for number in range(first, count))
+        return tuple((stamps[at], stamps[at + 1], stamps[at + 2], stamps[at + 3], stamps[at + 4]) for at in places)
 
 
 class ItemRates:

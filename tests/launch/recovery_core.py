@@ -60,8 +60,8 @@ class Roster:
 
         return call
 
-    def states(self) -> dict[int, rosters.Seat]:
-        return {rank: seat for rank, seat in enumerate(self.inner.seats) if seat is not None}
+    def states(self) -> dict[int, rosters.Member]:
+        return {rank: member for rank, member in enumerate(self.inner.holders) if member is not None}
 
     def take_losses(self) -> list[Loss]:
         losses, self.inner = self.inner.losses, replace(self.inner, losses=())

@@ -37,8 +37,8 @@ def silent(plan: Plan, rank: int) -> str:
     return words(plan, RankLost(0.0, Loss(rank, LossKind.SILENT, 0, silent_s=SOME), 0))
 
 
-def left(plan: Plan, rank: int, said: str) -> str:
-    return words(plan, RankLost(0.0, Loss(rank, LossKind.LEFT, 0, said=said), 0))
+def left(plan: Plan, rank: int, signal: str) -> str:
+    return words(plan, RankLost(0.0, Loss(rank, LossKind.STOPPED, 0, signal=signal), 0))
 
 
 def rejoins(plan: Plan) -> str:

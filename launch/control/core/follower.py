@@ -41,6 +41,7 @@ from edgelaunch.control.core.membership import (
     Beat,
     Hello,
     Leave,
+    Process,
     Suspicion,
     Verdict,
 )
@@ -53,7 +54,6 @@ from edgelaunch.control.core.run_events import (
     StoreGone,
     StoreSilent,
 )
-from edgelaunch.process.processes import Process
 
 __all__ = ["FollowerState", "step", "store_silent_s"]
 
@@ -163,7 +163,7 @@ def _holder_gone(state: FollowerState, event: HolderGone) -> tuple[FollowerState
 
 def _gone(state: FollowerState) -> Say:
     """The holder of this rank has ended."""
-    return Say(Leave(rank=state.rank, incarnation=state.gone, reason="is gone: its process has ended"))
+    return Say(Leave(rank=state.rank, incarnation=state.gone))
 
 
 def _link_broke(state: FollowerState, event: LinkBroke) -> tuple[FollowerState, Actions]:

@@ -69,7 +69,7 @@ MAX_ATTEMPTS = 10
 """Epochs in a row without one result."""
 LEAST_WAIT_S, MOST_WAIT_S = 0.02, 4.0
 """From one of them to the next."""
-FAREWELL_S = 3.0
+PARTING_S = 3.0
 """How long the other ranks may take to say that they end."""
 STORE_SILENCES = 2
 """Times the time of detection: so long rank 0's own store may not answer."""
@@ -201,7 +201,7 @@ def _note(state: LeaderState, now: float, num_items: int) -> tuple[LeaderState, 
     for link in sorted(cut.keys() - silent.keys(), key=sorted):
         since = cut.pop(link)
         troubles.append((link, now))
-        both = all(rank == 0 or roster.seats[rank] is not None for rank in link)
+        both = all(rank == 0 or roster.holders[rank] is not None for rank in link)
         actions.append(Report(LinkHealed(now, link, now - since, both)))
     if not actions and roster is state.roster:
         return state, told
@@ -223,8 +223,8 @@ def _all_left(state: LeaderState, epoch: Epoch, now: float) -> tuple[LeaderState
     """Whether every member has left the epoch; one that was suspected and is silent is lost."""
     assert state.halted is not None
     members, number = epoch.members, epoch.number
-    seats = [(rank, seat) for rank, seat in enumerate(state.roster.seats) if seat is not None]
-    staying = [rank for rank, seat in seats if seat.incarnation == members[rank] and seat.left < number]
+    holders = [(rank, member) for rank, member in enumerate(state.roster.holders) if member is not None]
+    staying = [rank for rank, member in holders if member.incarnation == members[rank] and member.left < number]
     if not staying:
         return state, True
     if now - state.halted < GRACE_S:
@@ -239,7 +239,7 @@ def _first(state: LeaderState, now: float) -> tuple[LeaderState, Actions]:
     rules, roster = state.rules, state.roster
     if roster.wrong_plan is not None:
         return _end(state, WrongPlan(roster.wrong_plan))
-    missing = tuple(rank for rank in range(1, rules.num_ranks) if roster.seats[rank] is None)
+    missing = tuple(rank for rank in range(1, rules.num_ranks) if roster.holders[rank] is None)
     if missing and now - state.began > rules.timeout_s:
         return _end(state, NotJoined(missing, rules.timeout_s))
     if missing or not _able(state, rules.routes[0]):
@@ -248,18 +248,18 @@ def _first(state: LeaderState, now: float) -> tuple[LeaderState, Actions]:
 
 
 def _next(state: LeaderState, now: float, num_items: int) -> tuple[LeaderState, Actions]:
-    rules, seats = state.rules, state.roster.seats
+    rules, holders = state.rules, state.roster.holders
     if now < state.not_before:
         return state, ()
     able = [route for route in rules.routes if _able(state, route)]
     if able:
         return _attempt(state, max(able, key=lambda route: (route.without is None, route.rate)), num_items, now)
     gone = [found for rank in rules.routes[0].ranks
-            if rank and seats[rank] is None and (found := state.lost[rank]) is not None]  # fmt: skip
+            if rank and holders[rank] is None and (found := state.lost[rank]) is not None]  # fmt: skip
     if gone and now - max(at for _, at in gone) >= rules.rejoin_s:
         loss, _ = min(gone, key=lambda item: item[1])
         return _end(state, NotBack(loss, rules.rejoin_s, num_items))
-    ready = all(not rank or ((seat := seats[rank]) is not None and seat.ready) for rank in rules.routes[0].ranks)
+    ready = all(not rank or ((member := holders[rank]) is not None and member.ready) for rank in rules.routes[0].ranks)
     cut = [(link, at) for link, at in state.cut if link in rules.routes[0].links]
     if ready and now - max((at for _, at in cut), default=now) >= rules.rejoin_s:
         link, _ = min(cut, key=lambda item: (item[1], sorted(item[0])))
@@ -269,8 +269,8 @@ def _next(state: LeaderState, now: float, num_items: int) -> tuple[LeaderState, 
 
 def _able(state: LeaderState, route: Route) -> bool:
     """Whether all ranks of a route are there, with a shard loaded, and its links carry."""
-    seats = state.roster.seats
-    there = all(rank == 0 or ((seat := seats[rank]) is not None and seat.ready) for rank in route.ranks)
+    holders = state.roster.holders
+    there = all(rank == 0 or ((member := holders[rank]) is not None and member.ready) for rank in route.ranks)
     return there and not _is_cut(state, route)
 
 
@@ -320,19 +320,19 @@ def _arrived(state: LeaderState, event: SummaryCame | ByeCame) -> tuple[LeaderSt
 
 def _part(state: LeaderState, now: float) -> tuple[LeaderState, Actions]:
     """Lets the others go once they have said what there is to say; rank 0 goes last."""
-    seats = state.roster.seats
+    holders = state.roster.holders
     if state.phase is Phase.PARTING:
-        present = {rank for rank, seat in enumerate(seats) if seat is not None}
+        present = {rank for rank, member in enumerate(holders) if member is not None}
         if present <= state.arrived or now > state.deadline:
             return replace(state, phase=Phase.OVER), (FinishRun(),)
         return _repeated(state, now)
     asked = state.epoch.route.group if state.epoch is not None else ()
-    if now <= state.deadline and any(rank not in state.arrived and seats[rank] is not None for rank in asked):
+    if now <= state.deadline and any(rank not in state.arrived and holders[rank] is not None for rank in asked):
         return _repeated(state, now)
     roster, answers = _answered(state.roster.close())
     state = replace(
         state, phase=Phase.PARTING, roster=roster, arrived=frozenset((0,)),
-        deadline=now + FAREWELL_S, said=now,
+        deadline=now + PARTING_S, said=now,
     )  # fmt: skip
     return state, (*answers, Closing(state.number, state.members))
 

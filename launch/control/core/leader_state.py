@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from enum import Enum
 
 from edgelaunch.common.plan_parts import Pair
+from edgelaunch.control.core.membership import Awaited
 from edgelaunch.control.core.roster import Roster
 from edgelaunch.control.core.rules import Route, Rules
 from edgelaunch.control.core.run_events import Loss
 
-__all__ = ["Awaited", "Epoch", "LeaderState", "Phase", "awaited"]
+__all__ = ["Epoch", "LeaderState", "Phase", "awaited"]
 
 
 class Phase(Enum):
@@ -27,18 +28,6 @@ class Epoch:
     number: int
     route: Route
     members: tuple[str | None, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Awaited:
-    """Which ranks must come, or load their shard, before there is an epoch."""
-
-    absent: tuple[int, ...] = ()
-    loading: tuple[int, ...] = ()
-    first: bool = False
-    """Whether there has been none."""
-    most_s: float | None = None
-    """After so long without them the run ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +55,7 @@ class LeaderState:
     num_items: int = -1
     """Whose results were there at the last attempt."""
     arrived: frozenset[int] = frozenset()
-    """Whose summaries, or farewells, have come."""
+    """Whose summaries, or last words, have come."""
     deadline: float = 0.0
     """For them."""
     store_answered: float = 0.0
@@ -83,15 +72,15 @@ class LeaderState:
     @property
     def members(self) -> tuple[str | None, ...]:
         """Of whoever is there."""
-        return ("", *(seat.incarnation if seat is not None else None for seat in self.roster.seats[1:]))
+        return ("", *(member.incarnation if member is not None else None for member in self.roster.holders[1:]))
 
 
 def awaited(state: LeaderState) -> Awaited:
     if state.epoch is not None or state.phase is not Phase.RUNNING:
         return Awaited()
-    seats, first, rules = state.roster.seats, state.number == 0, state.rules
+    holders, first, rules = state.roster.holders, state.number == 0, state.rules
     wanted = sorted(set(range(1, rules.num_ranks)) if first else set(rules.routes[0].ranks) - {0})
-    absent = tuple(rank for rank in wanted if seats[rank] is None)
-    loading = tuple(rank for rank in wanted if (seat := seats[rank]) is not None and not seat.ready)
+    absent = tuple(rank for rank in wanted if holders[rank] is None)
+    loading = tuple(rank for rank in wanted if (member := holders[rank]) is not None and not member.ready)
     most_s = (rules.timeout_s if first else rules.rejoin_s) if absent else None
     return Awaited(absent, loading, first, most_s)

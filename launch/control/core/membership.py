@@ -7,19 +7,19 @@ from dataclasses import asdict, dataclass, field
 from enum import Enum
 from typing import Any
 
-from edgecompile.contract.plan import Plan
-from edgelaunch.process.processes import Process
-
 __all__ = [
     "DONE",
     "HALT",
     "RUN",
     "Announcement",
+    "Awaited",
     "Beat",
+    "EpochPhase",
     "Hello",
     "Holder",
     "Leave",
     "Load",
+    "Process",
     "StoreSnapshot",
     "News",
     "Suspicion",
@@ -27,9 +27,20 @@ __all__ = [
     "read_news",
 ]
 
-RUN, HALT, DONE = "run", "halt", "done"
-PHASES = (RUN, HALT, DONE)
-"""In the order in which an epoch goes through them."""
+
+class EpochPhase(str, Enum):
+    """What rank 0 tells the others to do, in the order in which an epoch goes through them."""
+
+    RUN = "run"
+    """Connect and stream."""
+    HALT = "halt"
+    """Leave it, and wait for the next."""
+    DONE = "done"
+    """All results are there."""
+
+
+RUN, HALT, DONE = EpochPhase
+PHASES = tuple(EpochPhase)
 NONE = "-"
 
 
@@ -43,6 +54,20 @@ class Verdict(str, Enum):
     RUNS_ALREADY = "runs-already"
     OTHER_PLAN = "other-plan"
     NO_SUCH_RANK = "no-such-rank"
+
+
+@dataclass(frozen=True)
+class Process:
+    """A process of some machine."""
+
+    machine: str = ""
+    """Its boot, and the namespace in which its number counts; empty where that cannot be told."""
+    number: int = 0
+    started: str = ""
+
+    @staticmethod
+    def read(values: dict[str, Any]) -> Process:
+        return Process(str(values["machine"]), int(values["number"]), str(values["started"]))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,18 +93,13 @@ class Announcement:
     """An epoch, as rank 0 publishes it: who takes part, and in which plan."""
 
     number: int
-    phase: str
-    """`run`: connect and stream; `halt`: leave it, and wait for the next; `done`: all results are there."""
+    phase: EpochPhase
     without: str | None
     """The host that was lost and is done without; None for the plan as it is."""
     members: dict[int, str]
     """The incarnation of every rank that is there, those without a stage in this epoch included."""
     first: int
     """The sequence number of its first microbatch."""
-
-    def group(self, plan: Plan) -> tuple[int, ...]:
-        """The ranks that are connected, in order; `plan` is the epoch's own (`plan_without`)."""
-        return tuple(sorted({0, *(stage.rank for stage in plan.stages)}))
 
     def is_after(self, other: Announcement | None) -> bool:
         """Whether rank 0 said this later: an older one may be replayed into the store."""
@@ -92,7 +112,7 @@ class Announcement:
     def from_json(text: str) -> Announcement:
         values: dict[str, Any] = json.loads(text)
         members = {int(rank): str(incarnation) for rank, incarnation in values.pop("members").items()}
-        return Announcement(members=members, **values)
+        return Announcement(members=members, phase=EpochPhase(values.pop("phase")), **values)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,11 +188,31 @@ class Leave:
     rank: int
     incarnation: str
     """The process that is gone; whoever knows the secret may say so of another than itself."""
-    reason: str
-    """In words, to follow the rank's name."""
+    signal: str = ""
+    """Which told it to stop, such as SIGTERM; empty: its successor found that its process has ended."""
 
     def to_json(self) -> str:
         return json.dumps({"kind": "leave", **asdict(self)})
+
+
+@dataclass(frozen=True, slots=True)
+class Awaited:
+    """Which ranks must come, or load their shard, before there is an epoch; rank 0 tells the others, who wait too."""
+
+    absent: tuple[int, ...] = ()
+    loading: tuple[int, ...] = ()
+    first: bool = False
+    """Whether there has been none."""
+    most_s: float | None = None
+    """After so long without them the run ends."""
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @staticmethod
+    def from_json(text: str) -> Awaited:
+        values: dict[str, Any] = json.loads(text)
+        return Awaited(**{**values, "absent": tuple(values["absent"]), "loading": tuple(values["loading"])})
 
 
 @dataclass(frozen=True, kw_only=True)

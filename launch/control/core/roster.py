@@ -6,12 +6,11 @@ from dataclasses import dataclass, replace
 
 from edgelaunch.common.detection import STORE_PATIENCE
 from edgelaunch.common.plan_parts import Pair
-from edgelaunch.control.core.membership import Beat, Hello, Holder, Leave, Suspicion, Verdict
+from edgelaunch.control.core.membership import Beat, Hello, Holder, Leave, Process, Suspicion, Verdict
 from edgelaunch.control.core.rules import Rules
 from edgelaunch.control.core.run_events import Loss, LossKind
-from edgelaunch.process.processes import Process
 
-__all__ = ["AskedAgain", "Answer", "Roster", "Seat"]
+__all__ = ["AskedAgain", "Answer", "Roster", "Member"]
 
 ALIVE = 0.7
 """Of the time after which a link is silent: a rank that showed itself within it is alive."""
@@ -22,7 +21,7 @@ MOST_SPENT = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Seat:
+class Member:
     """A rank that is there."""
 
     incarnation: str
@@ -74,7 +73,7 @@ class Roster:
     """Tuples by rank have None where nobody is there, and for rank 0."""
 
     rules: Rules
-    seats: tuple[Seat | None, ...]
+    holders: tuple[Member | None, ...]
     waiting: tuple[AskedAgain | None, ...]
     spent: tuple[tuple[str, Verdict], ...] = ()
     """Processes that had a rank, or were rejected, with what they were told: none of them comes again."""
@@ -99,8 +98,8 @@ class Roster:
 
     def holds(self, rank: int, incarnation: str | None) -> bool:
         """Whether this process itself has the rank."""
-        seat = self.seats[rank]
-        return seat is not None and seat.incarnation == incarnation
+        member = self.holders[rank]
+        return member is not None and member.incarnation == incarnation
 
     # --- who comes and goes ------------------------------------------------------------------------------------------
 
@@ -130,11 +129,11 @@ class Roster:
     def _given_place(self, hello: Hello, at: float) -> Roster:
         """The rank itself, or the first place to get it next."""
         rank, incarnation = hello.rank, hello.incarnation
-        seat, before = self.seats[rank], self.waiting[rank]
-        if seat is None:
-            return self._joined(rank, Seat(incarnation, hello.process, at))
+        member, before = self.holders[rank], self.waiting[rank]
+        if member is None:
+            return self._joined(rank, Member(incarnation, hello.process, at))
         roster = self if before is None else self._turned_away(before.hello, Verdict.RUNS_ALREADY)
-        holder = Holder(incarnation=seat.incarnation, process=seat.process)
+        holder = Holder(incarnation=member.incarnation, process=member.process)
         roster = replace(roster, waiting=put(roster.waiting, rank, AskedAgain(hello, at)))
         return roster._answered(Answer(rank, incarnation, holder=holder))
 
@@ -146,20 +145,21 @@ class Roster:
         if waiting is not None and waiting.hello.incarnation == leave.incarnation:
             return replace(self._spend(leave.incarnation, Verdict.OUT), waiting=put(self.waiting, leave.rank, None))
         if self.holds(leave.rank, leave.incarnation):
-            return self.lose(leave.rank, LossKind.LEFT, said=leave.reason, at=at)
+            kind = LossKind.STOPPED if leave.signal else LossKind.ENDED
+            return self.lose(leave.rank, kind, signal=leave.signal, at=at)
         return self
 
-    def lose(self, rank: int, kind: LossKind, *, silent_s: float = 0.0, said: str = "", at: float = 0.0) -> Roster:
+    def lose(self, rank: int, kind: LossKind, *, silent_s: float = 0.0, signal: str = "", at: float = 0.0) -> Roster:
         """Whoever waits for the rank gets it."""
-        seat, waiting = self.seats[rank], self.waiting[rank]
-        if seat is None:
+        member, waiting = self.holders[rank], self.waiting[rank]
+        if member is None:
             return self
-        loss = Loss(rank, kind, seat.process.number, silent_s, said)
-        roster = self._spend(seat.incarnation, Verdict.OUT)._answered(Answer(rank, seat.incarnation, Verdict.OUT))
+        loss = Loss(rank, kind, member.process.number, silent_s, signal)
+        roster = self._spend(member.incarnation, Verdict.OUT)._answered(Answer(rank, member.incarnation, Verdict.OUT))
         roster = replace(roster, losses=(*roster.losses, loss), waiting=put(roster.waiting, rank, None))
         if waiting is None:
-            return roster._seated(rank, None)
-        return roster._joined(rank, Seat(waiting.hello.incarnation, waiting.hello.process, max(at, waiting.since)))
+            return roster._placed(rank, None)
+        return roster._joined(rank, Member(waiting.hello.incarnation, waiting.hello.process, max(at, waiting.since)))
 
     def close(self) -> Roster:
         """Rejects requests for a rank, those that wait and those to come."""
@@ -172,10 +172,10 @@ class Roster:
     # --- signs of life -----------------------------------------------------------------------------------------------
 
     def take_beat(self, rank: int, beat: Beat, at: float) -> Roster:
-        seat = self.seats[rank]
-        if seat is None or seat.incarnation != beat.incarnation or not beat.is_after(seat.beat):
+        member = self.holders[rank]
+        if member is None or member.incarnation != beat.incarnation or not beat.is_after(member.beat):
             return self  # written by a process that has lost its rank, or read before
-        roster = self._seated(rank, Seat(seat.incarnation, seat.process, at, seat.signed, seat.more_s, beat))
+        roster = self._placed(rank, Member(member.incarnation, member.process, at, member.signed, member.more_s, beat))
         waiting = self.waiting[rank]
         if waiting is None:
             return roster
@@ -185,11 +185,11 @@ class Roster:
         return replace(roster, waiting=put(self.waiting, rank, replace(waiting, num_beats=1)))
 
     def take_sign(self, rank: int, link: str, at: float, more_s: float) -> Roster:
-        """A rank's process, by its identity on links, wrote over its link to rank 0; `more_s` as in Seat."""
-        seat = self.seats[rank]
-        if seat is None or seat.beat is None or seat.beat.link != link:
+        """A rank's process, by its identity on links, wrote over its link to rank 0; `more_s` as in Member."""
+        member = self.holders[rank]
+        if member is None or member.beat is None or member.beat.link != link:
             return self
-        return self._seated(rank, Seat(seat.incarnation, seat.process, seat.changed, at, more_s, seat.beat))
+        return self._placed(rank, Member(member.incarnation, member.process, member.changed, at, more_s, member.beat))
 
     def take_suspicion(self, suspicion: Suspicion, number: int | None) -> Roster:
         """`number`: of the epoch that runs; what was said of another one is not kept."""
@@ -201,22 +201,22 @@ class Roster:
     def look(self, now: float) -> Roster:
         """Finds the ranks that have been silent for too long."""
         roster, rules = self, self.rules
-        for rank, seat in enumerate(self.seats):
-            if seat is None:
+        for rank, member in enumerate(self.holders):
+            if member is None:
                 continue
-            silent_s = now - seat.alive
-            limit_s = rules.detect_s if seat.ready else max(rules.detect_s, rules.timeout_s)
-            limit_s += seat.more_s
-            if now - seat.changed > STORE_PATIENCE * limit_s:
-                silent_s = now - seat.changed
+            silent_s = now - member.alive
+            limit_s = rules.detect_s if member.ready else max(rules.detect_s, rules.timeout_s)
+            limit_s += member.more_s
+            if now - member.changed > STORE_PATIENCE * limit_s:
+                silent_s = now - member.changed
             if silent_s > limit_s:
                 roster = roster.lose(rank, LossKind.SILENT, silent_s=silent_s, at=now)
         return roster
 
     def forgive(self, now: float) -> Roster:
         """This process itself stood still for a while: nobody is to blame."""
-        seats = (None if seat is None else replace(seat, changed=now, signed=None) for seat in self.seats)
-        return replace(self, seats=tuple(seats))
+        holders = (None if member is None else replace(member, changed=now, signed=None) for member in self.holders)
+        return replace(self, holders=tuple(holders))
 
     # --- links -------------------------------------------------------------------------------------------------------
 
@@ -226,7 +226,11 @@ class Roster:
         With each whether it is the link: both ends have shown themselves to rank 0 lately, or to a third rank, or else
         one of them may be gone.
         """
-        beats = {rank: seat.beat for rank, seat in enumerate(self.seats) if seat is not None and seat.beat is not None}
+        beats = {
+            rank: member.beat
+            for rank, member in enumerate(self.holders)
+            if member is not None and member.beat is not None
+        }
         if not self.own_silent and not self.silent_since and not any(beat.silent for beat in beats.values()):
             return self, {}
         ranks = {self.own_link: 0, **{beat.link: rank for rank, beat in beats.items()}}
@@ -252,16 +256,18 @@ class Roster:
     def _alive(self, now: float) -> frozenset[int]:
         """The ranks that showed themselves lately."""
         limit_s = ALIVE * self.rules.silence_s
-        seats = enumerate(self.seats)
-        return frozenset({0, *(rank for rank, seat in seats if seat and now - seat.alive <= limit_s + seat.more_s)})
+        holders = enumerate(self.holders)
+        return frozenset(
+            {0, *(rank for rank, member in holders if member and now - member.alive <= limit_s + member.more_s)}
+        )
 
     # --- inside ------------------------------------------------------------------------------------------------------
 
-    def _seated(self, rank: int, seat: Seat | None) -> Roster:
-        return replace(self, seats=put(self.seats, rank, seat))
+    def _placed(self, rank: int, member: Member | None) -> Roster:
+        return replace(self, holders=put(self.holders, rank, member))
 
-    def _joined(self, rank: int, seat: Seat) -> Roster:
-        return replace(self._seated(rank, seat), joined=(*self.joined, (rank, seat.incarnation)))
+    def _joined(self, rank: int, member: Member) -> Roster:
+        return replace(self._placed(rank, member), joined=(*self.joined, (rank, member.incarnation)))
 
     def _answered(self, answer: Answer) -> Roster:
         return replace(self, answers=(*self.answers, answer))

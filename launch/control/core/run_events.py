@@ -40,8 +40,10 @@ class LossKind(Enum):
     """Its heartbeats stopped; its process may still be there."""
     DISCONNECTED = "disconnected"
     """It closed a connection, and showed no sign of life since."""
-    LEFT = "left"
-    """It, or its successor, said that it is gone."""
+    STOPPED = "stopped"
+    """A signal told it to stop, and it left."""
+    ENDED = "ended"
+    """Its successor found that its process has ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +55,8 @@ class Loss:
     process: int
     """The number of its process."""
     silent_s: float = 0.0
-    said: str = ""
-    """What it said itself, to follow the rank's name."""
+    signal: str = ""
+    """Which told it to stop."""
 
 
 # --- what happens while a run goes on --------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Plan
 from edgelaunch.common import identity
 from edgelaunch.common.addresses import read_address
-from edgelaunch.common.failures import Failure
+from edgelaunch.common.failures import Failure, FailureKind
 from edgelaunch.common.identity import Endpoint, check_reachable, find_endpoint, loopback_trap
 from edgelaunch.doctor.findings import FAILS
 from edgelaunch.doctor.rank_checks import examine
@@ -75,7 +75,7 @@ def test_memory_is_that_of_the_largest_stage_besides_torch(two_stages: Written) 
 )
 def test_what_ran_out_is_said_in_one_line(error: BaseException, part: str) -> None:
     failure = Failure.of(1, error)
-    assert (failure.kind, failure.trace) == ("user", "")
+    assert (failure.kind, failure.trace) == (FailureKind.USER, "")
     assert part in failure.message
     assert ": " in failure.message  # and what to do
 
@@ -84,7 +84,7 @@ def test_other_errors_are_no_shortage() -> None:
     for error in (RuntimeError("shape mismatch"), OSError(errno.ENOENT, "No such file"), ValueError("std::bad_alloc"),
                   BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))):  # fmt: skip
         assert local_shortage(error) is None
-        assert Failure.of(1, error).kind == "bug"
+        assert Failure.of(1, error).kind is FailureKind.BUG
 
 
 def test_a_process_without_a_free_file_blames_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:

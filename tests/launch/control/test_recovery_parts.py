@@ -12,7 +12,7 @@ from launch_plans import Written, floats, with_contingencies
 from recovery_core import LATE, Coordinator, Form, Halt, Roster
 
 from edgecompile.contract.plan import Plan
-from edgelaunch.common.failures import Failure
+from edgelaunch.common.failures import Failure, FailureKind
 from edgelaunch.common.plan_parts import links_of, links_watched
 from edgelaunch.control.core.leader import GRACE_S, MAX_ATTEMPTS, MOST_WAIT_S
 from edgelaunch.control.core.membership import (
@@ -20,15 +20,18 @@ from edgelaunch.control.core.membership import (
     HALT,
     RUN,
     Announcement,
+    Awaited,
     Beat,
     Hello,
     Holder,
     Leave,
+    Process,
     StoreSnapshot,
     Suspicion,
     read_news,
 )
-from edgelaunch.process.processes import Process, start_time
+from edgelaunch.control.process_checks import has_ended, own_process
+from edgelaunch.process.processes import start_time
 
 SHA = "0" * 64
 
@@ -50,6 +53,12 @@ def beat(incarnation: str, count: int, left: int = 0, ready: bool = True, silent
 def test_what_is_told_reads_back() -> None:
     announcement = Announcement(number=3, phase=RUN, without="pi", members={0: "", 2: "ab"}, first=7)
     assert Announcement.from_json(announcement.to_json()) == announcement
+    assert Announcement.from_json(announcement.to_json()).phase is RUN
+    for awaited in (Awaited(), Awaited(absent=(1, 2), loading=(3,), first=True, most_s=60.0)):
+        assert Awaited.from_json(awaited.to_json()) == awaited
+    for failure in (Failure(rank=1, kind=kind, message="is gone") for kind in FailureKind):
+        assert Failure.from_json(failure.to_json()) == failure
+        assert Failure.from_json(failure.to_json()).kind is failure.kind
     for said in (
         beat("ab", 3, 2),
         beat("ab", 3, silent=("x", "y")),
@@ -59,7 +68,7 @@ def test_what_is_told_reads_back() -> None:
     for news in (
         hello("ab"),
         Suspicion(rank=1, number=2, lost=3, reason="closed"),
-        Leave(rank=1, incarnation="ab", reason="left"),
+        Leave(rank=1, incarnation="ab", signal="SIGTERM"),
         StoreSnapshot(rank=2),
     ):
         assert read_news(news.to_json()) == news
@@ -127,9 +136,9 @@ def test_the_successor_of_a_process_that_is_known_to_have_ended_need_not_wait(pl
     roster.take_beat(1, beat("a", 1), 0.0)
     roster.take_hello(hello("next"), 0.5)
     assert roster.holders == {"next": Holder(incarnation="a", process=Process("board", 7, "1"))}
-    roster.take_leave(Leave(rank=1, incarnation="somebody else", reason="is gone"))
+    roster.take_leave(Leave(rank=1, incarnation="somebody else"))
     assert roster.states()[1].incarnation == "a"
-    roster.take_leave(Leave(rank=1, incarnation="a", reason="is gone: its process has ended"))
+    roster.take_leave(Leave(rank=1, incarnation="a"))
     assert roster.states()[1].incarnation == "next"
     (loss,) = roster.take_losses()
     assert (loss.reason, loss.silent_process) == ("is gone: its process has ended", None)
@@ -143,14 +152,14 @@ def test_a_process_is_known_to_have_ended_only_where_that_can_be_seen() -> None:
     child = subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE)
     started = start_time(child.pid)
     assert started is not None
-    there = replace(Process.own(), number=child.pid, started=started)
-    assert not there.has_ended()
-    assert not Process.own().has_ended()
-    assert replace(there, started="1").has_ended()  # its number belongs to another process now
+    there = replace(own_process(), number=child.pid, started=started)
+    assert not has_ended(there)
+    assert not has_ended(own_process())
+    assert has_ended(replace(there, started="1"))  # its number belongs to another process now
     child.communicate()
-    assert there.has_ended()
+    assert has_ended(there)
     for elsewhere in (replace(there, machine="another board"), replace(there, machine="")):
-        assert not elsewhere.has_ended()
+        assert not has_ended(elsewhere)
 
 
 def test_who_comes_after_the_last_result_is_told_so(plan: Plan) -> None:
@@ -247,7 +256,7 @@ def test_a_rank_that_stays_away_ends_the_run(plan: Plan) -> None:
     assert board.step() is None
     assert board.step(9) is None
     failure = board.step(2, 3)
-    assert failure.kind == "lost"
+    assert failure.kind is FailureKind.LOST
     assert failure.message == (
         "rank 1 (host-1, units 1-1) stopped answering 5.0 s ago, after item 3: it did not come back within 10 s"
     )
@@ -267,7 +276,7 @@ def test_a_rank_that_is_told_to_stop_is_lost_at_once_and_no_more_than_that(plan:
     board.come("a")
     board.step()
     assert board.coordinator.waits_for() == ("", None)
-    board.roster.take_leave(Leave(rank=1, incarnation="a", reason="was told to stop (SIGTERM), and left"))
+    board.roster.take_leave(Leave(rank=1, incarnation="a", signal="SIGTERM"))
     assert board.step(0, 8) == Halt()
     assert board.said == ["rank 1 (host-1, units 1-1) was told to stop (SIGTERM), and left, after item 8"]
     assert board.silent == []  # nobody is to end it
@@ -278,7 +287,7 @@ def test_a_rank_that_is_told_to_stop_is_lost_at_once_and_no_more_than_that(plan:
     assert board.coordinator.waits_for() == ("rank 1 (host-1) to load its shard", None)
     board.roster.take_beat(1, beat("b", 1), board.now)
     assert board.step() == Form(None, {0: "", 1: "b"})
-    board.roster.take_leave(Leave(rank=1, incarnation="b", reason="was told to stop (SIGTERM), and left"))
+    board.roster.take_leave(Leave(rank=1, incarnation="b", signal="SIGTERM"))
     board.step()
     board.step()
     failure = board.step(11, 8)
@@ -349,7 +358,7 @@ def test_a_link_that_stays_cut_ends_the_run_and_is_named(three: Plan) -> None:
     board.hear(("link-b",), left=1)
     assert board.step(9.0, 3) is None
     failure = board.step(1.1, 3)
-    assert (failure.kind, failure.rank) == ("lost", 2)
+    assert (failure.kind, failure.rank) == (FailureKind.LOST, 2)
     assert failure.message == (
         "the link between rank 1 (host-1) and rank 2 (host-2) is cut: no data came through for 2.2 s, after item 3: "
         "it did not heal within 10 s: repair the network between these two"

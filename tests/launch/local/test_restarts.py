@@ -9,7 +9,7 @@ import pytest
 from launch_plans import Written
 
 from edgecompile.contract.plan import Plan
-from edgelaunch.common.failures import Failure
+from edgelaunch.common.failures import Failure, FailureKind
 from edgelaunch.common.identity import rank_environment
 from edgelaunch.local.restarts import Restarts
 from edgelaunch.process.stopping import ToldToStop
@@ -22,7 +22,8 @@ def plan(two_stages: Written) -> Plan:
 
 def test_only_ranks_that_were_killed_or_lost_are_started_again(plan: Plan) -> None:
     restarts = Restarts(plan, 2)
-    lost, own = (Failure(rank=rank, kind=kind, message="") for rank, kind in ((0, "lost"), (1, "user")))
+    lost = Failure(rank=0, kind=FailureKind.LOST, message="")
+    own = Failure(rank=1, kind=FailureKind.USER, message="")
     assert restarts.reason(1, -11, None) is None
     assert restarts.reason(1, 2, own) is None
     told = Failure.stopped(1, ToldToStop(signal.SIGTERM))

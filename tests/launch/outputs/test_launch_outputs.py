@@ -228,6 +228,6 @@ def test_series_keeps_a_bounded_number() -> None:
     for value in range(3 * KEPT):
         series.add(value)
     summary = series.summary()
-    assert summary["count"] == 3 * KEPT
-    assert summary["max_s"] == (3 * KEPT - 1) / 1e9
-    assert summary["median_s"] == pytest.approx(2.5 * KEPT / 1e9, rel=1e-3)
+    assert summary.count == 3 * KEPT
+    assert summary.max_s == (3 * KEPT - 1) / 1e9
+    assert summary.median_s == pytest.approx(2.5 * KEPT / 1e9, rel=1e-3)

@@ -23,6 +23,7 @@ from PIL import Image
 
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import DataSpec, ImageSpec, Plan, TensorSpec
+from edgecompile.contract.run_record import Percentiles
 from edgelaunch.common.items import FLUSH, STDIN, Entry, Flush, Item, Source
 from edgelaunch.inputs.images import prepare
 from edgelaunch.inputs.live import Live
@@ -179,16 +180,16 @@ def test_what_the_source_raises_is_raised_to_the_feeder(two_stages: Written) -> 
 
 def test_percentiles() -> None:
     latencies = Latencies()
-    assert latencies.summary() == {"count": 0, "p50_s": 0.0, "p95_s": 0.0, "p99_s": 0.0, "max_s": 0.0}
+    assert latencies.summary() == Percentiles(count=0, p50_s=0.0, p95_s=0.0, p99_s=0.0, max_s=0.0)
     for milliseconds in range(1, 1001):
         latencies.add(milliseconds * 1_000_000)
     summary = latencies.summary()
-    assert summary["p50_s"] == pytest.approx(0.5, rel=0.01)
-    assert summary["p95_s"] == pytest.approx(0.95, rel=0.01)
-    assert summary["p99_s"] == pytest.approx(0.99, rel=0.01)
-    assert summary["max_s"] == 1.0
+    assert summary.p50_s == pytest.approx(0.5, rel=0.01)
+    assert summary.p95_s == pytest.approx(0.95, rel=0.01)
+    assert summary.p99_s == pytest.approx(0.99, rel=0.01)
+    assert summary.max_s == 1.0
     latencies.add(10**17)  # past the last bucket
-    assert latencies.summary()["max_s"] == 1e8
+    assert latencies.summary().max_s == 1e8
 
 
 # --- standard input ----------------------------------------------------------------------------------------------

@@ -27,10 +27,11 @@ from edgecompile.contract.atomic_files import file_sha256
 from edgecompile.contract.errors import UserError
 from edgecompile.execution import message_layout
 from edgelaunch.common import software
-from edgelaunch.common.failures import Failure, FailureBox
+from edgelaunch.common.failures import Failure, FailureBox, FailureKind
 from edgelaunch.common.identity import Endpoint
 from edgelaunch.common.items import Entry, Item, Source
 from edgelaunch.common.rank_options import RankOptions
+from edgelaunch.common.rank_summary import Durations, LinkSummary, RankSummary, StageSummary
 from edgelaunch.common.software import Software
 from edgelaunch.composition import pipeline_rank
 from edgelaunch.control.core import membership
@@ -182,9 +183,9 @@ def test_a_recorded_run_is_worth_nothing_in_the_next(
     assert results.finished
     recorded = dict(records)
     kinds = {key.partition("/")[0] for key in recorded}
-    assert {joining.GREETING, "join", "welcome", "announcement", "beat", "news", "bye", "ready", "timing"} <= kinds
+    assert {joining.GREETING, "join", "welcome", "announcement", "beat", "news", "bye", "ready", "summary"} <= kinds
     assert any(kind.startswith("epoch-") for kind in kinds)
-    failure = Failure(rank=1, kind="user", message="of an earlier run").to_json().encode()
+    failure = Failure(rank=1, kind=FailureKind.USER, message="of an earlier run").to_json().encode()
     recorded["failure"] = Seal(SECRET, b"n" * 16).seal("failure", failure).hex().encode()
 
     monkeypatch.setattr(meeting, "PrefixStore", PrefixStore)
@@ -296,15 +297,21 @@ def fields_of(kind: Any) -> str:
 def test_what_ranks_say_to_each_other_is_the_protocol_that_it_says_it_is() -> None:
     """Whoever changes one of these raises PROTOCOL, and then this test."""
     said = [membership.Announcement, membership.Beat, membership.Hello, membership.Holder, membership.Leave,
-            membership.Suspicion, Failure]  # fmt: skip
+            membership.Suspicion, membership.Awaited, Failure, RankSummary, StageSummary, LinkSummary,
+            Durations]  # fmt: skip
     assert (software.PROTOCOL, [fields_of(kind) for kind in said]) == (6, [
         "Announcement(number, phase, without, members, first)",
         "Beat(incarnation, count, left, ready, link, silent, load)",
         "Hello(rank, incarnation, sha256, process)",
         "Holder(incarnation, process)",
-        "Leave(rank, incarnation, reason)",
+        "Leave(rank, incarnation, signal)",
         "Suspicion(rank, number, lost, reason)",
-        "Failure(rank, kind, message, trace, private, named)",
+        "Awaited(absent, loading, first, most_s)",
+        "Failure(rank, kind, message, trace, private, named, signal)",
+        "RankSummary(machine, stage, send, receive)",
+        "StageSummary(wait_input, compute, wait_output, pack, trace)",
+        "LinkSummary(busy, num_bytes, share_timed)",
+        "Durations(count, total_s, least_s, mean_s, median_s, max_s)",
     ])  # fmt: skip
     layout = (messages.HEADER.format, message_layout.HEADER_BYTES, message_layout.ALIGN_BYTES,
               message_layout.FIRST_PIECE_BYTES, message_layout.PIECE_BYTES, messages.END)  # fmt: skip

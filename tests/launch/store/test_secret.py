@@ -20,7 +20,7 @@ from launch_meeting import Meeting
 from launch_plans import Written
 
 from edgecompile.contract.errors import UserError
-from edgelaunch.common.failures import Failure
+from edgelaunch.common.failures import Failure, FailureKind
 from edgelaunch.common.secret import VARIABLE, find_secret
 from edgelaunch.store.seal import Seal
 
@@ -80,10 +80,10 @@ def test_what_strangers_write_is_ignored(two_stages: Written) -> None:
     meeting.stranger.set("failure", '{"rank": 1, "kind": "bug", "message": "forged"}')
     assert meeting.stranger.check(["failure"])
     assert mine.failure() is None
-    true = Failure(rank=1, kind="user", message="true")
+    true = Failure(rank=1, kind=FailureKind.USER, message="true")
     other.publish_failure(true)
     assert mine.failure() == true
-    mine.publish_failure(Failure(rank=0, kind="user", message="later"))
+    mine.publish_failure(Failure(rank=0, kind=FailureKind.USER, message="later"))
     assert mine.failure() == true
 
 

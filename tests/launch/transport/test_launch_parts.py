@@ -13,7 +13,7 @@ from launch_plans import Written
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Plan, TensorSpec
 from edgelaunch.common.addresses import read_address
-from edgelaunch.common.failures import Abandoned, Failure, FailureBox
+from edgelaunch.common.failures import Abandoned, Failure, FailureBox, FailureKind
 from edgelaunch.common.identity import choose_rank, find_endpoint
 from edgelaunch.process.cores import available_cores, local_threads
 from edgelaunch.transport.links import LocalLink
@@ -140,8 +140,8 @@ def test_a_full_link_makes_its_producer_wait_until_it_is_given_up() -> None:
 
 def test_the_first_failure_counts() -> None:
     box = FailureBox()
-    box.put(Failure(rank=1, kind="user", message="first"))
-    box.put(Failure(rank=2, kind="bug", message="second"))
+    box.put(Failure(rank=1, kind=FailureKind.USER, message="first"))
+    box.put(Failure(rank=2, kind=FailureKind.BUG, message="second"))
     assert box.failure == Failure.from_json(
         '{"rank": 1, "kind": "user", "message": "first", "trace": "", "private": false}'
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 from simulated import Cluster, Node, rules_of
 
-from edgelaunch.control.core.leader import BACK_OFF_S, FAREWELL_S, GRACE_S, MOST_WAIT_S
+from edgelaunch.control.core.leader import BACK_OFF_S, GRACE_S, MOST_WAIT_S, PARTING_S
 from edgelaunch.control.core.membership import Leave, Suspicion
 
 __all__ = ["FAULTS", "bound_s", "calm", "random_run"]
@@ -29,7 +29,7 @@ def terminate(cluster: Cluster) -> None:
     """SIGTERM: the rank leaves, and says so."""
     node = some(cluster)
     if node is not None and not node.stopped:
-        cluster._append(node, Leave(rank=node.rank, incarnation=node.state.incarnation, reason="was told to stop"))
+        cluster._append(node, Leave(rank=node.rank, incarnation=node.state.incarnation, signal="SIGTERM"))
         cluster.end(node)
 
 
@@ -253,7 +253,7 @@ def random_run(seed: int, num_faults: int = 20, trace: Callable[[str], None] | N
                 fault(cluster)
         begin = cluster.now
         while not cluster.finished and cluster.failure is None:
-            within_s = bound_s(cluster) + FAREWELL_S
+            within_s = bound_s(cluster) + PARTING_S
             cluster.check(
                 cluster.now - begin < within_s, f"the run did not end within {within_s:.1f} s of its last item"
             )

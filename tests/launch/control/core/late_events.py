@@ -50,10 +50,10 @@ def taken_by_leader(state: Any, clock: float) -> Iterator[str]:
     number = state.epoch.number if state.epoch is not None else None
     for other in {state.number - 1, state.number + 1} - {number}:
         late.append(leading.SuspicionCame(clock, Suspicion(rank=1, number=other, lost=0, reason="closed")))
-    for rank, seat in enumerate(state.roster.seats):
-        if rank and seat is not None:
+    for rank, member in enumerate(state.roster.holders):
+        if rank and member is not None:
             late.append(leading.SignCame(rank, "link of another", clock, 0.0))
-            late.append(leading.BeatCame(clock, rank, _before(seat.beat, seat.incarnation)))
+            late.append(leading.BeatCame(clock, rank, _before(member.beat, member.incarnation)))
     if state.phase is not leader.Phase.COLLECTING:
         late.append(leading.SummaryCame(1))
     if state.phase is not leader.Phase.PARTING:

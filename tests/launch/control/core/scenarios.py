@@ -27,8 +27,13 @@ def hung_leader() -> Cluster:
 
 def _is_known(cluster: Cluster, node: Node) -> bool:
     """Whether it has its rank, and a heartbeat has said that it loads."""
-    seat = cluster.leader.state.roster.seats[node.rank]
-    return seat is not None and seat.incarnation == node.state.incarnation and seat.beat is not None and not seat.ready
+    member = cluster.leader.state.roster.holders[node.rank]
+    return (
+        member is not None
+        and member.incarnation == node.state.incarnation
+        and member.beat is not None
+        and not member.ready
+    )
 
 
 def long_load() -> Cluster:

@@ -31,7 +31,18 @@ from edgelaunch.control.core import follower_events as follow
 from edgelaunch.control.core import leader_events as leading
 from edgelaunch.control.core.leader import GRACE_S
 from edgelaunch.control.core.leader_state import LeaderState, Phase
-from edgelaunch.control.core.membership import DONE, HALT, RUN, Announcement, Beat, Hello, Leave, Suspicion, Verdict
+from edgelaunch.control.core.membership import (
+    DONE,
+    HALT,
+    RUN,
+    Announcement,
+    Beat,
+    Hello,
+    Leave,
+    Process,
+    Suspicion,
+    Verdict,
+)
 from edgelaunch.control.core.rules import Route, Rules
 from edgelaunch.control.core.run_events import (
     LeaderSilent,
@@ -45,7 +56,6 @@ from edgelaunch.control.core.run_events import (
     StoreSilent,
 )
 from edgelaunch.pipeline.in_flight import Batch, Flight
-from edgelaunch.process.processes import Process
 from edgelaunch.store.list_reader import ListReader
 
 __all__ = ["Cluster", "Violation", "rules_of"]
@@ -165,7 +175,7 @@ class Cluster:
         """Whether a process can see that another one has ended."""
         self.late_write = -1000.0
         """When something arrived last that a process wrote which has ended since."""
-        self.seated: set[str] = set()
+        self.joined: set[str] = set()
         """Incarnations that have had a rank."""
         self.hides_next_announcement = False
         self.lost: list[int] = []
@@ -308,10 +318,10 @@ class Cluster:
             if other.rank and other.runs and frozenset((0, other.rank)) not in self.cut:
                 self._feed_leader(leading.SignCame(other.rank, other.link, clock, 0.0), node)
         if due:
-            for rank, seat in enumerate(node.state.roster.seats):
-                beat = self.keys.get(f"beat/{seat.incarnation}") if seat is not None else None
-                if beat is not None and beat.is_after(seat.beat):
-                    stale = seat.beat is not None and beat.count <= seat.beat.count
+            for rank, member in enumerate(node.state.roster.holders):
+                beat = self.keys.get(f"beat/{member.incarnation}") if member is not None else None
+                if beat is not None and beat.is_after(member.beat):
+                    stale = member.beat is not None and beat.count <= member.beat.count
                     self.check(not stale, f"rank 0 takes heartbeat {beat.count} of rank {rank} for a new one")
                     self._feed_leader(leading.BeatCame(clock, rank, beat), node)
             self._feed_leader(leading.Looked(clock), node)
@@ -494,8 +504,8 @@ class Cluster:
             self.lost.append(action.event.loss.rank)
         elif isinstance(action, leading.Report) and isinstance(action.event, RankJoined):
             incarnation = action.event.incarnation
-            self.check(incarnation not in self.seated, f"{incarnation} gets a rank a second time")
-            self.seated.add(incarnation)
+            self.check(incarnation not in self.joined, f"{incarnation} gets a rank a second time")
+            self.joined.add(incarnation)
         elif isinstance(action, leading.Begin):
             number, first, expected = action.number, self.flight.switch(action.number), self.num_results
             self.check(first == expected, f"epoch {number} begins at {first} in place of {expected}")

@@ -20,9 +20,8 @@ from edgelaunch.control.core import follower, leader
 from edgelaunch.control.core import follower_events as follow
 from edgelaunch.control.core import leader_events as leading
 from edgelaunch.control.core.leader_state import LeaderState
-from edgelaunch.control.core.membership import HALT, RUN, Announcement, Beat, Hello, Leave, Suspicion
+from edgelaunch.control.core.membership import HALT, RUN, Announcement, Beat, Hello, Leave, Process, Suspicion
 from edgelaunch.control.core.rules import Rules
-from edgelaunch.process.processes import Process
 
 __all__ = ["KINDS", "World", "Wrong", "small_rules"]
 
@@ -209,8 +208,8 @@ class World:
         for rank, proc in enumerate(self.procs):
             if proc is not None and not proc.stopped and frozenset((0, rank)) not in self.cut:
                 self.feed_leader(leading.SignCame(rank, f"link-{proc.pid}", now, 0.0))
-        for rank, seat in enumerate(self.leader.roster.seats):
-            beat = self.store.get(f"beat/{seat.incarnation}") if seat is not None else None
+        for rank, member in enumerate(self.leader.roster.holders):
+            beat = self.store.get(f"beat/{member.incarnation}") if member is not None else None
             if beat is not None:
                 self.feed_leader(leading.BeatCame(now, rank, beat))
         self.feed_leader(leading.Looked(now))
@@ -382,9 +381,9 @@ class _Key:
                 world.leader_stopped, world.done)  # fmt: skip
 
     def _count(self, beat: Beat) -> int:
-        for seat in self._world.leader.roster.seats:
-            if seat is not None and seat.incarnation == beat.incarnation and seat.beat is not None:
-                return min(2, beat.count - seat.beat.count)
+        for member in self._world.leader.roster.holders:
+            if member is not None and member.incarnation == beat.incarnation and member.beat is not None:
+                return min(2, beat.count - member.beat.count)
         return 3
 
     def _proc(self, proc: Proc | None, base: int) -> Hashable:
@@ -417,15 +416,18 @@ class _Key:
 
     def _leader(self, state: LeaderState, live: set[str]) -> Hashable:
         roster, base = state.roster, state.number
-        seats = tuple(
-            None if seat is None else (
-                self.name(seat.incarnation), self.age(seat.changed, 5 * DETECT), self.age(seat.signed, 5 * DETECT),
-                seat.ready, min(2, base - seat.left), seat.beat is not None and seat.beat.link,
-                bool(seat.beat and seat.beat.silent),
+        holders = tuple(
+            None if member is None else (
+                self.name(member.incarnation), self.age(member.changed, 5 * DETECT),
+                self.age(member.signed, 5 * DETECT),
+                member.ready, min(2, base - member.left), member.beat is not None and member.beat.link,
+                bool(member.beat and member.beat.silent),
             )
-            for seat in roster.seats
+            for member in roster.holders
         )  # fmt: skip
-        seats = tuple(seat if seat is None else (*seat[:5], seat[5] is not False, seat[6]) for seat in seats)
+        holders = tuple(
+            member if member is None else (*member[:5], member[5] is not False, member[6]) for member in holders
+        )
         waiting = tuple(item and (self.name(item.hello.incarnation), self.age(item.since, 1), item.num_beats)
                         for item in roster.waiting)  # fmt: skip
         spent = tuple(sorted((self.name(name), verdict.value) for name, verdict in roster.spent if name in live))
@@ -433,7 +435,7 @@ class _Key:
         epoch = state.epoch and (tuple(self.name(member) for member in state.epoch.members),)
         suspicions = tuple(sorted((item.rank, item.lost) for item in roster.suspicions))
         return (
-            seats, waiting, spent, silent, epoch, suspicions, roster.own_silent != (), self.age(state.halted, 1),
+            holders, waiting, spent, silent, epoch, suspicions, roster.own_silent != (), self.age(state.halted, 1),
             self.age(state.said, 1), tuple(sorted(tuple(sorted(pair)) for pair, _ in state.cut)), state.attempts,
             max(0.0, state.not_before - self._now), self._world.results == state.num_items, base > 0,
             self.age(state.store_answered, 2 * DETECT),

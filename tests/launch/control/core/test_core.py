@@ -11,20 +11,18 @@ from scenarios import hung_leader, long_load
 from simulated import Cluster, rules_of
 
 import edgelaunch.control.core
-from edgelaunch.common.failures import Failure
+from edgelaunch.common.failures import Failure, FailureKind
 from edgelaunch.common.reports import KillRequest, read_report
 from edgelaunch.control.core import follower, leader
 from edgelaunch.control.core.follower_events import HolderGone, LinkBroke, OwnTick, Say
 from edgelaunch.control.core.leader_events import Announce, HelloCame, StreamEnded, Tick
 from edgelaunch.control.core.leader_state import LeaderState, Phase
-from edgelaunch.control.core.membership import RUN, Announcement, Hello, Leave, Suspicion, Verdict
+from edgelaunch.control.core.membership import RUN, Announcement, Hello, Leave, Process, Suspicion, Verdict
 from edgelaunch.control.core.roster import MOST_SPENT, Roster
-from edgelaunch.process.processes import Process
 from edgelaunch.store.list_reader import ListReader
 
 OPEN = ("__future__", "collections.abc", "dataclasses", "enum", "json", "typing", "edgecompile.contract.plan",
-        "edgelaunch.common.detection", "edgelaunch.common.plan_parts", "edgelaunch.control.core",
-        "edgelaunch.process.processes")  # fmt: skip
+        "edgelaunch.common.detection", "edgelaunch.common.plan_parts", "edgelaunch.control.core")  # fmt: skip
 
 
 def hello(incarnation: str, rank: int = 1) -> Hello:
@@ -72,7 +70,7 @@ def test_what_may_have_been_lost_is_said_again() -> None:
     assert isinstance(again.message, Hello)
     state, _ = follower.step(state, HolderGone("b"))
     said = [action.message for action in follower.step(state, OwnTick(rules.detect_s))[1] if isinstance(action, Say)]
-    assert said == [again.message, Leave(rank=1, incarnation="b", reason="is gone: its process has ended")]
+    assert said == [again.message, Leave(rank=1, incarnation="b")]
     announcement = Announcement(number=1, phase=RUN, without=None, members={0: "", 1: "a"}, first=0)
     state = follower.FollowerState.of(rules, 1, "a", Process(), 0.0)
     inside = type(state)(**{**{name: getattr(state, name) for name in state.__slots__}, "heard": announcement,
@@ -108,8 +106,11 @@ def test_a_rank_that_loads_has_time() -> None:
 
 
 def test_reports_to_a_parent_read_back() -> None:
-    for report in (KillRequest(rank=2, process=77), Failure(rank=1, kind="lost", message="is gone")):
+    for report in (KillRequest(rank=2, process=77), Failure(rank=1, kind=FailureKind.LOST, message="is gone")):
         assert read_report(report.to_json()) == report
+    told = read_report(Failure(rank=1, kind=FailureKind.LOST, message="is gone").to_json())
+    assert isinstance(told, Failure)
+    assert told.kind is FailureKind.LOST  # an equal string is another object
     assert json.loads(KillRequest(rank=2, process=77).to_json()) == {"kill": {"rank": 2, "process": 77}}
 
 

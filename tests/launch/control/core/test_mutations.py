@@ -13,7 +13,7 @@ from scenarios import hung_leader, long_load
 from edgelaunch.control.core import follower, leader
 from edgelaunch.control.core import follower_events as follow
 from edgelaunch.control.core.membership import DONE, Announcement, Beat
-from edgelaunch.control.core.roster import Roster, Seat
+from edgelaunch.control.core.roster import Member, Roster
 from edgelaunch.pipeline.in_flight import Flight
 
 MOST_RUNS = 300
@@ -51,7 +51,7 @@ def silent_ranks_stay(patch: Patch) -> None:
 
 def a_rank_is_whoever_has_it(patch: Patch) -> None:
     """A process is taken for the one that had its rank before."""
-    patch.setattr(Roster, "holds", lambda self, rank, incarnation: self.seats[rank] is not None)
+    patch.setattr(Roster, "holds", lambda self, rank, incarnation: self.holders[rank] is not None)
 
 
 def who_is_no_member_enters(patch: Patch) -> None:
@@ -90,7 +90,7 @@ def a_process_that_was_lost_comes_again(patch: Patch) -> None:
 
 
 def ranks_need_no_shard(patch: Patch) -> None:
-    patch.setattr(Seat, "ready", property(lambda self: True))
+    patch.setattr(Member, "ready", property(lambda self: True))
 
 
 def late_heartbeats_of_the_dead_count(patch: Patch) -> None:
@@ -154,8 +154,8 @@ def complaints_of_before_count(patch: Patch) -> None:
 
 def signs_of_another_process_count(patch: Patch) -> None:
     def take(self: Roster, rank: int, link: str, at: float, more_s: float) -> Roster:
-        seat = self.seats[rank]
-        known = link if seat is None or seat.beat is None else seat.beat.link
+        member = self.holders[rank]
+        known = link if member is None or member.beat is None else member.beat.link
         return real(self, rank, known, at, more_s)
 
     real: Callable[..., Roster] = Roster.take_sign

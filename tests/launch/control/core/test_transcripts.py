@@ -36,7 +36,7 @@ def killed(cluster: Cluster) -> None:
 
 def told_to_stop(cluster: Cluster) -> None:
     leaver = node(cluster, 1)
-    leave = Leave(rank=1, incarnation=leaver.state.incarnation, reason="was told to stop")
+    leave = Leave(rank=1, incarnation=leaver.state.incarnation, signal="SIGTERM")
     cluster._append(leaver, leave)
     cluster.end(leaver)
 
