@@ -291,6 +291,15 @@ class Plan:
         """On average over the workload."""
         return self.model.microbatch if self.workload is None else self.workload.items
 
+    def sent_bytes(self, stage: Stage) -> int:
+        """Of a message that the stage sends, on average over the workload."""
+        if self.workload is None:
+            return sum(spec.num_bytes for spec in stage.outputs)
+        following = stage.units[1] + 1
+        number = self.units[following].boundary if following < len(self.units) else -1
+        encoded = [spec.wire for spec in stage.outputs if spec.wire != "raw"]
+        return self.boundaries[number].wire_bytes[encoded[0] if encoded else "fp32"]
+
     @property
     def all_hosts(self) -> tuple[Host | SpareHost, ...]:
         """The hosts with and without a rank, in the order of `cluster`."""

@@ -231,7 +231,7 @@ def _cuts(plan: Plan) -> tuple[Cut, ...]:
         Cut(
             after_unit=stage.units[1],
             link=f"{plan.hosts[stage.rank].name} -> {plan.hosts[following].name}",
-            num_bytes=sum(tensor.num_bytes for tensor in stage.outputs),
+            num_bytes=plan.sent_bytes(stage),
             send_s=stage.predicted.send_s,
         )
         for stage, following in zip(plan.stages, ranks[1:], strict=True)

@@ -94,7 +94,7 @@ def plan_figures(plan: Plan) -> dict[str, Any]:
                 "units": list(stage.units),
                 "first_op": stage.first_op,
                 "last_op": stage.last_op,
-                "sends_bytes": sum(tensor.num_bytes for tensor in stage.outputs),
+                "sends_bytes": plan.sent_bytes(stage),
                 **asdict(stage.predicted),
                 "memory_limit_bytes": plan.hosts[stage.rank].limits.memory_bytes,
             }
@@ -181,7 +181,7 @@ def _stage_row(plan: Plan, stage: Stage) -> list[str]:
         f"{stage.units[0]}-{stage.units[1]}",
         f"{stage.first_op}\n{stage.last_op}",
         format_time(stage.predicted.compute_s),
-        format_bytes(sum(tensor.num_bytes for tensor in stage.outputs)),
+        format_bytes(plan.sent_bytes(stage)),
         format_time(stage.predicted.send_s) if stage.predicted.send_s else "-",
         f"{format_bytes(stage.predicted.memory_bytes)}\nof {format_bytes(host.limits.memory_bytes)}",
     ]
