@@ -147,8 +147,8 @@ def _why_not(error: Exception, sampling: Sampling) -> str:
     if not guards:
         return f"{type(error).__name__}: {first_line(error)}"
     guard = _SIZE.sub(lambda found: str(sampling.input_dims[int(found[1])][int(found[2])]), guards[0])
-    least = _LEAST.search(str(error))
-    advice = f" (with model.dims.{least[1]}.min={least[2]} it would be)" if least is not None else ""
+    least = [(name, extent) for name, extent in _LEAST.findall(str(error)) if name in sampling.dims]
+    advice = " (with model.dims.{}.min={} it would be)".format(*least[0]) if least else ""
     return f"the model's code is not the same for all of these extents: it is where {guard.rstrip('.')}{advice}"
 
 
@@ -160,7 +160,7 @@ def _copied(graph_module: fx.GraphModule) -> fx.GraphModule:
 
 def _exported_dim(name: str, dim: Dim) -> Any:
     """Of one item or position torch.export would make a case of its own; the graph takes them all the same."""
-    return torch.export.Dim(name, min=1 if name == BATCH else 2, max=max(dim.max, _EXPORTED_BATCH))
+    return torch.export.Dim(name, min=1 if name == BATCH else max(2, dim.min), max=max(dim.max, _EXPORTED_BATCH))
 
 
 def _fill_caches(flat: FlatModel, inputs: Sequence[torch.Tensor]) -> None:
