@@ -267,7 +267,7 @@ def _rewrite(source: Path, destination: Path) -> None:
     """Copies the archive without its debug records, which hold the paths of the machine that traced it."""
     reader = torch._C.PyTorchFileReader(str(source))
     # what operators do depends on it: in an archive of an older one, a division of whole numbers drops the fraction
-    version = int(reader.get_record("version" if reader.has_record("version") else ".data/version"))
+    version = int(reader.get_record("version" if "version" in reader.get_all_records() else ".data/version"))
     with open(destination, "wb") as file:
         writer = torch._C.PyTorchFileWriter(file)
         writer.set_min_version(version)
