@@ -41,6 +41,7 @@ _EXPORTED_BATCH = 4
 _GUARD = re.compile(r"satisfy the generated guard (.+)")
 _SIZE = re.compile(r"L\['args'\]\[(\d+)\]\.size\(\)\[(\d+)\]")
 _LEAST = re.compile(r"^\s+(\w+) = Dim\('\w+', min=(\d+)", re.MULTILINE)
+_FIXED = re.compile(r"You marked (\w+) as dynamic but your code specialized it")
 """What torch.export says of extents that a model does not take alike."""
 _TRACED_ROUNDING = 1e-4
 """Relative, or 16 units of the dtype's last place: the same operators ran on the same values."""
@@ -144,6 +145,9 @@ def capture_sized(flat: FlatModel, spec: ModelSpec, inputs: Sequence[torch.Tenso
 def _why_not(error: Exception, sampling: Sampling) -> str:
     """In the names of the dimensions, where torch.export says for which extents the model's code is another."""
     guards = _GUARD.findall(str(error))
+    fixed = _FIXED.search(str(error))
+    if fixed is not None and not guards:
+        return f"its code, or an operator in it, takes no other {fixed[1]} than it was captured with"
     if not guards:
         return f"{type(error).__name__}: {first_line(error)}"
     guard = _SIZE.sub(lambda found: str(sampling.input_dims[int(found[1])][int(found[2])]), guards[0])

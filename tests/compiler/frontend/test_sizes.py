@@ -56,6 +56,20 @@ def test_one_shard_takes_every_size(compile_here: Compile, tmp_path: Path, name:
                 torch.testing.assert_close(found, model(items), atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["Longer", "OnePast"])
+@pytest.mark.parametrize("most", [3, 4, 6])
+def test_few_extents_tell_lengths_from_batches(compile_here: Compile, tmp_path: Path, name: str, most: int) -> None:
+    plan = compile_here(*overrides(name, f"model.dims={{length: {{max: {most}}}}}", f"microbatch={most + 1}"))
+    items = torch.randn(2, most - 1, sized_models.WIDTH)
+    values: Sequence[torch.Tensor] = (items,)
+    for stage in plan.stages:
+        values = [value.contiguous() for value in torch.jit.load(str(tmp_path / "outputs" / stage.shard))(*values)]
+        sizes = {"batch": 2, "length": most - 1}
+        assert [tuple(value.shape) for value in values] == [spec.shape_at(sizes) for spec in stage.outputs]
+    with torch.no_grad():
+        torch.testing.assert_close(values[0], getattr(sized_models, name)().eval()(items))
+
+
 @pytest.mark.parametrize(
     ("name", "may_share"),
     [("Sized", True), ("First", True), ("Windowed", True), ("Last", False), ("Mean", False), ("Highest", False),
