@@ -42,6 +42,8 @@ __all__ = [
 ]
 
 RAW = FORMATS["fp32"]
+_WRITTEN_AT_THE_END = frozenset({"version", "byteorder", "serialization_id"})
+"""Records that an archive gets of its own."""
 _NO_OPERATOR = re.compile(r"We don't have an op for \w+::(\w+)")
 
 
@@ -264,10 +266,13 @@ def _check_names_no_device(frozen: Any) -> None:
 def _rewrite(source: Path, destination: Path) -> None:
     """Copies the archive without its debug records, which hold the paths of the machine that traced it."""
     reader = torch._C.PyTorchFileReader(str(source))
+    # what operators do depends on it: in an archive of an older one, a division of whole numbers drops the fraction
+    version = int(reader.get_record("version" if "version" in reader.get_all_records() else ".data/version"))
     with open(destination, "wb") as file:
         writer = torch._C.PyTorchFileWriter(file)
+        writer.set_min_version(version)
         for name in sorted(reader.get_all_records()):
-            if name.endswith(".debug_pkl") or name in ("version", "byteorder", ".data/serialization_id"):
+            if name.endswith(".debug_pkl") or name.removeprefix(".data/") in _WRITTEN_AT_THE_END:
                 continue
             record = reader.get_record(name)
             writer.write_record(name, record, len(record))

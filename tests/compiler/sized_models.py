@@ -130,3 +130,44 @@ class Branching(Sized):
 
     def between(self, x: torch.Tensor) -> torch.Tensor:
         return x * 2 if x.shape[1] > 5 else x * 3
+
+
+class Highest(Sized):
+    """Padding is higher than some short items, and than no long one."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x).amax(1)
+
+
+class FirstFour(Sized):
+    """Padding is among the first positions of short items alone."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        first = (torch.arange(x.shape[1]) < 4).to(x.dtype)[:, None]
+        return (super().forward(x) * first).sum(1) / first.sum()
+
+
+class Countdown(Sized):
+    """Whole numbers that follow from the length, divided into fractions."""
+
+    def between(self, x: torch.Tensor) -> torch.Tensor:
+        return x + torch.arange(x.shape[1], 0, -1)[None, :, None] / 10
+
+
+class Counted(Sized):
+    """A result that is only the length, where no tensor that has it is used any more."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x)[:, 0] * torch.full((x.shape[0], 1), x.shape[1])
+
+
+class Attended(Sized):
+    """The projection is of one axis that is batch and length, with neither beside it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(WIDTH, 2, batch_first=True)
+
+    def between(self, x: torch.Tensor) -> torch.Tensor:
+        attended: torch.Tensor = self.attention(x, x, x)[0]
+        return attended

@@ -24,6 +24,7 @@ __all__ = [
     "fitted",
     "is_sized",
     "map_numbers",
+    "names_needed",
     "resize",
     "settle_numbers",
 ]
@@ -161,6 +162,11 @@ def numbers_in(value: Any) -> Iterator[DimInt]:
 def is_sized(node: fx.Node) -> bool:
     """Whether an argument of the operator follows from the sizes of the message."""
     return any(True for _ in numbers_in((node.args, node.kwargs)))
+
+
+def names_needed(node: fx.Node) -> set[str]:
+    """The dimensions that the operator's arguments follow from."""
+    return {name for number in numbers_in((node.args, node.kwargs)) for name in number.expression.names}
 
 
 def map_numbers(value: Any, change: Callable[[DimInt], Any]) -> Any:

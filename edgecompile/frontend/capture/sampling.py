@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +19,7 @@ InputDims = tuple[tuple[str | None, ...], ...]
 """For each input the dimension of each axis, the batch first; None where its extent is fixed."""
 _PRIMES = (11, 13, 17, 19, 23, 7, 29, 31, 5, 37, 41, 3, 2)
 _BATCHES = (3, 5)
+_MOST_TRIED = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,18 +125,23 @@ def sampling_of(dims: Mapping[str, Dim], input_dims: InputDims) -> Sampling:
         NotSymbolic: a dimension has not two extents to look at.
     """
     one, other = ({BATCH: extent} for extent in _BATCHES)
-    taken, steps = set(_BATCHES), {_BATCHES[1] - _BATCHES[0]}
+    taken: set[int] = set()
+    steps = {_BATCHES[1] - _BATCHES[0]}
     for name, dim in dims.items():
         if name == BATCH:
             continue
-        within = [extent for extent in _PRIMES if max(2, dim.min) <= extent <= dim.max and extent not in taken]
-        if len(within) < 2:
-            within = [extent for extent in range(max(2, dim.min), dim.max + 1) if extent not in taken][:2]
-        if len(within) < 2:
+        within = [extent for extent in range(dim.max, max(2, dim.min) - 1, -1) if extent not in taken]
+        primes = [extent for extent in _PRIMES if extent in within and extent not in _BATCHES]
+        found = _apart(primes, steps) or _apart(within[:_MOST_TRIED], steps)
+        if found is None:
             raise NotSymbolic(f"{name} has too few extents, {dim.min} to {dim.max}")
-        first, *others = within
-        apart = [extent for extent in others if extent - first not in steps]  # so that no sum fits two dimensions
-        one[name], other[name] = first, (apart or others)[0]
-        steps.add(other[name] - first)
-        taken |= {first, other[name]}
+        one[name], other[name] = found
+        steps.add(found[1] - found[0])
+        taken |= set(found)
     return Sampling(dims=dims, input_dims=input_dims, one=one, other=other)
+
+
+def _apart(extents: Sequence[int], steps: Collection[int]) -> tuple[int, int] | None:
+    """Two whose difference is no other dimension's, so that no sum fits two dimensions."""
+    pairs = ((first, second) for first in extents for second in extents if first != second)
+    return next((pair for pair in pairs if pair[1] - pair[0] not in steps), None)

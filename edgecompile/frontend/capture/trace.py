@@ -41,6 +41,7 @@ _EXPORTED_BATCH = 4
 _GUARD = re.compile(r"satisfy the generated guard (.+)")
 _SIZE = re.compile(r"L\['args'\]\[(\d+)\]\.size\(\)\[(\d+)\]")
 _LEAST = re.compile(r"^\s+(\w+) = Dim\('\w+', min=(\d+)", re.MULTILINE)
+_FIXED = re.compile(r"You marked (\w+) as dynamic but your code specialized it")
 """What torch.export says of extents that a model does not take alike."""
 _TRACED_ROUNDING = 1e-4
 """Relative, or 16 units of the dtype's last place: the same operators ran on the same values."""
@@ -144,11 +145,14 @@ def capture_sized(flat: FlatModel, spec: ModelSpec, inputs: Sequence[torch.Tenso
 def _why_not(error: Exception, sampling: Sampling) -> str:
     """In the names of the dimensions, where torch.export says for which extents the model's code is another."""
     guards = _GUARD.findall(str(error))
+    fixed = _FIXED.search(str(error))
+    if fixed is not None and not guards:
+        return f"its code, or an operator in it, takes no other {fixed[1]} than it was captured with"
     if not guards:
         return f"{type(error).__name__}: {first_line(error)}"
     guard = _SIZE.sub(lambda found: str(sampling.input_dims[int(found[1])][int(found[2])]), guards[0])
-    least = _LEAST.search(str(error))
-    advice = f" (with model.dims.{least[1]}.min={least[2]} it would be)" if least is not None else ""
+    least = [(name, extent) for name, extent in _LEAST.findall(str(error)) if name in sampling.dims]
+    advice = " (with model.dims.{}.min={} it would be)".format(*least[0]) if least else ""
     return f"the model's code is not the same for all of these extents: it is where {guard.rstrip('.')}{advice}"
 
 
@@ -160,7 +164,7 @@ def _copied(graph_module: fx.GraphModule) -> fx.GraphModule:
 
 def _exported_dim(name: str, dim: Dim) -> Any:
     """Of one item or position torch.export would make a case of its own; the graph takes them all the same."""
-    return torch.export.Dim(name, min=1 if name == BATCH else 2, max=max(dim.max, _EXPORTED_BATCH))
+    return torch.export.Dim(name, min=1 if name == BATCH else max(2, dim.min), max=max(dim.max, _EXPORTED_BATCH))
 
 
 def _fill_caches(flat: FlatModel, inputs: Sequence[torch.Tensor]) -> None:

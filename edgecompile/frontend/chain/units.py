@@ -12,7 +12,7 @@ from torch import fx, nn
 from edgecompile.contract.dtypes import DTYPE_BYTES
 from edgecompile.contract.errors import UserError
 from edgecompile.frontend.capture.captured import Captured
-from edgecompile.frontend.capture.dims import NotSymbolic
+from edgecompile.frontend.capture.dims import NotSymbolic, names_needed
 from edgecompile.frontend.capture.graphs import (
     TensorFacts,
     attribute,
@@ -228,12 +228,25 @@ def _boundaries(captured: Captured, groups: list[list[fx.Node]]) -> tuple[Bounda
         exact = {source for node in alive if node.meta["remade"] for source in sources_of(node)}
         tensors = tuple(replace(tensor, exact=True) if tensor.node in exact else tensor for tensor in tensors)
         known = all(tensor.dtype in DTYPE_BYTES for tensor in tensors)
-        sized = all(_dims_of(node) is not None for node in sent)
+        sized = all(_dims_of(node) is not None for node in sent) and _has_sizes(graph, groups[cut:], sent)
         cuttable = known and whole and sized and bool(tensors)
         boundaries.append(Boundary(index=cut, tensors=tensors, cuttable=cuttable, live=live))
     results = _results(captured, microbatch)
     boundaries.append(Boundary(index=len(groups), tensors=results, cuttable=True, live=results))
     return tuple(boundaries)
+
+
+def _has_sizes(graph: fx.Graph, groups: Sequence[Sequence[fx.Node]], sent: Sequence[fx.Node]) -> bool:
+    """Whether each dimension that these last units or results need is an axis of a tensor that is sent to them."""
+    needed: set[str] = set()
+    seen, waiting = set(sent), [graph.output_node(), *(node for group in groups for node in group)]
+    while waiting:
+        node = waiting.pop()
+        if node not in seen:
+            seen.add(node)
+            needed |= names_needed(node)
+            waiting += node.all_input_nodes
+    return needed <= {name for node in sent for name in _dims_of(node) or ()}
 
 
 def _travelling(node: fx.Node, name: str, microbatch: int) -> BoundaryTensor:

@@ -23,6 +23,8 @@ __all__ = ["OtherSizes", "SizedItems", "differs", "other_sizes", "size_notes"]
 _ROUNDING = 1e-5
 """Of the largest value: what another order of the same sums may change, where the golden items' tolerance is less."""
 _PADDED_ROWS = (0, 1, 3)
+_FEW, _SHARES = (1, 3), (0.0, 0.1, 0.3, 0.6, 1.0)
+"""Extents at which padding is tried, and where between the least extent and one short of the largest."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,17 +145,20 @@ def _padding(
         if any(dim not in (None, BATCH) for dim in dims)
     }
     eager = Eager(flat, golden)
-    try:
-        for share in (0.3, 0.6):
-            small = {
-                name: 1 if name == BATCH else _between(dim.min, dim.max, share) for name, dim in sampling.dims.items()
-            }
-            for row in _PADDED_ROWS:
-                if not _unmoved(eager, captured, output_dims, small, row, values):
-                    return {}
-    except ModelFails:
-        return {}
-    return values
+    unmoved = all(_unmoved(eager, captured, output_dims, sizes, values) for sizes in _padded_sizes(sampling))
+    return values if unmoved else {}
+
+
+def _padded_sizes(sampling: Sampling) -> list[Sizes]:
+    """From one position on, also where the least extent is more, since a run pads what is shorter to that.
+
+    The first few are where padding is felt that longer items drown: the largest of some values, the first of them.
+    """
+    rows = {BATCH: len(_PADDED_ROWS)}
+    dims = {name: dim for name, dim in sampling.dims.items() if name != BATCH}
+    found = [{name: min(few, dim.max - 1) for name, dim in dims.items()} for few in _FEW]
+    found += [{name: _between(dim.min, dim.max - 1, share) for name, dim in dims.items()} for share in _SHARES]
+    return [{**rows, **sizes} for sizes in {tuple(sizes.items()): sizes for sizes in found}.values()]
 
 
 def _unmoved(
@@ -161,27 +166,35 @@ def _unmoved(
     captured: Captured,
     output_dims: InputDims,
     small: Sizes,
-    row: int,
     values: Mapping[str, float],
 ) -> bool:
-    """Whether an item's results are the same alone and padded, beside a larger one."""
+    """Whether items' results are the same at their own sizes and padded, beside a larger one.
+
+    Where the model takes no items as short as these, there is nothing to compare with.
+    """
     sampling = captured.sampling
     assert sampling is not None
-    item = [value[row : row + 1] for value in eager.inputs]
-    own = cut(item, sampling.input_dims, small)
-    alone = eager.run_batch(own)
+    items = [value[list(_PADDED_ROWS)] for value in eager.inputs]
+    own = cut(items, sampling.input_dims, small)
     larger = cut([value[:1] for value in eager.inputs], sampling.input_dims, {**sampling.largest, BATCH: 1})
     names = captured.input_names
     padded = tuple(
         torch.cat([_filled(part, like, values.get(name, 0.0)), like])
         for name, part, like in zip(names, own, larger, strict=True)
     )
-    together = [value[:1] for value in eager.run_batch(padded)]
+    try:
+        alone = eager.run_batch(own)
+    except ModelFails:
+        return any(small[name] < dim.min for name, dim in sampling.dims.items())
+    try:
+        together = [value[: len(_PADDED_ROWS)] for value in eager.run_batch(padded)]
+    except ModelFails:
+        return False
     return differs(cut(together, output_dims, small), alone) is None
 
 
 def _filled(part: torch.Tensor, like: torch.Tensor, value: float) -> torch.Tensor:
-    whole = torch.full_like(like, value)
+    whole = torch.full_like(like, value).repeat(len(part), *[1] * (part.dim() - 1))
     whole[tuple(slice(extent) for extent in part.shape)] = part
     return whole
 

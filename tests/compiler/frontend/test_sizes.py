@@ -19,7 +19,8 @@ from edgecompile.contract.plan import Plan
 from edgecompile.frontend.capture.dims import DimInt, Expression, fitted, map_numbers
 
 MOST = 12
-EVERY = ("Sized", "Last", "First", "Flat", "Positions", "Windowed", "Near", "Mean", "Divided", "Longer", "OnePast")
+EVERY = ("Sized", "Last", "First", "Flat", "Positions", "Windowed", "Near", "Mean", "Divided", "Longer", "OnePast",
+         "Countdown", "Counted", "Attended")  # fmt: skip
 NAMES = st.lists(st.sampled_from(["batch", "length"]), max_size=2).map(lambda names: tuple(sorted(names)))
 
 
@@ -45,7 +46,7 @@ def test_one_shard_takes_every_size(compile_here: Compile, tmp_path: Path, name:
     plan = compile_here(*overrides(name))
     assert set(plan.model.dims) == {"batch", "length"}, plan.notes
     assert plan.version == 2
-    assert len(plan.stages) == 3
+    assert len(plan.stages) == (1 if name == "Counted" else 3)  # nothing shorter than the whole item would do
     model: torch.nn.Module = getattr(sized_models, name)().eval()
     for batch in (1, 2, 3):
         for length in range(1, MOST + 1):
@@ -55,11 +56,27 @@ def test_one_shard_takes_every_size(compile_here: Compile, tmp_path: Path, name:
                 torch.testing.assert_close(found, model(items), atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["Longer", "OnePast"])
+@pytest.mark.parametrize("most", [3, 4, 6])
+def test_few_extents_tell_lengths_from_batches(compile_here: Compile, tmp_path: Path, name: str, most: int) -> None:
+    plan = compile_here(*overrides(name, f"model.dims={{length: {{max: {most}}}}}", f"microbatch={most + 1}"))
+    items = torch.randn(2, most - 1, sized_models.WIDTH)
+    values: Sequence[torch.Tensor] = (items,)
+    for stage in plan.stages:
+        values = [value.contiguous() for value in torch.jit.load(str(tmp_path / "outputs" / stage.shard))(*values)]
+        sizes = {"batch": 2, "length": most - 1}
+        assert [tuple(value.shape) for value in values] == [spec.shape_at(sizes) for spec in stage.outputs]
+    with torch.no_grad():
+        torch.testing.assert_close(values[0], getattr(sized_models, name)().eval()(items))
+
+
 @pytest.mark.parametrize(
-    ("name", "may_share"), [("Sized", True), ("First", True), ("Last", False), ("Mean", False), ("Windowed", True)]
-)
+    ("name", "may_share"),
+    [("Sized", True), ("First", True), ("Windowed", True), ("Last", False), ("Mean", False), ("Highest", False),
+     ("FirstFour", False)],
+)  # fmt: skip
 def test_items_share_a_message_where_padding_changes_nothing(compile_here: Compile, name: str, may_share: bool) -> None:
-    plan = compile_here(*overrides(name))
+    plan = compile_here(*overrides(name, "model.dims={length: {max: 40}}"))
     assert bool(plan.model.padding) is may_share
     assert any("never share a message" in note for note in plan.notes) is not may_share
 
@@ -83,6 +100,16 @@ def test_what_cannot_vary_keeps_its_shapes_and_says_why(
     assert plan.version == 1
     assert plan.inputs[0].shape == (3, MOST, sized_models.WIDTH)
     assert any(note.startswith("every item is padded to length 12: ") and reason in note for note in plan.notes)
+
+
+def test_a_model_of_longer_items_only_takes_no_shorter_ones(compile_here: Compile, tmp_path: Path) -> None:
+    plan = compile_here(*overrides("Branching", "model.dims={length: {min: 6, max: 12}}"))
+    assert plan.model.dims["length"].min == 6
+    assert not plan.model.padding, "what is shorter would be padded to 6, where the model takes another way"
+    items = torch.randn(2, 6, sized_models.WIDTH)
+    (found,) = run(plan, tmp_path / "outputs", items)
+    with torch.no_grad():
+        torch.testing.assert_close(found, sized_models.Branching().eval()(items))
 
 
 def test_a_wire_of_half_precision_takes_every_size(compile_here: Compile, tmp_path: Path) -> None:
