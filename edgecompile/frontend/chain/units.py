@@ -228,7 +228,7 @@ def _boundaries(captured: Captured, groups: list[list[fx.Node]]) -> tuple[Bounda
         exact = {source for node in alive if node.meta["remade"] for source in sources_of(node)}
         tensors = tuple(replace(tensor, exact=True) if tensor.node in exact else tensor for tensor in tensors)
         known = all(tensor.dtype in DTYPE_BYTES for tensor in tensors)
-        sized = all(_dims_of(node) is not None for node in sent) and _has_sizes(graph, groups[cut:], sent)
+        sized = all(_dims_of(node) is not None for node in sent) and _has_sizes(captured, groups[cut:], sent)
         cuttable = known and whole and sized and bool(tensors)
         boundaries.append(Boundary(index=cut, tensors=tensors, cuttable=cuttable, live=live))
     results = _results(captured, microbatch)
@@ -236,17 +236,21 @@ def _boundaries(captured: Captured, groups: list[list[fx.Node]]) -> tuple[Bounda
     return tuple(boundaries)
 
 
-def _has_sizes(graph: fx.Graph, groups: Sequence[Sequence[fx.Node]], sent: Sequence[fx.Node]) -> bool:
+def _has_sizes(captured: Captured, groups: Sequence[Sequence[fx.Node]], sent: Sequence[fx.Node]) -> bool:
     """Whether each dimension that these last units or results need is an axis of a tensor that is sent to them."""
+    there = {name for node in sent for name in _dims_of(node) or ()}
+    if there.issuperset(captured.dims):
+        return True
     needed: set[str] = set()
-    seen, waiting = set(sent), [graph.output_node(), *(node for group in groups for node in group)]
+    output = captured.graph_module.graph.output_node()
+    seen, waiting = set(sent), [output, *(node for group in groups for node in group)]
     while waiting:
         node = waiting.pop()
         if node not in seen:
             seen.add(node)
             needed |= names_needed(node)
             waiting += node.all_input_nodes
-    return needed <= {name for node in sent for name in _dims_of(node) or ()}
+    return needed <= there
 
 
 def _travelling(node: fx.Node, name: str, microbatch: int) -> BoundaryTensor:
