@@ -49,8 +49,8 @@ from edgecompile.models.weights import Loaded, check_numbers, load_weights
 from edgecompile.partition.auto_microbatch import at_microbatch, choose_microbatch
 from edgecompile.partition.planning_costs import planning_inputs
 from edgecompile.partition.stages import partition
-from edgecompile.partition.workload import costs_of, workload_mix
 from edgecompile.planning.problem import Schedule
+from edgecompile.profile.workload import costs_of, workload_mix
 from edgecompile.terminal.process import abrupt_interrupts
 from edgecompile.wire.exact_tensors import keep_exact
 from edgecompile.wire.formats import cut_formats
@@ -149,8 +149,9 @@ def _captured(
 ) -> tuple[Chain, OtherSizes]:
     """The chain, for all sizes if the model allows it, and golden items of other sizes to compare its shards on."""
     chain = chain_of(flat, spec, examples, request.capture)
+    output_dims = tuple(tensor.dims for tensor in chain.boundaries[-1].tensors)
     try:
-        return chain, other_sizes(flat, chain, golden)
+        return chain, other_sizes(flat, chain.captured, output_dims, golden)
     except NotSymbolic as reason:
         return chain_of(flat, spec, examples, replace(request.capture, fixed=str(reason))), OtherSizes()
 

@@ -253,7 +253,7 @@ class Workload:
     positions: float
     """That are computed for a message, on average: items times their largest extent."""
     useful: float
-    """The share of them that is no padding."""
+    """The share of them that is not padding."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Which items share a message: the feeder's choice, and the compiler's forecast of it. Imports no torch."""
+"""Chooses the items that share a message: for the feeder, and for the compiler's forecast. Imports no torch."""
 
 from __future__ import annotations
 

@@ -13,11 +13,10 @@ from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import DataSpec, Dim
 from edgecompile.contract.quantities import format_items_rate
 from edgecompile.frontend.chain.units import Chain, build_chain
-from edgecompile.frontend.golden.golden_items import example_rows
 from edgecompile.partition.planning_costs import planning_inputs
 from edgecompile.partition.stages import partition
-from edgecompile.partition.workload import costs_of, workload_mix
 from edgecompile.planning.problem import Infeasible
+from edgecompile.profile.workload import costs_of, workload_mix
 from edgecompile.wire.exact_tensors import keep_exact
 
 __all__ = ["CANDIDATES", "at_microbatch", "choose_microbatch"]
@@ -39,6 +38,7 @@ def choose_microbatch(
 
     Args:
         chain: at any microbatch.
+        golden: a tensor an input, the golden items first.
 
     Raises:
         UserError: the model's batch does not vary, or no candidate fits; says why of the smallest.
@@ -71,7 +71,7 @@ def _items_per_s(
     """Raises Infeasible where no plan of this microbatch fits."""
     captured, microbatch = chain.captured, request.microbatch
     assert captured.sampling is not None
-    examples = example_rows(golden, microbatch)
+    examples = tuple(value[torch.arange(microbatch) % len(value)] for value in golden)
     dims = {**captured.sampling.dims, BATCH: Dim(min=1, max=microbatch)}
     sampling = replace(captured.sampling, dims=dims)
     sampling.settle(captured.graph_module, examples)

@@ -35,7 +35,7 @@ class Mix:
     messages: tuple[tuple[int, int], ...]
     """Items, and their largest extent."""
     useful: float
-    """The share of positions that is no padding."""
+    """The share of positions that is not padding."""
 
     @property
     def items(self) -> float:

@@ -1,4 +1,4 @@
-"""What capturing a model gives: its graph, and the sizes that it holds for."""
+"""A captured model: its graph, and the sizes that it holds for."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 A graph that takes any batch and length holds a `DimInt` wherever an operator's argument depends on them. It is the
 number at one choice of sizes, so that every pass and every analysis sees a graph of fixed shapes; a stage's module
-computes it anew from the tensors that reach it.
+computes it again from the tensors that reach it.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def expression_of(symbolic: Any, names: Mapping[Any, str]) -> Expression:
         names: the dimension of each symbol.
 
     Raises:
-        NotSymbolic: it is no polynomial of these symbols.
+        NotSymbolic: it is not a polynomial of these symbols.
     """
     if symbolic.is_Integer:
         return Expression({(): int(symbolic)})
@@ -198,7 +198,7 @@ def settle_numbers(graph: fx.Graph, dims: Mapping[str, tuple[str | None, ...]], 
         sizes: those that the numbers shall have.
 
     Raises:
-        NotSymbolic: the graph computes with extents what is no polynomial of them.
+        NotSymbolic: the graph computes with extents what is not a polynomial of them.
     """
     names: dict[Any, str] = {}
     for node in graph.nodes:

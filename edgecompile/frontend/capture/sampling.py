@@ -24,7 +24,7 @@ _MOST_TRIED = 32
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """Sizes whose extents have no common factors: an axis that is a product of dimensions is no other product too."""
+    """Sizes whose extents have no common factors, so that only one product of dimensions fits an axis."""
 
     dims: Mapping[str, Dim]
     input_dims: InputDims
@@ -79,7 +79,7 @@ def _shape(node: fx.Node) -> tuple[int, ...] | None:
 
 
 def axes_of(node: fx.Node) -> tuple[Expression | None, ...] | None:
-    """What each axis of the node's tensor is; None where the graph's sizes are fixed, or it is no single tensor."""
+    """What each axis of the node's tensor is; None where the graph's sizes are fixed, or it is not a single tensor."""
     axes: tuple[Expression | None, ...] | None = node.meta.get("axes")
     return axes
 
@@ -142,6 +142,6 @@ def sampling_of(dims: Mapping[str, Dim], input_dims: InputDims) -> Sampling:
 
 
 def _apart(extents: Sequence[int], steps: Collection[int]) -> tuple[int, int] | None:
-    """Two whose difference is no other dimension's, so that no sum fits two dimensions."""
+    """Two whose difference no other dimension has, so that no sum fits two dimensions."""
     pairs = ((first, second) for first in extents for second in extents if first != second)
     return next((pair for pair in pairs if pair[1] - pair[0] not in steps), None)

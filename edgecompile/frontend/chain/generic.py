@@ -93,7 +93,7 @@ def check_generic(graph: fx.Graph) -> None:
         if is_sized(node):
             name = op_name(node)
             known = name in _FUNCTIONS or name in _ALIKE or name in _MADE or name == "slice"
-            if node.op != "call_function" or not known or (name == "arange" and _step(node.args) != 1):
+            if node.op != "call_function" or not known or (name == "arange" and _step(node.args) not in (1, -1)):
                 raise NotSymbolic(f"its operator {name or node.op} takes an extent that varies")
 
 
@@ -141,10 +141,11 @@ def _made(graph: fx.Graph, name: str, args: Sequence[Any], anchor: fx.Node | Non
     if name == "full":
         return graph.call_method("new_full", (anchor, args[0], args[1]), {"dtype": dtype})
     start, end = (0, args[0]) if len(args) == 1 else args[:2]
-    count = end if isinstance(start, int) and start == 0 else graph.call_function(operator.sub, (end, start))
+    step = _step(args)
+    count = graph.call_function(operator.mul, (graph.call_function(operator.sub, (end, start)), step))
     ones = graph.call_method("new_ones", (anchor, [count]), {"dtype": torch.int64})
-    places = graph.call_function(torch.add, (graph.call_method("cumsum", (ones, 0)), start))
-    counted = graph.call_function(torch.sub, (places, 1))
+    places = graph.call_function(torch.mul, (graph.call_method("cumsum", (ones, 0)), step))
+    counted = graph.call_function(torch.sub, (graph.call_function(torch.add, (places, start)), step))
     return counted if dtype is torch.int64 else graph.call_method("to", (counted, dtype))
 
 

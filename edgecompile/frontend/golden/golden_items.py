@@ -18,7 +18,7 @@ from edgecompile.frontend.golden.eager import Eager, ModelFails
 from edgecompile.frontend.golden.independence import CURES, exact_outputs, find_influence
 from edgecompile.frontend.golden.purity import watched_run
 
-__all__ = ["NUM_GOLDEN_ITEMS", "Reference", "example_inputs", "example_rows", "golden_inputs", "make_reference"]
+__all__ = ["NUM_GOLDEN_ITEMS", "Reference", "example_inputs", "golden_inputs", "make_reference"]
 
 NUM_GOLDEN_ITEMS = 4
 _MOST_OWN_ERROR = 1e-3
@@ -56,10 +56,6 @@ def golden_inputs(spec: ModelSpec, module: nn.Module, seed: int) -> tuple[torch.
 
 def example_inputs(spec: ModelSpec, golden: Sequence[torch.Tensor], microbatch: int) -> tuple[torch.Tensor, ...]:
     """One microbatch made of golden items, repeated as needed: (microbatch, *shape) each."""
-    return example_rows(golden, microbatch)
-
-
-def example_rows(golden: Sequence[torch.Tensor], microbatch: int) -> tuple[torch.Tensor, ...]:
     rows = torch.arange(microbatch) % NUM_GOLDEN_ITEMS
     return tuple(item[rows] for item in golden)
 

@@ -15,7 +15,6 @@ from edgecompile.frontend.capture.captured import Captured
 from edgecompile.frontend.capture.dims import NotSymbolic, Sizes, resize
 from edgecompile.frontend.capture.flat_model import FlatModel
 from edgecompile.frontend.capture.sampling import InputDims, Sampling, cut
-from edgecompile.frontend.chain.units import Chain
 from edgecompile.frontend.golden.eager import Batch, Eager, ModelFails, Outputs
 
 __all__ = ["OtherSizes", "SizedItems", "differs", "other_sizes", "size_notes"]
@@ -46,14 +45,18 @@ class OtherSizes:
     """As in ModelInfo."""
 
 
-def other_sizes(flat: FlatModel, chain: Chain, golden: Sequence[torch.Tensor]) -> OtherSizes:
+def other_sizes(
+    flat: FlatModel, captured: Captured, output_dims: InputDims, golden: Sequence[torch.Tensor]
+) -> OtherSizes:
     """
+    Args:
+        output_dims: for each output the dimension of each axis.
+
     Raises:
         NotSymbolic: the model fails at some size, or its graph gives other results there.
     """
-    output_dims = tuple(tensor.dims for tensor in chain.boundaries[-1].tensors)
-    items = _items(flat, chain.captured, golden)
-    return OtherSizes(items=items, padding=_padding(flat, chain.captured, output_dims, golden))
+    items = _items(flat, captured, golden)
+    return OtherSizes(items=items, padding=_padding(flat, captured, output_dims, golden))
 
 
 def _items(flat: FlatModel, captured: Captured, golden: Sequence[torch.Tensor]) -> tuple[SizedItems, ...]:

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from edgecompile.artifacts.text_lengths import text_lengths
 from edgecompile.config.request import CompileRequest
 from edgecompile.contract.dim_rules import BATCH
 from edgecompile.contract.plan import DataSpec
@@ -16,6 +15,7 @@ from edgecompile.frontend.chain.units import Chain
 from edgecompile.profile.analytic import Profile
 from edgecompile.profile.measured import make_profile
 from edgecompile.profile.mix import Mix, mix_of, mixed_profile
+from edgecompile.profile.text_lengths import text_lengths
 
 __all__ = ["costs_of", "workload_mix"]
 
