@@ -197,7 +197,7 @@ def test_edgecompile_answers_in_json_alone_and_for_a_sweep(monkeypatch: pytest.M
     assert code == 0
     found = json.loads(out)
     assert (found["swept"], found["best"], len(found["jobs"])) == (["microbatch"], 1, 2)
-    assert err.splitlines() == ["edgecompile: invalid value 0 for microbatch: expected 1 or more"]
+    assert err.splitlines() == ["edgecompile: invalid value 0 for microbatch: expected 1 to 1,048,576, or auto"]
     assert found == json.loads((tmp_path / "outputs/multirun/manifest.json").read_text()) | {"jobs": found["jobs"]}
 
 

@@ -68,6 +68,46 @@ def test_an_item_that_differs_from_the_unsplit_model_is_refused(tmp_path: Path) 
     assert "Traceback" not in done.stderr
 
 
+def test_items_of_any_length_through_three_ranks(tmp_path: Path) -> None:
+    """Lengths of their own, results of their own lengths: the same as the model gives each item alone."""
+    (tmp_path / "longer.py").write_text(
+        "import torch\n"
+        "class Longer(torch.nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        torch.manual_seed(0)\n"
+        "        self.parts = torch.nn.ModuleList(torch.nn.Linear(8, 8) for _ in range(6))\n"
+        "    def forward(self, x):\n"
+        "        x = torch.cat([torch.ones(x.shape[0], 1, 8), x], 1)\n"
+        "        for part in self.parts:\n"
+        "            x = torch.tanh(part(x))\n"
+        "        return x\n"
+    )
+    run("edgecompile", "model=custom", "model.build._target_=longer.Longer", "hosts.count=3", "schedule=even",
+        "model.dims={length: {max: 9}}", "model.inputs={x: {shape: [length, 8], dtype: float32}}", "microbatch=4",
+        "reference=true", folder=tmp_path)  # fmt: skip
+    rng = np.random.default_rng(0)
+    items = [rng.standard_normal((length, 8)).astype(np.float32) for length in (1, 9, 4, 4, 2, 9, 7, 1, 3)]
+    lines = [json.dumps({"x": item.tolist()}) for item in items]
+    done = subprocess.run([SCRIPTS / "edgelaunch", "outputs/plan.yaml", "--local", "--verify", "--input", "-",
+                           "--output", "out.jsonl"], input="\n".join(lines) + "\n", cwd=tmp_path, capture_output=True,
+                          text=True, timeout=DEADLINE_S)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    sys.path.insert(0, str(tmp_path))
+    import torch
+    from longer import Longer  # type: ignore[import-not-found]
+
+    model = Longer().eval()
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [row["index"] for row in rows] == list(range(len(items)))
+    for row, item in zip(rows, items, strict=True):
+        (found,) = row["outputs"].values()
+        with torch.no_grad():
+            wanted = model(torch.from_numpy(item)[None])[0]
+        assert np.shape(found) == (len(item) + 1, 8)
+        assert np.allclose(found, wanted.numpy(), atol=1e-5)
+
+
 @pytest.fixture(scope="module")
 def deit(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A plan of deit_tiny over three ranks."""

@@ -30,7 +30,7 @@ ROOMS: dict[str, dict[str, str]] = {
         "frontend.chain": "contract config planning frontend.capture frontend.passes frontend.golden",
         "models": "contract execution config frontend.capture frontend.golden",
         "wire": "contract config frontend.capture frontend.golden frontend.chain",
-        "profile": "contract config planning frontend.chain wire",
+        "profile": "contract execution config planning frontend.chain wire",
         "partition": "contract config planning frontend.chain wire profile",
         "artifacts": "contract execution config planning frontend.capture frontend.passes frontend.golden "
         "frontend.chain models wire profile partition",

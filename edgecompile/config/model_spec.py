@@ -78,6 +78,9 @@ def _dim(name: str, value: object) -> Dim:
 
 
 def _extent(value: object, key: str, dims: Mapping[str, Dim]) -> int:
+    if isinstance(value, str) and not dims:
+        fix = f"declare it: model.dims='{{{value}: {{max: 128}}}}'"
+        raise UserError(f"{value!r} is not a dimension of the model", key=f"{key}.shape", fix=fix)
     if isinstance(value, str):
         named(value, tuple(dims), f"{key}.shape")
         return dims[value].max

@@ -1,4 +1,4 @@
-"""What units do at any size: their operations and bytes as functions of the batch and of one other extent."""
+"""Counts what units do at any size: operations and bytes, as functions of the batch and of one other extent."""
 
 from __future__ import annotations
 

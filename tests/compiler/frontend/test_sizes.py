@@ -200,6 +200,7 @@ def test_a_throughput_is_of_items_whatever_share_a_message(compile_here: Compile
         (("model.dims={length: {min: 5, max: 3}}",), "1 <= min <= max"),
         (("model.dims={length: {most: 3}}",), "unknown key most"),
         (("model.dims={width: {max: 3}}",), "one of width|length"),
+        (("model.dims={}",), "'length' is not a dimension of the model: declare it: model.dims="),
     ],
 )
 def test_what_is_wrong_is_named(compile_here: Compile, more: tuple[str, ...], message: str) -> None:
