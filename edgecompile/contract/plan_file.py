@@ -83,7 +83,7 @@ def write_plan(plan: Plan, path: Path) -> None:
 def plan_text(plan: Plan) -> str:
     """The plan as YAML: a line for each leaf mapping, in the order of the dataclasses."""
     sections = []
-    for item in fields(plan):
+    for item in _kept(plan):
         value = _plain(getattr(plan, item.name))
         flow = None if isinstance(value, (list, dict)) else False
         sections.append(
@@ -97,10 +97,14 @@ class _Dumper(yaml.SafeDumper):
         return True
 
 
+def _kept(value: Any) -> list[Any]:
+    """The fields of a dataclass that the file holds."""
+    return [item for item in fields(value) if OMITTED not in item.metadata or not _is_default(value, item)]
+
+
 def _plain(value: Any) -> Any:
     if hasattr(value, "__dataclass_fields__"):
-        kept = [item for item in fields(value) if OMITTED not in item.metadata or not _is_default(value, item)]
-        return {item.name: _plain(getattr(value, item.name)) for item in kept}
+        return {item.name: _plain(getattr(value, item.name)) for item in _kept(value)}
     if isinstance(value, (tuple, list)):
         return [_plain(item) for item in value]
     if isinstance(value, Mapping):

@@ -45,6 +45,21 @@ def change(document: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
     return changed
 
 
+def test_a_plan_of_fixed_shapes_has_the_keys_that_the_first_version_reads(document: dict[str, Any]) -> None:
+    assert document["version"] == 1
+    assert set(document) == {
+        "version", "model", "objective", "predicted", "certificate", "hosts", "unused_hosts", "cluster", "devices",
+        "network", "runtime", "inputs", "outputs", "data", "golden", "stages", "scheduling", "boundaries",
+        "shared_weights", "units", "notes", "contingencies", "provenance",
+    }  # fmt: skip
+    assert set(document["model"]) == {"name", "microbatch", "num_parameters", "weights", "capture"}
+    assert set(document["runtime"]) == {
+        "num_buffers_in", "num_buffers_out", "timeout_s", "detect_s", "rejoin_s", "prepack", "imports",
+    }  # fmt: skip
+    assert set(document["inputs"][0]) == {"name", "shape", "dtype", "wire"}
+    assert set(document["boundaries"][1]) == {"boundary", "wire_bytes", "encode_s", "decode_s"}
+
+
 BROKEN = [
     ("version", 3, "version is 3.*reads the versions 1 and 2"),
     ("version", KeyError, "version is None"),
