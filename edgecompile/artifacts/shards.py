@@ -21,10 +21,10 @@ from edgecompile.contract.atomic_files import store, temporary_in
 from edgecompile.contract.errors import UserError
 from edgecompile.execution import torchscript
 from edgecompile.execution.prepack import ROWS_RECORD, product_rows
-from edgecompile.frontend.capture.dims import is_sized
+from edgecompile.frontend.capture.dims import NotSymbolic, is_sized
 from edgecompile.frontend.capture.graphs import dtype_name, erase_dead, op_name
 from edgecompile.frontend.capture.source_lines import first_line, operator_at
-from edgecompile.frontend.chain.generic import Extents, generic_call, generic_module
+from edgecompile.frontend.chain.generic import Extents, check_generic, generic_call, generic_module
 from edgecompile.frontend.chain.units import BoundaryTensor, Chain
 from edgecompile.frontend.passes.settle_layouts import BitViews
 from edgecompile.wire.codec import insert_decoding, insert_encoding
@@ -165,7 +165,11 @@ def write_reference(flat: nn.Module, chain: Chain, examples: Sequence[torch.Tens
     """The unsplit model, traced before any pass: what `edgelaunch --verify` compares every item with."""
     captured, module = chain.captured, flat
     if captured.unpassed is not None and captured.sampling is not None:
-        module = generic_module(captured.unpassed, captured.sampling.input_dims)
+        try:
+            check_generic(captured.unpassed.graph)
+            module = generic_module(captured.unpassed, captured.sampling.input_dims)
+        except NotSymbolic:  # an operator that only a pass makes one for any size
+            module = stage_module(chain, 0, len(chain.units) - 1, generic=True)
     with BitViews():
         frozen = freeze_module(module, tuple(examples))
     return _save(frozen, folder)

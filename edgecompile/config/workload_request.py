@@ -49,6 +49,9 @@ def workload_of(given: object, default: object, spec: ModelSpec) -> WorkloadRequ
         if given is None:
             return None
         raise UserError(f"workload: the model {spec.name!r} takes items of one shape only: see model.dims")
+    if len(spec.dims) != 1:
+        told = " and ".join(sorted(spec.dims))
+        raise UserError(f"{key}: items of {spec.name!r} differ in {told}, and a plan is made for a mix of one alone")
     if isinstance(value, str):
         return _texts(value, key, spec)
     if not isinstance(value, dict):
@@ -66,8 +69,6 @@ def _texts(value: str, key: str, spec: ModelSpec) -> WorkloadRequest:
     path = resource_path(value, key)
     if path.suffix.lower() not in _SUFFIXES or not path.is_file():
         raise invalid_value(value, key, "a text file (.txt), a sentence a line")
-    if len(spec.dims) != 1:
-        raise UserError(f"{key}: texts have one extent, the model {choices(spec.dims)}: name each with its extents")
     return WorkloadRequest(source=path.name, dim=next(iter(spec.dims)), texts=path)
 
 

@@ -63,6 +63,13 @@ class Positions(Sized):
         return x + self.table[: x.shape[1]]
 
 
+class Steps(Sized):
+    """Every second number, up to twice the length."""
+
+    def between(self, x: torch.Tensor) -> torch.Tensor:
+        return x + torch.arange(0, 2 * x.shape[1], 2)[:, None] / 100
+
+
 class Windowed(Sized):
     """Causal, and no farther than four positions back: open at every length up to four, and at none beyond."""
 

@@ -208,6 +208,25 @@ def test_what_is_wrong_is_named(compile_here: Compile, more: tuple[str, ...], me
         compile_here(*overrides("Sized", *more))
 
 
+def test_the_unsplit_model_may_count_in_steps(compile_here: Compile, tmp_path: Path) -> None:
+    """What a pass makes a table of, a trace cannot follow."""
+    plan = compile_here(*overrides("Steps", "reference=true"))
+    assert plan.model.dims, plan.notes
+    assert plan.golden.reference is not None
+    items = torch.randn(2, 5, sized_models.WIDTH)
+    (whole,) = torch.jit.load(str(tmp_path / "outputs" / plan.golden.reference))(items)
+    with torch.no_grad():
+        torch.testing.assert_close(whole, sized_models.Steps().eval()(items))
+
+
+def test_a_mix_is_of_one_dimension(compile_here: Compile) -> None:
+    two = "model.dims={length: {max: 12}, width: {max: 4}}"
+    inputs = "model.inputs={x: {shape: [length, 8], dtype: float32}, y: {shape: [width], dtype: float32}}"
+    words = [word for word in overrides("Sized", two, "workload={length: [2]}") if not word.startswith("model.inputs=")]
+    with pytest.raises(UserError, match="differ in length and width, and a plan is made for a mix of one alone"):
+        compile_here(*words, inputs)
+
+
 def test_a_model_of_one_shape_takes_no_workload(compile_here: Compile) -> None:
     with pytest.raises(UserError, match="takes items of one shape only"):
         compile_here("model=vit_digits", "workload={length: [2]}")
