@@ -1,4 +1,4 @@
-"""What varies from item to item: an item's extents, and the sizes of the message that it shares. Imports no torch."""
+"""Extents of items, which vary, and the sizes of the message that they share. Imports no torch."""
 
 from __future__ import annotations
 
