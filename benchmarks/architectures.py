@@ -32,6 +32,7 @@ from edgecompile.commands.compile_command import compose
 from edgecompile.config.model_spec import model_of
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Plan
+from edgecompile.execution.closeness import SLACK
 from edgecompile.frontend.capture.flat_model import FlatModel
 from edgecompile.frontend.golden.golden_items import golden_inputs
 from edgecompile.models import build_model
@@ -39,8 +40,6 @@ from edgecompile.pipeline import compile_model
 
 TABLE = Path(__file__).with_suffix(".yaml")
 MICROBATCH, HOSTS = 2, 3
-SLACK = 4.0
-"""How much farther than golden items others may be, as `edgelaunch --verify` has it for a run's own items."""
 
 
 @dataclass(frozen=True, kw_only=True)

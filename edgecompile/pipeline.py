@@ -104,7 +104,7 @@ def compile_model(asked: Asked, step: Step, overrides: Sequence[str] = ()) -> Pl
     with step("compare the shards with the eager model"):
         max_error = request.wire.max_error
         equality = check_shards(chain, pipeline.stages, pipeline.outputs, reference, microbatch, max_error)
-        check_other_sizes(pipeline, sized.items, equality)
+        check_other_sizes(chain, pipeline, sized.items, equality)
         equality = check_fallbacks(fallbacks, chain, reference, microbatch, max_error, equality, sized.items)
     with step("write the plan"):
         graph, used = chain.captured.graph_module.graph, {0, *(stage.host for stage in schedule.stages)}
@@ -112,7 +112,7 @@ def compile_model(asked: Asked, step: Step, overrides: Sequence[str] = ()) -> Pl
         compiled = Compiled(
             chain=chain, pipeline=pipeline, fallbacks=fallbacks, data=data, weights=loaded.origin,
             golden=write_golden(reference, chain.captured, equality, unsplit, folder),
-            num_parameters=sum(value.numel() for value in loaded.module.parameters()), microbatch=microbatch,
+            num_parameters=sum(value.numel() for value in loaded.module.parameters()),
             padding=sized.padding, mix=mix,
             notes=(*loaded.notes, *chosen, *size_notes(spec, chain.captured, sized.padding), *reference.notes,
                    *library_notes(graph, request.model.imports), *equality.notes, *profile.notes,

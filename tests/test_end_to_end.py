@@ -68,7 +68,7 @@ def test_an_item_that_differs_from_the_unsplit_model_is_refused(tmp_path: Path) 
     assert "Traceback" not in done.stderr
 
 
-def test_items_of_any_length_through_three_ranks(tmp_path: Path) -> None:
+def test_items_of_any_length_through_three_ranks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Lengths of their own, results of their own lengths: the same as the model gives each item alone."""
     (tmp_path / "longer.py").write_text(
         "import torch\n"
@@ -93,7 +93,7 @@ def test_items_of_any_length_through_three_ranks(tmp_path: Path) -> None:
                            "--output", "out.jsonl"], input="\n".join(lines) + "\n", cwd=tmp_path, capture_output=True,
                           text=True, timeout=DEADLINE_S)  # fmt: skip
     assert done.returncode == 0, done.stderr
-    sys.path.insert(0, str(tmp_path))
+    monkeypatch.syspath_prepend(tmp_path)
     import torch
     from longer import Longer  # type: ignore[import-not-found]
 

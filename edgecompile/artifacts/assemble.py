@@ -22,7 +22,7 @@ from edgecompile.planning.from_plan import bottleneck_name
 from edgecompile.planning.memory import data_host_bytes, kept_inputs_bytes
 from edgecompile.planning.planning_inputs import PlanningInputs
 from edgecompile.planning.problem import Schedule
-from edgecompile.profile.mix import Mix
+from edgecompile.profile.mix import Mix, items_of
 from edgecompile.wire.formats import FORMATS, WireFormat, wire_tensors
 
 __all__ = ["Compiled", "assemble_plan"]
@@ -38,7 +38,6 @@ class Compiled:
     golden: p.Golden
     data: p.DataSpec
     num_parameters: int
-    microbatch: int
     weights: str
     """Where they came from, in words."""
     mix: Mix | None
@@ -47,11 +46,6 @@ class Compiled:
     """ModelInfo.padding."""
     notes: tuple[str, ...]
     """What the steps have to say."""
-
-    @property
-    def items(self) -> float:
-        """Of a message, on average."""
-        return self.microbatch if self.mix is None else self.mix.items
 
 
 def assemble_plan(
@@ -62,7 +56,7 @@ def assemble_plan(
     Args:
         overrides: what the config was asked for.
     """
-    schedule = compiled.pipeline.schedule
+    schedule, items = compiled.pipeline.schedule, items_of(compiled.mix, request.microbatch)
     ranks = [0] + [stage.host for stage in schedule.stages if stage.host != 0]
     boundaries = compiled.chain.boundaries
     return p.Plan(
@@ -78,7 +72,7 @@ def assemble_plan(
         ),
         objective=inputs.objective.value,
         workload=_workload(compiled.mix),
-        predicted=_predicted(compiled.items, inputs, schedule),
+        predicted=_predicted(items, inputs, schedule),
         certificate=_certificate(schedule),
         hosts=tuple(_host(rank, host, request.cluster) for rank, host in enumerate(ranks)),
         unused_hosts=spare_hosts(request.cluster, set(ranks)),
@@ -99,7 +93,7 @@ def assemble_plan(
         contingencies=tuple(
             p.Contingency(
                 lost=item.lost,
-                predicted=_predicted(compiled.items, inputs, item.pipeline.schedule),
+                predicted=_predicted(items, inputs, item.pipeline.schedule),
                 certificate=_certificate(item.pipeline.schedule),
                 stages=_stages(request.runtime, compiled.chain, item.pipeline, ranks),
             )

@@ -135,7 +135,7 @@ def check_fallbacks(
             equality, errors=_largest(equality.errors, found.errors),
             tolerance=_largest(equality.tolerance, found.tolerance),
         )  # fmt: skip
-        check_other_sizes(item.pipeline, others, found)
+        check_other_sizes(chain, item.pipeline, others, found)
     return equality
 
 

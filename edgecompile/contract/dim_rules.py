@@ -48,7 +48,7 @@ def _check_ends(plan: Plan, where: str) -> None:
         names = [_names(text or "") for text in spec.dims]
         if spec.dims[:1] != (BATCH,) or any(BATCH in others for others in names[1:]):
             raise _misfit(where, f"dims of {spec.name}", list(spec.dims), f"{BATCH} as the first alone")
-        if spec in plan.inputs and any(len(others) > 1 for others in names):
+        if spec in plan.inputs and any(len(_names(text or "")) > 1 or "+" in (text or "") for text in spec.dims):
             raise _misfit(where, f"dims of {spec.name}", list(spec.dims), "one dimension an axis of an input")
 
 
@@ -62,7 +62,11 @@ def check_batching(plan: Plan, where: str) -> None:
 
 
 def _names(text: str) -> list[str]:
-    return [part for part in text.split("*") if part and not part.isdigit()]
+    return [part for part in _parts(text) if part and not part.isdigit()]
+
+
+def _parts(text: str) -> list[str]:
+    return text.replace("+", "*").split("*")
 
 
 def _misfit(where: str, key: str, value: object, allowed: str) -> UserError:
@@ -85,7 +89,7 @@ def _check_tensor(plan: Plan, spec: TensorSpec, where: str, key: str) -> None:
         raise _misfit(where, f"{key}.dims", list(spec.dims), f"one for each of {len(spec.shape)} axes")
     known = plan.model.dims
     for text in spec.dims:
-        parts = () if text is None else text.replace("+", "*").split("*")
+        parts = [] if text is None else _parts(text)
         if not all(part in known or part.isdigit() for part in parts):
             raise _misfit(where, f"{key}.dims", text, "null, or sums and products of " + choices(known))
     largest = spec.shape_at({name: dim.max for name, dim in known.items()})

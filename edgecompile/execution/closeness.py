@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import torch
 
-__all__ = ["EXTREME", "difference", "relative_difference", "scale_of"]
+__all__ = ["EXTREME", "SLACK", "difference", "relative_difference", "scale_of"]
 
 EXTREME = 1e6
 """Larger values are compared relative to themselves alone, where there are smaller ones beside them."""
 EXTREME_ROUNDING = 1e-5
+SLACK = 4.0
+"""How much farther than golden items others may be: errors are known beforehand of these few only."""
 _LEAST_SHARE = 1e-4
 """A channel that is smaller than this share of the usual one is measured by that: what is left there is rounding."""
 

@@ -16,6 +16,7 @@ from edgecompile.frontend.chain.units import Chain, build_chain
 from edgecompile.partition.planning_costs import planning_inputs
 from edgecompile.partition.stages import partition
 from edgecompile.planning.problem import Infeasible
+from edgecompile.profile.mix import items_of
 from edgecompile.profile.workload import costs_of, workload_mix
 from edgecompile.wire.exact_tensors import keep_exact
 
@@ -79,4 +80,4 @@ def _items_per_s(
     mix = workload_mix(request, sized, data, padding)
     inputs = planning_inputs(request, sized, costs_of(request, sized, examples, mix), mix)
     schedule = partition(inputs, sized, request.schedule)
-    return (microbatch if mix is None else mix.items) / schedule.period_s
+    return items_of(mix, microbatch) / schedule.period_s

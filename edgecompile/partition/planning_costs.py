@@ -14,7 +14,7 @@ from edgecompile.frontend.chain.units import Boundary, Chain, Weight
 from edgecompile.partition.machines import device_entries, network_entry, spare_hosts
 from edgecompile.planning.planning_inputs import PlanningInputs
 from edgecompile.profile.analytic import Profile
-from edgecompile.profile.mix import Mix
+from edgecompile.profile.mix import Mix, items_of
 from edgecompile.wire.formats import FORMATS, WireFormat, wire_bytes, wire_format
 
 __all__ = ["planning_inputs"]
@@ -36,7 +36,7 @@ def planning_inputs(request: CompileRequest, chain: Chain, profile: Profile, mix
         devices=device_entries(request.cluster, profile),
         network=network_entry(request.cluster),
         runtime=request.runtime,
-        scheduling=_scheduling(request, chain, request.microbatch if mix is None else mix.items),
+        scheduling=_scheduling(request, chain, items_of(mix, request.microbatch)),
         boundaries=boundaries,
         shared_weights=shared,
         units=tuple(

@@ -20,7 +20,7 @@ from edgecompile.profile.analytic import Profile, roofline_s
 from edgecompile.profile.wire_costs import WireCosts
 from edgecompile.wire.formats import WireFormat, wire_bytes
 
-__all__ = ["Mix", "mix_of", "mixed_profile"]
+__all__ = ["Mix", "items_of", "mix_of", "mixed_profile"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +80,14 @@ class Mix:
         return replace(boundary, tensors=tuple(_at(tensor, sizes) for tensor in boundary.tensors))
 
 
+def items_of(mix: Mix | None, microbatch: int) -> float:
+    """Of a message, on average."""
+    return microbatch if mix is None else mix.items
+
+
 def _at(tensor: BoundaryTensor, sizes: Mapping[str, int]) -> BoundaryTensor:
+    if not tensor.dims:  # not understood, so that there is no cut; or a single number
+        return tensor
     pairs = zip(tensor.shape, tensor.dims, strict=True)
     shape = tuple(extent if text is None else product(text, sizes) for extent, text in pairs)
     elements = max(1, math.prod(tensor.shape))

@@ -9,11 +9,10 @@ from typing import Any
 from edgecompile.contract.dim_rules import BATCH
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Plan, TensorSpec, product
+from edgecompile.execution.batching import Extents
 
 __all__ = ["Extents", "Sizes", "Varying", "fill_row", "fits", "range_of", "shape_words"]
 
-Extents = tuple[int, ...]
-"""Of one item, in the order of Varying.names."""
 Sizes = tuple[int, ...]
 """Of a message, in the order of the plan's dimensions; empty where none varies."""
 

@@ -12,7 +12,7 @@ import torch
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Plan
 from edgecompile.execution import torchscript
-from edgecompile.execution.closeness import scale_of
+from edgecompile.execution.closeness import SLACK, scale_of
 from edgecompile.execution.libraries import import_libraries
 from edgelaunch.common.items import Entry, Flush, Item
 from edgelaunch.common.shard_files import check_file
@@ -24,9 +24,6 @@ __all__ = ["Reference"]
 
 BACKLOG_BYTES = 256 << 20
 """How much of inputs and results may wait for its comparison."""
-
-SLACK = 4.0
-"""How much farther than the golden items a run's own items may be: their errors are known on four items only."""
 
 
 _Waiting = tuple[Entry, dict[str, torch.Tensor], dict[str, torch.Tensor]]

@@ -70,6 +70,22 @@ class Steps(Sized):
         return x + torch.arange(0, 2 * x.shape[1], 2)[:, None] / 100
 
 
+class Shorter(Sized):
+    """One position less between the blocks, where no cut can be."""
+
+    def between(self, x: torch.Tensor) -> torch.Tensor:
+        less = torch.tanh(x[:, 1:])
+        return torch.cat([x[:, :1], torch.sigmoid(less) * less], 1)
+
+
+class Classes(Sized):
+    """Close decisions beside what they were made of."""
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        x = super().forward(x)
+        return x, (x * 1000).long()
+
+
 class Windowed(Sized):
     """Causal, and no farther than four positions back: open at every length up to four, and at none beyond."""
 

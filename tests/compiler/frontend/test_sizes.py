@@ -121,6 +121,26 @@ def test_a_wire_of_half_precision_takes_every_size(compile_here: Compile, tmp_pa
         torch.testing.assert_close(found, sized_models.Sized().eval()(items), atol=0.1, rtol=0.05)
 
 
+def test_a_lossy_wire_may_turn_decisions_at_other_sizes_too(compile_here: Compile, tmp_path: Path) -> None:
+    plan = compile_here(*overrides("Classes", "wire=bf16", "wire.max_error=1"))
+    assert plan.model.dims, plan.notes
+    items = torch.randn(2, 5, sized_models.WIDTH)
+    found, _ = run(plan, tmp_path / "outputs", items)
+    with torch.no_grad():
+        torch.testing.assert_close(found, sized_models.Classes().eval()(items)[0], atol=0.1, rtol=0.05)
+
+
+def test_a_workload_has_costs_where_no_cut_can_be(compile_here: Compile, tmp_path: Path) -> None:
+    dims = "model.dims={length: {min: 3, max: 12}}"
+    plan = compile_here(*overrides("Shorter", dims, "workload={length: [4]}", "hosts.count=2"))
+    assert plan.workload is not None, plan.notes
+    assert not all(unit.cuttable for unit in plan.units)
+    items = torch.randn(2, 5, sized_models.WIDTH)
+    (found,) = run(plan, tmp_path / "outputs", items)
+    with torch.no_grad():
+        torch.testing.assert_close(found, sized_models.Shorter().eval()(items))
+
+
 def test_fallbacks_and_the_unsplit_model_take_every_size(compile_here: Compile, tmp_path: Path) -> None:
     plan = compile_here(*overrides("Positions", "contingency=1", "reference=true"))
     items = torch.randn(3, 7, sized_models.WIDTH)
