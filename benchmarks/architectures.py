@@ -33,6 +33,7 @@ from edgecompile.config.model_spec import model_of
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Plan
 from edgecompile.execution.closeness import SLACK
+from edgecompile.execution.opened_shard import open_stage
 from edgecompile.frontend.capture.flat_model import FlatModel
 from edgecompile.frontend.golden.golden_items import golden_inputs
 from edgecompile.models import build_model
@@ -106,7 +107,7 @@ def check(entry: Entry, folder: Path) -> Outcome:
     module = build_model(spec, conf.seed)
     flat = FlatModel(module, [item.name for item in spec.inputs], spec.outputs)
     items = golden_inputs(spec, module, conf.seed + 1)
-    stages = [torch.jit.load(str(folder / stage.shard)) for stage in plan.stages]
+    stages = [open_stage(stage, folder).run for stage in plan.stages]
     rows = [2, 0, 1, 3, 3, 1]  # neighbours that golden items do not have
     difference = share = 0.0
     with torch.no_grad():

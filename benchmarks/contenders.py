@@ -24,7 +24,7 @@ from torch import nn
 
 from edgecompile.contract.plan import Plan
 from edgecompile.contract.plan_file import read_plan
-from edgecompile.execution import torchscript
+from edgecompile.execution.opened_shard import open_stage
 
 Burst = Callable[[int], list[float]]
 
@@ -109,7 +109,7 @@ class Shard(nn.Module):
 
 def pipelining(args: argparse.Namespace, plan: Plan, folder: Path) -> None:
     """The shards' files through torch.distributed.pipelining, forward only; the last rank's times count."""
-    pipeline_of(args, plan, torchscript.load(str(folder / plan.stages[args.stage].shard)), folder)
+    pipeline_of(args, plan, open_stage(plan.stages[args.stage], folder).run, folder)
 
 
 def pipelining_prepacked(args: argparse.Namespace, plan: Plan, folder: Path) -> None:

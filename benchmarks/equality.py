@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from edgecompile.artifacts.compiled_stage import compile_stage, design_stages
+from edgecompile.artifacts.compiled_stage import StageWriter, design_stages
 from edgecompile.artifacts.equality import Flow, check_shards
 from edgecompile.artifacts.shards import RAW
 from edgecompile.commands.compile_command import compose
@@ -55,9 +55,9 @@ def rows(name: str, microbatch: int, stage_counts: list[int], folder: Path) -> I
         schedule = partition(inputs, chain, request.schedule)
         num_stages, flow = len(schedule.stages), Flow.of(reference, microbatch, lossy=False)
         stages = design_stages(schedule, [RAW] * (num_stages - 1), [Artifact.TORCHSCRIPT] * num_stages)
-        shards = []
+        writer, shards = StageWriter(chain=chain, folder=folder, store=None), []
         for stage in stages:
-            shards.append(compile_stage(stage, chain, folder, flow.batches[0]).shard)
+            shards.append(writer.write(stage, flow.batches[0]).shard)
             flow = flow.through(shards[-1], f"stage {len(shards)}")
         equality = check_shards(chain, stages, flow.outputs(), reference, microbatch)
         for output, error, own, scale in zip(

@@ -23,7 +23,13 @@ from commands import compile_plan
 from edgecompile.contract.plan_file import read_plan
 
 TARGET = 1.5
-LOAD = "import sys, torch; torch.jit.load(sys.argv[1]); print('loaded', flush=True)"
+LOAD = """import sys, torch
+from pathlib import Path
+from edgecompile.contract.plan_file import read_plan
+from edgecompile.execution.opened_shard import open_stage
+path = Path(sys.argv[1])
+open_stage(read_plan(path).stages[int(sys.argv[2])], path.parent)
+print('loaded', flush=True)"""
 
 
 def first_line_s(*words: object) -> float:
@@ -54,13 +60,13 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="edgebench-") as folder:
         path = compile_plan(Path(folder), f"model={args.model}", f"hosts.count={args.ranks}", "schedule=even")
         plan = read_plan(path)
-        shards = [path.parent / stage.shard for stage in plan.stages]
-        largest = max(shards, key=lambda shard: shard.stat().st_size)
-        size = largest.stat().st_size
-        first_line_s("-c", LOAD, largest)  # files into the page cache, for both alike
+        sizes = [sum((path.parent / name).stat().st_size for name, _ in stage.files) for stage in plan.stages]
+        size = max(sizes)
+        largest = sizes.index(size)
+        first_line_s("-c", LOAD, path, largest)  # files into the page cache, for both alike
         loads, starts = [], []
         for _ in range(args.pairs):
-            loads.append(first_line_s("-c", LOAD, largest))
+            loads.append(first_line_s("-c", LOAD, path, largest))
             starts.append(first_line_s("-m", "edgelaunch", path, "--local", "--items", 1))
     ratio = statistics.median(start / load for start, load in zip(starts, loads, strict=True))
     print(f"{plan.model.name}, {len(plan.hosts)} ranks, {args.pairs} pairs; medians")

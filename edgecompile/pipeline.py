@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from pathlib import Path
 
 from edgecompile.artifacts.assemble import Compiled, assemble_plan
 from edgecompile.artifacts.compiled_stage import (
     CompiledPipeline,
     StageDesign,
-    compile_stage,
+    StageWriter,
     design_stages,
     stage_artifacts,
 )
@@ -91,21 +90,21 @@ def compile_model(asked: Asked, step: Step, overrides: Sequence[str] = ()) -> Pl
         mix = workload_mix(request, chain, data, sized.padding)
         profile = costs_of(request, chain, examples, mix)
         inputs = planning_inputs(request, chain, profile, mix)
-        schedule = partition(inputs, chain, request.schedule)
-        verify.check_schedule(schedule, chain)
+        schedule = verify.check_schedule(partition(inputs, chain, request.schedule), chain)
         contingencies = find_contingencies(inputs, schedule) if request.contingency else Contingencies()
         designs = _designs(request, schedule)
     with step("run the eager model on golden items"):
         reference = make_reference(flat, golden, microbatch)
         check_decisions(chain.captured, golden, microbatch)
     start = Flow.of(reference, microbatch, is_lossy(chain, designs), sized.items)
-    pipeline = _write_stages(chain, schedule, designs, start, folder / "shards", step)
-    fallbacks = _write_fallbacks(contingencies, request, chain, start, step)
+    writer = StageWriter.of(chain, request)
+    pipeline = _write_stages(writer, schedule, designs, start, step)
+    fallbacks = _write_fallbacks(writer, contingencies, request, start, step)
     with step("compare the shards with the eager model"):
-        max_error = request.wire.max_error
-        equality = check_shards(chain, pipeline.stages, pipeline.outputs, reference, microbatch, max_error)
+        most = request.wire.max_error
+        equality = check_shards(chain, pipeline.stages, pipeline.outputs, reference, microbatch, most)
         check_other_sizes(chain, pipeline, sized.items, equality)
-        equality = check_fallbacks(fallbacks, chain, reference, microbatch, max_error, equality, sized.items)
+        equality = check_fallbacks(fallbacks, chain, reference, microbatch, most, equality, sized.items)
     with step("write the plan"):
         graph, used = chain.captured.graph_module.graph, {0, *(stage.host for stage in schedule.stages)}
         unsplit = write_reference(flat, chain, examples, folder / "golden") if request.reference else None
@@ -162,22 +161,22 @@ def _designs(request: CompileRequest, schedule: Schedule) -> tuple[StageDesign, 
 
 
 def _write_stages(
-    chain: Chain, schedule: Schedule, designs: Sequence[StageDesign], flow: Flow, folder: Path, step: Step
+    writer: StageWriter, schedule: Schedule, designs: Sequence[StageDesign], flow: Flow, step: Step
 ) -> CompiledPipeline:
     stages = []
     for number, design in enumerate(designs, 1):
         with step(f"write shard {number} of {len(designs)}"):
-            stage = compile_stage(design, chain, folder, flow.batches[0])
+            stage = writer.write(design, flow.batches[0])
             flow = flow.through(stage.shard, f"stage {number} of {len(designs)}")
             stages.append(stage)
     return CompiledPipeline(schedule=schedule, stages=tuple(stages), outputs=flow.outputs(), others=flow.others)
 
 
 def _write_fallbacks(
-    contingencies: Contingencies, request: CompileRequest, chain: Chain, start: Flow, step: Step
+    writer: StageWriter, contingencies: Contingencies, request: CompileRequest, start: Flow, step: Step
 ) -> tuple[CompiledFallback, ...]:
-    found, folder = contingencies.fallbacks, request.folder / "shards"
+    found = contingencies.fallbacks
     if not found:
         return ()
     with step(f"write shards for the loss of any of {len(found)} hosts"):
-        return write_fallbacks(found, chain, request.wire, request.artifact.format, folder, start)
+        return write_fallbacks(found, writer, request.wire, request.artifact.format, start)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from edgecompile.contract.atomic_files import file_sha256
-from edgecompile.contract.plan import Plan, Stage
+from edgecompile.contract.plan import Plan
 from edgelaunch.common.failures import Failure, FailureKind, rank_name
 from edgelaunch.common.identity import (
     Endpoint,
@@ -23,7 +23,7 @@ from edgelaunch.common.items import Results, Source
 from edgelaunch.common.rank_options import RankOptions
 from edgelaunch.common.reports import KillRequest
 from edgelaunch.common.secret import find_secret
-from edgelaunch.common.shard_files import check_rank, lacking
+from edgelaunch.common.shard_files import StageFile, check_rank, lacking
 from edgelaunch.process.cores import available_cores, local_threads
 from edgelaunch.process.limits import check_limits
 from edgelaunch.process.stderr import say
@@ -81,18 +81,18 @@ class RankStart(Generic[R]):
         if not self.request.quiet:
             say(f"{rank_name(self.plan, self.rank)}: {text}")
 
-    def lacking(self) -> tuple[Stage, ...]:
-        """The stages whose shards are not here, to be fetched from rank 0.
+    def lacking(self) -> tuple[StageFile, ...]:
+        """The shards and weights that are not here, to be fetched from rank 0.
 
         Raises:
-            UserError: a shard is missing or damaged, and this rank reads the same folder as rank 0.
+            UserError: one is missing or damaged, and this rank reads the same folder as rank 0.
         """
         if self.rank > 0 and not self.request.loopback:
             return tuple(lacking(self.plan, self.rank, self.folder))
         check_rank(self.plan, self.rank, self.folder)
         return ()
 
-    def options(self, *, threads: int, device: str, lacking: tuple[Stage, ...] = ()) -> RankOptions:
+    def options(self, *, threads: int, device: str, lacking: tuple[StageFile, ...] = ()) -> RankOptions:
         """Raises UserError where a secret is needed and there is none."""
         return RankOptions(
             plan=self.plan, folder=self.folder, plan_sha256=file_sha256(self.request.plan_path), rank=self.rank,
@@ -122,7 +122,7 @@ class RankStart(Generic[R]):
 
 def run_supervisor(
     start: RankStart[RunRequest],
-    lacking: tuple[Stage, ...],
+    lacking: tuple[StageFile, ...],
     ends: tuple[Source, Results] | None,
     request_kill: Callable[[KillRequest], None],
     last_resort: Callable[[Failure], None] = lambda failure: None,

@@ -60,7 +60,7 @@ def assemble_plan(
     ranks = [0] + [stage.host for stage in schedule.stages if stage.host != 0]
     boundaries = compiled.chain.boundaries
     return p.Plan(
-        version=VERSIONS[bool(compiled.chain.captured.dims)],
+        version=VERSIONS[bool(compiled.chain.captured.dims) or _has_weights_apart(compiled)],
         model=p.ModelInfo(
             name=request.model.spec.name,
             microbatch=request.microbatch,
@@ -101,6 +101,11 @@ def assemble_plan(
         ),
         provenance=_provenance(overrides),
     )
+
+
+def _has_weights_apart(compiled: Compiled) -> bool:
+    pipelines = (compiled.pipeline, *(item.pipeline for item in compiled.fallbacks))
+    return any(stage.shard.weights for pipeline in pipelines for stage in pipeline.stages)
 
 
 def _provenance(overrides: Sequence[str]) -> p.Provenance:
@@ -168,6 +173,7 @@ def _stages(runtime: p.Runtime, chain: Chain, pipeline: CompiledPipeline, ranks:
             shard=f"shards/{stage.shard.path.name}",
             sha256=stage.shard.sha256,
             artifact=stage.artifact.value,
+            weights=stage.shard.weights,
             inputs=_tensors(chain.boundaries[placed.first], stage.incoming),
             outputs=_tensors(chain.boundaries[placed.last + 1], stage.outgoing),
             predicted=p.StagePrediction(

@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 
 from edgecompile.artifacts.shards import RAW, Shard, write_shard
-from edgecompile.config.request import ArtifactRequest
+from edgecompile.artifacts.weight_store import WeightStore
+from edgecompile.config.request import ArtifactRequest, CompileRequest
 from edgecompile.contract.closed_sets import Artifact
 from edgecompile.contract.errors import UserError
 from edgecompile.frontend.chain.units import Chain
@@ -20,7 +21,7 @@ __all__ = [
     "CompiledPipeline",
     "CompiledStage",
     "StageDesign",
-    "compile_stage",
+    "StageWriter",
     "design_stages",
     "finished",
     "stage_artifacts",
@@ -81,11 +82,28 @@ def stage_artifacts(request: ArtifactRequest, num_stages: int) -> tuple[Artifact
     return given or (request.format,) * num_stages
 
 
-def compile_stage(design: StageDesign, chain: Chain, folder: Path, examples: Sequence[torch.Tensor]) -> CompiledStage:
-    """Writes the stage's shard; `examples` as for write_shard."""
-    first, last = design.placed.first, design.placed.last
-    shard = write_shard(chain, first, last, folder, examples, design.incoming, design.outgoing, design.artifact.value)
-    return finished(design, shard)
+@dataclass(frozen=True, kw_only=True)
+class StageWriter:
+    """Writes shards, and the weights that stand beside them, into the plan's folder."""
+
+    chain: Chain
+    folder: Path
+    """The plan's."""
+    store: WeightStore | None
+    """None: each shard holds its weights itself."""
+
+    @staticmethod
+    def of(chain: Chain, request: CompileRequest) -> StageWriter:
+        store = None if request.artifact.bundle else WeightStore(chain, request.folder)
+        return StageWriter(chain=chain, folder=request.folder, store=store)
+
+    def write(self, design: StageDesign, examples: Sequence[torch.Tensor]) -> CompiledStage:
+        """Writes the stage's shard; `examples` as for write_shard."""
+        shard = write_shard(
+            self.chain, design.placed.first, design.placed.last, self.folder / "shards", examples,
+            design.incoming, design.outgoing, design.artifact.value, self.store,
+        )  # fmt: skip
+        return finished(design, shard)
 
 
 def finished(design: StageDesign, shard: Shard) -> CompiledStage:

@@ -15,8 +15,8 @@ from edgecompile.artifacts.compiled_stage import CompiledPipeline, StageDesign
 from edgecompile.artifacts.shards import Shard, stage_module
 from edgecompile.artifacts.wire_loss import is_lossy, lossy_note, too_lossy, wire_losses, worst_tensor
 from edgecompile.contract.errors import UserError
-from edgecompile.execution import torchscript
 from edgecompile.execution.closeness import SLACK, difference, scale_of
+from edgecompile.execution.opened_shard import open_shard
 from edgecompile.frontend.chain.units import Chain
 from edgecompile.frontend.golden.eager import groups_of
 from edgecompile.frontend.golden.golden_items import Reference
@@ -187,10 +187,7 @@ def _beyond(num_values: int) -> float:
 
 
 def _loaded(shard: Shard) -> Stage:
-    if shard.artifact == "pt2":
-        return torch.export.load(shard.path).module()
-    stage: Stage = torchscript.load(str(shard.path))
-    return stage
+    return open_shard(shard.path, shard.artifact, shard.path.parent.parent).run
 
 
 def _exchanged(count: int, microbatch: int) -> list[list[int]]:

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
-from edgecompile.artifacts.compiled_stage import CompiledPipeline, compile_stage, design_stages, finished
+from edgecompile.artifacts.compiled_stage import CompiledPipeline, StageWriter, design_stages, finished
 from edgecompile.artifacts.equality import Equality, Flow, check_other_sizes, check_shards
 from edgecompile.artifacts.shards import Shard
 from edgecompile.artifacts.wire_loss import is_lossy
@@ -87,7 +86,7 @@ def _without(problem: Problem, hosts: set[int]) -> Problem:
 
 
 def write_fallbacks(
-    fallbacks: Sequence[Fallback], chain: Chain, wire: WireRequest, artifact: Artifact, folder: Path, start: Flow
+    fallbacks: Sequence[Fallback], writer: StageWriter, wire: WireRequest, artifact: Artifact, start: Flow
 ) -> tuple[CompiledFallback, ...]:
     """Writes the shards of every fallback, one that several share once, and runs the golden items through them.
 
@@ -100,11 +99,11 @@ def write_fallbacks(
     def complete(fallback: Fallback) -> CompiledFallback:
         count = len(fallback.schedule.stages)
         designs = design_stages(fallback.schedule, cut_formats(common, count - 1), [artifact] * count)
-        flow, stages = replace(start, lossy=is_lossy(chain, designs)), []
+        flow, stages = replace(start, lossy=is_lossy(writer.chain, designs)), []
         for index, design in enumerate(designs):
             key = (design.placed.first, design.placed.last, design.incoming.name, design.outgoing.name)
             if key not in written:
-                written[key] = compile_stage(design, chain, folder, flow.batches[0]).shard
+                written[key] = writer.write(design, flow.batches[0]).shard
             stages.append(finished(design, written[key]))
             flow = flow.through(written[key], f"stage {index + 1} without {fallback.lost}")
         pipeline = CompiledPipeline(

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["isolate_writes", "show_shared_memory"]
+__all__ = ["all_nodes", "isolate_writes", "show_shared_memory", "unpack_constant"]
 
 _HIDDEN_VIEWS = {
     "aten::unsafe_chunk": "aten::chunk",
@@ -30,7 +30,7 @@ _MAY_ALIAS = frozenset({"aten::dropout", "aten::alpha_dropout", "aten::feature_d
 
 def show_shared_memory(graph: Any) -> None:
     """Before freezing: replaces operators that hide what they share, so that freezing folds nothing that is written."""
-    for node in _all_nodes(graph):
+    for node in all_nodes(graph):
         name = _HIDDEN_VIEWS.get(node.kind())
         if name is None:
             continue
@@ -45,7 +45,7 @@ def isolate_writes(graph: Any) -> None:
     """Copies, at each run of a frozen graph, the constants and inputs that it writes."""
     for origin in _written_origins(graph):
         if origin.node().kind() == "prim::Constant" and isinstance(origin.toIValue(), list):
-            _unpack_constant(graph, origin)
+            unpack_constant(graph, origin)
     for origin in _written_origins(graph):
         kind = origin.node().kind()
         assert kind in ("prim::Param", "prim::Constant"), (
@@ -66,7 +66,7 @@ def _copy(graph: Any, value: Any) -> None:
             use.user.replaceInput(use.offset, clone.output())
 
 
-def _unpack_constant(graph: Any, value: Any) -> None:
+def unpack_constant(graph: Any, value: Any) -> None:
     """A constant list becomes a list of constants, each of which can be copied."""
     graph.setInsertPoint(_first_after(graph, value))
     parts = [graph.insertConstant(part) for part in value.toIValue()]
@@ -83,19 +83,20 @@ def _first_after(graph: Any, value: Any) -> Any:
     return nodes[nodes.index(value.node()) + 1]
 
 
-def _all_nodes(block: Any) -> list[Any]:
+def all_nodes(block: Any) -> list[Any]:
+    """Of a TorchScript graph, those in its branches and loops too."""
     found = []
     for node in block.nodes():
         found.append(node)
         for inner in node.blocks():
-            found.extend(_all_nodes(inner))
+            found.extend(all_nodes(inner))
     return found
 
 
 def _written_origins(graph: Any) -> list[Any]:
     """The constants, inputs and attributes whose memory an in-place operator may write, each once."""
     found: dict[str, Any] = {}
-    for node in _all_nodes(graph):
+    for node in all_nodes(graph):
         for place in _written_arguments(node):
             for origin in _origins(node.inputsAt(place)):
                 found.setdefault(origin.debugName(), origin)

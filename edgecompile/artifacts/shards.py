@@ -17,10 +17,13 @@ from torch import fx, nn
 from torch.nn import functional
 
 from edgecompile.artifacts.inplace import isolate_writes, show_shared_memory
+from edgecompile.artifacts.programs import lift_attributes, lift_constants
+from edgecompile.artifacts.weight_store import WeightStore
 from edgecompile.contract.atomic_files import store, temporary_in
 from edgecompile.contract.errors import UserError
 from edgecompile.execution import torchscript
 from edgecompile.execution.prepack import ROWS_RECORD, product_rows
+from edgecompile.execution.stored_weights import WEIGHTS_RECORD, StoredTensor, written_record
 from edgecompile.frontend.capture.dims import NotSymbolic, is_sized
 from edgecompile.frontend.capture.graphs import dtype_name, erase_dead, op_name
 from edgecompile.frontend.capture.source_lines import first_line, operator_at
@@ -52,6 +55,8 @@ class Shard:
     path: Path
     sha256: str
     artifact: str = "torchscript"
+    weights: tuple[str, ...] = ()
+    """Stage.weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,10 +143,12 @@ def write_shard(
     incoming: WireFormat = RAW,
     outgoing: WireFormat = RAW,
     artifact: str = "torchscript",
+    store: WeightStore | None = None,
 ) -> Shard:
     """Traces, freezes and saves one stage as `folder/<sha256>.pt`; the same stage gives the same bytes anywhere.
 
     Args:
+        store: keeps the weights; without one the shard holds them itself.
         examples: what reaches the stage, as it travels, of one microbatch of real items. Made-up tensors would not do:
             operators may insist on values, such as indices that are there, or a matrix that is positive definite.
 
@@ -155,10 +162,10 @@ def write_shard(
         assert (spec.shape, spec.dtype) == (tuple(example.shape), dtype_name(example.dtype)), spec.name
     examples = tuple(example.clone() for example in examples)  # which the traced operators may write into
     if artifact == "pt2":
-        return _save_exported(torch.export.export(module, examples, strict=False), folder)
+        return _export(module, examples, folder, store)
     frozen = freeze_module(module, examples)
     _check_names_no_device(frozen.module)
-    return _save(frozen, folder)
+    return _save(frozen, folder, store)
 
 
 def write_reference(flat: nn.Module, chain: Chain, examples: Sequence[torch.Tensor], folder: Path) -> Shard:
@@ -175,24 +182,42 @@ def write_reference(flat: nn.Module, chain: Chain, examples: Sequence[torch.Tens
     return _save(frozen, folder)
 
 
-def _save_exported(program: torch.export.ExportedProgram, folder: Path) -> Shard:
+def _export(
+    module: fx.GraphModule, examples: tuple[torch.Tensor, ...], folder: Path, weights: WeightStore | None
+) -> Shard:
+    stored: list[StoredTensor] = []
+    values: list[torch.Tensor] = []
+    if weights is not None:
+        module, stored, values = lift_attributes(module, weights)
+    program = torch.export.export(module, (*examples, *values), strict=False)
     for node in program.graph.nodes:  # paths of the machine that traced it
         for key in ("stack_trace", "source_fn_stack", "from_node"):
             node.meta.pop(key, None)
+    extra = {WEIGHTS_RECORD: written_record(stored)} if stored else {}
 
     def write(path: Path) -> None:
         with open(path, "wb") as file:  # by path, torch would write the file's own name into the archive
-            torch.export.save(program, cast(io.BytesIO, file))
+            torch.export.save(program, cast(io.BytesIO, file), extra_files=extra)
 
     path, digest = store(folder, ".pt2", write)
-    return Shard(path=path, sha256=digest, artifact="pt2")
+    return Shard(path=path, sha256=digest, artifact="pt2", weights=_files(stored))
 
 
-def _save(frozen: Frozen, folder: Path) -> Shard:
+def _save(frozen: Frozen, folder: Path, weights: WeightStore | None = None) -> Shard:
+    extra, stored = {ROWS_RECORD: json.dumps(frozen.rows)}, list[StoredTensor]()
     with temporary_in(folder, "raw") as raw:
-        torchscript.save(frozen.module, str(raw), {ROWS_RECORD: json.dumps(frozen.rows)})
+        if weights is not None:
+            graph, stored = lift_constants(frozen.module, weights)
+        if stored:
+            torchscript.save_graph(graph, raw, {**extra, WEIGHTS_RECORD: written_record(stored)})
+        else:
+            torchscript.save(frozen.module, str(raw), extra)
         path, digest = store(folder, ".pt", lambda clean: _rewrite(raw, clean))
-    return Shard(path=path, sha256=digest)
+    return Shard(path=path, sha256=digest, weights=_files(stored))
+
+
+def _files(stored: Sequence[StoredTensor]) -> tuple[str, ...]:
+    return tuple(sorted({item.file for item in stored}))
 
 
 def freeze_module(module: nn.Module, examples: tuple[torch.Tensor, ...]) -> Frozen:

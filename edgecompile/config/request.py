@@ -117,6 +117,7 @@ class WireRequest:
 class ArtifactRequest:
     format: Artifact
     per_stage: tuple[Artifact, ...]
+    bundle: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -275,6 +276,7 @@ def _artifact(conf: ArtifactConf) -> ArtifactRequest:
         per_stage=tuple(
             member(Artifact, name, f"artifact.per_stage.{place}") for place, name in enumerate(conf.per_stage)
         ),
+        bundle=conf.bundle,
     )
 
 

@@ -190,6 +190,9 @@ class ArtifactConf:
     format: str = "torchscript"
     per_stage: list[str] = field(default_factory=list)
     """A format for each stage, in order; empty: `format` for all."""
+    bundle: bool = False
+    """True: each shard holds its weights itself, so that torch.jit.load runs it alone, from C++ too. Otherwise weights
+    are stored once, beside the shards, whatever number of stages, fallbacks and replicas need them."""
 
 
 @dataclass

@@ -15,6 +15,8 @@ from edgecompile.contract.dtypes import DTYPE_BYTES
 from edgecompile.contract.yaml_decode import OMITTED
 
 __all__ = [
+    "SUFFIX",
+    "WEIGHTS_FOLDER",
     "Certificate",
     "Contingency",
     "DataSpec",
@@ -32,6 +34,7 @@ __all__ = [
     "TextSpec",
     "Workload",
     "product",
+    "weights_path",
 ]
 
 
@@ -41,6 +44,14 @@ class Dim:
 
     min: int
     max: int
+
+
+WEIGHTS_FOLDER, SUFFIX = "weights", ".safetensors"
+
+
+def weights_path(sha256: str) -> str:
+    """Where a weights file is, below the plan's folder."""
+    return f"{WEIGHTS_FOLDER}/{sha256}{SUFFIX}"
 
 
 def product(dims: str, sizes: Mapping[str, int]) -> int:
@@ -142,9 +153,16 @@ class Stage:
     shard: str
     sha256: str
     artifact: str = "torchscript"
+    weights: tuple[str, ...] = field(default=(), metadata={OMITTED: True})
+    """The sha256 of each weights file that the shard needs (weights_path); empty: it holds its weights itself."""
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     predicted: StagePrediction
+
+    @property
+    def files(self) -> tuple[tuple[str, str], ...]:
+        """All that its rank needs: path below the plan's folder and sha256, the shard last."""
+        return (*((weights_path(sha256), sha256) for sha256 in self.weights), (self.shard, self.sha256))
 
 
 @dataclass(frozen=True, kw_only=True)

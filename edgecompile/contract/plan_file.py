@@ -28,7 +28,8 @@ __all__ = [
 ]
 
 VERSIONS = {False: 1, True: 2}
-"""By whether messages vary in size: a plan whose shapes are fixed is read by the first edgecompile too."""
+"""By whether messages vary in size, or weights stand beside the shards: other plans are read by the first edgecompile
+too."""
 MAX_PLAN_BYTES = 64 << 20
 HEADER = "# written by edgecompile; read by edgelaunch and edgeplan. Seconds, bytes, bytes a second.\n"
 

@@ -18,7 +18,8 @@ def files_of_plan(plan: Plan, path: Path) -> Iterator[tuple[Path, str]]:
     folder = path.resolve().parent
     for stages in (plan.stages, *(item.stages for item in plan.contingencies)):
         for stage in stages:
-            yield folder / stage.shard, "a shard of the plan"
+            for name, _ in stage.files:
+                yield folder / name, "a shard of the plan" if name == stage.shard else "weights of the plan"
     yield folder / plan.golden.file, "the plan's golden file"
     if plan.golden.reference is not None:
         yield folder / plan.golden.reference, "the plan's reference"

@@ -302,6 +302,8 @@ def _check_stages(plan: Plan, stages: tuple[Stage, ...], where: str, base: str) 
         following = last + 1
         _check_path(stage.shard, where, f"{key}.shard")
         _check_sha256(stage.sha256, where, f"{key}.sha256")
+        for place, sha256 in enumerate(stage.weights):
+            _check_sha256(sha256, where, f"{key}.weights.{place}")
         artifacts = words_of(Artifact)
         _require(stage.artifact in artifacts, where, f"{key}.artifact", stage.artifact, choices(artifacts))
         _check_tensors(stage.inputs, where, f"{key}.inputs", None)

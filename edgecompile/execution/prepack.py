@@ -111,7 +111,7 @@ def product_rows(graph: Any) -> list[int]:
 def prepack_traced(
     module: Any, rows: Sequence[int], *, consume: bool = False, known: dict[int, torch.Tensor] | None = None
 ) -> Stage:
-    """A frozen TorchScript module with its large products' weights prepacked; itself where there are none.
+    """A frozen TorchScript module, or a BoundProgram, with its large products' weights prepacked; itself without any.
 
     Args:
         rows: of each product, in order, as product_rows counted them. With another number nothing is prepacked.
@@ -144,9 +144,11 @@ def prepack_traced(
         if consume and alone:
             own.set_()
     itself = next(iter(graph.inputs()))
-    if not packed or itself.uses():
+    has_self = itself.type().kind() == "ClassType"
+    if not packed or (has_self and itself.uses()):
         return module  # type: ignore[no-any-return]
-    graph.eraseInput(0)
+    if has_self:
+        graph.eraseInput(0)
     torch._C._jit_pass_dce(graph)
     function = torch._C._create_function_from_graph("forward", graph)
     return lambda *inputs: function(*inputs, *packed)

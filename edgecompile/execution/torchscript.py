@@ -14,7 +14,7 @@ from typing import IO, Any
 
 import torch
 
-__all__ = ["freeze", "load", "save", "silence_deprecation", "trace"]
+__all__ = ["freeze", "load", "save", "save_graph", "silence_deprecation", "trace"]
 
 DEPRECATION = r"`torch\.jit\.\w+` is (deprecated|not supported)"
 
@@ -40,6 +40,12 @@ def save(module: Any, file: str | Path | IO[bytes], extra: dict[str, str] | None
     """`extra`: texts to keep beside it, by name."""
     silence_deprecation()
     torch.jit.save(module, file, _extra_files=extra)
+
+
+def save_graph(graph: Any, file: Path, extra: dict[str, str]) -> None:
+    """A graph without a module's own input, as the method `forward` of an empty module."""
+    silence_deprecation()
+    torch._C._create_function_from_graph("forward", graph).save(str(file), extra)  # type: ignore[arg-type]  # texts will do
 
 
 def load(file: str | Path | IO[bytes], device: str = "cpu", extra: dict[str, str] | None = None) -> Any:

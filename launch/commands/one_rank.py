@@ -13,10 +13,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from edgecompile.contract.errors import UserError
-from edgecompile.contract.plan import Plan, Stage
+from edgecompile.contract.plan import Plan
 from edgecompile.terminal.process import abrupt_interrupts, final_status, unwritten
 from edgelaunch.common.failures import Failure, FailureKind, exit_code, failure_words, rank_name
 from edgelaunch.common.reports import KillRequest, Report
+from edgelaunch.common.shard_files import StageFile
 from edgelaunch.composition import RankStart, import_runtime, run_supervisor, supervised
 from edgelaunch.process.stderr import say, say_error
 from edgelaunch.request.rank_request import RankRequest
@@ -173,8 +174,8 @@ def import_torch(*, session: bool, alone: bool = True) -> None:
 
 def _prepared(
     start: RankStart[RunRequest], discard: list[Any], *, checked: bool
-) -> tuple[Session | None, tuple[Stage, ...]]:
-    """Rank 0's session, and the stages whose shards are not here. Imports torch."""
+) -> tuple[Session | None, tuple[StageFile, ...]]:
+    """Rank 0's session, and the shards and weights that are not here. Imports torch."""
     session = None
     with ThreadPoolExecutor(1) as pool:
         # hashing and importing torch take a second each, and neither needs the other

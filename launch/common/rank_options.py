@@ -6,8 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgecompile.contract.plan import Plan, Stage
+from edgecompile.contract.plan import Plan
 from edgelaunch.common.identity import Endpoint
+from edgelaunch.common.shard_files import StageFile
 
 __all__ = ["RankOptions"]
 
@@ -24,7 +25,7 @@ class RankOptions:
     device: str
     """`cpu` or `cuda`."""
     log: Callable[[str], None]
-    lacking: tuple[Stage, ...] = ()
-    """Whose shards are not here, or stale: to be fetched from rank 0."""
+    lacking: tuple[StageFile, ...] = ()
+    """Shards and weights that are not here, or stale: to be fetched from rank 0."""
     secret: bytes | None = None
     """Known to all ranks; None where all are on this machine and need none."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from edgecompile.contract.atomic_files import file_sha256
@@ -9,7 +10,21 @@ from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Plan, Stage
 from edgelaunch.common.failures import NamedRankError, rank_name
 
-__all__ = ["check_file", "check_rank", "check_shard", "lacking", "stages_of"]
+__all__ = ["StageFile", "check_file", "check_rank", "check_stage_file", "files_of", "lacking", "stages_of"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageFile:
+    """A file that a rank loads: a shard, or weights that stand beside it."""
+
+    name: str
+    """Its path below the plan's folder."""
+    sha256: str
+    rank: int
+
+    def what(self, plan: Plan) -> str:
+        kind = "weights" if self.name.endswith(".safetensors") else "the shard"
+        return f"{kind} of {rank_name(plan, self.rank)}"
 
 
 def check_file(path: Path, sha256: str, what: str, fix: str) -> None:
@@ -31,11 +46,11 @@ def check_file(path: Path, sha256: str, what: str, fix: str) -> None:
         )  # fmt: skip
 
 
-def check_shard(plan: Plan, stage: Stage, folder: Path) -> None:
-    """Raises UserError, naming file and rank, where the shard's bytes are not those that the plan was written with."""
-    what = f"the shard of {rank_name(plan, stage.rank)}"
+def check_stage_file(plan: Plan, file: StageFile, folder: Path) -> None:
+    """Raises UserError, naming file and rank, where the file's bytes are not those that the plan was written with."""
+    fix = "copy it again from where the plan was compiled"
     try:
-        check_file(folder / stage.shard, stage.sha256, what, "copy it again from where the plan was compiled")
+        check_file(folder / file.name, file.sha256, file.what(plan), fix)
     except UserError as error:
         raise NamedRankError(error.problem, key=error.key, fix=error.fix) from None
 
@@ -50,31 +65,36 @@ def stages_of(plan: Plan, rank: int) -> list[Stage]:
     return list(by_hash.values())
 
 
+def files_of(plan: Plan, rank: int) -> list[StageFile]:
+    """All files that a rank may load, each once: those of its own stage first."""
+    named = dict.fromkeys(file for stage in stages_of(plan, rank) for file in stage.files)
+    return [StageFile(name=name, sha256=sha256, rank=rank) for name, sha256 in named]
+
+
 def check_rank(plan: Plan, rank: int, folder: Path) -> None:
-    """Checks all shards that a rank may need.
+    """Checks all files that a rank may need.
 
     Raises:
-        UserError: as check_shard does.
+        UserError: as check_stage_file does.
     """
-    for stage in stages_of(plan, rank):
-        check_shard(plan, stage, folder)
+    for file in files_of(plan, rank):
+        check_stage_file(plan, file, folder)
 
 
-def lacking(plan: Plan, rank: int, folder: Path) -> list[Stage]:
-    """Those whose shard is not in the plan's folder, or has other bytes than the plan says.
+def lacking(plan: Plan, rank: int, folder: Path) -> list[StageFile]:
+    """Those that are not in the plan's folder, or have other bytes than the plan says.
 
     Raises:
         UserError: one is there and cannot be read.
     """
     found = []
-    for stage in stages_of(plan, rank):
-        path = folder / stage.shard
+    for file in files_of(plan, rank):
+        path = folder / file.name
         try:
-            if file_sha256(path) != stage.sha256:
-                found.append(stage)
+            if file_sha256(path) != file.sha256:
+                found.append(file)
         except FileNotFoundError:
-            found.append(stage)
+            found.append(file)
         except OSError as error:
-            what = f"the shard of {rank_name(plan, rank)}"
-            raise NamedRankError(f"{path}: {what} cannot be read: {error.strerror}") from None
+            raise NamedRankError(f"{path}: {file.what(plan)} cannot be read: {error.strerror}") from None
     return found

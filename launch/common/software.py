@@ -12,7 +12,7 @@ from edgelaunch.common.failures import NamedRankError
 
 __all__ = ["PROTOCOL", "Software", "mismatch"]
 
-PROTOCOL = 6
+PROTOCOL = 7
 """Of all that ranks say to each other: messages, their layout, texts in the store. Changed with any of them."""
 MOST_LETTERS = 60
 """Longest version text that is accepted: it may come from an untrusted process."""

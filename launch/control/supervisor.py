@@ -204,7 +204,7 @@ class Supervisor:
         """Gets the shards that are not here; whether they are now."""
         context = TransferContext.of(self._options, self._epochs.seal)
         try:
-            fetch_shards(context, list(self._options.lacking), self._options.log)
+            fetch_shards(context, self._options.lacking, self._options.log)
         except UserError as error:
             # a rank that comes too late to be missed must not end the others' run
             self.box.put(replace(Failure.of(self._rank, error), private=watch.announcement is not None))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.quantities import format_bytes
-from edgelaunch.common.shard_files import check_file, check_shard
+from edgelaunch.common.shard_files import check_file, check_stage_file
 from edgelaunch.doctor.findings import FAILS, NOTE, CheckContext, Finding
 from edgelaunch.process.cores import available_cores
 
@@ -77,12 +77,13 @@ def check_disk(context: CheckContext) -> Iterator[Finding]:
 
 
 def check_shards(context: CheckContext) -> Iterator[Finding]:
-    stages = {stage.sha256: stage for stage in context.stages()}
+    """The shards, and the weights that stand beside them."""
+    files = context.stage_files()
     size = 0
-    for stage in stages.values():
+    for file in files:
         try:
-            check_shard(context.plan, stage, context.folder)
-            size += (context.folder / stage.shard).stat().st_size
+            check_stage_file(context.plan, file, context.folder)
+            size += (context.folder / file.name).stat().st_size
         except UserError as error:
             if context.endpoint is None or 0 in context.ranks:
                 yield Finding.of_error("shard", error)
@@ -90,9 +91,12 @@ def check_shards(context: CheckContext) -> Iterator[Finding]:
                 yield Finding(check="shard", found=error.what, verdict=NOTE,
                               fix="not needed: it is fetched from rank 0 when the run begins")  # fmt: skip
             return
-    if stages:
-        plural = "s" if len(stages) > 1 else ""
-        yield Finding(check=f"shard{plural}", found=f"{len(stages)}, {format_bytes(size)}, as the plan has them")
+    count = len({stage.sha256 for stage in context.stages()})
+    if count:
+        weights = len(files) - count
+        more = f" with {weights} file{'s' if weights > 1 else ''} of weights" if weights else ""
+        plural = "s" if count > 1 else ""
+        yield Finding(check=f"shard{plural}", found=f"{count}{more}, {format_bytes(size)}, as the plan has them")
     else:
         yield Finding(check="shard", found="not needed: this rank runs no stage")
 

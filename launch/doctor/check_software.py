@@ -87,12 +87,15 @@ def _load_newer(context: CheckContext) -> None:
     """
     import torch
 
-    from edgelaunch.pipeline.pt2 import exported_by, is_newer, load_exported
+    from edgelaunch.pipeline.pt2 import exported_by, is_newer, unreadable_pt2
 
     for stage in context.stages():
         path = context.folder / stage.shard
         if stage.artifact == "pt2" and is_newer(exported_by(path) or "", str(torch.__version__)):
-            load_exported(path)
+            try:
+                torch.export.load(path)
+            except Exception as error:  # of many kinds
+                raise unreadable_pt2(path, error) from None
 
 
 def check_gpu(context: CheckContext) -> Iterator[Finding]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Plan, Stage
 from edgelaunch.common.identity import Endpoint
-from edgelaunch.common.shard_files import stages_of
+from edgelaunch.common.shard_files import StageFile, files_of, stages_of
 
 __all__ = ["FAILS", "NOTE", "OK", "SLOWER", "Finding", "CheckContext", "first_line", "has_torch"]
 
@@ -44,6 +44,11 @@ class CheckContext:
     def stages(self) -> list[Stage]:
         """All that these ranks may have to run, for the loss of another host too; equal shards of a rank once."""
         return [stage for rank in self.ranks for stage in stages_of(self.plan, rank)]
+
+    def stage_files(self) -> list[StageFile]:
+        """All that these ranks may have to load, each once."""
+        found = {file.name: file for rank in self.ranks for file in files_of(self.plan, rank)}
+        return list(found.values())
 
     def own_address(self) -> str:
         """Of the interface towards rank 0. Raises UserError where no way leads there."""

@@ -1,42 +1,34 @@
-"""Loads pt2 (torch.export) shards, which may need a torch as new as the one that wrote them."""
+"""Explains why a pt2 (torch.export) shard cannot be read: it may need a torch as new as the one that wrote it."""
 
 from __future__ import annotations
 
 import json
 import zipfile
 from pathlib import Path
-from typing import Any
 
 from edgecompile.contract.errors import UserError
 
-__all__ = ["exported_by", "is_newer", "load_exported"]
+__all__ = ["exported_by", "is_newer", "unreadable_pt2"]
 
 PROGRAMS = ("models/model.json", "serialized_exported_program.json")
 """How the names of the records end that say which torch wrote them: from 2.7 on, and before."""
 
 
-def load_exported(path: Path) -> Any:
-    """The module of an archive whose bytes have been checked.
-
-    Raises:
-        UserError: this torch cannot read it; says which one wrote it, and what to do.
-    """
+def unreadable_pt2(path: Path, error: Exception) -> UserError:
+    """What to tell where this torch cannot read an archive: which one wrote it, and what to do."""
     import torch
 
-    try:
-        return torch.export.load(path).module()
-    except Exception as error:  # of many kinds: the schema, a missing record, an operator that this torch lacks
-        lines = str(error).strip().strip("'\"").splitlines()
-        reason = f"{type(error).__name__}: {lines[0] if lines else '?'}"
+    lines = str(error).strip().strip("'\"").splitlines()
+    reason = f"{type(error).__name__}: {lines[0] if lines else '?'}"
     here, writer = str(torch.__version__), exported_by(path)
     if writer is not None and is_newer(writer, here):
         least = writer.partition("+")[0]
-        raise UserError(
+        return UserError(
             f"torch {here} cannot load this pt2 shard, which torch {writer} wrote ({reason})", key=str(path),
             fix=f"install torch {least} or later on this rank, or compile with artifact=torchscript, which older ones "
             "read too",
         )  # fmt: skip
-    raise UserError(
+    return UserError(
         f"torch {here} cannot load this pt2 shard, which torch {writer or 'of an unknown version'} wrote ({reason})",
         key=str(path), fix="compile again with this rank's torch, or with artifact=torchscript",
     )  # fmt: skip

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Stage
 from edgecompile.execution.allocator import large_blocks_apart
-from edgelaunch.pipeline.pt2 import load_exported
+from edgelaunch.pipeline.pt2 import unreadable_pt2
 from edgelaunch.process.limits import local_shortage
 
 if TYPE_CHECKING:
@@ -61,8 +61,8 @@ def _load(
     """The shard with its weights as they are, and what prepacks them, where that pays; the former is of no use then."""
     import torch
 
-    from edgecompile.execution import torchscript
-    from edgecompile.execution.prepack import ROWS_RECORD, pays_here, prepack_exported, prepack_traced, rows_in
+    from edgecompile.execution.opened_shard import open_stage
+    from edgecompile.execution.prepack import pays_here
 
     path = folder / stage.shard
     if device == "cuda" and not torch.cuda.is_available():
@@ -70,21 +70,21 @@ def _load(
             f"stage {stage.stage} is planned for cuda and torch {torch.__version__} finds no GPU here: "
             "install a torch with CUDA, or compile with execution: cpu for this device"
         )
-    packs = device == "cpu" and pays_here(prepack)
-    if stage.artifact == "pt2":
-        module = load_exported(path).to(device)
-        return module, (lambda: prepack_exported(module)) if packs else None
     try:
-        extra = {ROWS_RECORD: ""}
-        traced = torchscript.load(str(path), device, extra)
-        rows = rows_in(extra[ROWS_RECORD])
-        return traced, (lambda: prepack_traced(traced, rows, consume=True)) if packs else None
-    except RuntimeError as error:
+        opened = open_stage(stage, folder, device)
+    except UserError:
+        raise
+    except Exception as error:
         if (shortage := local_shortage(error)) is not None:
             raise UserError(f"{path}: {shortage}") from None
+        if stage.artifact == "pt2":  # of many kinds: the schema, a missing record, an operator that this torch lacks
+            raise unreadable_pt2(path, error) from None
+        if not isinstance(error, RuntimeError):
+            raise
         first = (str(error).strip().splitlines() or ["?"])[0]
         fix = ": compile with runtime.import=[MODULE], which registers it" if "Unknown builtin op" in first else ""
         raise UserError(f"{path}: torch {torch.__version__} cannot load this shard: {first.rstrip('.')}{fix}") from None
+    return opened.run, opened.prepacked if device == "cpu" and pays_here(prepack) else None
 
 
 def run_shard(

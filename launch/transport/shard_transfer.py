@@ -1,6 +1,6 @@
-"""Sends a missing or stale shard from rank 0 to a rank, over a process group of the two.
+"""Sends missing or stale shards and weights from rank 0 to a rank, over a process group of the two.
 
-The rank asks in the store, where what it says bears the shared secret. Rank 0 gives each rank its own shards and no
+The rank asks in the store, where what it says bears the shared secret. Rank 0 gives each rank its own files and no
 other. A broken transfer resumes where it stopped, and what came counts only with the sha256 that the plan names.
 """
 
@@ -13,7 +13,7 @@ import shutil
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -24,13 +24,13 @@ import torch.distributed as dist
 
 from edgecompile.contract.atomic_files import file_sha256
 from edgecompile.contract.errors import UserError
-from edgecompile.contract.plan import Plan, Stage
+from edgecompile.contract.plan import Plan
 from edgecompile.contract.quantities import format_bytes
 from edgecompile.execution.message_layout import piece_sizes
 from edgelaunch.common.failures import PeerLostError, rank_name
 from edgelaunch.common.identity import Endpoint
 from edgelaunch.common.rank_options import RankOptions
-from edgelaunch.common.shard_files import check_shard, stages_of
+from edgelaunch.common.shard_files import StageFile, check_stage_file, files_of
 from edgelaunch.store.list_reader import ListReader
 from edgelaunch.store.meeting import Board
 from edgelaunch.store.seal import Seal
@@ -60,14 +60,16 @@ class Request:
     rank: int
     token: str
     """Of this attempt alone: the process group meets under it."""
-    sha256: str
+    files: tuple[str, ...]
+    """Their sha256, in the order in which they are sent."""
     offset: int
-    """So many bytes are there already."""
+    """So many bytes of the first one are there already."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    num_bytes: int
+    sizes: tuple[int, ...] = ()
+    """Of the files, in bytes."""
     error: str = ""
 
 
@@ -148,29 +150,33 @@ class ShardServer:
     def _serve(self, request: Request) -> None:
         with contextlib.suppress(PeerLostError):  # the rank that asked is gone: it asks again
             board = self._way.board()
-            stage = next((item for item in stages_of(self._way.plan, request.rank) if item.sha256 == request.sha256),
-                         None)  # fmt: skip
-            answer = self._answer(request, stage)
+            known = {file.sha256: file for file in files_of(self._way.plan, request.rank)}
+            files = [known[sha256] for sha256 in request.files if sha256 in known]
+            answer = self._answer(files, complete=len(files) == len(request.files))
             board.put(_answer_key(request), json.dumps(asdict(answer)))
-            if stage is None or answer.error or request.offset >= answer.num_bytes:
+            to_come = sum(answer.sizes) - request.offset
+            if answer.error or not files or to_come <= 0 or request.offset > answer.sizes[0]:
                 return
-            self._log(f"sending {stage.shard} ({format_bytes(answer.num_bytes - request.offset)}) to "
-                      f"{rank_name(self._way.plan, request.rank)}, which lacks it")  # fmt: skip
-            with self._way.group(board, request) as group, (self._way.folder / stage.shard).open("rb") as file:
-                self._send(group, file, request.offset, answer.num_bytes)
+            to = f"to {rank_name(self._way.plan, request.rank)}, which lacks {'them' if files[1:] else 'it'}"
+            self._log(f"sending {_named(files)} ({format_bytes(to_come)}) {to}")
+            with self._way.group(board, request) as group:
+                for place, (file, num_bytes) in enumerate(zip(files, answer.sizes, strict=True)):
+                    with (self._way.folder / file.name).open("rb") as opened:
+                        self._send(group, opened, 0 if place else request.offset, num_bytes)
 
-    def _answer(self, request: Request, stage: Stage | None) -> Answer:
+    def _answer(self, files: Sequence[StageFile], *, complete: bool) -> Answer:
         name = rank_name(self._way.plan, 0)
-        if stage is None:
-            return Answer(num_bytes=0, error=f"{name} has another plan, without this shard: copy the same to both")
+        if not complete:
+            return Answer(error=f"{name} has another plan, without this shard: copy the same to both")
         try:
             with self._hashing:
-                if stage.sha256 not in self._sizes:
-                    check_shard(self._way.plan, stage, self._way.folder)
-                    self._sizes[stage.sha256] = (self._way.folder / stage.shard).stat().st_size
+                for file in files:
+                    if file.sha256 not in self._sizes:
+                        check_stage_file(self._way.plan, file, self._way.folder)
+                        self._sizes[file.sha256] = (self._way.folder / file.name).stat().st_size
         except UserError as error:
-            return Answer(num_bytes=0, error=f"{name} cannot send it: {error}")
-        return Answer(num_bytes=self._sizes[stage.sha256])
+            return Answer(error=f"{name} cannot send it: {error}")
+        return Answer(sizes=tuple(self._sizes[file.sha256] for file in files))
 
     def _send(self, group: GlooGroup, file: IO[bytes], offset: int, num_bytes: int) -> None:
         file.seek(offset)
@@ -193,79 +199,111 @@ def _answer_key(request: Request) -> str:
     return f"{REQUESTS}-answer/{request.token}"
 
 
+def _named(files: Sequence[StageFile]) -> str:
+    """The shard, which is the last one, with the number of weights files; or what there is."""
+    name, others = files[-1].name, len(files) - 1
+    return f"{name} and {others} file{'s' if others > 1 else ''} of weights" if others else name
+
+
 # --- the rank that lacks one -----------------------------------------------------------------------------------------
 
 
-def fetch_shards(way: TransferContext, stages: list[Stage], log: Callable[[str], None]) -> None:
-    """Gets the shards of these stages into the plan's folder, each whole or not at all.
+def fetch_shards(way: TransferContext, files: Sequence[StageFile], log: Callable[[str], None]) -> None:
+    """Gets these files into the plan's folder, each whole or not at all.
 
     Raises:
         UserError: rank 0 cannot give one, there is no room for it, or the connection breaks again and again.
         PeerLostError: the store does not answer.
     """
-    board = way.board()
-    for stage in stages:
-        _Fetch(way, stage, board, log).run()
+    _Fetch(way, files, way.board(), log).run()
 
 
 class _Fetch:
-    def __init__(self, way: TransferContext, stage: Stage, board: Board, log: Callable[[str], None]) -> None:
-        self._way, self._stage, self._board, self._log = way, stage, board, log
-        self._path = way.folder / stage.shard
-        # named by what it is to be, so that another plan's beginning is not resumed
-        self._part = self._path.with_name(f".{self._path.name}.{stage.sha256[:16]}.part")
+    def __init__(
+        self, way: TransferContext, files: Sequence[StageFile], board: Board, log: Callable[[str], None]
+    ) -> None:
+        self._way, self._left, self._board, self._log = way, deque(files), board, log
+        self._all = tuple(files)
         self._told = 0.0
+
+    def _path(self) -> Path:
+        """Where the next file goes."""
+        return self._way.folder / self._left[0].name
+
+    def _part(self) -> Path:
+        """Named by what it is to be, so that another plan's beginning is not resumed."""
+        path = self._path()
+        return path.with_name(f".{path.name}.{self._left[0].sha256[:16]}.part")
 
     def run(self) -> None:
         failed = 0
-        while True:
+        while self._left:
             before = self._there()
             try:
-                if self._attempt(before):
-                    return
+                self._attempt(before[1])
                 reason = "the received file is not the one that the plan names"
             except PeerLostError as error:
                 reason = str(error).partition("\n")[0]
             except OSError as error:
-                raise UserError(f"{self._part}: cannot be written: {error.strerror or error}: make room, or let this "
+                raise UserError(f"{self._part()}: cannot be written: {error.strerror or error}: make room, or let this "
                                 "user write there") from None  # fmt: skip
+            if not self._left:
+                return
             failed = 1 if self._there() > before else failed + 1
             if failed >= NUM_ATTEMPTS:
                 raise UserError(
-                    f"{self._path}: could not be fetched from rank 0 in {NUM_ATTEMPTS} attempts ({reason}): copy it "
+                    f"{self._path()}: could not be fetched from rank 0 in {NUM_ATTEMPTS} attempts ({reason}): copy it "
                     "from where the plan was compiled"
                 )
 
-    def _there(self) -> int:
+    def _there(self) -> tuple[int, int]:
+        """How many files are there, and how many bytes of the next one."""
+        done = len(self._all) - len(self._left)
         try:
-            return self._part.stat().st_size
+            return done, self._part().stat().st_size
         except FileNotFoundError:
-            return 0
+            return done, 0
 
-    def _attempt(self, offset: int) -> bool:
-        """Whether the shard is there now; what is wrong is removed, what is right of a broken transfer stays."""
-        request = Request(rank=self._way.rank, token=secrets.token_hex(8), sha256=self._stage.sha256, offset=offset)
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+    def _attempt(self, offset: int) -> None:
+        """Gets what it can; what is wrong is removed, what is right of a broken transfer stays."""
+        files = tuple(self._left)
+        request = Request(rank=self._way.rank, token=secrets.token_hex(8),
+                          files=tuple(file.sha256 for file in files), offset=offset)  # fmt: skip
+        self._path().parent.mkdir(parents=True, exist_ok=True)
         self._board.append(REQUESTS, json.dumps(asdict(request)))
-        num_bytes = self._await_answer(request)
-        if offset < num_bytes:
-            self._check_room(num_bytes - offset)
-            begin = time.monotonic()
-            gone_on = f", resuming after {format_bytes(offset)}" if offset else ""
-            self._log(f"fetching {self._stage.shard} ({format_bytes(num_bytes)}) from rank 0{gone_on}")
-            with self._way.group(self._board, request) as group, self._part.open("ab") as file:
-                self._receive(group, file, offset, num_bytes)
-            taken_s = time.monotonic() - begin
-            rate = (num_bytes - offset) / max(taken_s, 1e-9)
-        if file_sha256(self._part) != self._stage.sha256:
-            self._part.unlink()
+        sizes = self._await_answer(request)
+        to_come = sum(sizes) - offset
+        if offset > sizes[0] or to_come <= 0:  # of another file, or all is there
+            self._settle(sizes[0])
+            return
+        self._check_room(to_come)
+        begin = time.monotonic()
+        gone_on = f", resuming after {format_bytes(offset)}" if offset else ""
+        self._log(f"fetching {_named(files)} ({format_bytes(to_come)}) from rank 0{gone_on}")
+        with self._way.group(self._board, request) as group:
+            for place, num_bytes in enumerate(sizes):
+                self._path().parent.mkdir(parents=True, exist_ok=True)
+                with self._part().open("ab") as file:
+                    self._receive(group, file, 0 if place else offset, num_bytes)
+                if not self._settle(num_bytes):
+                    return
+        taken_s = time.monotonic() - begin
+        rate = format_bytes(to_come / max(taken_s, 1e-9))
+        self._log(f"fetched {_named(files)} in {taken_s:.1f} s ({rate}/s), sha256 as planned")
+
+    def _settle(self, num_bytes: int) -> bool:
+        """Whether what came is the file that the plan names, which now is in its place."""
+        part = self._part()
+        if num_bytes == 0:
+            part.touch()
+        if file_sha256(part) != self._left[0].sha256:
+            part.unlink()
             return False
-        self._part.replace(self._path)
-        if offset < num_bytes:
-            self._log(f"fetched {self._stage.shard} in {taken_s:.1f} s ({format_bytes(rate)}/s), sha256 as planned")
+        part.replace(self._path())
+        self._left.popleft()
         return True
 
-    def _await_answer(self, request: Request) -> int:
+    def _await_answer(self, request: Request) -> tuple[int, ...]:
         deadline = time.monotonic() + HASHING_S
         while (text := self._board.get(_answer_key(request))) is None:
             if time.monotonic() > deadline:
@@ -273,14 +311,14 @@ class _Fetch:
             time.sleep(POLL_S)
         answer = Answer(**json.loads(text))
         if answer.error:
-            raise UserError(f"{self._path}: this rank lacks it, and {answer.error}")
-        return answer.num_bytes
+            raise UserError(f"{self._path()}: this rank lacks it, and {answer.error}")
+        return tuple(answer.sizes)
 
     def _check_room(self, num_bytes: int) -> None:
-        free = shutil.disk_usage(self._path.parent).free
+        free = shutil.disk_usage(self._path().parent).free
         if free < num_bytes + SPARE_BYTES:
             sizes = f"{format_bytes(num_bytes)} to come, {format_bytes(free)} free"
-            raise UserError(f"{self._path}: not enough space to fetch it: {sizes}: free some")
+            raise UserError(f"{self._path()}: not enough space to fetch it: {sizes}: free some")
 
     def _receive(self, group: GlooGroup, file: IO[bytes], offset: int, num_bytes: int) -> None:
         sizes = piece_sizes(num_bytes, offset)
@@ -313,4 +351,4 @@ class _Fetch:
         if now - self._told > TELL_S:
             self._told = now
             share = f"{format_bytes(done)} of {format_bytes(num_bytes)} ({done / num_bytes:.0%})"
-            self._log(f"fetching {self._stage.shard}: {share}")
+            self._log(f"fetching {self._left[0].name}: {share}")

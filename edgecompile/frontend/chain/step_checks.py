@@ -54,8 +54,8 @@ def check_outputs(chain: Chain, microbatch: int) -> None:
             )
 
 
-def check_schedule(schedule: Schedule, chain: Chain) -> None:
-    """Stages cover the chain without gap or overlap, each on a host of its own, cut only where a cut is possible."""
+def check_schedule(schedule: Schedule, chain: Chain) -> Schedule:
+    """The schedule: its stages cover the chain without gap or overlap, each on its own host, cut where one can be."""
     assert schedule.stages[0].first == 0, "the first units are missing"
     assert schedule.stages[-1].last == len(chain.units) - 1, "the last units are missing"
     for before, after in pairwise(schedule.stages):
@@ -64,3 +64,4 @@ def check_schedule(schedule: Schedule, chain: Chain) -> None:
     hosts = [stage.host for stage in schedule.stages]
     assert len(set(hosts)) == len(hosts), "a host runs two stages"
     assert schedule.certificate.lower_bound_s <= schedule.period_s * (1 + 1e-9), "the lower bound is over the period"
+    return schedule

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -28,7 +28,7 @@ from edgecompile.frontend.chain.item_axis import find_item_axes, item_axis_of
 from edgecompile.frontend.chain.recompute import find_sources, sources_of
 from edgecompile.frontend.passes.sink_views import sinks
 
-__all__ = ["Boundary", "BoundaryTensor", "Chain", "Unit", "build_chain", "unit_work"]
+__all__ = ["Boundary", "BoundaryTensor", "Chain", "Unit", "build_chain", "unit_tensors", "unit_work"]
 
 _READS_ROWS = frozenset({"embedding", "index_select", "gather", "index"})
 
@@ -329,7 +329,7 @@ def _moved_bytes(node: fx.Node) -> int:
 def _weights(graph_module: fx.GraphModule, group: list[fx.Node], constant: set[fx.Node]) -> Iterable[Weight]:
     """The stored tensors that these operators need, straight or through constant operators; each once."""
     seen: dict[int, Weight] = {}
-    for value in _stored(graph_module, group, constant):
+    for _, value in unit_tensors(graph_module, group, constant):
         key = value.untyped_storage().data_ptr() or id(value)
         num_bytes = value.numel() * value.element_size()
         if key not in seen or seen[key].num_bytes < num_bytes:
@@ -337,7 +337,14 @@ def _weights(graph_module: fx.GraphModule, group: list[fx.Node], constant: set[f
     return seen.values()
 
 
-def _stored(graph_module: fx.GraphModule, group: list[fx.Node], constant: set[fx.Node]) -> Iterable[torch.Tensor]:
+def unit_tensors(
+    graph_module: fx.GraphModule, group: Sequence[fx.Node], constant: Collection[fx.Node]
+) -> Iterable[tuple[str, torch.Tensor]]:
+    """The stored tensors that a unit's operators need, straight or through constant operators, with their names.
+
+    Args:
+        constant: the graph's constant_nodes.
+    """
     members = set(group)
     open_nodes = list(group)
     visited: set[fx.Node] = set()
@@ -349,11 +356,11 @@ def _stored(graph_module: fx.GraphModule, group: list[fx.Node], constant: set[fx
         if node.op == "get_attr":
             value = attribute(graph_module, str(node.target))
             if isinstance(value, torch.Tensor):
-                yield value
+                yield str(node.target), value
         elif node.op == "call_module":
             module = attribute(graph_module, str(node.target))
             assert isinstance(module, nn.Module)
-            yield from module.parameters()
-            yield from module.buffers()
+            own = (*module.named_parameters(), *module.named_buffers())
+            yield from ((f"{node.target}.{name}", value) for name, value in own)
         if node in members or node in constant:
             open_nodes.extend(argument for argument in node.all_input_nodes if argument in constant)

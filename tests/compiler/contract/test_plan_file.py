@@ -45,7 +45,9 @@ def change(document: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
     return changed
 
 
-def test_a_plan_of_fixed_shapes_has_the_keys_that_the_first_version_reads(document: dict[str, Any]) -> None:
+def test_a_plan_of_fixed_shapes_and_whole_shards_has_the_keys_that_the_first_version_reads(tmp_path: Path) -> None:
+    compile_into(tmp_path, *TINY, "schedule=even", "artifact.bundle=true")
+    document = yaml.safe_load((tmp_path / "plan.yaml").read_text())
     assert document["version"] == 1
     assert set(document) == {
         "version", "model", "objective", "predicted", "certificate", "hosts", "unused_hosts", "cluster", "devices",
@@ -58,6 +60,10 @@ def test_a_plan_of_fixed_shapes_has_the_keys_that_the_first_version_reads(docume
     }  # fmt: skip
     assert set(document["inputs"][0]) == {"name", "shape", "dtype", "wire"}
     assert set(document["boundaries"][1]) == {"boundary", "wire_bytes", "encode_s", "decode_s"}
+    assert set(document["stages"][0]) == {
+        "stage", "rank", "units", "first_op", "last_op", "shard", "sha256", "artifact", "inputs", "outputs",
+        "predicted",
+    }  # fmt: skip
 
 
 BROKEN = [
@@ -70,6 +76,7 @@ BROKEN = [
     ("stages.0.shard", "../../etc/passwd", r"stages\.0\.shard.*below the plan"),
     ("stages.0.shard", "/etc/passwd", r"stages\.0\.shard"),
     ("stages.0.sha256", "abc", r"stages\.0\.sha256.*64 hexadecimal"),
+    ("stages.0.weights.0", "../../etc/passwd", r"stages\.0\.weights\.0.*64 hexadecimal"),
     ("stages.0.artifact", "pickle", r"stages\.0\.artifact"),
     ("stages.1.inputs.0.dtype", "object", r"stages\.1\.inputs\.0\.dtype"),
     ("stages.1.inputs.0.shape", [1, 2], r"stages\.1\.inputs.*the outputs of the stage before"),

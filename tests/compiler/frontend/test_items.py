@@ -16,6 +16,7 @@ from edgecompile.artifacts.inplace import isolate_writes
 from edgecompile.artifacts.shards import freeze_module
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Plan
+from edgecompile.execution.opened_shard import open_stage
 from edgecompile.frontend.capture.flat_model import FlatModel
 from edgecompile.frontend.golden.golden_items import Reference, make_reference
 
@@ -29,7 +30,7 @@ def reference_of(module: nn.Module, microbatch: int) -> Reference:
 def run_shards(plan: Plan, folder: Path, items: torch.Tensor) -> list[torch.Tensor]:
     """The shards of a plan, chained, on items in microbatches; the last one is filled up."""
     size = plan.model.microbatch
-    stages = [torch.jit.load(str(folder / stage.shard)) for stage in plan.stages]
+    stages = [open_stage(stage, folder).run for stage in plan.stages]
     pieces = []
     for start in range(0, len(items), size):
         values = [items[[min(start + place, len(items) - 1) for place in range(size)]]]

@@ -21,6 +21,7 @@ from edgecompile.commands.compile_command import compose
 from edgecompile.config.schema import Conf
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Plan
+from edgecompile.execution.opened_shard import open_stage
 from edgecompile.pipeline import compile_model
 
 pytestmark = pytest.mark.slow
@@ -91,7 +92,7 @@ def cancels(value: torch.Tensor) -> bool:
 def check_items(plan: Plan, folder: Path, parts: list[str], output: str) -> None:
     """Each item, whatever stands beside it, comes out as the eager model computes it alone."""
     by_item = alone(parts, output)
-    stages = [torch.jit.load(str(folder / stage.shard)) for stage in plan.stages]
+    stages = [open_stage(stage, folder).run for stage in plan.stages]
     size, lossless = plan.model.microbatch, plan.scheduling.wire == "fp32"
     for order in ORDERS:
         for start in range(0, len(order), size):

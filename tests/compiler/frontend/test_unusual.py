@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Plan
 from edgecompile.contract.plan_file import read_plan
+from edgecompile.execution.opened_shard import open_stage
 from edgelaunch.doctor.check_software import check_libraries
 from edgelaunch.doctor.findings import FAILS, OK, CheckContext
 
@@ -33,7 +34,7 @@ def results(plan: Plan, folder: Path, x: torch.Tensor) -> tuple[torch.Tensor, ..
     """What the shards make of one microbatch."""
     values: tuple[torch.Tensor, ...] = (x,)
     for stage in plan.stages:
-        values = torch.jit.load(str(folder / stage.shard))(*values)
+        values = open_stage(stage, folder).run(*values)
         values = values if isinstance(values, tuple) else (values,)
     return values
 

@@ -13,7 +13,7 @@ from edgecompile.commands.compile_command import compose
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Plan, Stage
 from edgecompile.contract.plan_file import read_plan
-from edgecompile.execution import torchscript
+from edgecompile.execution.opened_shard import open_stage
 
 # weights of 4 MB a linear layer, so that memory can be short
 WIDE = (
@@ -30,7 +30,7 @@ def wide() -> torch.nn.Module:
 def run(stages: tuple[Stage, ...], folder: Path, value: torch.Tensor) -> torch.Tensor:
     values = (value,)
     for stage in stages:
-        values = torchscript.load(str(folder / stage.shard))(*values)
+        values = open_stage(stage, folder).run(*values)
     return values[0]
 
 

@@ -17,7 +17,7 @@ from edgelaunch.pipeline.pt2 import exported_by, is_newer
 from edgelaunch.pipeline.stage_shard import load_shard
 
 
-def unreadable(path: Path) -> None:
+def unreadable(path: object, extra_files: object = None) -> None:
     """torch.export.load of torch 2.6, with what 2.7 and later write."""
     raise KeyError("There is no item named 'version' in the archive")
 

@@ -20,7 +20,7 @@ from launch_plans import Written
 from edgecompile.contract.atomic_files import file_sha256
 from edgecompile.contract.errors import UserError
 from edgelaunch.common.identity import Endpoint
-from edgelaunch.common.shard_files import stages_of
+from edgelaunch.common.shard_files import files_of
 from edgelaunch.store.meeting import Board
 from edgelaunch.store.seal import Seal
 from edgelaunch.transport.shard_transfer import REQUESTS, ShardServer, TransferContext, fetch_shards
@@ -130,11 +130,11 @@ class Pair:
         self.said: list[str] = []
         self.server = ShardServer(self.ways[0], self.said.append)
         self.target = folder / "other" / "big.pt"
-        self.part = self.target.with_name(f".big.pt.{stages_of(self.plan, 1)[0].sha256[:16]}.part")
+        self.part = self.target.with_name(f".big.pt.{files_of(self.plan, 1)[0].sha256[:16]}.part")
 
     def fetch(self, way: TransferContext | None = None) -> list[str]:
         said: list[str] = []
-        fetch_shards(way or self.ways[1], stages_of(self.plan, 1), said.append)
+        fetch_shards(way or self.ways[1], files_of(self.plan, 1), said.append)
         return said
 
 
@@ -166,8 +166,8 @@ def test_a_broken_transfer_goes_on_and_a_damaged_one_begins_again(tmp_path: Path
 
 def test_no_rank_gets_another_ranks_shard(tmp_path: Path) -> None:
     pair = Pair(tmp_path, 100)
-    own = stages_of(pair.plan, 0)[0]
-    pair.board.append(REQUESTS, json.dumps({"rank": 1, "token": "t", "sha256": own.sha256, "offset": 0}))
+    own = files_of(pair.plan, 0)[0]
+    pair.board.append(REQUESTS, json.dumps({"rank": 1, "token": "t", "files": [own.sha256], "offset": 0}))
     deadline = time.monotonic() + 10
     while (text := pair.board.get("fetch-answer/t")) is None:
         assert time.monotonic() < deadline
@@ -179,8 +179,8 @@ def test_no_rank_gets_another_ranks_shard(tmp_path: Path) -> None:
 def test_strangers_get_nothing_and_stop_nothing(tmp_path: Path) -> None:
     pair = Pair(tmp_path, 1000)
     board = Board(pair.ways[0].endpoint, serve=False, timeout_s=5, seal=Seal(b"another secret..", b"n" * 16))
-    sha256 = stages_of(pair.plan, 1)[0].sha256
-    board.append(REQUESTS, json.dumps({"rank": 1, "token": "t", "sha256": sha256, "offset": 0}))
+    sha256 = files_of(pair.plan, 1)[0].sha256
+    board.append(REQUESTS, json.dumps({"rank": 1, "token": "t", "files": [sha256], "offset": 0}))
     pair.fetch()
     assert pair.target.read_bytes() == pair.bytes
     assert pair.board.get("fetch-answer/t") is None
@@ -199,8 +199,8 @@ def test_no_room_is_said_before_anything_is_fetched(tmp_path: Path, monkeypatch:
 
 def test_a_rank_that_asks_and_dies_holds_nobody_up(tmp_path: Path) -> None:
     pair = Pair(tmp_path, 3 * PORTION)
-    sha256 = stages_of(pair.plan, 1)[0].sha256
-    pair.board.append(REQUESTS, json.dumps({"rank": 1, "token": "gone", "sha256": sha256, "offset": 0}))
+    sha256 = files_of(pair.plan, 1)[0].sha256
+    pair.board.append(REQUESTS, json.dumps({"rank": 1, "token": "gone", "files": [sha256], "offset": 0}))
     pair.fetch()
     assert pair.target.read_bytes() == pair.bytes
     pair.server.stop()

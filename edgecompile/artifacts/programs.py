@@ -1,0 +1,71 @@
+"""Parts a shard into a program, which takes weights behind its inputs, and where each of them is stored."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx
+
+from edgecompile.artifacts.inplace import all_nodes, unpack_constant
+from edgecompile.artifacts.weight_store import WeightStore
+from edgecompile.execution.stored_weights import StoredTensor
+from edgecompile.frontend.capture.graphs import attribute
+
+__all__ = ["lift_attributes", "lift_constants"]
+
+
+def lift_constants(frozen: Any, store: WeightStore) -> tuple[Any, list[StoredTensor]]:
+    """A frozen module's graph with its weights as inputs behind its own, in the order of the list."""
+    graph = frozen.graph.copy()
+    for node in all_nodes(graph):
+        if node.kind() == "prim::Constant" and _holds_tensors(node.output()):
+            unpack_constant(graph, node.output())
+    stored: list[StoredTensor] = []
+    places: dict[StoredTensor, Any] = {}
+    for node in all_nodes(graph):
+        if node.kind() != "prim::Constant" or node.output().type().kind() != "TensorType":
+            continue
+        item = store.place(node.t("value"))
+        if item is None:
+            continue
+        if item not in places:
+            places[item] = graph.addInput()
+            places[item].setType(torch._C.TensorType.get())
+            stored.append(item)
+        node.output().replaceAllUsesWith(places[item])
+    itself = next(iter(graph.inputs()))
+    assert not itself.uses(), "a frozen shard has an attribute left"
+    graph.eraseInput(0)
+    torch._C._jit_pass_dce(graph)
+    return graph, stored
+
+
+def _holds_tensors(value: Any) -> bool:
+    if value.type().kind() != "ListType" or value.type().getElementType().kind() != "TensorType":
+        return False
+    return bool(value.toIValue())
+
+
+def lift_attributes(
+    module: fx.GraphModule, store: WeightStore
+) -> tuple[fx.GraphModule, list[StoredTensor], list[torch.Tensor]]:
+    """A stage's graph with its weights as inputs behind its own, where each is stored, and the tensors themselves."""
+    graph = fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
+    graph.output(graph.graph_copy(module.graph, copies))
+    stored: list[StoredTensor] = []
+    values: list[torch.Tensor] = []
+    last = [copies[node] for node in module.graph.nodes if node.op == "placeholder"][-1]
+    for node in [node for node in graph.nodes if node.op == "get_attr"]:
+        value = attribute(module, str(node.target))
+        item = store.place(value) if isinstance(value, torch.Tensor) else None
+        if item is None:
+            continue
+        with graph.inserting_after(last):
+            last = graph.placeholder(f"weight_{len(stored)}")
+        stored.append(item)
+        values.append(value)
+        node.replace_all_uses_with(last)
+        graph.erase_node(node)
+    return fx.GraphModule(module, graph, class_name="Stage").eval(), stored, values
