@@ -58,7 +58,7 @@ def rows(name: str, microbatch: int, stage_counts: list[int], folder: Path) -> I
         writer, shards = StageWriter(chain=chain, folder=folder, store=None), []
         for stage in stages:
             shards.append(writer.write(stage, flow.batches[0]).shard)
-            flow = flow.through(shards[-1], f"stage {len(shards)}")
+            flow = flow.through(writer.opened(shards[-1]), f"stage {len(shards)}")
         equality = check_shards(chain, stages, flow.outputs(), reference, microbatch)
         for output, error, own, scale in zip(
             chain.captured.output_names, equality.errors, reference.own_error, reference.scale, strict=True

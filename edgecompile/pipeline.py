@@ -43,6 +43,7 @@ from edgecompile.frontend.golden.eager import Batch
 from edgecompile.frontend.golden.golden_items import example_inputs, golden_inputs, make_reference
 from edgecompile.frontend.golden.other_sizes import OtherSizes, other_sizes, size_notes
 from edgecompile.models import build_model
+from edgecompile.models.mapped_memory import MappedMemory
 from edgecompile.models.preparation import fill_meta
 from edgecompile.models.weights import Loaded, check_numbers, load_weights
 from edgecompile.partition.auto_microbatch import at_microbatch, choose_microbatch
@@ -71,11 +72,16 @@ def compile_model(asked: Asked, step: Step, overrides: Sequence[str] = ()) -> Pl
         UserError: the config, the model, a file or the cluster does not allow it; nothing but unnamed shards is left.
     """
     request = request_of(asked)
-    spec, folder = request.model.spec, request.folder
-    check_place(folder / "plan.yaml")
+    check_place(request.folder / "plan.yaml")
     import_libraries(request.model.imports)
+    with MappedMemory(request.folder) as memory:
+        return _compiled(request, memory, step, overrides)
+
+
+def _compiled(request: CompileRequest, memory: MappedMemory, step: Step, overrides: Sequence[str]) -> Plan:
+    spec, folder = request.model.spec, request.folder
     with step(f"build {spec.name}"), abrupt_interrupts():
-        loaded = _model(request)
+        loaded = _model(request, memory)
         flat = FlatModel(loaded.module, [item.name for item in spec.inputs], spec.outputs, request.model.pixels)
         golden = golden_inputs(spec, loaded.module, request.model.seed)
     with step("capture"), abrupt_interrupts():
@@ -97,7 +103,7 @@ def compile_model(asked: Asked, step: Step, overrides: Sequence[str] = ()) -> Pl
         reference = make_reference(flat, golden, microbatch)
         check_decisions(chain.captured, golden, microbatch)
     start = Flow.of(reference, microbatch, is_lossy(chain, designs), sized.items)
-    writer = StageWriter.of(chain, request)
+    writer = StageWriter.of(chain, request, memory)
     pipeline = _write_stages(writer, schedule, designs, start, step)
     fallbacks = _write_fallbacks(writer, contingencies, request, start, step)
     with step("compare the shards with the eager model"):
@@ -122,12 +128,12 @@ def compile_model(asked: Asked, step: Step, overrides: Sequence[str] = ()) -> Pl
     return plan
 
 
-def _model(request: CompileRequest) -> Loaded:
+def _model(request: CompileRequest, memory: MappedMemory) -> Loaded:
     spec, weights, seed = request.model.spec, request.weights, request.model.seed
-    module = build_model(spec, seed)
-    fill_meta(module, spec.build["_target_"], weights.file)
+    module = build_model(spec, seed, memory, filled=weights.file is not None)
+    fill_meta(module, spec.build["_target_"], weights.file, memory.empty)
     if weights.file is not None:
-        return load_weights(module, weights.file, weights.prefix, weights.unused is UnusedWeights.IGNORE)
+        return load_weights(module, weights.file, weights.prefix, weights.unused is UnusedWeights.IGNORE, memory)
     check_numbers(module, f"model.build: {spec.name}")
     return Loaded(module=module, origin=f"random, seed {seed}")
 
@@ -167,7 +173,7 @@ def _write_stages(
     for number, design in enumerate(designs, 1):
         with step(f"write shard {number} of {len(designs)}"):
             stage = writer.write(design, flow.batches[0])
-            flow = flow.through(stage.shard, f"stage {number} of {len(designs)}")
+            flow = flow.through(writer.opened(stage.shard), f"stage {number} of {len(designs)}")
             stages.append(stage)
     return CompiledPipeline(schedule=schedule, stages=tuple(stages), outputs=flow.outputs(), others=flow.others)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,9 @@ from edgecompile.artifacts.weight_store import WeightStore
 from edgecompile.config.request import ArtifactRequest, CompileRequest
 from edgecompile.contract.closed_sets import Artifact
 from edgecompile.contract.errors import UserError
+from edgecompile.execution.opened_shard import open_shard
 from edgecompile.frontend.chain.units import Chain
+from edgecompile.models.mapped_memory import MappedMemory
 from edgecompile.planning.problem import Schedule, StageResult
 from edgecompile.wire.formats import WireFormat
 
@@ -91,11 +93,12 @@ class StageWriter:
     """The plan's."""
     store: WeightStore | None
     """None: each shard holds its weights itself."""
+    memory: MappedMemory | None = None
 
     @staticmethod
-    def of(chain: Chain, request: CompileRequest) -> StageWriter:
+    def of(chain: Chain, request: CompileRequest, memory: MappedMemory) -> StageWriter:
         store = None if request.artifact.bundle else WeightStore(chain, request.folder)
-        return StageWriter(chain=chain, folder=request.folder, store=store)
+        return StageWriter(chain=chain, folder=request.folder, store=store, memory=memory)
 
     def write(self, design: StageDesign, examples: Sequence[torch.Tensor]) -> CompiledStage:
         """Writes the stage's shard; `examples` as for write_shard."""
@@ -104,6 +107,13 @@ class StageWriter:
             design.incoming, design.outgoing, design.artifact.value, self.store,
         )  # fmt: skip
         return finished(design, shard)
+
+    def opened(self, shard: Shard) -> Callable[..., Sequence[torch.Tensor]]:
+        """The shard that was written, as ranks open it."""
+        opened = open_shard(shard.path, shard.artifact, self.folder)
+        if self.memory is not None:
+            self.memory.watch(opened.mapped)
+        return opened.run
 
 
 def finished(design: StageDesign, shard: Shard) -> CompiledStage:

@@ -12,11 +12,10 @@ from dataclasses import dataclass, replace
 import torch
 
 from edgecompile.artifacts.compiled_stage import CompiledPipeline, StageDesign
-from edgecompile.artifacts.shards import Shard, stage_module
+from edgecompile.artifacts.shards import stage_module
 from edgecompile.artifacts.wire_loss import is_lossy, lossy_note, too_lossy, wire_losses, worst_tensor
 from edgecompile.contract.errors import UserError
 from edgecompile.execution.closeness import SLACK, difference, scale_of
-from edgecompile.execution.opened_shard import open_shard
 from edgecompile.frontend.chain.units import Chain
 from edgecompile.frontend.golden.eager import groups_of
 from edgecompile.frontend.golden.golden_items import Reference
@@ -65,16 +64,12 @@ class Flow:
         rows = tuple(row for group in groups for row in group)
         return cls(batches=batches, rows=rows, lossy=lossy, others=tuple(item.inputs for item in others))
 
-    def through(self, shard: Shard, what: str) -> Flow:
-        """After this shard, which is loaded for it and let go.
+    def through(self, stage: Stage, what: str) -> Flow:
+        """After this stage, which at last runs on its first microbatch again: a run must leave nothing to the next.
 
         Raises:
             UserError: `what`, such as stage 1 of 3, gives another result when it runs again.
         """
-        return self._after(_loaded(shard), what)
-
-    def _after(self, stage: Stage, what: str) -> Flow:
-        """At last the stage runs on its first microbatch again: nothing that a run leaves behind may reach the next."""
         with torch.no_grad():
             first = tuple(part.clone() for part in self.batches[0])
             batches = tuple(tuple(part.contiguous() for part in stage(*batch)) for batch in self.batches)
@@ -150,7 +145,7 @@ def check_shards(
     if lossy:
         flow = Flow.of(reference, microbatch, lossy=False)
         for number, stage in enumerate(stages):
-            flow = flow._after(stage_module(chain, stage.placed.first, stage.placed.last), f"stage {number + 1}")
+            flow = flow.through(stage_module(chain, stage.placed.first, stage.placed.last), f"stage {number + 1}")
         strict = flow.outputs()
     for index, name in enumerate(chain.captured.output_names):
         error, allowed = difference(strict[index], reference.exact[index]), reference.allowed[index]
@@ -184,10 +179,6 @@ def _beyond(num_values: int) -> float:
     The largest of n normal values is about sqrt(2 ln n) deviations from their mean, and five are hardly ever passed.
     """
     return max(1.01, 5 / math.sqrt(2 * math.log(max(num_values, 2))))
-
-
-def _loaded(shard: Shard) -> Stage:
-    return open_shard(shard.path, shard.artifact, shard.path.parent.parent).run
 
 
 def _exchanged(count: int, microbatch: int) -> list[list[int]]:

@@ -105,7 +105,7 @@ def write_fallbacks(
             if key not in written:
                 written[key] = writer.write(design, flow.batches[0]).shard
             stages.append(finished(design, written[key]))
-            flow = flow.through(written[key], f"stage {index + 1} without {fallback.lost}")
+            flow = flow.through(writer.opened(written[key]), f"stage {index + 1} without {fallback.lost}")
         pipeline = CompiledPipeline(
             schedule=fallback.schedule, stages=tuple(stages), outputs=flow.outputs(), others=flow.others
         )

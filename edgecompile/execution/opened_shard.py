@@ -13,7 +13,7 @@ from torch import fx
 from edgecompile.contract import plan
 from edgecompile.execution import torchscript
 from edgecompile.execution.prepack import ROWS_RECORD, prepack_exported, prepack_traced, rows_in
-from edgecompile.execution.stored_weights import WEIGHTS_RECORD, StoredTensor, read_record, stored_tensors
+from edgecompile.execution.stored_weights import WEIGHTS_RECORD, read_record, stored_tensors
 
 __all__ = ["OpenedShard", "open_shard", "open_stage"]
 
@@ -26,6 +26,8 @@ class OpenedShard:
     """With its weights as they are stored."""
     prepacked: Callable[[], Stage]
     """Makes the same with prepacked weights; `run` is of no use then."""
+    mapped: tuple[torch.Tensor, ...] = ()
+    """Parts of the weights files."""
 
 
 def open_stage(stage: plan.Stage, folder: Path, device: str = "cpu") -> OpenedShard:
@@ -71,9 +73,10 @@ def _traced(path: Path, folder: Path, device: str) -> OpenedShard:
     extra = {ROWS_RECORD: "", WEIGHTS_RECORD: ""}
     program = torchscript.load(str(path), device, extra)
     stored = read_record(extra[WEIGHTS_RECORD], path)
-    run = _BoundProgram(program, stored_tensors(stored, folder, device)) if stored else program
+    weights = stored_tensors(stored, folder, device)
+    run = _BoundProgram(program, weights) if stored else program
     rows = rows_in(extra[ROWS_RECORD])
-    return OpenedShard(run=run, prepacked=lambda: prepack_traced(run, rows, consume=True))
+    return OpenedShard(run=run, prepacked=lambda: prepack_traced(run, rows, consume=True), mapped=tuple(weights))
 
 
 # --- torch.export ----------------------------------------------------------------------------------------------------
@@ -83,15 +86,15 @@ def _exported(path: Path, folder: Path, device: str) -> OpenedShard:
     extra = {WEIGHTS_RECORD: ""}
     program = torch.export.load(path, extra_files=extra)
     stored = read_record(extra[WEIGHTS_RECORD], path)
-    module = _plain_module(program, stored, stored_tensors(stored, folder))
+    weights = stored_tensors(stored, folder)
+    module = _plain_module(program, weights)
     if device != "cpu":
         module = module.to(device)
-    return OpenedShard(run=cast(Stage, module), prepacked=lambda: cast(Stage, prepack_exported(module)))
+    return OpenedShard(run=cast(Stage, module), prepacked=lambda: cast(Stage, prepack_exported(module)),
+                       mapped=tuple(weights))  # fmt: skip
 
 
-def _plain_module(
-    program: torch.export.ExportedProgram, stored: Sequence[StoredTensor], weights: Sequence[torch.Tensor]
-) -> fx.GraphModule:
+def _plain_module(program: torch.export.ExportedProgram, weights: Sequence[torch.Tensor]) -> fx.GraphModule:
     """The program as a graph that takes positions, without export's own calling convention and its guards."""
     module = program.module()
     assert isinstance(module, fx.GraphModule)

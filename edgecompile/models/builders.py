@@ -6,6 +6,7 @@ import importlib
 import inspect
 import sys
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,19 @@ from edgecompile.config.model_spec import ModelSpec
 from edgecompile.contract.errors import UserError, nearest
 from edgecompile.execution.torchscript import silence_deprecation
 from edgecompile.frontend.golden.golden_items import golden_inputs
+from edgecompile.models.mapped_memory import MappedMemory
 from edgecompile.models.preparation import fill_lazy, plain_module, unmade_weights
 from edgecompile.models.user_modules import find_named_modules, why_not_found
 
 __all__ = ["build_model", "from_directory", "from_transformers", "sentence_encoder"]
 
 
-def build_model(spec: ModelSpec, seed: int) -> nn.Module:
+def build_model(spec: ModelSpec, seed: int, memory: MappedMemory | None = None, *, filled: bool = False) -> nn.Module:
     """Calls the option's `_target_` with seeded random numbers; returns the module in eval mode, without gradients.
+
+    Args:
+        memory: where its large weights are; without one they are in memory.
+        filled: all weights come from a file: those of our own builders' models are then not drawn at random.
 
     Raises:
         UserError: the target cannot be imported, fails, or returns no nn.Module, or one that cannot be captured.
@@ -38,8 +44,10 @@ def build_model(spec: ModelSpec, seed: int) -> nn.Module:
     torch.manual_seed(seed)
     target = spec.build["_target_"]
     find_named_modules(spec.build)
+    later = filled and target.startswith(f"{__name__.rpartition('.')[0]}.")
     try:
-        module = instantiate(dict(spec.build), _convert_="all")
+        with memory.parameters(filled_later=later) if memory is not None else nullcontext():
+            module = instantiate(dict(spec.build), _convert_="all")
     except InstantiationException as error:
         cause = error.__cause__
         if isinstance(cause, UserError):
@@ -169,7 +177,7 @@ def _from_config(cls: Any, config: Any, **extra: Any) -> nn.Module:
     from transformers import PreTrainedModel
 
     if issubclass(cls, PreTrainedModel) and "add_pooling_layer" not in extra:
-        module: nn.Module = cls._from_config(config)
+        module: nn.Module = cls._from_config(config, dtype=torch.float32)
     else:
         module = cls(config, **extra)
     return module.float()

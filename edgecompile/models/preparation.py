@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -113,11 +113,20 @@ def unmade_weights(module: nn.Module) -> list[str]:
     return [name for name, value in named if is_lazy(value)]
 
 
-def fill_meta(module: nn.Module, target: str, weights: str | None = "any") -> None:
+class Room(Protocol):
+    def __call__(self, shape: Sequence[int], *, dtype: torch.dtype) -> torch.Tensor: ...
+
+
+def _in_memory(shape: Sequence[int], *, dtype: torch.dtype) -> torch.Tensor:
+    return torch.zeros(tuple(shape), dtype=dtype)
+
+
+def fill_meta(module: nn.Module, target: str, weights: str | None = "any", room: Room = _in_memory) -> None:
     """Gives tensors of the meta device, which have a shape alone, room on the CPU for the values of a file.
 
     Args:
         weights: the file; where values do not matter, as to edgeprofile, any will do.
+        room: makes a tensor of zeros.
 
     Raises:
         UserError: no file is given, or it cannot hold a tensor, which is not part of the module's state.
@@ -137,7 +146,7 @@ def fill_meta(module: nn.Module, target: str, weights: str | None = "any") -> No
             )
         value = kind[name]
         if id(value) not in made:
-            empty: torch.Tensor = torch.zeros_like(value, device="cpu")
+            empty = room(value.shape, dtype=value.dtype)
             if isinstance(value, nn.Parameter):
                 empty = nn.Parameter(empty, requires_grad=False)
             made[id(value)] = value, empty

@@ -29,6 +29,8 @@ class Stored:
     tensors: dict[str, torch.Tensor]
     files: tuple[Path, ...]
     """Those that the tensors were read from."""
+    mapped: tuple[torch.Tensor, ...] = ()
+    """Of the tensors those that are parts of mapped files."""
 
 
 def is_known(path: Path) -> bool:
@@ -44,13 +46,16 @@ def read_stored(path: Path) -> Stored:
     """
     files = _files_of(path) if path.is_dir() else [path]
     tensors: dict[str, torch.Tensor] = {}
+    mapped: list[torch.Tensor] = []
     for file in files:
-        tensors.update(_reader(file)(file))
+        found = _reader(file)(file)
+        tensors.update(found)
+        mapped += found.values() if file.suffix == ".safetensors" else ()
     for name, value in tensors.items():
         if value.is_quantized or value.layout is not torch.strided:
             kind = "quantised" if value.is_quantized else str(value.layout).removeprefix("torch.")
             raise UserError(f"weights: {path}: the tensor {name} is {kind}: give the weights as plain dense floats")
-    return Stored(tensors=tensors, files=tuple(files))
+    return Stored(tensors=tensors, files=tuple(files), mapped=tuple(mapped))
 
 
 def _reader(file: Path) -> Callable[[Path], dict[str, torch.Tensor]]:

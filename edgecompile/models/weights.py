@@ -15,6 +15,7 @@ from edgecompile.config.resources import resource_path
 from edgecompile.contract.atomic_files import file_sha256
 from edgecompile.contract.errors import UserError
 from edgecompile.models.google_vit import read_google
+from edgecompile.models.mapped_memory import MappedMemory
 from edgecompile.models.unused_weights import check_unused
 from edgecompile.models.weight_files import PICKLES, is_known, read_stored
 
@@ -32,13 +33,20 @@ class Loaded:
     """What the plan should say of them."""
 
 
-def load_weights(module: nn.Module, location: str, prefix: str = "", ignore_unused: bool = False) -> Loaded:
+def load_weights(
+    module: nn.Module,
+    location: str,
+    prefix: str = "",
+    ignore_unused: bool = False,
+    memory: MappedMemory | None = None,
+) -> Loaded:
     """The model with the weights of a file.
 
     Args:
         module: the model; where it has a `weights_target`, the weights are that submodule's.
         location: Google's ViT .npz, a .safetensors file, what torch.save wrote, or a `save_pretrained` directory.
         prefix: what the file's names begin with and the model's do not; names without it are not read.
+        memory: told of what is mapped.
         ignore_unused: load also where the file's unused tensors tell of another model.
 
     Raises:
@@ -54,6 +62,8 @@ def load_weights(module: nn.Module, location: str, prefix: str = "", ignore_unus
     elif is_known(path):
         stored = read_stored(path)
         files = stored.files
+        if memory is not None:
+            memory.watch(stored.mapped)
         loaded, unused = _load_by_name(target, stored.tensors, path, prefix, ignore_unused)
     else:
         raise UserError(
@@ -163,8 +173,8 @@ def _fill(module: nn.Module, given: Mapping[str, torch.Tensor], path: Path) -> t
     wanted = [group for group in groups if not group[0].endswith("num_batches_tracked")]
     if all(group[0] in state for group in wanted):
         _check_kinds(state, own, path)
-        known = {name: value.to(own[name].dtype) for name, value in state.items() if name in own}
-        module.load_state_dict(known, strict=False, assign=any(value.is_meta for value in own.values()))
+        known = {name: value for name, value in state.items() if name in own}
+        module.load_state_dict(known, strict=False)  # which converts them one by one
         return module, _unknown(module, given)
     module, missing, unused = _through_transformers(module, state, wanted, path)
     if missing:
@@ -203,7 +213,7 @@ def _under_every_name(
         held = [name for name in group if name in state]
         for name in held[1:]:
             one, other = state[name], state[held[0]]
-            if one.shape == other.shape and not bool(((one == other) | (one.isnan() & other.isnan())).all()):
+            if one.shape == other.shape and not (torch.equal(one, other) or _equal_or_nan(one, other)):
                 raise UserError(
                     f"weights: {path}: {held[0]} and {name} are one tensor in the model and differ in the file: choose "
                     "a model option that does not tie them (transformers: tie_word_embeddings: false)"
@@ -211,6 +221,10 @@ def _under_every_name(
         if held:
             filled.update((name, state[held[0]]) for name in group if name not in state)
     return filled
+
+
+def _equal_or_nan(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return bool(((one == other) | (one.isnan() & other.isnan())).all())
 
 
 def _check_kinds(state: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor], path: Path) -> None:

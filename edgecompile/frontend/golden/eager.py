@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import torch
+from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
@@ -113,8 +114,36 @@ class _Float64(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
+        if func is torch.ops.aten.embedding.default:  # of a whole table a few rows are read
+            return tree_map(_widened, func(*args, **(kwargs or {})))
+        if func in _VIEWS and _is_large(args[0]):
+            return func(*args, **(kwargs or {}))
+        if func in _PRODUCTS and _is_large(args[-1]) and not kwargs:
+            return _in_pieces(func, args)
         result = func(*tree_map(_widened, tuple(args)), **tree_map(_widened, dict(kwargs or {})))
         return tree_map(_widened, result)
+
+
+_PRODUCTS = frozenset({torch.ops.aten.mm.default, torch.ops.aten.addmm.default})
+_VIEWS = frozenset({torch.ops.aten.t.default, torch.ops.aten.transpose.int, torch.ops.aten.detach.default})
+_MOST_WIDENED = 32 << 20
+"""Elements of a product's weights that are widened at a time."""
+
+
+def _is_large(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and value.dtype in _NARROW and value.numel() > _MOST_WIDENED
+
+
+def _in_pieces(func: Any, args: Sequence[Any]) -> Any:
+    """A product with a few columns of the last argument at a time; a bias (addmm) is a number for each column."""
+    *before, activations, weights = args
+    columns = max(1, _MOST_WIDENED // weights.shape[0])
+    pieces = []
+    for start in range(0, weights.shape[1], columns):
+        piece = slice(start, start + columns)
+        bias = [value[..., piece] if value.shape[-1] > 1 else value for value in before]
+        pieces.append(func(*map(_widened, (*bias, activations, weights[:, piece]))))
+    return torch.cat(pieces, dim=1)
 
 
 class _WidenMixed(TorchFunctionMode):
@@ -125,7 +154,8 @@ class _WidenMixed(TorchFunctionMode):
     ) -> Any:
         kwargs = dict(kwargs or {})
         dtypes = {value.dtype for value in tree_leaves((tuple(args), kwargs)) if isinstance(value, torch.Tensor)}
-        if torch.float64 in dtypes and dtypes & _NARROW:
+        in_pieces = func is functional.linear and any(map(_is_large, args))
+        if torch.float64 in dtypes and dtypes & _NARROW and not in_pieces:
             args, kwargs = tree_map(_widened, tuple(args)), tree_map(_widened, kwargs)
         return func(*args, **kwargs)
 
