@@ -93,10 +93,9 @@ def main() -> int:
         count = write_checkpoint(checkpoint, {**CONFIG, "num_hidden_layers": args.layers})
         print(f"{count / 1e9:.2f} billion parameters, {4 * count / 1e9:.1f} GB in float32", flush=True)
         inputs = f"model.inputs={{input_ids: {{shape: [{LENGTH}], dtype: int64}}}}"
-        seconds, peak = compiled([
-            "model=pretrained", f"weights={checkpoint}", inputs, "model.output=[logits]", "microbatch=4", f"hosts.count={args.hosts}", f"output_dir={outputs}",
-            f"hosts.members.local.memory={args.memory}", "runtime.num_buffers_in=1", "runtime.num_buffers_out=1",
-        ])  # fmt: skip
+        words = ["model=pretrained", f"weights={checkpoint}", inputs, "model.output=[logits]", "microbatch=4"]
+        words += [f"hosts.count={args.hosts}", f"hosts.members.local.memory={args.memory}", f"output_dir={outputs}"]
+        seconds, peak = compiled([*words, "runtime.num_buffers_in=1", "runtime.num_buffers_out=1"])
         print(f"compiled in {seconds:.0f} s, peak {peak / 1e9:.2f} GB", flush=True)
         weights = sum(path.stat().st_size for path in (outputs / "weights").iterdir())
         print(f"weights on disk: {weights / (4 * count):.4f} of the model's", flush=True)

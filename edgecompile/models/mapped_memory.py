@@ -8,6 +8,7 @@ room. So a model may be larger than the memory of the machine that compiles it.
 from __future__ import annotations
 
 import ctypes
+import functools
 import math
 import mmap
 import os
@@ -123,14 +124,14 @@ class MappedMemory:
         Args:
             filled_later: their first values are of no account, and are not computed.
         """
-        handle = register_module_parameter_registration_hook(self._placed)
+        handle = register_module_parameter_registration_hook(functools.partial(self._placed, filled_later))
         try:
             with _Unfilled(self._known) if filled_later else _nothing():
                 yield
         finally:
             handle.remove()
 
-    def _placed(self, module: nn.Module, name: str, value: Any) -> Any:
+    def _placed(self, filled_later: bool, module: nn.Module, name: str, value: Any) -> Any:
         if type(value) is not nn.Parameter or value.device.type != "cpu" or not value.is_contiguous():
             return None
         if value.numel() * value.element_size() < _LEAST_BYTES or value.data_ptr() in self._known:
@@ -138,8 +139,9 @@ class MappedMemory:
         placed = self.empty(value.shape, dtype=value.dtype)
         if placed.data_ptr() not in self._known:
             return None
-        with torch.no_grad():
-            placed.copy_(value)
+        if not filled_later:
+            with torch.no_grad():
+                placed.copy_(value)
         return nn.Parameter(placed, requires_grad=value.requires_grad)
 
     def _keep_low(self) -> None:
@@ -172,10 +174,12 @@ class _Unfilled(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        fills = bool(args) and func in _FILLS and isinstance(args[0], torch.Tensor) and not args[0].is_meta
-        if fills and args[0].data_ptr() in self._places:
-            return args[0]
-        return func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        filled = args[0] if args else kwargs.get("tensor")
+        fills = func in _FILLS or getattr(func, "__module__", "") in _OF_INIT
+        if fills and isinstance(filled, torch.Tensor) and not filled.is_meta and filled.data_ptr() in self._places:
+            return filled
+        return func(*args, **kwargs)
 
 
 _FILLS = frozenset(
@@ -184,7 +188,8 @@ _FILLS = frozenset(
         torch.Tensor.mul_, torch.Tensor.add_, torch.Tensor.clamp_,
     }
 )  # fmt: skip
-"""What torch.nn.init is made of."""
+"""What torch.nn.init is made of, which models call too."""
+_OF_INIT = ("torch.nn.init", "transformers.initialization")
 
 
 def _resident_file_bytes() -> int:

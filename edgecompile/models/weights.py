@@ -174,7 +174,10 @@ def _fill(module: nn.Module, given: Mapping[str, torch.Tensor], path: Path) -> t
     if all(group[0] in state for group in wanted):
         _check_kinds(state, own, path)
         known = {name: value for name, value in state.items() if name in own}
-        module.load_state_dict(known, strict=False)  # which converts them one by one
+        without_values = any(value.is_meta for value in own.values())
+        if without_values:
+            known = {name: value.to(own[name].dtype) for name, value in known.items()}
+        module.load_state_dict(known, strict=False, assign=without_values)  # otherwise converts them one by one
         return module, _unknown(module, given)
     module, missing, unused = _through_transformers(module, state, wanted, path)
     if missing:
