@@ -13,6 +13,7 @@ from edgecompile.artifacts.compiled_stage import (
     StageWriter,
     design_stages,
     stage_artifacts,
+    usable_artifacts,
 )
 from edgecompile.artifacts.data_files import check_labels, data_spec, write_golden
 from edgecompile.artifacts.equality import Flow, check_other_sizes, check_shards
@@ -74,11 +75,15 @@ def compile_model(asked: Asked, step: Step, overrides: Sequence[str] = ()) -> Pl
     request = request_of(asked)
     check_place(request.folder / "plan.yaml")
     import_libraries(request.model.imports)
+    artifact, notes = usable_artifacts(request.artifact)
+    request = replace(request, artifact=artifact)
     with MappedMemory(request.folder) as memory:
-        return _compiled(request, memory, step, overrides)
+        return _compiled(request, memory, step, overrides, notes)
 
 
-def _compiled(request: CompileRequest, memory: MappedMemory, step: Step, overrides: Sequence[str]) -> Plan:
+def _compiled(
+    request: CompileRequest, memory: MappedMemory, step: Step, overrides: Sequence[str], notes: tuple[str, ...]
+) -> Plan:
     spec, folder = request.model.spec, request.folder
     with step(f"build {spec.name}"), abrupt_interrupts():
         loaded = _model(request, memory)
@@ -119,7 +124,7 @@ def _compiled(request: CompileRequest, memory: MappedMemory, step: Step, overrid
             golden=write_golden(reference, chain.captured, equality, unsplit, folder),
             num_parameters=sum(value.numel() for value in loaded.module.parameters()),
             padding=sized.padding, mix=mix,
-            notes=(*loaded.notes, *chosen, *size_notes(spec, chain.captured, sized.padding), *reference.notes,
+            notes=(*notes, *loaded.notes, *chosen, *size_notes(spec, chain.captured, sized.padding), *reference.notes,
                    *library_notes(graph, request.model.imports), *equality.notes, *profile.notes,
                    *planning_notes(request.cluster, used), *contingencies.notes),
         )  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -14,6 +14,7 @@ from edgecompile.config.request import ArtifactRequest, CompileRequest
 from edgecompile.contract.closed_sets import Artifact
 from edgecompile.contract.errors import UserError
 from edgecompile.execution.opened_shard import open_shard
+from edgecompile.execution.torchscript import why_unusable
 from edgecompile.frontend.chain.units import Chain
 from edgecompile.models.mapped_memory import MappedMemory
 from edgecompile.planning.problem import Schedule, StageResult
@@ -27,6 +28,7 @@ __all__ = [
     "design_stages",
     "finished",
     "stage_artifacts",
+    "usable_artifacts",
 ]
 
 
@@ -71,6 +73,16 @@ def design_stages(
         StageDesign(placed=placed, incoming=ends[index], outgoing=ends[index + 1], artifact=artifacts[index])
         for index, placed in enumerate(schedule.stages)
     )
+
+
+def usable_artifacts(request: ArtifactRequest) -> tuple[ArtifactRequest, tuple[str, ...]]:
+    """The request, with pt2 in place of TorchScript where this torch has none, and a note on that."""
+    wanted = (request.format, *request.per_stage)
+    reason = why_unusable() if Artifact.TORCHSCRIPT in wanted else ""
+    if not reason:
+        return request, ()
+    found = replace(request, format=Artifact.PT2, per_stage=tuple(Artifact.PT2 for _ in request.per_stage))
+    return found, (f"shards are pt2: TorchScript cannot be used with torch {torch.__version__} here ({reason})",)
 
 
 def stage_artifacts(request: ArtifactRequest, num_stages: int) -> tuple[Artifact, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,10 +10,11 @@ from torch import fx
 
 from edgecompile.artifacts.inplace import all_nodes, unpack_constant
 from edgecompile.artifacts.weight_store import WeightStore
+from edgecompile.contract.errors import UserError
 from edgecompile.execution.stored_weights import StoredTensor
 from edgecompile.frontend.capture.graphs import attribute
 
-__all__ = ["lift_attributes", "lift_constants"]
+__all__ = ["export_program", "lift_attributes", "lift_constants"]
 
 
 def lift_constants(frozen: Any, store: WeightStore) -> tuple[Any, list[StoredTensor]]:
@@ -69,3 +71,46 @@ def lift_attributes(
         node.replace_all_uses_with(last)
         graph.erase_node(node)
     return fx.GraphModule(module, graph, class_name="Stage").eval(), stored, values
+
+
+def export_program(
+    module: fx.GraphModule,
+    examples: Sequence[torch.Tensor],
+    weights: Sequence[torch.Tensor],
+    dims: Sequence[Sequence[str | None]],
+) -> torch.export.ExportedProgram:
+    """torch.export's program of a stage.
+
+    Args:
+        dims: for each example the dimension of each axis, of a stage for messages of any size; otherwise empty.
+
+    Raises:
+        UserError: torch.export holds an axis to the example's extent that varies from message to message.
+    """
+    sizes: list[Any] | None = None
+    if dims:
+        auto = torch.export.Dim.AUTO
+        axes = [{axis: auto for axis, name in enumerate(names) if name is not None} for names in dims]
+        varying = [
+            {axis: kind for axis, kind in given.items() if example.shape[axis] > 1}  # others are one in every message
+            for given, example in zip(axes, examples, strict=True)
+        ]
+        sizes = [*varying, *({} for _ in weights)]
+    given = (*examples, *weights)
+    program = torch.export.export(module, given, strict=False, dynamic_shapes=_by_argument(module, sizes))
+    nodes = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
+    inputs = [nodes[name] for name in program.graph_signature.user_inputs if isinstance(name, str)]
+    for node, own in zip(inputs, sizes or (), strict=False):
+        for axis in own:
+            if not isinstance(node.meta["val"].shape[axis], torch.SymInt):
+                raise UserError("artifact=pt2: torch.export holds this model to one size of its messages",
+                                fix="compile with artifact=torchscript, or without model.dims")  # fmt: skip
+    return program
+
+
+def _by_argument(module: fx.GraphModule, sizes: Sequence[Any] | None) -> Any:
+    """As torch.export wants them: by the name of each argument."""
+    if sizes is None:
+        return None
+    names = [str(node.target) for node in module.graph.nodes if node.op == "placeholder"]
+    return dict(zip(names, sizes, strict=True))

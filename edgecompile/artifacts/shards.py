@@ -17,12 +17,12 @@ from torch import fx, nn
 from torch.nn import functional
 
 from edgecompile.artifacts.inplace import isolate_writes, show_shared_memory
-from edgecompile.artifacts.programs import lift_attributes, lift_constants
+from edgecompile.artifacts.programs import export_program, lift_attributes, lift_constants
 from edgecompile.artifacts.weight_store import WeightStore
 from edgecompile.contract.atomic_files import store, temporary_in
 from edgecompile.contract.errors import UserError
 from edgecompile.execution import torchscript
-from edgecompile.execution.prepack import ROWS_RECORD, product_rows
+from edgecompile.execution.prepack import ROWS_RECORD, exported_rows, product_rows
 from edgecompile.execution.stored_weights import WEIGHTS_RECORD, StoredTensor, written_record
 from edgecompile.frontend.capture.dims import NotSymbolic, is_sized
 from edgecompile.frontend.capture.graphs import dtype_name, erase_dead, op_name
@@ -162,7 +162,8 @@ def write_shard(
         assert (spec.shape, spec.dtype) == (tuple(example.shape), dtype_name(example.dtype)), spec.name
     examples = tuple(example.clone() for example in examples)  # which the traced operators may write into
     if artifact == "pt2":
-        return _export(module, examples, folder, store)
+        dims = [spec.dims for spec in travelling] if generic else []
+        return _export(module, examples, dims, folder, store)
     frozen = freeze_module(module, examples)
     _check_names_no_device(frozen.module)
     return _save(frozen, folder, store)
@@ -183,17 +184,24 @@ def write_reference(flat: nn.Module, chain: Chain, examples: Sequence[torch.Tens
 
 
 def _export(
-    module: fx.GraphModule, examples: tuple[torch.Tensor, ...], folder: Path, weights: WeightStore | None
+    module: fx.GraphModule,
+    examples: tuple[torch.Tensor, ...],
+    dims: Sequence[Sequence[str | None]],
+    folder: Path,
+    weights: WeightStore | None,
 ) -> Shard:
+    """`dims`: for each example the dimension of each axis, where the program is for messages of any size."""
     stored: list[StoredTensor] = []
     values: list[torch.Tensor] = []
     if weights is not None:
         module, stored, values = lift_attributes(module, weights)
-    program = torch.export.export(module, (*examples, *values), strict=False)
+    program = export_program(module, examples, values, dims)
     for node in program.graph.nodes:  # paths of the machine that traced it
         for key in ("stack_trace", "source_fn_stack", "from_node"):
             node.meta.pop(key, None)
-    extra = {WEIGHTS_RECORD: written_record(stored)} if stored else {}
+    extra = {ROWS_RECORD: json.dumps(exported_rows(program))}
+    if stored:
+        extra[WEIGHTS_RECORD] = written_record(stored)
 
     def write(path: Path) -> None:
         with open(path, "wb") as file:  # by path, torch would write the file's own name into the archive

@@ -232,8 +232,7 @@ def _why_fixed(conf: Conf) -> str:
     coded = [name for name in (conf.wire.format, *conf.wire.per_cut) if str(name).startswith("int")]
     if coded:
         return f"wire={coded[0]} scales all positions of an item alike, those of padding included"
-    formats = [str(name) for name in (conf.artifact.format, *conf.artifact.per_stage)]
-    return "artifact=pt2 is exported for fixed shapes" if Artifact.PT2.value in formats else ""
+    return ""
 
 
 def profile_of(conf: Conf) -> ProfileRequest:

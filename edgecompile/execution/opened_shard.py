@@ -83,15 +83,28 @@ def _traced(path: Path, folder: Path, device: str) -> OpenedShard:
 
 
 def _exported(path: Path, folder: Path, device: str) -> OpenedShard:
-    extra = {WEIGHTS_RECORD: ""}
+    extra = {ROWS_RECORD: "", WEIGHTS_RECORD: ""}
     program = torch.export.load(path, extra_files=extra)
     stored = read_record(extra[WEIGHTS_RECORD], path)
-    weights = stored_tensors(stored, folder)
+    weights, rows = stored_tensors(stored, folder), rows_in(extra[ROWS_RECORD])
     module = _plain_module(program, weights)
     if device != "cpu":
         module = module.to(device)
-    return OpenedShard(run=cast(Stage, module), prepacked=lambda: cast(Stage, prepack_exported(module)),
+    return OpenedShard(run=cast(Stage, module), prepacked=lambda: cast(Stage, prepack_exported(module, rows)),
                        mapped=tuple(weights))  # fmt: skip
+
+
+_ASSERTIONS = frozenset(
+    {
+        torch.ops.aten._assert_scalar.default, torch.ops.aten._assert_async.msg,
+        torch.ops.aten._assert_tensor_metadata.default, torch.ops.aten.sym_constrain_range_for_size.default,
+    }
+)  # fmt: skip
+"""What the compiler has made sure of."""
+
+
+def _is_number(node: fx.Node) -> bool:
+    return node.op == "call_function" and isinstance(node.meta.get("val"), (int, bool, torch.SymInt, torch.SymBool))
 
 
 def _plain_module(program: torch.export.ExportedProgram, weights: Sequence[torch.Tensor]) -> fx.GraphModule:
@@ -102,8 +115,9 @@ def _plain_module(program: torch.export.ExportedProgram, weights: Sequence[torch
     graph.set_codegen(fx.graph.CodeGen())
     (output,) = [node for node in graph.nodes if node.op == "output"]
     output.args = (tuple(output.args[0]),)
-    for node in list(graph.nodes):
-        if node.op == "call_module" and node.target == "_guards_fn":
+    for node in reversed(list(graph.nodes)):
+        guards = node.op == "call_module" and node.target == "_guards_fn"
+        if guards or node.target in _ASSERTIONS or (_is_number(node) and not node.users):
             graph.erase_node(node)
     places = [node for node in graph.nodes if node.op == "placeholder"]
     for index, (node, value) in enumerate(zip(places[len(places) - len(weights) :], weights, strict=True)):

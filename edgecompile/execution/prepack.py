@@ -23,7 +23,7 @@ import torch
 if TYPE_CHECKING:
     from torch import fx
 
-__all__ = ["ROWS_RECORD", "pays_here", "prepack_exported", "prepack_traced", "product_rows", "rows_in"]
+__all__ = ["ROWS_RECORD", "exported_rows", "pays_here", "prepack_exported", "prepack_traced", "product_rows", "rows_in"]
 
 ROWS_RECORD = "product_rows.json"
 """The file of a TorchScript archive that holds product_rows of its graph."""
@@ -194,20 +194,41 @@ def _replace(graph: Any, product: _Product, packed: Any) -> None:
 # --- torch.export ----------------------------------------------------------------------------------------------------
 
 
-def prepack_exported(module: fx.GraphModule) -> fx.GraphModule:
-    """The same for an exported program's module, which is changed in place and lets go of its own weights."""
-    aten = torch.ops.aten
+def exported_rows(program: torch.export.ExportedProgram) -> list[int]:
+    """As product_rows, at the sizes that it was exported with."""
+    shapes = [node.meta["val"].shape[:-1] for node in _exported_products(program.graph)]
+    return [math.prod(_extent(part) for part in shape) for shape in shapes]
+
+
+def _extent(size: Any) -> int:
+    return int(size.node.hint) if isinstance(size, torch.SymInt) else int(size)
+
+
+def _exported_products(graph: fx.Graph) -> list[fx.Node]:
+    return [node for node in graph.nodes if node.target is torch.ops.aten.linear.default]
+
+
+def prepack_exported(module: fx.GraphModule, rows: Sequence[int]) -> fx.GraphModule:
+    """The same for an exported program's module, which is changed in place and lets go of its own weights.
+
+    Args:
+        rows: as exported_rows counted them. With another number nothing is prepacked.
+    """
     by_weight: dict[fx.Node, list[fx.Node]] = {}
-    for node in module.graph.nodes:
-        if node.target is aten.linear.default and node.args[1].op == "get_attr":
-            weight = attrgetter(node.args[1].target)(module)
-            if _pays(weight, math.prod(node.meta["val"].shape[:-1])):
-                by_weight.setdefault(node.args[1], []).append(node)
+    num_rows: dict[fx.Node, int] = {}
+    products = _exported_products(module.graph)
+    if len(products) != len(rows):
+        return module
+    for node, count in zip(products, rows, strict=True):
+        source: Any = node.args[1]
+        if source.op == "get_attr" and _pays(attrgetter(source.target)(module), count):
+            by_weight.setdefault(source, []).append(node)
+            num_rows.setdefault(source, count)
     for index, (source, nodes) in enumerate(by_weight.items()):
         name = f"prepacked_{index}"
         own = attrgetter(str(source.target))(module)
         with torch.no_grad():
-            packed = _packed(own.detach(), math.prod(nodes[0].meta["val"].shape[:-1]))
+            packed = _packed(own.detach(), num_rows[source])
             if len(source.users) == len(nodes):
                 own.set_()
         module.register_buffer(name, packed, persistent=False)

@@ -9,12 +9,22 @@ messages are left out, and no others.
 from __future__ import annotations
 
 import warnings
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import IO, Any
 
 import torch
 
-__all__ = ["freeze", "load", "save", "save_graph", "silence_deprecation", "trace"]
+__all__ = [
+    "freeze",
+    "load",
+    "plain_execution",
+    "save",
+    "save_graph",
+    "silence_deprecation",
+    "trace",
+    "why_unusable",
+]
 
 DEPRECATION = r"`torch\.jit\.\w+` is (deprecated|not supported)"
 
@@ -22,6 +32,29 @@ DEPRECATION = r"`torch\.jit\.\w+` is (deprecated|not supported)"
 def silence_deprecation() -> None:
     """Before whatever calls torch.jit: the filter is put in front of those that came since, in any thread."""
     warnings.filterwarnings("ignore", message=DEPRECATION)
+
+
+def why_unusable() -> str:
+    """Why torch.jit cannot be used here: a later torch may lack it. Empty: it can."""
+    try:
+        freeze(trace(torch.nn.Identity().eval(), (torch.zeros(1),)))
+    except Exception as error:  # whatever it raises
+        return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+    return ""
+
+
+def plain_execution() -> AbstractContextManager[Any]:
+    """TorchScript runs graphs as they are stored: a frozen one leaves its optimiser nothing to gain.
+
+    The profiled copy of a graph that it would run instead keeps tensors alive for longer: half a resnet50 at microbatch
+    8 took 70 MB more.
+    """
+    jit: Any = getattr(torch, "jit", None)
+    try:
+        context: AbstractContextManager[Any] = jit.optimized_execution(False)
+    except Exception:  # a torch without it: shards are pt2 there
+        return nullcontext()
+    return context
 
 
 def trace(module: torch.nn.Module, examples: Any) -> Any:

@@ -6,7 +6,6 @@ import copy
 import math
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from torch import nn
 from edgecompile.artifacts.shards import freeze_module, live_module, stage_module
 from edgecompile.execution.allocator import give_back
 from edgecompile.execution.prepack import pays_here, prepack_traced
+from edgecompile.execution.torchscript import plain_execution
 from edgecompile.frontend.chain.units import Chain
 from edgecompile.measure.stretches import Atom, atoms_of
 
@@ -97,7 +97,7 @@ class Bench:
 
     def run_whole(self) -> Sample:
         """One run of the whole range."""
-        with torch.inference_mode(), _as_ranks_run():
+        with torch.inference_mode(), plain_execution():
             begin_s, begin_cpu_s = self._now()
             results = self._whole(*self._inputs)
             end_s, end_cpu_s = self._now()
@@ -108,7 +108,7 @@ class Bench:
         """One run, each atom timed by itself; tensors are freed as soon as no later atom reads them."""
         samples = []
         values: Sequence[torch.Tensor] = self._live
-        with torch.inference_mode(), _as_ranks_run():
+        with torch.inference_mode(), plain_execution():
             for module in self._atoms:
                 begin_s, begin_cpu_s = self._now()
                 values = module(*values)
@@ -128,12 +128,6 @@ class Bench:
 
 def _nothing() -> None:
     pass
-
-
-def _as_ranks_run() -> AbstractContextManager[Any]:
-    jit: Any = torch.jit  # does not export it to type checkers
-    context: AbstractContextManager[Any] = jit.optimized_execution(False)
-    return context
 
 
 class _Weights:

@@ -30,6 +30,7 @@ from torch._C._distributed_c10d import PrefixStore, TCPStore
 from edgecompile.execution import torchscript
 from edgecompile.execution.allocator import keep_freed_memory, use_one_arena
 from edgecompile.execution.message_layout import NUM_BUFFERS_IN, pieces
+from edgecompile.execution.torchscript import plain_execution
 
 _MOST_BYTES = 64 << 20
 _MOST_MESSAGES = 40
@@ -144,7 +145,7 @@ def _exchange(group: Any, rank: int, num_bytes: int, count: int, compute: Callab
 def _runtime_bytes(path: str) -> int:
     """Anonymous memory of this process, with a TorchScript module run as ranks do; 0 where the system does not tell."""
     module = torchscript.load(path)
-    with torch.inference_mode(), torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
+    with torch.inference_mode(), plain_execution():
         for _ in range(3):
             module(torch.zeros(8, 64))
     try:

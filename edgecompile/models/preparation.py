@@ -55,7 +55,8 @@ def _unwrapped(module: nn.Module) -> nn.Module:
 
 def _check_part(part: nn.Module, start: str) -> None:
     kind = type(part)
-    if isinstance(part, torch.jit.ScriptModule):
+    scripted = getattr(getattr(torch, "jit", None), "ScriptModule", ())
+    if isinstance(part, scripted):
         raise UserError(f"{start} a TorchScript module ({part.original_name}), which cannot be split: "
                         "return the nn.Module that it was made of")  # fmt: skip
     if kind.__module__.startswith(("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized")):

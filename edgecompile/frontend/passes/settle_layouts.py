@@ -6,6 +6,7 @@ reads gets a copy of its own, laid out as the model had it. Runs before all pass
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -38,19 +39,22 @@ def reads_layout(node: fx.Node) -> bool:
     return op_name(node) in _STRIDED or node.target is view_bits
 
 
-_scripted = torch.jit.CompilationUnit(
-    """
+@functools.cache
+def _scripted() -> Any:
+    jit: Any = torch.jit  # does not export it to type checkers
+    return jit.CompilationUnit(
+        """
     def view_bits(value: Tensor, dtype: int):
         return torch.view_copy(value, dtype=dtype)
     """
-)
+    )
 
 
 def view_bits(value: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """`value.view(dtype)`, copied: TorchScript takes the dtype of the other for a shape."""
-    jit: Any = torch.jit  # does not export it to type checkers
-    if jit.is_tracing():
-        bits: torch.Tensor = _scripted.view_bits(value, dtype)
+    jit: Any = getattr(torch, "jit", None)
+    if jit is not None and jit.is_tracing():
+        bits: torch.Tensor = _scripted().view_bits(value, dtype)
         return bits
     return torch.view_copy(value, dtype=dtype)
 

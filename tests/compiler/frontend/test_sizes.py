@@ -42,9 +42,11 @@ def run(plan: Plan, folder: Path, *values: torch.Tensor) -> Sequence[torch.Tenso
     return values
 
 
+@pytest.mark.parametrize("artifact", ["torchscript", "pt2"])
 @pytest.mark.parametrize("name", EVERY)
-def test_one_shard_takes_every_size(compile_here: Compile, tmp_path: Path, name: str) -> None:
-    plan = compile_here(*overrides(name))
+def test_one_shard_takes_every_size(compile_here: Compile, tmp_path: Path, name: str, artifact: str) -> None:
+    plan = compile_here(*overrides(name, f"artifact={artifact}"))
+    assert {stage.artifact for stage in plan.stages} == {artifact}
     assert set(plan.model.dims) == {"batch", "length"}, plan.notes
     assert plan.version == 2
     assert len(plan.stages) == (1 if name == "Counted" else 3)  # nothing shorter than the whole item would do
@@ -89,7 +91,6 @@ def test_items_share_a_message_where_padding_changes_nothing(compile_here: Compi
         ("Halves", (), "length // 2"),
         ("Branching", (), "with model.dims.length.min=6 it would be"),
         ("Sized", ("wire=int8",), "wire=int8 scales all positions"),
-        ("Sized", ("artifact=pt2",), "artifact=pt2 is exported for fixed shapes"),
         ("Sized", ("capture=symbolic_trace",), "capture=symbolic_trace writes shapes down"),
     ],
 )
