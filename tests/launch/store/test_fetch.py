@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
 import signal
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import launch_plans
@@ -19,6 +21,7 @@ from launch_plans import Written
 
 from edgecompile.contract.atomic_files import file_sha256
 from edgecompile.contract.errors import UserError
+from edgecompile.contract.plan import weights_path
 from edgelaunch.common.identity import Endpoint
 from edgelaunch.common.shard_files import files_of
 from edgelaunch.store.meeting import Board
@@ -106,15 +109,19 @@ def test_a_lost_board_comes_back_without_its_disk(boards: Boards, tmp_path: Path
 
 
 class Pair:
-    """Rank 0's server, and rank 1's side, in this process; the shard is of any bytes."""
+    """Rank 0's server, and rank 1's side, in this process; the shard and its weights are of any bytes."""
 
-    def __init__(self, folder: Path, num_bytes: int) -> None:
+    def __init__(self, folder: Path, num_bytes: int, weights: Sequence[bytes] = ()) -> None:
+        (folder / "plan" / "weights").mkdir(parents=True)
+        hashes = [hashlib.sha256(data).hexdigest() for data in weights]
+        for sha256, data in zip(hashes, weights, strict=True):
+            (folder / "plan" / weights_path(sha256)).write_bytes(data)
         written = launch_plans.floats(folder / "plan", num_stages=2)
         self.bytes = np.random.default_rng(1).bytes(num_bytes)
         (folder / "plan" / "big.pt").write_bytes(self.bytes)
         stages = tuple(
             stage if stage.rank == 0 else launch_plans.replace(
-                stage, shard="big.pt", sha256=file_sha256(folder / "plan" / "big.pt")
+                stage, shard="big.pt", sha256=file_sha256(folder / "plan" / "big.pt"), weights=tuple(hashes)
             )
             for stage in written.plan.stages
         )  # fmt: skip
@@ -130,7 +137,8 @@ class Pair:
         self.said: list[str] = []
         self.server = ShardServer(self.ways[0], self.said.append)
         self.target = folder / "other" / "big.pt"
-        self.part = self.target.with_name(f".big.pt.{files_of(self.plan, 1)[0].sha256[:16]}.part")
+        self.files = files_of(self.plan, 1)
+        self.part = self.target.with_name(f".big.pt.{self.files[-1].sha256[:16]}.part")
 
     def fetch(self, way: TransferContext | None = None) -> list[str]:
         said: list[str] = []
@@ -161,6 +169,28 @@ def test_a_broken_transfer_goes_on_and_a_damaged_one_begins_again(tmp_path: Path
         pair.part.write_bytes(wrong)
         pair.fetch()
         assert pair.target.read_bytes() == pair.bytes
+    pair.server.stop()
+
+
+@pytest.mark.slow
+def test_weights_come_with_the_shard_and_a_broken_transfer_goes_on_between_them(tmp_path: Path) -> None:
+    given = [np.random.default_rng(seed).bytes(size) for seed, size in enumerate((5, 3 * PORTION + 1, 0, PORTION))]
+    pair = Pair(tmp_path, 1000, given)
+    there = [tmp_path / "other" / file.name for file in pair.files]
+    said = pair.fetch()
+    assert [path.read_bytes() for path in there] == [*given, pair.bytes]
+    assert any("big.pt and 4 files of weights" in line for line in said)
+    assert any("which lacks them" in line for line in pair.said)
+    for missing, wrong in ((1, b""), (1, given[1][: PORTION + 3]), (1, b"x" * PORTION), (2, b"x"), (3, given[3])):
+        for path in there[missing:]:
+            path.unlink()
+        part = there[missing].with_name(f".{there[missing].name}.{pair.files[missing].sha256[:16]}.part")
+        part.write_bytes(wrong)
+        said = []
+        fetch_shards(pair.ways[1], pair.files[missing:], said.append)
+        assert [path.read_bytes() for path in there] == [*given, pair.bytes]
+        assert any("resuming" in line for line in said) is (bool(wrong) and missing != 2)
+    assert {path.name for path in (tmp_path / "other" / "weights").iterdir()} == {path.name for path in there[:-1]}
     pair.server.stop()
 
 
