@@ -132,10 +132,10 @@ def load_index(path: Path) -> None:
 def read_partial(path: Path) -> None:
     """A measurement that cannot be resumed starts over."""
     partial = PartialFile(path, {"threads": 1})
-    for microbatch in (1, 2):
-        partial.measured(microbatch)
-        partial.is_complete(microbatch)
-    partial.keep(1, {"s": Measured(1, [Sample(1.0, 1.0)])}, complete=True)
+    for key in ("1", "2"):
+        partial.measured(key)
+        partial.is_complete(key)
+    partial.keep({"1": {"s": Measured(1, [Sample(1.0, 1.0)])}}, complete=True)
 
 
 def partial_bytes() -> bytes:
