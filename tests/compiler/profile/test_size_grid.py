@@ -19,9 +19,11 @@ from edgecompile.config.cluster_spec import Cluster
 from edgecompile.config.measure_request import measure_of
 from edgecompile.config.request import CompileRequest, request_of
 from edgecompile.contract.errors import UserError
+from edgecompile.contract.plan import DataSpec
 from edgecompile.frontend.chain.fingerprint import chain_fingerprint
 from edgecompile.frontend.chain.sized_work import SizedWork
 from edgecompile.frontend.chain.units import Chain
+from edgecompile.partition.auto_microbatch import at_microbatch, choose_microbatch
 from edgecompile.profile.analytic import Profile
 from edgecompile.profile.mix import Mix
 from edgecompile.profile.profile_file import (
@@ -32,6 +34,7 @@ from edgecompile.profile.profile_file import (
     MicrobatchProfile,
     Rates,
     Versions,
+    WireCost,
     profile_text,
     read_profile,
     write_profile,
@@ -47,6 +50,10 @@ WORDS = (
     f"model.dims={{length: {{max: {MOST}}}}}",
 )  # fmt: skip
 MEASURED = "profile=measured"
+WIRES = tuple(
+    WireCost(format=name, scale=scale, clipping=clipping, encode=Cost(), decode=Cost())
+    for name, scale, clipping in product(FORMATS, ("item", "channel"), (True, False))
+)
 Seconds = Callable[[int, int, int], float]
 
 
@@ -77,7 +84,7 @@ def profile_of(
         machine=MachineInfo(name="m", processor="p", cores=1, memory_bytes=10**9, architecture="x", system="s"),
         versions=Versions(edgecompile="0.1.0", torch="2", python="3"),
         rates=Rates(matrix_flops_per_s=1e9, memory_bytes_per_s=1e9, pack=Cost(fixed_s=0.0, each_s=0.0)),
-        messages=Messages(send=Cost(), receive=Cost()), wires=(), units=units, microbatches=tuple(entries),
+        messages=Messages(send=Cost(), receive=Cost()), wires=WIRES, units=units, microbatches=tuple(entries),
         prepack="auto",
     )  # fmt: skip
 
@@ -136,7 +143,7 @@ def test_a_profile_of_fixed_shapes_is_what_the_first_version_reads(tmp_path: Pat
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (lambda items: items.pop(), "expected each of them at the same extents of one dimension"),
+        (lambda items: items.pop(), "expected each at the same extents of one dimension"),
         (lambda items: items[0].pop("extents"), "expected "),
         (lambda items: items[0].update(extents={"width": 2}), "at the same extents of one dimension"),
         (lambda items: items[0].update(extents={"length": 0}), "expected one size or more, ascending"),
@@ -253,6 +260,17 @@ def test_sizes_outside_of_the_measured_ones(chain: Chain, tmp_path: Path) -> Non
         costs(tmp_path, chain, mix_of(chain, (4, 8), (4, 2)))
     found = costs(tmp_path, chain, mix_of(chain, (4, 8), (4, 2)), "profile.outside=analytic")
     assert "50% of the messages lie outside of these sizes: scaled by the data sheet" in found.notes[0]
+
+
+def test_the_best_microbatch_is_one_that_was_measured(chain: Chain, tmp_path: Path) -> None:
+    written(tmp_path, chain, (2, 4), (1, MOST))
+    request = request_for(tmp_path, "microbatch=auto", "workload={length: [8]}")
+    golden, data = captured_chain(WORDS, 4)[1], DataSpec(kind="tensor", result="array")
+    microbatch, note = choose_microbatch(request, chain, golden, data, {"x": 0.0})
+    assert microbatch == 4
+    assert "; not measured: 1, 8, 16, 32, 64" in note  # at 1 the model has other units too
+    with pytest.raises(UserError, match="the profile of another custom than this model"):
+        costs_of(at_microbatch(request, 1), captured_chain(WORDS, 1)[0], golden, None)
 
 
 def test_a_chain_of_fixed_shapes_takes_what_was_measured_at_the_largest(chain: Chain, tmp_path: Path) -> None:
