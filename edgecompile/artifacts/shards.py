@@ -96,10 +96,10 @@ def stage_module(
     return _module(chain, nodes, taken, results, incoming, outgoing, generic)
 
 
-def live_module(chain: Chain, index: int) -> fx.GraphModule:
-    """From the tensors that travel at a boundary to those that are alive there."""
+def live_module(chain: Chain, index: int, *, generic: bool = False) -> fx.GraphModule:
+    """From the tensors that travel at a boundary to those that are alive there; `generic` as in stage_module."""
     boundary = chain.boundaries[index]
-    return _module(chain, [], boundary.tensors, boundary.live, RAW, RAW)
+    return _module(chain, [], boundary.tensors, boundary.live, RAW, RAW, generic)
 
 
 def _module(

@@ -104,6 +104,7 @@ def _figures(profile: DeviceProfile, path: object) -> dict[str, Any]:
         "microbatches": [
             {
                 "microbatch": item.microbatch,
+                **({"extents": item.extents} if item.extents else {}),
                 "all_units_s": sum(item.wall_s),
                 "items_per_s": item.microbatch / sum(item.wall_s),
                 "rounds": item.rounds,
@@ -116,17 +117,19 @@ def _figures(profile: DeviceProfile, path: object) -> dict[str, Any]:
 
 
 def _table(profile: DeviceProfile) -> Table:
-    """What each microbatch takes, and how far sums of units are from stages that were measured whole."""
+    """What each size takes, and how far sums of units are from stages that were measured whole."""
     from edgecompile.contract.quantities import format_number, format_time
 
     table = Table(title=f"{profile.model} on {profile.device}", title_justify="left")
-    for name in ("microbatch", "all units", "an item", "items/s", "quartiles", "sums off by", "rounds"):
+    dims = [profile.dim] if profile.dim else []
+    for name in ("microbatch", *dims, "all units", "an item", "items/s", "quartiles", "sums off by", "rounds"):
         table.add_column(name, justify="right")
     for item in profile.microbatches:
         whole_s = sum(item.wall_s)
         errors = [abs(check.predicted_s / check.measured_s - 1) for check in item.checks]
         table.add_row(
             str(item.microbatch),
+            *map(str, item.extents.values()),
             format_time(whole_s),
             format_time(whole_s / item.microbatch),
             format_number(item.microbatch / whole_s),

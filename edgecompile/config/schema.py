@@ -154,14 +154,19 @@ class ProfileConf:
     files: dict[str, str] = field(default_factory=dict)
     """A device's profile that lies elsewhere."""
     outside: str = "refuse"
-    """For a microbatch outside of those measured: refuse, or analytic (the roofline, scaled to meet the nearest)."""
+    """For a microbatch, or an extent, outside of those measured: refuse, or analytic (the roofline, scaled to meet the
+    nearest)."""
     device: str | None = None
     """Which of `devices` this machine is; null: the only one."""
     microbatches: list[int] = field(default_factory=lambda: [1, 8])
+    """Each is measured; in between times are interpolated."""
+    extents: list[int] = field(default_factory=list)
+    """Where items of the model differ in one dimension, such as their length: the extents at which each microbatch is
+    measured, beside the largest; empty: the least, and a sixteenth and a third of the largest."""
     rounds: int = 15
-    """How often everything is measured at each microbatch."""
+    """How often everything is measured at each microbatch and extent."""
     time_limit: Any = "60s"
-    """For the rounds of each microbatch; three are measured whatever they take."""
+    """For the rounds of each microbatch, all extents together; three are measured whatever they take."""
     max_memory: Any = "1GB"
     """For the weights and activations that are held at once; the model is measured in pieces that fit."""
     busy_cores: int = 0

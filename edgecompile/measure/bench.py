@@ -18,9 +18,12 @@ from edgecompile.execution.allocator import give_back
 from edgecompile.execution.prepack import pays_here, prepack_traced
 from edgecompile.execution.torchscript import plain_execution
 from edgecompile.frontend.chain.units import Chain
+from edgecompile.measure.sizes import MeasuredSize
 from edgecompile.measure.stretches import Atom, atoms_of
 
 __all__ = ["Bench", "Sample", "peak_growth_bytes"]
+
+Tensors = tuple[torch.Tensor, ...]
 
 _WARM_RUNS = 2
 _MEMORY_RUNS = 4
@@ -50,39 +53,57 @@ class Bench:
         examples: Sequence[torch.Tensor],
         device: str,
         prepack: str = "auto",
+        sizes: Sequence[MeasuredSize] = (),
     ) -> None:
         """
         Args:
             atoms: to time one by one, in order, covering the range; empty: only the whole is timed.
-            examples: the model's inputs, one microbatch.
+            examples: the model's inputs, one microbatch, at the largest extents.
             prepack: `runtime.prepack`.
+            sizes: to run at, all with one module that is traced at the largest, as a rank's is; empty: the examples'
+                alone. Not empty only where the chain's sizes vary.
+
+        Raises:
+            NotSymbolic: with `sizes`, an atom alone lacks a tensor with a dimension that it needs.
         """
         self.device = device
         self._packs = device == "cpu" and pays_here(prepack)
         self._wait: Callable[[], None] = torch.cuda.synchronize if device == "cuda" else _nothing
+        self._generic = bool(sizes)
+        self._sizes = sizes or (MeasuredSize(microbatch=len(examples[0])),)
         weights = _Weights(device)
-        self._inputs = _boundary_tensors(chain, first, examples, device)
         with torch.inference_mode(False):
             try:
-                self._build(chain, first, last, atoms, weights)
+                self._build(chain, first, last, atoms, examples, weights, _boundary_tensors)
             except (RuntimeError, IndexError):  # operators that insist on values which made-up tensors do not have
-                self._inputs = _real_tensors(chain, first, examples, device)
-                self._build(chain, first, last, atoms, weights)
+                self._build(chain, first, last, atoms, examples, weights, _real_tensors)
 
-    def _build(self, chain: Chain, first: int, last: int, atoms: Sequence[Atom], weights: _Weights) -> None:
-        self._whole = self._frozen(weights, stage_module(chain, first, last), self._inputs)
-        self._live = _live_tensors(chain, first, self._inputs)
-        self._atoms = self._build_atoms(chain, atoms, weights)
-        for _ in range(_WARM_RUNS):
-            self.run_whole()
-            self.run_atoms()
+    def _build(
+        self,
+        chain: Chain,
+        first: int,
+        last: int,
+        atoms: Sequence[Atom],
+        examples: Sequence[torch.Tensor],
+        weights: _Weights,
+        made: Callable[[Chain, int, MeasuredSize, Sequence[torch.Tensor], str], Tensors],
+    ) -> None:
+        largest = made(chain, first, MeasuredSize(microbatch=len(examples[0])), examples, self.device)
+        self._whole = self._frozen(weights, stage_module(chain, first, last, generic=self._generic), largest)
+        self._atoms = self._build_atoms(chain, atoms, weights, _live_tensors(chain, first, largest))
+        self._inputs = [made(chain, first, size, examples, self.device) for size in self._sizes]
+        self._live = [_live_tensors(chain, first, inputs) for inputs in self._inputs]
+        for place in range(len(self._sizes)):
+            for _ in range(_WARM_RUNS):
+                self.run_whole(place)
+                self.run_atoms(place)
 
-    def _build_atoms(self, chain: Chain, atoms: Sequence[Atom], weights: _Weights) -> list[Any]:
+    def _build_atoms(self, chain: Chain, atoms: Sequence[Atom], weights: _Weights, values: Tensors) -> list[Any]:
         """What is made again where a stage begins is not an atom's work: they hand on what is alive."""
         built = []
-        values: Sequence[torch.Tensor] = self._live
         for atom in atoms:
-            module = self._frozen(weights, stage_module(chain, atom.first, atom.last, live=True), tuple(values))
+            unfilled = stage_module(chain, atom.first, atom.last, live=True, generic=self._generic)
+            module = self._frozen(weights, unfilled, tuple(values))
             with torch.no_grad():
                 values = module(*values)
             built.append(module)
@@ -95,19 +116,19 @@ class Bench:
             return frozen.module
         return prepack_traced(frozen.module, frozen.rows, known=weights.prepacked)
 
-    def run_whole(self) -> Sample:
-        """One run of the whole range."""
+    def run_whole(self, place: int = 0) -> Sample:
+        """One run of the whole range, at the size in this place."""
         with torch.inference_mode(), plain_execution():
             begin_s, begin_cpu_s = self._now()
-            results = self._whole(*self._inputs)
+            results = self._whole(*self._inputs[place])
             end_s, end_cpu_s = self._now()
             del results
         return Sample(end_s - begin_s, end_cpu_s - begin_cpu_s)
 
-    def run_atoms(self) -> list[Sample]:
+    def run_atoms(self, place: int = 0) -> list[Sample]:
         """One run, each atom timed by itself; tensors are freed as soon as no later atom reads them."""
         samples = []
-        values: Sequence[torch.Tensor] = self._live
+        values: Sequence[torch.Tensor] = self._live[place]
         with torch.inference_mode(), plain_execution():
             for module in self._atoms:
                 begin_s, begin_cpu_s = self._now()
@@ -120,9 +141,9 @@ class Bench:
         self._wait()
         return time.perf_counter(), time.process_time()
 
-    def warm_inputs(self) -> None:
+    def warm_inputs(self, place: int = 0) -> None:
         """Brings the inputs into the caches, where the link or the units before have just left them."""
-        for value in self._inputs:
+        for value in self._inputs[place]:
             value.clone()
 
 
@@ -158,18 +179,19 @@ def _random(like: torch.Tensor) -> torch.Tensor:
 
 
 def _boundary_tensors(
-    chain: Chain, index: int, examples: Sequence[torch.Tensor], device: str
-) -> tuple[torch.Tensor, ...]:
+    chain: Chain, index: int, size: MeasuredSize, examples: Sequence[torch.Tensor], device: str
+) -> Tensors:
     """What a stage that begins here takes: the model's own inputs as they are, other floats random.
 
     Integers that the model computes are real: they are indices, and what they choose is the work.
     """
-    inputs = {tensor.node: example for tensor, example in zip(chain.boundaries[0].tensors, examples, strict=True)}
+    own = size.inputs(chain, examples)
+    inputs = {tensor.node: example for tensor, example in zip(chain.boundaries[0].tensors, own, strict=True)}
     computed = [getattr(torch, tensor.dtype) for tensor in chain.boundaries[index].tensors if tensor.node not in inputs]
     if any(not dtype.is_floating_point and dtype is not torch.bool for dtype in computed):
-        return _real_tensors(chain, index, examples, device)
+        return _real_tensors(chain, index, size, examples, device)
     values = []
-    for tensor in chain.boundaries[index].tensors:
+    for tensor in chain.boundaries[index].at(size.sizes(chain)).tensors:
         dtype = getattr(torch, tensor.dtype)
         if tensor.node in inputs:
             value = inputs[tensor.node].clone()
@@ -181,43 +203,47 @@ def _boundary_tensors(
     return tuple(values)
 
 
-def _real_tensors(chain: Chain, index: int, examples: Sequence[torch.Tensor], device: str) -> tuple[torch.Tensor, ...]:
+def _real_tensors(
+    chain: Chain, index: int, size: MeasuredSize, examples: Sequence[torch.Tensor], device: str
+) -> Tensors:
     """What the units before make of the examples, a few units in memory at a time, with random weights."""
-    values: Sequence[torch.Tensor] = [example.clone() for example in examples]
+    values: Sequence[torch.Tensor] = [example.clone() for example in size.inputs(chain, examples)]
     with torch.no_grad():
         for atom in atoms_of(chain):
             if atom.last < index:
-                values = _Weights("cpu").filled(stage_module(chain, atom.first, atom.last))(*values)
+                module = stage_module(chain, atom.first, atom.last, generic=chain.captured.sampling is not None)
+                values = _Weights("cpu").filled(module)(*values)
     return tuple(value.contiguous().to(device) for value in values)
 
 
-def _live_tensors(chain: Chain, index: int, travelled: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+def _live_tensors(chain: Chain, index: int, travelled: Sequence[torch.Tensor]) -> Tensors:
     """What is alive where a stage begins, of what travels in its place."""
     boundary = chain.boundaries[index]
     if boundary.live == boundary.tensors:
         return tuple(travelled)
     with torch.no_grad():
-        return tuple(live_module(chain, index).to(travelled[0].device)(*travelled))
+        module = live_module(chain, index, generic=chain.captured.sampling is not None)
+        return tuple(module.to(travelled[0].device)(*travelled))
 
 
-def peak_growth_bytes(bench: Bench) -> int | None:
+def peak_growth_bytes(bench: Bench, place: int = 0) -> int | None:
     """How much memory its runs add to this process at its peak; None where the system does not tell."""
     status, clear = Path("/proc/self/status"), Path("/proc/self/clear_refs")
     if bench.device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-        bench.run_whole()
+        bench.run_whole(place)
         return int(torch.cuda.max_memory_allocated() - before)
     try:
         give_back()
         clear.write_text("5", encoding="utf-8")  # resets the high-water mark
         before = _kilobytes(status.read_text(encoding="utf-8"), "VmRSS")
         for _ in range(_MEMORY_RUNS):
-            bench.run_whole()
+            bench.run_whole(place)
         after = _kilobytes(status.read_text(encoding="utf-8"), "VmHWM")
     except (OSError, KeyError):
         return None
-    bench.run_atoms()  # takes back the pages that the next runs shall find
+    bench.run_atoms(place)  # takes back the pages that the next runs shall find
     return max(0, after - before) * 1024
 
 

@@ -17,7 +17,7 @@ __all__ = ["PartialFile"]
 
 @dataclass(frozen=True)
 class _Size:
-    """What was measured at one microbatch size."""
+    """What was measured at one size."""
 
     spans: dict[str, Measured]
     complete: bool
@@ -52,19 +52,21 @@ class PartialFile:
             pass  # there is none, or none of ours: the measurement starts over
         self.resumed = bool(self._sizes)
 
-    def measured(self, microbatch: int) -> dict[str, Measured]:
-        size = self._sizes.get(str(microbatch))
+    def measured(self, key: str) -> dict[str, Measured]:
+        size = self._sizes.get(key)
         return dict(size.spans) if size is not None else {}
 
-    def is_complete(self, microbatch: int) -> bool:
-        size = self._sizes.get(str(microbatch))
+    def is_complete(self, key: str) -> bool:
+        size = self._sizes.get(key)
         return size is not None and size.complete
 
-    def keep(self, microbatch: int, found: Mapping[str, Measured], *, complete: bool) -> None:
-        spans = {name: value for name, value in found.items() if value.rounds}
-        if not spans:
+    def keep(self, found: Mapping[str, Mapping[str, Measured]], *, complete: bool) -> None:
+        for key, spans in found.items():
+            begun = {name: value for name, value in spans.items() if value.rounds}
+            if begun:
+                self._sizes[key] = _Size(begun, complete)
+        if not self._sizes:
             return
-        self._sizes[str(microbatch)] = _Size(spans, complete)
         sizes = {name: size.to_plain() for name, size in self._sizes.items()}
         document = {"settings": self._settings, "microbatches": sizes}
         with replacing(self._path) as temporary:

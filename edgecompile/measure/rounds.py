@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -14,9 +15,10 @@ from edgecompile.execution.allocator import give_back
 from edgecompile.frontend.chain.units import Chain
 from edgecompile.measure.bench import Bench, Sample, peak_growth_bytes
 from edgecompile.measure.caches import Caches
+from edgecompile.measure.sizes import MeasuredSize
 from edgecompile.measure.stretches import Atom, Stretch, check_ranges, classes, range_bytes, stretches_of
 
-__all__ = ["Effort", "Measured", "Span", "SampleStore", "Tell", "measure_chain", "spans_of"]
+__all__ = ["Effort", "Found", "Measured", "SampleStore", "Span", "Tell", "measure_chain", "spans_of", "told"]
 
 _LEAST_ROUNDS = 3
 _MOST_ROUNDS = 1_000_000
@@ -38,6 +40,8 @@ class Span:
     num_bytes: int
     turn: int = 0
     """A check takes part in the rounds of this number, counted by the number of checks."""
+    entire: bool = False
+    """All units, in each round: what stretches take beside their units, each by itself, shows against them."""
 
 
 @dataclass
@@ -77,22 +81,33 @@ def _sample(pair: Any) -> Sample:
     return Sample(wall_s, cpu_s)
 
 
-class SampleStore(Protocol):
-    """Keeps samples, so that an interrupted measurement can resume."""
+Found = Mapping[str, Mapping[str, Measured]]
+"""By the key of the size, and the name of the span."""
 
-    def measured(self, microbatch: int) -> dict[str, Measured]: ...
-    def is_complete(self, microbatch: int) -> bool: ...
-    def keep(self, microbatch: int, found: Mapping[str, Measured], *, complete: bool) -> None: ...
+
+class SampleStore(Protocol):
+    """Keeps samples by the key of their size, so that an interrupted measurement can resume."""
+
+    def measured(self, key: str) -> dict[str, Measured]: ...
+    def is_complete(self, key: str) -> bool: ...
+    def keep(self, found: Found, *, complete: bool) -> None: ...
 
 
 Tell = Callable[[str, int, int], None]
 """Says how far the measurement is: what is measured, how many rounds are done, and of how many."""
 
 
-def spans_of(chain: Chain, max_bytes: int, seed: int) -> list[Span]:
-    """One stretch of each class, the one in the middle, and random ranges that check the sums."""
+def spans_of(chain: Chain, max_bytes: int, seed: int, *, entire: bool = False) -> list[Span]:
+    """One stretch of each class, the one in the middle, and random ranges that check the sums.
+
+    Args:
+        entire: all units together too, if there are several stretches and `max_bytes` are enough.
+    """
     stretches = stretches_of(chain, max_bytes)
     spans = [_stretch_span(chain, alike) for alike in classes(stretches).values()]
+    last = len(chain.units) - 1
+    if entire and len(stretches) > 1 and range_bytes(chain, 0, last) <= max_bytes:
+        spans.append(Span("entire", 0, last, (), (0,), range_bytes(chain, 0, last), entire=True))
     for turn, (first, last) in enumerate(check_ranges(chain, stretches, _NUM_CHECKS, max_bytes, seed)):
         num_bytes = range_bytes(chain, first, last)
         spans.append(Span(f"check {first}-{last}", first, last, (), (first,), num_bytes, turn))
@@ -119,42 +134,73 @@ class Effort:
     seed: int
     device: str
     prepack: str = "auto"
+    vary: bool = False
+    """One module for all sizes, as ranks have where messages vary; else one for the size that is measured."""
 
 
 def measure_chain(
-    chain: Chain, examples: Sequence[torch.Tensor], effort: Effort, store: SampleStore, tell: Tell
-) -> tuple[list[Span], dict[str, Measured]]:
-    """Every span `rounds` times, or until the time limit, three times at least.
+    chain: Chain,
+    examples: Sequence[torch.Tensor],
+    sizes: Sequence[MeasuredSize],
+    effort: Effort,
+    store: SampleStore,
+    tell: Tell,
+) -> tuple[list[Span], Found]:
+    """Every span `rounds` times at every size, or until the time limit, three times at least.
+
+    Args:
+        examples: one microbatch, at the largest extents.
+        sizes: that of the examples alone, where the chain's shapes are fixed.
 
     Raises:
         UserError: one unit alone needs more than `max_bytes`.
+        NotSymbolic: as in Bench.
     """
-    microbatch = len(examples[0])
-    spans = spans_of(chain, effort.max_bytes, effort.seed)
-    kept = store.measured(microbatch)
-    found = {span.name: kept.get(span.name) or Measured() for span in spans}
-    if store.is_complete(microbatch):
+    spans = spans_of(chain, effort.max_bytes, effort.seed, entire=effort.vary)
+    found: dict[str, dict[str, Measured]] = {}
+    for size in sizes:
+        kept = store.measured(size.key)
+        found[size.key] = {span.name: kept.get(span.name) or Measured() for span in spans}
+    if all(store.is_complete(size.key) for size in sizes):
         return spans, found
     groups = _groups(spans, effort.max_bytes)
     visits = 1 if len(groups) == 1 else _VISITS
+    limit_s = effort.time_limit_s * len({size.microbatch for size in sizes})
+    bench_of = partial(_bench, chain, examples, sizes, effort)
     caches = Caches(chain)
     for visit in range(1, visits + 1):
         for number, group in enumerate(groups):
             part = f", part {number + 1} of {len(groups)}" if len(groups) > 1 else ""
             turn = _Turn(
-                label=f"microbatch {microbatch}{part}",
+                label=f"{told(sizes)}{part}",
                 rounds=-(-effort.rounds * visit // visits),
                 least=-(-_LEAST_ROUNDS * visit // visits),
-                limit_s=effort.time_limit_s / (visits * len(groups)),
+                limit_s=limit_s / (visits * len(groups)),
             )
-            benches = _measure_group(chain, examples, group, turn, effort, found, caches)
-            for done in benches:
+            for done in _measure_group(bench_of, group, turn, found, caches):
                 tell(turn.label, done, turn.rounds)
-                store.keep(microbatch, found, complete=False)
-            del benches
+                store.keep(found, complete=False)
             give_back()
-    store.keep(microbatch, found, complete=True)
+    store.keep(found, complete=True)
     return spans, found
+
+
+def told(sizes: Sequence[MeasuredSize]) -> str:
+    """What is measured, in words."""
+    if len(sizes) == 1:
+        return f"microbatch {sizes[0].microbatch}"
+    microbatches = ", ".join(dict.fromkeys(str(size.microbatch) for size in sizes))
+    parts = [f"microbatches {microbatches}"]
+    for name in sizes[0].extents:
+        parts.append(f"{name} " + ", ".join(dict.fromkeys(str(size.extents[name]) for size in sizes)))
+    return " at ".join(parts)
+
+
+def _bench(
+    chain: Chain, examples: Sequence[torch.Tensor], sizes: Sequence[MeasuredSize], effort: Effort, span: Span
+) -> Bench:
+    asked = sizes if effort.vary else ()
+    return Bench(chain, span.first, span.last, span.atoms, examples, effort.device, effort.prepack, asked)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,45 +215,38 @@ class _Turn:
 
 
 def _measure_group(
-    chain: Chain,
-    examples: Sequence[torch.Tensor],
-    group: Sequence[Span],
-    turn: _Turn,
-    effort: Effort,
-    found: Mapping[str, Measured],
-    caches: Caches,
+    bench_of: Callable[[Span], Bench], group: Sequence[Span], turn: _Turn, found: Found, caches: Caches
 ) -> Iterator[int]:
     """Builds the group's benches and runs them in turns; yields the rounds done, before the first and after each."""
-    done = min(found[span.name].rounds for span in group)
+    done = min(spans[span.name].rounds for spans in found.values() for span in group)
     yield done
     if done >= turn.rounds:
         return
-    benches = [
-        Bench(chain, span.first, span.last, span.atoms, examples, effort.device, effort.prepack) for span in group
-    ]
+    benches = [bench_of(span) for span in group]
     begin_s = time.monotonic()
     while done < turn.rounds and (done < turn.least or time.monotonic() - begin_s <= turn.limit_s):
         for span, bench in zip(group, benches, strict=True):
-            _measure(bench, found[span.name], caches, span, done)
+            for place, spans in enumerate(found.values()):
+                _measure(bench, place, spans[span.name], caches, span, done)
         done += 1
         yield done
 
 
-def _measure(bench: Bench, measured: Measured, caches: Caches, span: Span, done: int) -> None:
+def _measure(bench: Bench, place: int, measured: Measured, caches: Caches, span: Span, done: int) -> None:
     if measured.rounds > done:  # a stop fell between this span and the next
         return
     measured.rounds += 1
-    if not span.atoms and done % _NUM_CHECKS != span.turn:
+    if not span.atoms and not span.entire and done % _NUM_CHECKS != span.turn:
         return
     if measured.growth_bytes is None and span.atoms:
-        measured.growth_bytes = peak_growth_bytes(bench)
+        measured.growth_bytes = peak_growth_bytes(bench, place)
     if span.atoms:
         caches.as_after_the_rest(span.num_bytes)
-        bench.warm_inputs()
-        measured.atoms.append(bench.run_atoms())
+        bench.warm_inputs(place)
+        measured.atoms.append(bench.run_atoms(place))
     caches.as_after_the_rest(span.num_bytes)
-    bench.warm_inputs()
-    measured.whole.append(bench.run_whole())
+    bench.warm_inputs(place)
+    measured.whole.append(bench.run_whole(place))
 
 
 def _groups(spans: Sequence[Span], max_bytes: int) -> list[list[Span]]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import datetime
 import platform
+import statistics
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -14,12 +15,13 @@ import torch
 import edgecompile
 from edgecompile.config.cluster_spec import Device
 from edgecompile.config.measure_request import MeasureRequest
-from edgecompile.config.request import ModelRequest
+from edgecompile.config.request import CaptureRequest, ModelRequest
 from edgecompile.contract.closed_sets import Execution
 from edgecompile.contract.errors import UserError, invalid_value
 from edgecompile.contract.quantities import format_time
 from edgecompile.execution.allocator import keep_freed_memory
 from edgecompile.execution.libraries import import_libraries
+from edgecompile.frontend.capture.dims import NotSymbolic
 from edgecompile.frontend.capture.flat_model import FlatModel
 from edgecompile.frontend.chain.build_chain import chain_of
 from edgecompile.frontend.chain.fingerprint import chain_fingerprint
@@ -30,8 +32,9 @@ from edgecompile.measure.lazy import WithoutWeights
 from edgecompile.measure.machine import available_cores, machine_info, measure_rates
 from edgecompile.measure.messages import measure_messages
 from edgecompile.measure.partial import PartialFile
-from edgecompile.measure.rounds import Effort, Tell, measure_chain
-from edgecompile.measure.solve import Solved, solve_units
+from edgecompile.measure.rounds import Effort, Tell, measure_chain, told
+from edgecompile.measure.sizes import MeasuredSize, chain_at, grid_of
+from edgecompile.measure.solve import Solved, solve_units, start_s
 from edgecompile.measure.wires import measure_wires
 from edgecompile.models import build_model
 from edgecompile.models.preparation import fill_meta
@@ -73,45 +76,107 @@ def profile_device(request: MeasureRequest, ui: Ui) -> tuple[file.DeviceProfile,
     import_libraries(request.model.imports)
     with ui.step(f"build {spec.name} without its weights"), abrupt_interrupts():
         flat, golden = _flat_model(request.model)
-    solved: list[file.MicrobatchProfile] = []
-    partial: PartialFile | None = None
-    fingerprint = ""
-    for microbatch in request.microbatches:
-        examples = example_inputs(spec, golden, microbatch)
-        with ui.step(f"capture at microbatch {microbatch}"), abrupt_interrupts():
-            chain = chain_of(flat, spec, examples, request.capture)
-        found = chain_fingerprint(chain, microbatch)
-        if partial is None:
-            fingerprint = found
-            partial = PartialFile(Path(f"{setup.path}.partial"), _settings(setup, request, fingerprint))
-            if partial.resumed:
-                ui.say(f"resuming from {setup.path}.partial")
-            keep_freed_memory()
-        elif found != fingerprint:
-            raise UserError(
-                f"profile.microbatches: at {microbatch} the model has other units than at {request.microbatches[0]}: "
-                "measure them one by one, into files of their own (profile.folder)"
-            )
-        try:
-            with busy_cores(request.busy_cores), ui.rounds() as tell:
-                spans, samples = measure_chain(chain, examples, setup.effort, partial, tell)
-        except KeyboardInterrupt:
-            _tell_measured(solved, microbatch, setup.path, ui)
-            raise
-        solved.append(_entry(microbatch, solve_units(chain, spans, samples, setup.threads)))
-    assert partial is not None
+    measuring = _Measuring(request, setup, ui, flat, golden)
+    chain = measuring.all_sizes() if spec.dims else None
+    if chain is None:
+        chain = measuring.one_by_one()
     with ui.step("measure the machine, wire formats and messages"):
-        profile = _profile(request, setup, chain, fingerprint, solved)
+        profile = _profile(request, setup, chain, measuring.fingerprint, measuring.solved)
     file.write_profile(profile, setup.path)
-    partial.remove()
+    measuring.done()
     return profile, setup.path
 
 
-def _tell_measured(solved: list[file.MicrobatchProfile], stopped: int, path: Path, ui: Ui) -> None:
+class _Measuring:
+    """Measures the model at one size after the other, or at all of them in turns where its sizes vary."""
+
+    def __init__(
+        self, request: MeasureRequest, setup: _Setup, ui: Ui, flat: FlatModel, golden: Sequence[torch.Tensor]
+    ) -> None:
+        self._request, self._setup, self._ui = request, setup, ui
+        self._flat, self._golden = flat, golden
+        self._partial: PartialFile | None = None
+        self.fingerprint = ""
+        self.solved: list[file.MicrobatchProfile] = []
+
+    def all_sizes(self) -> Chain | None:
+        """Each microbatch with each extent; None where the model's shapes turn out to be fixed, after saying why."""
+        request = self._request
+        chain, examples = self._captured(request.microbatches[-1], request.capture)
+        why = chain.captured.why_fixed
+        if not why:
+            self.fingerprint = chain_fingerprint(chain, request.microbatches[-1])
+            try:
+                self._measure(chain, examples, grid_of(request.microbatches, request.dim, request.extents), vary=True)
+            except NotSymbolic as reason:
+                why = str(reason)
+                self.fingerprint = ""
+            else:
+                return chain
+        if request.named_extents:
+            raise UserError(f"the model is measured at its largest extents alone ({why})", key="profile.extents",
+                            fix="leave it out")  # fmt: skip
+        self._ui.say(f"measured at the largest extents alone: {why}")
+        return None
+
+    def one_by_one(self) -> Chain:
+        """Each microbatch, at the largest extents."""
+        request = self._request
+        for microbatch in request.microbatches:
+            chain, examples = self._captured(microbatch, request.capture)
+            self._check_alike(chain_fingerprint(chain, microbatch), microbatch)
+            self._measure(chain, examples, [MeasuredSize(microbatch=microbatch)], vary=False)
+        return chain
+
+    def done(self) -> None:
+        if self._partial is not None:
+            self._partial.remove()
+
+    def _captured(self, microbatch: int, capture: CaptureRequest) -> tuple[Chain, tuple[torch.Tensor, ...]]:
+        spec = self._request.model.spec
+        examples = example_inputs(spec, self._golden, microbatch)
+        with self._ui.step(f"capture at microbatch {microbatch}"), abrupt_interrupts():
+            return chain_of(self._flat, spec, examples, capture), examples
+
+    def _check_alike(self, found: str, microbatch: int) -> None:
+        """Raises UserError where another microbatch, which was looked at before, has other units."""
+        if self.fingerprint not in ("", found):
+            raise UserError(
+                f"profile.microbatches: at {microbatch} the model has other units than at "
+                f"{self._request.microbatches[0]}: measure them one by one, into files of their own (profile.folder)"
+            )
+        self.fingerprint = found
+
+    def _measure(
+        self, chain: Chain, examples: Sequence[torch.Tensor], sizes: Sequence[MeasuredSize], *, vary: bool
+    ) -> None:
+        request, setup, ui = self._request, self._setup, self._ui
+        if self._partial is None:
+            self._partial = PartialFile(Path(f"{setup.path}.partial"), _settings(setup, request, self.fingerprint))
+            if self._partial.resumed:
+                ui.say(f"resuming from {setup.path}.partial")
+            keep_freed_memory()
+        effort = replace(setup.effort, vary=vary)
+        try:
+            with busy_cores(request.busy_cores), ui.rounds() as tell:
+                spans, found = measure_chain(chain, examples, sizes, effort, self._partial, tell)
+        except KeyboardInterrupt:
+            _tell_measured(self.solved, told(sizes), setup.path, ui)
+            raise
+        starts = [start_s(spans, found[size.key], setup.threads) for size in sizes]
+        for size in sizes:
+            solved = solve_units(
+                chain_at(chain, examples, size), spans, found[size.key], setup.threads, statistics.median(starts)
+            )
+            self.solved.append(_entry(size, solved))
+        chain_at(chain, examples, MeasuredSize(microbatch=len(examples[0])))
+
+
+def _tell_measured(solved: list[file.MicrobatchProfile], stopped: str, path: Path, ui: Ui) -> None:
     """What is known when Ctrl-C comes, and where it is kept."""
     for item in solved:
         ui.say(f"microbatch {item.microbatch}: all units take {format_time(sum(item.wall_s))}, {item.rounds} rounds")
-    ui.say(f"stopped at microbatch {stopped}: {path}.partial keeps the rounds; run the same command again to resume")
+    ui.say(f"stopped at {stopped}: {path}.partial keeps the rounds; run the same command again to resume")
 
 
 def _setup(request: MeasureRequest) -> _Setup:
@@ -171,9 +236,10 @@ def _settings(setup: _Setup, request: MeasureRequest, fingerprint: str) -> dict[
     }
 
 
-def _entry(microbatch: int, solved: Solved) -> file.MicrobatchProfile:
+def _entry(size: MeasuredSize, solved: Solved) -> file.MicrobatchProfile:
     return file.MicrobatchProfile(
-        microbatch=microbatch,
+        microbatch=size.microbatch,
+        extents=dict(size.extents),
         rounds=solved.rounds,
         disturbed=solved.disturbed,
         call_s=solved.call_s,
@@ -199,7 +265,7 @@ def _profile(
         wires = measure_wires(chain, request.microbatches[-1], execution)
     messages, runtime_bytes = measure_messages(setup.threads)
     return file.DeviceProfile(
-        version=file.VERSION,
+        version=file.VERSIONS[any(item.extents for item in solved)],
         device=setup.device.name,
         model=request.model.spec.name,
         fingerprint=fingerprint,

@@ -10,13 +10,16 @@ from edgecompile.frontend.chain.units import Chain
 from edgecompile.measure.bench import Sample
 from edgecompile.measure.rounds import Measured, Span
 
-__all__ = ["Check", "Solved", "solve_units"]
+__all__ = ["Check", "Solved", "solve_units", "start_s"]
 
 _UNDISTURBED = 0.95
 """Of the CPU seconds that a run takes a second of the wall in peace."""
 _CLOCK_S = 5e-6
 """How far the two clocks may be apart."""
 _MOST_CORRECTION = 1.25
+_MOST_START = 0.7
+"""Of a stretch's time: what is left is its work."""
+_BISECTIONS = 60
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,11 +59,16 @@ class _Figures:
     cpu_s: float
 
 
-def solve_units(chain: Chain, spans: Sequence[Span], found: Mapping[str, Measured], num_threads: int) -> Solved:
+def solve_units(
+    chain: Chain, spans: Sequence[Span], found: Mapping[str, Measured], num_threads: int, begin_s: float = 0.0
+) -> Solved:
     """The median of each atom within its stretch, scaled so that the stretch's sum is its median as one frozen shard.
 
     An atom run by itself costs a call more than within a shard; `call_s` is what makes the sums of atoms closest to
     their stretches, by least squares. What ranges that cross stretches take beside their sums corrects all units alike.
+
+    Args:
+        begin_s: what a stretch takes beside its units, if that is more than a call: see start_s.
     """
     stretches = [span for span in spans if span.atoms]
     wholes = {span.name: _figures(found[span.name].whole, num_threads) for span in spans if found[span.name].whole}
@@ -68,16 +76,22 @@ def solve_units(chain: Chain, spans: Sequence[Span], found: Mapping[str, Measure
         span.name: [_figures(column, num_threads) for column in zip(*found[span.name].atoms, strict=True)]
         for span in stretches
     }
-    call_s = _call_s([(wholes[span.name].wall_s, [item.wall_s for item in atoms[span.name]]) for span in stretches])
+    atom_s = _call_s([(wholes[span.name].wall_s, [item.wall_s for item in atoms[span.name]]) for span in stretches])
+    call_s = max(atom_s, begin_s)
+    entire = any(span.entire for span in spans)
     units: list[_Figures | None] = [None] * len(chain.units)
     for span in stretches:
         for place in span.places:
-            _fill(units, span, place - span.first, wholes[span.name], atoms[span.name], call_s)
+            _fill(units, span, place - span.first, wholes[span.name], atoms[span.name], atom_s, call_s)
     figures = [item for item in units if item is not None]
     assert len(figures) == len(units), "a unit was not measured"
     checked = [(span, wholes[span.name].wall_s) for span in spans if not span.atoms and span.name in wholes]
     sums = [sum(item.wall_s for item in figures[span.first : span.last + 1]) for span, _ in checked]
-    ratios = [(whole_s - call_s) / total_s for (_, whole_s), total_s in zip(checked, sums, strict=True) if total_s > 0]
+    ratios = [
+        (whole_s - call_s) / total_s
+        for (span, whole_s), total_s in zip(checked, sums, strict=True)
+        if total_s > 0 and (span.entire or not entire)
+    ]
     correction = min(max(statistics.median(ratios), 1 / _MOST_CORRECTION), _MOST_CORRECTION) if ratios else 1.0
     disturbed = [
         not _is_calm(sample, _share(found[span.name].whole, num_threads))
@@ -143,20 +157,50 @@ def _call_s(stretches: Sequence[tuple[float, Sequence[float]]]) -> float:
     return min(max(0.0, upper / lower if lower else 0.0), 0.9 * least)
 
 
+def start_s(spans: Sequence[Span], found: Mapping[str, Measured], num_threads: int) -> float:
+    """The overhead d of each stretch that makes d, and what is left of each without it, add up to the entire chain.
+
+    A stretch that begins after something else has run finds cold caches, which is more than a call where messages are
+    small. 0 where the entire chain was not measured.
+    """
+    measured = [span for span in spans if span.atoms or span.entire]
+    wholes = {span.name: _figures(found[span.name].whole, num_threads).wall_s for span in measured}
+    entire = [wholes[span.name] for span in spans if span.entire]
+    stretches = [(wholes[span.name], len(span.places)) for span in spans if span.atoms]
+    low, high = 0.0, max(whole_s for whole_s, _ in stretches) if entire else 0.0
+    for _ in range(_BISECTIONS if entire else 0):
+        middle = (low + high) / 2
+        total_s = middle + sum(count * (whole_s - _start_of(whole_s, middle)) for whole_s, count in stretches)
+        low, high = (middle, high) if total_s > entire[0] else (low, middle)
+    return low
+
+
+def _start_of(whole_s: float, call_s: float) -> float:
+    """What of a short stretch's time may be overhead."""
+    return min(call_s, _MOST_START * whole_s)
+
+
 def _fill(
-    units: list[_Figures | None], span: Span, shift: int, whole: _Figures, atoms: Sequence[_Figures], call_s: float
+    units: list[_Figures | None],
+    span: Span,
+    shift: int,
+    whole: _Figures,
+    atoms: Sequence[_Figures],
+    atom_s: float,
+    call_s: float,
 ) -> None:
     """Gives a stretch's time to its units; the units of one atom, which no cut can part, get equal parts."""
-    net = [item.wall_s - call_s for item in atoms]
-    scale = (whole.wall_s - call_s) / sum(net)
+    net = [item.wall_s - atom_s for item in atoms]
+    net_s = whole.wall_s - (call_s if call_s == atom_s else _start_of(whole.wall_s, call_s))
+    scale = net_s / sum(net)
     busy = [own * item.cpu_s / item.wall_s for own, item in zip(net, atoms, strict=True)]
-    cpu_scale = whole.cpu_s / sum(busy) if sum(busy) > 0 else 0.0
+    cpu_scale = whole.cpu_s / sum(busy) * min(1.0, net_s / (whole.wall_s - atom_s)) if sum(busy) > 0 else 0.0
     for atom, own, cpu, item in zip(span.atoms, net, busy, atoms, strict=True):
         count = atom.last - atom.first + 1
         figures = _Figures(
-            q1_s=max(0.0, item.q1_s - call_s) * scale / count,
+            q1_s=max(0.0, item.q1_s - atom_s) * scale / count,
             wall_s=own * scale / count,
-            q3_s=(item.q3_s - call_s) * scale / count,
+            q3_s=(item.q3_s - atom_s) * scale / count,
             cpu_s=cpu * cpu_scale / count,
         )
         for index in range(atom.first + shift, atom.last + shift + 1):

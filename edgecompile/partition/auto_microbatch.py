@@ -16,6 +16,7 @@ from edgecompile.frontend.chain.units import Chain, build_chain
 from edgecompile.partition.planning_costs import planning_inputs
 from edgecompile.partition.stages import partition
 from edgecompile.planning.problem import Infeasible
+from edgecompile.profile.measured import NotMeasured
 from edgecompile.profile.mix import items_of
 from edgecompile.profile.workload import costs_of, workload_mix
 from edgecompile.wire.exact_tensors import keep_exact
@@ -42,7 +43,7 @@ def choose_microbatch(
         golden: a tensor an input, the golden items first.
 
     Raises:
-        UserError: the model's batch does not vary, or no candidate fits; says why of the smallest.
+        UserError: the model's batch does not vary, or no candidate fits or was measured; says why of the smallest.
     """
     if chain.captured.sampling is None:
         raise UserError(
@@ -50,12 +51,16 @@ def choose_microbatch(
             key="microbatch=auto", fix="give a number",
         )  # fmt: skip
     found: dict[int, float] = {}
-    reasons: list[Infeasible] = []
+    reasons: list[UserError] = []
+    unmeasured: list[int] = []
     for microbatch in CANDIDATES:
         try:
             found[microbatch] = _items_per_s(at_microbatch(request, microbatch), chain, golden, data, padding)
         except Infeasible as reason:
             reasons.append(reason)
+        except NotMeasured as reason:
+            reasons.append(reason)
+            unmeasured.append(microbatch)
     if not found:
         raise reasons[0]
     best = 0
@@ -63,6 +68,8 @@ def choose_microbatch(
         if not best or rate > found[best] * _WORTH:
             best = microbatch
     told = ", ".join(f"{microbatch}: {format_items_rate(rate)}" for microbatch, rate in found.items())
+    if unmeasured:
+        told += f"; not measured: {', '.join(map(str, unmeasured))}"
     return best, f"microbatch=auto took {best} of the predictions {told}"
 
 

@@ -19,6 +19,8 @@ class Profile:
 
     unit_s: Mapping[str, tuple[float, ...]]
     """Seconds of each unit."""
+    of_mix: frozenset[str] = frozenset()
+    """The kinds whose seconds are of the workload's mean message already, as messages of its sizes were measured."""
     wires: Mapping[str, WireCosts]
     """Seconds at each boundary."""
     runtime_bytes: Mapping[str, int]

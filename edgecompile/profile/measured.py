@@ -2,70 +2,172 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+
+import numpy as np
 
 from edgecompile.config.cluster_spec import Cluster, Device
 from edgecompile.config.methods import OutsideProfile, ProfileMethod
 from edgecompile.config.request import ProfileRequest
 from edgecompile.contract.errors import UserError, choices
 from edgecompile.frontend.chain.fingerprint import chain_fingerprint
+from edgecompile.frontend.chain.sized_work import SizedWork
 from edgecompile.frontend.chain.units import Chain
 from edgecompile.profile.analytic import Profile, analytic_profile, roofline_s
 from edgecompile.profile.profile_file import DeviceProfile, MicrobatchProfile, profile_path, read_profile
+from edgecompile.profile.size_grid import SizeGrid
 from edgecompile.profile.wire_costs import MeasuredWires
 
-__all__ = ["cores_of", "make_profile", "measured_profile", "threads_of"]
+__all__ = ["NotMeasured", "SizedMessages", "cores_of", "make_profile", "measured_profile", "threads_of"]
 
 _RUNTIME_CORES = 0.003
 """What a rank's heartbeats and looks into the store take of a core, all the time: 0.002, on the data host 0.004."""
 
 
-def make_profile(chain: Chain, cluster: Cluster, request: ProfileRequest) -> Profile:
-    """Seconds of each unit on each kind of device, as `profile` says.
+class NotMeasured(UserError):
+    """Of these units, or of messages of these sizes (with profile.outside=refuse)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SizedMessages:
+    """What the units of a chain whose sizes vary have to do."""
+
+    work: SizedWork
+    shares: Mapping[tuple[int, int], float]
+    """Of the messages with so many items of such an extent; they sum up to 1."""
+    largest: tuple[int, int]
+
+
+def make_profile(
+    chain: Chain, cluster: Cluster, request: ProfileRequest, messages: SizedMessages | None = None
+) -> Profile:
+    """Seconds of each unit on each kind of device, as `profile` says, of a message of the largest sizes.
+
+    Args:
+        messages: where sizes vary. What was measured at several extents is of their mean (`Profile.of_mix`).
 
     Raises:
         UserError: profile=measured, and a kind has no profile that holds for it.
     """
     if request.method is ProfileMethod.analytic:
         return analytic_profile(chain, cluster.devices)
-    return measured_profile(chain, cluster, request)
+    return measured_profile(chain, cluster, request, messages)
 
 
-def measured_profile(chain: Chain, cluster: Cluster, request: ProfileRequest) -> Profile:
+def measured_profile(
+    chain: Chain, cluster: Cluster, request: ProfileRequest, messages: SizedMessages | None = None
+) -> Profile:
     """
+    Args:
+        messages: as for make_profile.
+
     Raises:
-        UserError: a profile is missing, of another model, or not of what the device says it is; or the microbatch
-            is outside the measured ones and profile.outside is refuse.
+        UserError: a profile is missing, of another model, or not of what the device says it is; or a size is outside of
+            the measured ones and profile.outside is refuse.
     """
     fingerprint = chain_fingerprint(chain, request.microbatch)
-    unit_s, runtime, wires, notes = {}, {}, {}, []
+    unit_s, runtime, wires, notes, of_mix = {}, {}, {}, [], set()
     activations = [0] * len(chain.units)
-    counted = tuple(unit.activation_bytes for unit in chain.units)
     for device in cluster.devices:
         path = _path(device, request)
         found = read_profile(path)
         _check(found, path, device, cluster, request, fingerprint, chain)
         cores = cores_of(cluster, device, found.machine.cores)
-        at = _At(found, request.microbatch, chain, device)
-        if at.outside and request.outside is OutsideProfile.REFUSE:
-            sizes = ", ".join(str(item.microbatch) for item in found.microbatches)
-            raise UserError(
-                f"{path}: microbatch {request.microbatch} is outside the measured ones ({sizes}): measure it with "
-                f"{_command(device, request)} profile.microbatches=[...], or take profile.outside=analytic"
+        if messages is not None and found.dim == messages.work.dim:
+            figures = _of_mix(found, request, chain, device, cores, messages)
+            of_mix.add(device.name)
+        else:
+            figures = _of_largest(found, request, chain, device, cores)
+        if figures.outside and request.outside is OutsideProfile.REFUSE:
+            raise NotMeasured(
+                f"{path}: {figures.outside} outside the measured ones ({_sizes(found)}): measure it with "
+                f"{_command(device, request)} {figures.option}=[...], or take profile.outside=analytic"
             )
-        wall_s, cpu_s = at.per_unit(lambda item: item.wall_s), at.per_unit(lambda item: item.cpu_s)
-        unit_s[device.name] = tuple(max(wall, cpu / cores) for wall, cpu in zip(wall_s, cpu_s, strict=True))
-        live = at.per_unit(lambda item: item.activation_bytes or counted)
-        activations = [max(most, round(value)) for most, value in zip(activations, live, strict=True)]
-        call_s = at.per_unit(lambda item: (item.call_s,) * len(chain.units))[0]
+        unit_s[device.name] = figures.unit_s
+        activations = [max(most, round(value)) for most, value in zip(activations, figures.live, strict=True)]
         runtime[device.name] = found.runtime_bytes or device.runtime_bytes
-        wires[device.name] = MeasuredWires(found, call_s, cores)
-        notes.extend(_notes(found, path, device, request, at.outside))
+        wires[device.name] = MeasuredWires(found, figures.call_s, cores)
+        notes.extend(_notes(found, path, device, figures.note))
     return Profile(
-        unit_s=unit_s, wires=wires, runtime_bytes=runtime, activation_bytes=tuple(activations), notes=tuple(notes)
+        unit_s=unit_s,
+        wires=wires,
+        runtime_bytes=runtime,
+        activation_bytes=tuple(activations),
+        notes=tuple(notes),
+        of_mix=frozenset(of_mix),
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Figures:
+    """What one profile says of the messages of a plan."""
+
+    unit_s: tuple[float, ...]
+    live: Sequence[float]
+    """Bytes of activations, of the largest message."""
+    call_s: float
+    outside: str
+    """What of the sizes was not measured, as the subject of a sentence and its verb; empty: nothing."""
+    option: str
+    """That edgeprofile takes for it."""
+    note: str
+
+
+def _of_largest(found: DeviceProfile, request: ProfileRequest, chain: Chain, device: Device, cores: float) -> _Figures:
+    """Of a message of the largest sizes."""
+    at = _At(found, request.microbatch, chain, device)
+    counted = tuple(unit.activation_bytes for unit in chain.units)
+    wall_s, cpu_s = at.per_unit(lambda item: item.wall_s), at.per_unit(lambda item: item.cpu_s)
+    note = ""
+    if at.outside:
+        note = f"microbatch {request.microbatch} was not measured: scaled by the data sheet from the nearest"
+    elif request.microbatch not in found.sizes:
+        note = f"microbatch {request.microbatch} lies between"
+    if chain.captured.sampling is not None:
+        note += ("; " if note else "") + "smaller sizes were not measured: scaled by the data sheet"
+    return _Figures(
+        unit_s=tuple(max(wall, cpu / cores) for wall, cpu in zip(wall_s, cpu_s, strict=True)),
+        live=at.per_unit(lambda item: item.activation_bytes or counted),
+        call_s=at.per_unit(lambda item: (item.call_s,) * len(chain.units))[0],
+        outside=f"microbatch {request.microbatch} is" if at.outside else "",
+        option="profile.microbatches",
+        note=note,
+    )
+
+
+def _of_mix(
+    found: DeviceProfile,
+    request: ProfileRequest,
+    chain: Chain,
+    device: Device,
+    cores: float,
+    messages: SizedMessages,
+) -> _Figures:
+    """Of the mean message: the mean of what each takes."""
+    grid = SizeGrid(found, messages.work, device)
+    unit_s, call_s = np.zeros(len(chain.units)), 0.0
+    for size, share in messages.shares.items():
+        wall_s, cpu_s = grid.at(*size, lambda item: item.wall_s), grid.at(*size, lambda item: item.cpu_s)
+        unit_s += share * np.maximum(wall_s, cpu_s / cores)
+        call_s += share * float(grid.at(*size, lambda item: (item.call_s,) * len(chain.units))[0])
+    live: Sequence[float] = [unit.activation_bytes for unit in chain.units]
+    if all(item.activation_bytes is not None for item in found.microbatches):
+        live = [float(value) for value in grid.at(*messages.largest, lambda item: item.activation_bytes or ())]
+    missing = [size for size in messages.shares if not grid.contains(*size)]
+    outside, option, note = "", "", ""
+    if missing:
+        batch, extent = missing[0]
+        many = not found.sizes[0] <= batch <= found.sizes[-1]
+        option = "profile.microbatches" if many else "profile.extents"
+        outside = f"microbatch {batch} is" if many else f"{found.dim} {extent} is"
+        share = sum(messages.shares[size] for size in missing)
+        note = f"{share:.0%} of the messages lie outside of these sizes: scaled by the data sheet from the nearest"
+    elif any(size[0] not in found.sizes or size[1] not in found.extents for size in messages.shares):
+        note = "other sizes are interpolated"
+    return _Figures(unit_s=tuple(unit_s.tolist()), live=live, call_s=call_s, outside=outside, option=option, note=note)
 
 
 def cores_of(cluster: Cluster, device: Device, machine_cores: int) -> float:
@@ -136,7 +238,7 @@ def _check(
             where += (
                 f", the first that differs is unit {differing[0]}: {theirs[differing[0]]} there, {own[differing[0]]}"
             )
-        raise UserError(f"{path}: the profile of another {found.model} than this model ({where}): {again}")
+        raise NotMeasured(f"{path}: the profile of another {found.model} than this model ({where}): {again}")
     for key, wanted in (("execution", device.execution.value), ("dtype", device.dtype)):
         if getattr(found, key) != wanted:
             raise UserError(
@@ -168,10 +270,10 @@ def _threads(count: int) -> str:
 
 
 class _At:
-    """A profile's figures at one microbatch: between two that were measured they lie on the line between them."""
+    """A profile's figures at one microbatch and the largest extents, between two microbatches on the line between."""
 
     def __init__(self, found: DeviceProfile, microbatch: int, chain: Chain, device: Device) -> None:
-        items = found.microbatches
+        items = [item for item in found.microbatches if item.extent == (found.extents or (None,))[-1]]
         self._below = max((item for item in items if item.microbatch <= microbatch), default=items[0],
                           key=lambda item: item.microbatch)  # fmt: skip
         self._above = min((item for item in items if item.microbatch >= microbatch), default=items[-1],
@@ -202,20 +304,20 @@ class _At:
         return factors
 
 
-def _notes(found: DeviceProfile, path: Path, device: Device, request: ProfileRequest, outside: bool) -> list[str]:
-    sizes = ", ".join(str(item.microbatch) for item in found.microbatches)
+def _sizes(found: DeviceProfile) -> str:
+    """For example `1, 8`, or `1, 8 at length 16, 128`."""
+    extents = ", ".join(map(str, found.extents))
+    return ", ".join(map(str, found.sizes)) + (f" at {found.dim} {extents}" if extents else "")
+
+
+def _notes(found: DeviceProfile, path: Path, device: Device, of_sizes: str) -> list[str]:
     note = (
         f"times of {device.name}: measured {found.date} on {found.machine.name} ({found.machine.processor}, "
-        f"{_threads(found.threads)}), {path.name}, microbatch {sizes}"
+        f"{_threads(found.threads)}), {path.name}, microbatch {_sizes(found)}"
     )
     if device.cpu_share is not None:
         note += f"; {device.cpu_share:g} of {found.machine.cores} cores"
-    measured = [item.microbatch for item in found.microbatches]
-    if outside:
-        note += f"; microbatch {request.microbatch} was not measured: scaled by the data sheet from the nearest"
-    elif request.microbatch not in measured:
-        note += f"; microbatch {request.microbatch} lies between"
-    notes = [note]
+    notes = [f"{note}; {of_sizes}" if of_sizes else note]
     worst = max(item.disturbed for item in found.microbatches)
     if worst > 0.25:
         notes.append(f"{path.name}: other processes used the cores in {worst:.0%} of the samples: measure when idle")

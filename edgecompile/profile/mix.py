@@ -15,7 +15,7 @@ from edgecompile.contract.dim_rules import BATCH
 from edgecompile.contract.plan import Dim, product
 from edgecompile.execution.batching import Limits, messages_of
 from edgecompile.frontend.chain.sized_work import SizedWork
-from edgecompile.frontend.chain.units import Boundary, BoundaryTensor
+from edgecompile.frontend.chain.units import Boundary
 from edgecompile.profile.analytic import Profile, roofline_s
 from edgecompile.profile.wire_costs import WireCosts
 from edgecompile.wire.formats import WireFormat, wire_bytes
@@ -77,21 +77,12 @@ class Mix:
         batch = max(1, round(self.items))
         sizes = {name: dim.max for name, dim in self.dims.items()}
         sizes |= {BATCH: batch, self.dim: max(1, round(self.positions / batch))}
-        return replace(boundary, tensors=tuple(_at(tensor, sizes) for tensor in boundary.tensors))
+        return boundary.at(sizes)
 
 
 def items_of(mix: Mix | None, microbatch: int) -> float:
     """Of a message, on average."""
     return microbatch if mix is None else mix.items
-
-
-def _at(tensor: BoundaryTensor, sizes: Mapping[str, int]) -> BoundaryTensor:
-    if not tensor.dims:  # not understood, so that there is no cut; or a single number
-        return tensor
-    pairs = zip(tensor.shape, tensor.dims, strict=True)
-    shape = tuple(extent if text is None else product(text, sizes) for extent, text in pairs)
-    elements = max(1, math.prod(tensor.shape))
-    return replace(tensor, shape=shape, num_bytes=tensor.num_bytes * math.prod(shape) // elements)
 
 
 def mix_of(source: str, extents: Sequence[int], dim: str, dims: Mapping[str, Dim], limits: Limits, window: int) -> Mix:
@@ -123,15 +114,18 @@ class _MixedWires:
 def mixed_profile(profile: Profile, work: SizedWork, mix: Mix, devices: Sequence[Device]) -> Profile:
     """The profile of the mean message; memory stays that of the largest.
 
-    Times follow the roofline: those of the largest message times what it makes of the difference.
+    Times that are not of the mix yet follow the roofline: those of the largest message times what it makes of the
+    difference.
     """
     kinds = list(mix.counted.items())
     largest = mix.dims[BATCH].max, mix.dims[mix.dim].max
     flops, moved = (np.stack([count(*kind) for kind, _ in kinds]) for count in (work.flops_at, work.moved_bytes_at))
     shares = np.array([share for _, share in kinds])
     most = work.flops_at(*largest), work.moved_bytes_at(*largest)
-    unit_s: dict[str, tuple[float, ...]] = {}
+    unit_s = dict(profile.unit_s)
     for device in devices:
+        if device.name in profile.of_mix:
+            continue
         mean = shares @ _roofline(flops, moved, device)
         factors = mean / _roofline(*most, device)
         unit_s[device.name] = tuple(float(value) for value in factors * np.array(profile.unit_s[device.name]))

@@ -6,7 +6,7 @@ Seconds, CPU seconds, bytes. Lists a unit have one entry for each of the model's
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from edgecompile.contract.user_files import check_ours
 from edgecompile.contract.yaml_decode import decode, load_yaml
 
 __all__ = [
+    "VERSIONS",
     "CheckEntry",
     "Cost",
     "DeviceProfile",
@@ -33,7 +34,8 @@ __all__ = [
     "write_profile",
 ]
 
-VERSION = 1
+VERSIONS = {False: 1, True: 2}
+"""By whether several extents were measured: a profile of fixed shapes is read by the first edgecompile too."""
 _MAX_BYTES = 256 << 20
 _DIGITS = 5
 HEADER = "# written by edgeprofile; read by edgecompile profile=measured. Seconds, bytes, operations a second.\n"
@@ -132,6 +134,13 @@ class MicrobatchProfile:
     cpu_s: tuple[float, ...]
     activation_bytes: tuple[int, ...] | None
     """Peak of live activations while each unit runs; null: not to be had on this system."""
+    extents: dict[str, int] = field(default_factory=dict)
+    """Of the one dimension of which several extents were measured; empty: items had the largest."""
+
+    @property
+    def extent(self) -> int | None:
+        """None: the largest."""
+        return next(iter(self.extents.values()), None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,9 +165,24 @@ class DeviceProfile:
     units: tuple[str, ...]
     """The main operator of each."""
     microbatches: tuple[MicrobatchProfile, ...]
-    """In ascending order."""
+    """In ascending order. Where extents were measured, each microbatch at all of them, ascending."""
     prepack: str = "never"
     """`runtime.prepack` of the stages that were measured."""
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The microbatches, each once."""
+        return tuple(dict.fromkeys(item.microbatch for item in self.microbatches))
+
+    @property
+    def extents(self) -> tuple[int, ...]:
+        """At which each microbatch was measured; none: at the largest alone."""
+        return tuple(dict.fromkeys(item.extent for item in self.microbatches if item.extent is not None))
+
+    @property
+    def dim(self) -> str | None:
+        """Whose extents they are."""
+        return next(iter(self.microbatches[0].extents), None)
 
 
 def profile_path(folder: str, device: str, model: str) -> Path:
@@ -173,9 +197,9 @@ def read_profile(path: Path) -> DeviceProfile:
     """
     document = load_yaml(path, what="profile", max_bytes=_MAX_BYTES, hint="edgeprofile writes one")
     version = document.get("version") if isinstance(document, dict) else None
-    if version != VERSION or isinstance(version, bool):
+    if version not in VERSIONS.values() or isinstance(version, bool):
         raise UserError(
-            f"{path}: version is {version!r}, this edgecompile reads profiles of version {VERSION}: "
+            f"{path}: version is {version!r}, this edgecompile reads profiles of the versions 1 and 2: "
             "measure again with edgeprofile"
         )
     profile = decode(DeviceProfile, document, where=str(path))
@@ -185,9 +209,7 @@ def read_profile(path: Path) -> DeviceProfile:
 
 def _check(profile: DeviceProfile, where: str) -> None:
     count = len(profile.units)
-    sizes = [item.microbatch for item in profile.microbatches]
-    if not sizes or sizes != sorted(set(sizes)) or sizes[0] < 1:
-        raise UserError(f"{where}: invalid value {sizes} for microbatches: expected one size or more, ascending")
+    _check_sizes(profile, where)
     if profile.threads < 1 or profile.machine.cores < 1:
         raise UserError(f"{where}: threads and machine.cores must be 1 or more")
     for index, item in enumerate(profile.microbatches):
@@ -207,6 +229,20 @@ def _check(profile: DeviceProfile, where: str) -> None:
             raise UserError(f"{where}: microbatches.{index}.wall_s: all are 0: measure again with edgeprofile")
 
 
+def _check_sizes(profile: DeviceProfile, where: str) -> None:
+    found = [(item.microbatch, *item.extents.values()) for item in profile.microbatches]
+    shown = found if any(len(size) > 1 for size in found) else [size[0] for size in found]
+    if not found or found != sorted(set(found)) or min(min(size) for size in found) < 1:
+        raise UserError(f"{where}: invalid value {shown} for microbatches: expected one size or more, ascending")
+    dims = {tuple(item.extents) for item in profile.microbatches}
+    whole = [(size, extent) for size in profile.sizes for extent in profile.extents or (None,)]
+    pairs = [(item.microbatch, item.extent) for item in profile.microbatches]
+    if len(dims) > 1 or max(map(len, dims)) > 1 or pairs != whole:
+        raise UserError(
+            f"{where}: invalid value {shown} for microbatches: expected each at the same extents of one dimension"
+        )
+
+
 def check_profile_place(path: Path) -> None:
     """Before the work: raises UserError where a file that is not a profile has the profile's name."""
     check_ours(
@@ -223,10 +259,18 @@ def write_profile(profile: DeviceProfile, path: Path) -> None:
 def profile_text(profile: DeviceProfile) -> str:
     """The profile as YAML, figures to five digits."""
     parts = []
-    for key, value in _rounded(asdict(profile)).items():
+    for key, value in _rounded(_plain(profile)).items():
         flow = None if isinstance(value, (list, dict)) else False
         parts.append(yaml.safe_dump({key: value}, sort_keys=False, default_flow_style=flow, width=120))
     return HEADER + "".join(parts)
+
+
+def _plain(profile: DeviceProfile) -> dict[str, Any]:
+    document = asdict(profile)
+    for item in document["microbatches"]:
+        if not item["extents"]:
+            del item["extents"]
+    return document
 
 
 def _rounded(value: Any) -> Any:

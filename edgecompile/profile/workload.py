@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
+from edgecompile.config.methods import ProfileMethod
 from edgecompile.config.request import CompileRequest
 from edgecompile.contract.dim_rules import BATCH
 from edgecompile.contract.plan import DataSpec
@@ -13,7 +14,7 @@ from edgecompile.execution.batching import Limits
 from edgecompile.frontend.chain.sized_work import sized_work
 from edgecompile.frontend.chain.units import Chain
 from edgecompile.profile.analytic import Profile
-from edgecompile.profile.measured import make_profile
+from edgecompile.profile.measured import SizedMessages, make_profile
 from edgecompile.profile.mix import Mix, mix_of, mixed_profile
 from edgecompile.profile.text_lengths import text_lengths
 
@@ -26,10 +27,15 @@ def costs_of(request: CompileRequest, chain: Chain, examples: Sequence[torch.Ten
     Raises:
         UserError: profile=measured, and a kind has no profile that holds for it.
     """
-    profile = make_profile(chain, request.cluster, request.profile)
-    if mix is None:
-        return profile
-    return mixed_profile(profile, sized_work(chain, examples, mix.dim), mix, request.cluster.devices)
+    dims = chain.captured.dims
+    extents = [name for name in dims if name != BATCH]
+    if len(extents) != 1 or (mix is None and request.profile.method is ProfileMethod.analytic):
+        return make_profile(chain, request.cluster, request.profile)
+    (dim,) = extents
+    work, largest = sized_work(chain, examples, dim), (request.microbatch, dims[dim].max)
+    messages = SizedMessages(work=work, shares={largest: 1.0} if mix is None else mix.counted, largest=largest)
+    profile = make_profile(chain, request.cluster, request.profile, messages)
+    return profile if mix is None else mixed_profile(profile, work, mix, request.cluster.devices)
 
 
 def workload_mix(request: CompileRequest, chain: Chain, data: DataSpec, padding: Mapping[str, float]) -> Mix | None:

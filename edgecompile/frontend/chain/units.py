@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -11,6 +11,7 @@ from torch import fx, nn
 
 from edgecompile.contract.dtypes import DTYPE_BYTES
 from edgecompile.contract.errors import UserError
+from edgecompile.contract.plan import product
 from edgecompile.frontend.capture.captured import Captured
 from edgecompile.frontend.capture.dims import NotSymbolic, names_needed
 from edgecompile.frontend.capture.graphs import (
@@ -28,7 +29,7 @@ from edgecompile.frontend.chain.item_axis import find_item_axes, item_axis_of
 from edgecompile.frontend.chain.recompute import find_sources, sources_of
 from edgecompile.frontend.passes.sink_views import sinks
 
-__all__ = ["Boundary", "BoundaryTensor", "Chain", "Unit", "build_chain", "unit_tensors", "unit_work"]
+__all__ = ["Boundary", "BoundaryTensor", "Chain", "Unit", "at_sizes", "build_chain", "unit_tensors", "unit_work"]
 
 _READS_ROWS = frozenset({"embedding", "index_select", "gather", "index"})
 
@@ -78,6 +79,15 @@ class BoundaryTensor:
     item_axis: int | None = 0
     """Each entry along it belongs to one item; None where no axis is known to be so."""
 
+    def at(self, sizes: Mapping[str, int]) -> BoundaryTensor:
+        """As it is at these extents of the dimensions; itself where it has none of them."""
+        if not any(self.dims):  # fixed, not understood (so that there is no cut), or a single number
+            return self
+        pairs = zip(self.shape, self.dims, strict=True)
+        shape = tuple(extent if text is None else product(text, sizes) for extent, text in pairs)
+        elements = max(1, math.prod(self.shape))
+        return replace(self, shape=shape, num_bytes=self.num_bytes * math.prod(shape) // elements)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Boundary:
@@ -95,6 +105,10 @@ class Boundary:
     @property
     def num_bytes(self) -> int:
         return sum(tensor.num_bytes for tensor in self.tensors)
+
+    def at(self, sizes: Mapping[str, int]) -> Boundary:
+        """What travels at these extents of the dimensions."""
+        return replace(self, tensors=tuple(tensor.at(sizes) for tensor in self.tensors))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,6 +152,14 @@ def build_chain(captured: Captured) -> Chain:
             )
         )
     return Chain(captured=captured, units=tuple(units), boundaries=boundaries)
+
+
+def at_sizes(chain: Chain, sizes: Mapping[str, int]) -> Chain:
+    """The same units, with the activations and boundaries of these sizes, whose numbers the graph has now."""
+    graph = chain.captured.graph_module.graph
+    peaks = _activation_peaks(graph, [list(unit.nodes) for unit in chain.units], constant_nodes(graph))
+    units = (replace(unit, activation_bytes=peak) for unit, peak in zip(chain.units, peaks, strict=True))
+    return replace(chain, units=tuple(units), boundaries=tuple(boundary.at(sizes) for boundary in chain.boundaries))
 
 
 def unit_work(nodes: Sequence[fx.Node]) -> tuple[int, int]:

@@ -62,6 +62,10 @@ PROFILE = {
         "checks": [{"units": [0, 1], "measured_s": 1.0, "predicted_s": 1.0}], "wall_s": [1.0, 1.0],
         "wall_q1_s": [1.0, 1.0], "wall_q3_s": [1.0, 1.0], "cpu_s": [1.0, 1.0], "activation_bytes": [4, 4]}],
 }  # fmt: skip
+SIZED_PROFILE = PROFILE | {
+    "version": 2,
+    "microbatches": [{**PROFILE["microbatches"][0], "extents": {"length": extent}} for extent in (4, 16)],
+}
 HOSTS = b"""\
 network: {model: pairwise, latency: 100us, pairs: {"a->b": {bandwidth: 10Mbps, latency: 1ms}}}
 members:
@@ -132,10 +136,10 @@ def load_index(path: Path) -> None:
 def read_partial(path: Path) -> None:
     """A measurement that cannot be resumed starts over."""
     partial = PartialFile(path, {"threads": 1})
-    for microbatch in (1, 2):
-        partial.measured(microbatch)
-        partial.is_complete(microbatch)
-    partial.keep(1, {"s": Measured(1, [Sample(1.0, 1.0)])}, complete=True)
+    for key in ("1", "2"):
+        partial.measured(key)
+        partial.is_complete(key)
+    partial.keep({"1": {"s": Measured(1, [Sample(1.0, 1.0)])}}, complete=True)
 
 
 def partial_bytes() -> bytes:
@@ -147,6 +151,7 @@ def readers(folder: Path) -> dict[str, Reader]:
     """By name: valid bytes, a file name, and what reads the file."""
     return {
         "profile": (text(PROFILE), "core-m.yaml", read_profile),
+        "sized profile": (text(SIZED_PROFILE), "core-m.yaml", read_profile),
         "run": (json.dumps(RUN).encode(), "run.json", read_run),
         "sweep": (json.dumps(SWEEP).encode(), "manifest.json", lambda path: read_sweep(path.parent)),
         "pipeedge models": (text(MODELS), "x.yml", lambda path: pipeedge(folder, models=path)),
@@ -161,8 +166,8 @@ def readers(folder: Path) -> dict[str, Reader]:
     }  # fmt: skip
 
 
-NAMES = ("profile", "run", "sweep", "pipeedge models", "pipeedge types", "pipeedge devices", "safetensors", "pt",
-         "npz", "index", "partial")  # fmt: skip
+NAMES = ("profile", "sized profile", "run", "sweep", "pipeedge models", "pipeedge types", "pipeedge devices",
+         "safetensors", "pt", "npz", "index", "partial")  # fmt: skip
 
 
 @pytest.mark.slow

@@ -139,6 +139,7 @@ BAD_TO_MEASURE = {
     "profile.device=nano": "",
     "profile.microbatches=[0,1]": "",
     "profile.microbatches=[]": "",
+    "profile.extents=[8]": "",
     "profile.rounds=0": "",
     "profile.time_limit=long": "",
     "profile.max_memory=0": "",

@@ -152,10 +152,10 @@ def test_a_bench_computes_what_its_units_do(chain: Chain) -> None:
     bench = Bench(chain, stretch.first, stretch.last, stretch.atoms, examples, "cpu")
     assert len(bench.run_atoms()) == len(stretch.atoms)
     assert bench.run_whole().wall_s > 0
-    values = bench._inputs
+    (values,) = bench._inputs
     for atom in bench._atoms:
         values = atom(*values)
-    for value, whole in zip(values, bench._whole(*bench._inputs), strict=True):
+    for value, whole in zip(values, bench._whole(*bench._inputs[0]), strict=True):
         assert torch.allclose(value, whole, atol=1e-5)
 
 
@@ -192,11 +192,11 @@ def test_affine_costs() -> None:
 def test_samples_of_other_settings_are_not_gone_on_with(tmp_path: Path) -> None:
     path = tmp_path / "x.partial"
     first = PartialFile(path, {"threads": 1})
-    first.keep(8, {"stretch 0-3": Measured(1, [Sample(0.5, 0.4)], [[Sample(0.1, 0.1)]], 12)}, complete=True)
+    first.keep({"8": {"stretch 0-3": Measured(1, [Sample(0.5, 0.4)], [[Sample(0.1, 0.1)]], 12)}}, complete=True)
     again = PartialFile(path, {"threads": 1})
     assert again.resumed
-    assert again.is_complete(8)
-    assert again.measured(8)["stretch 0-3"] == Measured(1, [Sample(0.5, 0.4)], [[Sample(0.1, 0.1)]], 12)
+    assert again.is_complete("8")
+    assert again.measured("8")["stretch 0-3"] == Measured(1, [Sample(0.5, 0.4)], [[Sample(0.1, 0.1)]], 12)
     assert not PartialFile(path, {"threads": 2}).resumed
     path.write_text('{"settings": {')
     assert not PartialFile(path, {"threads": 1}).resumed

@@ -144,7 +144,10 @@ def test_kinds_that_are_shares_of_the_machine_that_was_measured(
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (lambda document: document.update(version=2), "version is 2, this edgecompile reads profiles of version 1"),
+        (
+            lambda document: document.update(version=3),
+            "version is 3, this edgecompile reads profiles of the versions 1 and 2",
+        ),
         (lambda document: document.update(fingerprint="0" * 64), "the profile of another tiny_vit than this model"),
         (lambda document: document.update(dtype="float16"), "measured with dtype float16, but devices.local.dtype is"),
         (lambda document: document.pop("prepack"), "measured with runtime.prepack=never, .* run with auto: set"),
