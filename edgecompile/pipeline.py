@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from pathlib import Path
 
 from edgecompile.artifacts.assemble import Compiled, assemble_plan
@@ -138,7 +137,7 @@ def _settled(request: CompileRequest, flat: FlatModel, golden: Batch) -> tuple[C
     if not request.auto_microbatch:
         return request, ()
     spec = request.model.spec
-    chain, sized = _captured(flat, spec, example_inputs(spec, golden, 1), golden, request)
+    chain, sized = _captured(flat, spec, example_inputs(spec, golden, 2), golden, request)  # with one nothing may vary
     data = data_spec(request.data, chain.captured.output_names, request.weights.file, request.folder)
     microbatch, note = choose_microbatch(request, chain, golden, data, sized.padding)
     return at_microbatch(request, microbatch), (note,)
@@ -153,7 +152,7 @@ def _captured(
     try:
         return chain, other_sizes(flat, chain.captured, output_dims, golden)
     except NotSymbolic as reason:
-        return chain_of(flat, spec, examples, replace(request.capture, fixed=str(reason))), OtherSizes()
+        return chain_of(flat, spec, examples, request.capture, str(reason)), OtherSizes()
 
 
 def _designs(request: CompileRequest, schedule: Schedule) -> tuple[StageDesign, ...]:

@@ -83,7 +83,7 @@ class CaptureRequest:
     method: CaptureMethod
     passes: Mapping[str, bool]
     fixed: str = ""
-    """Why the shapes must be fixed, where the model option would let them vary; empty: they need not."""
+    """Why the shapes must be fixed, where they might vary; empty: they need not."""
 
 
 @dataclass(frozen=True, kw_only=True)

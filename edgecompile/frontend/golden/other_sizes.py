@@ -14,6 +14,7 @@ from edgecompile.execution.closeness import difference, scale_of
 from edgecompile.frontend.capture.captured import Captured
 from edgecompile.frontend.capture.dims import NotSymbolic, Sizes, resize
 from edgecompile.frontend.capture.flat_model import FlatModel
+from edgecompile.frontend.capture.module_state import ModuleState
 from edgecompile.frontend.capture.sampling import InputDims, Sampling, cut
 from edgecompile.frontend.golden.eager import Batch, Eager, ModelFails, Outputs
 
@@ -55,12 +56,16 @@ def other_sizes(
     Raises:
         NotSymbolic: the model fails at some size, or its graph gives other results there.
     """
-    items = _items(flat, captured, golden)
-    return OtherSizes(items=items, padding=_padding(flat, captured, output_dims, golden))
+    state = ModuleState(flat.module)
+    try:
+        items = _items(flat, captured, golden)
+        return OtherSizes(items=items, padding=_padding(flat, captured, output_dims, golden))
+    finally:
+        state.restore()  # what a model keeps of these runs is not to be met by those that look for such a model
 
 
 def _items(flat: FlatModel, captured: Captured, golden: Sequence[torch.Tensor]) -> tuple[SizedItems, ...]:
-    """Five messages: the smallest, some between, and one short of the largest; none where the graph's sizes are fixed.
+    """A few messages: the smallest, some between, and one short of the largest; none where the graph's sizes are fixed.
 
     Raises:
         NotSymbolic: the model fails at one of them, or the graph gives other results than the model.
@@ -90,6 +95,8 @@ def _items(flat: FlatModel, captured: Captured, golden: Sequence[torch.Tensor]) 
 
 def _tried(sampling: Sampling) -> list[Sizes]:
     most = sampling.dims[BATCH].max
+    if len(sampling.dims) == 1:
+        return [{BATCH: batch} for batch in (1, min(3, most - 1)) if batch < most]
     batches = (1, 1, min(2, most), min(3, most), most)
     shares = (0.0, 0.07, 1.0, 0.4, 0.2)
     return [
@@ -123,6 +130,8 @@ def differs(given: Sequence[torch.Tensor], wanted: Sequence[torch.Tensor], allow
 def size_notes(spec: ModelSpec, captured: Captured, padding: Mapping[str, float]) -> list[str]:
     """What a user should know of the sizes that the plan takes."""
     named = " and ".join(f"{name} {dim.max}" for name, dim in spec.dims.items())
+    if captured.why_fixed and not spec.dims:
+        return [f"every message is filled up to the microbatch: {captured.why_fixed}"]
     if captured.why_fixed:
         return [f"every item is padded to {named}: {captured.why_fixed}"]
     if captured.sampling is not None and spec.dims and not padding:

@@ -14,13 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgecompile.artifacts.equality import Flow
+from edgecompile.contract.dim_rules import item_dims
 from edgecompile.contract.errors import UserError
-from edgecompile.contract.plan import Plan
+from edgecompile.contract.plan import Dim, Plan
 from edgecompile.frontend.capture.dims import DimInt, Expression, fitted, map_numbers
 
 MOST = 12
 EVERY = ("Sized", "Last", "First", "Flat", "Positions", "Windowed", "Near", "Mean", "Divided", "Longer", "OnePast",
-         "Countdown", "Counted", "Attended")  # fmt: skip
+         "Countdown", "Counted", "Attended", "Overwritten")  # fmt: skip
 NAMES = st.lists(st.sampled_from(["batch", "length"]), max_size=2).map(lambda names: tuple(sorted(names)))
 
 
@@ -169,6 +170,90 @@ def test_a_shard_that_holds_for_one_size_is_found(compile_here: Compile, monkeyp
     monkeypatch.setattr(Flow, "_after", wrong)
     with pytest.raises(AssertionError, match="differs from the model's at"):
         compile_here(*overrides("Sized"))
+
+
+def test_a_model_that_keeps_what_it_saw_is_still_refused(compile_here: Compile) -> None:
+    """The runs at other sizes leave nothing behind that hides it."""
+    with pytest.raises(UserError, match="keeps state between calls"):
+        compile_here("model=custom", "model.build._target_=unruly.FirstCall", "microbatch=2", "hosts.count=2",
+                     "model.inputs={x: {shape: [5, 8], dtype: float32}}")  # fmt: skip
+
+
+# --- the batch alone ------------------------------------------------------------------------------------------------
+
+
+SHAPE = f"model.inputs={{x: {{shape: [5, {sized_models.WIDTH}], dtype: float32}}}}"
+
+
+def of_one_shape(name: str, *more: str, module: str = "sized_models") -> tuple[str, ...]:
+    return ("model=custom", f"model.build._target_={module}.{name}", "hosts.count=3", "schedule=even", SHAPE, *more)
+
+
+@pytest.mark.parametrize("microbatch", [2, 3, 8])
+@pytest.mark.parametrize("name", ["Sized", "Flat", "Longer", "Attended", "Overwritten"])
+def test_items_of_one_shape_come_in_any_number(
+    compile_here: Compile, tmp_path: Path, name: str, microbatch: int
+) -> None:
+    plan = compile_here(*of_one_shape(name, f"microbatch={microbatch}", "contingency=1", "reference=true"))
+    assert plan.model.dims == {"batch": Dim(min=1, max=microbatch)}, plan.notes
+    assert (plan.version, item_dims(plan), plan.model.padding, plan.workload) == (2, (), {}, None)
+    assert not plan.notes
+    model: torch.nn.Module = getattr(sized_models, name)().eval()
+    assert plan.golden.reference is not None
+    whole = torch.jit.load(str(tmp_path / "outputs" / plan.golden.reference))
+    for batch in range(1, microbatch + 1):
+        items = torch.randn(batch, 5, sized_models.WIDTH)
+        values: Sequence[torch.Tensor] = (items,)
+        for stage in plan.stages:
+            values = [value.contiguous() for value in torch.jit.load(str(tmp_path / "outputs" / stage.shard))(*values)]
+            assert [tuple(value.shape) for value in values] == [
+                spec.shape_at({"batch": batch}) for spec in stage.outputs
+            ]
+        with torch.no_grad():
+            wanted = model(items)
+        torch.testing.assert_close(values[0], wanted, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(whole(items)[0], wanted, atol=1e-5, rtol=1e-4)
+
+
+def test_one_item_a_message_leaves_nothing_that_varies(compile_here: Compile) -> None:
+    plan = compile_here(*of_one_shape("Sized", "microbatch=1"))
+    assert (plan.version, plan.model.dims, plan.notes) == (1, {}, ())
+
+
+@pytest.mark.parametrize("more", ["artifact=pt2", "capture=symbolic_trace"])
+def test_who_asks_for_fixed_shapes_is_told_nothing(compile_here: Compile, more: str) -> None:
+    plan = compile_here(*of_one_shape("Sized", "microbatch=3", more))
+    assert (plan.version, plan.model.dims, plan.notes) == (1, {}, ())
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("InThrees", "is invalid for input of size"),
+        ("TwoWays", "not the same for all of these extents: it is where 3 <= batch"),
+    ],
+)
+def test_a_model_of_so_many_items_alone_says_why(compile_here: Compile, tmp_path: Path, name: str, reason: str) -> None:
+    plan = compile_here(*of_one_shape(name, "microbatch=3"))
+    assert (plan.version, plan.model.dims) == (1, {})
+    (note,) = plan.notes
+    assert note.startswith("every message is filled up to the microbatch: ")
+    assert reason in note
+    assert "model.dims" not in note, "the batch is none of these"
+    items = torch.randn(3, 5, sized_models.WIDTH)
+    (found,) = run(plan, tmp_path / "outputs", items)
+    with torch.no_grad():
+        torch.testing.assert_close(found, getattr(sized_models, name)().eval()(items), atol=1e-5, rtol=1e-4)
+
+
+def test_the_microbatch_of_items_of_one_shape_is_chosen_too(compile_here: Compile) -> None:
+    plan = compile_here(*of_one_shape("Sized", "microbatch=auto"))
+    assert plan.notes[0].startswith(f"microbatch=auto took {plan.model.microbatch} of the predictions 1: ")
+    again = compile_here(*of_one_shape("Sized", f"microbatch={plan.model.microbatch}"))
+    assert again.predicted == plan.predicted
+
+
+# --- what is counted, and what is refused ---------------------------------------------------------------------------
 
 
 def test_the_largest_sizes_count_for_memory_and_the_workload_for_time(compile_here: Compile) -> None:
