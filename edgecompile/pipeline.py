@@ -113,7 +113,7 @@ def compile_model(asked: Asked, step: Step, overrides: Sequence[str] = ()) -> Pl
             golden=write_golden(reference, chain.captured, equality, unsplit, folder),
             num_parameters=sum(value.numel() for value in loaded.module.parameters()),
             padding=sized.padding, mix=mix,
-            notes=(*loaded.notes, *chosen, *size_notes(spec, chain.captured, sized.padding), *reference.notes,
+            notes=(*loaded.notes, *chosen, *size_notes(spec, chain.captured, sized), *reference.notes,
                    *library_notes(graph, request.model.imports), *equality.notes, *profile.notes,
                    *planning_notes(request.cluster, used), *contingencies.notes),
         )  # fmt: skip
@@ -150,7 +150,7 @@ def _captured(
     chain = chain_of(flat, spec, examples, request.capture)
     output_dims = tuple(tensor.dims for tensor in chain.boundaries[-1].tensors)
     try:
-        return chain, other_sizes(flat, chain.captured, output_dims, golden)
+        return chain, other_sizes(flat, chain.captured, output_dims, golden, request.capture.alike)
     except NotSymbolic as reason:
         return chain_of(flat, spec, examples, request.capture, str(reason)), OtherSizes()
 

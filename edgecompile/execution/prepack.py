@@ -121,7 +121,8 @@ def prepack_traced(
     known = {} if known is None else known
     graph = module.graph.copy()
     nodes = _product_nodes(graph)
-    if len(nodes) != len(rows):
+    itself = next(iter(graph.inputs()))
+    if len(nodes) != len(rows) or itself.uses():
         return module  # type: ignore[no-any-return]
     by_constant: dict[str, list[_Product]] = {}
     for node, num_rows in zip(nodes, rows, strict=True):
@@ -143,8 +144,7 @@ def prepack_traced(
             _replace(graph, product, place)
         if consume and alone:
             own.set_()
-    itself = next(iter(graph.inputs()))
-    if not packed or itself.uses():
+    if not packed:
         return module  # type: ignore[no-any-return]
     graph.eraseInput(0)
     torch._C._jit_pass_dce(graph)

@@ -218,3 +218,18 @@ class TwoWays(Sized):
 
     def between(self, x: torch.Tensor) -> torch.Tensor:
         return x * 2 if x.shape[0] > 2 else x + x
+
+
+class Narrow(nn.Module):
+    """Three channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second, self.third = (nn.Linear(3, 3) for _ in range(3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.tanh(self.first(x))
+        x = torch.tanh(self.second(x))
+        result: torch.Tensor = self.third(x)
+        return result

@@ -44,14 +44,21 @@ class OtherSizes:
     items: tuple[SizedItems, ...] = ()
     padding: Mapping[str, float] = field(default_factory=dict)
     """As in ModelInfo."""
+    why_alike: str = ""
+    """Why padding was not tried; empty: it was."""
 
 
 def other_sizes(
-    flat: FlatModel, captured: Captured, output_dims: InputDims, golden: Sequence[torch.Tensor]
+    flat: FlatModel,
+    captured: Captured,
+    output_dims: InputDims,
+    golden: Sequence[torch.Tensor],
+    why_alike: str = "",
 ) -> OtherSizes:
     """
     Args:
         output_dims: for each output the dimension of each axis.
+        why_alike: as in CaptureRequest.alike: padding is not tried then.
 
     Raises:
         NotSymbolic: the model fails at some size, or its graph gives other results there.
@@ -59,7 +66,8 @@ def other_sizes(
     state = ModuleState(flat.module)
     try:
         items = _items(flat, captured, golden)
-        return OtherSizes(items=items, padding=_padding(flat, captured, output_dims, golden))
+        padding = {} if why_alike else _padding(flat, captured, output_dims, golden)
+        return OtherSizes(items=items, padding=padding, why_alike=why_alike)
     finally:
         state.restore()  # what a model keeps of these runs is not to be met by those that look for such a model
 
@@ -127,16 +135,17 @@ def differs(given: Sequence[torch.Tensor], wanted: Sequence[torch.Tensor], allow
     return None
 
 
-def size_notes(spec: ModelSpec, captured: Captured, padding: Mapping[str, float]) -> list[str]:
+def size_notes(spec: ModelSpec, captured: Captured, sized: OtherSizes) -> list[str]:
     """What a user should know of the sizes that the plan takes."""
     named = " and ".join(f"{name} {dim.max}" for name, dim in spec.dims.items())
     if captured.why_fixed and not spec.dims:
         return [f"every message is filled up to the microbatch: {captured.why_fixed}"]
     if captured.why_fixed:
         return [f"every item is padded to {named}: {captured.why_fixed}"]
-    if captured.sampling is not None and spec.dims and not padding:
+    if captured.sampling is not None and spec.dims and not sized.padding:
         names = " and ".join(spec.dims)
-        return [f"items of different {names} never share a message: padding changes the model's results"]
+        why = sized.why_alike or "padding changes the model's results"
+        return [f"items of different {names} never share a message: {why}"]
     return []
 
 

@@ -35,6 +35,13 @@ def overrides(name: str, *more: str) -> tuple[str, ...]:
     )  # fmt: skip
 
 
+def of_one_shape(name: str, *more: str, shape: Sequence[int] = (5, sized_models.WIDTH)) -> tuple[str, ...]:
+    inputs = f"model.inputs={{x: {{shape: {list(shape)}, dtype: float32}}}}"
+    return (
+        "model=custom", f"model.build._target_=sized_models.{name}", "hosts.count=3", "schedule=even", inputs, *more,
+    )  # fmt: skip
+
+
 def run(plan: Plan, folder: Path, *values: torch.Tensor) -> Sequence[torch.Tensor]:
     with torch.no_grad():
         for stage in plan.stages:
@@ -88,7 +95,6 @@ def test_items_share_a_message_where_padding_changes_nothing(compile_here: Compi
         ("Fewer", (), "length) != 1"),
         ("Halves", (), "length // 2"),
         ("Branching", (), "with model.dims.length.min=6 it would be"),
-        ("Sized", ("wire=int8",), "wire=int8 scales all positions"),
         ("Sized", ("artifact=pt2",), "artifact=pt2 is exported for fixed shapes"),
         ("Sized", ("capture=symbolic_trace",), "capture=symbolic_trace writes shapes down"),
     ],
@@ -120,6 +126,67 @@ def test_a_wire_of_half_precision_takes_every_size(compile_here: Compile, tmp_pa
     (found,) = run(plan, tmp_path / "outputs", items)
     with torch.no_grad():
         torch.testing.assert_close(found, sized_models.Sized().eval()(items), atol=0.1, rtol=0.05)
+
+
+@pytest.mark.parametrize("scale", ["item", "channel"])
+@pytest.mark.parametrize("wire", ["int8", "int6", "int4", "int2"])
+def test_integer_wires_take_every_size(compile_here: Compile, tmp_path: Path, wire: str, scale: str) -> None:
+    """An item's codes follow from its own length alone, so it comes out the same whatever it travels with."""
+    plan = compile_here(*overrides("Sized", f"wire={wire}", f"wire.scale={scale}", "wire.max_error=9"))
+    assert set(plan.model.dims) == {"batch", "length"}, plan.notes
+    assert not plan.model.padding
+    assert any(f"never share a message: wire={wire} scales all positions" in note for note in plan.notes)
+    codes, scales = plan.stages[0].outputs[:2]
+    assert codes.dtype == "uint8"
+    assert codes.dims == ("batch", f"{codes.shape[1] // MOST}*length")
+    groups = (
+        sized_models.WIDTH if scale == "channel" and wire in ("int8", "int6") else 1
+    )  # with less they outweigh codes
+    assert (scales.dims, scales.shape[2]) == (("batch", None, None), groups)
+    for stage in plan.stages:
+        graph = torch.jit.load(str(tmp_path / "outputs" / stage.shard)).graph
+        assert not next(iter(graph.inputs())).uses(), "a weight is no constant, since it might be written to"
+    for length in (1, 2, 7, MOST):
+        items = torch.randn(3, length, sized_models.WIDTH)
+        values: Sequence[torch.Tensor] = (items,)
+        for stage in plan.stages:
+            values = [value.contiguous() for value in torch.jit.load(str(tmp_path / "outputs" / stage.shard))(*values)]
+            sizes = {"batch": 3, "length": length}
+            assert [tuple(value.shape) for value in values] == [spec.shape_at(sizes) for spec in stage.outputs]
+        for row in range(3):
+            (alone,) = run(plan, tmp_path / "outputs", items[row : row + 1])
+            torch.testing.assert_close(values[0][row], alone[0], atol=1e-5, rtol=1e-4)
+        with torch.no_grad():
+            wanted = sized_models.Sized().eval()(items)
+        if wire == "int8":
+            torch.testing.assert_close(values[0], wanted, atol=0.1, rtol=0.05)
+
+
+@pytest.mark.parametrize("wire", ["int8", "int6", "int4", "int2"])
+def test_integer_wires_take_any_number_of_items(compile_here: Compile, tmp_path: Path, wire: str) -> None:
+    """Of five positions: a number of codes that fills no whole bytes is no obstacle where it is always the same."""
+    plan = compile_here(*of_one_shape("Narrow", "microbatch=3", f"wire={wire}", "wire.max_error=9",
+                                      shape=[5, 3]))  # fmt: skip
+    assert set(plan.model.dims) == {"batch"}
+    assert not any("share" in note or "filled" in note for note in plan.notes)
+    items = torch.randn(3, 5, 3)
+    (together,) = run(plan, tmp_path / "outputs", items)
+    for row in range(3):
+        (alone,) = run(plan, tmp_path / "outputs", items[row : row + 1])
+        torch.testing.assert_close(together[row], alone[0], atol=1e-5, rtol=1e-4)
+
+
+def test_codes_that_fill_no_whole_bytes_travel_as_they_are(compile_here: Compile, tmp_path: Path) -> None:
+    """Their bytes would have to be rounded up, by the length: three channels of four bits each."""
+    dims = "model.inputs={x: {shape: [length, 3], dtype: float32}}"
+    words = [word for word in overrides("Narrow", "wire=int4", "wire.max_error=9") if not word.startswith("model.inp")]
+    plan = compile_here(*words, dims)
+    assert set(plan.model.dims) == {"batch", "length"}
+    assert not plan.lossy
+    items = torch.randn(2, 7, 3)
+    (found,) = run(plan, tmp_path / "outputs", items)
+    with torch.no_grad():
+        torch.testing.assert_close(found, sized_models.Narrow().eval()(items))
 
 
 def test_a_lossy_wire_may_turn_decisions_at_other_sizes_too(compile_here: Compile, tmp_path: Path) -> None:
@@ -180,13 +247,6 @@ def test_a_model_that_keeps_what_it_saw_is_still_refused(compile_here: Compile) 
 
 
 # --- the batch alone ------------------------------------------------------------------------------------------------
-
-
-SHAPE = f"model.inputs={{x: {{shape: [5, {sized_models.WIDTH}], dtype: float32}}}}"
-
-
-def of_one_shape(name: str, *more: str, module: str = "sized_models") -> tuple[str, ...]:
-    return ("model=custom", f"model.build._target_={module}.{name}", "hosts.count=3", "schedule=even", SHAPE, *more)
 
 
 @pytest.mark.parametrize("microbatch", [2, 3, 8])
@@ -294,7 +354,7 @@ def test_a_throughput_is_of_items_whatever_share_a_message(compile_here: Compile
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (("microbatch=auto", "wire=int8"), "microbatch=auto.*wire=int8 scales.*give a number"),
+        (("microbatch=auto", "artifact=pt2"), "microbatch=auto.*artifact=pt2 is exported.*give a number"),
         (("microbatch=many",), "1 to 1,048,576, or auto"),
         (("workload={width: [2]}",), "one dimension of the model: length"),
         (("workload={length: []}",), "a list of extents"),
