@@ -24,12 +24,13 @@ from edgecompile.artifacts.fallbacks import (
     find_contingencies,
     write_fallbacks,
 )
-from edgecompile.artifacts.shards import write_reference
+from edgecompile.artifacts.shards import check_exported, write_reference
 from edgecompile.artifacts.wire_loss import is_lossy
 from edgecompile.config.methods import UnusedWeights
 from edgecompile.config.model_spec import ModelSpec
 from edgecompile.config.readiness import planning_notes
 from edgecompile.config.request import Asked, CompileRequest, request_of
+from edgecompile.contract.closed_sets import Artifact
 from edgecompile.contract.plan import Plan
 from edgecompile.contract.plan_file import check_place, write_plan
 from edgecompile.execution.libraries import import_libraries
@@ -124,7 +125,7 @@ def _compiled(
             golden=write_golden(reference, chain.captured, equality, unsplit, folder),
             num_parameters=sum(value.numel() for value in loaded.module.parameters()),
             padding=sized.padding, mix=mix,
-            notes=(*notes, *loaded.notes, *chosen, *size_notes(spec, chain.captured, sized.padding), *reference.notes,
+            notes=(*notes, *loaded.notes, *chosen, *size_notes(spec, chain.captured, sized), *reference.notes,
                    *library_notes(graph, request.model.imports), *equality.notes, *profile.notes,
                    *planning_notes(request.cluster, used), *contingencies.notes),
         )  # fmt: skip
@@ -148,7 +149,7 @@ def _settled(request: CompileRequest, flat: FlatModel, golden: Batch) -> tuple[C
     if not request.auto_microbatch:
         return request, ()
     spec = request.model.spec
-    chain, sized = _captured(flat, spec, example_inputs(spec, golden, 1), golden, request)
+    chain, sized = _captured(flat, spec, example_inputs(spec, golden, 2), golden, request)  # with one nothing may vary
     data = data_spec(request.data, chain.captured.output_names, request.weights.file, request.folder)
     microbatch, note = choose_microbatch(request, chain, golden, data, sized.padding)
     return at_microbatch(request, microbatch), (note,)
@@ -161,9 +162,11 @@ def _captured(
     chain = chain_of(flat, spec, examples, request.capture)
     output_dims = tuple(tensor.dims for tensor in chain.boundaries[-1].tensors)
     try:
-        return chain, other_sizes(flat, chain.captured, output_dims, golden)
+        if Artifact.PT2 in (request.artifact.format, *request.artifact.per_stage) and chain.captured.dims:
+            check_exported(chain, examples)
+        return chain, other_sizes(flat, chain.captured, output_dims, golden, request.capture.alike)
     except NotSymbolic as reason:
-        return chain_of(flat, spec, examples, replace(request.capture, fixed=str(reason))), OtherSizes()
+        return chain_of(flat, spec, examples, request.capture, str(reason)), OtherSizes()
 
 
 def _designs(request: CompileRequest, schedule: Schedule) -> tuple[StageDesign, ...]:

@@ -75,7 +75,7 @@ class Pipeline:
         stages, runtime = len(self._plan.stages), self._plan.runtime
         under_way = stages * (runtime.num_buffers_in + runtime.num_buffers_out) + 2
         self._varying = Varying(self._plan)
-        if self._plan.model.dims:
+        if self._varying.names:
             under_way += 2 * runtime.window  # those that wait to be chosen, and results that wait for theirs
         self._streams = Streams(under_way * self._plan.model.microbatch, self._arrays)
         self._children: Children | None = None

@@ -18,8 +18,13 @@ __all__ = ["export_program", "lift_attributes", "lift_constants"]
 
 
 def lift_constants(frozen: Any, store: WeightStore) -> tuple[Any, list[StoredTensor]]:
-    """A frozen module's graph with its weights as inputs behind its own, in the order of the list."""
+    """A frozen module's graph with its weights as inputs behind its own, in the order of the list.
+
+    None are lifted where a weight is no constant, since it might be written to: the shard keeps it as its own.
+    """
     graph = frozen.graph.copy()
+    if next(iter(graph.inputs())).uses():
+        return graph, []
     for node in all_nodes(graph):
         if node.kind() == "prim::Constant" and _holds_tensors(node.output()):
             unpack_constant(graph, node.output())
@@ -36,8 +41,6 @@ def lift_constants(frozen: Any, store: WeightStore) -> tuple[Any, list[StoredTen
             places[item].setType(torch._C.TensorType.get())
             stored.append(item)
         node.output().replaceAllUsesWith(places[item])
-    itself = next(iter(graph.inputs()))
-    assert not itself.uses(), "a frozen shard has an attribute left"
     graph.eraseInput(0)
     torch._C._jit_pass_dce(graph)
     return graph, stored

@@ -37,6 +37,7 @@ __all__ = [
     "RAW",
     "Frozen",
     "Shard",
+    "check_exported",
     "freeze_module",
     "live_module",
     "stage_module",
@@ -181,6 +182,15 @@ def write_reference(flat: nn.Module, chain: Chain, examples: Sequence[torch.Tens
     with BitViews():
         frozen = freeze_module(module, tuple(examples))
     return _save(frozen, folder)
+
+
+def check_exported(chain: Chain, examples: Sequence[torch.Tensor]) -> None:
+    """Raises NotSymbolic where torch.export holds the whole model to the examples' sizes."""
+    module = stage_module(chain, 0, len(chain.units) - 1, generic=True)
+    try:
+        export_program(module, examples, (), [tensor.dims for tensor in chain.boundaries[0].tensors])
+    except Exception as error:  # whatever torch.export raises
+        raise NotSymbolic(f"artifact=pt2: {first_line(error)}") from error
 
 
 def _export(

@@ -83,7 +83,9 @@ class CaptureRequest:
     method: CaptureMethod
     passes: Mapping[str, bool]
     fixed: str = ""
-    """Why the shapes must be fixed, where the model option would let them vary; empty: they need not."""
+    """Why the shapes must be fixed, where they might vary; empty: they need not."""
+    alike: str = ""
+    """Why items of unlike extents may share no message, whatever the model does with padding; empty: they may."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,15 +225,17 @@ def model_request(conf: Conf) -> ModelRequest:
 def capture_of(conf: Conf) -> CaptureRequest:
     """Raises UserError for a switch of no pass."""
     passes = {switch(name, PASS_NAMES, "passes"): on for name, on in conf.passes.items()}
-    return CaptureRequest(method=conf.capture, passes=passes, fixed=_why_fixed(conf))
+    return CaptureRequest(method=conf.capture, passes=passes, fixed=_why_fixed(conf), alike=_why_alike(conf))
+
+
+def _why_alike(conf: Conf) -> str:
+    coded = [name for name in (conf.wire.format, *conf.wire.per_cut) if str(name).startswith("int")]
+    return f"wire={coded[0]} scales all positions of an item alike, those of padding included" if coded else ""
 
 
 def _why_fixed(conf: Conf) -> str:
     if conf.capture is not CaptureMethod.export:
         return f"capture={conf.capture.value} writes shapes down as numbers"
-    coded = [name for name in (conf.wire.format, *conf.wire.per_cut) if str(name).startswith("int")]
-    if coded:
-        return f"wire={coded[0]} scales all positions of an item alike, those of padding included"
     return ""
 
 

@@ -10,7 +10,7 @@ from edgecompile.contract.errors import UserError, choices
 if TYPE_CHECKING:
     from edgecompile.contract.plan import Plan, TensorSpec
 
-__all__ = ["BATCH", "MOST_DIMS", "MOST_EXTENT", "MOST_WINDOW", "check_batching", "check_dims"]
+__all__ = ["BATCH", "MOST_DIMS", "MOST_EXTENT", "MOST_WINDOW", "check_batching", "check_dims", "item_dims"]
 
 BATCH = "batch"
 MOST_EXTENT = 1 << 24
@@ -18,6 +18,11 @@ MOST_EXTENT = 1 << 24
 MOST_DIMS = 8
 """A message's header has room for so many."""
 MOST_WINDOW = 1024
+
+
+def item_dims(plan: Plan) -> tuple[str, ...]:
+    """The dimensions in which items differ from each other: those that vary, without the batch."""
+    return tuple(name for name in plan.model.dims if name != BATCH)
 
 
 def check_dims(plan: Plan, where: str) -> None:

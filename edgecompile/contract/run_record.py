@@ -116,7 +116,7 @@ class RunRecord:
     """From the last result before a lost rank to the first after it."""
     rates: Rates
     positions: Positions | None = None
-    """None, and not written, where every message has the same size."""
+    """None, and not written, where all items have the same size."""
 
 
 def run_values(record: RunRecord) -> dict[str, Any]:

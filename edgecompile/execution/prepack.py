@@ -121,7 +121,9 @@ def prepack_traced(
     known = {} if known is None else known
     graph = module.graph.copy()
     nodes = _product_nodes(graph)
-    if len(nodes) != len(rows):
+    itself = next(iter(graph.inputs()))
+    has_self = itself.type().kind() == "ClassType"
+    if len(nodes) != len(rows) or (has_self and itself.uses()):
         return module  # type: ignore[no-any-return]
     by_constant: dict[str, list[_Product]] = {}
     for node, num_rows in zip(nodes, rows, strict=True):
@@ -143,9 +145,7 @@ def prepack_traced(
             _replace(graph, product, place)
         if consume and alone:
             own.set_()
-    itself = next(iter(graph.inputs()))
-    has_self = itself.type().kind() == "ClassType"
-    if not packed or (has_self and itself.uses()):
+    if not packed:
         return module  # type: ignore[no-any-return]
     if has_self:
         graph.eraseInput(0)

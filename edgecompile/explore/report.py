@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from edgecompile.contract.atomic_files import file_sha256
+from edgecompile.contract.dim_rules import item_dims
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Plan
 from edgecompile.contract.plan_file import read_plan
@@ -181,7 +182,7 @@ def _summary(plan: Plan, record: RunRecord | None) -> str:
         facts.insert(2, ("prediction is off by", f"{error:+.1%}"))
         if record.bottleneck:
             facts.append(("measured bottleneck", record.bottleneck.replace("->", "\u2192")))
-    words = [proof(plan.certificate, plan.objective), *([workload_line(plan)] if plan.model.dims else [])]
+    words = [proof(plan.certificate, plan.objective), *([workload_line(plan)] if item_dims(plan) else [])]
     return tiles(facts) + "".join(f"<p>{escape(line[0].upper() + line[1:])}.</p>" for line in words)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from edgecompile.contract.dim_rules import item_dims
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Plan, Stage
 from edgecompile.contract.plan_file import read_plan
@@ -116,7 +117,7 @@ def plan_figures(plan: Plan) -> dict[str, Any]:
 
 
 def workload_line(plan: Plan) -> str:
-    """Of what messages the predictions are, in a plan whose messages vary in size."""
+    """Of what messages the predictions are, in a plan whose items vary in size."""
     ranges = ", ".join(f"{name} {dim.min} to {dim.max}" for name, dim in plan.model.dims.items())
     if plan.workload is None:
         return f"messages vary in size ({ranges}); predicted for the largest: workload=FILE plans for your own items"
@@ -142,7 +143,7 @@ def plan_tables(plan: Plan, width: int = WIDE) -> Iterator[Table | str]:
         f"predicted {format_items_rate(predicted.throughput_items_per_s)}, latency {format_time(predicted.latency_s)}, "
         f"period {format_time(predicted.period_s)} set by {predicted.bottleneck}"
     )
-    if plan.model.dims:
+    if item_dims(plan):
         yield workload_line(plan)
     yield proof(plan.certificate, plan.objective)
     yield _stages(plan, width)

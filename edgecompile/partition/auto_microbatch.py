@@ -47,7 +47,7 @@ def choose_microbatch(
     """
     if chain.captured.sampling is None:
         raise UserError(
-            f"the model's sizes are fixed ({chain.captured.why_fixed or 'it names no dims'})",
+            f"the model's sizes are fixed ({chain.captured.why_fixed or request.capture.fixed})",
             key="microbatch=auto", fix="give a number",
         )  # fmt: skip
     found: dict[int, float] = {}

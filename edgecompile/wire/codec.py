@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from edgecompile.frontend.capture.graphs import TensorFacts
 from edgecompile.frontend.chain.units import BoundaryTensor
-from edgecompile.wire.formats import FORMATS, WireFormat, is_encoded, items_first, wire_tensors
+from edgecompile.wire.formats import FORMATS, WireFormat, is_encoded, items_first, varying_axis, wire_tensors
 
 __all__ = ["CLIP_FACTOR", "decode_tensor", "encode_tensor", "insert_decoding", "insert_encoding"]
 
@@ -33,7 +33,7 @@ def insert_decoding(graph: fx.Graph, tensors: Sequence[BoundaryTensor], wire: Wi
     ]
     for tensor, nodes in zip(tensors, parts, strict=True):
         if is_encoded(tensor, wire):
-            decoded = graph.call_function(_decode, (nodes, items_first(tensor), *_plain(wire)))
+            decoded = graph.call_function(_decode, (nodes, items_first(tensor), varying_axis(tensor), *_plain(wire)))
             found[tensor.node] = _moved(graph, decoded, 0, tensor.item_axis)
         else:
             (found[tensor.node],) = nodes
@@ -48,7 +48,7 @@ def insert_encoding(
     for node, tensor in zip(nodes, tensors, strict=True):
         if is_encoded(tensor, wire):
             value = _moved(graph, _resolved(graph, node, tensor), tensor.item_axis, 0)
-            encoded = graph.call_function(_encode, (value, items_first(tensor), *_plain(wire)))
+            encoded = graph.call_function(_encode, (value, items_first(tensor), varying_axis(tensor), *_plain(wire)))
             count = len(wire_tensors(tensor, wire))
             sent.extend(graph.call_function(_part, (encoded, index)) for index in range(count))
         else:
@@ -75,23 +75,32 @@ def _plain(wire: WireFormat) -> tuple[str, bool, bool]:
 
 
 def _encode(
-    value: torch.Tensor, shape: tuple[int, ...], name: str, by_channel: bool, clipping: bool
+    value: torch.Tensor, shape: tuple[int, ...], varying: int | None, name: str, by_channel: bool, clipping: bool
 ) -> list[torch.Tensor]:
-    return encode_tensor(value, shape, replace(FORMATS[name], by_channel=by_channel, clipping=clipping))
+    return encode_tensor(value, shape, replace(FORMATS[name], by_channel=by_channel, clipping=clipping), varying)
 
 
 def _decode(
-    parts: Sequence[torch.Tensor], shape: tuple[int, ...], name: str, by_channel: bool, clipping: bool
-) -> torch.Tensor:
-    return decode_tensor(parts, shape, replace(FORMATS[name], by_channel=by_channel, clipping=clipping))
+    parts: Sequence[torch.Tensor], shape: tuple[int, ...], varying: int | None, name: str, by_channel: bool,
+    clipping: bool,
+) -> torch.Tensor:  # fmt: skip
+    return decode_tensor(parts, shape, replace(FORMATS[name], by_channel=by_channel, clipping=clipping), varying)
 
 
 def _part(parts: Sequence[torch.Tensor], index: int) -> torch.Tensor:
     return parts[index]
 
 
-def encode_tensor(value: torch.Tensor, shape: tuple[int, ...], wire: WireFormat) -> list[torch.Tensor]:
+def encode_tensor(
+    value: torch.Tensor, shape: tuple[int, ...], wire: WireFormat, varying: int | None = None
+) -> list[torch.Tensor]:
     """What travels for `value`, float32 of this shape: half-precision floats, or codes and their scale.
+
+    A trace of it takes any number of items, and any extent of the axis `varying`.
+
+    Args:
+        shape: the largest. It decides on the groups, whatever `value` has.
+        varying: counted in an item; None: items have this shape.
 
     Returns:
         [(shape) float16 or bfloat16], or [codes (B, bytes) uint8, scale (B, 2, groups) float32: offset and step].
@@ -101,13 +110,14 @@ def encode_tensor(value: torch.Tensor, shape: tuple[int, ...], wire: WireFormat)
     if wire.name == "bf16":
         return [value.to(torch.bfloat16)]
     count, groups = math.prod(shape[1:]), wire.num_groups(shape)
-    rows = value.reshape(shape[0], count // groups, groups) if groups > 1 else value.reshape(shape[0], count)
+    whole = value if value.dim() > 1 else value.unsqueeze(1)
+    rows = whole.flatten(1, -2) if groups > 1 else whole.flatten(1)
     offset, step = _levels(rows, wire)
     scaled = (rows - offset).mul_(step.reciprocal()).round_()
     inside = not (wire.clips(groups) or wire.fits(groups))
     codes = (scaled if inside else scaled.clamp_(0.0, 2**wire.bits - 1)).to(torch.uint8)
-    scale = torch.cat([offset, step], dim=1).reshape(shape[0], 2, groups)
-    return [_pack(codes.reshape(shape[0], count), count, wire.bits), scale]
+    scale = torch.cat([offset, step], dim=1)
+    return [_pack(codes.flatten(1), count, wire.bits), scale if groups > 1 else scale.unsqueeze(2)]
 
 
 def _levels(rows: torch.Tensor, wire: WireFormat) -> tuple[torch.Tensor, torch.Tensor]:
@@ -172,33 +182,44 @@ def _fitted_levels(
     return offset, step
 
 
-def decode_tensor(parts: Sequence[torch.Tensor], shape: tuple[int, ...], wire: WireFormat) -> torch.Tensor:
-    """The float32 tensor of this shape that `encode_tensor` encoded, but for what the format lost."""
+def decode_tensor(
+    parts: Sequence[torch.Tensor], shape: tuple[int, ...], wire: WireFormat, varying: int | None = None
+) -> torch.Tensor:
+    """The float32 tensor of this shape that `encode_tensor` encoded, but for what the format lost; as traceable."""
     if not wire.is_integer:
         return parts[0].to(torch.float32)
     packed, scale = parts
-    count = math.prod(shape[1:])
-    codes = _unpack(packed, count, wire.bits)
+    codes = _unpack(packed, math.prod(shape[1:]), wire.bits)
     groups = wire.num_groups(shape)
-    rows = codes.reshape(shape[0], count // groups, groups).to(torch.float32)
-    return rows.mul_(scale[:, 1:]).add_(scale[:, :1]).reshape(shape)
+    rows = (torch.unflatten(codes, 1, (-1, groups)) if groups > 1 else codes.unsqueeze(2)).to(torch.float32)
+    values = rows.mul_(scale[:, 1:]).add_(scale[:, :1]).flatten(1)
+    item = [-1 if axis == varying else extent for axis, extent in enumerate(shape[1:])]
+    return torch.unflatten(values, 1, item) if item else values.squeeze(1)
 
 
 def _pack(codes: torch.Tensor, count: int, bits: int) -> torch.Tensor:
-    """Codes (B, count) to bytes: planes of equal length side by side in each byte, so that no step is strided."""
+    """Codes (B, count) to bytes: planes of equal length side by side in each byte, so that no step is strided.
+
+    Another number of them than `count` fills whole bytes, or `count` does.
+    """
     if bits == 8:
         return codes
     num_planes = {6: 4, 4: 2, 2: 4}[bits]
-    length = -(-count // num_planes)
-    if length * num_planes != count:
-        codes = functional.pad(codes, (0, length * num_planes - count))
-    planes = [codes[:, index * length : (index + 1) * length] for index in range(num_planes)]
+    if count % num_planes:
+        codes = functional.pad(codes, (0, num_planes - count % num_planes))
+    planes = _side_by_side(codes, num_planes)
     if bits == 4:
         return planes[0] + planes[1] * 16
     if bits == 2:
         return planes[0] + planes[1] * 4 + planes[2] * 16 + planes[3] * 64
     first, second, third, fourth = planes
     return torch.cat([first + (second & 3) * 64, (second >> 2) + (third & 15) * 16, (third >> 4) + fourth * 4], dim=1)
+
+
+def _side_by_side(values: torch.Tensor, count: int) -> list[torch.Tensor]:
+    """So many parts of equal length. No list of TorchScript's: what is in one might be any weight, to be written to."""
+    parts = torch.unflatten(values, 1, (count, -1))
+    return [parts.select(1, index) for index in range(count)]
 
 
 def _unpack(packed: torch.Tensor, count: int, bits: int) -> torch.Tensor:
@@ -210,7 +231,7 @@ def _unpack(packed: torch.Tensor, count: int, bits: int) -> torch.Tensor:
     elif bits == 2:
         planes = [packed & 3, (packed >> 2) & 3, (packed >> 4) & 3, packed >> 6]
     else:
-        length = packed.shape[1] // 3
-        first, second, third = packed[:, :length], packed[:, length : 2 * length], packed[:, 2 * length :]
+        first, second, third = _side_by_side(packed, 3)
         planes = [first & 63, (first >> 6) + (second & 15) * 4, (second >> 4) + (third & 3) * 16, third >> 2]
-    return torch.cat(planes, dim=1)[:, :count]
+    codes = torch.cat(planes, dim=1)
+    return codes[:, :count] if count % len(planes) else codes

@@ -35,6 +35,7 @@ __all__ = [
     "is_encoded",
     "items_first",
     "may_clip",
+    "varying_axis",
     "wire_bytes",
     "wire_format",
     "wire_tensors",
@@ -152,9 +153,32 @@ def cut_formats(wire: WireRequest, num_cuts: int) -> list[WireFormat]:
 
 
 def is_encoded(tensor: BoundaryTensor, wire: WireFormat) -> bool:
-    """Not without an axis of items: one scale for several would let them influence each other."""
+    """Not without an axis of items: one scale for several would let them influence each other.
+
+    Nor in an integer format where an item's codes would be another number of bytes than its extents tell.
+    """
     has_items = tensor.item_axis is not None or (bool(tensor.shape) and not wire.is_integer)
+    if wire.is_integer and has_items and not _follows(tensor, wire):
+        return False
     return tensor.dtype == "float32" and not tensor.exact and not wire.lossless and has_items
+
+
+def varying_axis(tensor: BoundaryTensor) -> int | None:
+    """The axis of an item, as it is encoded, whose extent varies; the first of several; None where none does."""
+    dims = _items_first(tensor.dims, tensor.item_axis)[1:]
+    return next((axis for axis, text in enumerate(dims) if text is not None), None)
+
+
+def _follows(tensor: BoundaryTensor, wire: WireFormat) -> bool:
+    """Whether one axis of an item varies at most, and its extent gives the bytes of the codes without rounding up."""
+    axis = varying_axis(tensor)
+    if axis is None:
+        return True
+    _, *item = items_first(tensor)
+    others = [extent for place, extent in enumerate(item) if place != axis]
+    alone = all(text is None for text in _items_first(tensor.dims, tensor.item_axis)[axis + 2 :])
+    is_channel = axis == len(item) - 1 and wire.num_groups(items_first(tensor)) > 1
+    return alone and not is_channel and math.prod(others) % _planes(wire.bits) == 0
 
 
 def items_first(tensor: BoundaryTensor) -> tuple[int, ...]:
@@ -184,19 +208,42 @@ def wire_tensors(tensor: BoundaryTensor, wire: WireFormat) -> tuple[TensorSpec, 
     items, *item = items_first(tensor)
     num_codes, groups = math.prod(item), wire.num_groups(items_first(tensor))
     code_bytes = packed_bytes(num_codes, wire.bits)
+    code_dims: tuple[str | None, ...] = ()
+    scale_dims: tuple[str | None, ...] = ()
+    if tensor.dims:
+        of_items, *own = _items_first(tensor.dims, tensor.item_axis)
+        axis = varying_axis(tensor)
+        others = math.prod(extent for place, extent in enumerate(item) if place != axis)
+        text = None if axis is None else _times(own[axis] or "", packed_bytes(others, wire.bits))
+        code_dims, scale_dims = (of_items, text), (of_items, None, None)
     return (
-        TensorSpec(name=f"{tensor.name}.codes", shape=(items, code_bytes), dtype="uint8", wire=wire.name),
-        TensorSpec(name=f"{tensor.name}.scale", shape=(items, 2, groups), dtype="float32", wire=wire.name),
-    )
+        TensorSpec(name=f"{tensor.name}.codes", shape=(items, code_bytes), dtype="uint8", wire=wire.name,
+                   dims=code_dims),
+        TensorSpec(name=f"{tensor.name}.scale", shape=(items, 2, groups), dtype="float32", wire=wire.name,
+                   dims=scale_dims),
+    )  # fmt: skip
+
+
+def _times(dims: str, factor: int) -> str:
+    """Of an axis such as `length+1`, so many times it: `8*length+8`."""
+    terms = []
+    for term in dims.split("+"):
+        parts = term.split("*")
+        number = factor * math.prod(int(part) for part in parts if part.isdigit())
+        names = [part for part in parts if not part.isdigit()]
+        terms.append("*".join([*([str(number)] if number != 1 or not names else []), *names]))
+    return "+".join(terms)
+
+
+def _planes(bits: int) -> int:
+    """So many codes at a time fill whole bytes."""
+    return {8: 1, 6: 4, 4: 2, 2: 4}[bits]
 
 
 def packed_bytes(num_codes: int, bits: int) -> int:
     """Bytes for so many codes, packed in planes of equal length."""
-    if bits == 8:
-        return num_codes
-    planes = {6: 4, 4: 2, 2: 4}[bits]
-    bytes_for_planes = {6: 3, 4: 1, 2: 1}[bits]
-    return -(-num_codes // planes) * bytes_for_planes
+    bytes_for_planes = {8: 1, 6: 3, 4: 1, 2: 1}[bits]
+    return -(-num_codes // _planes(bits)) * bytes_for_planes
 
 
 def wire_bytes(boundary: Boundary, wire: WireFormat) -> int:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from edgecompile.contract.dim_rules import BATCH
+from edgecompile.contract.dim_rules import BATCH, item_dims
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Plan, TensorSpec, product
 from edgecompile.execution.batching import Extents
@@ -18,12 +18,11 @@ Sizes = tuple[int, ...]
 
 
 class Varying:
-    """The dimensions of a plan that vary, as items have them."""
+    """The dimensions of a plan that vary, as items have them; none of these where only the batch does."""
 
     def __init__(self, plan: Plan) -> None:
         self._dims, self._padding = plan.model.dims, plan.model.padding
-        self.names = tuple(name for name in self._dims if name != BATCH)
-        """Without the batch."""
+        self.names = item_dims(plan)
         self._axes = {name: [(spec.name, axis - 1, _factor(text)) for spec in plan.inputs
                              for axis, text in enumerate(spec.dims) if text is not None and name in text.split("*")]
                       for name in self.names}  # fmt: skip

@@ -29,7 +29,9 @@ __all__ = ["Collector", "Feeder", "StreamEnds"]
 class Feeder:
     """Draws items and sends them in microbatches.
 
-    Where every message has the same size, the last of a stream is padded by repeating its last item.
+    Where items differ in their extents, those of a message are chosen from a window. Otherwise messages are full but
+    for the last of a stream and those before a pause: these have fewer items where the plan lets the batch vary, and
+    repeat their last item where every message has the same size.
     """
 
     def __init__(self, microbatch: int, flight: Flight, varying: Varying) -> None:
@@ -69,10 +71,14 @@ class Feeder:
                 batch.due_ns.append(perf_counter_ns() if item.due_ns is None else item.due_ns)
             if batch.items and (len(batch.items) == self._microbatch or isinstance(item, Flush)):
                 batch.drawn_ns = perf_counter_ns() - begin_ns
-                self._flight.put(batch)
+                self._put(batch)
                 batch, begin_ns = Batch(batch.number + 1), perf_counter_ns()
         if batch.items:
-            self._flight.put(batch)
+            self._put(batch)
+
+    def _put(self, batch: Batch) -> None:
+        batch.sizes = self._varying.sizes([()] * len(batch.items))
+        self._flight.put(batch)
 
     def send(self, epoch: int, link: Producer, first: int) -> None:
         """What is under way already, then what is drawn, then the end."""
@@ -215,8 +221,9 @@ class StreamEnds:
 
     def __init__(self, plan: Plan, source: Source, results: Results) -> None:
         self._source = source
-        self._window = Window(plan) if plan.model.dims else None
-        self._flight, varying = Flight(self._window), Varying(plan)
+        varying = Varying(plan)
+        self._window = Window(plan) if varying.names else None
+        self._flight = Flight(self._window)
         self.feeder = Feeder(plan.model.microbatch, self._flight, varying)
         self.collector = Collector(self._flight, results, varying)
 

@@ -6,6 +6,7 @@ import itertools
 from pathlib import Path
 
 from edgecompile.contract.atomic_files import replacing
+from edgecompile.contract.dim_rules import item_dims
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Plan
 from edgecompile.contract.run_record import (
@@ -46,7 +47,7 @@ def record_of(plan: Plan, run: Run, plan_sha256: str, began: str) -> RunRecord:
         links=tuple(_links(plan, run)),
         pauses_s=tuple(run.pauses_s),
         rates=Rates(step_s=collector.rates.step_ns / 1e9, items=tuple(collector.rates.counts())),
-        positions=Positions(useful=run.feeder.useful, computed=run.feeder.computed) if plan.model.dims else None,
+        positions=Positions(useful=run.feeder.useful, computed=run.feeder.computed) if item_dims(plan) else None,
     )
 
 

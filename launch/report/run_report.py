@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from edgecompile.contract.dim_rules import item_dims
 from edgecompile.contract.plan import Plan
 from edgecompile.contract.quantities import format_count, format_items_rate, format_number, format_time
 from edgelaunch.control.supervisor import Run
@@ -96,7 +97,7 @@ def print_report(plan: Plan, run: Run) -> None:
     _print_table(f"{plan.model.name}, microbatch {plan.model.microbatch}: ms per microbatch", columns, rows)
     out = console()
     out.print(_throughput(plan, run))
-    if plan.model.dims:
+    if item_dims(plan):
         out.print(_positions(plan, run))
     if run.collector.latencies.count:
         out.print(latency_line(run))
@@ -169,7 +170,7 @@ def _throughput(plan: Plan, run: Run) -> str:
 
 
 def _positions(plan: Plan, run: Run) -> str:
-    """How much of what was computed is the items' own, where messages vary in size."""
+    """How much of what was computed is the items' own, where items vary in size."""
     useful, computed = run.feeder.useful, run.feeder.computed
     rate = useful / max(rates(plan, run).elapsed_s, 1e-9)
     share_useful = useful / computed if computed else 1.0

@@ -194,3 +194,42 @@ class Attended(Sized):
     def between(self, x: torch.Tensor) -> torch.Tensor:
         attended: torch.Tensor = self.attention(x, x, x)[0]
         return attended
+
+
+class Overwritten(Sized):
+    """A position of every item is set to what does not depend on it."""
+
+    def between(self, x: torch.Tensor) -> torch.Tensor:
+        x = x.clone()
+        x[:, 0] = 0
+        x[:, -1].fill_(0.5)
+        return x
+
+
+class InThrees(Sized):
+    """Its code has the number of items in it."""
+
+    def between(self, x: torch.Tensor) -> torch.Tensor:
+        return x.reshape(3, -1, WIDTH) * 2
+
+
+class TwoWays(Sized):
+    """Few items take another way to the same result."""
+
+    def between(self, x: torch.Tensor) -> torch.Tensor:
+        return x * 2 if x.shape[0] > 2 else x + x
+
+
+class Narrow(nn.Module):
+    """Three channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second, self.third = (nn.Linear(3, 3) for _ in range(3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.tanh(self.first(x))
+        x = torch.tanh(self.second(x))
+        result: torch.Tensor = self.third(x)
+        return result

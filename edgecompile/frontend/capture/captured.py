@@ -27,7 +27,7 @@ class Captured:
     unpassed: fx.GraphModule | None = None
     """Of such a graph: as it was before any pass."""
     why_fixed: str = ""
-    """Why the shapes are fixed, where the model option would let them vary."""
+    """Why the shapes are fixed, where the model option would let them vary, or the model itself fixes the batch."""
 
     @property
     def dims(self) -> Mapping[str, Dim]:

@@ -28,6 +28,7 @@ __all__ = [
     "op_name",
     "propagate",
     "rebuild",
+    "shapes_of",
     "tensors_in",
 ]
 
@@ -74,6 +75,19 @@ def propagate(graph_module: fx.GraphModule, inputs: Sequence[torch.Tensor]) -> N
         _Propagator(graph_module, mode, counter).run(*fakes)
 
 
+def shapes_of(graph_module: fx.GraphModule, inputs: Sequence[torch.Tensor]) -> dict[fx.Node, tuple[int, ...] | None]:
+    """The shape of each node's tensor, None of anything else. Leaves the nodes' meta as it is.
+
+    Raises:
+        OperatorFailed: as propagate does.
+    """
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    shapes = _Shapes(graph_module, mode)
+    with mode, torch.no_grad():
+        shapes.run(*(mode.from_tensor(item, static_shapes=True) for item in inputs))
+    return shapes.found
+
+
 class OperatorFailed(Exception):
     """An operator cannot run on tensors whose values are unknown; its cause says why."""
 
@@ -85,11 +99,55 @@ class OperatorFailed(Exception):
 _LITERALS = (bool, int, float, torch.Size, torch.dtype, torch.device)
 
 
-class _Propagator(fx.Interpreter):
-    def __init__(self, graph_module: fx.GraphModule, mode: FakeTensorMode, counter: FlopCounterMode) -> None:
+class _OnFakes(fx.Interpreter):
+    """Weights are fake tensors too."""
+
+    def __init__(self, graph_module: fx.GraphModule, mode: FakeTensorMode) -> None:
         super().__init__(graph_module)
-        self.mode, self.counter = mode, counter
+        self.mode = mode
         self.fakes: dict[int, torch.Tensor] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        try:
+            return super().run_node(n)
+        except Exception as error:  # whatever the operator raises
+            raise OperatorFailed(n) from error
+
+    def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
+        value = super().get_attr(target, args, kwargs)
+        return self._fake(value) if isinstance(value, torch.Tensor) else value
+
+    def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
+        return torch.func.functional_call(self.fetch_attr(target), self._weights(target), args, kwargs)
+
+    def _weights(self, target: Any) -> dict[str, torch.Tensor]:
+        module = self.fetch_attr(target)
+        return {name: self._fake(item) for name, item in [*module.named_parameters(), *module.named_buffers()]}
+
+    def _fake(self, value: torch.Tensor) -> torch.Tensor:
+        if isinstance(value, FakeTensor):
+            return value
+        if id(value) not in self.fakes:
+            self.fakes[id(value)] = self.mode.from_tensor(value, static_shapes=True)
+        return self.fakes[id(value)]
+
+
+class _Shapes(_OnFakes):
+    def __init__(self, graph_module: fx.GraphModule, mode: FakeTensorMode) -> None:
+        super().__init__(graph_module, mode)
+        self.found: dict[fx.Node, tuple[int, ...] | None] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        result = super().run_node(n)
+        shape = tuple(int(extent) for extent in result.shape) if isinstance(result, torch.Tensor) else None
+        self.found[n] = shape
+        return result
+
+
+class _Propagator(_OnFakes):
+    def __init__(self, graph_module: fx.GraphModule, mode: FakeTensorMode, counter: FlopCounterMode) -> None:
+        super().__init__(graph_module, mode)
+        self.counter = counter
         self.kept: list[Any] = []  # storage ids are addresses: nothing may be freed while they are compared
 
     def run_node(self, n: fx.Node) -> Any:
@@ -119,24 +177,6 @@ class _Propagator(fx.Interpreter):
         if calls and not n.meta["view"] and n.meta["flops"] == 0:
             n.meta["flops"] = _uncounted_flops(n)
         return result
-
-    def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
-        value = super().get_attr(target, args, kwargs)
-        return self._fake(value) if isinstance(value, torch.Tensor) else value
-
-    def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
-        return torch.func.functional_call(self.fetch_attr(target), self._weights(target), args, kwargs)
-
-    def _weights(self, target: Any) -> dict[str, torch.Tensor]:
-        module = self.fetch_attr(target)
-        return {name: self._fake(item) for name, item in [*module.named_parameters(), *module.named_buffers()]}
-
-    def _fake(self, value: torch.Tensor) -> torch.Tensor:
-        if isinstance(value, FakeTensor):
-            return value
-        if id(value) not in self.fakes:
-            self.fakes[id(value)] = self.mode.from_tensor(value, static_shapes=True)
-        return self.fakes[id(value)]
 
 
 def _tensors_of(value: Any) -> list[torch.Tensor]:

@@ -11,7 +11,7 @@ from torch import fx
 from edgecompile.contract.dim_rules import BATCH
 from edgecompile.contract.plan import Dim, product
 from edgecompile.frontend.capture.dims import DimInt, Expression, NotSymbolic, Sizes, fitted, resize
-from edgecompile.frontend.capture.graphs import TensorFacts, propagate
+from edgecompile.frontend.capture.graphs import TensorFacts, propagate, shapes_of
 
 __all__ = ["InputDims", "Sampling", "axes_of", "cut", "extents_of", "sampling_in", "sampling_of"]
 
@@ -38,20 +38,26 @@ class Sampling:
     @property
     def checked(self) -> tuple[Sizes, ...]:
         """Where what shall hold at all sizes is tried."""
+        if len(self.dims) == 1:
+            return ({BATCH: 2},)
         least = {name: dim.min for name, dim in self.dims.items()}
         second = {name: max(dim.min, dim.max - 1) for name, dim in self.dims.items()}
         return tuple({**sizes, BATCH: 2} for sizes in (least, self.one, self.other, second, self.largest))
 
     def look(self, graph_module: fx.GraphModule, examples: Sequence[torch.Tensor]) -> None:
         """Leaves what propagate leaves, at the first sizes, and `axes`: for each axis an Expression or None."""
-        self.propagate_at(graph_module, examples, self.other)
-        shapes = {node: _shape(node) for node in graph_module.graph.nodes}
         self.propagate_at(graph_module, examples, self.one)
+        if all(self._is_known(node) for node in graph_module.graph.nodes):
+            return  # a pass that only takes nodes away leaves the others their axes
+        resize(graph_module.graph, self.other)
+        shapes = shapes_of(graph_module, cut(examples, self.input_dims, self.other))
+        resize(graph_module.graph, self.one)
+        graph_module.recompile()
         names = sorted(self.dims)
         one, other = (tuple((name, sizes[name]) for name in names) for sizes in (self.one, self.other))
         for node in graph_module.graph.nodes:
             node.meta["sampling"] = self
-            before, after = shapes[node], _shape(node)
+            before, after = shapes.get(node), _shape(node)
             known = before is not None and after is not None and len(before) == len(after)
             node.meta["axes"] = (
                 tuple(
@@ -60,6 +66,17 @@ class Sampling:
                 if known
                 else None
             )
+
+    def _is_known(self, node: fx.Node) -> bool:
+        """Whether the node was looked at before, and has the shape of that time."""
+        if node.meta.get("sampling") is not self:
+            return False
+        axes, shape = axes_of(node), _shape(node)
+        if axes is None or shape is None:
+            return axes is None and shape is None
+        return len(axes) == len(shape) and all(
+            axis is not None and axis.at(self.one) == extent for axis, extent in zip(axes, shape, strict=True)
+        )
 
     def settle(self, graph_module: fx.GraphModule, examples: Sequence[torch.Tensor]) -> None:
         """As look, but at the largest sizes, which buffers and memory must hold."""
@@ -125,6 +142,10 @@ def sampling_of(dims: Mapping[str, Dim], input_dims: InputDims) -> Sampling:
         NotSymbolic: a dimension has not two extents to look at.
     """
     one, other = ({BATCH: extent} for extent in _BATCHES)
+    if len(dims) == 1:  # any two numbers of items tell what follows from them
+        most = dims[BATCH].max
+        one = {BATCH: most if most > 1 else _BATCHES[0]}
+        other = {BATCH: _BATCHES[0] if one[BATCH] != _BATCHES[0] else _BATCHES[1]}
     taken: set[int] = set()
     steps = {_BATCHES[1] - _BATCHES[0]}
     for name, dim in dims.items():

@@ -124,6 +124,7 @@ def capture_sized(flat: FlatModel, spec: ModelSpec, inputs: Sequence[torch.Tenso
             ]
             program = torch.export.export(flat, examples, strict=False, dynamic_shapes=(tuple(axes),))
             graph_module = plain_graph(program)
+            _expand_fills(graph_module.graph)
             placeholders = [node.name for node in graph_module.graph.nodes if node.op == "placeholder"]
             settle_numbers(graph_module.graph, dict(zip(placeholders, sampling.input_dims, strict=True)), sampling.one)
             graph_module.recompile()
@@ -151,9 +152,25 @@ def _why_not(error: Exception, sampling: Sampling) -> str:
     if not guards:
         return f"{type(error).__name__}: {first_line(error)}"
     guard = _SIZE.sub(lambda found: str(sampling.input_dims[int(found[1])][int(found[2])]), guards[0])
-    least = [(name, extent) for name, extent in _LEAST.findall(str(error)) if name in sampling.dims]
+    named = sampling.dims.keys() - {BATCH}
+    least = [(name, extent) for name, extent in _LEAST.findall(str(error)) if name in named]
     advice = " (with model.dims.{}.min={} it would be)".format(*least[0]) if least else ""
     return f"the model's code is not the same for all of these extents: it is where {guard.rstrip('.')}{advice}"
+
+
+def _expand_fills(graph: fx.Graph) -> None:
+    """What is written over a part of a tensor, in a form that TorchScript has; with fixed shapes it is a constant."""
+    for node in list(graph.nodes):
+        if node.target is torch.ops.aten.fill.Scalar:
+            node.target = torch.ops.aten.full_like.default
+        elif node.target is torch.ops.aten.fill.Tensor:
+            filled, value = node.args
+            with graph.inserting_before(node):
+                cast = graph.call_function(torch.ops.aten.to.dtype, (value, node.meta["val"].dtype))
+                whole = graph.call_function(torch.ops.aten.expand_as.default, (cast, filled))
+            cast.meta, whole.meta = {**node.meta, "val": node.meta["val"].new_empty(())}, dict(node.meta)
+            node.replace_all_uses_with(whole)
+            graph.erase_node(node)
 
 
 def _copied(graph_module: fx.GraphModule) -> fx.GraphModule:

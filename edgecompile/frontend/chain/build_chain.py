@@ -26,20 +26,29 @@ from edgecompile.frontend.passes import run_passes
 __all__ = ["chain_of"]
 
 
-def chain_of(flat: FlatModel, spec: ModelSpec, examples: Sequence[torch.Tensor], request: CaptureRequest) -> Chain:
+def chain_of(
+    flat: FlatModel,
+    spec: ModelSpec,
+    examples: Sequence[torch.Tensor],
+    request: CaptureRequest,
+    why_fixed: str = "",
+) -> Chain:
     """Captures the model, runs the passes and groups operators into units.
 
-    Where the model option names dimensions that vary, the graph takes all of their extents if the model allows it;
-    otherwise it is for inputs of exactly these shapes, and `captured.why_fixed` says why.
+    The graph takes any number of items up to the microbatch, and all extents of the dimensions that the model option
+    names, if the model allows it; otherwise it is for inputs of exactly these shapes, and `captured.why_fixed` says
+    why. Where there is only one item and no dimension, nothing varies.
 
     Args:
         examples: one microbatch, an input each, batch dimension first, at the largest extents.
+        why_fixed: why the model does not allow it, where that is known.
 
     Raises:
         UserError: the model cannot be captured or cut, is random or keeps state, or its outputs are not batched.
     """
-    why_fixed = request.fixed if spec.dims else ""
-    if spec.dims and not why_fixed:
+    if spec.dims:
+        why_fixed = why_fixed or request.fixed
+    if (spec.dims or len(examples[0]) > 1) and not (why_fixed or request.fixed):
         try:
             return _chain(_sized(flat, spec, examples), examples, request)
         except NotSymbolic as reason:

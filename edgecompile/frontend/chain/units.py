@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import fx, nn
 
+from edgecompile.contract.dim_rules import BATCH
 from edgecompile.contract.dtypes import DTYPE_BYTES
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import product
@@ -304,6 +305,8 @@ def _results(captured: Captured, microbatch: int) -> tuple[BoundaryTensor, ...]:
         if _dims_of(value) is None:
             raise NotSymbolic(f"the shape of its output {name!r} does not follow from the dimensions that vary")
         tensor = _travelling(value, name, microbatch)
+        if tensor.dims and tensor.dims[0] != BATCH:
+            raise NotSymbolic(f"its output {name!r} does not have an entry for each item")
         if tensor.dtype not in DTYPE_BYTES:
             raise UserError(f"model.output: {name!r} has the dtype {tensor.dtype}, which cannot travel")
         results.append(tensor)

@@ -14,6 +14,7 @@ from edgecompile.execution.closeness import difference, scale_of
 from edgecompile.frontend.capture.captured import Captured
 from edgecompile.frontend.capture.dims import NotSymbolic, Sizes, resize
 from edgecompile.frontend.capture.flat_model import FlatModel
+from edgecompile.frontend.capture.module_state import ModuleState
 from edgecompile.frontend.capture.sampling import InputDims, Sampling, cut
 from edgecompile.frontend.golden.eager import Batch, Eager, ModelFails, Outputs
 
@@ -43,24 +44,36 @@ class OtherSizes:
     items: tuple[SizedItems, ...] = ()
     padding: Mapping[str, float] = field(default_factory=dict)
     """As in ModelInfo."""
+    why_alike: str = ""
+    """Why padding was not tried; empty: it was."""
 
 
 def other_sizes(
-    flat: FlatModel, captured: Captured, output_dims: InputDims, golden: Sequence[torch.Tensor]
+    flat: FlatModel,
+    captured: Captured,
+    output_dims: InputDims,
+    golden: Sequence[torch.Tensor],
+    why_alike: str = "",
 ) -> OtherSizes:
     """
     Args:
         output_dims: for each output the dimension of each axis.
+        why_alike: as in CaptureRequest.alike: padding is not tried then.
 
     Raises:
         NotSymbolic: the model fails at some size, or its graph gives other results there.
     """
-    items = _items(flat, captured, golden)
-    return OtherSizes(items=items, padding=_padding(flat, captured, output_dims, golden))
+    state = ModuleState(flat.module)
+    try:
+        items = _items(flat, captured, golden)
+        padding = {} if why_alike else _padding(flat, captured, output_dims, golden)
+        return OtherSizes(items=items, padding=padding, why_alike=why_alike)
+    finally:
+        state.restore()  # what a model keeps of these runs is not to be met by those that look for such a model
 
 
 def _items(flat: FlatModel, captured: Captured, golden: Sequence[torch.Tensor]) -> tuple[SizedItems, ...]:
-    """Five messages: the smallest, some between, and one short of the largest; none where the graph's sizes are fixed.
+    """A few messages: the smallest, some between, and one short of the largest; none where the graph's sizes are fixed.
 
     Raises:
         NotSymbolic: the model fails at one of them, or the graph gives other results than the model.
@@ -90,6 +103,8 @@ def _items(flat: FlatModel, captured: Captured, golden: Sequence[torch.Tensor]) 
 
 def _tried(sampling: Sampling) -> list[Sizes]:
     most = sampling.dims[BATCH].max
+    if len(sampling.dims) == 1:
+        return [{BATCH: batch} for batch in (1, min(3, most - 1)) if batch < most]
     batches = (1, 1, min(2, most), min(3, most), most)
     shares = (0.0, 0.07, 1.0, 0.4, 0.2)
     return [
@@ -120,14 +135,17 @@ def differs(given: Sequence[torch.Tensor], wanted: Sequence[torch.Tensor], allow
     return None
 
 
-def size_notes(spec: ModelSpec, captured: Captured, padding: Mapping[str, float]) -> list[str]:
+def size_notes(spec: ModelSpec, captured: Captured, sized: OtherSizes) -> list[str]:
     """What a user should know of the sizes that the plan takes."""
     named = " and ".join(f"{name} {dim.max}" for name, dim in spec.dims.items())
+    if captured.why_fixed and not spec.dims:
+        return [f"every message is filled up to the microbatch: {captured.why_fixed}"]
     if captured.why_fixed:
         return [f"every item is padded to {named}: {captured.why_fixed}"]
-    if captured.sampling is not None and spec.dims and not padding:
+    if captured.sampling is not None and spec.dims and not sized.padding:
         names = " and ".join(spec.dims)
-        return [f"items of different {names} never share a message: padding changes the model's results"]
+        why = sized.why_alike or "padding changes the model's results"
+        return [f"items of different {names} never share a message: {why}"]
     return []
 
 

@@ -75,6 +75,6 @@ def run_passes(captured: Captured, inputs: Sequence[torch.Tensor], switches: Map
             captured.look(graph_module, inputs)
             if name not in _REPEATED:
                 break
-    if captured.sampling is not None:
+    if captured.sampling is not None and captured.sampling.one != captured.sampling.largest:
         captured.sampling.settle(graph_module, inputs)
     return replace(captured, graph_module=graph_module)

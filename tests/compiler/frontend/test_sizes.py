@@ -14,14 +14,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgecompile.artifacts.equality import Flow
+from edgecompile.contract.dim_rules import item_dims
 from edgecompile.contract.errors import UserError
-from edgecompile.contract.plan import Plan
+from edgecompile.contract.plan import Dim, Plan
 from edgecompile.execution.opened_shard import open_stage
 from edgecompile.frontend.capture.dims import DimInt, Expression, fitted, map_numbers
 
 MOST = 12
 EVERY = ("Sized", "Last", "First", "Flat", "Positions", "Windowed", "Near", "Mean", "Divided", "Longer", "OnePast",
-         "Countdown", "Counted", "Attended")  # fmt: skip
+         "Countdown", "Counted", "Attended", "Overwritten")  # fmt: skip
 NAMES = st.lists(st.sampled_from(["batch", "length"]), max_size=2).map(lambda names: tuple(sorted(names)))
 
 
@@ -32,6 +33,13 @@ def overrides(name: str, *more: str) -> tuple[str, ...]:
         f"model.inputs={{x: {{shape: [length, {sized_models.WIDTH}], dtype: float32}}}}",
         *(() if any(word.startswith("model.dims=") for word in more) else (f"model.dims={{length: {{max: {MOST}}}}}",)),
         *more,
+    )  # fmt: skip
+
+
+def of_one_shape(name: str, *more: str, shape: Sequence[int] = (5, sized_models.WIDTH)) -> tuple[str, ...]:
+    inputs = f"model.inputs={{x: {{shape: {list(shape)}, dtype: float32}}}}"
+    return (
+        "model=custom", f"model.build._target_=sized_models.{name}", "hosts.count=3", "schedule=even", inputs, *more,
     )  # fmt: skip
 
 
@@ -90,7 +98,6 @@ def test_items_share_a_message_where_padding_changes_nothing(compile_here: Compi
         ("Fewer", (), "length) != 1"),
         ("Halves", (), "length // 2"),
         ("Branching", (), "with model.dims.length.min=6 it would be"),
-        ("Sized", ("wire=int8",), "wire=int8 scales all positions"),
         ("Sized", ("capture=symbolic_trace",), "capture=symbolic_trace writes shapes down"),
     ],
 )
@@ -120,6 +127,66 @@ def test_a_wire_of_half_precision_takes_every_size(compile_here: Compile, tmp_pa
     (found,) = run(plan, tmp_path / "outputs", items)
     with torch.no_grad():
         torch.testing.assert_close(found, sized_models.Sized().eval()(items), atol=0.1, rtol=0.05)
+
+
+@pytest.mark.parametrize("scale", ["item", "channel"])
+@pytest.mark.parametrize("wire", ["int8", "int6", "int4", "int2"])
+def test_integer_wires_take_every_size(compile_here: Compile, tmp_path: Path, wire: str, scale: str) -> None:
+    """An item's codes follow from its own length alone, so it comes out the same whatever it travels with."""
+    plan = compile_here(*overrides("Sized", f"wire={wire}", f"wire.scale={scale}", "wire.max_error=9"))
+    assert set(plan.model.dims) == {"batch", "length"}, plan.notes
+    assert not plan.model.padding
+    assert any(f"never share a message: wire={wire} scales all positions" in note for note in plan.notes)
+    codes, scales = plan.stages[0].outputs[:2]
+    assert codes.dtype == "uint8"
+    assert codes.dims == ("batch", f"{codes.shape[1] // MOST}*length")
+    groups = (
+        sized_models.WIDTH if scale == "channel" and wire in ("int8", "int6") else 1
+    )  # with less they outweigh codes
+    assert (scales.dims, scales.shape[2]) == (("batch", None, None), groups)
+    for stage in plan.stages:
+        assert stage.weights, "a weight is no constant, since it might be written to"
+    for length in (1, 2, 7, MOST):
+        items = torch.randn(3, length, sized_models.WIDTH)
+        values: Sequence[torch.Tensor] = (items,)
+        for stage in plan.stages:
+            values = [value.contiguous() for value in open_stage(stage, tmp_path / "outputs").run(*values)]
+            sizes = {"batch": 3, "length": length}
+            assert [tuple(value.shape) for value in values] == [spec.shape_at(sizes) for spec in stage.outputs]
+        for row in range(3):
+            (alone,) = run(plan, tmp_path / "outputs", items[row : row + 1])
+            torch.testing.assert_close(values[0][row], alone[0], atol=1e-5, rtol=1e-4)
+        with torch.no_grad():
+            wanted = sized_models.Sized().eval()(items)
+        if wire == "int8":
+            torch.testing.assert_close(values[0], wanted, atol=0.1, rtol=0.05)
+
+
+@pytest.mark.parametrize("wire", ["int8", "int6", "int4", "int2"])
+def test_integer_wires_take_any_number_of_items(compile_here: Compile, tmp_path: Path, wire: str) -> None:
+    """Of five positions: a number of codes that fills no whole bytes is no obstacle where it is always the same."""
+    plan = compile_here(*of_one_shape("Narrow", "microbatch=3", f"wire={wire}", "wire.max_error=9",
+                                      shape=[5, 3]))  # fmt: skip
+    assert set(plan.model.dims) == {"batch"}
+    assert not any("share" in note or "filled" in note for note in plan.notes)
+    items = torch.randn(3, 5, 3)
+    (together,) = run(plan, tmp_path / "outputs", items)
+    for row in range(3):
+        (alone,) = run(plan, tmp_path / "outputs", items[row : row + 1])
+        torch.testing.assert_close(together[row], alone[0], atol=1e-5, rtol=1e-4)
+
+
+def test_codes_that_fill_no_whole_bytes_travel_as_they_are(compile_here: Compile, tmp_path: Path) -> None:
+    """Their bytes would have to be rounded up, by the length: three channels of four bits each."""
+    dims = "model.inputs={x: {shape: [length, 3], dtype: float32}}"
+    words = [word for word in overrides("Narrow", "wire=int4", "wire.max_error=9") if not word.startswith("model.inp")]
+    plan = compile_here(*words, dims)
+    assert set(plan.model.dims) == {"batch", "length"}
+    assert not plan.lossy
+    items = torch.randn(2, 7, 3)
+    (found,) = run(plan, tmp_path / "outputs", items)
+    with torch.no_grad():
+        torch.testing.assert_close(found, sized_models.Narrow().eval()(items))
 
 
 def test_a_lossy_wire_may_turn_decisions_at_other_sizes_too(compile_here: Compile, tmp_path: Path) -> None:
@@ -172,6 +239,82 @@ def test_a_shard_that_holds_for_one_size_is_found(compile_here: Compile, monkeyp
         compile_here(*overrides("Sized"))
 
 
+def test_a_model_that_keeps_what_it_saw_is_still_refused(compile_here: Compile) -> None:
+    """The runs at other sizes leave nothing behind that hides it."""
+    with pytest.raises(UserError, match="keeps state between calls"):
+        compile_here("model=custom", "model.build._target_=unruly.FirstCall", "microbatch=2", "hosts.count=2",
+                     "model.inputs={x: {shape: [5, 8], dtype: float32}}")  # fmt: skip
+
+
+# --- the batch alone ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("microbatch", [2, 3, 8])
+@pytest.mark.parametrize("name", ["Sized", "Flat", "Longer", "Attended", "Overwritten"])
+def test_items_of_one_shape_come_in_any_number(
+    compile_here: Compile, tmp_path: Path, name: str, microbatch: int
+) -> None:
+    plan = compile_here(*of_one_shape(name, f"microbatch={microbatch}", "contingency=1", "reference=true"))
+    assert plan.model.dims == {"batch": Dim(min=1, max=microbatch)}, plan.notes
+    assert (plan.version, item_dims(plan), plan.model.padding, plan.workload) == (2, (), {}, None)
+    assert not plan.notes
+    model: torch.nn.Module = getattr(sized_models, name)().eval()
+    assert plan.golden.reference is not None
+    whole = torch.jit.load(str(tmp_path / "outputs" / plan.golden.reference))
+    for batch in range(1, microbatch + 1):
+        items = torch.randn(batch, 5, sized_models.WIDTH)
+        values: Sequence[torch.Tensor] = (items,)
+        for stage in plan.stages:
+            values = [value.contiguous() for value in open_stage(stage, tmp_path / "outputs").run(*values)]
+            assert [tuple(value.shape) for value in values] == [
+                spec.shape_at({"batch": batch}) for spec in stage.outputs
+            ]
+        with torch.no_grad():
+            wanted = model(items)
+        torch.testing.assert_close(values[0], wanted, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(whole(items)[0], wanted, atol=1e-5, rtol=1e-4)
+
+
+def test_one_item_a_message_leaves_nothing_that_varies(compile_here: Compile) -> None:
+    plan = compile_here(*of_one_shape("Sized", "microbatch=1"))
+    assert (plan.model.dims, plan.notes) == ({}, ())
+
+
+def test_who_asks_for_fixed_shapes_is_told_nothing(compile_here: Compile) -> None:
+    plan = compile_here(*of_one_shape("Sized", "microbatch=3", "capture=symbolic_trace"))
+    assert (plan.model.dims, plan.notes) == ({}, ())
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("InThrees", "is invalid for input of size"),
+        ("TwoWays", "not the same for all of these extents: it is where 3 <= batch"),
+    ],
+)
+def test_a_model_of_so_many_items_alone_says_why(compile_here: Compile, tmp_path: Path, name: str, reason: str) -> None:
+    plan = compile_here(*of_one_shape(name, "microbatch=3"))
+    assert plan.model.dims == {}
+    (note,) = plan.notes
+    assert note.startswith("every message is filled up to the microbatch: ")
+    assert reason in note
+    assert "model.dims" not in note, "the batch is none of these"
+    items = torch.randn(3, 5, sized_models.WIDTH)
+    (found,) = run(plan, tmp_path / "outputs", items)
+    with torch.no_grad():
+        torch.testing.assert_close(found, getattr(sized_models, name)().eval()(items), atol=1e-5, rtol=1e-4)
+
+
+def test_the_microbatch_of_items_of_one_shape_is_chosen_too(compile_here: Compile) -> None:
+    plan = compile_here(*of_one_shape("Sized", "microbatch=auto"))
+    assert plan.notes[0].startswith(f"microbatch=auto took {plan.model.microbatch} of the predictions 1: ")
+    again = compile_here(*of_one_shape("Sized", f"microbatch={plan.model.microbatch}"))
+    assert again.predicted == plan.predicted
+
+
+# --- what is counted, and what is refused ---------------------------------------------------------------------------
+
+
 def test_the_largest_sizes_count_for_memory_and_the_workload_for_time(compile_here: Compile) -> None:
     short = compile_here(*overrides("Sized", "workload={length: [2]}"))
     long = compile_here(*overrides("Sized", "workload={length: [12]}"))
@@ -210,7 +353,7 @@ def test_a_throughput_is_of_items_whatever_share_a_message(compile_here: Compile
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (("microbatch=auto", "wire=int8"), "microbatch=auto.*wire=int8 scales.*give a number"),
+        (("microbatch=auto", "capture=symbolic_trace"), "microbatch=auto.*writes shapes down.*give a number"),
         (("microbatch=many",), "1 to 1,048,576, or auto"),
         (("workload={width: [2]}",), "one dimension of the model: length"),
         (("workload={length: []}",), "a list of extents"),
