@@ -20,7 +20,7 @@ __all__ = ["export_program", "lift_attributes", "lift_constants"]
 def lift_constants(frozen: Any, store: WeightStore) -> tuple[Any, list[StoredTensor]]:
     """A frozen module's graph with its weights as inputs behind its own, in the order of the list.
 
-    None are lifted where a weight is no constant, since it might be written to: the shard keeps it as its own.
+    Nothing is lifted where a weight may be written to, and so is not a constant: the shard keeps all as its own.
     """
     graph = frozen.graph.copy()
     if next(iter(graph.inputs())).uses():

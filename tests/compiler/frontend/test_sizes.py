@@ -233,8 +233,8 @@ def test_a_shard_that_holds_for_one_size_is_found(compile_here: Compile, monkeyp
             others=tuple(tuple(part + 1 for part in message) for message in found.others),
         )  # fmt: skip
 
-    after = Flow._after
-    monkeypatch.setattr(Flow, "_after", wrong)
+    after = Flow.through
+    monkeypatch.setattr(Flow, "through", wrong)
     with pytest.raises(AssertionError, match="differs from the model's at"):
         compile_here(*overrides("Sized"))
 
