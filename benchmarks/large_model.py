@@ -99,7 +99,8 @@ def main() -> int:
         print(f"compiled in {seconds:.0f} s, peak {peak / 1e9:.2f} GB", flush=True)
         weights = sum(path.stat().st_size for path in (outputs / "weights").iterdir())
         print(f"weights on disk: {weights / (4 * count):.4f} of the model's", flush=True)
-        print(run("edgelaunch", outputs / "plan.yaml", "--local" if args.quick else "--emulate"), flush=True)
+        where = "--local" if args.quick else "--emulate"
+        print(run("edgelaunch", outputs / "plan.yaml", where, "--verify"), flush=True)
     return int(peak > TARGET_BYTES)
 
 

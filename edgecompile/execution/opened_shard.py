@@ -94,13 +94,14 @@ def _exported(path: Path, folder: Path, device: str) -> OpenedShard:
                        mapped=tuple(weights))  # fmt: skip
 
 
-_ASSERTIONS = frozenset(
-    {
-        torch.ops.aten._assert_scalar.default, torch.ops.aten._assert_async.msg,
-        torch.ops.aten._assert_tensor_metadata.default, torch.ops.aten.sym_constrain_range_for_size.default,
-    }
-)  # fmt: skip
-"""What the compiler has made sure of."""
+_ASSERTIONS = ("_assert_scalar", "_assert_async", "_assert_tensor_metadata", "sym_constrain_range")
+"""What the compiler has made sure of; by name, since not every torch has all of them."""
+
+
+def _is_assertion(node: fx.Node) -> bool:
+    if node.op == "call_module":
+        return node.target == "_guards_fn"
+    return node.op == "call_function" and str(node.target).removeprefix("aten.").startswith(_ASSERTIONS)
 
 
 def _is_number(node: fx.Node) -> bool:
@@ -116,8 +117,7 @@ def _plain_module(program: torch.export.ExportedProgram, weights: Sequence[torch
     (output,) = [node for node in graph.nodes if node.op == "output"]
     output.args = (tuple(output.args[0]),)
     for node in reversed(list(graph.nodes)):
-        guards = node.op == "call_module" and node.target == "_guards_fn"
-        if guards or node.target in _ASSERTIONS or (_is_number(node) and not node.users):
+        if _is_assertion(node) or (_is_number(node) and not node.users):
             graph.erase_node(node)
     places = [node for node in graph.nodes if node.op == "placeholder"]
     for index, (node, value) in enumerate(zip(places[len(places) - len(weights) :], weights, strict=True)):
