@@ -47,6 +47,7 @@ from edgelaunch.store import joining, meeting
 from edgelaunch.store.meeting import Board
 from edgelaunch.store.seal import Seal
 from edgelaunch.transport import message_buffers as messages
+from edgelaunch.transport import shard_transfer
 from edgelaunch.transport.link_watch import LinkWatch
 
 SECRET = b"correct horse battery staple"
@@ -298,8 +299,8 @@ def test_what_ranks_say_to_each_other_is_the_protocol_that_it_says_it_is() -> No
     """Whoever changes one of these raises PROTOCOL, and then this test."""
     said = [membership.Announcement, membership.Beat, membership.Hello, membership.Holder, membership.Leave,
             membership.Suspicion, membership.Awaited, Failure, RankSummary, StageSummary, LinkSummary,
-            Durations]  # fmt: skip
-    assert (software.PROTOCOL, [fields_of(kind) for kind in said]) == (6, [
+            Durations, shard_transfer.Request, shard_transfer.Answer]  # fmt: skip
+    assert (software.PROTOCOL, [fields_of(kind) for kind in said]) == (7, [
         "Announcement(number, phase, without, members, first)",
         "Beat(incarnation, count, left, ready, link, silent, load)",
         "Hello(rank, incarnation, sha256, process)",
@@ -312,10 +313,12 @@ def test_what_ranks_say_to_each_other_is_the_protocol_that_it_says_it_is() -> No
         "StageSummary(wait_input, compute, wait_output, pack, trace)",
         "LinkSummary(busy, num_bytes, share_timed)",
         "Durations(count, total_s, least_s, mean_s, median_s, max_s)",
+        "Request(rank, token, files, offset)",
+        "Answer(sizes, error)",
     ])  # fmt: skip
     layout = (messages.HEADER.format, message_layout.HEADER_BYTES, message_layout.ALIGN_BYTES,
               message_layout.FIRST_PIECE_BYTES, message_layout.PIECE_BYTES, messages.END)  # fmt: skip
-    assert (software.PROTOCOL, layout) == (6, ("<16sQII8I", 64, 64, 64 << 10, 1 << 20, 1))
+    assert (software.PROTOCOL, layout) == (7, ("<16sQII8I", 64, 64, 64 << 10, 1 << 20, 1))
 
 
 @pytest.mark.slow
