@@ -117,7 +117,7 @@ def test_what_a_stretch_takes_to_begin_is_counted_once_a_stage() -> None:
 def test_a_fixed_chain_has_one_size() -> None:
     chain, examples = captured_chain(("model=custom", "model.build._target_=hand_written.Encoder",
                                       "model.inputs={x: {shape: [5, 16], dtype: float32}, mask: {shape: [5], "
-                                      "dtype: int64}}"), 2)  # fmt: skip
-    size = MeasuredSize(microbatch=2)
+                                      "dtype: int64}}"), 1)  # fmt: skip
+    size = MeasuredSize(microbatch=1)
     assert chain_at(chain, examples, size) is chain
     assert size.inputs(chain, examples) == examples
