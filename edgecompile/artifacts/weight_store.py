@@ -6,7 +6,8 @@ A safetensors file for each unit, and one for each group of units that share ten
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,30 +27,44 @@ _DTYPES: Mapping[torch.dtype, str] = {
 }  # fmt: skip
 """As the format names them; tensors of other dtypes stay in the shards."""
 _LEAST_BYTES = 1024
-"""What is smaller stays in the shards, but for what belongs to a unit."""
-_ALONE = "value"
+"""What freezing makes of weights and is smaller stays in the shards."""
+_MOST_OVERLAPS = 8
+"""Of tensors that partly share memory so many are tried as what a constant is a part of."""
 _ALIGNMENT = 64
 """Of the data in a file, in bytes: vectors are loaded fastest so."""
 _PIECE_BYTES = 16 << 20
 
-Key = tuple[int, int, torch.dtype]
-"""Where a tensor's values lie, how many they are, and of which dtype."""
 
+@dataclass(kw_only=True)
+class _Stored:
+    """One tensor of a weights file: values that lie side by side."""
 
-@dataclass(frozen=True, kw_only=True)
-class _Dense:
-    """A tensor's values, each once, in the order of memory."""
-
+    name: str
     values: torch.Tensor
-    shape: tuple[int, ...]
-    stride: tuple[int, ...]
-    """Of the tensor itself, in elements of `values`."""
-    is_plain: bool
-    """Whether `values` is the tensor itself."""
+    units: set[int]
+    """Those that read it, or a part of it."""
 
     @property
-    def key(self) -> Key:
-        return self.values.data_ptr(), self.values.numel(), self.values.dtype
+    def begin(self) -> int:
+        return self.values.data_ptr()
+
+    @property
+    def end(self) -> int:
+        return self.begin + self.values.numel() * self.values.element_size()
+
+    def holds(self, value: torch.Tensor) -> bool:
+        """Whether all that the value reads is in it."""
+        inside = self.begin <= value.data_ptr() and _end(value) <= self.end
+        return inside and value.dtype is self.values.dtype and self._offset_bytes(value) % value.element_size() == 0
+
+    def seen(self, value: torch.Tensor, file: str) -> StoredTensor:
+        offset = self._offset_bytes(value) // value.element_size()
+        if offset == 0 and value.shape == self.values.shape and value.is_contiguous():
+            return StoredTensor(file=file, name=self.name)
+        return StoredTensor(file=file, name=self.name, shape=tuple(value.shape), stride=value.stride(), offset=offset)
+
+    def _offset_bytes(self, value: torch.Tensor) -> int:
+        return value.data_ptr() - self.begin
 
 
 class WeightStore:
@@ -58,83 +73,92 @@ class WeightStore:
     def __init__(self, chain: Chain, folder: Path) -> None:
         """`folder`: the plan's."""
         self._folder = folder / WEIGHTS_FOLDER
-        self._groups: dict[Key, frozenset[int]] = {}
-        self._names: dict[Key, str] = {}
-        self._members: dict[frozenset[int], dict[Key, torch.Tensor]] = {}
+        self._stored = _collected(chain)
+        """In the order of memory; none is a part of another."""
+        self._begins = [item.begin for item in self._stored]
         self._written: dict[frozenset[int], str] = {}
-        self._alone: dict[Key, StoredTensor] = {}
-        self._kept: list[torch.Tensor] = []
-        """So that no address is used again."""
-        self._collect(chain)
-
-    def _collect(self, chain: Chain) -> None:
-        readers: dict[Key, set[int]] = {}
-        values: dict[Key, torch.Tensor] = {}
-        graph_module = chain.captured.graph_module
-        constant = constant_nodes(graph_module.graph)
-        for index, unit in enumerate(chain.units):
-            for name, value in unit_tensors(graph_module, unit.nodes, constant):
-                dense = _dense(value)
-                if dense is None:
-                    continue
-                readers.setdefault(dense.key, set()).add(index)
-                if dense.key not in values or (dense.is_plain and name < self._names[dense.key]):
-                    values[dense.key], self._names[dense.key] = dense.values, name
-        for key, units in readers.items():
-            group = frozenset(units)
-            self._groups[key] = group
-            self._members.setdefault(group, {})[key] = values[key]
+        self._alone: dict[tuple[int, int, torch.dtype], tuple[_Stored, str]] = {}
 
     def place(self, value: torch.Tensor) -> StoredTensor | None:
         """Where a constant of a shard is stored, and written by now; None: it stays in the shard."""
-        dense = _dense(value)
-        if dense is None:
+        if not _is_storable(value):
             return None
-        group = self._groups.get(dense.key)
-        if group is None:
-            if dense.values.numel() * dense.values.element_size() < _LEAST_BYTES:
-                return None
-            return self._seen(self._stored_alone(dense), dense, dense.values.shape)
+        value = value.detach()
+        for index in range(bisect_right(self._begins, value.data_ptr()) - 1, -1, -1)[:_MOST_OVERLAPS]:
+            if self._stored[index].holds(value):
+                return self._stored[index].seen(value, self._file(self._stored[index].units))
+        dense = _dense(value)
+        if dense is None or dense.numel() * dense.element_size() < _LEAST_BYTES:
+            return None
+        item, file = self._by_itself(dense)
+        return item.seen(value, file)
+
+    def _file(self, units: Collection[int]) -> str:
+        """Of what exactly these units read."""
+        group = frozenset(units)
         if group not in self._written:
-            members = {self._names[key]: member for key, member in self._members[group].items()}
-            self._written[group] = self._write(members)
-        stored = StoredTensor(file=self._written[group], name=self._names[dense.key])
-        return self._seen(stored, dense, self._members[group][dense.key].shape)
+            self._written[group] = self._write({item.name: item.values for item in self._stored if item.units == group})
+        return self._written[group]
 
-    def _stored_alone(self, dense: _Dense) -> StoredTensor:
+    def _by_itself(self, dense: torch.Tensor) -> tuple[_Stored, str]:
         """What freezing has made of the model's own tensors: the same values make the same file, whatever the stage."""
-        if dense.key not in self._alone:
-            self._kept.append(dense.values)
-            self._alone[dense.key] = StoredTensor(file=self._write({_ALONE: dense.values}), name=_ALONE)
-        return self._alone[dense.key]
-
-    def _seen(self, stored: StoredTensor, dense: _Dense, shape: Sequence[int]) -> StoredTensor:
-        """`shape`: as it is stored."""
-        if dense.is_plain and tuple(shape) == dense.shape:
-            return stored
-        return StoredTensor(file=stored.file, name=stored.name, shape=dense.shape, stride=dense.stride)
+        key = (dense.data_ptr(), dense.numel(), dense.dtype)
+        if key not in self._alone:
+            item = _Stored(name="value", values=dense, units=set())
+            self._alone[key] = item, self._write({item.name: dense})
+        return self._alone[key]
 
     def _write(self, tensors: Mapping[str, torch.Tensor]) -> str:
         _, digest = store(self._folder, SUFFIX, lambda file: _write_safetensors(tensors, file))
         return digest
 
 
-def _dense(value: torch.Tensor) -> _Dense | None:
-    """None for a tensor that the format cannot hold, or whose values are not side by side."""
+def _collected(chain: Chain) -> list[_Stored]:
+    """The tensors that the chain's units read. One that is a part of another is stored as that."""
+    found: dict[tuple[int, int, torch.dtype], _Stored] = {}
+    graph_module = chain.captured.graph_module
+    constant = constant_nodes(graph_module.graph)
+    for index, unit in enumerate(chain.units):
+        for name, value in unit_tensors(graph_module, unit.nodes, constant):
+            dense = _dense(value.detach()) if _is_storable(value) else None
+            if dense is None:
+                continue
+            key = (dense.data_ptr(), dense.numel(), dense.dtype)
+            item = found.setdefault(key, _Stored(name=name, values=dense, units=set()))
+            item.units.add(index)
+            if value.is_contiguous() and (name < item.name or item.values.shape != value.shape):
+                item.name, item.values = name, dense
+    kept: list[_Stored] = []
+    for item in sorted(found.values(), key=lambda item: (item.begin, -item.end, item.name)):
+        whole = next((other for other in kept[-_MOST_OVERLAPS:] if other.holds(item.values)), None)
+        if whole is None:
+            kept.append(item)
+        else:
+            whole.units |= item.units
+    return kept
+
+
+def _is_storable(value: torch.Tensor) -> bool:
+    """Whether the format can hold it."""
     if value.layout is not torch.strided or value.dtype not in _DTYPES or value.numel() == 0 or value.dim() == 0:
-        return None
-    if value.is_conj() or value.is_neg() or type(value) not in (torch.Tensor, torch.nn.Parameter):
-        return None
-    value = value.detach()
+        return False
+    return not value.is_conj() and not value.is_neg() and type(value) in (torch.Tensor, torch.nn.Parameter)
+
+
+def _end(value: torch.Tensor) -> int:
+    """The address behind the last element."""
+    last = sum((extent - 1) * stride for extent, stride in zip(value.shape, value.stride(), strict=True))
+    return value.data_ptr() + (last + 1) * value.element_size()
+
+
+def _dense(value: torch.Tensor) -> torch.Tensor | None:
+    """The tensor's values, each once, in the order of memory; None where others lie between them."""
     if value.is_contiguous():
-        return _Dense(values=value, shape=tuple(value.shape), stride=tuple(value.stride()), is_plain=True)
+        return value
     axes = [axis for axis, extent in enumerate(value.shape) if extent > 1 and value.stride(axis) != 0]
     axes.sort(key=value.stride, reverse=True)
-    shape = [value.shape[axis] for axis in axes]
-    values = value.as_strided(shape, [value.stride(axis) for axis in axes])
-    if not values.is_contiguous():
-        return None
-    return _Dense(values=values, shape=tuple(value.shape), stride=tuple(value.stride()), is_plain=False)
+    values = value.as_strided([value.shape[axis] for axis in axes], [value.stride(axis) for axis in axes])
+    return values if values.is_contiguous() else None
 
 
 def _write_safetensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:

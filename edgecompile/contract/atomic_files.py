@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import secrets
@@ -15,6 +16,8 @@ __all__ = ["file_sha256", "replacing", "store", "temporary_in"]
 
 def file_sha256(path: str | Path) -> str:
     """Hex digest of a file's bytes, read in pieces so large that a thread which hashes leaves Python to the others."""
+    if stat.S_ISFIFO(os.stat(path).st_mode):  # to read it would wait for who writes
+        raise OSError(errno.EINVAL, "not a regular file")
     digest = hashlib.sha256()
     piece = memoryview(bytearray(4 << 20))
     with open(path, "rb", buffering=0) as file:

@@ -12,7 +12,7 @@ import functools
 import json
 import math
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
@@ -109,14 +109,14 @@ def product_rows(graph: Any) -> list[int]:
 
 
 def prepack_traced(
-    module: Any, rows: Sequence[int], *, consume: bool = False, known: dict[int, torch.Tensor] | None = None
+    module: Any, rows: Sequence[int], *, consume: bool = False, known: dict[Hashable, torch.Tensor] | None = None
 ) -> Stage:
     """A frozen TorchScript module, or a BoundProgram, with its large products' weights prepacked; itself without any.
 
     Args:
         rows: of each product, in order, as product_rows counted them. With another number nothing is prepacked.
         consume: lets go of the module's own weights one by one, so that memory never holds both: it is of no use then.
-        known: weights that other modules read too, prepacked, by the address of the plain ones; more are added.
+        known: weights that other modules read too, prepacked, by what the plain ones are; more are added.
     """
     known = {} if known is None else known
     graph = module.graph.copy()
@@ -137,9 +137,11 @@ def prepack_traced(
             continue
         place = graph.addInput()
         own = first.constant.node().t("value")
-        if own.data_ptr() not in known:
-            known[own.data_ptr()] = _packed(first.weight(), first.num_rows)
-        packed.append(known[own.data_ptr()])
+        plain = first.weight()
+        what = (plain.data_ptr(), tuple(plain.shape), plain.stride())  # a view may begin at the same address
+        if what not in known:
+            known[what] = _packed(plain, first.num_rows)
+        packed.append(known[what])
         alone = len(first.constant.uses()) == len(products)
         for product in products:
             _replace(graph, product, place)

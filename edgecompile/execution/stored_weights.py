@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import weights_path
@@ -35,17 +35,20 @@ class StoredTensor:
     shape: tuple[int, ...] | None = None
     stride: tuple[int, ...] | None = None
     """In elements of what is stored; None: as it is stored."""
+    offset: int = 0
 
 
 def written_record(tensors: Sequence[StoredTensor]) -> str:
     """The record as the archive holds it."""
     files = sorted({item.file for item in tensors})
-    rows = [
-        [files.index(item.file), item.name, *([list(item.shape), list(item.stride)] if item.shape is not None
-                                              and item.stride is not None else [])]
-        for item in tensors
-    ]  # fmt: skip
+    rows = [[files.index(item.file), item.name, *_view(item)] for item in tensors]
     return json.dumps({"files": files, "tensors": rows}, separators=(",", ":"))
+
+
+def _view(item: StoredTensor) -> list[Any]:
+    if item.shape is None or item.stride is None:
+        return []
+    return [list(item.shape), list(item.stride), item.offset]
 
 
 def read_record(text: str | bytes, where: Path) -> tuple[StoredTensor, ...]:
@@ -59,6 +62,7 @@ def read_record(text: str | bytes, where: Path) -> tuple[StoredTensor, ...]:
             StoredTensor(
                 file=files[row[0]], name=str(row[1]),
                 shape=tuple(row[2]) if len(row) > 2 else None, stride=tuple(row[3]) if len(row) > 2 else None,
+                offset=int(row[4]) if len(row) > 2 else 0,
             )
             for row in record["tensors"]
         )  # fmt: skip
@@ -101,4 +105,4 @@ def _own(value: torch.Tensor) -> torch.Tensor:
 def _seen(value: torch.Tensor, item: StoredTensor) -> torch.Tensor:
     if item.shape is None or item.stride is None:
         return value
-    return value.as_strided(item.shape, item.stride)
+    return value.as_strided(item.shape, item.stride, value.storage_offset() + item.offset)

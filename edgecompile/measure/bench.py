@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -157,7 +157,7 @@ class _Weights:
     def __init__(self, device: str) -> None:
         self._device = device
         self._made: dict[int, Any] = {}
-        self.prepacked: dict[int, torch.Tensor] = {}
+        self.prepacked: dict[Hashable, torch.Tensor] = {}
 
     def filled(self, module: nn.Module) -> nn.Module:
         """A copy of the module that holds them. Buffers keep their values: they are indices, masks and tables."""

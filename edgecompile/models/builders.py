@@ -44,9 +44,9 @@ def build_model(spec: ModelSpec, seed: int, memory: MappedMemory | None = None, 
     torch.manual_seed(seed)
     target = spec.build["_target_"]
     find_named_modules(spec.build)
-    later = filled and target.startswith(f"{__name__.rpartition('.')[0]}.")
+    ours = memory is not None and target.startswith(f"{__name__.rpartition('.')[0]}.")
     try:
-        with memory.parameters(filled_later=later) if memory is not None else nullcontext():
+        with memory.parameters(filled_later=filled) if memory is not None and ours else nullcontext():
             module = instantiate(dict(spec.build), _convert_="all")
     except InstantiationException as error:
         cause = error.__cause__
@@ -63,6 +63,8 @@ def build_model(spec: ModelSpec, seed: int, memory: MappedMemory | None = None, 
     module = plain_module(module, target).eval()
     if unmade_weights(module):
         fill_lazy(module, spec, golden_inputs(spec, module, seed), seed)
+    if memory is not None:
+        memory.adopt(module)
     return module.requires_grad_(False)
 
 

@@ -131,18 +131,30 @@ class MappedMemory:
         finally:
             handle.remove()
 
-    def _placed(self, filled_later: bool, module: nn.Module, name: str, value: Any) -> Any:
+    def _placed(self, filled_later: bool, module: nn.Module, name: str, value: Any) -> None:
+        self._move(value, filled_later)
+
+    def adopt(self, module: nn.Module) -> None:
+        """Moves the large parameters of a module that was built into files."""
+        for value in module.parameters():
+            self._move(value, False)
+
+    def _move(self, value: Any, filled_later: bool) -> None:
+        """The parameter stays the object that it is, and so do its users; only where its values lie is another place.
+
+        What shares them with another tensor stays where it is: one of the two would not see what the other writes.
+        """
         if type(value) is not nn.Parameter or value.device.type != "cpu" or not value.is_contiguous():
-            return None
-        if value.numel() * value.element_size() < _LEAST_BYTES or value.data_ptr() in self._known:
-            return None
+            return
+        num_bytes = value.numel() * value.element_size()
+        if num_bytes < _LEAST_BYTES or value.data_ptr() in self._known or not _is_alone(value):
+            return
         placed = self.empty(value.shape, dtype=value.dtype)
         if placed.data_ptr() not in self._known:
-            return None
+            return
         if not filled_later:
-            with torch.no_grad():
-                placed.copy_(value)
-        return nn.Parameter(placed, requires_grad=value.requires_grad)
+            placed.copy_(value.detach())
+        value.data = placed
 
     def _keep_low(self) -> None:
         most = _resident_file_bytes() + _MOST_RESIDENT_BYTES
@@ -157,6 +169,19 @@ class MappedMemory:
         for region in regions:
             if region.is_clean:
                 _advise(region.begin, region.num_bytes)
+
+
+def _is_alone(value: torch.Tensor) -> bool:
+    """Whether no other tensor has its memory."""
+    storage = value.untyped_storage()
+    count: Any = getattr(torch._C, "_storage_Use_Count", None)
+    if count is None or storage.nbytes() != value.numel() * value.element_size():
+        return False
+    return bool(count(storage._cdata) <= _OWNERS)
+
+
+_OWNERS = 2
+"""Of a storage that one tensor has: the tensor, and Python's object of the storage itself."""
 
 
 @contextmanager

@@ -23,7 +23,7 @@ class StageFile:
     rank: int
 
     def what(self, plan: Plan) -> str:
-        kind = "weights" if self.name.endswith(".safetensors") else "the shard"
+        kind = "a weights file" if self.name.endswith(".safetensors") else "the shard"
         return f"{kind} of {rank_name(plan, self.rank)}"
 
 

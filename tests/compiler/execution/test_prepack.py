@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from pathlib import Path
 
 import pytest
@@ -198,3 +198,25 @@ def test_where_it_pays(policy: str, machine: str, vendor: str, expected: bool, m
     prepack._x86_of_others.cache_clear()
     assert pays_here(policy) == expected
     prepack._x86_of_others.cache_clear()
+
+
+class Turned(nn.Module):
+    """A square weight, and the same turned: both begin at one address."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.square = nn.Parameter(torch.randn(WIDTH, WIDTH) / 28)
+        self.tall = nn.Parameter(torch.randn(2 * WIDTH, WIDTH) / 28)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = nn.functional.linear(torch.tanh(nn.functional.linear(x, self.square)), self.square.t())
+        return nn.functional.linear(x, self.tall[:WIDTH]) + nn.functional.linear(x, self.tall).sum(-1, keepdim=True)
+
+
+def test_weights_that_begin_at_one_address_are_told_apart() -> None:
+    model, value = Turned().eval().requires_grad_(False), torch.randn(ROWS, WIDTH)
+    frozen = freeze_module(model, (value,))
+    known: dict[Hashable, torch.Tensor] = {}
+    packed = prepack_traced(frozen.module, frozen.rows, known=known)
+    assert len(known) == 4
+    torch.testing.assert_close(packed(value), model(value), rtol=1e-4, atol=1e-3)

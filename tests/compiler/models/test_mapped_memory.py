@@ -119,6 +119,42 @@ def test_without_room_for_files_weights_are_in_memory(tmp_path: Path, monkeypatc
         assert torch.equal(build_model(SPEC, 3, memory).pooler.dense.weight, build_model(SPEC, 3).pooler.dense.weight)
 
 
+class Kept(nn.Module):
+    """Keeps its parameters elsewhere too, and fills them when they are registered."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.late = late = nn.Parameter(torch.empty(WIDTH, WIDTH))
+        nn.init.constant_(late, 0.5)
+        self.others = [nn.Parameter(torch.full((WIDTH, WIDTH), float(index))) for index in range(2)]
+        for index, value in enumerate(self.others):
+            self.register_parameter(f"w{index}", value)
+        flat = torch.ones(2 * WIDTH * WIDTH)
+        self.part, self.shared = nn.Parameter(flat[: WIDTH * WIDTH]), nn.Parameter(shared := torch.ones(WIDTH * WIDTH))
+        flat.fill_(3.0)
+        shared.fill_(4.0)
+        self.views = (flat, shared)
+        self.same = self.late
+
+
+@ONLY_LINUX
+def test_a_users_parameters_stay_what_they_are(tmp_path: Path) -> None:
+    spec = ModelSpec(name="kept", build={"_target_": "test_mapped_memory.Kept"}, inputs=(), outputs=(), dims={})
+    with MappedMemory(tmp_path) as memory:
+        before = in_files()
+        model = build_model(spec, 0, memory)
+        assert isinstance(model.others, list)
+        assert in_files() - before == 3, "the late one and the two in the list; what shares memory stays"
+        assert [float(value.mean()) for value in (model.late, model.w0, model.w1)] == [0.5, 0.0, 1.0]
+        assert model.others[1] is model.w1
+        assert model.same is model.late
+        assert (float(model.part.mean()), float(model.shared.mean())) == (3.0, 4.0)
+        load = {name: torch.full_like(value, 7.0) for name, value in model.state_dict().items()}
+        model.load_state_dict(load)
+        memory.let_go()
+        assert all(bool((value == 7).all()) for value in (*model.others, model.views[1]))
+
+
 class Tied(nn.Module):
     """Products of large weights: tied to a table, with and without a bias, written in several ways."""
 
