@@ -48,13 +48,13 @@ def texts(mix: str) -> Iterator[str]:
 MIXES = ("proverbs", "short", "documents")
 
 
-def profile(folder: Path, microbatch: int, machine: Machine) -> None:
+def profile(folder: Path, microbatch: int, busy_cores: int, machine: Machine) -> None:
     path = folder / "profiles" / "core-minilm.yaml"
     if path.exists():
         return
     run("edgecompile.commands.profile_command", "--config-dir", fidelity.write_conf(folder), "devices=one_core",
         "model=minilm", f"model.dims.length.max={MOST_TOKENS}", f"profile.folder={folder / 'profiles'}",
-        f"profile.microbatches=[1,{microbatch}]")  # fmt: skip
+        f"profile.microbatches=[1,{microbatch}]", f"profile.busy_cores={busy_cores}")  # fmt: skip
     machine.reference = machine.usual()
 
 
@@ -82,6 +82,7 @@ def main() -> int:
     parser.add_argument("--mixes", nargs="+", default=MIXES)
     parser.add_argument("--microbatch", type=int, default=16)
     parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--busy-cores", type=int, default=0, help="that work while MiniLM is profiled, as in a run")
     parser.add_argument("--folder", type=Path, help="keeps profiles and plans")
     args = parser.parse_args()
     fidelity.CLUSTERS.update(CLUSTERS)
@@ -89,7 +90,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="edgebench-") as scratch:
         folder = args.folder or Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
-        profile(folder, args.microbatch, machine)
+        profile(folder, args.microbatch, args.busy_cores, machine)
         print("  cluster        mix  stages  predicted  measured   error  runs", flush=True)
         for mix in args.mixes:
             source = folder / f"{mix}.txt"
