@@ -197,6 +197,8 @@ def remove_groups(folders: tuple[Path, ...]) -> None:
             for process in _words(folder / "cgroup.procs"):
                 with contextlib.suppress(OSError):
                     os.kill(int(process), signal.SIGKILL)
+                with contextlib.suppress(OSError):  # one of idle priority would not get a busy core to end on
+                    os.sched_setscheduler(int(process), os.SCHED_OTHER, os.sched_param(0))
             with contextlib.suppress(OSError):  # busy until the last process is gone
                 folder.rmdir()
         left = [folder for folder in left if folder.is_dir()]
