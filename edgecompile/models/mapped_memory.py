@@ -16,7 +16,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -126,7 +126,7 @@ class MappedMemory:
         """
         handle = register_module_parameter_registration_hook(functools.partial(self._placed, filled_later))
         try:
-            with _Unfilled(self._known) if filled_later else _nothing():
+            with _Unfilled(self._known) if filled_later else nullcontext():
                 yield
         finally:
             handle.remove()
@@ -184,11 +184,6 @@ _OWNERS = 2
 """Of a storage that one tensor has: the tensor, and Python's object of the storage itself."""
 
 
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield
-
-
 class _Unfilled(TorchFunctionMode):
     """Leaves out what writes first values into parameters that lie in files."""
 
@@ -226,4 +221,9 @@ def _resident_file_bytes() -> int:
 
 def _advise(begin: int, num_bytes: int) -> None:
     with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).madvise(ctypes.c_void_p(begin), ctypes.c_size_t(num_bytes), _MADV_DONTNEED)
+        _libc().madvise(ctypes.c_void_p(begin), ctypes.c_size_t(num_bytes), _MADV_DONTNEED)
+
+
+@functools.cache
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None)

@@ -283,7 +283,7 @@ class _Fetch:
         with self._way.group(self._board, request) as group:
             for place, num_bytes in enumerate(sizes):
                 self._path().parent.mkdir(parents=True, exist_ok=True)
-                with self._part().open("ab") as file:
+                with self._part().open("wb" if place else "ab") as file:  # only of the first what is there counts
                     self._receive(group, file, 0 if place else offset, num_bytes)
                 if not self._settle(num_bytes):
                     return
