@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from edgecompile.artifacts.assemble import Compiled, assemble_plan
 from edgecompile.artifacts.compiled_stage import (
@@ -31,6 +31,7 @@ from edgecompile.config.model_spec import ModelSpec
 from edgecompile.config.readiness import planning_notes
 from edgecompile.config.request import Asked, CompileRequest, request_of
 from edgecompile.contract.closed_sets import Artifact
+from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Plan
 from edgecompile.contract.plan_file import check_place, write_plan
 from edgecompile.execution.libraries import import_libraries
@@ -38,17 +39,18 @@ from edgecompile.frontend.capture.dims import NotSymbolic
 from edgecompile.frontend.capture.export_graph import library_notes
 from edgecompile.frontend.capture.flat_model import FlatModel
 from edgecompile.frontend.chain import step_checks as verify
-from edgecompile.frontend.chain.build_chain import chain_of
+from edgecompile.frontend.chain.build_chain import chain_of, sized_chain_of, with_limit
 from edgecompile.frontend.chain.units import Chain
 from edgecompile.frontend.golden.decisions import check_decisions
 from edgecompile.frontend.golden.eager import Batch
 from edgecompile.frontend.golden.golden_items import example_inputs, golden_inputs, make_reference
-from edgecompile.frontend.golden.other_sizes import OtherSizes, other_sizes, size_notes
+from edgecompile.frontend.golden.independence import ItemsMixed
+from edgecompile.frontend.golden.other_sizes import OtherSizes, other_sizes, padding_of, size_notes
 from edgecompile.models import build_model
 from edgecompile.models.mapped_memory import MappedMemory
 from edgecompile.models.preparation import fill_meta
 from edgecompile.models.weights import Loaded, check_numbers, load_weights
-from edgecompile.partition.auto_microbatch import at_microbatch, choose_microbatch
+from edgecompile.partition.auto_microbatch import CANDIDATES, at_microbatch, choose_microbatch
 from edgecompile.partition.planning_costs import planning_inputs
 from edgecompile.partition.stages import partition
 from edgecompile.planning.problem import Schedule
@@ -78,12 +80,22 @@ def compile_model(asked: Asked, step: Step, overrides: Sequence[str] = ()) -> Pl
     import_libraries(request.model.imports)
     artifact, notes = usable_artifacts(request.artifact)
     request = replace(request, artifact=artifact)
+    try:
+        return _compiled(request, step, overrides, notes)
+    except ItemsMixed as mixed:
+        if not request.auto_microbatch:
+            raise
+        alone = f"microbatch=auto took 1: {mixed.what}"
+    return _compiled(at_microbatch(request, 1), step, overrides, (*notes, alone))
+
+
+def _compiled(request: CompileRequest, step: Step, overrides: Sequence[str], notes: tuple[str, ...]) -> Plan:
     with MappedMemory(request.folder) as memory:
-        return _compiled(request, memory, step, overrides, notes)
+        return _compiled_in(memory, request, step, overrides, notes)
 
 
-def _compiled(
-    request: CompileRequest, memory: MappedMemory, step: Step, overrides: Sequence[str], notes: tuple[str, ...]
+def _compiled_in(
+    memory: MappedMemory, request: CompileRequest, step: Step, overrides: Sequence[str], notes: tuple[str, ...]
 ) -> Plan:
     spec, folder = request.model.spec, request.folder
     with step(f"build {spec.name}"), abrupt_interrupts():
@@ -91,10 +103,10 @@ def _compiled(
         flat = FlatModel(loaded.module, [item.name for item in spec.inputs], spec.outputs, request.model.pixels)
         golden = golden_inputs(spec, loaded.module, request.model.seed)
     with step("capture"), abrupt_interrupts():
-        request, chosen = _settled(request, flat, golden)
-        microbatch = request.microbatch
+        settled = _settled(request, flat, golden)
+        request, microbatch = settled.request, settled.request.microbatch
         examples = example_inputs(spec, golden, microbatch)
-        whole, sized = _captured(flat, spec, examples, golden, request)
+        whole, sized = _captured(flat, spec, examples, golden, settled)
         chain = keep_exact(whole, golden, microbatch, request.wire.may_lose)
     with step("schedule"):
         data = data_spec(request.data, chain.captured.output_names, request.weights.file, folder)
@@ -125,7 +137,7 @@ def _compiled(
             golden=write_golden(reference, chain.captured, equality, unsplit, folder),
             num_parameters=sum(value.numel() for value in loaded.module.parameters()),
             padding=sized.padding, mix=mix,
-            notes=(*notes, *loaded.notes, *chosen, *size_notes(spec, chain.captured, sized), *reference.notes,
+            notes=(*notes, *loaded.notes, *settled.notes, *size_notes(spec, chain.captured, sized), *reference.notes,
                    *library_notes(graph, request.model.imports), *equality.notes, *profile.notes,
                    *planning_notes(request.cluster, used), *contingencies.notes),
         )  # fmt: skip
@@ -144,27 +156,53 @@ def _model(request: CompileRequest, memory: MappedMemory) -> Loaded:
     return Loaded(module=module, origin=f"random, seed {seed}")
 
 
-def _settled(request: CompileRequest, flat: FlatModel, golden: Batch) -> tuple[CompileRequest, tuple[str, ...]]:
-    """The request with a number for microbatch=auto, and a note on it."""
+@dataclass(frozen=True, kw_only=True)
+class _Settled:
+    """What is known once microbatch=auto has become a number."""
+
+    request: CompileRequest
+    notes: tuple[str, ...] = ()
+    chain: Chain | None = None
+    """Of more items than that, where the model was captured to choose it."""
+    padding: Mapping[str, float] | None = None
+    why_fixed: str = ""
+
+
+def _settled(request: CompileRequest, flat: FlatModel, golden: Batch) -> _Settled:
     if not request.auto_microbatch:
-        return request, ()
+        return _Settled(request=request)
     spec = request.model.spec
-    chain, sized = _captured(flat, spec, example_inputs(spec, golden, 2), golden, request)  # with one nothing may vary
+    one = at_microbatch(request, 1)
+    try:
+        chain = sized_chain_of(flat, spec, example_inputs(spec, golden, CANDIDATES[-1]), request.capture)
+        output_dims = tuple(tensor.dims for tensor in chain.boundaries[-1].tensors)
+        padding = {} if request.capture.alike else padding_of(flat, chain.captured, output_dims, golden)
+    except NotSymbolic as reason:
+        return _Settled(request=one, notes=(f"microbatch=auto took 1: {reason}",), why_fixed=str(reason))
+    except UserError:  # what is wrong with one item a message, too, is said then
+        return _Settled(request=one)
     data = data_spec(request.data, chain.captured.output_names, request.weights.file, request.folder)
-    microbatch, note = choose_microbatch(request, chain, golden, data, sized.padding)
-    return at_microbatch(request, microbatch), (note,)
+    microbatch, note = choose_microbatch(request, chain, golden, data, padding)
+    if microbatch == 1:
+        return _Settled(request=one, notes=(note,))
+    return _Settled(request=at_microbatch(request, microbatch), notes=(note,), chain=chain, padding=padding)
 
 
 def _captured(
-    flat: FlatModel, spec: ModelSpec, examples: Batch, golden: Batch, request: CompileRequest
+    flat: FlatModel, spec: ModelSpec, examples: Batch, golden: Batch, settled: _Settled
 ) -> tuple[Chain, OtherSizes]:
     """The chain, for all sizes if the model allows it, and golden items of other sizes to compare its shards on."""
-    chain = chain_of(flat, spec, examples, request.capture)
+    request = settled.request
+    if settled.chain is not None:
+        chain = with_limit(settled.chain, examples)
+    else:
+        chain = chain_of(flat, spec, examples, request.capture, settled.why_fixed)
     output_dims = tuple(tensor.dims for tensor in chain.boundaries[-1].tensors)
     try:
         if Artifact.PT2 in (request.artifact.format, *request.artifact.per_stage) and chain.captured.dims:
             check_exported(chain, examples)
-        return chain, other_sizes(flat, chain.captured, output_dims, golden, request.capture.alike)
+        alike, padding = request.capture.alike, settled.padding
+        return chain, other_sizes(flat, chain.captured, output_dims, golden, alike, padding)
     except NotSymbolic as reason:
         return chain_of(flat, spec, examples, request.capture, str(reason)), OtherSizes()
 

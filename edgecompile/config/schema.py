@@ -257,7 +257,7 @@ class Conf:
     model: ModelConf = field(default_factory=ModelConf)
     devices: dict[str, DeviceConf] = field(default_factory=dict)
     hosts: HostsConf = field(default_factory=HostsConf)
-    microbatch: Any = 1
+    microbatch: Any = "auto"
     """Items of a message; at most, where sizes vary. auto: what the workload's predictions favour, up to 64."""
     workload: Any = None
     """What items the plan is made for, where the model lets them differ: a text file, a sentence a line, or extents

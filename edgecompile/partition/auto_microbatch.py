@@ -24,8 +24,11 @@ from edgecompile.wire.exact_tensors import keep_exact
 __all__ = ["CANDIDATES", "at_microbatch", "choose_microbatch"]
 
 CANDIDATES = (1, 2, 4, 8, 16, 32, 64)
-_WORTH = 1.01
-"""So much faster a larger message must be, which takes more memory and makes its first item wait."""
+_NEAR = 0.9
+"""Of the best predicted throughput: what a smaller message has to reach, which takes less memory and is sooner done."""
+_GAIN = 1.04
+_IN_VAIN = 2
+"""After so many doublings in a row that gain less than this factor, no larger message is looked at."""
 
 
 def at_microbatch(request: CompileRequest, microbatch: int) -> CompileRequest:
@@ -39,38 +42,39 @@ def choose_microbatch(
     """The number, and a note that says what it was chosen from.
 
     Args:
-        chain: at any microbatch.
+        chain: of any number of items up to the largest candidate.
         golden: a tensor an input, the golden items first.
 
     Raises:
-        UserError: the model's batch does not vary, or no candidate fits or was measured; says why of the smallest.
+        UserError: no candidate fits or was measured; says why of the smallest.
     """
-    if chain.captured.sampling is None:
-        raise UserError(
-            f"the model's sizes are fixed ({chain.captured.why_fixed or request.capture.fixed})",
-            key="microbatch=auto", fix="give a number",
-        )  # fmt: skip
     found: dict[int, float] = {}
     reasons: list[UserError] = []
     unmeasured: list[int] = []
+    in_vain = 0
     for microbatch in CANDIDATES:
         try:
-            found[microbatch] = _items_per_s(at_microbatch(request, microbatch), chain, golden, data, padding)
-        except Infeasible as reason:
-            reasons.append(reason)
+            rate = _items_per_s(at_microbatch(request, microbatch), chain, golden, data, padding)
         except NotMeasured as reason:
             reasons.append(reason)
             unmeasured.append(microbatch)
+            continue
+        except Infeasible as reason:
+            reasons.append(reason)
+            if found:
+                break  # what does not fit or takes too long does not with more items either
+            continue
+        in_vain = in_vain + 1 if found and rate < _GAIN * max(found.values()) else 0
+        found[microbatch] = rate
+        if in_vain == _IN_VAIN:
+            break
     if not found:
         raise reasons[0]
-    best = 0
-    for microbatch, rate in found.items():
-        if not best or rate > found[best] * _WORTH:
-            best = microbatch
+    best = next(microbatch for microbatch, rate in found.items() if rate >= _NEAR * max(found.values()))
     told = ", ".join(f"{microbatch}: {format_items_rate(rate)}" for microbatch, rate in found.items())
     if unmeasured:
         told += f"; not measured: {', '.join(map(str, unmeasured))}"
-    return best, f"microbatch=auto took {best} of the predictions {told}"
+    return best, f"microbatch=auto took {best}, the least that comes within {1 - _NEAR:.0%} of the best of {told}"
 
 
 def _items_per_s(
@@ -80,9 +84,8 @@ def _items_per_s(
     captured, microbatch = chain.captured, request.microbatch
     assert captured.sampling is not None
     examples = tuple(value[torch.arange(microbatch) % len(value)] for value in golden)
-    dims = {**captured.sampling.dims, BATCH: Dim(min=1, max=microbatch)}
-    sampling = replace(captured.sampling, dims=dims)
-    sampling.settle(captured.graph_module, examples)
+    sampling = replace(captured.sampling, dims={**captured.sampling.dims, BATCH: Dim(min=1, max=microbatch)})
+    sampling.propagate_at(captured.graph_module, examples, sampling.largest)
     sized = keep_exact(build_chain(replace(captured, sampling=sampling)), golden, microbatch, request.wire.may_lose)
     mix = workload_mix(request, sized, data, padding)
     inputs = planning_inputs(request, sized, costs_of(request, sized, examples, mix), mix)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from edgecompile.config.cluster_spec import Device
+from edgecompile.contract.closed_sets import Execution
 from edgecompile.frontend.chain.units import Chain
 from edgecompile.planning.memory import heap_bytes
 from edgecompile.profile.wire_costs import AnalyticWires, WireCosts
@@ -32,7 +33,7 @@ class Profile:
 
 
 def analytic_profile(chain: Chain, devices: Sequence[Device]) -> Profile:
-    """The roofline: a unit takes as long as its arithmetic or its memory traffic, whichever is longer, plus a launch.
+    """The roofline, plus a launch: see roofline_s.
 
     The figures are of the device as it is used: its `cpu_share`, if it has one, changes none of them.
 
@@ -50,4 +51,12 @@ def analytic_profile(chain: Chain, devices: Sequence[Device]) -> Profile:
 
 
 def roofline_s(flops: float, moved_bytes: float, device: Device) -> float:
-    return max(flops / device.peak_flops_per_s, moved_bytes / device.memory_bytes_per_s) + device.launch_s
+    """Seconds of arithmetic and of memory traffic: both on a CPU, the longer of them on a GPU, which hides the other.
+
+    In a product of few rows a core waits for most of the weights: MiniLM with 10, 20, 80 and 320 tokens took 6.0, 8.1,
+    21 and 88 ms on one core, where both together are 6.5, 9.4, 27 and 96 ms, and the longer 3.6, 5.8, 23 and 92 ms.
+    """
+    arithmetic_s, traffic_s = flops / device.peak_flops_per_s, moved_bytes / device.memory_bytes_per_s
+    if device.execution is Execution.CPU:
+        return arithmetic_s + traffic_s + device.launch_s
+    return max(arithmetic_s, traffic_s) + device.launch_s

@@ -97,7 +97,8 @@ def captured_chain(overrides: Sequence[str], microbatch: int | None = None) -> t
     spec = model_of(conf.model)
     module = build_model(spec, conf.seed)
     flat = FlatModel(module, [item.name for item in spec.inputs], spec.outputs)
-    examples = example_inputs(spec, golden_inputs(spec, module, conf.seed), microbatch or conf.microbatch)
+    given = conf.microbatch if isinstance(conf.microbatch, int) else 1
+    examples = example_inputs(spec, golden_inputs(spec, module, conf.seed), microbatch or given)
     return front.chain_of(flat, spec, examples, capture_of(conf)), examples
 
 

@@ -23,7 +23,7 @@ from edgecompile.frontend.chain.units import Chain, build_chain
 from edgecompile.frontend.golden.purity import check_graph, explain_failure
 from edgecompile.frontend.passes import run_passes
 
-__all__ = ["chain_of"]
+__all__ = ["chain_of", "sized_chain_of", "with_limit"]
 
 
 def chain_of(
@@ -50,7 +50,7 @@ def chain_of(
         why_fixed = why_fixed or request.fixed
     if (spec.dims or len(examples[0]) > 1) and not (why_fixed or request.fixed):
         try:
-            return _chain(_sized(flat, spec, examples), examples, request)
+            return sized_chain_of(flat, spec, examples, request)
         except NotSymbolic as reason:
             why_fixed = str(reason)
     try:
@@ -61,10 +61,31 @@ def chain_of(
     return _chain(replace(whole, why_fixed=why_fixed), examples, request)
 
 
-def _sized(flat: FlatModel, spec: ModelSpec, examples: Sequence[torch.Tensor]) -> Captured:
+def sized_chain_of(
+    flat: FlatModel, spec: ModelSpec, examples: Sequence[torch.Tensor], request: CaptureRequest
+) -> Chain:
+    """As chain_of, for any sizes or not at all.
+
+    Raises:
+        UserError: as chain_of.
+        NotSymbolic: the model or the request fixes the sizes.
+    """
+    if request.fixed:
+        raise NotSymbolic(request.fixed)
     dims = {BATCH: Dim(min=1, max=len(examples[0])), **spec.dims}
     input_dims = tuple((BATCH, *(item.dims or [None] * len(item.shape))) for item in spec.inputs)
-    return capture_sized(flat, spec, examples, sampling_of(dims, input_dims))
+    return _chain(capture_sized(flat, spec, examples, sampling_of(dims, input_dims)), examples, request)
+
+
+def with_limit(chain: Chain, examples: Sequence[torch.Tensor]) -> Chain:
+    """The same chain for as many items a message as the examples have, at most as many as it was captured for."""
+    sampling = chain.captured.sampling
+    assert sampling is not None
+    dims = {**sampling.dims, BATCH: Dim(min=1, max=len(examples[0]))}
+    captured = replace(chain.captured, sampling=sampling_of(dims, sampling.input_dims))
+    assert captured.sampling is not None
+    captured.sampling.settle(captured.graph_module, examples)
+    return build_chain(captured)
 
 
 def _chain(whole: Captured, examples: Sequence[torch.Tensor], request: CaptureRequest) -> Chain:

@@ -10,12 +10,11 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import fx
 
-from edgecompile.contract.errors import UserError
 from edgecompile.frontend.capture.captured import Captured
 from edgecompile.frontend.capture.flat_model import FlatModel
 from edgecompile.frontend.capture.graphs import TensorFacts, erase_dead, op_name
 from edgecompile.frontend.golden.eager import Eager
-from edgecompile.frontend.golden.independence import CURES, find_influence
+from edgecompile.frontend.golden.independence import ItemsMixed, find_influence
 
 __all__ = ["check_decisions"]
 
@@ -55,7 +54,7 @@ def check_decisions(captured: Captured, golden: Sequence[torch.Tensor], microbat
     eager = Eager(flat, golden)
     influence = find_influence(eager, eager.run_groups(microbatch), microbatch)
     if influence is not None:
-        raise UserError(f"{influence}: {CURES}")
+        raise ItemsMixed(influence)
 
 
 def _deciding(node: fx.Node, microbatch: int) -> Iterator[tuple[fx.Node, fx.Node]]:

@@ -11,11 +11,10 @@ from torch import nn
 
 from edgecompile.config.methods import Fill
 from edgecompile.config.model_spec import InputSpec, ModelSpec
-from edgecompile.contract.errors import UserError
 from edgecompile.execution.closeness import difference, scale_of
 from edgecompile.frontend.capture.flat_model import FlatModel
 from edgecompile.frontend.golden.eager import Eager, ModelFails
-from edgecompile.frontend.golden.independence import CURES, exact_outputs, find_influence
+from edgecompile.frontend.golden.independence import ItemsMixed, exact_outputs, find_influence
 from edgecompile.frontend.golden.purity import watched_run
 
 __all__ = ["NUM_GOLDEN_ITEMS", "Reference", "example_inputs", "golden_inputs", "make_reference"]
@@ -136,7 +135,7 @@ def make_reference(flat: FlatModel, inputs: Sequence[torch.Tensor], microbatch: 
     notes = []
     if influence is not None:
         if microbatch > 1:
-            raise UserError(f"{influence}: {CURES}")
+            raise ItemsMixed(influence)
         notes.append(f"{influence}: at microbatch=1 each item is computed alone")
         with suppress(ModelFails):
             exact = eager.run_groups(1, wide=True)

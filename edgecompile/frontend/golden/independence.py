@@ -18,9 +18,9 @@ from edgecompile.contract.errors import UserError
 from edgecompile.execution.closeness import difference, relative_difference, scale_of
 from edgecompile.frontend.golden.eager import Batch, Eager, ModelFails, Outputs, groups_of
 
-__all__ = ["CURES", "Influence", "exact_outputs", "find_influence"]
+__all__ = ["Influence", "ItemsMixed", "exact_outputs", "find_influence"]
 
-CURES = (
+_CURES = (
     "give nn.LSTM, nn.GRU, nn.MultiheadAttention and nn.TransformerEncoderLayer batch_first=True, choose other outputs "
     "with model.output, or compile with microbatch=1, which computes each item alone"
 )
@@ -38,6 +38,13 @@ _MOST_SHARED = 4
 """Inputs that are tried."""
 _OTHER_PATH = 1e-3
 """Of the largest value: what is larger is not rounding in float32 either."""
+
+
+class ItemsMixed(UserError):
+    """An item's result depends on other items of its microbatch, so that the model takes one at a time."""
+
+    def __init__(self, influence: object) -> None:
+        super().__init__(str(influence), fix=_CURES)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,7 @@ from edgecompile.frontend.capture.module_state import ModuleState
 from edgecompile.frontend.capture.sampling import InputDims, Sampling, cut
 from edgecompile.frontend.golden.eager import Batch, Eager, ModelFails, Outputs
 
-__all__ = ["OtherSizes", "SizedItems", "differs", "other_sizes", "size_notes"]
+__all__ = ["OtherSizes", "SizedItems", "differs", "other_sizes", "padding_of", "size_notes"]
 
 _ROUNDING = 1e-5
 """Of the largest value: what another order of the same sums may change, where the golden items' tolerance is less."""
@@ -54,11 +54,13 @@ def other_sizes(
     output_dims: InputDims,
     golden: Sequence[torch.Tensor],
     why_alike: str = "",
+    padding: Mapping[str, float] | None = None,
 ) -> OtherSizes:
     """
     Args:
         output_dims: for each output the dimension of each axis.
         why_alike: as in CaptureRequest.alike: padding is not tried then.
+        padding: what is known of it, for any number of items; None: it is tried.
 
     Raises:
         NotSymbolic: the model fails at some size, or its graph gives other results there.
@@ -66,7 +68,8 @@ def other_sizes(
     state = ModuleState(flat.module)
     try:
         items = _items(flat, captured, golden)
-        padding = {} if why_alike else _padding(flat, captured, output_dims, golden)
+        if padding is None:
+            padding = {} if why_alike else padding_of(flat, captured, output_dims, golden)
         return OtherSizes(items=items, padding=padding, why_alike=why_alike)
     finally:
         state.restore()  # what a model keeps of these runs is not to be met by those that look for such a model
@@ -149,7 +152,7 @@ def size_notes(spec: ModelSpec, captured: Captured, sized: OtherSizes) -> list[s
     return []
 
 
-def _padding(
+def padding_of(
     flat: FlatModel, captured: Captured, output_dims: InputDims, golden: Sequence[torch.Tensor]
 ) -> Mapping[str, float]:
     """What fills each input beyond an item's own extents, where that changes none of its results; else nothing.
@@ -165,8 +168,11 @@ def _padding(
         for name, value, dims in zip(captured.input_names, golden, sampling.input_dims, strict=True)
         if any(dim not in (None, BATCH) for dim in dims)
     }
-    eager = Eager(flat, golden)
-    unmoved = all(_unmoved(eager, captured, output_dims, sizes, values) for sizes in _padded_sizes(sampling))
+    eager, state = Eager(flat, golden), ModuleState(flat.module)
+    try:
+        unmoved = all(_unmoved(eager, captured, output_dims, sizes, values) for sizes in _padded_sizes(sampling))
+    finally:
+        state.restore()
     return values if unmoved else {}
 
 

@@ -71,7 +71,8 @@ def test_every_board_says_where_its_figures_come_from(name: str) -> None:
 
 @pytest.mark.slow
 def test_a_board_that_can_only_be_planned_for_is_named(compile_here: Compile) -> None:
-    words = ["model=custom", "model.build._target_=hand_written.Tied", "model.inputs={ids: {shape: [7], dtype: int64}}"]
+    words = ["model=custom", "model.build._target_=hand_written.Tied", "model.inputs={ids: {shape: [7], dtype: int64}}",
+             "microbatch=1"]  # fmt: skip
     plan = compile_here(*words, "devices=jetson_legacy", "hosts.count=1")
     (note,) = plan.notes
     assert note.startswith("agx-xavier (jetson_agx_xavier) can only be planned for")

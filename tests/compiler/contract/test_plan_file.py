@@ -16,7 +16,7 @@ from edgecompile.contract.plan_file import read_plan
 from edgecompile.pipeline import compile_model
 from edgecompile.terminal.console import steps
 
-TINY = hand_written("Tied")
+TINY = (*hand_written("Tied"), "microbatch=1")
 
 
 @pytest.fixture(scope="module")

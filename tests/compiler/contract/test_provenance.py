@@ -18,7 +18,7 @@ from edgecompile.contract.plan_file import read_plan, write_plan
 
 SAME: list[tuple[Sequence[str], Sequence[str]]] = [
     ([], []),
-    (["microbatch=1", "model=vit_base", "data=image", "hosts=local", "devices=local", "~passes.sink_views",
+    (["microbatch=auto", "model=vit_base", "data=image", "hosts=local", "devices=local", "~passes.sink_views",
       "+passes.sink_views=true"], []),
     (["output_dir=/tmp/x", "profile.folder=/x/y", "hydra.job.name=x"], []),
     (["microbatch=4", "devices=jetson_cluster", "model=deit_tiny"],

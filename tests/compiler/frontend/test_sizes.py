@@ -307,9 +307,22 @@ def test_a_model_of_so_many_items_alone_says_why(compile_here: Compile, tmp_path
 
 def test_the_microbatch_of_items_of_one_shape_is_chosen_too(compile_here: Compile) -> None:
     plan = compile_here(*of_one_shape("Sized", "microbatch=auto"))
-    assert plan.notes[0].startswith(f"microbatch=auto took {plan.model.microbatch} of the predictions 1: ")
+    assert plan.notes[0].startswith(f"microbatch=auto took {plan.model.microbatch}, the least that comes within ")
     again = compile_here(*of_one_shape("Sized", f"microbatch={plan.model.microbatch}"))
     assert again.predicted == plan.predicted
+
+
+@pytest.mark.parametrize("name", ["SoftmaxOverItems", "NormOverItems", "Similarities", "TimeFirstLSTM"])
+def test_models_that_mix_items_are_given_one_at_a_time(compile_here: Compile, name: str) -> None:
+    inputs = "model.inputs={x: {shape: [6, 8], dtype: float32}}"
+    plan = compile_here("model=custom", f"model.build._target_=unruly.{name}", inputs, "hosts.count=1")
+    assert plan.model.microbatch == 1, plan.notes
+
+
+def test_models_of_fixed_shapes_are_given_one_item_and_the_plan_says_why(compile_here: Compile) -> None:
+    plan = compile_here(*overrides("Sized", "microbatch=auto", "capture=symbolic_trace"))
+    assert plan.model.microbatch == 1
+    assert any(note.startswith("microbatch=auto took 1: capture=symbolic_trace writes") for note in plan.notes)
 
 
 # --- what is counted, and what is refused ---------------------------------------------------------------------------
@@ -336,7 +349,7 @@ def test_the_microbatch_is_what_is_predicted_to_be_fastest(compile_here: Compile
     plan = compile_here(*overrides("Sized", "microbatch=auto", "workload={length: [12]}"))
     (note,) = [note for note in plan.notes if note.startswith("microbatch=auto took")]
     assert plan.model.microbatch == plan.model.dims["batch"].max > 1
-    assert f"took {plan.model.microbatch} of" in note
+    assert f"took {plan.model.microbatch}, the least" in note
     again = compile_here(*overrides("Sized", f"microbatch={plan.model.microbatch}", "workload={length: [12]}"))
     assert again.predicted == plan.predicted
 
@@ -353,7 +366,6 @@ def test_a_throughput_is_of_items_whatever_share_a_message(compile_here: Compile
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (("microbatch=auto", "capture=symbolic_trace"), "microbatch=auto.*writes shapes down.*give a number"),
         (("microbatch=many",), "1 to 1,048,576, or auto"),
         (("workload={width: [2]}",), "one dimension of the model: length"),
         (("workload={length: []}",), "a list of extents"),

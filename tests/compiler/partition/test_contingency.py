@@ -19,6 +19,7 @@ from edgecompile.execution.opened_shard import open_stage
 WIDE = (
     "model=custom", "model.build._target_=test_contingency.wide",
     "model.inputs={input: {shape: [1000], dtype: float32}}", "hosts.count=3", "schedule=even",
+    "microbatch=1",
 )  # fmt: skip
 
 

@@ -52,7 +52,7 @@ OVERRIDES = (
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Conf, Plan, Explanation]:
     folder = tmp_path_factory.mktemp("prices")
-    conf = compose([*OVERRIDES, f"output_dir={folder}"])
+    conf = compose([*OVERRIDES, "microbatch=1", f"output_dir={folder}"])
     compile_model(conf, steps)
     plan = read_plan(Path(folder) / "plan.yaml")
     return conf, plan, explain(plan)

@@ -80,7 +80,7 @@ def test_a_profile_says_what_was_measured_where(profile: Path) -> None:
 
 
 def test_a_plan_takes_its_times_from_the_profile_and_says_so(compile_measured: Callable[..., Plan]) -> None:
-    plan = compile_measured("hosts.count=1")
+    plan = compile_measured("hosts.count=1", "microbatch=1")
     assert len(plan.notes) >= 1
     assert "times of local: measured" in plan.notes[0]
     assert "local-tiny_vit.yaml" in plan.notes[0]
@@ -132,7 +132,7 @@ def test_kinds_that_are_shares_of_the_machine_that_was_measured(
         (tmp_path / group).mkdir()
         (tmp_path / group / "shares.yaml").write_text(text)
     words = (f"hydra.searchpath=[file://{tmp_path}]", "devices=shares")
-    plan = compile_measured(*words, "schedule=manual", "schedule.cuts=[vit.layers.2]")
+    plan = compile_measured(*words, "microbatch=1", "schedule=manual", "schedule.cuts=[vit.layers.2]")
     assert [host.limits.cpu_share for host in plan.hosts] == [1.0, 0.5]
     full, halved = (sum(unit.time_s[kind] for unit in plan.units) for kind in ("local", "half"))
     assert halved == pytest.approx(2 * full, rel=0.1)
