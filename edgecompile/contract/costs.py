@@ -85,3 +85,6 @@ class Scheduling:
     together: tuple[tuple[int, int], ...] = ()
     """First and last unit of ranges that stay in one stage."""
     state_budget: int
+    feed_s: float = field(default=0.0, metadata={OMITTED: True})
+    """Seconds that the data host's cores take for the items of a message, beside the stage that it runs: reading and
+    tokenising them, and handing on their results. 0: not known, or done by cores that are idle otherwise."""

@@ -16,6 +16,7 @@ import torch
 
 from edgecompile.contract.errors import UserError
 from edgecompile.execution import torchscript
+from edgecompile.measure.item_costs import measure_items, measure_text
 from edgecompile.profile.profile_file import Cost, Messages
 
 __all__ = ["affine", "measure_messages"]
@@ -34,7 +35,10 @@ def measure_messages(threads: int) -> tuple[Messages, int]:
         module = Path(folder, "module.pt")
         _write_module(module)
         sender, receiver = _exchange(threads, module)
-    costs = Messages(send=_cpu_cost(sender["cpu_s"]), receive=_cpu_cost(receiver["cpu_s"]))
+    costs = Messages(
+        send=_cpu_cost(sender["cpu_s"]), receive=_cpu_cost(receiver["cpu_s"]), item_cpu_s=measure_items(),
+        text=measure_text(),
+    )  # fmt: skip
     return costs, max(sender["runtime_bytes"], receiver["runtime_bytes"])
 
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from edgecompile.config.cluster_spec import Cluster
 from edgecompile.config.request import CompileRequest, WireRequest
 from edgecompile.config.schedule_request import ConstraintsRequest
+from edgecompile.contract.closed_sets import DataKind
 from edgecompile.contract.costs import BoundaryEntry, Pinned, Scheduling, SharedEntry, UnitEntry
 from edgecompile.frontend.chain.blocks import unit_range
 from edgecompile.frontend.chain.units import Boundary, Chain, Weight
@@ -36,7 +37,9 @@ def planning_inputs(request: CompileRequest, chain: Chain, profile: Profile, mix
         devices=device_entries(request.cluster, profile),
         network=network_entry(request.cluster),
         runtime=request.runtime,
-        scheduling=_scheduling(request, chain, items_of(mix, request.microbatch)),
+        scheduling=replace(
+            _scheduling(request, chain, items_of(mix, request.microbatch)), feed_s=_feed_s(request, profile, mix)
+        ),
         boundaries=boundaries,
         shared_weights=shared,
         units=tuple(
@@ -53,6 +56,17 @@ def planning_inputs(request: CompileRequest, chain: Chain, profile: Profile, mix
             for unit in chain.units
         ),
     )
+
+
+def _feed_s(request: CompileRequest, profile: Profile, mix: Mix | None) -> float:
+    """Of the data host, for the items of a message; 0 where the profile does not tell."""
+    cost = profile.items.get(request.cluster.hosts[0].device)
+    if cost is None:
+        return 0.0
+    items, tokens = items_of(mix, request.microbatch), None
+    if request.data.kind is DataKind.TEXT:
+        tokens = 0.0 if mix is None else mix.positions * mix.useful
+    return cost.of_message(items, tokens)
 
 
 def _boundaries(

@@ -7,7 +7,7 @@ the same again. So a problem that was solved and one that is asked again are sta
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from edgecompile.contract.closed_sets import Objective, WireName
 from edgecompile.contract.cluster import Device, Host, Limits, Network, SpareHost
@@ -96,17 +96,20 @@ def state_problem(inputs: PlanningInputs, formats: CutFormats) -> Problem:
     buffers = tuple(min(entry.buffer_bytes[name] for name in names) for entry, names in cuts)
     asked, runtime = inputs.scheduling, inputs.runtime
     place = {name: index for index, name in enumerate(inputs.host_names)}
+    kinds = [
+        Kind(
+            name=device.name,
+            unit_s=tuple(unit.time_s[device.name] for unit in inputs.units),
+            encode_s=tuple(min(entry.encode_s[device.name][name] for name in names) for entry, names in cuts),
+            decode_s=tuple(min(entry.decode_s[device.name][name] for name in names) for entry, names in cuts),
+            runtime_bytes=device.runtime_bytes,
+        )
+        for device in inputs.devices
+    ]
+    if asked.feed_s:
+        kinds.append(_feeding(inputs, kinds))
     return Problem(
-        kinds=tuple(
-            Kind(
-                name=device.name,
-                unit_s=tuple(unit.time_s[device.name] for unit in inputs.units),
-                encode_s=tuple(min(entry.encode_s[device.name][name] for name in names) for entry, names in cuts),
-                decode_s=tuple(min(entry.decode_s[device.name][name] for name in names) for entry, names in cuts),
-                runtime_bytes=device.runtime_bytes,
-            )
-            for device in inputs.devices
-        ),
+        kinds=tuple(kinds),
         hosts=_hosts(inputs, most_ends_bytes(runtime, buffers[0], buffers[-1], len(inputs.hosts))),
         links=_links(inputs.network, [(host.name, host.limits) for host in inputs.hosts]),
         cut_bytes=sizes,
@@ -130,13 +133,20 @@ def state_problem(inputs: PlanningInputs, formats: CutFormats) -> Problem:
     )
 
 
+def _feeding(inputs: PlanningInputs, kinds: Sequence[Kind]) -> Kind:
+    """The data host as a kind of its own: each stage there takes what the items of a message take beside it."""
+    own = next(kind for kind in kinds if kind.name == inputs.hosts[0].device)
+    feed_s = inputs.scheduling.feed_s
+    return replace(own, decode_s=tuple(seconds + feed_s for seconds in own.decode_s))
+
+
 def _hosts(inputs: PlanningInputs, ends_bytes: int) -> tuple[SchedHost, ...]:
     """The first one, the data host, has the pipeline's two ends beside the stage that it may run."""
     kinds = [device.name for device in inputs.devices]
     return tuple(
         SchedHost(
             name=host.name,
-            kind=kinds.index(host.device),
+            kind=kinds.index(host.device) if index or not inputs.scheduling.feed_s else len(kinds),
             memory_bytes=host.limits.memory_bytes if index else max(0, host.limits.memory_bytes - ends_bytes),
             bandwidth_bytes_per_s=host.limits.bandwidth_bytes_per_s,
         )

@@ -11,7 +11,23 @@ from edgecompile.frontend.chain.units import Chain
 from edgecompile.planning.memory import heap_bytes
 from edgecompile.profile.wire_costs import AnalyticWires, WireCosts
 
-__all__ = ["Profile", "analytic_profile", "roofline_s"]
+__all__ = ["ItemCost", "Profile", "analytic_profile", "roofline_s"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ItemCost:
+    """What the cores of a data host of this kind take, over those that a stage has, in seconds."""
+
+    item_s: float
+    """Of an item's arrays and results."""
+    text_s: float
+    """Of a text that is tokenised, and of each of its tokens."""
+    token_s: float
+
+    def of_message(self, items: float, tokens: float | None) -> float:
+        """`tokens`: of all items together; None: they are not texts."""
+        text_s = 0.0 if tokens is None else items * self.text_s + tokens * self.token_s
+        return items * self.item_s + text_s
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +44,8 @@ class Profile:
     """Memory of a rank that holds nothing yet."""
     activation_bytes: tuple[int, ...]
     """What a rank's heap holds of activations while each unit runs, on whichever kind takes most."""
+    items: Mapping[str, ItemCost] = field(default_factory=dict)
+    """Of the kinds of which it is known: what an item takes at the data host."""
     notes: tuple[str, ...] = field(default=())
     """For the plan: where the figures come from."""
 

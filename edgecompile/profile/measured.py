@@ -16,7 +16,7 @@ from edgecompile.contract.errors import UserError, choices
 from edgecompile.frontend.chain.fingerprint import chain_fingerprint
 from edgecompile.frontend.chain.sized_work import SizedWork
 from edgecompile.frontend.chain.units import Chain
-from edgecompile.profile.analytic import Profile, analytic_profile, roofline_s
+from edgecompile.profile.analytic import ItemCost, Profile, analytic_profile, roofline_s
 from edgecompile.profile.profile_file import DeviceProfile, MicrobatchProfile, profile_path, read_profile
 from edgecompile.profile.size_grid import SizeGrid
 from edgecompile.profile.wire_costs import MeasuredWires
@@ -69,7 +69,7 @@ def measured_profile(
             the measured ones and profile.outside is refuse.
     """
     fingerprint = chain_fingerprint(chain, request.microbatch)
-    unit_s, runtime, wires, notes, of_mix = {}, {}, {}, [], set()
+    unit_s, runtime, wires, items, notes, of_mix = {}, {}, {}, {}, [], set()
     activations = [0] * len(chain.units)
     for device in cluster.devices:
         path = _path(device, request)
@@ -90,12 +90,14 @@ def measured_profile(
         activations = [max(most, round(value)) for most, value in zip(activations, figures.live, strict=True)]
         runtime[device.name] = found.runtime_bytes or device.runtime_bytes
         wires[device.name] = MeasuredWires(found, figures.call_s, cores)
+        items[device.name] = _item_cost(found, cores)
         notes.extend(_notes(found, path, device, figures.note))
     return Profile(
         unit_s=unit_s,
         wires=wires,
         runtime_bytes=runtime,
         activation_bytes=tuple(activations),
+        items=items,
         notes=tuple(notes),
         of_mix=frozenset(of_mix),
     )
@@ -168,6 +170,17 @@ def _of_mix(
     elif any(size[0] not in found.sizes or size[1] not in found.extents for size in messages.shares):
         note = "other sizes are interpolated"
     return _Figures(unit_s=tuple(unit_s.tolist()), live=live, call_s=call_s, outside=outside, option=option, note=note)
+
+
+def _item_cost(found: DeviceProfile, cores: float) -> ItemCost:
+    """Nothing where a core is left for it that the stage does not use."""
+    messages, share = found.messages, 0.0 if cores > found.threads else 1 / min(cores, found.machine.cores)
+    text = messages.text
+    return ItemCost(
+        item_s=share * messages.item_cpu_s,
+        text_s=0.0 if text is None else share * text.fixed_cpu_s,
+        token_s=0.0 if text is None else share * text.token_cpu_s,
+    )
 
 
 def cores_of(cluster: Cluster, device: Device, machine_cores: int) -> float:

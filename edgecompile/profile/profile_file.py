@@ -15,7 +15,7 @@ import yaml
 from edgecompile.contract.atomic_files import replacing
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.user_files import check_ours
-from edgecompile.contract.yaml_decode import decode, load_yaml
+from edgecompile.contract.yaml_decode import OMITTED, decode, load_yaml
 
 __all__ = [
     "VERSIONS",
@@ -92,6 +92,18 @@ class Messages:
 
     send: Cost
     receive: Cost
+    item_cpu_s: float = field(default=0.0, metadata={OMITTED: True})
+    """An item at the data host: its arrays into a message, and its result out of one."""
+    text: TextCost | None = field(default=None, metadata={OMITTED: True})
+    """None: not measured."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextCost:
+    """Tokenising a text at the data host."""
+
+    fixed_cpu_s: float
+    token_cpu_s: float
 
 
 @dataclass(frozen=True, kw_only=True)
