@@ -5,7 +5,7 @@ saw; the eager model runs each of them alone. A few plans run through `edgelaunc
 for each model: units, stages, the largest difference relative to the output's largest value, and `verified`, `refused`
 with the compiler's line, or TRACEBACK. Exit status 1 where fewer than --least are verified, or one ends in a traceback.
 
-Usage: architectures.py [--kind transformers|timm] [--only NAME,NAME] [--launched 8] [--least N]
+Usage: architectures.py [--kind transformers|timm] [--only NAME,NAME] [--precision int8] [--launched 8] [--least N]
 timm needs benchmarks/requirements.txt, and a torchvision that fits the installed torch.
 """
 
@@ -95,13 +95,13 @@ def _hydra(value: Any) -> str:
     return json.dumps(value).replace('"', "")
 
 
-def check(entry: Entry, folder: Path) -> Outcome:
-    """Compiles the model into `folder` and runs its shards on items of another seed.
+def check(entry: Entry, folder: Path, *more: str) -> Outcome:
+    """Compiles the model, with `more` overrides, into `folder` and runs its shards on items of another seed.
 
     Raises:
         UserError: the compiler refuses the model.
     """
-    conf = compose([*entry.overrides, f"output_dir={folder}"])
+    conf = compose([*entry.overrides, *more, f"output_dir={folder}"])
     plan = compile_model(conf, lambda name: nullcontext())
     assert bool(item_dims(plan)) is entry.varies, plan.notes
     spec = model_of(conf.model)
@@ -166,14 +166,14 @@ class Counts:
     broken: int = 0
 
 
-def lines(chosen: list[Entry], num_launched: int, counts: Counts) -> Iterator[str]:
+def lines(chosen: list[Entry], num_launched: int, counts: Counts, more: Sequence[str] = ()) -> Iterator[str]:
     step = max(1, len(chosen) // num_launched) if num_launched else len(chosen) + 1
     for index, entry in enumerate(chosen):
         began = time.perf_counter()
         with tempfile.TemporaryDirectory() as folder:
             figures, verdict = f"{'':>17} {'':>9}", ""
             try:
-                found = check(entry, Path(folder))
+                found = check(entry, Path(folder), *more)
                 figures = f"{len(found.plan.units):>8} {len(found.plan.stages):>8} {found.difference:>9.1e}"
                 problem = launched(Path(folder)) if index % step == step - 1 else None
                 good = found.share <= 1 and not problem
@@ -198,6 +198,7 @@ def main() -> int:
     parser.add_argument("--kind", choices=("transformers", "timm"), default="transformers")
     parser.add_argument("--only", default="", help="names, separated by commas")
     parser.add_argument("--launched", type=int, default=8, help="how many run through edgelaunch too")
+    parser.add_argument("--precision", default="fp32", help="of the products with weights")
     parser.add_argument("--least", type=int, default=0, help="how many must be verified")
     arguments = parser.parse_args()
     logging.disable(logging.WARNING)
@@ -205,7 +206,7 @@ def main() -> int:
     chosen = [entry for entry in entries(arguments.kind) if not only or entry.name in only]
     counts = Counts()
     print(f"{'model':44} {'units':>8} {'stages':>8} {'largest':>9}  {'took':>7}")
-    for line in lines(chosen, arguments.launched, counts):
+    for line in lines(chosen, arguments.launched, counts, [f"precision={arguments.precision}"]):
         print(line, flush=True)
     print(
         f"{len(chosen)} models: {counts.verified} verified, {counts.refused} refused in one line, {counts.broken} not "

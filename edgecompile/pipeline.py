@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
+from edgecompile.artifacts.accuracy import check_precision
 from edgecompile.artifacts.assemble import Compiled, assemble_plan
 from edgecompile.artifacts.compiled_stage import (
     CompiledPipeline,
@@ -40,6 +41,7 @@ from edgecompile.frontend.capture.export_graph import library_notes
 from edgecompile.frontend.capture.flat_model import FlatModel
 from edgecompile.frontend.chain import step_checks as verify
 from edgecompile.frontend.chain.build_chain import chain_of, sized_chain_of, with_limit
+from edgecompile.frontend.chain.products import check_kept
 from edgecompile.frontend.chain.units import Chain
 from edgecompile.frontend.golden.decisions import check_decisions
 from edgecompile.frontend.golden.eager import Batch
@@ -108,6 +110,7 @@ def _compiled_in(
         examples = example_inputs(spec, golden, microbatch)
         whole, sized = _captured(flat, spec, examples, golden, settled)
         chain = keep_exact(whole, golden, microbatch, request.wire.may_lose)
+        check_kept(chain, request.precision.keep)
     with step("schedule"):
         data = data_spec(request.data, chain.captured.output_names, request.weights.file, folder)
         check_labels(data, chain.boundaries[-1])
@@ -129,6 +132,7 @@ def _compiled_in(
         equality = check_shards(chain, pipeline.stages, pipeline.outputs, reference, microbatch, most)
         check_other_sizes(chain, pipeline, sized.items, equality)
         equality = check_fallbacks(fallbacks, chain, reference, microbatch, most, equality, sized.items)
+        precise = check_precision(writer, (pipeline, *(item.pipeline for item in fallbacks)), reference, request)
     with step("write the plan"):
         graph, used = chain.captured.graph_module.graph, {0, *(stage.host for stage in schedule.stages)}
         unsplit = write_reference(flat, chain, examples, folder / "golden") if request.reference else None
@@ -136,9 +140,9 @@ def _compiled_in(
             chain=chain, pipeline=pipeline, fallbacks=fallbacks, data=data, weights=loaded.origin,
             golden=write_golden(reference, chain.captured, equality, unsplit, folder),
             num_parameters=sum(value.numel() for value in loaded.module.parameters()),
-            padding=sized.padding, mix=mix,
+            padding=sized.padding, mix=mix, accuracy=precise.accuracy,
             notes=(*notes, *loaded.notes, *settled.notes, *size_notes(spec, chain.captured, sized), *reference.notes,
-                   *library_notes(graph, request.model.imports), *equality.notes, *profile.notes,
+                   *library_notes(graph, request.model.imports), *equality.notes, *precise.notes, *profile.notes,
                    *planning_notes(request.cluster, used), *contingencies.notes),
         )  # fmt: skip
         plan = assemble_plan(request, inputs, compiled, overrides)
@@ -209,7 +213,8 @@ def _captured(
 
 def _designs(request: CompileRequest, schedule: Schedule) -> tuple[StageDesign, ...]:
     count = len(schedule.stages)
-    return design_stages(schedule, cut_formats(request.wire, count - 1), stage_artifacts(request.artifact, count))
+    artifacts = stage_artifacts(request.artifact, count)
+    return design_stages(schedule, cut_formats(request.wire, count - 1), artifacts, request.cluster)
 
 
 def _write_stages(
@@ -231,4 +236,4 @@ def _write_fallbacks(
     if not found:
         return ()
     with step(f"write shards for the loss of any of {len(found)} hosts"):
-        return write_fallbacks(found, writer, request.wire, request.artifact.format, start)
+        return write_fallbacks(found, writer, request, start)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from edgecompile import __version__
+from edgecompile.artifacts.accuracy import Accuracy
 from edgecompile.artifacts.compiled_stage import CompiledPipeline
 from edgecompile.artifacts.fallbacks import CompiledFallback
 from edgecompile.config.cluster_spec import Cluster
@@ -40,6 +41,8 @@ class Compiled:
     num_parameters: int
     weights: str
     """Where they came from, in words."""
+    accuracy: Accuracy | None
+    """What the precision of the stages costs."""
     mix: Mix | None
     """Of messages that vary in size, what times are of."""
     padding: Mapping[str, float]
@@ -60,7 +63,7 @@ def assemble_plan(
     ranks = [0] + [stage.host for stage in schedule.stages if stage.host != 0]
     boundaries = compiled.chain.boundaries
     return p.Plan(
-        version=VERSIONS[bool(compiled.chain.captured.dims) or _has_weights_apart(compiled)],
+        version=VERSIONS[_is_second(compiled)],
         model=p.ModelInfo(
             name=request.model.spec.name,
             microbatch=request.microbatch,
@@ -84,6 +87,7 @@ def assemble_plan(
         outputs=_tensors(boundaries[-1]),
         data=compiled.data,
         golden=compiled.golden,
+        accuracy=_accuracy(compiled.accuracy),
         stages=_stages(request.runtime, compiled.chain, compiled.pipeline, ranks),
         scheduling=inputs.scheduling,
         boundaries=inputs.boundaries,
@@ -103,9 +107,20 @@ def assemble_plan(
     )
 
 
+def _is_second(compiled: Compiled) -> bool:
+    """Whether the plan has what its first version has not."""
+    return bool(compiled.chain.captured.dims) or compiled.accuracy is not None or _has_weights_apart(compiled)
+
+
 def _has_weights_apart(compiled: Compiled) -> bool:
     pipelines = (compiled.pipeline, *(item.pipeline for item in compiled.fallbacks))
     return any(stage.shard.weights for pipeline in pipelines for stage in pipeline.stages)
+
+
+def _accuracy(found: Accuracy | None) -> p.Accuracy | None:
+    if found is None:
+        return None
+    return p.Accuracy(budget=found.budget, error=found.error, agreement=found.agreement)
 
 
 def _provenance(overrides: Sequence[str]) -> p.Provenance:
@@ -173,6 +188,7 @@ def _stages(runtime: p.Runtime, chain: Chain, pipeline: CompiledPipeline, ranks:
             shard=f"shards/{stage.shard.path.name}",
             sha256=stage.shard.sha256,
             artifact=stage.artifact.value,
+            precision=stage.precision.value,
             weights=stage.shard.weights,
             inputs=_tensors(chain.boundaries[placed.first], stage.incoming),
             outputs=_tensors(chain.boundaries[placed.last + 1], stage.outgoing),

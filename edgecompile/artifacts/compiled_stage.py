@@ -8,10 +8,12 @@ from pathlib import Path
 
 import torch
 
+from edgecompile.artifacts.lowering import Lowering, LowWeights
 from edgecompile.artifacts.shards import RAW, Shard, write_shard
 from edgecompile.artifacts.weight_store import WeightStore
+from edgecompile.config.cluster_spec import Cluster
 from edgecompile.config.request import ArtifactRequest, CompileRequest
-from edgecompile.contract.closed_sets import Artifact
+from edgecompile.contract.closed_sets import Artifact, Precision
 from edgecompile.contract.errors import UserError
 from edgecompile.execution.opened_shard import open_shard
 from edgecompile.execution.torchscript import why_unusable
@@ -41,6 +43,7 @@ class StageDesign:
     incoming: WireFormat
     outgoing: WireFormat
     artifact: Artifact
+    precision: Precision = Precision.FP32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,18 +64,22 @@ class CompiledPipeline:
 
 
 def design_stages(
-    schedule: Schedule, cuts: Sequence[WireFormat], artifacts: Sequence[Artifact]
+    schedule: Schedule, cuts: Sequence[WireFormat], artifacts: Sequence[Artifact], cluster: Cluster
 ) -> tuple[StageDesign, ...]:
     """
     Args:
         cuts: the format of each cut, one less than stages.
         artifacts: what each stage's shard is.
+        cluster: whose devices say the precision.
     """
     ends = [RAW, *cuts, RAW]
     return tuple(
-        StageDesign(placed=placed, incoming=ends[index], outgoing=ends[index + 1], artifact=artifacts[index])
+        StageDesign(
+            placed=placed, incoming=ends[index], outgoing=ends[index + 1], artifact=artifacts[index],
+            precision=cluster.device_of(cluster.hosts[placed.host]).precision,
+        )
         for index, placed in enumerate(schedule.stages)
-    )
+    )  # fmt: skip
 
 
 def usable_artifacts(request: ArtifactRequest) -> tuple[ArtifactRequest, tuple[str, ...]]:
@@ -106,17 +113,26 @@ class StageWriter:
     store: WeightStore | None
     """None: each shard holds its weights itself."""
     memory: MappedMemory | None = None
+    low: LowWeights
+    keep: tuple[str, ...] = ()
 
     @staticmethod
     def of(chain: Chain, request: CompileRequest, memory: MappedMemory) -> StageWriter:
         store = None if request.artifact.bundle else WeightStore(chain, request.folder)
-        return StageWriter(chain=chain, folder=request.folder, store=store, memory=memory)
+        low, keep = LowWeights(bundled=request.artifact.bundle), request.precision.keep
+        return StageWriter(chain=chain, folder=request.folder, store=store, memory=memory, low=low, keep=keep)
+
+    def lowering(self, precision: Precision) -> Lowering | None:
+        """What a stage of this precision is rewritten by; None: by nothing."""
+        if precision is Precision.FP32:
+            return None
+        return Lowering(precision=precision, weights=self.low, keep=self.keep)
 
     def write(self, design: StageDesign, examples: Sequence[torch.Tensor]) -> CompiledStage:
         """Writes the stage's shard; `examples` as for write_shard."""
         shard = write_shard(
             self.chain, design.placed.first, design.placed.last, self.folder / "shards", examples,
-            design.incoming, design.outgoing, design.artifact.value, self.store,
+            design.incoming, design.outgoing, design.artifact.value, self.store, self.lowering(design.precision),
         )  # fmt: skip
         return finished(design, shard)
 

@@ -14,8 +14,8 @@ from edgecompile.artifacts.compiled_stage import CompiledPipeline, StageWriter, 
 from edgecompile.artifacts.equality import Equality, Flow, check_other_sizes, check_shards
 from edgecompile.artifacts.shards import Shard
 from edgecompile.artifacts.wire_loss import is_lossy
-from edgecompile.config.request import WireRequest
-from edgecompile.contract.closed_sets import Artifact, Objective
+from edgecompile.config.request import CompileRequest
+from edgecompile.contract.closed_sets import Objective
 from edgecompile.frontend.chain.units import Chain
 from edgecompile.frontend.golden.golden_items import Reference
 from edgecompile.frontend.golden.other_sizes import SizedItems
@@ -86,22 +86,27 @@ def _without(problem: Problem, hosts: set[int]) -> Problem:
 
 
 def write_fallbacks(
-    fallbacks: Sequence[Fallback], writer: StageWriter, wire: WireRequest, artifact: Artifact, start: Flow
+    fallbacks: Sequence[Fallback],
+    writer: StageWriter,
+    request: CompileRequest,
+    start: Flow,
 ) -> tuple[CompiledFallback, ...]:
     """Writes the shards of every fallback, one that several share once, and runs the golden items through them.
 
     Args:
         start: the golden items as the model's inputs.
     """
-    written: dict[tuple[int, int, str, str], Shard] = {}
-    common = replace(wire, per_cut=())  # which are for the plan's own cuts
+    written: dict[tuple[int, int, str, str, str], Shard] = {}
+    common = replace(request.wire, per_cut=())  # which are for the plan's own cuts
 
     def complete(fallback: Fallback) -> CompiledFallback:
         count = len(fallback.schedule.stages)
-        designs = design_stages(fallback.schedule, cut_formats(common, count - 1), [artifact] * count)
+        artifacts = [request.artifact.format] * count
+        designs = design_stages(fallback.schedule, cut_formats(common, count - 1), artifacts, request.cluster)
         flow, stages = replace(start, lossy=is_lossy(writer.chain, designs)), []
         for index, design in enumerate(designs):
-            key = (design.placed.first, design.placed.last, design.incoming.name, design.outgoing.name)
+            key = (design.placed.first, design.placed.last, design.incoming.name, design.outgoing.name,
+                   design.precision.value)  # fmt: skip
             if key not in written:
                 written[key] = writer.write(design, flow.batches[0]).shard
             stages.append(finished(design, written[key]))

@@ -17,6 +17,7 @@ from torch import fx, nn
 from torch.nn import functional
 
 from edgecompile.artifacts.inplace import isolate_writes, show_shared_memory
+from edgecompile.artifacts.lowering import Lowering
 from edgecompile.artifacts.programs import export_program, lift_attributes, lift_constants
 from edgecompile.artifacts.weight_store import WeightStore
 from edgecompile.contract.atomic_files import store, temporary_in
@@ -145,11 +146,13 @@ def write_shard(
     outgoing: WireFormat = RAW,
     artifact: str = "torchscript",
     store: WeightStore | None = None,
+    lowering: Lowering | None = None,
 ) -> Shard:
     """Traces, freezes and saves one stage as `folder/<sha256>.pt`; the same stage gives the same bytes anywhere.
 
     Args:
         store: keeps the weights; without one the shard holds them itself.
+        lowering: the precision of its products; None: float32.
         examples: what reaches the stage, as it travels, of one microbatch of real items. Made-up tensors would not do:
             operators may insist on values, such as indices that are there, or a matrix that is positive definite.
 
@@ -158,6 +161,8 @@ def write_shard(
     """
     generic = chain.captured.sampling is not None
     module = stage_module(chain, first, last, incoming, outgoing, generic=generic)
+    if lowering is not None:
+        module = lowering.applied(module, store)
     travelling = [spec for tensor in chain.boundaries[first].tensors for spec in wire_tensors(tensor, incoming)]
     for spec, example in zip(travelling, examples, strict=True):
         assert (spec.shape, spec.dtype) == (tuple(example.shape), dtype_name(example.dtype)), spec.name

@@ -11,6 +11,7 @@ from torch import fx
 
 from edgecompile.artifacts.compiled_stage import StageDesign
 from edgecompile.artifacts.shards import stage_module
+from edgecompile.contract.closed_sets import Precision
 from edgecompile.contract.errors import UserError
 from edgecompile.execution.closeness import difference
 from edgecompile.frontend.chain.units import BoundaryTensor, Chain
@@ -19,7 +20,7 @@ from edgecompile.frontend.golden.golden_items import Reference
 from edgecompile.wire.codec import decode_tensor, encode_tensor
 from edgecompile.wire.formats import WireFormat, is_encoded, items_first
 
-__all__ = ["Loss", "is_lossy", "lossy_note", "too_lossy", "wire_losses", "worst_tensor"]
+__all__ = ["Loss", "is_coded", "is_lossy", "lossy_note", "too_lossy", "wire_losses", "worst_tensor"]
 
 Values = list[tuple[torch.Tensor, ...]]
 """The tensors of a boundary for each microbatch of golden items."""
@@ -50,6 +51,11 @@ class _Culprit:
 
 
 def is_lossy(chain: Chain, stages: Sequence[StageDesign]) -> bool:
+    """Whether anything is encoded at the cuts, or computed in another precision."""
+    return any(stage.precision is not Precision.FP32 for stage in stages) or is_coded(chain, stages)
+
+
+def is_coded(chain: Chain, stages: Sequence[StageDesign]) -> bool:
     """Whether anything is encoded at the cuts."""
     return any(
         is_encoded(tensor, stage.incoming)

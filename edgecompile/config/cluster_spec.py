@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from edgecompile.config.schema import Conf, DeviceConf, HostConf, HostsConf, NetworkConf
 from edgecompile.config.value_checks import at_least, between, member, named, over_zero, positive_bytes, seconds
-from edgecompile.contract.closed_sets import Execution, NetworkModel
+from edgecompile.contract.closed_sets import Execution, NetworkModel, Precision
 from edgecompile.contract.errors import UserError, choices, invalid_value
 from edgecompile.contract.quantities import parse_bytes, parse_flops, parse_rate
 
@@ -33,6 +33,9 @@ class Device:
     """Cores that its hosts have, where that is not the whole machine."""
     profile_of: str
     """The device whose measured profile holds."""
+    precision: Precision = Precision.FP32
+    product_speedup: float = 1.0
+    """How many times as fast as `dtype` the data sheet has products in this precision."""
     python: tuple[int, ...] | None = None
     """The newest Python that its vendor's system ships; None: unknown."""
 
@@ -69,7 +72,7 @@ def cluster_of(conf: Conf) -> Cluster:
     """Raises UserError where a host names an unknown device, a figure has no unit we know, or there is no host."""
     if conf.hosts.count is not None:
         at_least(conf.hosts.count, 1, "hosts.count")
-    devices = {name: _device(name, item) for name, item in conf.devices.items()}
+    devices = {name: _device(name, item, conf.precision.format) for name, item in conf.devices.items()}
     hosts = _chosen(conf.hosts, devices)
     network = conf.hosts.network
     model = member(NetworkModel, network.model, "hosts.network.model")
@@ -109,12 +112,13 @@ def _chosen(conf: HostsConf, devices: Mapping[str, Device]) -> list[ClusterHost]
     return hosts
 
 
-def _device(name: str, conf: DeviceConf) -> Device:
+def _device(name: str, conf: DeviceConf, usual: str) -> Device:
     key = f"devices.{name}"
     named(conf.dtype, ("float32",), f"{key}.dtype")
     if conf.dtype not in conf.peak:
         raise UserError(f"{key}.peak: no figure for the dtype {conf.dtype}: give {key}.peak.{conf.dtype}=100GFLOPS")
     over_zero(conf.efficiency, f"{key}.efficiency", 1)
+    precision = member(Precision, conf.precision or usual, f"{key}.precision" if conf.precision else "precision")
     return Device(
         name=name,
         execution=member(Execution, conf.execution, f"{key}.execution"),
@@ -128,8 +132,22 @@ def _device(name: str, conf: DeviceConf) -> Device:
         threads=between(conf.threads, 0, MOST_CORES, f"{key}.threads"),
         cpu_share=_share(conf.cpu_share, f"{key}.cpu_share"),
         profile_of=conf.profile_of or name,
+        precision=precision,
+        product_speedup=_speedup(conf, precision, key),
         python=_python(conf.python, f"{key}.python"),
     )
+
+
+_PEAKS: Mapping[Precision, str] = {Precision.BF16: "bfloat16", Precision.FP16: "float16", Precision.INT8: "int8"}
+
+
+def _speedup(conf: DeviceConf, precision: Precision, key: str) -> float:
+    """1 where the device names no peak of this precision: it may have no instructions for it."""
+    dtype = _PEAKS.get(precision, conf.dtype)
+    if dtype not in conf.peak:
+        return 1.0
+    peaks = [parse_flops(conf.peak[name], f"{key}.peak.{name}") for name in (dtype, conf.dtype)]
+    return peaks[0] / peaks[1]
 
 
 def _share(value: float | None, key: str) -> float | None:

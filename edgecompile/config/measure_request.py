@@ -41,6 +41,8 @@ class MeasureRequest:
     max_bytes: int
     busy_cores: int
     prepack: Prepack
+    keep: tuple[str, ...]
+    """`precision.keep`; the precision is the device's."""
 
 
 def measure_of(conf: Conf) -> MeasureRequest:
@@ -67,6 +69,7 @@ def measure_of(conf: Conf) -> MeasureRequest:
         max_bytes=positive_bytes(given.max_memory, "profile.max_memory"),
         busy_cores=at_least(given.busy_cores, 0, "profile.busy_cores"),
         prepack=Prepack(conf.runtime.prepack),
+        keep=tuple(conf.precision.keep),
     )
 
 

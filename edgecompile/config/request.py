@@ -39,12 +39,14 @@ __all__ = [
     "CaptureRequest",
     "CompileRequest",
     "ModelRequest",
+    "PrecisionRequest",
     "ProfileRequest",
     "WeightsRequest",
     "WireRequest",
     "capture_of",
     "check_values",
     "model_request",
+    "precision_of",
     "profile_of",
     "request_of",
     "runtime_of",
@@ -99,6 +101,8 @@ class ProfileRequest:
     model: str
     microbatch: int
     prepack: Prepack
+    keep: tuple[str, ...] = ()
+    """`precision.keep`"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +117,14 @@ class WireRequest:
     def may_lose(self) -> bool:
         """Whether any of the formats is lossy."""
         return any(name is not WireName.FP32 for name in (self.format, *self.per_cut))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrecisionRequest:
+    """Beside what each device computes in."""
+
+    keep: tuple[str, ...] = ()
+    budget: float = 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,6 +147,7 @@ class CompileRequest:
     schedule: ScheduleRequest
     profile: ProfileRequest
     wire: WireRequest
+    precision: PrecisionRequest
     artifact: ArtifactRequest
     data: DataRequest
     runtime: Runtime
@@ -176,6 +189,7 @@ def request_of(asked: Asked) -> CompileRequest:
         schedule=schedule_of(conf.schedule, cluster, microbatch),
         profile=profile_of(conf),
         wire=wire_of(conf.wire, conf.schedule),
+        precision=precision_of(conf),
         artifact=_artifact(conf.artifact),
         data=data_of(conf.data, model_of(conf.model)),
         runtime=runtime_of(conf.runtime),
@@ -196,6 +210,7 @@ def check_values(conf: Conf) -> None:
     capture_of(conf)
     member(OutsideProfile, conf.profile.outside, "profile.outside")
     wire_of(conf.wire, conf.schedule)
+    precision_of(conf)
     _artifact(conf.artifact)
     runtime_of(conf.runtime)
 
@@ -256,6 +271,7 @@ def profile_of(conf: Conf) -> ProfileRequest:
         model=conf.model.name,
         microbatch=_microbatch(conf),
         prepack=member(Prepack, conf.runtime.prepack, "runtime.prepack"),
+        keep=tuple(conf.precision.keep),
     )
 
 
@@ -271,6 +287,11 @@ def wire_of(conf: WireConf, schedule: ScheduleConf) -> WireRequest:
         clipping=conf.clipping,
         max_error=over_zero(conf.max_error, "wire.max_error"),
     )
+
+
+def precision_of(conf: Conf) -> PrecisionRequest:
+    """Raises UserError for a budget of nothing."""
+    return PrecisionRequest(keep=tuple(conf.precision.keep), budget=over_zero(conf.accuracy.budget, "accuracy.budget"))
 
 
 def _artifact(conf: ArtifactConf) -> ArtifactRequest:

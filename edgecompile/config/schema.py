@@ -65,6 +65,8 @@ class DeviceConf:
     """Seconds that each unit costs beside its work."""
     network: Any = "1Gbps"
     """The rate of its network interface, where the host says nothing."""
+    precision: str | None = None
+    """Of this kind's products, as `precision` names them; null: `precision.format`."""
     threads: int = 0
     """Intra-op threads; 0: as many as the machine has cores."""
     cpu_share: float | None = None
@@ -189,6 +191,24 @@ class WireConf:
 
 
 @dataclass
+class PrecisionConf:
+    """How products of activations and weights are computed; everything else is in float32."""
+
+    format: str = "fp32"
+    """fp32, bf16, fp16, or int8 (weights scaled by output channel, activations by row when they are there)."""
+    keep: list[str] = field(default_factory=list)
+    """Modules whose products stay in fp32, such as [classifier]."""
+
+
+@dataclass
+class AccuracyConf:
+    """What a precision may cost."""
+
+    budget: float = 0.01
+    """The largest error of each output on the golden items: its squares over those of the model in float64."""
+
+
+@dataclass
 class ArtifactConf:
     """What a shard is: torchscript (frozen), or pt2 (torch.export's ExportedProgram)."""
 
@@ -274,6 +294,8 @@ class Conf:
     schedule: ScheduleConf = field(default_factory=ScheduleConf)
     profile: ProfileConf = field(default_factory=ProfileConf)
     wire: WireConf = field(default_factory=WireConf)
+    precision: PrecisionConf = field(default_factory=PrecisionConf)
+    accuracy: AccuracyConf = field(default_factory=AccuracyConf)
     artifact: ArtifactConf = field(default_factory=ArtifactConf)
     data: DataConf = field(default_factory=DataConf)
     runtime: RuntimeConf = field(default_factory=RuntimeConf)

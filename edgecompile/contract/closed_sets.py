@@ -11,6 +11,7 @@ __all__ = [
     "Interpolation",
     "NetworkModel",
     "Objective",
+    "Precision",
     "Prepack",
     "ResultKind",
     "WireName",
@@ -54,6 +55,17 @@ class WireName(str, Enum):
     INT6 = "int6"
     INT4 = "int4"
     INT2 = "int2"
+
+
+class Precision(str, Enum):
+    """How products with weights are computed; everything else is in float32."""
+
+    FP32 = "fp32"
+    BF16 = "bf16"
+    """Weights and activations of 16 bits, with the range of float32."""
+    FP16 = "fp16"
+    INT8 = "int8"
+    """Weights scaled by output channel, activations by row when they are there."""
 
 
 class Artifact(str, Enum):

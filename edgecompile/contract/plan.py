@@ -17,6 +17,7 @@ from edgecompile.contract.yaml_decode import OMITTED
 __all__ = [
     "SUFFIX",
     "WEIGHTS_FOLDER",
+    "Accuracy",
     "Certificate",
     "Contingency",
     "DataSpec",
@@ -153,6 +154,8 @@ class Stage:
     shard: str
     sha256: str
     artifact: str = "torchscript"
+    precision: str = field(default="fp32", metadata={OMITTED: True})
+    """Of its products with weights: `fp32`, `bf16`, `fp16` or `int8`; all else is computed in float32."""
     weights: tuple[str, ...] = field(default=(), metadata={OMITTED: True})
     """The sha256 of each weights file that the shard needs (weights_path); empty: it holds its weights itself."""
     inputs: tuple[TensorSpec, ...]
@@ -225,6 +228,17 @@ class Golden:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Accuracy:
+    """What the precision of the stages costs on the golden items."""
+
+    budget: float
+    error: dict[str, float]
+    """By output: the squares of its errors over the squares of the model's in float64."""
+    agreement: dict[str, float] = field(default_factory=dict, metadata={OMITTED: True})
+    """By output that is one row of values an item: the share of items whose largest value stays where it is."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Runtime:
     num_buffers_in: int
     num_buffers_out: int
@@ -294,6 +308,8 @@ class Plan:
     outputs: tuple[TensorSpec, ...]
     data: DataSpec
     golden: Golden
+    accuracy: Accuracy | None = field(default=None, metadata={OMITTED: True})
+    """None: every stage is in float32."""
     stages: tuple[Stage, ...]
     scheduling: Scheduling
     boundaries: tuple[BoundaryEntry, ...]
@@ -327,9 +343,10 @@ class Plan:
 
     @property
     def lossy(self) -> bool:
-        """Whether any tensor travels in a format that rounds it, after the loss of a host included."""
+        """Whether any tensor is rounded, as it travels or in a stage's products, after the loss of a host included."""
         stages = [*self.stages, *(stage for item in self.contingencies for stage in item.stages)]
-        return any(spec.wire != "raw" for stage in stages for spec in stage.outputs)
+        lowered = any(stage.precision != "fp32" for stage in stages)
+        return lowered or any(spec.wire != "raw" for stage in stages for spec in stage.outputs)
 
     def stage_of_rank(self, rank: int) -> Stage | None:
         """The stage that this rank runs; None for a data host without one."""

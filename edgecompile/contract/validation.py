@@ -13,6 +13,7 @@ from edgecompile.contract.closed_sets import (
     Execution,
     NetworkModel,
     Objective,
+    Precision,
     Prepack,
     ResultKind,
     words_of,
@@ -306,6 +307,8 @@ def _check_stages(plan: Plan, stages: tuple[Stage, ...], where: str, base: str) 
             _check_sha256(sha256, where, f"{key}.weights.{place}")
         artifacts = words_of(Artifact)
         _require(stage.artifact in artifacts, where, f"{key}.artifact", stage.artifact, choices(artifacts))
+        precisions = words_of(Precision)
+        _require(stage.precision in precisions, where, f"{key}.precision", stage.precision, choices(precisions))
         _check_tensors(stage.inputs, where, f"{key}.inputs", None)
         _check_tensors(stage.outputs, where, f"{key}.outputs", None)
         before = stages[index - 1].outputs if index else plan.inputs

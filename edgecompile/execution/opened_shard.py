@@ -12,6 +12,7 @@ from torch import fx
 
 from edgecompile.contract import plan
 from edgecompile.execution import torchscript
+from edgecompile.execution.low_precision import register_operators
 from edgecompile.execution.prepack import ROWS_RECORD, prepack_exported, prepack_traced, rows_in
 from edgecompile.execution.stored_weights import WEIGHTS_RECORD, read_record, stored_tensors
 
@@ -45,6 +46,7 @@ def open_shard(path: Path, artifact: str, folder: Path, device: str = "cpu") -> 
         UserError: a weights file is missing, or what the shard says of its weights cannot be read.
         Exception: of torch, which cannot read the shard.
     """
+    register_operators()
     return _exported(path, folder, device) if artifact == "pt2" else _traced(path, folder, device)
 
 

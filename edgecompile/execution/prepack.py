@@ -20,6 +20,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from edgecompile.contract.closed_sets import Precision
+from edgecompile.execution.low_precision import fast_here, integer_exported, integer_traced
+
 if TYPE_CHECKING:
     from torch import fx
 
@@ -30,6 +33,8 @@ ROWS_RECORD = "product_rows.json"
 
 LEAST_WEIGHTS, LEAST_FLOPS = 500_000, 20e6
 """Below both, a call of oneDNN costs more than it saves: weights of 16 x 16 to 3072 x 768, 1 to 197 rows."""
+
+_USUAL_ROWS = 256
 
 Stage = Callable[..., Any]
 
@@ -68,7 +73,11 @@ def _x86_of_others() -> bool:
 
 def _pays(weight: torch.Tensor, num_rows: int) -> bool:
     """One row is a product of a matrix and a vector, bound by memory: nothing is to be gained."""
-    if weight.dtype is not torch.float32 or weight.dim() != 2 or num_rows < 2:
+    if weight.dim() != 2 or num_rows < 2:
+        return False
+    if weight.dtype is torch.bfloat16:
+        return fast_here(Precision.BF16)
+    if weight.dtype is not torch.float32:
         return False
     return weight.numel() >= LEAST_WEIGHTS or 2 * num_rows * weight.numel() >= LEAST_FLOPS
 
@@ -147,6 +156,8 @@ def prepack_traced(
             _replace(graph, product, place)
         if consume and alone:
             own.set_()
+    if fast_here(Precision.INT8):
+        packed += integer_traced(graph, max(rows, default=_USUAL_ROWS), consume=consume)
     if not packed:
         return module  # type: ignore[no-any-return]
     if has_self:
@@ -244,4 +255,4 @@ def prepack_exported(module: fx.GraphModule, rows: Sequence[int]) -> fx.GraphMod
     if by_weight:
         module.graph.eliminate_dead_code()
         module.recompile()
-    return module
+    return integer_exported(module, max(rows, default=_USUAL_ROWS)) if fast_here(Precision.INT8) else module

@@ -21,6 +21,7 @@ __all__ = [
     "plain_execution",
     "save",
     "save_graph",
+    "script",
     "silence_deprecation",
     "trace",
     "why_unusable",
@@ -61,6 +62,12 @@ def trace(module: torch.nn.Module, examples: Any) -> Any:
     """A module as TorchScript, as these examples run through it; nothing is run twice to compare."""
     silence_deprecation()
     return torch.jit.trace(module, examples, check_trace=False, strict=False)  # type: ignore[no-untyped-call]
+
+
+def script(function: Any) -> Any:
+    """A function as TorchScript."""
+    silence_deprecation()
+    return torch.jit.script(function)
 
 
 def freeze(module: Any) -> Any:

@@ -93,6 +93,7 @@ def plan_figures(plan: Plan) -> dict[str, Any]:
                 "host": plan.hosts[stage.rank].name,
                 "device": plan.hosts[stage.rank].device,
                 "units": list(stage.units),
+                "precision": stage.precision,
                 "first_op": stage.first_op,
                 "last_op": stage.last_op,
                 "sends_bytes": plan.sent_bytes(stage),
@@ -146,6 +147,9 @@ def plan_tables(plan: Plan, width: int = WIDE) -> Iterator[Table | str]:
     if item_dims(plan):
         yield workload_line(plan)
     yield proof(plan.certificate, plan.objective)
+    if any(stage.precision != "fp32" for stage in plan.stages):
+        places = (f"{stage.precision} on {plan.hosts[stage.rank].name}" for stage in plan.stages)
+        yield f"products with weights in {', '.join(places)}; all else in fp32"
     yield _stages(plan, width)
     if plan.hosts and plan.stage_of_rank(0) is None:
         yield f"rank 0, {plan.hosts[0].name}, feeds inputs and takes results; it runs no stage"

@@ -11,10 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import fx, nn
 
+from edgecompile.artifacts.lowering import Lowering, LowWeights
 from edgecompile.artifacts.shards import freeze_module, live_module, stage_module
+from edgecompile.contract.closed_sets import Precision, Prepack
 from edgecompile.execution.allocator import give_back
+from edgecompile.execution.low_precision import fast_here
 from edgecompile.execution.prepack import pays_here, prepack_traced
 from edgecompile.execution.torchscript import plain_execution
 from edgecompile.frontend.chain.units import Chain
@@ -54,6 +57,8 @@ class Bench:
         device: str,
         prepack: str = "auto",
         sizes: Sequence[MeasuredSize] = (),
+        precision: Precision = Precision.FP32,
+        keep: Sequence[str] = (),
     ) -> None:
         """
         Args:
@@ -62,12 +67,15 @@ class Bench:
             prepack: `runtime.prepack`.
             sizes: to run at, all with one module that is traced at the largest, as a rank's is; empty: the examples'
                 alone. Not empty only where the chain's sizes vary.
+            precision: of products with weights, but for those of the modules to `keep`.
 
         Raises:
             NotSymbolic: with `sizes`, an atom alone lacks a tensor with a dimension that it needs.
         """
         self.device = device
-        self._packs = device == "cpu" and pays_here(prepack)
+        integers = precision is Precision.INT8 and prepack != Prepack.NEVER and fast_here(precision)
+        self._packs = device == "cpu" and (pays_here(prepack) or integers)
+        self._lowering = Lowering(precision=precision, weights=LowWeights(), keep=tuple(keep))
         self._wait: Callable[[], None] = torch.cuda.synchronize if device == "cuda" else _nothing
         self._generic = bool(sizes)
         self._sizes = sizes or (MeasuredSize(microbatch=len(examples[0])),)
@@ -109,9 +117,9 @@ class Bench:
             built.append(module)
         return built
 
-    def _frozen(self, weights: _Weights, module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> Any:
+    def _frozen(self, weights: _Weights, module: fx.GraphModule, inputs: tuple[torch.Tensor, ...]) -> Any:
         """The module as a rank would run it."""
-        frozen = freeze_module(weights.filled(module), inputs)
+        frozen = freeze_module(self._lowering.applied(weights.filled(module)), inputs)
         if not self._packs:
             return frozen.module
         return prepack_traced(frozen.module, frozen.rows, known=weights.prepacked)
@@ -159,7 +167,7 @@ class _Weights:
         self._made: dict[int, Any] = {}
         self.prepacked: dict[Hashable, torch.Tensor] = {}
 
-    def filled(self, module: nn.Module) -> nn.Module:
+    def filled(self, module: fx.GraphModule) -> fx.GraphModule:
         """A copy of the module that holds them. Buffers keep their values: they are indices, masks and tables."""
         for value in module.parameters():
             if id(value) not in self._made:

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import torch
 
+from edgecompile.contract.closed_sets import Precision
 from edgecompile.execution.allocator import give_back
 from edgecompile.frontend.chain.units import Chain
 from edgecompile.measure.bench import Bench, Sample, peak_growth_bytes
@@ -134,6 +135,8 @@ class Effort:
     seed: int
     device: str
     prepack: str = "auto"
+    precision: Precision = Precision.FP32
+    keep: tuple[str, ...] = ()
     vary: bool = False
     """One module for all sizes, as ranks have where messages vary; else one for the size that is measured."""
 
@@ -200,7 +203,8 @@ def _bench(
     chain: Chain, examples: Sequence[torch.Tensor], sizes: Sequence[MeasuredSize], effort: Effort, span: Span
 ) -> Bench:
     asked = sizes if effort.vary else ()
-    return Bench(chain, span.first, span.last, span.atoms, examples, effort.device, effort.prepack, asked)
+    return Bench(chain, span.first, span.last, span.atoms, examples, effort.device, effort.prepack, asked,
+                 effort.precision, effort.keep)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

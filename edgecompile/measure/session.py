@@ -188,7 +188,7 @@ def _setup(request: MeasureRequest) -> _Setup:
         )
     if request.busy_cores > cores:
         raise invalid_value(request.busy_cores, "profile.busy_cores", f"0 to {cores}, the cores of this machine")
-    path = file.profile_path(request.folder, device.name, request.model.spec.name)
+    path = file.profile_path(request.folder, device.name, request.model.spec.name, device.precision.value)
     file.check_profile_place(path)
     return _Setup(
         device=device,
@@ -201,6 +201,8 @@ def _setup(request: MeasureRequest) -> _Setup:
             seed=request.model.seed,
             device=device.execution.value,
             prepack=request.prepack.value,
+            precision=device.precision,
+            keep=request.keep,
         ),
     )
 
@@ -230,6 +232,7 @@ def _settings(setup: _Setup, request: MeasureRequest, fingerprint: str) -> dict[
         "busy_cores": request.busy_cores,
         "max_bytes": setup.effort.max_bytes,
         "prepack": request.prepack.value,
+        "precision": [setup.device.precision.value, *request.keep],
         "seed": request.model.seed,
         "versions": [edgecompile.__version__, str(torch.__version__)],
         "machine": [platform.node(), available_cores()],
@@ -285,4 +288,6 @@ def _profile(
         units=tuple(unit.op for unit in chain.units),
         microbatches=tuple(solved),
         prepack=request.prepack.value,
+        precision=setup.device.precision.value,
+        keep=request.keep,
     )

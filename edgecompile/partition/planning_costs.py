@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from edgecompile.config.cluster_spec import Cluster
@@ -11,6 +11,7 @@ from edgecompile.config.schedule_request import ConstraintsRequest
 from edgecompile.contract.closed_sets import DataKind
 from edgecompile.contract.costs import BoundaryEntry, Pinned, Scheduling, SharedEntry, UnitEntry
 from edgecompile.frontend.chain.blocks import unit_range
+from edgecompile.frontend.chain.products import WEIGHT_SHARES, lowered_units
 from edgecompile.frontend.chain.units import Boundary, Chain, Weight
 from edgecompile.partition.machines import device_entries, network_entry, spare_hosts
 from edgecompile.planning.planning_inputs import PlanningInputs
@@ -30,7 +31,9 @@ def planning_inputs(request: CompileRequest, chain: Chain, profile: Profile, mix
         UserError: a constraint names an unknown unit or module, or a profile lacks a wire format's costs.
     """
     boundaries, numbers = _boundaries(chain, profile, request.cluster, request.wire, mix)
-    own_bytes, shared = _weights(chain)
+    lowered = lowered_units(chain, request.precision.keep)
+    share = max(WEIGHT_SHARES[device.precision] for device in request.cluster.devices)
+    own_bytes, shared = _weights(chain, dict.fromkeys(lowered, share))
     return PlanningInputs(
         objective=request.schedule.objective,
         hosts=spare_hosts(request.cluster, set()),
@@ -109,8 +112,12 @@ def _boundary(
     )
 
 
-def _weights(chain: Chain) -> tuple[tuple[int, ...], tuple[SharedEntry, ...]]:
-    """Bytes of each unit's own weights, and the weights that several units read."""
+def _weights(chain: Chain, shares: Mapping[int, float]) -> tuple[tuple[int, ...], tuple[SharedEntry, ...]]:
+    """Bytes of each unit's own weights, and the weights that several units read.
+
+    Args:
+        shares: what a unit's weights take of their bytes, in the precision of the hosts where that is most; else all.
+    """
     users: dict[int, list[int]] = {}
     sizes: dict[int, Weight] = {}
     for unit in chain.units:
@@ -122,9 +129,10 @@ def _weights(chain: Chain) -> tuple[tuple[int, ...], tuple[SharedEntry, ...]]:
     shared = []
     for key, units in users.items():
         if len(units) == 1:
-            own[units[0]] += sizes[key].num_bytes
+            own[units[0]] += round(sizes[key].num_bytes * shares.get(units[0], 1.0))
         else:
-            shared.append(SharedEntry(units=tuple(units), num_bytes=sizes[key].num_bytes))
+            share = max(shares.get(unit, 1.0) for unit in units)
+            shared.append(SharedEntry(units=tuple(units), num_bytes=round(sizes[key].num_bytes * share)))
     return tuple(own), tuple(shared)
 
 

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from edgecompile.config.cluster_spec import Device
-from edgecompile.contract.closed_sets import Execution
-from edgecompile.frontend.chain.units import Chain
+from edgecompile.contract.closed_sets import Execution, Precision
+from edgecompile.frontend.chain.products import WEIGHT_SHARES, lowered_units
+from edgecompile.frontend.chain.units import Chain, Unit
 from edgecompile.planning.memory import heap_bytes
 from edgecompile.profile.wire_costs import AnalyticWires, WireCosts
 
@@ -50,22 +51,33 @@ class Profile:
     """For the plan: where the figures come from."""
 
 
-def analytic_profile(chain: Chain, devices: Sequence[Device]) -> Profile:
-    """The roofline, plus a launch: see roofline_s.
+def analytic_profile(chain: Chain, devices: Sequence[Device], keep: Sequence[str] = ()) -> Profile:
+    """The roofline, plus a launch: see roofline_s. Products are in the device's precision, as its data sheet has it.
+
+    Args:
+        keep: modules whose products stay in float32.
 
     The figures are of the device as it is used: its `cpu_share`, if it has one, changes none of them.
 
     Source: Williams, Waterman, Patterson, "Roofline", CACM 2009; the launch overhead is the device option's figure.
     """
+    lowered = lowered_units(chain, keep)
     return Profile(
         unit_s={
-            device.name: tuple(roofline_s(unit.flops, unit.moved_bytes, device) for unit in chain.units)
+            device.name: tuple(_unit_s(unit, device, unit.index in lowered) for unit in chain.units)
             for device in devices
         },
         wires={device.name: AnalyticWires(device) for device in devices},
         runtime_bytes={device.name: device.runtime_bytes for device in devices},
         activation_bytes=tuple(heap_bytes(unit.activation_bytes) for unit in chain.units),
     )
+
+
+def _unit_s(unit: Unit, device: Device, lowered: bool) -> float:
+    if not lowered or device.precision is Precision.FP32:
+        return roofline_s(unit.flops, unit.moved_bytes, device)
+    saved = round(unit.weight_bytes * (1 - WEIGHT_SHARES[device.precision]))
+    return roofline_s(unit.flops / device.product_speedup, max(0, unit.moved_bytes - saved), device)
 
 
 def roofline_s(flops: float, moved_bytes: float, device: Device) -> float:

@@ -12,6 +12,7 @@ import numpy as np
 from edgecompile.config.cluster_spec import Cluster, Device
 from edgecompile.config.methods import OutsideProfile, ProfileMethod
 from edgecompile.config.request import ProfileRequest
+from edgecompile.contract.closed_sets import Precision
 from edgecompile.contract.errors import UserError, choices
 from edgecompile.frontend.chain.fingerprint import chain_fingerprint
 from edgecompile.frontend.chain.sized_work import SizedWork
@@ -53,7 +54,7 @@ def make_profile(
         UserError: profile=measured, and a kind has no profile that holds for it.
     """
     if request.method is ProfileMethod.analytic:
-        return analytic_profile(chain, cluster.devices)
+        return analytic_profile(chain, cluster.devices, request.keep)
     return measured_profile(chain, cluster, request, messages)
 
 
@@ -217,7 +218,7 @@ def _sharing(cluster: Cluster, device: Device) -> int:
 
 def _path(device: Device, request: ProfileRequest) -> Path:
     given = request.files.get(device.name) or request.files.get(device.profile_of)
-    path = Path(given) if given else profile_path(request.folder, device.profile_of, request.model)
+    path = Path(given) if given else _usual_path(device, request)
     if not path.exists():
         raise UserError(
             f"{path}: no profile of {request.model} on {device.name}: run `{_command(device, request)}` on that device "
@@ -226,11 +227,16 @@ def _path(device: Device, request: ProfileRequest) -> Path:
     return path
 
 
+def _usual_path(device: Device, request: ProfileRequest) -> Path:
+    return profile_path(request.folder, device.profile_of, request.model, device.precision.value)
+
+
 def _command(device: Device, request: ProfileRequest) -> str:
     """What the user types; the model's own words where it is not an option of ours."""
     option = files("edgecompile.conf") / "model" / f"{request.model}.yaml"
     model = f"model={request.model}" if option.is_file() else "model=... (as here)"
-    return f"edgeprofile {model} profile.device={device.profile_of}"
+    precision = "" if device.precision is Precision.FP32 else f" precision={device.precision.value}"
+    return f"edgeprofile {model} profile.device={device.profile_of}{precision}"
 
 
 def _check(
@@ -252,12 +258,16 @@ def _check(
                 f", the first that differs is unit {differing[0]}: {theirs[differing[0]]} there, {own[differing[0]]}"
             )
         raise NotMeasured(f"{path}: the profile of another {found.model} than this model ({where}): {again}")
-    for key, wanted in (("execution", device.execution.value), ("dtype", device.dtype)):
+    for key, wanted in (("execution", device.execution.value), ("dtype", device.dtype),
+                        ("precision", device.precision.value)):  # fmt: skip
         if getattr(found, key) != wanted:
             raise UserError(
                 f"{path}: measured with {key} {getattr(found, key)}, but devices.{device.name}.{key} is {wanted}: "
                 f"{again}"
             )
+    if device.precision is not Precision.FP32 and found.keep != request.keep:
+        raise UserError(f"{path}: measured with precision.keep={list(found.keep)}, and the plan is to keep "
+                        f"{list(request.keep)}: {again}")  # fmt: skip
     if found.prepack != request.prepack.value:
         raise UserError(
             f"{path}: measured with runtime.prepack={found.prepack}, and the plan is to run with "

@@ -180,6 +180,9 @@ class DeviceProfile:
     """In ascending order. Where extents were measured, each microbatch at all of them, ascending."""
     prepack: str = "never"
     """`runtime.prepack` of the stages that were measured."""
+    precision: str = "fp32"
+    """Of their products with weights, but for those of the modules of `keep`."""
+    keep: tuple[str, ...] = ()
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -197,9 +200,10 @@ class DeviceProfile:
         return next(iter(self.microbatches[0].extents), None)
 
 
-def profile_path(folder: str, device: str, model: str) -> Path:
-    """`folder/device-model.yaml`, with nothing in it that a path could stumble over."""
-    return Path(folder) / (re.sub(r"[^\w.+-]", "_", f"{device}-{model}") + ".yaml")
+def profile_path(folder: str, device: str, model: str, precision: str = "fp32") -> Path:
+    """`folder/device-model.yaml`, or `folder/device-model-int8.yaml`, with nothing that a path could stumble over."""
+    name = f"{device}-{model}" if precision == "fp32" else f"{device}-{model}-{precision}"
+    return Path(folder) / (re.sub(r"[^\w.+-]", "_", name) + ".yaml")
 
 
 def read_profile(path: Path) -> DeviceProfile:

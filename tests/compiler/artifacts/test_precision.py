@@ -1,0 +1,239 @@
+"""Stages in other precisions: what they may cost, what is left alone, and what the plan says of it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from compiler_helpers import SMALL_DEIT, Compile, compile_into
+from safetensors.torch import load_file
+from torch import nn
+
+from edgecompile.contract.closed_sets import Precision
+from edgecompile.contract.errors import UserError
+from edgecompile.contract.plan import Plan
+from edgecompile.contract.plan_file import read_plan
+from edgecompile.execution import low_precision, opened_shard, prepack
+from edgecompile.execution.low_precision import fast_here, linear_int8
+from edgecompile.execution.opened_shard import open_stage
+
+LOW = ("bf16", "fp16", "int8")
+MLP = ("model=custom", "model.build._target_=test_precision.mlp", "model.inputs={x: {shape: [64], dtype: float32}}",
+       "microbatch=4")  # fmt: skip
+LIMITS = {"bf16": 1e-4, "fp16": 1e-6, "int8": 1e-3}
+"""Squared errors that two layers make."""
+
+needs_vnni = pytest.mark.skipif(
+    not fast_here(Precision.INT8), reason="this processor has no instructions for int8 products"
+)
+
+
+def mlp() -> nn.Module:
+    return nn.Sequential(nn.Linear(64, 512), nn.GELU(), nn.Linear(512, 10)).eval()
+
+
+def outlier() -> nn.Module:
+    """The second layer's activations have one channel that is ten thousand times as large as the others."""
+    module = mlp()
+    with torch.no_grad():
+        module[0].bias[0] = 10_000
+        module[2].weight[:, 0] /= 10_000
+    return module
+
+
+def run(plan: Plan, folder: Path, *values: torch.Tensor, packed: bool = False) -> tuple[torch.Tensor, ...]:
+    with torch.no_grad():
+        for stage in plan.stages:
+            opened = open_stage(stage, folder)
+            values = tuple((opened.prepacked() if packed else opened.run)(*values))
+    return values
+
+
+def squared(value: torch.Tensor, true: torch.Tensor) -> float:
+    return float((value.double() - true.double()).square().sum() / true.double().square().sum())
+
+
+@pytest.mark.parametrize("precision", LOW)
+@pytest.mark.parametrize("artifact", ["torchscript", "pt2"])
+def test_products_are_in_the_precision_and_results_near_the_model(
+    compile_here: Compile, tmp_path: Path, precision: str, artifact: str
+) -> None:
+    plan = compile_here(*MLP, "hosts.count=1", f"precision={precision}", f"artifact={artifact}")
+    assert [stage.precision for stage in plan.stages] == [precision]
+    assert plan.version == 2
+    torch.manual_seed(7)
+    x = torch.randn(4, 64)
+    torch.manual_seed(0)
+    module = mlp().double()
+    _fill(module, tmp_path / "fp32")
+    (found,) = run(plan, tmp_path / "outputs", x)
+    with torch.no_grad():
+        error = squared(found, module(x.double()))
+    assert 0 < error < LIMITS[precision]
+    assert plan.accuracy is not None
+    assert 0 < plan.accuracy.error[plan.outputs[0].name] < LIMITS[precision]
+    (packed,) = run(plan, tmp_path / "outputs", x, packed=True)
+    torch.testing.assert_close(packed, found, atol=2e-2 if precision != "int8" else 1e-5, rtol=0)
+
+
+def _fill(module: nn.Module, folder: Path) -> None:
+    """With the weights of a plan in float32."""
+    plan = compile_into(folder, *MLP, "hosts.count=1")
+    stored: dict[str, torch.Tensor] = {}
+    for sha256 in plan.stages[0].weights:
+        stored |= load_file(folder / "weights" / f"{sha256}.safetensors")
+    with torch.no_grad():
+        for parameter in module.parameters():
+            (value,) = [value for value in stored.values() if value.shape == parameter.shape] or [None]
+            if value is None:  # too small for a file: it is in the shard
+                raise AssertionError(f"no weights of the shape {tuple(parameter.shape)}")
+            parameter.copy_(value)
+
+
+def test_eight_bits_take_a_quarter_of_the_disk(tmp_path: Path) -> None:
+    sizes = {}
+    for precision in ("fp32", "bf16", "int8"):
+        compile_into(tmp_path / precision, *MLP, "hosts.count=1", f"precision={precision}")
+        sizes[precision] = sum(path.stat().st_size for path in (tmp_path / precision / "weights").iterdir())
+    assert sizes["int8"] < 0.3 * sizes["fp32"]  # with two headers, scales and biases
+    assert sizes["bf16"] < 0.53 * sizes["fp32"]
+
+
+@pytest.mark.parametrize("precision", LOW)
+def test_an_item_is_the_same_alone_and_among_others(compile_here: Compile, tmp_path: Path, precision: str) -> None:
+    plan = compile_here(*MLP, "hosts.count=2", "schedule=even", f"precision={precision}")
+    items = torch.randn(4, 64) * torch.tensor([1.0, 1000.0, 1e-3, 0.0])[:, None]  # of unlike sizes
+    (together,) = run(plan, tmp_path / "outputs", items)
+    for index in range(4):
+        (alone,) = run(plan, tmp_path / "outputs", items[index : index + 1])
+        torch.testing.assert_close(alone[0], together[index], atol=0, rtol=1e-2 if precision != "int8" else 1e-5)
+
+
+def test_each_kind_of_device_has_its_own(compile_here: Compile, tmp_path: Path) -> None:
+    (tmp_path / "devices").mkdir()
+    (tmp_path / "devices" / "three.yaml").write_text(
+        "defaults: [/board@a: local, /board@b: local, /board@c: local, _self_]\n"
+        "b: {precision: bf16}\nc: {precision: int8, peak: {float32: 100 GFLOPS, int8: 400e9}}\n"
+    )
+    (tmp_path / "hosts").mkdir()
+    (tmp_path / "hosts" / "three.yaml").write_text(
+        "members: {a: {device: a}, b: {device: b, port: 29510}, c: {device: c, port: 29520}}\n"
+    )
+    words = (f"hydra.searchpath=[file://{tmp_path}]", "devices=three", *SMALL_DEIT, "microbatch=2", "schedule=even")
+    plan = compile_here(*words, "contingency=1")
+    assert [stage.precision for stage in plan.stages] == ["fp32", "bf16", "int8"]
+    assert read_plan(tmp_path / "outputs" / "plan.yaml") == plan
+    products = [unit for unit in plan.units if unit.op.endswith("fc1")]
+    assert all(unit.time_s["c"] < unit.time_s["b"] <= unit.time_s["a"] for unit in products)
+    of_lost = {item.lost: [stage.precision for stage in item.stages] for item in plan.contingencies}
+    assert of_lost == {"b": ["fp32", "int8"], "c": ["fp32", "bf16"]}
+
+
+def test_a_precision_that_costs_too_much_is_refused_with_the_figures(compile_here: Compile, tmp_path: Path) -> None:
+    words = [*MLP[:1], "model.build._target_=test_precision.outlier", *MLP[2:], "hosts.count=1", "precision=int8"]
+    with pytest.raises(UserError) as refused:
+        compile_here(*words)
+    assert refused.value.key == "accuracy.budget"
+    assert "more than 0.01" in str(refused.value)
+    assert "most is lost in 2 (" in str(refused.value)
+    assert not (tmp_path / "outputs" / "plan.yaml").exists()
+    kept = compile_here(*words, "precision.keep=['2']")
+    assert kept.accuracy is not None
+    assert max(kept.accuracy.error.values()) < 0.01
+    assert any("1 product of a kept module" in note for note in kept.notes)
+    assert compile_here(*words, "accuracy.budget=10").accuracy is not None
+
+
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
+def test_a_bundled_shard_is_run_by_torch_alone(compile_here: Compile, tmp_path: Path, precision: str) -> None:
+    plan = compile_here(*MLP, "hosts.count=1", f"precision={precision}", "artifact.bundle=true")
+    x = torch.randn(4, 64)
+    (found,) = run(plan, tmp_path / "outputs", x)
+    torch.save(x, tmp_path / "x.pt")
+    shard = tmp_path / "outputs" / plan.stages[0].shard
+    code = (
+        f"import sys, torch; y = torch.jit.load({str(shard)!r})(torch.load({str(tmp_path / 'x.pt')!r}))[0];"
+        f"assert 'edgecompile' not in sys.modules; torch.save(y, {str(tmp_path / 'y.pt')!r})"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+    torch.testing.assert_close(torch.load(tmp_path / "y.pt"), found, atol=1e-5, rtol=1e-4)
+
+
+@needs_vnni
+@pytest.mark.parametrize("shape", [(1, 64), (3, 5, 64), (2, 197, 768), (0, 64)])
+def test_integers_and_floats_compute_the_same(shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    x, codes = torch.randn(shape), torch.randint(-127, 128, (96, shape[-1]), dtype=torch.int8)
+    x[..., :1, :] = 0.0
+    scale, bias = torch.rand(96) / 100, torch.randn(96)
+    zeros = torch.zeros(96, dtype=torch.int64)
+    packed = low_precision._packed(codes, 64)
+    found = low_precision._by_integers(x, packed, scale, zeros, bias)
+    torch.testing.assert_close(found, linear_int8(x, codes, scale, bias), atol=1e-4, rtol=1e-5)
+
+
+def test_without_the_instructions_the_same_is_computed_in_floats(
+    compile_here: Compile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = compile_here(*MLP, "hosts.count=1", "precision=int8")
+    x = torch.randn(4, 64)
+    (usual,) = run(plan, tmp_path / "outputs", x, packed=True)
+    asked: list[Precision] = []
+
+    def none(precision: Precision) -> bool:
+        asked.append(precision)
+        return False
+
+    monkeypatch.setattr(prepack, "fast_here", none)
+    (found,) = run(plan, tmp_path / "outputs", x, packed=True)
+    assert Precision.INT8 in asked
+    torch.testing.assert_close(found, usual, atol=1e-5, rtol=1e-4)
+
+
+def test_what_is_not_finite_stays_in_its_row() -> None:
+    x = torch.ones(4, 64)
+    x[1, 3], x[2, 4] = float("nan"), float("inf")
+    found = linear_int8(x, torch.ones(8, 64, dtype=torch.int8), torch.ones(8))
+    assert found[[0, 3]].isfinite().all()
+    assert not found[1].isfinite().any()
+    assert not found[2].isfinite().any()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("precision.format=int3",), "precision: expected one of bf16|invalid value 'int3' for precision"),
+        (("devices.local.precision=half",), "devices.local.precision"),
+        (("accuracy.budget=0",), "accuracy.budget"),
+        (("precision=int8", "precision.keep=[nowhere]"), "precision.keep.*nowhere"),
+    ],
+)
+def test_what_is_wrong_is_named(compile_here: Compile, words: tuple[str, ...], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        compile_here(*MLP, "hosts.count=1", *words)
+
+
+def test_a_shard_of_integers_says_what_it_needs(compile_here: Compile, tmp_path: Path) -> None:
+    """Both ways to open it register the operator first."""
+    plan = compile_here(*MLP, "hosts.count=1", "precision=int8")
+    code = (
+        "import torch; from pathlib import Path; from edgecompile.contract.plan_file import read_plan;"
+        "from edgecompile.execution.opened_shard import open_stage;"
+        f"folder = Path({str(tmp_path / 'outputs')!r}); plan = read_plan(folder / 'plan.yaml');"
+        "print(open_stage(plan.stages[0], folder).run(torch.ones(4, 64))[0].shape)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, timeout=120, capture_output=True, text=True)
+    assert "torch.Size([4, 10])" in done.stdout
+    assert opened_shard is not None
+    assert isinstance(plan.notes, tuple)
+
+
+def test_convolutions_and_attention_are_left_alone_and_the_plan_says_so(compile_here: Compile) -> None:
+    plan: Any = compile_here(*SMALL_DEIT, "hosts.count=1", "microbatch=2", "precision=bf16")
+    (note,) = [note for note in plan.notes if "left in fp32" in note]
+    assert "1 convolution" in note
+    assert "products of activations" in note
