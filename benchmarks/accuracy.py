@@ -1,6 +1,7 @@
-"""What each wire format costs in accuracy, on real data and trained weights.
+"""What each wire format and each precision costs in accuracy, on real data and trained weights.
 
     python benchmarks/accuracy.py                              # all formats, five folds, and MiniLM's embeddings
+    python benchmarks/accuracy.py --formats fp32               # the precisions alone
     python benchmarks/accuracy.py --formats int8,int4 --folds 0 --pipeline
 
 Digits: five small ViTs (benchmarks/digits/train.py), each in three stages, classify the images that were held out when
@@ -29,6 +30,10 @@ from edgecompile.wire.formats import FORMATS
 from edgelaunch import Pipeline
 from edgelaunch.inputs.open_input import open_source
 
+PRECISIONS = {"bf16": 0.001, "fp16": None, "int8": 0.005}
+"""The share of predictions that may differ from fp32's."""
+COSINES = {"bf16": 0.9999, "fp16": None, "int8": 0.995}
+"""The mean cosine of MiniLM's embeddings to fp32's."""
 LIMITS = {"fp32": 0.0, "fp16": 0.003, "int8": 0.003, "int4": 0.015}
 """The share of predictions that may differ from fp32's."""
 MINILM_COSINE = 0.999
@@ -45,15 +50,28 @@ class Variant:
     name: str
     scale: str = "-"
     clipping: bool = True
+    precision: str = "fp32"
 
     @property
     def words(self) -> list[str]:
-        words = [f"wire={self.name}", f"wire.clipping={str(self.clipping).lower()}"]
+        words = [f"wire={self.name}", f"wire.clipping={str(self.clipping).lower()}", f"precision={self.precision}",
+                 "accuracy.budget=1"]  # fmt: skip
         return words if self.scale == "-" else [*words, f"wire.scale={self.scale}"]
 
     @property
     def label(self) -> str:
+        if self.precision != "fp32":
+            return f"computed {self.precision}"
         return self.name if self.clipping else f"{self.name} min-max"
+
+    @property
+    def is_exact(self) -> bool:
+        return (self.name, self.precision) == ("fp32", "fp32")
+
+    @property
+    def limit(self) -> float | None:
+        """Of the share of predictions that differ."""
+        return LIMITS.get(self.name) if self.precision == "fp32" else PRECISIONS[self.precision]
 
 
 @dataclass(kw_only=True)
@@ -94,7 +112,7 @@ def variants(names: list[str]) -> list[Variant]:
                       for scale in ("item", "channel") for clipping in choices]  # fmt: skip
         elif name != "fp32":
             found.append(Variant(name=name))
-    return found
+    return found + [Variant(name="fp32", precision=precision) for precision in PRECISIONS]
 
 
 def measure(chosen: list[Variant], numbers: list[int], cuts: str, pipeline: bool) -> dict[Variant, Tally]:
@@ -113,7 +131,7 @@ def measure(chosen: list[Variant], numbers: list[int], cuts: str, pipeline: bool
                 logits = outputs(plan, folder, (images[held_out],))
                 if pipeline and number == numbers[0]:
                     compare_with_pipeline(folder, variant, images[held_out], logits)
-            exact = logits if variant.name == "fp32" else exact
+            exact = logits if variant.is_exact else exact
             tally.add(logits, exact, labels[held_out])
             tally.plan = plan
     return tallies
@@ -138,7 +156,7 @@ def tell(tallies: dict[Variant, Tally]) -> bool:
     kept = True
     for variant, tally in tallies.items():
         assert tally.plan is not None
-        share, limit = tally.num_different / tally.num_images, LIMITS.get(variant.name)
+        share, limit = tally.num_different / tally.num_images, variant.limit
         missed = limit is not None and share > limit
         kept = kept and not missed
         scale = variant.scale if tally.made == variant.scale else f"{variant.scale} ({tally.made})"
@@ -173,9 +191,10 @@ def minilm(names: list[str]) -> bool:
             folder = Path(name)
             plan = compiled([*words, *variant.words], folder)
             embeddings = outputs(plan, folder, sentences(plan, folder))
-        exact = embeddings if variant.name == "fp32" else exact
+        exact = embeddings if variant.is_exact else exact
         cosine = torch.nn.functional.cosine_similarity(embeddings, exact)
         limit = MINILM_COSINE if (variant.name, variant.scale) == ("int8", "channel") else None
+        limit = limit if variant.precision == "fp32" else COSINES[variant.precision]
         missed = limit is not None and float(cosine.mean()) < limit
         kept = kept and not missed
         print(f"{variant.label:14} {variant.scale:8} {float(cosine.mean()):9.6f} {float(cosine.min()):9.6f} "
@@ -184,9 +203,10 @@ def minilm(names: list[str]) -> bool:
 
 
 def sentences(plan: Plan, folder: Path) -> tuple[torch.Tensor, ...]:
-    """The proverbs through the plan's tokenizer, (sentences, tokens) each."""
+    """The proverbs through the plan's tokenizer, (sentences, tokens) each, padded to the longest."""
     items = [item.arrays for item in open_source(plan, folder, PROVERBS, None).items]
-    return tuple(torch.stack([torch.from_numpy(item[spec.name]) for item in items]) for spec in plan.inputs)
+    columns = ([torch.from_numpy(item[spec.name]) for item in items] for spec in plan.inputs)
+    return tuple(torch.nn.utils.rnn.pad_sequence(column, batch_first=True) for column in columns)
 
 
 def main() -> int:

@@ -38,8 +38,15 @@ def outputs(plan: Plan, folder: Path, inputs: tuple[torch.Tensor, ...]) -> torch
         for start in range(0, count, microbatch):
             rows = torch.arange(start, start + microbatch).clamp(max=count - 1)
             values = [value[rows].contiguous() for value in inputs]
+            named = zip(plan.inputs, values, strict=True)
+            sizes = {
+                dim: extent
+                for spec, value in named
+                for dim, extent in zip(spec.dims, value.shape, strict=False)
+                if dim is not None
+            }
             for shard, stage in zip(shards, plan.stages, strict=True):
-                values = list(run_shard(shard, stage, values, "cpu"))
+                values = list(run_shard(shard, stage, values, "cpu", sizes))
             results.append(values[0].clone())
     return torch.cat(results)[:count]
 
