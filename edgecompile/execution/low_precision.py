@@ -74,7 +74,7 @@ def fast_here(precision: Precision) -> bool:
         return False
     flags = _cpu_flags()
     if precision is Precision.INT8:
-        return bool(flags & {"avx512_vnni", "avx_vnni", "amx_int8"})
+        return bool(flags & {"avx512_vnni", "avx_vnni", "amx_int8"}) and hasattr(torch.ops.onednn, "qlinear_pointwise")
     if precision is Precision.BF16:
         return bool(flags & {"avx512_bf16", "amx_bf16", "bf16"})
     return bool(flags & {"avx512_fp16", "amx_fp16"})
@@ -147,7 +147,7 @@ def integer_traced(graph: Any, num_rows: int = 256, *, consume: bool = False) ->
 
 
 def _inlined(graph: Any, before: Any, helper: Any, given: dict[str, Any]) -> Any:
-    """Copies a function's nodes to before a node; returns the value of its result. It must branch nowhere."""
+    """Copies a function's nodes, blocks included, to before a node; returns the value of its result."""
     graph.setInsertPoint(before)
     for node in helper.nodes():
         copy = graph.createClone(node, lambda value: given[value.debugName()])

@@ -227,23 +227,25 @@ def prepack_exported(module: fx.GraphModule, rows: Sequence[int]) -> fx.GraphMod
     Args:
         rows: as exported_rows counted them. With another number nothing is prepacked.
     """
-    by_weight: dict[fx.Node, list[fx.Node]] = {}
-    num_rows: dict[fx.Node, int] = {}
+    by_weight: dict[Hashable, list[fx.Node]] = {}
+    num_rows: dict[Hashable, int] = {}
     products = _exported_products(module.graph)
     if len(products) != len(rows):
         return module
     for node, count in zip(products, rows, strict=True):
         source: Any = node.args[1]
-        if source.op == "get_attr" and _pays(attrgetter(source.target)(module), count):
-            by_weight.setdefault(source, []).append(node)
-            num_rows.setdefault(source, count)
-    for index, (source, nodes) in enumerate(by_weight.items()):
+        if source.op == "get_attr" and _pays(own := attrgetter(source.target)(module), count):
+            key = (own.data_ptr(), tuple(own.shape), own.stride())  # equal weights are stored once, under two names
+            by_weight.setdefault(key, []).append(node)
+            num_rows.setdefault(key, count)
+    for index, (what, nodes) in enumerate(by_weight.items()):
         name = f"prepacked_{index}"
-        own = attrgetter(str(source.target))(module)
+        sources: dict[Any, None] = dict.fromkeys(node.args[1] for node in nodes)
         with torch.no_grad():
-            packed = _packed(own.detach(), num_rows[source])
-            if len(source.users) == len(nodes):
-                own.set_()
+            packed = _packed(attrgetter(str(next(iter(sources)).target))(module).detach(), num_rows[what])
+            if sum(len(source.users) for source in sources) == len(nodes):
+                for source in sources:
+                    attrgetter(str(source.target))(module).set_()
         module.register_buffer(name, packed, persistent=False)
         for node in nodes:
             bias = node.args[2] if len(node.args) > 2 else None

@@ -112,6 +112,7 @@ def plan_figures(plan: Plan) -> dict[str, Any]:
             {"lost": item.lost, "predicted": asdict(item.predicted), "gap": item.certificate.gap}
             for item in plan.contingencies
         ],
+        "accuracy": None if plan.accuracy is None else asdict(plan.accuracy),
         "notes": list(plan.notes),
         "provenance": None if plan.provenance is None else asdict(plan.provenance),
     }

@@ -54,10 +54,10 @@ class Profile:
 def analytic_profile(chain: Chain, devices: Sequence[Device], keep: Sequence[str] = ()) -> Profile:
     """The roofline, plus a launch: see roofline_s. Products are in the device's precision, as its data sheet has it.
 
+    The figures are of the device as it is used: its `cpu_share`, if it has one, changes none of them.
+
     Args:
         keep: modules whose products stay in float32.
-
-    The figures are of the device as it is used: its `cpu_share`, if it has one, changes none of them.
 
     Source: Williams, Waterman, Patterson, "Roofline", CACM 2009; the launch overhead is the device option's figure.
     """

@@ -61,7 +61,9 @@ def _is_constant(node: Any, root: fx.GraphModule, rank: int) -> bool:
     if not isinstance(node, fx.Node) or node.op != "get_attr":
         return False
     value = attribute(root, str(node.target))
-    return isinstance(value, torch.Tensor) and value.dtype is torch.float32 and value.dim() == rank
+    if not isinstance(value, torch.Tensor) or value.numel() == 0:
+        return False
+    return value.dtype is torch.float32 and value.dim() == rank
 
 
 def is_kept(node: fx.Node, keep: Collection[str]) -> bool:

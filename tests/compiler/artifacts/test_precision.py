@@ -36,6 +36,24 @@ def mlp() -> nn.Module:
     return nn.Sequential(nn.Linear(64, 512), nn.GELU(), nn.Linear(512, 10)).eval()
 
 
+def without_bias() -> nn.Module:
+    """Products as Llama and GPT-2 have them: without a bias, with weights (in, out), and of weights read twice."""
+
+    class Module(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Linear(64, 512, bias=False)
+            self.turned = nn.Parameter(torch.randn(512, 64) / 20)
+            self.tied = nn.Linear(64, 512, bias=False)
+            self.tied.weight = self.first.weight
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            h = torch.relu(self.first(x)) @ self.turned
+            return self.tied(torch.tanh(h))
+
+    return Module().eval()
+
+
 def outlier() -> nn.Module:
     """The second layer's activations have one channel that is ten thousand times as large as the others."""
     module = mlp()
@@ -43,6 +61,36 @@ def outlier() -> nn.Module:
         module[0].bias[0] = 10_000
         module[2].weight[:, 0] /= 10_000
     return module
+
+
+class Repeated(nn.Module):
+    """One layer twice, and another two with the same weights: tied, and equal."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.equal, self.tied = nn.Linear(64, 64), nn.Linear(64, 64), nn.Linear(64, 64, bias=False)
+        self.equal.load_state_dict(self.first.state_dict())
+        self.tied.weight = self.first.weight
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.tied(self.equal(self.first(self.first(x).relu()).relu()).relu())
+
+
+def repeated() -> nn.Module:
+    return Repeated().eval()
+
+
+class Empty(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.narrow, self.usual = nn.Parameter(torch.zeros(8, 0)), nn.Linear(64, 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.linear(x[:, :0], self.narrow) + self.usual(x)
+
+
+def empty() -> nn.Module:
+    return Empty().eval()
 
 
 def run(plan: Plan, folder: Path, *values: torch.Tensor, packed: bool = False) -> tuple[torch.Tensor, ...]:
@@ -103,6 +151,21 @@ def test_eight_bits_take_a_quarter_of_the_disk(tmp_path: Path) -> None:
     assert sizes["bf16"] < 0.53 * sizes["fp32"]
 
 
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
+@pytest.mark.parametrize("artifact", ["torchscript", "pt2"])
+def test_products_without_a_bias_and_with_shared_weights(
+    compile_here: Compile, tmp_path: Path, precision: str, artifact: str
+) -> None:
+    words = [*MLP[:1], "model.build._target_=test_precision.without_bias", *MLP[2:], "hosts.count=1"]
+    plan = compile_here(*words, f"precision={precision}", f"artifact={artifact}", "accuracy.budget=0.001")
+    files = [load_file(tmp_path / "outputs" / "weights" / f"{sha256}.safetensors") for sha256 in plan.stages[0].weights]
+    assert len(files) == 2  # the tied weights once
+    items = torch.randn(4, 64)
+    (found,) = run(plan, tmp_path / "outputs", items)
+    (packed,) = run(plan, tmp_path / "outputs", items, packed=True)
+    torch.testing.assert_close(packed, found, atol=2e-2 if precision == "bf16" else 1e-5, rtol=1e-4)
+
+
 @pytest.mark.parametrize("precision", LOW)
 def test_an_item_is_the_same_alone_and_among_others(compile_here: Compile, tmp_path: Path, precision: str) -> None:
     plan = compile_here(*MLP, "hosts.count=2", "schedule=even", f"precision={precision}")
@@ -111,6 +174,21 @@ def test_an_item_is_the_same_alone_and_among_others(compile_here: Compile, tmp_p
     for index in range(4):
         (alone,) = run(plan, tmp_path / "outputs", items[index : index + 1])
         torch.testing.assert_close(alone[0], together[index], atol=0, rtol=1e-2 if precision != "int8" else 1e-5)
+
+
+@pytest.mark.parametrize("artifact", ["torchscript", "pt2"])
+@pytest.mark.parametrize("precision", LOW)
+@pytest.mark.parametrize("model", ["repeated", "empty"])
+def test_weights_that_several_products_share_and_weights_of_no_value(
+    compile_here: Compile, tmp_path: Path, model: str, precision: str, artifact: str
+) -> None:
+    words = (MLP[0], f"model.build._target_=test_precision.{model}", *MLP[2:], "hosts.count=1")
+    x = torch.randn(4, 64)
+    (true,) = run(compile_into(tmp_path / "fp32", *words), tmp_path / "fp32", x)
+    plan = compile_here(*words, f"precision={precision}", f"artifact={artifact}")
+    for packed in (False, True):
+        (found,) = run(plan, tmp_path / "outputs", x, packed=packed)
+        assert 0 < squared(found, true) < LIMITS[precision]
 
 
 def test_each_kind_of_device_has_its_own(compile_here: Compile, tmp_path: Path) -> None:
