@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 
 import torch
 
@@ -13,6 +14,7 @@ from edgecompile.artifacts.shards import stage_module
 from edgecompile.config.request import CompileRequest
 from edgecompile.contract.closed_sets import Precision
 from edgecompile.contract.errors import UserError
+from edgecompile.frontend.chain.products import lowered_units
 from edgecompile.frontend.golden.golden_items import Reference
 
 __all__ = ["Accuracy", "Precise", "check_precision", "squared_error"]
@@ -28,7 +30,8 @@ class Accuracy:
     error: dict[str, float]
     """By output: the squares of the errors on the golden items, over those of the model in float64."""
     agreement: dict[str, float]
-    """By output of several values: the share of items whose largest value is where the model's is."""
+    """By output: of one row of floats an item, the share of items whose largest value is where the model's is; of whole
+    numbers and bools, the share of values that are the model's."""
 
 
 def squared_error(value: torch.Tensor, true: torch.Tensor) -> float:
@@ -44,8 +47,10 @@ def squared_error(value: torch.Tensor, true: torch.Tensor) -> float:
 
 
 def _agreement(value: torch.Tensor, true: torch.Tensor) -> float | None:
-    """None where an item has one value, or several rows of them, so that its largest says nothing."""
-    if not value.is_floating_point() or value.dim() != 2 or value.shape[1] < 2:
+    """None where an item has one float, or several rows of them, so that its largest says nothing."""
+    if not value.is_floating_point():
+        return float((value == true).double().mean()) if value.numel() else None
+    if value.dim() != 2 or value.shape[1] < 2:
         return None
     return float((value.argmax(1) == true.argmax(1)).double().mean())
 
@@ -85,7 +90,7 @@ def check_precision(
 def _within(writer: StageWriter, pipeline: CompiledPipeline, reference: Reference, budget: float) -> Accuracy:
     names = writer.chain.captured.output_names
     triples = list(zip(names, pipeline.outputs, reference.exact, strict=True))
-    found = {name: squared_error(value, true) for name, value, true in triples}
+    found = {name: squared_error(value, true) for name, value, true in triples if value.is_floating_point()}
     own = {name: squared_error(value, true)
            for name, value, true in zip(names, reference.outputs, reference.exact, strict=True)}  # fmt: skip
     beyond = {name: error for name, error in found.items() if not error <= max(budget, 2 * own[name])}
@@ -101,6 +106,14 @@ def _within(writer: StageWriter, pipeline: CompiledPipeline, reference: Referenc
         )
     agreed = {name: _agreement(value, true) for name, value, true in triples}
     agreement = {name: share for name, share in agreed.items() if share is not None}
+    least = writer.agreement
+    worst = min(agreement, key=lambda name: agreement[name], default="")
+    if least is not None and worst and agreement[worst] < least:
+        raise UserError(
+            f"{agreement[worst]:.1%} of {worst} agree with the model on the golden items, less than {least:.1%}",
+            key="accuracy.agreement",
+            fix="keep modules in fp32 (precision.keep), take a precision of more bits, or ask for less",
+        )
     return Accuracy(budget=budget, error=found, agreement=agreement)
 
 
@@ -127,9 +140,9 @@ def _culprits(writer: StageWriter, designs: Sequence[StageDesign], reference: Re
     if not costs:
         return ""
     first = sorted(costs, key=lambda name: -costs[name])[:_MOST_NAMED]
-    rest = sum(costs.values()) - sum(costs[name] for name in first)
+    rest = sum(costs[name] for name in costs if name not in first)
     named = ", ".join(f"{name} ({costs[name]:.2g})" for name in first)
-    return f"; most is lost in {named}, without which about {rest:.2g} would be left"
+    return f"; most is lost in {named}" + (f", without which about {rest:.2g} would be left" if rest < inf else "")
 
 
 def _batches(writer: StageWriter, reference: Reference) -> list[tuple[torch.Tensor, ...]]:
@@ -142,10 +155,13 @@ def _batches(writer: StageWriter, reference: Reference) -> list[tuple[torch.Tens
 def _notes(writer: StageWriter, accuracy: Accuracy) -> list[str]:
     """Lines for the plan: what the precision has cost, and what was left in float32."""
     errors = ", ".join(f"{name} {error:.2g}" for name, error in accuracy.error.items())
+    shares = ", ".join(f"{share:.1%} of {name}" for name, share in accuracy.agreement.items())
     notes = [
         f"precision: squared error on the golden items, relative to the model in float64: {errors} "
-        f"(budget {accuracy.budget:g})"
+        f"(budget {accuracy.budget:g})" + (f"; {shares} agree with it" if shares else "")
     ]
+    if not lowered_units(writer.chain, writer.keep):
+        notes.append("precision: no product could be lowered: none has weights that are float32 tensors as they are")
     left = left_alone(stage_module(writer.chain, 0, len(writer.chain.units) - 1), writer.keep)
     if left:
         words = ", ".join(f"{count} {what if count == 1 else several}" for (what, several), count in left.items())

@@ -118,12 +118,15 @@ class StageWriter:
     """Weights in other precisions than float32."""
     keep: tuple[str, ...] = ()
     """Modules whose products stay in float32."""
+    agreement: float | None = None
+    """`accuracy.agreement`"""
 
     @staticmethod
     def of(chain: Chain, request: CompileRequest, memory: MappedMemory) -> StageWriter:
         store = None if request.artifact.bundle else WeightStore(chain, request.folder)
         low, keep = LowWeights(bundled=request.artifact.bundle), request.precision.keep
-        return StageWriter(chain=chain, folder=request.folder, store=store, memory=memory, low=low, keep=keep)
+        return StageWriter(chain=chain, folder=request.folder, store=store, memory=memory, low=low, keep=keep,
+                           agreement=request.precision.agreement)  # fmt: skip
 
     def lowering(self, precision: Precision) -> Lowering | None:
         """What a stage of this precision is rewritten by; None: by nothing."""

@@ -1,7 +1,8 @@
 """Rewrites a stage's products for another precision: the pass that `precision` switches.
 
 Products with weights alone are rewritten. What must not be rounded (softmax, norms, embeddings, sums) stays in float32,
-and so do convolutions, products of two activations (attention), and the modules of `precision.keep`.
+and so do convolutions, other products (of two activations, as in attention, and of weights that are not whole float32
+tensors of the model's own), and the modules of `precision.keep`.
 """
 
 from __future__ import annotations
@@ -138,5 +139,5 @@ def left_alone(module: fx.GraphModule, keep: Collection[str] = ()) -> dict[tuple
         elif "conv" in op_name(node):
             found["convolution", "convolutions"] += 1
         elif op_name(node) in _OTHER_PRODUCTS or "attention" in op_name(node):
-            found["product of activations", "products of activations"] += 1
+            found["other product", "other products"] += 1
     return {what: count for what, count in found.items() if count}

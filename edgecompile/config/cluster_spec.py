@@ -35,7 +35,7 @@ class Device:
     """The device whose measured profile holds."""
     precision: Precision = Precision.FP32
     product_speedup: float = 1.0
-    """How many times as fast as `dtype` the data sheet has products in this precision."""
+    """How many times as fast as in `dtype` products in this precision are by the data sheet."""
     python: tuple[int, ...] | None = None
     """The newest Python that its vendor's system ships; None: unknown."""
 
@@ -142,9 +142,10 @@ _PEAKS: Mapping[Precision, str] = {Precision.BF16: "bfloat16", Precision.FP16: "
 
 
 def _speedup(conf: DeviceConf, precision: Precision, key: str) -> float:
-    """1 where the device names no peak of this precision: it may have no instructions for it."""
+    """1 where ranks have no kernels for it on this kind, or the device names no peak."""
+    known = [member(Precision, name, f"{key}.precisions") for name in conf.precisions]
     dtype = _PEAKS.get(precision, conf.dtype)
-    if dtype not in conf.peak:
+    if precision not in known or dtype not in conf.peak:
         return 1.0
     peaks = [parse_flops(conf.peak[name], f"{key}.peak.{name}") for name in (dtype, conf.dtype)]
     return peaks[0] / peaks[1]

@@ -127,6 +127,8 @@ class PrecisionRequest:
     """Modules whose products stay in float32."""
     budget: float = 0.01
     """The largest squared error of an output, relative to the model's in float64."""
+    agreement: float | None = None
+    """The least share of items, or values, that stay as they are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -292,8 +294,13 @@ def wire_of(conf: WireConf, schedule: ScheduleConf) -> WireRequest:
 
 
 def precision_of(conf: Conf) -> PrecisionRequest:
-    """Raises UserError for a budget of nothing."""
-    return PrecisionRequest(keep=tuple(conf.precision.keep), budget=over_zero(conf.accuracy.budget, "accuracy.budget"))
+    """Raises UserError for a budget of nothing, or a share that is none."""
+    asked = conf.accuracy
+    return PrecisionRequest(
+        keep=tuple(conf.precision.keep),
+        budget=over_zero(asked.budget, "accuracy.budget"),
+        agreement=None if asked.agreement is None else over_zero(asked.agreement, "accuracy.agreement", 1),
+    )
 
 
 def _artifact(conf: ArtifactConf) -> ArtifactRequest:

@@ -67,6 +67,9 @@ class DeviceConf:
     """The rate of its network interface, where the host says nothing."""
     precision: str | None = None
     """Of this kind's products, as `precision` names them; null: `precision.format`."""
+    precisions: list[str] = field(default_factory=list)
+    """Those for which ranks have kernels here that reach the peak of their dtype; in others products are predicted to
+    take as long as in fp32."""
     threads: int = 0
     """Intra-op threads; 0: as many as the machine has cores."""
     cpu_share: float | None = None
@@ -206,6 +209,9 @@ class AccuracyConf:
 
     budget: float = 0.01
     """The largest error of each output on the golden items: its squares over those of the model in float64."""
+    agreement: float | None = None
+    """The least share of golden items whose largest value (a label, say) stays where it is, and of values that stay the
+    same in outputs of whole numbers; null: it is only told."""
 
 
 @dataclass

@@ -235,7 +235,8 @@ class Accuracy:
     error: dict[str, float]
     """By output: the squares of its errors over the squares of the model's in float64."""
     agreement: dict[str, float] = field(default_factory=dict, metadata={OMITTED: True})
-    """By output that is one row of values an item: the share of items whose largest value stays where it is."""
+    """By output: of one row of floats an item, the share of items whose largest value stays where it is; of whole
+    numbers and bools, the share of values that stay the same."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -342,11 +343,19 @@ class Plan:
         return tuple(by_name[name] for name in self.cluster)
 
     @property
-    def lossy(self) -> bool:
-        """Whether any tensor is rounded, as it travels or in a stage's products, after the loss of a host included."""
+    def rounding(self) -> str:
+        """What rounds results, in words, after the loss of a host included; empty: nothing does."""
         stages = [*self.stages, *(stage for item in self.contingencies for stage in item.stages)]
-        lowered = any(stage.precision != "fp32" for stage in stages)
-        return lowered or any(spec.wire != "raw" for stage in stages for spec in stage.outputs)
+        precisions = sorted({stage.precision for stage in stages} - {"fp32"})
+        found = [f"products are in {' and '.join(precisions)}"] if precisions else []
+        if any(spec.wire != "raw" for stage in stages for spec in stage.outputs):
+            found.append("the wire formats are lossy")
+        return ", ".join(found)
+
+    @property
+    def lossy(self) -> bool:
+        """Whether any tensor is rounded, as it travels or in a stage's products."""
+        return bool(self.rounding)
 
     def stage_of_rank(self, rank: int) -> Stage | None:
         """The stage that this rank runs; None for a data host without one."""

@@ -32,6 +32,8 @@ __all__ = [
 ]
 
 LEVELS = 127
+_MOST_SUMMED = (2**31 - 1) // (255 * LEVELS)
+"""Wider rows could pass what the sums of the integer kernel hold, whose activations run from 0 to 255."""
 _LEAST = 1e-30
 """Where a row is all zeros."""
 LINEAR_INT8 = "edgecompile::linear_int8"
@@ -131,6 +133,8 @@ def integer_traced(graph: Any, num_rows: int = 256, *, consume: bool = False) ->
         if any(value.node().kind() != "prim::Constant" for value in (codes, scale)):
             continue
         own = codes.node().t("value")
+        if own.shape[1] > _MOST_SUMMED:
+            continue
         values = (_packed(own, num_rows), torch.zeros(own.shape[0], dtype=torch.int64))
         places = [graph.addInput() for _ in values]
         for place, value in zip(places, values, strict=True):
@@ -162,11 +166,14 @@ def _inlined(graph: Any, before: Any, helper: Any, given: dict[str, Any]) -> Any
 def integer_exported(module: fx.GraphModule, num_rows: int = 256) -> fx.GraphModule:
     """The same for an exported program's module, which is changed in place and lets go of its codes."""
     found = [node for node in module.graph.nodes if str(node.target).startswith("edgecompile.linear_int8")]
+    read: list[torch.Tensor] = []
     for index, node in enumerate(found):
         x, codes, scale, *rest = node.args
         if codes.op != "get_attr":
             continue
         own = attrgetter(str(codes.target))(module)
+        if own.shape[1] > _MOST_SUMMED:
+            continue
         names = [f"packed_{index}", f"zeros_{index}"]
         values = [_packed(own.detach(), num_rows), torch.zeros(own.shape[0], dtype=torch.int64)]
         for name, value in zip(names, values, strict=True):
@@ -178,7 +185,9 @@ def integer_exported(module: fx.GraphModule, num_rows: int = 256) -> fx.GraphMod
         node.replace_all_uses_with(made)
         module.graph.erase_node(node)
         if not codes.users:
-            own.detach().set_()
+            read.append(own)
+    for own in read:  # once all are packed: equal ones are one tensor
+        own.set_()  # type: ignore[call-overload]
     if found:
         module.graph.eliminate_dead_code()
         module.recompile()

@@ -70,11 +70,17 @@ def analytic_profile(chain: Chain, devices: Sequence[Device], keep: Sequence[str
         wires={device.name: AnalyticWires(device) for device in devices},
         runtime_bytes={device.name: device.runtime_bytes for device in devices},
         activation_bytes=tuple(heap_bytes(unit.activation_bytes) for unit in chain.units),
+        notes=tuple(
+            f"times of {device.name}: {device.precision.value} is predicted to be as slow as fp32, since "
+            f"devices.{device.name}.precisions does not name it; edgeprofile measures it"
+            for device in devices
+            if device.precision is not Precision.FP32 and device.product_speedup == 1.0
+        ),
     )
 
 
 def _unit_s(unit: Unit, device: Device, lowered: bool) -> float:
-    if not lowered or device.precision is Precision.FP32:
+    if not lowered or device.product_speedup == 1.0:
         return roofline_s(unit.flops, unit.moved_bytes, device)
     saved = round(unit.weight_bytes * (1 - WEIGHT_SHARES[device.precision]))
     return roofline_s(unit.flops / device.product_speedup, max(0, unit.moved_bytes - saved), device)

@@ -114,10 +114,11 @@ class Session:
             return
         out = console()
         if self._verifier is not None:
-            print_verified("golden items", self._verifier.outputs, self._request.quiet, self._plan.lossy)
+            print_verified("golden items", self._verifier.outputs, self._request.quiet, self._plan.rounding)
         if self._reference is not None:
-            print_verified("every item, computed again", self._reference.outputs, self._request.quiet, self._plan.lossy,
-                           self._reference.slack)  # fmt: skip
+            again = self._reference
+            print_verified("every item, computed again", again.outputs, self._request.quiet, self._plan.rounding,
+                           again.slack)  # fmt: skip
         if self._bad.num_items:
             several = "s" if self._bad.num_items > 1 else ""
             out.print(f"{self._bad.num_items} item{several} could not be read and left a gap{several and ' each'}")

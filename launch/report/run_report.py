@@ -46,11 +46,13 @@ def console() -> Console:
     return Console(width=PLAIN_WIDTH if plain else None, highlight=False, soft_wrap=plain)
 
 
-def print_verified(what: str, outputs: Mapping[str, Comparison], quiet: bool, lossy: bool, times: float = 1.0) -> None:
+def print_verified(
+    what: str, outputs: Mapping[str, Comparison], quiet: bool, rounding: str, times: float = 1.0
+) -> None:
     """A table of the outputs, and a line that says no more than was found.
 
     Args:
-        lossy: whether a wire format of the plan is.
+        rounding: Plan.rounding.
         times: how often the plan's tolerance was allowed.
     """
     if not quiet:
@@ -60,25 +62,25 @@ def print_verified(what: str, outputs: Mapping[str, Comparison], quiet: bool, lo
         ]
         _print_table(f"{what}: pipeline against the model",
                      ("output", "largest value", "largest difference", "allowed"), rows)  # fmt: skip
-    console().print(_verdict(outputs, lossy, times), markup=False)
+    console().print(_verdict(outputs, rounding, times), markup=False)
 
 
-def _verdict(outputs: Mapping[str, Comparison], lossy: bool, times: float) -> str:
+def _verdict(outputs: Mapping[str, Comparison], rounding: str, times: float) -> str:
     compared = {name: item for name, item in outputs.items() if item.num_items}
     left_out = ", ".join(name for name in outputs if name not in compared)
-    why_not = f"not compared, since a lossy wire format may turn a close decision: {left_out}"
+    why_not = f"not compared, since rounding may turn a close decision: {left_out}"
     if not compared:
         return why_not
     num_items = max(item.num_items for item in compared.values())
     name, worst = max(compared.items(), key=lambda pair: pair[1].max_difference)
     largest = f"largest difference {worst.max_difference:.3g}"
-    if not lossy:
+    if not rounding:
         return f"verified: {num_items} items equal the unsplit model's ({largest})"
     allowed = f"the plan's tolerance of {worst.tolerance / times:.3g}"
     if times != 1.0:
         allowed = f"{times:g} times {allowed}"
     of = f" for {name}" if len(compared) > 1 else ""
-    said = f"verified: {num_items} items within {allowed}{of} ({largest}; the wire formats are lossy)"
+    said = f"verified: {num_items} items within {allowed}{of} ({largest}; {rounding})"
     return f"{said}; {why_not}" if left_out else said
 
 

@@ -195,7 +195,7 @@ def test_each_kind_of_device_has_its_own(compile_here: Compile, tmp_path: Path) 
     (tmp_path / "devices").mkdir()
     (tmp_path / "devices" / "three.yaml").write_text(
         "defaults: [/board@a: local, /board@b: local, /board@c: local, _self_]\n"
-        "b: {precision: bf16}\nc: {precision: int8, peak: {float32: 100 GFLOPS, int8: 400e9}}\n"
+        "b: {precision: bf16}\nc: {precision: int8, precisions: [int8], peak: {float32: 100 GFLOPS, int8: 400e9}}\n"
     )
     (tmp_path / "hosts").mkdir()
     (tmp_path / "hosts" / "three.yaml").write_text(
@@ -226,6 +226,55 @@ def test_a_precision_that_costs_too_much_is_refused_with_the_figures(compile_her
     assert compile_here(*words, "accuracy.budget=10").accuracy is not None
 
 
+class Ranked(nn.Module):
+    """Its outputs are whole numbers, which close decisions turn."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(64, 256), nn.Linear(256, 500)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.second(self.first(x).relu()).argsort(-1)[:, :50]
+
+
+def ranked() -> nn.Module:
+    return Ranked().eval()
+
+
+def test_whole_numbers_are_compared_with_the_models(compile_here: Compile, tmp_path: Path) -> None:
+    words = (MLP[0], "model.build._target_=test_precision.ranked", *MLP[2:], "hosts.count=1")
+    plan = compile_here(*words, "precision=int8")
+    assert plan.accuracy is not None
+    assert plan.accuracy.error == {}
+    whole = compile_into(tmp_path / "fp32", *words)
+    golden = load_file(tmp_path / "fp32" / whole.golden.file)
+    inputs, (name,) = golden["input.x"], [spec.name for spec in plan.outputs]
+    (found,) = run(plan, tmp_path / "outputs", inputs)
+    share = float((found == golden[f"output.{name}"]).double().mean())
+    assert 0 < share < 0.9
+    assert plan.accuracy.agreement == {name: pytest.approx(share, abs=0.02)}
+    with pytest.raises(UserError, match=r"accuracy\.agreement.*agree with the model.*less than 99\.0%"):
+        compile_here(*words, "precision=int8", "accuracy.agreement=0.99")
+
+
+def test_where_nothing_can_be_lowered_the_plan_says_so(compile_here: Compile) -> None:
+    words = (MLP[0], "model.build._target_=test_precision.wide_weights", *MLP[2:], "hosts.count=1")
+    plan = compile_here(*words, "precision=int8")
+    assert any("no product could be lowered" in note for note in plan.notes)
+
+
+def wide_weights() -> nn.Module:
+    class Module(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(64, 16).double()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.layer(x.double()).float()
+
+    return Module().eval()
+
+
 @pytest.mark.parametrize("precision", ["bf16", "int8"])
 def test_a_bundled_shard_is_run_by_torch_alone(compile_here: Compile, tmp_path: Path, precision: str) -> None:
     plan = compile_here(*MLP, "hosts.count=1", f"precision={precision}", "artifact.bundle=true")
@@ -252,6 +301,19 @@ def test_integers_and_floats_compute_the_same(shape: tuple[int, ...]) -> None:
     packed = low_precision._packed(codes, 64)
     found = low_precision._by_integers(x, packed, scale, zeros, bias)
     torch.testing.assert_close(found, linear_int8(x, codes, scale, bias), atol=1e-4, rtol=1e-5)
+
+
+@needs_vnni
+def test_sums_of_the_widest_rows_do_not_wrap() -> None:
+    """Wider ones than the kernel's sums can hold stay in floats."""
+    most = low_precision._MOST_SUMMED
+    assert most * 255 * 127 < 2**31 <= (most + 1) * 255 * 127
+    codes = torch.full((1, most), 127, dtype=torch.int8)
+    x, scale = torch.ones(1, most), torch.ones(1)
+    found = low_precision._by_integers(
+        x, low_precision._packed(codes, 1), scale, torch.zeros(1, dtype=torch.int64), None
+    )
+    torch.testing.assert_close(found, torch.full((1, 1), 127.0 * most), rtol=1e-4, atol=0)
 
 
 def test_without_the_instructions_the_same_is_computed_in_floats(
@@ -314,4 +376,4 @@ def test_convolutions_and_attention_are_left_alone_and_the_plan_says_so(compile_
     plan: Any = compile_here(*SMALL_DEIT, "hosts.count=1", "microbatch=2", "precision=bf16")
     (note,) = [note for note in plan.notes if "left in fp32" in note]
     assert "1 convolution" in note
-    assert "products of activations" in note
+    assert "other products" in note

@@ -160,7 +160,9 @@ def verdict(capsys: pytest.CaptureFixture[str], lossy: bool, times: float = 1.0,
     """The last line, for outputs of so many compared items and such a difference; 0.5 is allowed."""
     found = {name: Comparison(tolerance=0.5 * times, num_items=count, max_difference=gap, max_value=2.0)
              for name, (count, gap) in outputs.items()}  # fmt: skip
-    print_verified("golden items", found, quiet=True, lossy=lossy, times=times)
+    print_verified(
+        "golden items", found, quiet=True, rounding="the wire formats are lossy" if lossy else "", times=times
+    )
     return capsys.readouterr().out.strip()
 
 
@@ -174,10 +176,10 @@ def test_only_what_is_equal_is_called_equal(capsys: pytest.CaptureFixture[str]) 
     said = verdict(capsys, lossy=True, times=4.0, scores=(9, 0.75), best=(0, 0.0), states=(9, 1.5))
     assert said == (
         "verified: 9 items within 4 times the plan's tolerance of 0.5 for states (largest difference 1.5; the wire "
-        "formats are lossy); not compared, since a lossy wire format may turn a close decision: best"
+        "formats are lossy); not compared, since rounding may turn a close decision: best"
     )
     said = verdict(capsys, lossy=True, best=(0, 0.0))
-    assert said == "not compared, since a lossy wire format may turn a close decision: best"
+    assert said == "not compared, since rounding may turn a close decision: best"
 
 
 def test_a_plan_is_lossy_where_anything_is_rounded_also_after_a_loss(three_stages: Written) -> None:
