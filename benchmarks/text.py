@@ -103,8 +103,8 @@ class Contender:
         self._process.wait()
 
 
-def plans(folder: Path, texts: Path, microbatch: int) -> dict[str, Path]:
-    common = ("model=minilm", f"weights={WEIGHTS}")
+def plans(folder: Path, texts: Path, microbatch: int, precision: str) -> dict[str, Path]:
+    common = ("model=minilm", f"weights={WEIGHTS}", f"precision={precision}", "accuracy.budget=0.02")
     varying = (*common, f"microbatch={microbatch}", f"workload={texts}", f"model.dims.length.max={LENGTH}")
     return {
         "one": compile_plan(folder / "one", *varying, "hosts.count=1", "reference=true"),
@@ -113,11 +113,11 @@ def plans(folder: Path, texts: Path, microbatch: int) -> dict[str, Path]:
     }
 
 
-def contend(texts: Path, microbatch: int, rounds: int) -> None:
+def contend(texts: Path, microbatch: int, rounds: int, precision: str) -> None:
     count = len(texts.read_text().splitlines())
     share_a_secret()
     with tempfile.TemporaryDirectory() as scratch:
-        found = plans(Path(scratch), texts, microbatch)
+        found = plans(Path(scratch), texts, microbatch, precision)
         contenders = [
             Contender("fixed, one core", "ours", found["fixed"], texts, 0),
             Contender("one core", "ours", found["one"], texts, 0),
@@ -188,6 +188,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--texts", type=Path, default=PROVERBS)
     parser.add_argument("--microbatch", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--precision", default="fp32", help="of our own; sentence-transformers stays in fp32")
     parser.add_argument("--mixed", action="store_true")
     parser.add_argument("--role", nargs="+", help=argparse.SUPPRESS)
     chosen = parser.parse_args(arguments)
@@ -202,7 +203,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     elif chosen.mixed:
         mixed(chosen.microbatch, 1000)
     else:
-        contend(chosen.texts.resolve(), chosen.microbatch, chosen.rounds)
+        contend(chosen.texts.resolve(), chosen.microbatch, chosen.rounds, chosen.precision)
 
 
 if __name__ == "__main__":
