@@ -156,10 +156,14 @@ def _notes(writer: StageWriter, accuracy: Accuracy) -> list[str]:
     """Lines for the plan: what the precision has cost, and what was left in float32."""
     errors = ", ".join(f"{name} {error:.2g}" for name, error in accuracy.error.items())
     shares = ", ".join(f"{share:.1%} of {name}" for name, share in accuracy.agreement.items())
-    notes = [
-        f"precision: squared error on the golden items, relative to the model in float64: {errors} "
-        f"(budget {accuracy.budget:g})" + (f"; {shares} agree with it" if shares else "")
-    ]
+    notes = []
+    if errors:
+        notes.append(
+            f"precision: squared error on the golden items, relative to the model in float64: {errors} "
+            f"(budget {accuracy.budget:g})"
+        )
+    if shares:
+        notes.append(f"precision: {shares} agree with the model on the golden items")
     if not lowered_units(writer.chain, writer.keep):
         notes.append("precision: no product could be lowered: none has weights that are float32 tensors as they are")
     left = left_alone(stage_module(writer.chain, 0, len(writer.chain.units) - 1), writer.keep)
