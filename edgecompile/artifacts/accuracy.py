@@ -14,24 +14,16 @@ from edgecompile.artifacts.shards import stage_module
 from edgecompile.config.request import CompileRequest
 from edgecompile.contract.closed_sets import Precision
 from edgecompile.contract.errors import UserError
+from edgecompile.contract.plan import Accuracy
 from edgecompile.frontend.chain.products import lowered_units
+from edgecompile.frontend.golden.eager import groups_of
 from edgecompile.frontend.golden.golden_items import Reference
 
-__all__ = ["Accuracy", "Precise", "check_precision", "squared_error"]
+__all__ = ["Precise", "check_precision", "squared_error"]
 
 _MOST_NAMED = 3
 _MOST_TRIED = 64
 """Products whose own cost is looked for, where the budget is broken."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Accuracy:
-    budget: float
-    error: dict[str, float]
-    """By output: the squares of the errors on the golden items, over those of the model in float64."""
-    agreement: dict[str, float]
-    """By output: of one row of floats an item, the share of items whose largest value is where the model's is; of whole
-    numbers and bools, the share of values that are the model's."""
 
 
 def squared_error(value: torch.Tensor, true: torch.Tensor) -> float:
@@ -129,13 +121,14 @@ def _culprits(writer: StageWriter, designs: Sequence[StageDesign], reference: Re
         for unit in writer.chain.units[design.placed.first : design.placed.last + 1]
         if unit.kind in ("linear", "addmm", "mm", "matmul") and unit.module and design.precision is not Precision.FP32
     }
+    size, true = writer.chain.boundaries[0].tensors[0].shape[0], reference.exact[output]
+    groups = groups_of(len(true), size)
     for name in list(modules)[:_MOST_TRIED]:
         others = tuple(other for other in modules if other != name and not name.startswith(f"{other}."))
         lowering = Lowering(precision=modules[name], weights=writer.low, keep=(*writer.keep, *others))
         whole = lowering.applied(stage_module(writer.chain, 0, len(writer.chain.units) - 1))
         with torch.no_grad():
-            results = [whole(*batch)[output] for batch in _batches(writer, reference)]
-        true = reference.exact[output]
+            results = [whole(*(value[group] for value in reference.inputs))[output] for group in groups]
         costs[name] = squared_error(torch.cat(results)[: len(true)], true)
     if not costs:
         return ""
@@ -143,13 +136,6 @@ def _culprits(writer: StageWriter, designs: Sequence[StageDesign], reference: Re
     rest = sum(costs[name] for name in costs if name not in first)
     named = ", ".join(f"{name} ({costs[name]:.2g})" for name in first)
     return f"; most is lost in {named}" + (f", without which about {rest:.2g} would be left" if rest < inf else "")
-
-
-def _batches(writer: StageWriter, reference: Reference) -> list[tuple[torch.Tensor, ...]]:
-    size = writer.chain.boundaries[0].tensors[0].shape[0]
-    count = len(reference.inputs[0])
-    groups = [[min(start + place, count - 1) for place in range(size)] for start in range(0, count, size)]
-    return [tuple(value[group] for value in reference.inputs) for group in groups]
 
 
 def _notes(writer: StageWriter, accuracy: Accuracy) -> list[str]:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import torch
 
 from edgecompile import __version__
-from edgecompile.artifacts.accuracy import Accuracy
 from edgecompile.artifacts.compiled_stage import CompiledPipeline
 from edgecompile.artifacts.fallbacks import CompiledFallback
 from edgecompile.config.cluster_spec import Cluster
@@ -41,7 +40,7 @@ class Compiled:
     num_parameters: int
     weights: str
     """Where they came from, in words."""
-    accuracy: Accuracy | None
+    accuracy: p.Accuracy | None
     """What the precision of the stages costs."""
     mix: Mix | None
     """Of messages that vary in size, what times are of."""
@@ -87,7 +86,7 @@ def assemble_plan(
         outputs=_tensors(boundaries[-1]),
         data=compiled.data,
         golden=compiled.golden,
-        accuracy=_accuracy(compiled.accuracy),
+        accuracy=compiled.accuracy,
         stages=_stages(request.runtime, compiled.chain, compiled.pipeline, ranks),
         scheduling=inputs.scheduling,
         boundaries=inputs.boundaries,
@@ -115,12 +114,6 @@ def _is_second(compiled: Compiled) -> bool:
 def _has_weights_apart(compiled: Compiled) -> bool:
     pipelines = (compiled.pipeline, *(item.pipeline for item in compiled.fallbacks))
     return any(stage.shard.weights for pipeline in pipelines for stage in pipeline.stages)
-
-
-def _accuracy(found: Accuracy | None) -> p.Accuracy | None:
-    if found is None:
-        return None
-    return p.Accuracy(budget=found.budget, error=found.error, agreement=found.agreement)
 
 
 def _provenance(overrides: Sequence[str]) -> p.Provenance:

@@ -48,15 +48,17 @@ def rows_in(record: str | bytes) -> list[int]:
     return rows if isinstance(rows, list) and all(isinstance(count, int) for count in rows) else []
 
 
-def pays_here(policy: str) -> bool:
-    """Whether products with float32 weights are to be prepacked on this machine's CPU.
+def pays_here(policy: str, precision: str = Precision.FP32) -> bool:
+    """Whether a stage's weights are to be prepacked on this machine's CPU.
 
     Args:
         policy: `runtime.prepack`: `auto` (x86 processors other than Intel's), `always` (wherever oneDNN is) or `never`.
+        precision: the stage's; weights of eight bits are prepacked wherever there are instructions for them.
     """
     if policy == "never" or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
-    return policy == "always" or _x86_of_others()
+    integers = precision == Precision.INT8 and fast_here(Precision.INT8)
+    return policy == "always" or integers or _x86_of_others()
 
 
 @functools.cache

@@ -15,9 +15,8 @@ from torch import fx, nn
 
 from edgecompile.artifacts.lowering import Lowering, LowWeights
 from edgecompile.artifacts.shards import freeze_module, live_module, stage_module
-from edgecompile.contract.closed_sets import Precision, Prepack
+from edgecompile.contract.closed_sets import Precision
 from edgecompile.execution.allocator import give_back
-from edgecompile.execution.low_precision import fast_here
 from edgecompile.execution.prepack import pays_here, prepack_traced
 from edgecompile.execution.torchscript import plain_execution
 from edgecompile.frontend.chain.units import Chain
@@ -73,8 +72,7 @@ class Bench:
             NotSymbolic: with `sizes`, an atom alone lacks a tensor with a dimension that it needs.
         """
         self.device = device
-        integers = precision is Precision.INT8 and prepack != Prepack.NEVER and fast_here(precision)
-        self._packs = device == "cpu" and (pays_here(prepack) or integers)
+        self._packs = device == "cpu" and pays_here(prepack, precision)
         self._lowering = Lowering(precision=precision, weights=LowWeights(), keep=tuple(keep))
         self._wait: Callable[[], None] = torch.cuda.synchronize if device == "cuda" else _nothing
         self._generic = bool(sizes)

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgecompile.contract.closed_sets import Precision, Prepack
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Stage
 from edgecompile.execution.allocator import large_blocks_apart
@@ -62,7 +61,6 @@ def _load(
     """The shard with its weights as they are, and what prepacks them, where that pays; the former is of no use then."""
     import torch
 
-    from edgecompile.execution.low_precision import fast_here
     from edgecompile.execution.opened_shard import open_stage
     from edgecompile.execution.prepack import pays_here
 
@@ -86,9 +84,7 @@ def _load(
         first = (str(error).strip().splitlines() or ["?"])[0]
         fix = ": compile with runtime.import=[MODULE], which registers it" if "Unknown builtin op" in first else ""
         raise UserError(f"{path}: torch {torch.__version__} cannot load this shard: {first.rstrip('.')}{fix}") from None
-    integers = stage.precision == Precision.INT8 and prepack != Prepack.NEVER and fast_here(Precision.INT8)
-    packs = device == "cpu" and (pays_here(prepack) or integers)
-    return opened.run, opened.prepacked if packs else None
+    return opened.run, opened.prepacked if device == "cpu" and pays_here(prepack, stage.precision) else None
 
 
 def run_shard(

@@ -220,3 +220,12 @@ def test_weights_that_begin_at_one_address_are_told_apart() -> None:
     packed = prepack_traced(frozen.module, frozen.rows, known=known)
     assert len(known) == 4
     torch.testing.assert_close(packed(value), model(value), rtol=1e-4, atol=1e-3)
+
+
+def test_weights_of_eight_bits_are_prepacked_wherever_there_are_instructions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prepack, "_x86_of_others", lambda: False)
+    for there in (True, False):
+        monkeypatch.setattr(prepack, "fast_here", lambda precision, there=there: there)
+        assert prepack.pays_here("auto", "int8") is there
+        assert not prepack.pays_here("auto", "bf16")
+        assert not prepack.pays_here("never", "int8")
