@@ -19,7 +19,8 @@ void bind_problem(nb::module_& m) {
       .def_rw("unit_s", &KindSpec::unit_s)
       .def_rw("encode_s", &KindSpec::encode_s)
       .def_rw("decode_s", &KindSpec::decode_s)
-      .def_rw("runtime_bytes", &KindSpec::runtime_bytes);
+      .def_rw("runtime_bytes", &KindSpec::runtime_bytes)
+      .def_rw("saved_bytes", &KindSpec::saved_bytes);
   nb::class_<HostSpec>(m, "HostSpec")
       .def(nb::init<>())
       .def_rw("kind", &HostSpec::kind)

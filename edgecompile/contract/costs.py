@@ -43,6 +43,8 @@ class UnitEntry:
     flops: int
     weight_bytes: int
     """Of the weights that no other unit reads; the others are in `shared_weights`."""
+    saved_bytes: dict[str, int] = field(default_factory=dict, metadata={OMITTED: True})
+    """Of these, on the device kinds whose precision needs fewer."""
     activation_bytes: int
     """What a rank's heap holds of activations while it runs."""
     time_s: dict[str, float]

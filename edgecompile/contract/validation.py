@@ -254,6 +254,10 @@ def _check_units(plan: Plan, where: str) -> None:
         _require(unit.flops >= 0, where, f"{key}.flops", unit.flops, "0 or more")
         for name in ("weight_bytes", "activation_bytes"):
             _size(getattr(unit, name), where, f"{key}.{name}")
+        for device, saved in unit.saved_bytes.items():
+            _one_of(device, sorted(devices), where, f"{key}.saved_bytes")
+            good = 0 <= saved <= unit.weight_bytes
+            _require(good, where, f"{key}.saved_bytes.{device}", saved, "0 to weight_bytes")
         least, most = (0, 0) if index == 0 else (1, last - 1)
         _require(least <= unit.boundary <= most, where, f"{key}.boundary", unit.boundary, f"{least} to {most}")
         _check_names(unit.time_s, devices, where, f"{key}.time_s")

@@ -33,7 +33,7 @@ def microbatch_room(plan: Plan, problem: Problem, schedule: Schedule) -> Microba
     room = []
     for stage in schedule.stages:
         host = hosts[stage.host]
-        fixed = devices[host.device].runtime_bytes + _weights(plan, stage.first, stage.last)
+        fixed = devices[host.device].runtime_bytes + _weights(plan, stage.first, stage.last, host.device)
         kept_free = host.limits.memory_bytes - problem.hosts[stage.host].memory_bytes  # for the ends of the pipeline
         growing = max(1, stage.memory_bytes - fixed + kept_free)
         room.append((now * (host.limits.memory_bytes - fixed) // growing, host.name))
@@ -48,8 +48,8 @@ def microbatch_room(plan: Plan, problem: Problem, schedule: Schedule) -> Microba
     )
 
 
-def _weights(plan: Plan, first: int, last: int) -> int:
-    own = sum(unit.weight_bytes for unit in plan.units[first : last + 1])
+def _weights(plan: Plan, first: int, last: int, device: str) -> int:
+    own = sum(unit.weight_bytes - unit.saved_bytes.get(device, 0) for unit in plan.units[first : last + 1])
     return own + sum(
         item.num_bytes for item in plan.shared_weights if any(first <= unit <= last for unit in item.units)
     )

@@ -32,8 +32,8 @@ def planning_inputs(request: CompileRequest, chain: Chain, profile: Profile, mix
     """
     boundaries, numbers = _boundaries(chain, profile, request.cluster, request.wire, mix)
     lowered = lowered_units(chain, request.precision.keep)
-    share = max(WEIGHT_SHARES[device.precision] for device in request.cluster.devices)
-    own_bytes, shared = _weights(chain, dict.fromkeys(lowered, share))
+    shares = {device.name: WEIGHT_SHARES[device.precision] for device in request.cluster.devices}
+    own_bytes, shared = _weights(chain, dict.fromkeys(lowered, max(shares.values())))
     return PlanningInputs(
         objective=request.schedule.objective,
         hosts=spare_hosts(request.cluster, set()),
@@ -53,6 +53,7 @@ def planning_inputs(request: CompileRequest, chain: Chain, profile: Profile, mix
                 cuttable=chain.boundaries[unit.index].cuttable,
                 flops=unit.flops,
                 weight_bytes=own_bytes[unit.index],
+                saved_bytes=_saved(own_bytes[unit.index], shares) if unit.index in lowered else {},
                 activation_bytes=profile.activation_bytes[unit.index],
                 time_s={device.name: profile.unit_s[device.name][unit.index] for device in request.cluster.devices},
             )
@@ -134,6 +135,13 @@ def _weights(chain: Chain, shares: Mapping[int, float]) -> tuple[tuple[int, ...]
             share = max(shares.get(unit, 1.0) for unit in units)
             shared.append(SharedEntry(units=tuple(units), num_bytes=round(sizes[key].num_bytes * share)))
     return tuple(own), tuple(shared)
+
+
+def _saved(own_bytes: int, shares: Mapping[str, float]) -> dict[str, int]:
+    """Of a unit's weights, which are counted at the largest of the kinds' shares: what the other kinds save."""
+    most = max(shares.values())
+    saved = {name: round(own_bytes * (1 - share / most)) for name, share in shares.items() if share < most}
+    return {name: value for name, value in saved.items() if value}
 
 
 def _scheduling(request: CompileRequest, chain: Chain, items: float) -> Scheduling:

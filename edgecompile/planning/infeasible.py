@@ -63,9 +63,11 @@ def _units(first: int, last: int) -> str:
 
 def _needed(problem: Problem, first: int, last: int, host: int) -> int:
     shared = sum(w.num_bytes for w in problem.shared_weights if any(first <= unit <= last for unit in w.units))
+    kind = problem.kinds[problem.hosts[host].kind]
     return (
-        problem.kinds[problem.hosts[host].kind].runtime_bytes
+        kind.runtime_bytes
         + sum(problem.weight_bytes[first : last + 1])
+        - sum(kind.saved_bytes[first : last + 1])
         + shared
         + max(problem.activation_bytes[first : last + 1])
         + problem.entry_bytes[first]
@@ -106,7 +108,8 @@ def _total_shortfall(problem: Problem, usable: list[int]) -> str | None:
         reverse=True,
     )
     rooms = [room for room in rooms[: problem.max_hosts or len(rooms)] if room > 0]
-    need = sum(problem.weight_bytes) + sum(weight.num_bytes for weight in problem.shared_weights)
+    saved = max((sum(problem.kinds[problem.hosts[host].kind].saved_bytes) for host in usable), default=0)
+    need = sum(problem.weight_bytes) - saved + sum(weight.num_bytes for weight in problem.shared_weights)
     need += max(problem.activation_bytes) + problem.entry_bytes[0] + problem.exit_bytes[-1]
     have = sum(rooms)
     if need <= have:

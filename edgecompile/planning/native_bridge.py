@@ -132,7 +132,8 @@ def _kind(module: ModuleType, where: str, kind: domain.Kind) -> native.KindSpec:
     spec = module.KindSpec()
     for name in ("unit_s", "encode_s", "decode_s"):
         _put(spec, name, getattr(kind, name), f"{where}.{name}", _number)
-    _put(spec, "runtime_bytes", kind.runtime_bytes, f"{where}.runtime_bytes", _integer)
+    for name in ("runtime_bytes", "saved_bytes"):
+        _put(spec, name, getattr(kind, name), f"{where}.{name}", _integer)
     return spec  # type: ignore[no-any-return]
 
 

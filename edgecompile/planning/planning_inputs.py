@@ -103,6 +103,7 @@ def state_problem(inputs: PlanningInputs, formats: CutFormats) -> Problem:
             encode_s=tuple(min(entry.encode_s[device.name][name] for name in names) for entry, names in cuts),
             decode_s=tuple(min(entry.decode_s[device.name][name] for name in names) for entry, names in cuts),
             runtime_bytes=device.runtime_bytes,
+            saved_bytes=_saved_bytes(inputs.units, device.name),
         )
         for device in inputs.devices
     ]
@@ -131,6 +132,11 @@ def state_problem(inputs: PlanningInputs, formats: CutFormats) -> Problem:
         max_hosts=asked.max_hosts,
         state_budget=asked.state_budget,
     )
+
+
+def _saved_bytes(units: Sequence[UnitEntry], device: str) -> tuple[int, ...]:
+    saved = tuple(unit.saved_bytes.get(device, 0) for unit in units)
+    return saved if any(saved) else ()
 
 
 def _feeding(inputs: PlanningInputs, kinds: Sequence[Kind]) -> Kind:

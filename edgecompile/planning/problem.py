@@ -62,6 +62,8 @@ class Kind:
     """Seconds to decode it; () for none."""
     runtime_bytes: int = 0
     """Memory that the runtime itself takes on a host of this kind."""
+    saved_bytes: tuple[int, ...] = ()
+    """Of `Problem.weight_bytes`: what a host of this kind need not hold, its weights having fewer bits; () for none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,7 +144,7 @@ class Problem:
     cut_bytes: tuple[int, ...]
     """L + 1 wire sizes, a microbatch: [0] the inputs, [L] the results."""
     weight_bytes: tuple[int, ...]
-    """Weights of each unit, without the shared ones."""
+    """Weights of each unit, without the shared ones, on the kinds that save nothing."""
     activation_bytes: tuple[int, ...]
     """Bytes that are live while each unit runs."""
     entry_bytes: tuple[int, ...]

@@ -60,6 +60,7 @@ def memory(problem: Problem, i: int, j: int, host: int) -> int:
     return (
         kind.runtime_bytes
         + sum(problem.weight_bytes[i:j])
+        - sum(kind.saved_bytes[i:j])
         + shared
         + live
         + problem.entry_bytes[i]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import Any
 
 from edgecompile.planning.problem import (
@@ -115,12 +116,19 @@ def draw_problem(rng: random.Random, *, larger: bool = False) -> Problem:
         )
         for _ in range(rng.choice((0, 0, 1, 2)))
     )
+    weights = numbers(rng, num_units, style)
+    if rng.random() < 0.3:
+        parts = [rng.choice((0, 0.5, 1)) for _ in kinds]
+        kinds = tuple(
+            replace(kind, saved_bytes=tuple(int(part * rng.choice((1, 0)) * weight) for weight in weights))
+            for kind, part in zip(kinds, parts, strict=True)
+        )
     return Problem(
         kinds=kinds,
         hosts=hosts,
         links=links,
         cut_bytes=numbers(rng, edge, rng.choice(("equal", "few", "wide"))),
-        weight_bytes=numbers(rng, num_units, style),
+        weight_bytes=weights,
         activation_bytes=numbers(rng, num_units, rng.choice(("few", "zero", "wide"))),
         entry_bytes=numbers(rng, edge, rng.choice(("few", "zero", "wide"))),
         exit_bytes=numbers(rng, edge, rng.choice(("few", "zero", "wide"))),

@@ -74,6 +74,8 @@ def pairwise(bandwidth: float, latency: float = 0.0) -> Problem:
         (replace(PROBLEM, weight_bytes=(1, -2, 1, 1)), r"weight_bytes\[1\] is -2"),
         (replace(PROBLEM, weight_bytes=(1, 2**62, 2**62, 1)), r"weight_bytes\[1\].*2\^62"),
         (replace(PROBLEM, weight_bytes=()), "weight_bytes is empty"),
+        (replace(PROBLEM, kinds=(replace(KIND, saved_bytes=(0, 11, 0, 0)),)), r"kinds\[0\].saved_bytes\[1\] is more"),
+        (replace(PROBLEM, kinds=(replace(KIND, saved_bytes=(0, 1)),)), r"kinds\[0\].saved_bytes has 2 entries"),
         (replace(PROBLEM, activation_bytes=(1,)), "activation_bytes has 1 entries"),
         (replace(PROBLEM, entry_bytes=(1,)), "entry_bytes has 1 entries"),
         (replace(PROBLEM, exit_bytes=(1,)), "exit_bytes has 1 entries"),

@@ -19,6 +19,7 @@ struct KindSpec {
   std::vector<double> encode_s;  // per cut; empty for zeros
   std::vector<double> decode_s;  // per cut; empty for zeros
   i64 runtime_bytes = 0;
+  std::vector<i64> saved_bytes;  // per unit, of weight_bytes: what this kind need not hold; empty for zeros
 };
 
 struct HostSpec {

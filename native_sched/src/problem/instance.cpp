@@ -115,6 +115,8 @@ void Instance::check_sizes() const {
     check_length(item("kinds", k) + ".unit_s", kind.unit_s.size(), units);
     if (!kind.encode_s.empty()) check_length(item("kinds", k) + ".encode_s", kind.encode_s.size(), units + 1);
     if (!kind.decode_s.empty()) check_length(item("kinds", k) + ".decode_s", kind.decode_s.size(), units + 1);
+    if (!kind.saved_bytes.empty())
+      check_length(item("kinds", k) + ".saved_bytes", kind.saved_bytes.size(), units);
   }
 }
 
@@ -175,6 +177,14 @@ void Instance::read_bytes() {
   check_all_bytes("activation_bytes", spec_.activation_bytes);
   check_all_bytes("entry_bytes", spec_.entry_bytes);
   check_all_bytes("exit_bytes", spec_.exit_bytes);
+  for (std::size_t k = 0; k < spec_.kinds.size(); ++k) {
+    const std::string name = item("kinds", k) + ".saved_bytes";
+    check_all_bytes(name, spec_.kinds[k].saved_bytes);
+    for (std::size_t u = 0; u < spec_.kinds[k].saved_bytes.size(); ++u) {
+      if (spec_.kinds[k].saved_bytes[u] > spec_.weight_bytes[u])
+        fail(item(name, u) + " is more than the weight has");
+    }
+  }
   i64 total = sum_bytes("weight_bytes", spec_.weight_bytes, 0);
   for (std::size_t w = 0; w < spec_.shared_weights.size(); ++w) {
     const SharedWeightSpec& shared = spec_.shared_weights[w];

@@ -24,10 +24,11 @@ i64 Instance::latency(int from, int to) const {
 }
 
 i64 Instance::stage_memory(int kind, int first_cut, int last_cut) const {
+  const std::vector<i64>& saved = spec_.kinds[at(kind)].saved_bytes;
   i64 weights = 0;
   i64 live = 0;
   for (int u = first_cut; u < last_cut; ++u) {
-    weights += spec_.weight_bytes[at(u)];
+    weights += spec_.weight_bytes[at(u)] - (saved.empty() ? 0 : saved[at(u)]);
     live = std::max(live, spec_.activation_bytes[at(u)]);
   }
   for (const SharedWeight& shared : shared_weights_) {

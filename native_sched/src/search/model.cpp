@@ -190,14 +190,20 @@ void Model::find_memory_rows() {
   const ProblemSpec& spec = instance_->spec();
   const int groups = last_cut();
   for (int g = 0; g < groups; ++g) {
-    i64 weight = 0;
     i64 live = 0;
-    for (int u = cut_of_[at(g)]; u < cut_of_[at(g + 1)]; ++u) {
-      weight += spec.weight_bytes[at(u)];
+    for (int u = cut_of_[at(g)]; u < cut_of_[at(g + 1)]; ++u)
       live = std::max(live, spec.activation_bytes[at(u)]);
-    }
-    weight_.push_back(weight);
     activation_.push_back(live);
+  }
+  for (const KindSpec& kind : spec.kinds) {
+    std::vector<i64>& weights = weight_.emplace_back();
+    for (int g = 0; g < groups; ++g) {
+      i64 weight = 0;
+      for (int u = cut_of_[at(g)]; u < cut_of_[at(g + 1)]; ++u) {
+        weight += spec.weight_bytes[at(u)] - (kind.saved_bytes.empty() ? 0 : kind.saved_bytes[at(u)]);
+      }
+      weights.push_back(weight);
+    }
   }
   for (const int cut : cut_of_) {
     entry_.push_back(spec.entry_bytes[at(cut)]);
@@ -235,7 +241,7 @@ std::vector<int> Model::pin_stops(const HostClass& cls) const {
 bool Model::all_fits(const HostClass& cls) const {
   i64 most = *std::ranges::max_element(activation_) + *std::ranges::max_element(entry_) +
              *std::ranges::max_element(exit_);
-  for (const i64 weight : weight_) most += weight;
+  for (const i64 weight : weight_[at(cls.kind)]) most += weight;
   for (const SharedWeight& shared : instance_->shared_weights()) most += shared.num_bytes;
   return most <= cls.memory_bytes;
 }
@@ -243,6 +249,7 @@ bool Model::all_fits(const HostClass& cls) const {
 Rows Model::scan_memory(const HostClass& cls) const {
   const std::vector<int> stops = pin_stops(cls);
   const bool always = all_fits(cls);
+  const std::vector<i64>& weights = weight_[at(cls.kind)];
   Rows rows;
   for (int i = 0; i < last_cut(); ++i) {
     rows.begin.push_back(static_cast<int>(rows.runs.size()));
@@ -255,7 +262,7 @@ Rows Model::scan_memory(const HostClass& cls) const {
     i64 live = 0;
     bool open = false;
     for (int j = i + 1; j <= stop; ++j) {
-      weight += weight_[at(j - 1)];
+      weight += weights[at(j - 1)];
       live = std::max(live, activation_[at(j - 1)]);
       for (const Use& use : uses_[at(j - 1)]) weight += use.previous < i ? use.num_bytes : 0;
       if (weight + live > cls.memory_bytes) break;

@@ -156,7 +156,8 @@ class Model {
   std::vector<i64> input_, output_, input_latency_, output_latency_;
   std::vector<Rows> memory_rows_;
   // Sums of what units weigh between compressed cuts.
-  std::vector<i64> weight_, activation_, entry_, exit_;
+  std::vector<i64> activation_, entry_, exit_;
+  std::vector<std::vector<i64>> weight_;  // a kind
   struct Use {
     int previous = -1;  // the compressed unit that used this weight last, -1 for none
     i64 num_bytes = 0;

@@ -207,6 +207,11 @@ def test_each_kind_of_device_has_its_own(compile_here: Compile, tmp_path: Path) 
     assert read_plan(tmp_path / "outputs" / "plan.yaml") == plan
     products = [unit for unit in plan.units if unit.op.endswith("fc1")]
     assert all(unit.time_s["c"] < unit.time_s["b"] <= unit.time_s["a"] for unit in products)
+    assert all(unit.saved_bytes == {"b": unit.weight_bytes // 2, "c": unit.weight_bytes * 3 // 4} for unit in products)
+    for stage, device in zip(plan.stages, "abc", strict=True):
+        units = plan.units[stage.units[0] : stage.units[1] + 1]
+        own = sum(unit.weight_bytes - unit.saved_bytes.get(device, 0) for unit in units)
+        assert own < stage.predicted.memory_bytes < plan.devices[0].runtime_bytes + own + 2**20  # with the buffers
     of_lost = {item.lost: [stage.precision for stage in item.stages] for item in plan.contingencies}
     assert of_lost == {"b": ["fp32", "int8"], "c": ["fp32", "bf16"]}
 
