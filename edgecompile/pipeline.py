@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
-from edgecompile.artifacts.accuracy import check_precision
 from edgecompile.artifacts.assemble import Compiled, assemble_plan
 from edgecompile.artifacts.compiled_stage import (
     CompiledPipeline,
@@ -31,9 +30,9 @@ from edgecompile.config.methods import UnusedWeights
 from edgecompile.config.model_spec import ModelSpec
 from edgecompile.config.readiness import planning_notes
 from edgecompile.config.request import Asked, CompileRequest, request_of
-from edgecompile.contract.closed_sets import Artifact
+from edgecompile.contract.closed_sets import Artifact, Precision
 from edgecompile.contract.errors import UserError
-from edgecompile.contract.plan import Plan
+from edgecompile.contract.plan import DataSpec, Plan
 from edgecompile.contract.plan_file import check_place, write_plan
 from edgecompile.execution.libraries import import_libraries
 from edgecompile.frontend.capture.dims import NotSymbolic
@@ -43,19 +42,21 @@ from edgecompile.frontend.chain import step_checks as verify
 from edgecompile.frontend.chain.build_chain import chain_of, sized_chain_of, with_limit
 from edgecompile.frontend.chain.products import check_kept
 from edgecompile.frontend.chain.units import Chain
-from edgecompile.frontend.golden.decisions import check_decisions
 from edgecompile.frontend.golden.eager import Batch
-from edgecompile.frontend.golden.golden_items import example_inputs, golden_inputs, make_reference
+from edgecompile.frontend.golden.golden_items import example_inputs, golden_inputs
 from edgecompile.frontend.golden.independence import ItemsMixed
 from edgecompile.frontend.golden.other_sizes import OtherSizes, other_sizes, padding_of, size_notes
 from edgecompile.models import build_model
 from edgecompile.models.mapped_memory import MappedMemory
 from edgecompile.models.preparation import fill_meta
 from edgecompile.models.weights import Loaded, check_numbers, load_weights
-from edgecompile.partition.auto_microbatch import CANDIDATES, at_microbatch, choose_microbatch
+from edgecompile.partition.auto_microbatch import CANDIDATES, MicrobatchChoice, at_microbatch, choose_microbatch
 from edgecompile.partition.planning_costs import planning_inputs
 from edgecompile.partition.stages import partition
 from edgecompile.planning.problem import Schedule
+from edgecompile.precision.auto_precision import Planned, choices_of, choose_precision, with_precisions
+from edgecompile.precision.judged import Judged
+from edgecompile.profile.mix import Mix
 from edgecompile.profile.workload import costs_of, workload_mix
 from edgecompile.terminal.process import abrupt_interrupts
 from edgecompile.wire.exact_tensors import keep_exact
@@ -111,28 +112,22 @@ def _compiled_in(
         whole, sized = _captured(flat, spec, examples, golden, settled)
         chain = keep_exact(whole, golden, microbatch, request.wire.may_lose)
         check_kept(chain, request.precision.keep)
-    with step("schedule"):
         data = data_spec(request.data, chain.captured.output_names, request.weights.file, folder)
         check_labels(data, chain.boundaries[-1])
-        mix = workload_mix(request, chain, data, sized.padding)
-        profile = costs_of(request, chain, examples, mix)
-        inputs = planning_inputs(request, chain, profile, mix)
-        schedule = verify.check_schedule(partition(inputs, chain, request.schedule), chain)
-        contingencies = find_contingencies(inputs, schedule) if request.contingency else Contingencies()
-        designs = _designs(request, schedule)
-    with step("run the eager model on golden items"):
-        reference = make_reference(flat, golden, microbatch)
-        check_decisions(chain.captured, golden, microbatch)
+    judged = Judged(request, flat, golden, chain, data, loaded.origin, sized.padding, step)
+    planned = _planned(request, chain, examples, workload_mix(request, chain, data, sized.padding), judged, step)
+    request, schedule = planned.request, planned.schedule
+    designs, reference = _designs(request, schedule), judged.reference
     start = Flow.of(reference, microbatch, is_lossy(chain, designs), sized.items)
     writer = StageWriter.of(chain, request, memory)
     pipeline = _write_stages(writer, schedule, designs, start, step)
-    fallbacks = _write_fallbacks(writer, contingencies, request, start, step)
+    fallbacks = _write_fallbacks(writer, planned.contingencies, request, start, step)
     with step("compare the shards with the eager model"):
         most = request.wire.max_error
         equality = check_shards(chain, pipeline.stages, pipeline.outputs, reference, microbatch, most)
         check_other_sizes(chain, pipeline, sized.items, equality)
         equality = check_fallbacks(fallbacks, chain, reference, microbatch, most, equality, sized.items)
-        precise = check_precision(writer, (pipeline, *(item.pipeline for item in fallbacks)), reference, request)
+    precise = judged.precise(writer, (pipeline, *(item.pipeline for item in fallbacks)))
     with step("write the plan"):
         graph, used = chain.captured.graph_module.graph, {0, *(stage.host for stage in schedule.stages)}
         unsplit = write_reference(flat, chain, examples, folder / "golden") if request.reference else None
@@ -140,14 +135,32 @@ def _compiled_in(
             chain=chain, pipeline=pipeline, fallbacks=fallbacks, data=data, weights=loaded.origin,
             golden=write_golden(reference, chain.captured, equality, unsplit, folder),
             num_parameters=sum(value.numel() for value in loaded.module.parameters()),
-            padding=sized.padding, mix=mix, accuracy=precise.accuracy,
+            padding=sized.padding, mix=planned.mix, accuracy=precise.accuracy,
             notes=(*notes, *loaded.notes, *settled.notes, *size_notes(spec, chain.captured, sized), *reference.notes,
-                   *library_notes(graph, request.model.imports), *equality.notes, *precise.notes, *profile.notes,
-                   *planning_notes(request.cluster, used), *contingencies.notes),
+                   *library_notes(graph, request.model.imports), *equality.notes, *planned.notes, *precise.notes,
+                   *planned.profile.notes, *planning_notes(request.cluster, used), *planned.contingencies.notes),
         )  # fmt: skip
-        plan = assemble_plan(request, inputs, compiled, overrides)
+        plan = assemble_plan(request, planned.inputs, compiled, overrides)
         write_plan(plan, folder / "plan.yaml")
     return plan
+
+
+def _planned(
+    request: CompileRequest, chain: Chain, examples: Batch, mix: Mix | None, judged: Judged, step: Step
+) -> Planned:
+    """The schedule; where precisions are to be chosen, with them."""
+    if any(device.auto for device in request.cluster.devices):
+        planned = choose_precision(request, chain, examples, mix, judged.trial, judged.costs, step)
+        verify.check_schedule(planned.schedule, chain)
+        return planned
+    with step("schedule"):
+        profile = costs_of(request, chain, examples, mix)
+        inputs = planning_inputs(request, chain, profile, mix)
+        schedule = verify.check_schedule(partition(inputs, chain, request.schedule), chain)
+        contingencies = find_contingencies(inputs, schedule) if request.contingency else Contingencies()
+    return Planned(
+        request=request, profile=profile, mix=mix, inputs=inputs, schedule=schedule, contingencies=contingencies
+    )
 
 
 def _model(request: CompileRequest, memory: MappedMemory) -> Loaded:
@@ -186,10 +199,29 @@ def _settled(request: CompileRequest, flat: FlatModel, golden: Batch) -> _Settle
     except UserError:  # what is wrong with one item a message, too, is said then
         return _Settled(request=one)
     data = data_spec(request.data, chain.captured.output_names, request.weights.file, request.folder)
-    microbatch, note = choose_microbatch(request, chain, golden, data, padding)
+    microbatch, note = _fastest_microbatch(request, chain, golden, data, padding)
     if microbatch == 1:
         return _Settled(request=one, notes=(note,))
     return _Settled(request=at_microbatch(request, microbatch), notes=(note,), chain=chain, padding=padding)
+
+
+def _fastest_microbatch(
+    request: CompileRequest, chain: Chain, golden: Batch, data: DataSpec, padding: Mapping[str, float]
+) -> tuple[int, str]:
+    """See choose_microbatch. Where precisions are yet to be chosen: in the one that is fastest, where a kind has it."""
+    choices = choices_of(request)
+    alike = [item for item in choices if len(set(item.values()) - {Precision.FP32}) <= 1] or choices
+    found: list[MicrobatchChoice] = []
+    reasons: list[UserError] = []
+    for choice in alike:
+        try:
+            found.append(choose_microbatch(with_precisions(request, choice), chain, golden, data, padding))
+        except UserError as reason:
+            reasons.append(reason)
+    if not found:
+        raise reasons[0]
+    best = max(found, key=lambda item: item.items_per_s)
+    return best.microbatch, best.note
 
 
 def _captured(

@@ -34,10 +34,12 @@ ROOMS: dict[str, dict[str, str]] = {
         "partition": "contract config planning frontend.chain wire profile",
         "artifacts": "contract execution config planning frontend.capture frontend.passes frontend.golden "
         "frontend.chain models wire profile partition",
+        "precision": "contract execution config planning frontend.capture frontend.golden frontend.chain partition "
+        "profile artifacts",
         "measure": "contract terminal execution config frontend.capture frontend.golden frontend.chain models wire "
         "profile artifacts",
         "pipeline": "contract terminal execution config planning frontend.capture frontend.golden frontend.chain "
-        "models wire profile partition artifacts",
+        "models wire profile partition artifacts precision",
         "commands": "contract terminal execution config planning profile explore sweep measure pipeline",
     },
     "edgelaunch": {

@@ -25,7 +25,7 @@ from edgecompile.planning.problem import Schedule
 from edgecompile.profile.mix import Mix, items_of
 from edgecompile.wire.formats import FORMATS, WireFormat, wire_tensors
 
-__all__ = ["Compiled", "assemble_plan"]
+__all__ = ["Compiled", "assemble_plan", "tensor_specs"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,8 +82,8 @@ def assemble_plan(
         devices=inputs.devices,
         network=inputs.network,
         runtime=inputs.runtime,
-        inputs=_tensors(boundaries[0]),
-        outputs=_tensors(boundaries[-1]),
+        inputs=tensor_specs(boundaries[0]),
+        outputs=tensor_specs(boundaries[-1]),
         data=compiled.data,
         golden=compiled.golden,
         accuracy=compiled.accuracy,
@@ -165,7 +165,7 @@ def _host(rank: int, index: int, cluster: Cluster) -> plan_cluster.Host:
     )
 
 
-def _tensors(boundary: Boundary, wire: WireFormat = FORMATS["fp32"]) -> tuple[p.TensorSpec, ...]:
+def tensor_specs(boundary: Boundary, wire: WireFormat = FORMATS["fp32"]) -> tuple[p.TensorSpec, ...]:
     return tuple(spec for tensor in boundary.tensors for spec in wire_tensors(tensor, wire))
 
 
@@ -183,8 +183,8 @@ def _stages(runtime: p.Runtime, chain: Chain, pipeline: CompiledPipeline, ranks:
             artifact=stage.artifact.value,
             precision=stage.precision.value,
             weights=stage.shard.weights,
-            inputs=_tensors(chain.boundaries[placed.first], stage.incoming),
-            outputs=_tensors(chain.boundaries[placed.last + 1], stage.outgoing),
+            inputs=tensor_specs(chain.boundaries[placed.first], stage.incoming),
+            outputs=tensor_specs(chain.boundaries[placed.last + 1], stage.outgoing),
             predicted=p.StagePrediction(
                 compute_s=placed.compute_s,
                 send_s=placed.send_s,
@@ -197,7 +197,7 @@ def _stages(runtime: p.Runtime, chain: Chain, pipeline: CompiledPipeline, ranks:
 
 
 def _ends_bytes(runtime: p.Runtime, chain: Chain, schedule: Schedule) -> int:
-    sizes = [sum(spec.num_bytes for spec in _tensors(chain.boundaries[end])) for end in (0, -1)]
+    sizes = [sum(spec.num_bytes for spec in tensor_specs(chain.boundaries[end])) for end in (0, -1)]
     first, last = (schedule.stages[end].host == 0 for end in (0, -1))
     buffers = data_host_bytes(runtime, *sizes, first=first, last=last)
     return buffers + kept_inputs_bytes(runtime, sizes[0], len(schedule.stages))

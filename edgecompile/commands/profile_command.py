@@ -35,24 +35,29 @@ _SAY_EVERY_S = 10.0
 @job
 def _app(config: Any) -> None:
     request = measure_of(to_conf(config))
-    from edgecompile.measure.session import Ui, profile_device
+    from edgecompile.measure.session import Ui, in_precisions, profile_device
 
-    begin_s = time.monotonic()
-    say(f"profiling {request.model.spec.name}; the machine should be idle otherwise")
-    try:
-        profile, path = profile_device(request, Ui(steps, _rounds, _say))
-    except OSError as error:
-        raise UserError(f"{error.filename or request.folder}: {error.strerror}") from error
-    output = output_options()
-    if output.json:
-        print(json.dumps(_figures(profile, path), indent=1))
-    if output.json or output.quiet:
-        return
+    figures = []
+    for part in in_precisions(request):
+        begin_s, precision = time.monotonic(), part.device.precision.value
+        named = "" if precision == "fp32" else f" in {precision}"
+        say(f"profiling {request.model.spec.name}{named}; the machine should be idle otherwise")
+        try:
+            profile, path = profile_device(part, Ui(steps, _rounds, _say))
+        except OSError as error:
+            raise UserError(f"{error.filename or request.folder}: {error.strerror}") from error
+        figures.append(_figures(profile, path))
+        if not output_options().json and not output_options().quiet:
+            _show(profile, f"profile written to {path} in {time.monotonic() - begin_s:.0f} s")
+    if output_options().json:
+        print(json.dumps(figures[0] if len(figures) == 1 else {"profiles": figures}, indent=1))
+
+
+def _show(profile: DeviceProfile, last: str) -> None:
     console = table_console()
     console.print(_table(profile))
-    for line in _remarks(profile):
+    for line in (*_remarks(profile), last):
         console.print(line, soft_wrap=True)
-    console.print(f"profile written to {path} in {time.monotonic() - begin_s:.0f} s", soft_wrap=True)
 
 
 @contextmanager
@@ -97,6 +102,7 @@ def _figures(profile: DeviceProfile, path: object) -> dict[str, Any]:
         "profile": str(path),
         "model": profile.model,
         "device": profile.device,
+        "precision": profile.precision,
         "threads": profile.threads,
         "runtime_bytes": profile.runtime_bytes,
         "machine": asdict(profile.machine),
@@ -120,7 +126,8 @@ def _table(profile: DeviceProfile) -> Table:
     """What each size takes, and how far sums of units are from stages that were measured whole."""
     from edgecompile.contract.quantities import format_number, format_time
 
-    table = Table(title=f"{profile.model} on {profile.device}", title_justify="left")
+    named = "" if profile.precision == "fp32" else f" in {profile.precision}"
+    table = Table(title=f"{profile.model} on {profile.device}{named}", title_justify="left")
     dims = [profile.dim] if profile.dim else []
     for name in ("microbatch", *dims, "all units", "an item", "items/s", "quartiles", "sums off by", "rounds"):
         table.add_column(name, justify="right")

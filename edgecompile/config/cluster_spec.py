@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from edgecompile.config.schema import Conf, DeviceConf, HostConf, HostsConf, NetworkConf
 from edgecompile.config.value_checks import at_least, between, member, named, over_zero, positive_bytes, seconds
-from edgecompile.contract.closed_sets import Execution, NetworkModel, Precision
+from edgecompile.contract.closed_sets import AUTO, Execution, NetworkModel, Precision, words_of
 from edgecompile.contract.errors import UserError, choices, invalid_value
 from edgecompile.contract.quantities import parse_bytes, parse_flops, parse_rate
 
@@ -34,10 +34,18 @@ class Device:
     profile_of: str
     """The device whose measured profile holds."""
     precision: Precision = Precision.FP32
-    product_speedup: float = 1.0
-    """How many times as fast as in `dtype` products in this precision are by the data sheet."""
+    auto: bool = False
+    """Whether its precision is still to be chosen."""
+    speedups: Mapping[Precision, float] = field(default_factory=dict)
+    """How many times as fast as in `dtype` products are by the data sheet, in the precisions that ranks have kernels
+    for on this kind."""
     python: tuple[int, ...] | None = None
     """The newest Python that its vendor's system ships; None: unknown."""
+
+    @property
+    def product_speedup(self) -> float:
+        """In its precision."""
+        return self.speedups.get(self.precision, 1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +126,10 @@ def _device(name: str, conf: DeviceConf, usual: str) -> Device:
     if conf.dtype not in conf.peak:
         raise UserError(f"{key}.peak: no figure for the dtype {conf.dtype}: give {key}.peak.{conf.dtype}=100GFLOPS")
     over_zero(conf.efficiency, f"{key}.efficiency", 1)
-    precision = member(Precision, conf.precision or usual, f"{key}.precision" if conf.precision else "precision")
+    asked = conf.precision or usual
+    auto = asked == AUTO
+    where = f"{key}.precision" if conf.precision else "precision"
+    precision = Precision.FP32 if auto else _precision(asked, where)
     return Device(
         name=name,
         execution=member(Execution, conf.execution, f"{key}.execution"),
@@ -133,7 +144,8 @@ def _device(name: str, conf: DeviceConf, usual: str) -> Device:
         cpu_share=_share(conf.cpu_share, f"{key}.cpu_share"),
         profile_of=conf.profile_of or name,
         precision=precision,
-        product_speedup=_speedup(conf, precision, key),
+        auto=auto,
+        speedups=_speedups(conf, key),
         python=_python(conf.python, f"{key}.python"),
     )
 
@@ -141,14 +153,22 @@ def _device(name: str, conf: DeviceConf, usual: str) -> Device:
 _PEAKS: Mapping[Precision, str] = {Precision.BF16: "bfloat16", Precision.FP16: "float16", Precision.INT8: "int8"}
 
 
-def _speedup(conf: DeviceConf, precision: Precision, key: str) -> float:
-    """1 where ranks have no kernels for it on this kind, or the device names no peak."""
+def _precision(word: str, key: str) -> Precision:
+    if word not in words_of(Precision):
+        raise invalid_value(word, key, f"{choices(words_of(Precision))} or {AUTO}")
+    return Precision(word)
+
+
+def _speedups(conf: DeviceConf, key: str) -> Mapping[Precision, float]:
+    """Of the precisions that ranks have kernels for on this kind, and the device names a peak of."""
     known = [member(Precision, name, f"{key}.precisions") for name in conf.precisions]
-    dtype = _PEAKS.get(precision, conf.dtype)
-    if precision not in known or dtype not in conf.peak:
-        return 1.0
-    peaks = [parse_flops(conf.peak[name], f"{key}.peak.{name}") for name in (dtype, conf.dtype)]
-    return peaks[0] / peaks[1]
+    usual = parse_flops(conf.peak[conf.dtype], f"{key}.peak.{conf.dtype}")
+    peaks = {precision: _PEAKS.get(precision, conf.dtype) for precision in known}
+    return {
+        precision: parse_flops(conf.peak[dtype], f"{key}.peak.{dtype}") / usual
+        for precision, dtype in peaks.items()
+        if dtype in conf.peak
+    }
 
 
 def _share(value: float | None, key: str) -> float | None:

@@ -27,7 +27,7 @@ from edgecompile.config.schedule_request import ScheduleRequest, check_schedule_
 from edgecompile.config.schema import ArtifactConf, Conf, ProfileConf, RuntimeConf, ScheduleConf, WireConf
 from edgecompile.config.value_checks import at_least, between, member, over_zero, seconds, switch
 from edgecompile.config.workload_request import WorkloadRequest, workload_of
-from edgecompile.contract.closed_sets import Artifact, Prepack, WireName
+from edgecompile.contract.closed_sets import AUTO, Artifact, Prepack, WireName
 from edgecompile.contract.dim_rules import MOST_WINDOW
 from edgecompile.contract.errors import UserError, choices, invalid_value
 from edgecompile.contract.plan import Runtime
@@ -53,7 +53,6 @@ __all__ = [
     "wire_of",
 ]
 
-AUTO = "auto"
 MOST_SEED = 1 << 53
 MOST_ITEMS = 1 << 20
 """Of a microbatch: the model is run on one, and more would fill any memory first."""
@@ -129,6 +128,9 @@ class PrecisionRequest:
     """The largest squared error of an output, relative to the model's in float64."""
     agreement: float | None = None
     """The least share of items, or values, that stay as they are."""
+    items: Path | None = None
+    """The user's own, as for --input, that budget and agreement hold on; None: on the golden items."""
+    most_items: int = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -300,6 +302,8 @@ def precision_of(conf: Conf) -> PrecisionRequest:
         keep=tuple(conf.precision.keep),
         budget=over_zero(asked.budget, "accuracy.budget"),
         agreement=None if asked.agreement is None else over_zero(asked.agreement, "accuracy.agreement", 1),
+        items=None if asked.items is None else resource_path(asked.items, "accuracy.items"),
+        most_items=between(asked.most_items, 1, MOST_ITEMS, "accuracy.most_items"),
     )
 
 

@@ -66,7 +66,7 @@ class DeviceConf:
     network: Any = "1Gbps"
     """The rate of its network interface, where the host says nothing."""
     precision: str | None = None
-    """Of this kind's products, as `precision` names them; null: `precision.format`."""
+    """Of this kind's products, as `precision` names them (auto too); null: `precision.format`."""
     precisions: list[str] = field(default_factory=list)
     """Those for which ranks have kernels here that reach the peak of their dtype; in others products are predicted to
     take as long as in fp32."""
@@ -198,7 +198,8 @@ class PrecisionConf:
     """How products of activations and weights are computed; everything else is in float32."""
 
     format: str = "fp32"
-    """fp32, bf16, fp16, or int8 (weights scaled by output channel, activations by row when they are there)."""
+    """fp32, bf16, fp16, int8 (weights scaled by output channel, activations by row when they are there), or auto: for
+    each kind of device the fastest one within the budget, chosen with the cuts."""
     keep: list[str] = field(default_factory=list)
     """Modules whose products stay in fp32, such as [classifier]."""
 
@@ -208,10 +209,16 @@ class AccuracyConf:
     """What a precision may cost."""
 
     budget: float = 0.01
-    """The largest error of each output on the golden items: its squares over those of the model in float64."""
+    """The largest error of each output on the golden items, or on `items`: its squares over those of the model in
+    float64 (of `items`: in its own precision)."""
     agreement: float | None = None
     """The least share of golden items whose largest value (a label, say) stays where it is, and of values that stay the
     same in outputs of whole numbers; null: it is only told."""
+    items: str | None = None
+    """A file or folder of your own items, as `edgelaunch --input` takes it: budget and agreement then hold on these,
+    and the plan says what they are on the golden items too, and, with labels, how many are right before and after."""
+    most_items: int = 256
+    """At most so many of them, from the first on."""
 
 
 @dataclass

@@ -57,6 +57,10 @@ class WireName(str, Enum):
     INT2 = "int2"
 
 
+AUTO = "auto"
+"""What options take whose value is chosen by what is predicted."""
+
+
 class Precision(str, Enum):
     """How products with weights are computed; everything else is in float32."""
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from edgecompile.contract.errors import UserError, choices
 
 if TYPE_CHECKING:
+    from edgecompile.contract.model_facts import ModelFacts
     from edgecompile.contract.plan import Plan, TensorSpec
 
 __all__ = ["BATCH", "MOST_DIMS", "MOST_EXTENT", "MOST_WINDOW", "check_batching", "check_dims", "item_dims"]
@@ -20,7 +21,7 @@ MOST_DIMS = 8
 MOST_WINDOW = 1024
 
 
-def item_dims(plan: Plan) -> tuple[str, ...]:
+def item_dims(plan: ModelFacts) -> tuple[str, ...]:
     """The dimensions in which items differ from each other: those that vary, without the batch."""
     return tuple(name for name in plan.model.dims if name != BATCH)
 

@@ -228,6 +228,22 @@ class Golden:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ItemsAccuracy:
+    """What the precision of the stages costs on items of the user's own (`accuracy.items`)."""
+
+    items: str
+    """In words, such as `241 items of texts.txt`."""
+    error: dict[str, float]
+    """As Accuracy.error, of the model in its own precision."""
+    agreement: dict[str, float] = field(default_factory=dict, metadata={OMITTED: True})
+    """As Accuracy.agreement; of other rows of floats than scores: whether the nearest other item stays the same."""
+    right: float | None = None
+    """The share of items that get the right label; null: they have none."""
+    model_right: float | None = None
+    """The same of the model in its own precision."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Accuracy:
     """What the precision of the stages costs on the golden items."""
 
@@ -237,6 +253,8 @@ class Accuracy:
     agreement: dict[str, float] = field(default_factory=dict, metadata={OMITTED: True})
     """By output: of one row of floats an item, the share of items whose largest value stays where it is; of whole
     numbers and bools, the share of values that stay the same."""
+    items: ItemsAccuracy | None = field(default=None, metadata={OMITTED: True})
+    """On the user's own items, which then are held to the budget in place of the golden ones."""
 
 
 @dataclass(frozen=True, kw_only=True)

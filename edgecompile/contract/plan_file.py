@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ __all__ = [
     "MAX_PLAN_BYTES",
     "VERSIONS",
     "check_place",
+    "files_of_plan",
     "plan_text",
     "read_plan",
     "read_run_plan",
@@ -116,3 +117,18 @@ def _plain(value: Any) -> Any:
 def _is_default(value: Any, item: Field[Any]) -> bool:
     default = item.default if item.default_factory is MISSING else item.default_factory()
     return bool(getattr(value, item.name) == default)
+
+
+def files_of_plan(plan: Plan, path: Path) -> Iterator[tuple[Path, str]]:
+    """The plan and all files that it names, each with what it is."""
+    yield path, "the plan"
+    folder = path.resolve().parent
+    for stages in (plan.stages, *(item.stages for item in plan.contingencies)):
+        for stage in stages:
+            for name, _ in stage.files:
+                yield folder / name, "a shard of the plan" if name == stage.shard else "weights of the plan"
+    yield folder / plan.golden.file, "the plan's golden file"
+    if plan.golden.reference is not None:
+        yield folder / plan.golden.reference, "the plan's reference"
+    if plan.data.text is not None and plan.data.text.tokenizer is not None:
+        yield folder / plan.data.text.tokenizer, "the plan's tokenizer"

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from edgecompile.contract.errors import UserError
-from edgecompile.contract.plan_file import read_plan
-from edgecompile.contract.plan_files import files_of_plan
+from edgecompile.contract.plan_file import files_of_plan, read_plan
 from edgecompile.contract.run_record import read_run
 from edgecompile.explore import simulate
 from edgecompile.explore.output import check_output, write_output

@@ -17,8 +17,7 @@ from edgecompile.contract.atomic_files import file_sha256
 from edgecompile.contract.dim_rules import item_dims
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Plan
-from edgecompile.contract.plan_file import read_plan
-from edgecompile.contract.plan_files import files_of_plan
+from edgecompile.contract.plan_file import files_of_plan, read_plan
 from edgecompile.contract.quantities import format_bytes, format_count, format_items_rate, format_time
 from edgecompile.contract.run_record import RunRecord, read_run
 from edgecompile.contract.user_files import check_ours, check_regular, read_text

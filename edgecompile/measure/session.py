@@ -16,11 +16,12 @@ import edgecompile
 from edgecompile.config.cluster_spec import Device
 from edgecompile.config.measure_request import MeasureRequest
 from edgecompile.config.request import CaptureRequest, ModelRequest
-from edgecompile.contract.closed_sets import Execution
+from edgecompile.contract.closed_sets import Execution, Precision
 from edgecompile.contract.errors import UserError, invalid_value
 from edgecompile.contract.quantities import format_time
 from edgecompile.execution.allocator import keep_freed_memory
 from edgecompile.execution.libraries import import_libraries
+from edgecompile.execution.low_precision import fast_here
 from edgecompile.frontend.capture.dims import NotSymbolic
 from edgecompile.frontend.capture.flat_model import FlatModel
 from edgecompile.frontend.chain.build_chain import chain_of
@@ -42,7 +43,7 @@ from edgecompile.profile import profile_file as file
 from edgecompile.profile.measured import threads_of
 from edgecompile.terminal.process import abrupt_interrupts
 
-__all__ = ["Ui", "profile_device"]
+__all__ = ["Ui", "in_precisions", "profile_device"]
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,18 @@ class _Setup:
     threads: int
     path: Path
     effort: Effort
+
+
+def in_precisions(request: MeasureRequest) -> tuple[MeasureRequest, ...]:
+    """The request for each precision that is to be measured: with `auto` float32, and those with kernels here."""
+    device = request.device
+    if not device.auto:
+        return (request,)
+    if device.execution is Execution.CUDA:
+        found: list[Precision] = [Precision.FP32, Precision.BF16, Precision.FP16]
+    else:
+        found = [item for item in Precision if fast_here(item)]
+    return tuple(replace(request, device=replace(device, precision=item, auto=False)) for item in found)
 
 
 def profile_device(request: MeasureRequest, ui: Ui) -> tuple[file.DeviceProfile, Path]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -21,7 +21,7 @@ from edgecompile.profile.mix import items_of
 from edgecompile.profile.workload import costs_of, workload_mix
 from edgecompile.wire.exact_tensors import keep_exact
 
-__all__ = ["CANDIDATES", "at_microbatch", "choose_microbatch"]
+__all__ = ["CANDIDATES", "MicrobatchChoice", "at_microbatch", "choose_microbatch"]
 
 CANDIDATES = (1, 2, 4, 8, 16, 32, 64)
 _NEAR = 0.9
@@ -31,6 +31,14 @@ _IN_VAIN = 2
 """After so many doublings in a row that gain less than this factor, no larger message is looked at."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class MicrobatchChoice:
+    microbatch: int
+    items_per_s: float
+    note: str
+    """Says what it was chosen from."""
+
+
 def at_microbatch(request: CompileRequest, microbatch: int) -> CompileRequest:
     profile = replace(request.profile, microbatch=microbatch)
     return replace(request, microbatch=microbatch, profile=profile, auto_microbatch=False)
@@ -38,9 +46,8 @@ def at_microbatch(request: CompileRequest, microbatch: int) -> CompileRequest:
 
 def choose_microbatch(
     request: CompileRequest, chain: Chain, golden: Sequence[torch.Tensor], data: DataSpec, padding: Mapping[str, float]
-) -> tuple[int, str]:
-    """The number, and a note that says what it was chosen from.
-
+) -> MicrobatchChoice:
+    """
     Args:
         chain: of any number of items up to the largest candidate.
         golden: a tensor an input, the golden items first.
@@ -74,7 +81,8 @@ def choose_microbatch(
     told = ", ".join(f"{microbatch}: {format_items_rate(rate)}" for microbatch, rate in found.items())
     if unmeasured:
         told += f"; not measured: {', '.join(map(str, unmeasured))}"
-    return best, f"microbatch=auto took {best}, the least that comes within {1 - _NEAR:.0%} of the best of {told}"
+    note = f"microbatch=auto took {best}, the least that comes within {1 - _NEAR:.0%} of the best of {told}"
+    return MicrobatchChoice(microbatch=best, items_per_s=found[best], note=note)
 
 
 def _items_per_s(

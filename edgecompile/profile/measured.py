@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 
@@ -22,7 +22,8 @@ from edgecompile.profile.profile_file import DeviceProfile, MicrobatchProfile, p
 from edgecompile.profile.size_grid import SizeGrid
 from edgecompile.profile.wire_costs import MeasuredWires
 
-__all__ = ["NotMeasured", "SizedMessages", "cores_of", "make_profile", "measured_profile", "threads_of"]
+__all__ = ["NotMeasured", "SizedMessages", "cores_of", "make_profile", "measured_precisions", "measured_profile",
+           "threads_of"]  # fmt: skip
 
 _RUNTIME_CORES = 0.003
 """What a rank's heartbeats and looks into the store take of a core, all the time: 0.002, on the data host 0.004."""
@@ -225,6 +226,19 @@ def _path(device: Device, request: ProfileRequest) -> Path:
             "and copy its file here, or use profile=analytic"
         )
     return path
+
+
+def measured_precisions(device: Device, request: ProfileRequest) -> tuple[Precision, ...]:
+    """Those that this kind has profiles of, float32 first, which every model needs; of a file that was given, its own.
+
+    Raises:
+        UserError: that file cannot be read.
+    """
+    if request.files.get(device.name) or request.files.get(device.profile_of):
+        return (Precision(read_profile(_path(device, request)).precision),)
+    others = [item for item in Precision if item is not Precision.FP32]
+    paths = {item: _usual_path(replace(device, precision=item), request) for item in others}
+    return (Precision.FP32, *(item for item, path in paths.items() if path.exists()))
 
 
 def _usual_path(device: Device, request: ProfileRequest) -> Path:

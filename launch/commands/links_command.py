@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Plan
-from edgecompile.contract.plan_files import files_of_plan
+from edgecompile.contract.plan_file import files_of_plan
 from edgecompile.contract.user_files import check_ours, check_overwrite
 from edgelaunch.common.failures import Failure, FailureKind
 from edgelaunch.composition import RankStart, link_supervisor, supervised

@@ -8,7 +8,8 @@ from typing import Any
 
 from edgecompile.contract.dim_rules import BATCH, item_dims
 from edgecompile.contract.errors import UserError
-from edgecompile.contract.plan import Plan, TensorSpec, product
+from edgecompile.contract.model_facts import ModelFacts
+from edgecompile.contract.plan import TensorSpec, product
 from edgecompile.execution.batching import Extents
 
 __all__ = ["Extents", "Sizes", "Varying", "fill_row", "fits", "range_of", "shape_words"]
@@ -20,7 +21,7 @@ Sizes = tuple[int, ...]
 class Varying:
     """The dimensions of a plan that vary, as items have them; none of these where only the batch does."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: ModelFacts) -> None:
         self._dims, self._padding = plan.model.dims, plan.model.padding
         self.names = item_dims(plan)
         self._axes = {name: [(spec.name, axis - 1, _factor(text)) for spec in plan.inputs

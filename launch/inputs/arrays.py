@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from edgecompile.contract.errors import UserError
-from edgecompile.contract.plan import Plan
+from edgecompile.contract.model_facts import ModelFacts
 from edgelaunch.common.items import Entry, Item, Source
 from edgelaunch.common.varying import Varying, fits, shape_words
 from edgelaunch.inputs.bad_items import BadItems
@@ -19,7 +19,7 @@ from edgelaunch.inputs.labels import class_label
 __all__ = ["open_arrays"]
 
 
-def open_arrays(plan: Plan, folder: Path, path: Path, bad: BadItems) -> Source:
+def open_arrays(plan: ModelFacts, folder: Path, path: Path, bad: BadItems) -> Source:
     readers = {".npy": _read_npy, ".npz": _read_npz, ".safetensors": _read_safetensors}
     try:
         arrays = readers[path.suffix.lower()](plan, path)
@@ -48,25 +48,25 @@ def open_arrays(plan: Plan, folder: Path, path: Path, bad: BadItems) -> Source:
                   labelled=labels is not None)  # fmt: skip
 
 
-def _read_npy(plan: Plan, path: Path) -> dict[str, Any]:
+def _read_npy(plan: ModelFacts, path: Path) -> dict[str, Any]:
     if len(plan.inputs) > 1:
         names = ", ".join(spec.name for spec in plan.inputs)
         raise UserError(f"{path}: a .npy holds one array and the model takes {names}: give a .npz with arrays so named")
     return {plan.inputs[0].name: np.load(path, mmap_mode="r", allow_pickle=False)}
 
 
-def _read_npz(plan: Plan, path: Path) -> dict[str, Any]:
+def _read_npz(plan: ModelFacts, path: Path) -> dict[str, Any]:
     with np.load(path, allow_pickle=False) as archive:
         return {name: archive[name] for name in archive.files}
 
 
-def _read_safetensors(plan: Plan, path: Path) -> dict[str, Any]:
+def _read_safetensors(plan: ModelFacts, path: Path) -> dict[str, Any]:
     from safetensors.numpy import load_file
 
     return load_file(path)
 
 
-def _check_array(array: Any, plan: Plan, name: str, path: Path) -> int:
+def _check_array(array: Any, plan: ModelFacts, name: str, path: Path) -> int:
     """The number of items of one input's array."""
     spec = next(spec for spec in plan.inputs if spec.name == name)
     ranges = Varying(plan).ranges
@@ -80,7 +80,7 @@ def _check_array(array: Any, plan: Plan, name: str, path: Path) -> int:
     return len(array)
 
 
-def _array_items(plan: Plan, path: Path, arrays: dict[str, Any], labels: Any, count: int) -> Iterator[Item]:
+def _array_items(plan: ModelFacts, path: Path, arrays: dict[str, Any], labels: Any, count: int) -> Iterator[Item]:
     varying = Varying(plan)
     for index in range(count):
         where = f"{path}, item {index}"

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from edgecompile.contract.errors import UserError
-from edgecompile.contract.plan import Plan
+from edgecompile.contract.model_facts import ModelFacts
 from edgelaunch.common.items import Entry, Item
 from edgelaunch.common.varying import Varying
 from edgelaunch.process.stderr import say
@@ -22,7 +22,7 @@ MOST_SAID = 10
 class BadItems:
     """Counts them. In place of a bad item zeros go through the pipeline, so that results stay in step."""
 
-    def __init__(self, plan: Plan, *, gap: bool, quiet: bool = False) -> None:
+    def __init__(self, plan: ModelFacts, *, gap: bool, quiet: bool = False) -> None:
         """`gap`: continue; otherwise the first one's error ends the run."""
         self.gap, self._quiet = gap, quiet
         self.num_items = 0

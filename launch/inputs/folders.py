@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgecompile.contract.errors import UserError
-from edgecompile.contract.plan import Plan
+from edgecompile.contract.model_facts import ModelFacts
 from edgelaunch.inputs.labels import num_classes
 
 __all__ = ["SUFFIXES", "Classes", "Found", "class_numbers", "find_images"]
@@ -98,7 +98,7 @@ class Classes:
     """What a user must know of it."""
 
 
-def class_numbers(plan: Plan, folders: Sequence[str], where: Path) -> Classes:
+def class_numbers(plan: ModelFacts, folders: Sequence[str], where: Path) -> Classes:
     """The class of each subfolder: the label of the plan that it is named by, or its own number.
 
     Where none is named by either, and there are as many as the model has classes, their places in alphabetical order.
@@ -135,7 +135,7 @@ def class_numbers(plan: Plan, folders: Sequence[str], where: Path) -> Classes:
     return Classes({}, note)
 
 
-def _by_label(plan: Plan, folders: Sequence[str], where: Path) -> dict[str, int]:
+def _by_label(plan: ModelFacts, folders: Sequence[str], where: Path) -> dict[str, int]:
     """Whole labels first; then one of several names, as in `tench, Tinca tinca`."""
     whole, parts = defaultdict(set), defaultdict(set)
     for number, label in enumerate(plan.data.labels):

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from edgecompile.contract.errors import UserError
-from edgecompile.contract.plan import ImageSpec, Plan
+from edgecompile.contract.model_facts import ModelFacts
+from edgecompile.contract.plan import ImageSpec
 from edgelaunch.common.items import Entry, Item, Source
 from edgelaunch.inputs.bad_items import BadItems
 from edgelaunch.inputs.fitting import fit
@@ -28,7 +29,7 @@ INTERPOLATIONS = {
 }
 
 
-def open_images(plan: Plan, folder: Path, path: Path, bad: BadItems) -> Source:
+def open_images(plan: ModelFacts, folder: Path, path: Path, bad: BadItems) -> Source:
     """An image file, or all images below a folder in the order of their paths.
 
     Raises:
@@ -56,14 +57,14 @@ def open_images(plan: Plan, folder: Path, path: Path, bad: BadItems) -> Source:
     return Source(items=items, num_items=len(files), what=what, labelled=None not in labels)
 
 
-def _items(plan: Plan, root: Path, files: list[Path], labels: list[int | None], bad: BadItems) -> Iterator[Item]:
+def _items(plan: ModelFacts, root: Path, files: list[Path], labels: list[int | None], bad: BadItems) -> Iterator[Item]:
     (tensor,) = plan.inputs
     for index, (file, label) in enumerate(zip(files, labels, strict=True)):
         entry = Entry(index=index, name=file.relative_to(root).as_posix(), label=label)
         yield bad.item(entry, lambda file=file: {tensor.name: read_image(plan, file)})  # type: ignore[misc]
 
 
-def read_image(plan: Plan, file: Path) -> NDArray[Any]:
+def read_image(plan: ModelFacts, file: Path) -> NDArray[Any]:
     """An image as this plan's input takes it: pixels where that is uint8, as its first shard normalises them.
 
     Raises:
@@ -103,7 +104,7 @@ def _crop(image: Image.Image, spec: ImageSpec, file: Path) -> Image.Image:
     return whole.crop((left, top, left + width, top + height))
 
 
-def _labels(plan: Plan, path: Path, files: list[Path], bad: BadItems) -> list[int | None]:
+def _labels(plan: ModelFacts, path: Path, files: list[Path], bad: BadItems) -> list[int | None]:
     """Each image's class number, from the name of its folder."""
     names = [file.parts[0] if len(file.parts) > 1 else None for file in files]
     classes = class_numbers(plan, sorted({name for name in names if name is not None}), path)

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgecompile.contract.errors import UserError
-from edgecompile.contract.plan import DataSpec, Plan
+from edgecompile.contract.model_facts import ModelFacts
+from edgecompile.contract.plan import DataSpec
 
 __all__ = ["NO_CLASS", "NO_LABEL", "Accuracy", "class_label", "label_name", "num_classes", "predicted_class",
            "top_labels"]  # fmt: skip
@@ -24,7 +25,7 @@ NO_CLASS = -1
 NO_LABEL = "no label: its scores are not finite numbers"
 
 
-def num_classes(plan: Plan) -> int | None:
+def num_classes(plan: ModelFacts) -> int | None:
     """How many scores the model gives an item; None where its results are not labels."""
     if plan.data.result != "labels" or plan.data.scores is None:
         return None
@@ -32,7 +33,7 @@ def num_classes(plan: Plan) -> int | None:
     return math.prod(spec.shape[1:])
 
 
-def class_label(plan: Plan, value: Any, where: str) -> int | None:
+def class_label(plan: ModelFacts, value: Any, where: str) -> int | None:
     """An input's label as a class number; None where it says that it has none: -1, or null.
 
     Raises:

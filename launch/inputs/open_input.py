@@ -7,7 +7,7 @@ from itertools import islice
 from pathlib import Path
 
 from edgecompile.contract.errors import UserError
-from edgecompile.contract.plan import Plan
+from edgecompile.contract.model_facts import ModelFacts
 from edgecompile.contract.user_files import check_regular
 from edgelaunch.common.items import STDIN, Source
 from edgelaunch.inputs.bad_items import BadItems
@@ -18,7 +18,7 @@ TEXT_SUFFIXES = (".txt", ".jsonl", ".tsv")
 ARRAY_SUFFIXES = (".npy", ".npz", ".safetensors")
 
 
-def open_source(plan: Plan, folder: Path, path: Path, limit: int | None, bad: BadItems | None = None) -> Source:
+def open_source(plan: ModelFacts, folder: Path, path: Path, limit: int | None, bad: BadItems | None = None) -> Source:
     """Opens `--input PATH` and checks what can be checked before the run; `-` is standard input.
 
     Args:
@@ -44,7 +44,7 @@ def open_source(plan: Plan, folder: Path, path: Path, limit: int | None, bad: Ba
     return Source(items=islice(source.items, limit), num_items=known, what=source.what, labelled=source.labelled)
 
 
-def _opener(path: Path) -> Callable[[Plan, Path, Path, BadItems], Source]:
+def _opener(path: Path) -> Callable[[ModelFacts, Path, Path, BadItems], Source]:
     from edgelaunch.inputs import arrays, images, stdin, text
 
     if str(path) == STDIN:

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from edgecompile.contract.errors import UserError
-from edgecompile.contract.plan import Plan, TensorSpec
+from edgecompile.contract.model_facts import ModelFacts
+from edgecompile.contract.plan import TensorSpec
 from edgelaunch.common.items import Entry, Item, Source
 from edgelaunch.common.varying import Varying
 from edgelaunch.inputs.bad_items import BadItems
@@ -28,7 +29,7 @@ Parse = Callable[[str, int, str], Item]
 """A line, the item's index, and the place for messages."""
 
 
-def open_stdin(plan: Plan, folder: Path, bad: BadItems) -> Source:
+def open_stdin(plan: ModelFacts, folder: Path, bad: BadItems) -> Source:
     """Items from standard input until it ends, each read when it is needed.
 
     A plan that takes text and has a tokenizer reads a sentence a line, empty ones too. Any other reads JSON: an object
@@ -44,11 +45,11 @@ def open_stdin(plan: Plan, folder: Path, bad: BadItems) -> Source:
     )
 
 
-def _takes_sentences(plan: Plan) -> bool:
+def _takes_sentences(plan: ModelFacts) -> bool:
     return plan.data.kind == "text" and plan.data.text is not None and plan.data.text.tokenizer is not None
 
 
-def _parser(plan: Plan, folder: Path) -> Parse:
+def _parser(plan: ModelFacts, folder: Path) -> Parse:
     if _takes_sentences(plan):
         from edgelaunch.inputs.text import Encoder
 
@@ -88,7 +89,7 @@ def _item(line: bytes, index: int, where: str, parse: Parse, *, every_line: bool
     return parse(text, index, where) if text or every_line else None
 
 
-def _parse_image(plan: Plan, line: str, index: int, where: str) -> Item:
+def _parse_image(plan: ModelFacts, line: str, index: int, where: str) -> Item:
     if line.startswith(("{", "[")):
         return _parse_json(plan, line, index, where)
     from edgelaunch.inputs.images import read_image
@@ -99,7 +100,7 @@ def _parse_image(plan: Plan, line: str, index: int, where: str) -> Item:
     return Item(Entry(index=index, name=line), {plan.inputs[0].name: read_image(plan, path)})
 
 
-def _parse_json(plan: Plan, line: str, index: int, where: str) -> Item:
+def _parse_json(plan: ModelFacts, line: str, index: int, where: str) -> Item:
     names = [spec.name for spec in plan.inputs]
     try:
         value = json.loads(line)

@@ -14,7 +14,8 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from edgecompile.contract.errors import UserError
-from edgecompile.contract.plan import Plan, TensorSpec, TextSpec
+from edgecompile.contract.model_facts import ModelFacts
+from edgecompile.contract.plan import TensorSpec, TextSpec
 from edgelaunch.common.items import Entry, Item, Source
 from edgelaunch.common.shard_files import check_file
 from edgelaunch.common.varying import Varying, range_of
@@ -41,7 +42,7 @@ Parse = Callable[[str, str], Sentence | None]
 """A line, without its end, and its place for messages; None: an empty line, where that is not a sentence."""
 
 
-def open_text(plan: Plan, folder: Path, path: Path, bad: BadItems) -> Source:
+def open_text(plan: ModelFacts, folder: Path, path: Path, bad: BadItems) -> Source:
     """Sentences of a file, one a line.
 
     Raises:
@@ -82,7 +83,7 @@ def _items(path: Path, parse: Parse, encoder: Encoder, bad: BadItems) -> Iterato
 class Encoder:
     """A sentence to the model's inputs: token ids, and mask and types where the model takes them."""
 
-    def __init__(self, plan: Plan, folder: Path, where: str) -> None:
+    def __init__(self, plan: ModelFacts, folder: Path, where: str) -> None:
         """Raises UserError where the model takes no text or the plan has no tokenizer."""
         spec = plan.data.text
         if plan.data.kind != "text" or spec is None:
@@ -103,7 +104,7 @@ class Encoder:
         self._tokenizer = _load_tokenizer(folder / spec.tokenizer, least, most)
         self._spec, self._inputs, self._where = spec, plan.inputs, where
 
-    def _lengths(self, plan: Plan, spec: TextSpec) -> tuple[int, int]:
+    def _lengths(self, plan: ModelFacts, spec: TextSpec) -> tuple[int, int]:
         """How many tokens a sentence has at least, or is padded to, and at most."""
         ids = next((tensor for tensor in plan.inputs if tensor.name == spec.ids), None)
         text = ids.dims[1] if ids is not None and len(ids.dims) == 2 else None

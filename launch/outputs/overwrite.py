@@ -7,7 +7,7 @@ from pathlib import Path
 
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Plan
-from edgecompile.contract.plan_files import files_of_plan
+from edgecompile.contract.plan_file import files_of_plan
 from edgecompile.contract.user_files import check_overwrite, is_same_file
 from edgelaunch.inputs.folders import SUFFIXES, find_images
 from edgelaunch.outputs.partial_results import partial_folder

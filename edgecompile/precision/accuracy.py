@@ -1,0 +1,180 @@
+"""Holds what the precision of the stages costs to the budget, and names what costs most."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import inf
+
+import torch
+
+from edgecompile.artifacts.compiled_stage import CompiledPipeline, StageDesign, StageWriter
+from edgecompile.artifacts.lowering import left_alone
+from edgecompile.artifacts.shards import stage_module
+from edgecompile.config.request import PrecisionRequest
+from edgecompile.contract.closed_sets import Precision
+from edgecompile.contract.errors import UserError
+from edgecompile.contract.plan import Accuracy, ItemsAccuracy
+from edgecompile.frontend.chain.products import lowered_units
+from edgecompile.frontend.golden.eager import Outputs
+from edgecompile.precision.sensitivity import Run, Span, module_errors, within_budget
+from edgecompile.precision.trial import Score, Trial
+
+__all__ = ["Precise", "check_precision"]
+
+_MOST_NAMED = 3
+_MOST_TRIED = 64
+"""Products whose own cost is looked for, where the budget is broken."""
+_FEW_ITEMS = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Precise:
+    """The result of the check, for the plan."""
+
+    accuracy: Accuracy | None = None
+    """None: all are in float32."""
+    notes: tuple[str, ...] = ()
+
+
+def check_precision(
+    writer: StageWriter,
+    pipelines: Sequence[CompiledPipeline],
+    golden: Trial,
+    items: Trial | None,
+    request: PrecisionRequest,
+) -> Precise:
+    """Holds what the shards make of the golden items to the budget, or what they make of the user's own where given.
+
+    Args:
+        pipelines: the plan's own, then those after the loss of a host; the largest errors of all count.
+
+    Raises:
+        UserError: an output is farther from the model than the budget allows, and than twice the eager model's own
+            error; names the products that cost most, and what is left without them.
+    """
+    lowered = [item for item in pipelines if any(stage.precision is not Precision.FP32 for stage in item.stages)]
+    if not lowered:
+        return Precise()
+    scores = [_golden_score(pipeline, golden) for pipeline in lowered]
+    if items is None:
+        for pipeline, score in zip(lowered, scores, strict=True):
+            _hold(writer, pipeline.stages, golden, score, request)
+        accuracy = _worst(scores, request.budget)
+        return Precise(accuracy=accuracy, notes=tuple(_notes(writer, accuracy)))
+    found = []
+    for pipeline in lowered:
+        found.append(items.score(items.run(_run(writer, pipeline))))
+        _hold(writer, pipeline.stages, items, found[-1], request)
+    worst, right = _worst(found, request.budget), [score.right for score in found if score.right is not None]
+    accuracy = _worst(scores, request.budget, ItemsAccuracy(
+        items=items.what,
+        error=worst.error,
+        agreement=worst.agreement,
+        right=min(right) if right else None,
+        model_right=items.score(items.true).right,
+    ))  # fmt: skip
+    return Precise(accuracy=accuracy, notes=tuple(_notes(writer, accuracy)))
+
+
+def _golden_score(pipeline: CompiledPipeline, golden: Trial) -> Score:
+    """Of the outputs that the shards were compared by already."""
+    sizes, start, given = golden.counts, 0, []
+    for count in sizes:
+        given.append(tuple(value[start : start + count] for value in pipeline.outputs))
+        start += count
+    return golden.score(given)
+
+
+def _run(writer: StageWriter, pipeline: CompiledPipeline) -> Run:
+    stages = [writer.opened(stage.shard) for stage in pipeline.stages]
+
+    def run(*values: torch.Tensor) -> Outputs:
+        for stage in stages:
+            values = tuple(part.contiguous() for part in stage(*values))
+        return values
+
+    return run
+
+
+def _worst(scores: Sequence[Score], budget: float, items: ItemsAccuracy | None = None) -> Accuracy:
+    return Accuracy(
+        budget=budget,
+        error={name: max(score.error[name] for score in scores) for name in scores[0].error},
+        agreement={name: min(score.agreement[name] for score in scores) for name in scores[0].agreement},
+        items=items,
+    )
+
+
+def _hold(
+    writer: StageWriter, designs: Sequence[StageDesign], trial: Trial, score: Score, request: PrecisionRequest
+) -> None:
+    """Raises UserError where the score breaks the budget, or fewer agree than was asked for."""
+    if within_budget(score, trial, request):
+        return
+    budget, least = request.budget, request.agreement
+    beyond = {name: error for name, error in score.error.items() if not error <= max(budget, trial.floor.get(name, 0))}
+    if beyond:
+        worst = max(beyond, key=lambda name: beyond[name])
+        precisions = "/".join(sorted({design.precision.value for design in designs} - {"fp32"}))
+        reference = "the model in float64" if trial.floor else "the model"
+        raise UserError(
+            f"{precisions} makes an error of {beyond[worst]:.3g} in {worst} (squares, relative to {reference}, "
+            f"on {trial.what}), more than {budget:g}{_culprits(writer, designs, trial, worst)}",
+            key="accuracy.budget",
+            fix="keep the named modules in fp32 (precision.keep), take a precision of more bits, or allow more",
+        )
+    assert least is not None
+    worst = min(score.agreement, key=lambda name: score.agreement[name])
+    raise UserError(
+        f"{score.agreement[worst]:.1%} of {worst} agree with the model on {trial.what}, less than {least:.1%}",
+        key="accuracy.agreement",
+        fix="keep modules in fp32 (precision.keep), take a precision of more bits, or ask for less",
+    )
+
+
+def _culprits(writer: StageWriter, designs: Sequence[StageDesign], trial: Trial, output: str) -> str:
+    """The modules whose products cost most, each alone in its precision, and what all of them cost together.
+
+    The squares of independent errors add up: what is left without some is about the sum of the others.
+    """
+    spans = [Span(first=design.placed.first, last=design.placed.last, precision=design.precision) for design in designs]
+    costs = module_errors(
+        writer.chain, spans, trial.first(_FEW_ITEMS), writer.low, writer.keep, output=output, most=_MOST_TRIED
+    )
+    if not costs:
+        return ""
+    first = sorted(costs, key=lambda name: -costs[name])[:_MOST_NAMED]
+    rest = sum(costs[name] for name in costs if name not in first)
+    named = ", ".join(f"{name} ({costs[name]:.2g})" for name in first)
+    return f"; most is lost in {named}" + (f", without which about {rest:.2g} would be left" if rest < inf else "")
+
+
+def _notes(writer: StageWriter, accuracy: Accuracy) -> list[str]:
+    """Lines for the plan: what the precision has cost, and what was left in float32."""
+    notes = []
+    own, budget = accuracy.items, f" (budget {accuracy.budget:g})"
+    if own is not None:
+        notes += _figures(own.error, own.agreement, own.items, "the model", budget)
+        if own.right is not None and own.model_right is not None:
+            notes.append(f"precision: {own.right:.2%} of {own.items} get the right label, {own.model_right:.2%} "
+                         "from the model")  # fmt: skip
+    notes += _figures(
+        accuracy.error, accuracy.agreement, "the golden items", "the model in float64", budget if own is None else ""
+    )
+    if not lowered_units(writer.chain, writer.keep):
+        notes.append("precision: no product could be lowered: none has weights that are float32 tensors as they are")
+    left = left_alone(stage_module(writer.chain, 0, len(writer.chain.units) - 1), writer.keep)
+    if left:
+        words = ", ".join(f"{count} {what if count == 1 else several}" for (what, several), count in left.items())
+        notes.append(f"precision: left in fp32: {words}")
+    return notes
+
+
+def _figures(
+    error: dict[str, float], agreement: dict[str, float], items: str, reference: str, budget: str
+) -> list[str]:
+    errors = ", ".join(f"{name} {value:.2g}" for name, value in error.items())
+    shares = ", ".join(f"{share:.1%} of {name}" for name, share in agreement.items())
+    told = [f"precision: squared error on {items}, relative to {reference}: {errors}{budget}"] if errors else []
+    return [*told, *([f"precision: {shares} agree with the model on {items}"] if shares else [])]

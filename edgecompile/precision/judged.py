@@ -1,0 +1,98 @@
+"""The items that a compilation's precisions are judged on, each made when it is asked for first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from functools import cached_property
+
+from edgecompile.artifacts.assemble import tensor_specs
+from edgecompile.artifacts.compiled_stage import CompiledPipeline, StageWriter
+from edgecompile.config.request import CompileRequest
+from edgecompile.contract.closed_sets import Precision
+from edgecompile.contract.errors import UserError
+from edgecompile.contract.model_facts import KnownModel, items_reader
+from edgecompile.contract.plan import DataSpec, ModelInfo
+from edgecompile.frontend.capture.flat_model import FlatModel
+from edgecompile.frontend.chain.fingerprint import chain_fingerprint
+from edgecompile.frontend.chain.units import Chain
+from edgecompile.frontend.golden.decisions import check_decisions
+from edgecompile.frontend.golden.eager import Batch
+from edgecompile.frontend.golden.golden_items import Reference, make_reference
+from edgecompile.precision.accuracy import Precise, check_precision
+from edgecompile.precision.sensitivity import Sensitivities
+from edgecompile.precision.trial import Trial, golden_trial, items_trial
+from edgecompile.profile.profile_file import profile_path
+
+__all__ = ["Judged"]
+
+_FEW_ITEMS = 8
+"""Of the user's own, on which each module is tried alone."""
+
+
+class Judged:
+    def __init__(
+        self, request: CompileRequest, flat: FlatModel, golden: Batch, chain: Chain, data: DataSpec, weights: str,
+        padding: Mapping[str, float], step: Callable[[str], AbstractContextManager[object]],
+    ) -> None:  # fmt: skip
+        """`weights`: where they came from, in words."""
+        self._request, self._flat, self._golden, self._chain, self._step = request, flat, golden, chain, step
+        self._model = KnownModel(
+            model=ModelInfo(
+                name=request.model.spec.name, microbatch=request.microbatch, num_parameters=0, weights=weights,
+                capture=request.capture.method.value, dims=dict(chain.captured.dims), padding=dict(padding),
+            ),
+            inputs=tensor_specs(chain.boundaries[0]), outputs=tensor_specs(chain.boundaries[-1]), data=data,
+        )  # fmt: skip
+
+    @cached_property
+    def reference(self) -> Reference:
+        """What the eager model makes of the golden items."""
+        with self._step("run the eager model on golden items"):
+            reference = make_reference(self._flat, self._golden, self._request.microbatch)
+            check_decisions(self._chain.captured, self._golden, self._request.microbatch)
+        return reference
+
+    @cached_property
+    def golden(self) -> Trial:
+        size = self._chain.boundaries[0].tensors[0].shape[0]
+        return golden_trial(self.reference, self._chain.captured.output_names, size, self._model.data.scores)
+
+    @cached_property
+    def items(self) -> Trial | None:
+        """The user's own; None: none were given.
+
+        Raises:
+            UserError: they cannot be read, or the model fails on them.
+        """
+        path = self._request.precision.items
+        if path is None:
+            return None
+        with self._step(f"run the eager model on {path.name}"):
+            try:
+                items = items_reader()(self._model, self._request.folder, path, self._request.precision.most_items)
+                return items_trial(items, f"{len(items)} items of {path.name}", self._model, self._flat)
+            except UserError as error:
+                raise UserError(str(error), key="accuracy.items") from error
+
+    @property
+    def trial(self) -> Trial:
+        """The items that the budget is of."""
+        return self.items or self.golden
+
+    def costs(self) -> Sensitivities:
+        """What each module costs alone, on the first of these items."""
+        request = self._request
+        return Sensitivities(
+            self._chain, self.trial.first(_FEW_ITEMS), request.precision.keep,
+            profile_path(request.profile.folder, request.model.spec.name, "sensitivity"), request.model.spec.name,
+            chain_fingerprint(self._chain, request.microbatch), self._step,
+        )  # fmt: skip
+
+    def precise(self, writer: StageWriter, pipelines: Sequence[CompiledPipeline]) -> Precise:
+        """Raises UserError where the shards break the budget."""
+        if all(stage.precision is Precision.FP32 for pipeline in pipelines for stage in pipeline.stages):
+            return Precise()
+        golden, items = self.golden, self.items
+        with self._step("measure what the precision costs"):
+            return check_precision(writer, pipelines, golden, items, self._request.precision)
