@@ -115,6 +115,7 @@ def _compiled_in(
         data = data_spec(request.data, chain.captured.output_names, request.weights.file, folder)
         check_labels(data, chain.boundaries[-1])
     judged = Judged(request, flat, golden, chain, data, loaded.origin, sized.padding, step)
+    calibrated = judged.calibrate() if _may_be_int8(request) else ()
     planned = _planned(request, chain, examples, workload_mix(request, chain, data, sized.padding), judged, step)
     request, schedule = planned.request, planned.schedule
     designs, reference = _designs(request, schedule), judged.reference
@@ -137,12 +138,17 @@ def _compiled_in(
             num_parameters=sum(value.numel() for value in loaded.module.parameters()),
             padding=sized.padding, mix=planned.mix, accuracy=precise.accuracy,
             notes=(*notes, *loaded.notes, *settled.notes, *size_notes(spec, chain.captured, sized), *reference.notes,
-                   *library_notes(graph, request.model.imports), *equality.notes, *planned.notes, *precise.notes,
-                   *planned.profile.notes, *planning_notes(request.cluster, used), *planned.contingencies.notes),
+                   *library_notes(graph, request.model.imports), *equality.notes, *planned.notes, *calibrated,
+                   *precise.notes, *planned.profile.notes, *planning_notes(request.cluster, used),
+                   *planned.contingencies.notes),
         )  # fmt: skip
         plan = assemble_plan(request, planned.inputs, compiled, overrides)
         write_plan(plan, folder / "plan.yaml")
     return plan
+
+
+def _may_be_int8(request: CompileRequest) -> bool:
+    return any(device.auto or device.precision is Precision.INT8 for device in request.cluster.devices)
 
 
 def _planned(

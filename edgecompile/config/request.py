@@ -129,8 +129,11 @@ class PrecisionRequest:
     agreement: float | None = None
     """The least share of items, or values, that stay as they are."""
     items: Path | None = None
-    """The user's own, as for --input, that budget and agreement hold on; None: on the golden items."""
+    """The user's own, as for --input, that budget and agreement hold on (of calibration, if there are no others); None:
+    on the golden items."""
     most_items: int = 256
+    calibration: Path | None = None
+    """The items that tell the range of activations; None: each item tells its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -297,13 +300,15 @@ def wire_of(conf: WireConf, schedule: ScheduleConf) -> WireRequest:
 
 def precision_of(conf: Conf) -> PrecisionRequest:
     """Raises UserError for a budget of nothing, or a share that is none."""
-    asked = conf.accuracy
+    asked, given = conf.accuracy, conf.precision.calibration
+    calibration = None if given is None else resource_path(given, "precision.calibration")
     return PrecisionRequest(
         keep=tuple(conf.precision.keep),
         budget=over_zero(asked.budget, "accuracy.budget"),
         agreement=None if asked.agreement is None else over_zero(asked.agreement, "accuracy.agreement", 1),
-        items=None if asked.items is None else resource_path(asked.items, "accuracy.items"),
+        items=calibration if asked.items is None else resource_path(asked.items, "accuracy.items"),
         most_items=between(asked.most_items, 1, MOST_ITEMS, "accuracy.most_items"),
+        calibration=calibration,
     )
 
 

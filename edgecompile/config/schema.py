@@ -202,6 +202,9 @@ class PrecisionConf:
     each kind of device the fastest one within the budget, chosen with the cuts."""
     keep: list[str] = field(default_factory=list)
     """Modules whose products stay in fp32, such as [classifier]."""
+    calibration: str | None = None
+    """A file or folder of items, as `edgelaunch --input` takes it, for convolutions in int8: their activations get the
+    range that they have on these (at most `accuracy.most_items`); null: each item's own, when it is there."""
 
 
 @dataclass
@@ -216,7 +219,8 @@ class AccuracyConf:
     same in outputs of whole numbers; null: it is only told."""
     items: str | None = None
     """A file or folder of your own items, as `edgelaunch --input` takes it: budget and agreement then hold on these,
-    and the plan says what they are on the golden items too, and, with labels, how many are right before and after."""
+    and the plan says what they are on the golden items too, and, with labels, how many are right before and after.
+    Null: those of `precision.calibration`, if there are any."""
     most_items: int = 256
     """At most so many of them, from the first on."""
 

@@ -1,13 +1,15 @@
-"""Products with weights of eight bits: an operator that every machine runs, and the same by oneDNN's integer products.
+"""Products and convolutions of eight bits: operators that every machine runs, and the same by oneDNN's integer kernels.
 
-Activations are scaled by row, when they are there, and weights by output channel, when the plan is made: so the result
-of an item depends on no other item of its message. Both are whole numbers from -127 to 127, whose products are summed
-up without rounding, by floats too as long as the sums stay below 2**24, so that both ways agree but for the last place.
+Activations are scaled by row (in convolutions by item), when they are there, or as they were calibrated, and weights by
+output channel, when the plan is made: so the result of an item depends on no other item of its message. Both are whole
+numbers of eight bits, whose products are summed up without rounding, by floats too as long as the sums stay below
+2**24, so that both ways agree but for the last place.
 """
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable, Sequence
 from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +25,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LEVELS",
+    "CONV_INT8",
     "LINEAR_INT8",
+    "conv_int8",
     "fast_here",
     "integer_exported",
     "integer_traced",
@@ -36,10 +40,14 @@ _MOST_SUMMED = (2**31 - 1) // (255 * LEVELS)
 """Wider rows could pass what the sums of the integer kernel hold, whose activations run from 0 to 255."""
 _LEAST = 1e-30
 """Where a row is all zeros."""
-LINEAR_INT8 = "edgecompile::linear_int8"
+LINEAR_INT8, CONV_INT8 = "edgecompile::linear_int8", "edgecompile::conv_int8"
 _REGISTERED: list[Any] = []
 """What is registered goes with the last reference to its library."""
-_SCHEMA = "linear_int8(Tensor x, Tensor codes, Tensor scale, Tensor? bias) -> Tensor"
+_SCHEMAS = (
+    "linear_int8(Tensor x, Tensor codes, Tensor scale, Tensor? bias) -> Tensor",
+    "conv_int8(Tensor x, Tensor codes, Tensor scale, Tensor? bias, int[] stride, int[] padding, int[] dilation, "
+    "int groups, float? step, int zero) -> Tensor",
+)
 
 
 def linear_int8(
@@ -59,12 +67,46 @@ def linear_int8(
     return product if bias is None else product + bias
 
 
+def conv_int8(
+    x: torch.Tensor,
+    codes: torch.Tensor,
+    scale: torch.Tensor,
+    bias: torch.Tensor | None,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+    step: float | None = None,
+    zero: int = 0,
+) -> torch.Tensor:
+    """A convolution of activations and weights of eight bits, in floats.
+
+    Args:
+        x: (items, in, height, width), float32.
+        codes: (out, in over groups, height, width), int8, from -127 to 127.
+        scale: (out,), float32: what a code of each output channel is worth.
+        bias: (out,), float32.
+        step: what a code of the activations is worth; None: as much as the largest of an item over 127.
+        zero: the code of zero, of 0 to 255, where there is a step.
+    """
+    worth: Any
+    if step is None:
+        items = x.abs().amax([1, 2, 3], keepdim=True).clamp_min(_LEAST)
+        whole, worth = (x * (LEVELS / items)).round(), items * (1 / LEVELS)
+    else:
+        whole, worth = (x * (1 / step)).round().clamp(-zero, 255 - zero), step
+    product: torch.Tensor = functional.conv2d(whole, codes.to(x.dtype), None, stride, padding, dilation, groups)
+    product = product * worth * scale.reshape(-1, 1, 1)
+    return product if bias is None else product + bias.reshape(-1, 1, 1)
+
+
 @functools.cache
 def register_operators() -> None:
-    """Makes torch know the operator, which shards of this precision call. Costs nothing the second time."""
+    """Makes torch know the operators, which shards of this precision call. Costs nothing the second time."""
     library: Any = torch.library.Library("edgecompile", "DEF")  # type: ignore[no-untyped-call]
-    library.define(_SCHEMA)
-    library.impl("linear_int8", linear_int8, "CompositeExplicitAutograd")
+    for schema, function in zip(_SCHEMAS, (linear_int8, conv_int8), strict=True):
+        library.define(schema)
+        library.impl(function.__name__, function, "CompositeExplicitAutograd")
     _REGISTERED.append(library)
 
 
@@ -107,8 +149,61 @@ def _by_integers(
     return product
 
 
+def _conv_by_integers(
+    x: torch.Tensor,
+    packed: torch.Tensor,
+    scale: torch.Tensor,
+    zeros: torch.Tensor,
+    bias: torch.Tensor | None,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+) -> torch.Tensor:
+    """conv_int8 without a step, likewise."""
+    items = torch.clamp_min(torch.amax(torch.abs(x), [1, 2, 3], True), 1e-30)
+    codes = torch.mul(x, 127.0 / items).round_().add_(128.0).to(torch.uint8)
+    product: torch.Tensor = torch.ops.onednn.qconv_pointwise(
+        codes, 1.0 / 127.0, 128, packed, scale, zeros, None, stride, padding, dilation, groups, 1.0, 0, torch.float32,
+        "none", [], None,
+    ).mul_(items)  # fmt: skip
+    if bias is not None:
+        product = product.add_(torch.reshape(bias, [-1, 1, 1]))
+    return product
+
+
+def _conv_by_steps(
+    x: torch.Tensor,
+    packed: torch.Tensor,
+    scale: torch.Tensor,
+    zeros: torch.Tensor,
+    bias: torch.Tensor | None,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+    step: float,
+    zero: int,
+) -> torch.Tensor:
+    """conv_int8 with a step, likewise."""
+    codes = torch.mul(x, 1.0 / step).round_().add_(float(zero)).clamp_(0.0, 255.0).to(torch.uint8)
+    product: torch.Tensor = torch.ops.onednn.qconv_pointwise(
+        codes, step, zero, packed, scale, zeros, bias, stride, padding, dilation, groups, 1.0, 0, torch.float32, "none",
+        [], None,
+    )  # fmt: skip
+    return product
+
+
 def _packed(codes: torch.Tensor, num_rows: int) -> torch.Tensor:
     result: torch.Tensor = torch.ops.onednn.qlinear_prepack(codes.contiguous(), [max(1, num_rows), codes.shape[1]])
+    return result
+
+
+def _packed_conv(codes: torch.Tensor, scale: torch.Tensor, sizes: Sequence[Any], zero: int) -> torch.Tensor:
+    stride, padding, dilation, groups = sizes
+    result: torch.Tensor = torch.ops.onednn.qconv_prepack(
+        codes.contiguous(), scale, 1.0, zero, stride, padding, dilation, groups, None
+    )
     return result
 
 
@@ -116,38 +211,63 @@ def _packed(codes: torch.Tensor, num_rows: int) -> torch.Tensor:
 
 
 @functools.cache
-def _scripted() -> Any:
-    return torchscript.script(_by_integers).graph
+def _scripted(function: Callable[..., torch.Tensor]) -> Any:
+    return torchscript.script(function).graph
 
 
 def integer_traced(graph: Any, num_rows: int = 256, *, consume: bool = False) -> list[torch.Tensor]:
-    """Rewrites the operator, where its weights are constants of the graph, for oneDNN's integer products.
+    """Rewrites the operators, where their weights are constants of the graph, for oneDNN's integer products.
 
     Args:
         graph: changed in place; it takes the tensors that are returned behind its inputs.
         consume: lets go of the codes themselves.
     """
     packed: list[torch.Tensor] = []
-    for node in list(graph.findAllNodes(LINEAR_INT8, recurse=True)):
-        x, codes, scale, bias = node.inputs()
+    for node in [*graph.findAllNodes(LINEAR_INT8, recurse=True), *graph.findAllNodes(CONV_INT8, recurse=True)]:
+        x, codes, scale, bias, *rest = node.inputs()
         if any(value.node().kind() != "prim::Constant" for value in (codes, scale)):
             continue
-        own = codes.node().t("value")
-        if own.shape[1] > _MOST_SUMMED:
+        own, given = codes.node().t("value"), [_number(value) for value in rest]
+        if own[0].numel() > _MOST_SUMMED:
             continue
-        values = (_packed(own, num_rows), torch.zeros(own.shape[0], dtype=torch.int64))
+        helper, values, kept = _kernel(own, scale.node().t("value"), given, num_rows)
         places = [graph.addInput() for _ in values]
         for place, value in zip(places, values, strict=True):
             place.setType(torch._C.TensorType.get())
             packed.append(value)
         alone = len(codes.uses()) == 1
-        given = dict(zip((item.debugName() for item in _scripted().inputs()), (x, places[0], scale, places[1], bias),
-                         strict=True))  # fmt: skip
-        node.output().replaceAllUsesWith(_inlined(graph, node, _scripted(), given))
+        arguments = (x, places[0], scale, places[1], bias, *rest[:kept])
+        scripted = _scripted(helper)
+        names = dict(zip((item.debugName() for item in scripted.inputs()), arguments, strict=True))
+        node.output().replaceAllUsesWith(_inlined(graph, node, scripted, names))
         node.destroy()
         if consume and alone:
             own.set_()
     return packed
+
+
+def _number(value: Any) -> Any:
+    """Of a constant, or a list of constants."""
+    if value.node().kind() == "prim::ListConstruct":
+        return [item.toIValue() for item in value.node().inputs()]
+    return value.toIValue()
+
+
+def _kernel(
+    codes: torch.Tensor, scale: torch.Tensor, rest: Sequence[Any], num_rows: int
+) -> tuple[Callable[..., torch.Tensor], list[torch.Tensor], int]:
+    """What computes the operator by integers, its weights packed and zeros, and how many of `rest` it takes.
+
+    Args:
+        rest: the operator's arguments behind its bias.
+    """
+    zeros = torch.zeros(codes.shape[0], dtype=torch.int64)
+    if not rest:
+        return _by_integers, [_packed(codes, num_rows), zeros], 0
+    *sizes, step, zero = rest
+    if step is None:
+        return _conv_by_integers, [_packed_conv(codes, scale, sizes, 128), zeros], 4
+    return _conv_by_steps, [_packed_conv(codes, scale, sizes, zero), zeros], 6
 
 
 def _inlined(graph: Any, before: Any, helper: Any, given: dict[str, Any]) -> Any:
@@ -165,23 +285,25 @@ def _inlined(graph: Any, before: Any, helper: Any, given: dict[str, Any]) -> Any
 
 def integer_exported(module: fx.GraphModule, num_rows: int = 256) -> fx.GraphModule:
     """The same for an exported program's module, which is changed in place and lets go of its codes."""
-    found = [node for node in module.graph.nodes if str(node.target).startswith("edgecompile.linear_int8")]
+    names = ("edgecompile.linear_int8", "edgecompile.conv_int8")
+    found = [node for node in module.graph.nodes if str(node.target).startswith(names)]
     read: list[torch.Tensor] = []
     for index, node in enumerate(found):
         x, codes, scale, *rest = node.args
-        if codes.op != "get_attr":
+        if codes.op != "get_attr" or scale.op != "get_attr":
             continue
-        own = attrgetter(str(codes.target))(module)
-        if own.shape[1] > _MOST_SUMMED:
+        own, worth = (attrgetter(str(item.target))(module) for item in (codes, scale))
+        if own[0].numel() > _MOST_SUMMED:
             continue
-        names = [f"packed_{index}", f"zeros_{index}"]
-        values = [_packed(own.detach(), num_rows), torch.zeros(own.shape[0], dtype=torch.int64)]
+        bias, *others = rest or [node.kwargs.get("bias")]
+        helper, values, kept = _kernel(own.detach(), worth.detach(), others, num_rows)
+        names = (f"packed_{index}", f"zeros_{index}")
         for name, value in zip(names, values, strict=True):
             module.register_buffer(name, value, persistent=False)
         with module.graph.inserting_before(node):
             places = [module.graph.get_attr(name) for name in names]
-            arguments = (x, places[0], scale, places[1], rest[0] if rest else node.kwargs.get("bias"))
-            made = module.graph.call_function(_by_integers, arguments)
+            arguments = (x, places[0], scale, places[1], bias, *others[:kept])
+            made = module.graph.call_function(helper, arguments)
         node.replace_all_uses_with(made)
         module.graph.erase_node(node)
         if not codes.users:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
+from pathlib import Path
 
 from edgecompile.artifacts.assemble import tensor_specs
 from edgecompile.artifacts.compiled_stage import CompiledPipeline, StageWriter
 from edgecompile.config.request import CompileRequest
 from edgecompile.contract.closed_sets import Precision
 from edgecompile.contract.errors import UserError
-from edgecompile.contract.model_facts import KnownModel, items_reader
+from edgecompile.contract.model_facts import KnownModel, LabelledItem, items_reader
 from edgecompile.contract.plan import DataSpec, ModelInfo
 from edgecompile.frontend.capture.flat_model import FlatModel
 from edgecompile.frontend.chain.fingerprint import chain_fingerprint
@@ -20,8 +21,9 @@ from edgecompile.frontend.golden.decisions import check_decisions
 from edgecompile.frontend.golden.eager import Batch
 from edgecompile.frontend.golden.golden_items import Reference, make_reference
 from edgecompile.precision.accuracy import Precise, check_precision
+from edgecompile.precision.calibration import calibrate
 from edgecompile.precision.sensitivity import Sensitivities
-from edgecompile.precision.trial import Trial, golden_trial, items_trial
+from edgecompile.precision.trial import Trial, golden_trial, items_trial, messages_of
 from edgecompile.profile.profile_file import profile_path
 
 __all__ = ["Judged"]
@@ -69,11 +71,31 @@ class Judged:
         if path is None:
             return None
         with self._step(f"run the eager model on {path.name}"):
-            try:
-                items = items_reader()(self._model, self._request.folder, path, self._request.precision.most_items)
-                return items_trial(items, f"{len(items)} items of {path.name}", self._model, self._flat)
-            except UserError as error:
-                raise UserError(str(error), key="accuracy.items") from error
+            items = self._read(path, "accuracy.items")
+            return items_trial(items, f"{len(items)} items of {path.name}", self._model, self._flat)
+
+    def calibrate(self) -> tuple[str, ...]:
+        """Keeps the ranges of activations with the chain, where items were given for it; returns a note for the plan.
+
+        Raises:
+            UserError: they cannot be read, or the model fails on them.
+        """
+        path = self._request.precision.calibration
+        if path is None:
+            return ()
+        with self._step(f"calibrate on {path.name}"):
+            items = self._read(path, "precision.calibration")
+            count = calibrate(self._chain, messages_of(items, self._model)[0])
+        if not count:
+            return ("precision.calibration changes nothing: the model has none of the convolutions that it is for",)
+        convolutions = f"{count} convolution{'s' if count > 1 else ''}"
+        return (f"precision: activations of {convolutions} calibrated on {len(items)} items of {path.name}",)
+
+    def _read(self, path: Path, key: str) -> list[LabelledItem]:
+        try:
+            return items_reader()(self._model, self._request.folder, path, self._request.precision.most_items)
+        except UserError as error:
+            raise UserError(str(error), key=key) from error
 
     @property
     def trial(self) -> Trial:
@@ -82,11 +104,12 @@ class Judged:
 
     def costs(self) -> Sensitivities:
         """What each module costs alone, on the first of these items."""
-        request = self._request
+        request, calibrated = self._request, self._request.precision.calibration
         return Sensitivities(
             self._chain, self.trial.first(_FEW_ITEMS), request.precision.keep,
             profile_path(request.profile.folder, request.model.spec.name, "sensitivity"), request.model.spec.name,
-            chain_fingerprint(self._chain, request.microbatch), self._step,
+            chain_fingerprint(self._chain, request.microbatch), "" if calibrated is None else calibrated.name,
+            self._step,
         )  # fmt: skip
 
     def precise(self, writer: StageWriter, pipelines: Sequence[CompiledPipeline]) -> Precise:

@@ -19,7 +19,7 @@ from edgecompile.contract.errors import UserError
 from edgecompile.contract.user_files import check_ours
 from edgecompile.contract.yaml_decode import decode, load_yaml
 from edgecompile.frontend.capture.graphs import module_path
-from edgecompile.frontend.chain.products import is_kept, product_of
+from edgecompile.frontend.chain.products import can_lower, is_kept
 from edgecompile.frontend.chain.units import Chain
 from edgecompile.frontend.golden.eager import Outputs
 from edgecompile.precision.trial import Score, Trial
@@ -73,7 +73,7 @@ def products_of(chain: Chain, spans: Sequence[Span], keep: Sequence[str]) -> dic
     for span in spans:
         for unit in chain.units[span.first : span.last + 1] if span.precision is not Precision.FP32 else ():
             for node in unit.nodes:
-                if product_of(node, root) is not None and not is_kept(node, keep):
+                if can_lower(node, root) and not is_kept(node, keep):
                     found.setdefault(module_path(node), span.precision)
     return found
 
@@ -123,12 +123,16 @@ class Sensitivities:
     """What each module costs in a precision, measured when it is asked for first, and kept beside the profiles."""
 
     def __init__(self, chain: Chain, trial: Trial, keep: tuple[str, ...], path: Path, model: str, fingerprint: str,
-                 step: Callable[[str], AbstractContextManager[object]]) -> None:  # fmt: skip
-        """`step`: says what is measured, while it is."""
+                 calibrated: str, step: Callable[[str], AbstractContextManager[object]]) -> None:  # fmt: skip
+        """
+        Args:
+            calibrated: the items that told the ranges of activations; empty: none did.
+            step: says what is measured, while it is.
+        """
         self._chain, self._trial, self._keep, self._path, self._step = chain, trial, keep, path, step
-        first = [value.flatten()[:2] for value in trial.true[0] if value.is_floating_point()]
-        outputs = tuple(float(f"{value:.{_DIGITS}g}") for part in first for value in part.tolist())[:8]
-        what = f"{trial.num_items} of {trial.what}"
+        first = [value.flatten()[:8] for value in trial.true[0] if value.is_floating_point()]
+        outputs = tuple(float(f"{value:.{_DIGITS}g}") for part in first for value in part.tolist())[:64]
+        what = f"{trial.num_items} of {trial.what}" + (f", calibrated on {calibrated}" if calibrated else "")
         self._file = SensitivityFile(version=1, model=model, fingerprint=fingerprint, items=what, keep=keep,
                                      outputs=outputs, errors=self._kept(fingerprint, what, outputs))  # fmt: skip
 

@@ -14,7 +14,7 @@ from edgecompile.frontend.capture.flat_model import FlatModel
 from edgecompile.frontend.golden.eager import Batch, Eager, Outputs, groups_of
 from edgecompile.frontend.golden.golden_items import Reference
 
-__all__ = ["Score", "Trial", "golden_trial", "items_trial", "squared_error"]
+__all__ = ["Score", "Trial", "golden_trial", "items_trial", "messages_of", "squared_error"]
 
 Run = Callable[..., Sequence[torch.Tensor]]
 """From a message's inputs to its outputs."""
@@ -156,21 +156,7 @@ def items_trial(items: Sequence[LabelledItem], what: str, model: ModelFacts, fla
     Raises:
         UserError: the eager model fails on them.
     """
-    dims, size = model.model.dims, model.model.microbatch
-    rows = [tuple(_tensor(item, spec, model) for spec in model.inputs) for item in items]
-    alike: dict[tuple[torch.Size, ...], list[int]] = {}
-    for place, row in enumerate(rows):
-        alike.setdefault(tuple(value.shape for value in row), []).append(place)
-    messages, counts, order = [], [], []
-    for places in alike.values():
-        for start in range(0, len(places), size):
-            group = places[start : start + size]
-            filled = group if BATCH in dims else [*group, *[group[-1]] * (size - len(group))]
-            messages.append(
-                tuple(torch.stack(values) for values in zip(*(rows[place] for place in filled), strict=True))
-            )
-            counts.append(len(group))
-            order.extend(group)
+    messages, counts, order = messages_of(items, model)
     eager = Eager(flat, messages[0])
     true = [eager.run_batch(message) for message in messages]
     return Trial(
@@ -183,6 +169,27 @@ def items_trial(items: Sequence[LabelledItem], what: str, model: ModelFacts, fla
         neighbours=True,
         labels=tuple(items[place].label for place in order),
     )
+
+
+def messages_of(items: Sequence[LabelledItem], model: ModelFacts) -> tuple[list[Batch], list[int], list[int]]:
+    """The items in messages, as items_trial says, how many of each count, and which ones they are, in order."""
+    dims, size = model.model.dims, model.model.microbatch
+    rows = [tuple(_tensor(item, spec, model) for spec in model.inputs) for item in items]
+    alike: dict[tuple[torch.Size, ...], list[int]] = {}
+    for place, row in enumerate(rows):
+        alike.setdefault(tuple(value.shape for value in row), []).append(place)
+    messages: list[Batch] = []
+    counts, order = list[int](), list[int]()
+    for places in alike.values():
+        for start in range(0, len(places), size):
+            group = places[start : start + size]
+            filled = group if BATCH in dims else [*group, *[group[-1]] * (size - len(group))]
+            messages.append(
+                tuple(torch.stack(values) for values in zip(*(rows[place] for place in filled), strict=True))
+            )
+            counts.append(len(group))
+            order.extend(group)
+    return messages, counts, order
 
 
 def _tensor(item: LabelledItem, spec: TensorSpec, model: ModelFacts) -> torch.Tensor:

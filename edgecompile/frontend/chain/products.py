@@ -1,4 +1,4 @@
-"""Finds the products of activations and constant weights: what a stage may compute in fewer bits."""
+"""Finds products and convolutions of activations and constant weights: what a stage may compute in fewer bits."""
 
 from __future__ import annotations
 
@@ -14,7 +14,17 @@ from edgecompile.contract.errors import UserError, choices
 from edgecompile.frontend.capture.graphs import attribute, module_path
 from edgecompile.frontend.chain.units import Chain, Unit
 
-__all__ = ["WEIGHT_SHARES", "Product", "check_kept", "is_kept", "lowered_units", "product_of"]
+__all__ = [
+    "WEIGHT_SHARES",
+    "Convolution",
+    "Product",
+    "can_lower",
+    "check_kept",
+    "convolution_of",
+    "is_kept",
+    "lowered_units",
+    "product_of",
+]
 
 
 WEIGHT_SHARES: Mapping[Precision, float] = {
@@ -32,6 +42,64 @@ class Product:
     transposed: bool
     """Whether the weights are (in, out), and not (out, in)."""
     bias: fx.Node | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Convolution:
+    """A node that convolves activations (items, in, height, width) with weights, and may add a bias."""
+
+    activations: fx.Node
+    weight: fx.Node
+    """(out, in over groups, height, width)"""
+    bias: fx.Node | None
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    groups: int
+
+
+def can_lower(node: fx.Node, root: fx.GraphModule) -> bool:
+    return product_of(node, root) is not None or convolution_of(node, root) is not None
+
+
+_LEAST_CHANNELS = 16
+"""Of a group of several, that each output sums up: in depthwise convolutions fewer bits save nothing."""
+
+
+def convolution_of(node: fx.Node, root: fx.GraphModule) -> Convolution | None:
+    """None for any other node, also for transposed ones, other than two dimensions, and depthwise ones.
+
+    Args:
+        root: that has the attributes which the graph reads.
+    """
+    aten = torch.ops.aten
+    if node.op != "call_function" or node.target not in (aten.conv2d.default, aten.convolution.default):
+        return None
+    named = dict(zip(("input", "weight", "bias", "stride", "padding", "dilation"), node.args, strict=False))
+    rest: dict[str, Any] = {**named, **node.kwargs}
+    places = (8, 6) if node.target is aten.convolution.default else (6, None)
+    groups, turned = (1 if at is None or len(node.args) <= at else node.args[at] for at in places)
+    groups = node.kwargs.get("groups", groups)
+    if node.target is aten.convolution.default and (turned is True or node.kwargs.get("transposed")):
+        return None
+    weight, bias, x = rest["weight"], rest.get("bias"), rest["input"]
+    if not _is_constant(weight, root, 4) or not (bias is None or _is_constant(bias, root, 1)):
+        return None
+    sizes = [_pair(rest.get(name, default)) for name, default in (("stride", 1), ("padding", 0), ("dilation", 1))]
+    if not isinstance(groups, int) or any(size is None for size in sizes) or not isinstance(x, fx.Node):
+        return None
+    if groups > 1 and attribute(root, str(weight.target)).shape[1] < _LEAST_CHANNELS:
+        return None
+    stride, padding, dilation = (size or () for size in sizes)
+    return Convolution(activations=x, weight=weight, bias=bias, stride=stride, padding=padding, dilation=dilation,
+                       groups=groups)  # fmt: skip
+
+
+def _pair(value: Any) -> tuple[int, ...] | None:
+    """Of height and width; None where it is something else than numbers."""
+    pair = (value,) * 2 if isinstance(value, int) else tuple(value) if isinstance(value, (list, tuple)) else ()
+    pair = pair * 2 if len(pair) == 1 else pair
+    return pair if len(pair) == 2 and all(isinstance(item, int) for item in pair) else None
 
 
 def product_of(node: fx.Node, root: fx.GraphModule) -> Product | None:
@@ -75,20 +143,20 @@ def is_kept(node: fx.Node, keep: Collection[str]) -> bool:
 def check_kept(chain: Chain, keep: Collection[str]) -> None:
     """Raises UserError for a name that is none of a module with such a product."""
     root = chain.captured.graph_module
-    paths = {module_path(node) for unit in chain.units for node in unit.nodes if product_of(node, root) is not None}
+    paths = {module_path(node) for unit in chain.units for node in unit.nodes if can_lower(node, root)}
     for name in keep:
         if not any(path == name or path.startswith(f"{name}.") for path in paths):
             raise UserError(
-                f"no module {name!r} multiplies with weights", key="precision.keep",
+                f"no module {name!r} multiplies with weights or convolves", key="precision.keep",
                 fix=f"the modules that do are {choices(paths, name)}",
             )  # fmt: skip
 
 
 def lowered_units(chain: Chain, keep: Collection[str]) -> frozenset[int]:
-    """The units whose main work is such a product, but for those of the modules that are kept."""
+    """The units with such a product or convolution, but for those of the modules that are kept."""
     root = chain.captured.graph_module
     return frozenset(unit.index for unit in chain.units if _has_product(unit, root, keep))
 
 
 def _has_product(unit: Unit, root: fx.GraphModule, keep: Collection[str]) -> bool:
-    return any(product_of(node, root) is not None and not is_kept(node, keep) for node in unit.nodes)
+    return any(can_lower(node, root) and not is_kept(node, keep) for node in unit.nodes)

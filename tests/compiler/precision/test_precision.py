@@ -212,8 +212,8 @@ def test_each_kind_of_device_has_its_own(compile_here: Compile, tmp_path: Path) 
         units = plan.units[stage.units[0] : stage.units[1] + 1]
         own = sum(unit.weight_bytes - unit.saved_bytes.get(device, 0) for unit in units)
         assert own < stage.predicted.memory_bytes < plan.devices[0].runtime_bytes + own + 2**20  # with the buffers
-    of_lost = {item.lost: [stage.precision for stage in item.stages] for item in plan.contingencies}
-    assert of_lost == {"b": ["fp32", "int8"], "c": ["fp32", "bf16"]}
+    of_lost = {item.lost: {stage.precision for stage in item.stages} for item in plan.contingencies}
+    assert of_lost == {"b": {"fp32", "int8"}, "c": {"fp32", "bf16"}}
 
 
 def test_a_precision_that_costs_too_much_is_refused_with_the_figures(compile_here: Compile, tmp_path: Path) -> None:
@@ -377,8 +377,8 @@ def test_a_shard_of_integers_says_what_it_needs(compile_here: Compile, tmp_path:
     assert isinstance(plan.notes, tuple)
 
 
-def test_convolutions_and_attention_are_left_alone_and_the_plan_says_so(compile_here: Compile) -> None:
+def test_attention_is_left_alone_and_the_plan_says_so(compile_here: Compile) -> None:
     plan: Any = compile_here(*SMALL_DEIT, "hosts.count=1", "microbatch=2", "precision=bf16")
     (note,) = [note for note in plan.notes if "left in fp32" in note]
-    assert "1 convolution" in note
     assert "other products" in note
+    assert "convolution" not in note  # that of the patches is not

@@ -266,9 +266,9 @@ def test_the_best_microbatch_is_one_that_was_measured(chain: Chain, tmp_path: Pa
     written(tmp_path, chain, (2, 4), (1, MOST))
     request = request_for(tmp_path, "microbatch=auto", "workload={length: [8]}")
     golden, data = captured_chain(WORDS, 4)[1], DataSpec(kind="tensor", result="array")
-    microbatch, note = choose_microbatch(request, chain, golden, data, {"x": 0.0})
-    assert microbatch == 4
-    assert "; not measured: 1, 8, 16, 32, 64" in note  # at 1 the model has other units too
+    found = choose_microbatch(request, chain, golden, data, {"x": 0.0})
+    assert found.microbatch == 4
+    assert "; not measured: 1, 8, 16, 32, 64" in found.note  # at 1 the model has other units too
     with pytest.raises(UserError, match="the profile of another custom than this model"):
         costs_of(at_microbatch(request, 1), captured_chain(WORDS, 1)[0], golden, None)
 
