@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from compiler_helpers import Compile
+from compiler_helpers import Compile, compile_into
 from torch import nn
 
 from edgecompile.contract.closed_sets import Precision
@@ -96,11 +96,11 @@ def test_results_are_near_the_model(compile_here: Compile, tmp_path: Path, preci
     assert "3 convolutions" in note  # depthwise, of one dimension, transposed
 
 
-def test_weights_of_convolutions_take_fewer_bytes(compile_here: Compile, tmp_path: Path) -> None:
+def test_weights_of_convolutions_take_fewer_bytes(compile_here: Compile) -> None:
     words = (*WORDS, "model.build._target_=test_convolutions.net", "hosts.count=1")
     sizes = {}
     for precision in ("fp32", "int8"):
-        plan = compile_here(*words, f"precision={precision}", f"output_dir={tmp_path / precision}")
+        plan = compile_here(*words, f"precision={precision}")
         sizes[precision] = sum(unit.weight_bytes for unit in plan.units)
     assert sizes["int8"] < 0.5 * sizes["fp32"]
 
@@ -155,7 +155,7 @@ def test_calibrated_activations_have_the_range_of_the_items(compile_here: Compil
     x = torch.randn(8, 3, 24, 20)
     np.savez(tmp_path / "items.npz", x=x.numpy())
     dynamic = compile_here(*PLAIN, f"accuracy.items={tmp_path}/items.npz")
-    static = compile_here(*PLAIN, f"precision.calibration={tmp_path}/items.npz", f"output_dir={tmp_path}/static")
+    static = compile_into(tmp_path / "static", *PLAIN, f"precision.calibration={tmp_path}/items.npz")
     assert any("activations of 2 convolutions calibrated on 8 items of items.npz" in note for note in static.notes)
     errors = []
     for plan in (dynamic, static):
