@@ -48,12 +48,9 @@ def write_options(folder: Path, device: str) -> None:
     for name in ("devices", "hosts"):
         (folder / name).mkdir()
     (folder / "devices" / "gpu_cpu.yaml").write_text(
-        "defaults: [/board@gpu: local, /board@cpu: local, _self_]\n"
-        f"gpu: {{execution: {device}}}\ncpu: {{threads: 1}}\n"
+        f"defaults: [/board@gpu: local, /board@cpu: local, _self_]\ngpu: {{execution: {device}}}\ncpu: {{threads: 1}}\n"
     )
-    (folder / "hosts" / "gpu_cpu.yaml").write_text(
-        "members: {gpu: {device: gpu}, cpu: {device: cpu, port: 29600}}\n"
-    )
+    (folder / "hosts" / "gpu_cpu.yaml").write_text("members: {gpu: {device: gpu}, cpu: {device: cpu, port: 29600}}\n")
 
 
 def write_items(plan: Plan, path: Path, count: int) -> None:
@@ -103,7 +100,7 @@ def measure(model: str, place: str, precision: str, folder: Path, options: argpa
     timed = launch(path, len(ranks), address, "--items", str(options.items * 4))
     error = max(plan.accuracy.error.values()) if plan.accuracy is not None else 0.0
     print(
-        f"{model:10} {place:8} {precision:5} {timed['throughput_items_per_s']:9.0f} items/s in steady state, verified: "
+        f"{model:10} {place:8} {precision:5} {timed['steady_items_per_s']:9.0f} items/s in steady state, verified: "
         f"largest difference {verified['largest_difference']:.2g}, squared error of the precision {error:.2g} "
         f"({time.monotonic() - begin:.0f} s)",
         flush=True,

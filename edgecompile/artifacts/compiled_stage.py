@@ -142,12 +142,12 @@ class StageWriter:
         )  # fmt: skip
         return finished(design, shard)
 
-    def opened(self, shard: Shard) -> Callable[..., Sequence[torch.Tensor]]:
-        """The shard that was written, as ranks open it."""
+    def opened(self, shard: Shard, *, packed: bool = False) -> Callable[..., Sequence[torch.Tensor]]:
+        """The shard that was written, as ranks open it; `packed`: as they then prepack it."""
         opened = open_shard(shard.path, shard.artifact, self.folder)
         if self.memory is not None:
             self.memory.watch(opened.mapped)
-        return opened.run
+        return opened.prepacked() if packed else opened.run
 
 
 def finished(design: StageDesign, shard: Shard) -> CompiledStage:

@@ -130,6 +130,14 @@ def _facts(plan: Plan) -> dict[str, str]:
         "objective": plan.objective,
         "schedule": asked.method,
         "wire": ", ".join(asked.per_cut) or asked.wire,
+        "precision": ", ".join(
+            dict.fromkeys(
+                f"{stage.precision} on {_host_of(plan, stage).name}"
+                for stage in plan.stages
+                if stage.precision != "fp32"
+            )
+        )
+        or "fp32",
         "excluded hosts": ", ".join(asked.exclude),
         "most hosts": _or_none(asked.max_hosts),
         "latency limit": _or_none(asked.latency_limit_s, format_time),

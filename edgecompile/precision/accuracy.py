@@ -15,12 +15,14 @@ from edgecompile.config.request import PrecisionRequest
 from edgecompile.contract.closed_sets import Precision
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Accuracy, ItemsAccuracy
+from edgecompile.execution.low_precision import fast_here
+from edgecompile.execution.prepack import pays_here
 from edgecompile.frontend.chain.products import lowered_units
 from edgecompile.frontend.golden.eager import Outputs
 from edgecompile.precision.sensitivity import Run, Span, module_errors, within_budget
 from edgecompile.precision.trial import Score, Trial
 
-__all__ = ["Precise", "check_precision"]
+__all__ = ["Precise", "check_kernels", "check_precision"]
 
 _MOST_NAMED = 3
 _MOST_TRIED = 64
@@ -86,8 +88,33 @@ def _golden_score(pipeline: CompiledPipeline, golden: Trial) -> Score:
     return golden.score(given)
 
 
-def _run(writer: StageWriter, pipeline: CompiledPipeline) -> Run:
-    stages = [writer.opened(stage.shard) for stage in pipeline.stages]
+def check_kernels(
+    writer: StageWriter, pipeline: CompiledPipeline, trial: Trial, request: PrecisionRequest, prepack: str
+) -> None:
+    """Runs the stages as a rank on this machine does, with the kernels that it has for their precisions.
+
+    Args:
+        prepack: `runtime.prepack`
+
+    Raises:
+        UserError: what they compute breaks the budget, which the shards as they are written keep.
+    """
+    packed = [pays_here(prepack, item.precision) and fast_here(item.precision) for item in pipeline.stages]
+    if not any(packed):
+        return
+    score = trial.score(trial.run(_run(writer, pipeline, packed)))
+    if not within_budget(score, trial, request):
+        errors = ", ".join(f"{name} {error:.3g}" for name, error in score.error.items())
+        raise UserError(
+            f"with the kernels that this machine has for it the error is beyond the budget ({errors} on {trial.what}), "
+            "and without them it is not",
+            key="accuracy.budget", fix="runtime.prepack=never leaves these kernels out; please report it",
+        )  # fmt: skip
+
+
+def _run(writer: StageWriter, pipeline: CompiledPipeline, packed: Sequence[bool] = ()) -> Run:
+    marks = packed or [False] * len(pipeline.stages)
+    stages = [writer.opened(stage.shard, packed=mark) for stage, mark in zip(pipeline.stages, marks, strict=True)]
 
     def run(*values: torch.Tensor) -> Outputs:
         for stage in stages:

@@ -308,13 +308,13 @@ def _notes(
 
     others = {words(planned): told(planned) for planned in sorted(plans, key=lambda item: item.figure_s)}
     listed = [f"{name}: {rate}" for name, rate in others.items()][:8]
-    notes = [f"precision=auto took {words(best)}, {told(best)}, of {'; '.join(listed)}"]
+    notes = [f"precision=auto took {words(best)}: {told(best)}; choices before the budget: {'; '.join(listed)}"]
     kept = best.request.precision.keep[len(request.precision.keep) :]
     if kept:
-        notes.append(f"precision=auto keeps in fp32 for the budget: {', '.join(kept)}")
+        notes.append(f"precision=auto keeps these in fp32 for the budget: {', '.join(kept)}")
     if broken:
         over = dict.fromkeys(words(planned) for planned in broken)
-        notes.append(f"precision=auto: more than the budget as a whole: {'; '.join(over)}")
+        notes.append(f"precision=auto: beyond the budget as they are: {'; '.join(over)}")
     alone = [device for device in request.cluster.devices if device.auto and len(_precisions(device, request)) == 1]
     for device in alone:
         measured = request.profile.method is ProfileMethod.measured

@@ -20,7 +20,7 @@ from edgecompile.frontend.chain.units import Chain
 from edgecompile.frontend.golden.decisions import check_decisions
 from edgecompile.frontend.golden.eager import Batch
 from edgecompile.frontend.golden.golden_items import Reference, make_reference
-from edgecompile.precision.accuracy import Precise, check_precision
+from edgecompile.precision.accuracy import Precise, check_kernels, check_precision
 from edgecompile.precision.calibration import calibrate
 from edgecompile.precision.sensitivity import Sensitivities
 from edgecompile.precision.trial import Trial, golden_trial, items_trial, messages_of
@@ -118,4 +118,8 @@ class Judged:
             return Precise()
         golden, items = self.golden, self.items
         with self._step("measure what the precision costs"):
-            return check_precision(writer, pipelines, golden, items, self._request.precision)
+            found = check_precision(writer, pipelines, golden, items, self._request.precision)
+            for pipeline in pipelines:
+                prepack = self._request.runtime.prepack
+                check_kernels(writer, pipeline, self.trial, self._request.precision, prepack)
+        return found

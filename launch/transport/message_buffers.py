@@ -101,7 +101,8 @@ class Slot:
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
         # page-locked where this rank computes on a GPU, which then copies from and to it by itself
-        self.buffer = torch.zeros(layout.largest.num_bytes, dtype=torch.uint8, pin_memory=torch.cuda.is_initialized())
+        on_gpu: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+        self.buffer = torch.zeros(layout.largest.num_bytes, dtype=torch.uint8, pin_memory=on_gpu)
         self._header = memoryview(self.buffer[:HEADER_BYTES].numpy())  # type: ignore[arg-type]
         self._kept: dict[Sizes, tuple[list[torch.Tensor], list[torch.Tensor], int]] = {}
         self._unused = (0,) * (MOST_DIMS - len(layout.largest_sizes))

@@ -53,6 +53,13 @@ def test_neighbouring_units_that_move_alike_are_one_move() -> None:
     assert [(move.first, move.last) for move in found.moves] == [(0, 3)]
 
 
+def test_another_precision() -> None:
+    before = plan_of((0, 1, 1), (2, 3, 2))
+    after = replace(before, stages=(before.stages[0], replace(before.stages[1], precision="int8")))
+    (setting,) = compare(before, after).settings
+    assert (setting.what, setting.before, setting.after) == ("precision", "fp32", "int8 on b")
+
+
 def test_the_same_plan_twice() -> None:
     plan = plan_of((0, 3, 1))
     found = compare(plan, plan)

@@ -88,7 +88,7 @@ def test_a_budget_moves_the_cuts_and_the_precisions(words: list[str], tmp_path: 
     budget = max(coarse.accuracy.error.values()) / 3
     fine = compile_into(tmp_path / "fine", *words, "precision=auto", f"accuracy.budget={budget}")
     strict = compile_into(tmp_path / "strict", *words, "precision=auto", "accuracy.budget=1e-12")
-    assert "int8" not in _of(fine).values() or any("keeps in fp32" in note for note in fine.notes)
+    assert "int8" not in _of(fine).values() or any("in fp32 for the budget" in note for note in fine.notes)
     assert coarse.predicted.period_s < fine.predicted.period_s < fp32.predicted.period_s
     assert set(_of(strict).values()) == {"fp32"}
     assert strict.accuracy is None
@@ -106,7 +106,7 @@ def test_the_module_that_costs_most_stays_in_fp32(
     asked = [*words, "devices.b.precision=auto", "devices.a.precision=bf16", "accuracy.budget=0.001", "contingency=1"]
     plan = compile_into(tmp_path / "auto", *asked)
     assert _of(plan)["b"] == "int8"
-    (kept,) = [note for note in plan.notes if "keeps in fp32" in note]
+    (kept,) = [note for note in plan.notes if "in fp32 for the budget" in note]
     assert "layers.3" in kept
     assert plan.accuracy is not None
     assert max(plan.accuracy.error.values()) <= 0.001  # of the plan after the loss of b, too

@@ -382,3 +382,19 @@ def test_attention_is_left_alone_and_the_plan_says_so(compile_here: Compile) -> 
     (note,) = [note for note in plan.notes if "left in fp32" in note]
     assert "other products" in note
     assert "convolution" not in note  # that of the patches is not
+
+
+@needs_vnni
+def test_kernels_of_this_machine_that_compute_something_else_are_found_out(
+    compile_here: Compile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = low_precision._packed
+
+    def broken(codes: torch.Tensor, num_rows: int) -> torch.Tensor:
+        return whole(-codes, num_rows)
+
+    monkeypatch.setattr(low_precision, "_packed", broken)
+    with pytest.raises(UserError, match=r"kernels that this machine has.*runtime\.prepack=never"):
+        compile_here(*MLP, "hosts.count=1", "precision=int8")
+    assert not (tmp_path / "outputs" / "plan.yaml").exists()
+    assert compile_here(*MLP, "hosts.count=1", "precision=int8", "runtime.prepack=never").accuracy is not None
