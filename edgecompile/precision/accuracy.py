@@ -11,6 +11,7 @@ import torch
 from edgecompile.artifacts.compiled_stage import CompiledPipeline, StageDesign, StageWriter
 from edgecompile.artifacts.lowering import left_alone
 from edgecompile.artifacts.shards import stage_module
+from edgecompile.artifacts.wire_loss import is_coded
 from edgecompile.config.request import PrecisionRequest
 from edgecompile.contract.closed_sets import Precision
 from edgecompile.contract.errors import UserError
@@ -19,7 +20,7 @@ from edgecompile.execution.low_precision import fast_here
 from edgecompile.execution.prepack import pays_here
 from edgecompile.frontend.chain.products import lowered_units
 from edgecompile.frontend.golden.eager import Outputs
-from edgecompile.precision.sensitivity import Run, Span, module_errors, within_budget
+from edgecompile.precision.sensitivity import Run, Span, module_errors, run_spans, within_budget
 from edgecompile.precision.trial import Score, Trial
 
 __all__ = ["Precise", "check_kernels", "check_precision"]
@@ -28,6 +29,8 @@ _MOST_NAMED = 3
 _MOST_TRIED = 64
 """Products whose own cost is looked for, where the budget is broken."""
 _FEW_ITEMS = 8
+_MOST_WORSE = 2.0
+"""What the kernels of this machine may make of an error that is beyond the budget with wire formats alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +61,7 @@ def check_precision(
     lowered = [item for item in pipelines if any(stage.precision is not Precision.FP32 for stage in item.stages)]
     if not lowered:
         return Precise()
-    scores = [_golden_score(pipeline, golden) for pipeline in lowered]
+    scores = [_golden_score(writer, pipeline, golden) for pipeline in lowered]
     if items is None:
         for pipeline, score in zip(lowered, scores, strict=True):
             _hold(writer, pipeline.stages, golden, score, request)
@@ -66,7 +69,7 @@ def check_precision(
         return Precise(accuracy=accuracy, notes=tuple(_notes(writer, accuracy)))
     found = []
     for pipeline in lowered:
-        found.append(items.score(items.run(_run(writer, pipeline))))
+        found.append(items.score(items.run(_without_wires(writer, pipeline) or _run(writer, pipeline))))
         _hold(writer, pipeline.stages, items, found[-1], request)
     worst, right = _worst(found, request.budget), [score.right for score in found if score.right is not None]
     accuracy = _worst(scores, request.budget, ItemsAccuracy(
@@ -79,8 +82,22 @@ def check_precision(
     return Precise(accuracy=accuracy, notes=tuple(_notes(writer, accuracy)))
 
 
-def _golden_score(pipeline: CompiledPipeline, golden: Trial) -> Score:
+def _without_wires(writer: StageWriter, pipeline: CompiledPipeline) -> Run | None:
+    """The stages without their wire formats, which have a limit of their own; None: nothing is encoded."""
+    if not is_coded(writer.chain, pipeline.stages):
+        return None
+    return run_spans(writer.chain, _spans(pipeline.stages), writer.low, writer.keep)
+
+
+def _spans(designs: Sequence[StageDesign]) -> list[Span]:
+    return [Span(first=item.placed.first, last=item.placed.last, precision=item.precision) for item in designs]
+
+
+def _golden_score(writer: StageWriter, pipeline: CompiledPipeline, golden: Trial) -> Score:
     """Of the outputs that the shards were compared by already."""
+    run = _without_wires(writer, pipeline)
+    if run is not None:
+        return golden.score(golden.run(run))
     sizes, start, given = golden.counts, 0, []
     for count in sizes:
         given.append(tuple(value[start : start + count] for value in pipeline.outputs))
@@ -103,7 +120,10 @@ def check_kernels(
     if not any(packed):
         return
     score = trial.score(trial.run(_run(writer, pipeline, packed)))
-    if not within_budget(score, trial, request):
+    if within_budget(score, trial, request):
+        return
+    plain = trial.score(trial.run(_run(writer, pipeline)))  # with what wire formats cost, which the budget is not of
+    if any(not error <= _MOST_WORSE * plain.error[name] for name, error in score.error.items()):
         errors = ", ".join(f"{name} {error:.3g}" for name, error in score.error.items())
         raise UserError(
             f"with the kernels that this machine has for it the error is beyond the budget ({errors} on {trial.what}), "
@@ -165,9 +185,8 @@ def _culprits(writer: StageWriter, designs: Sequence[StageDesign], trial: Trial,
 
     The squares of independent errors add up: what is left without some is about the sum of the others.
     """
-    spans = [Span(first=design.placed.first, last=design.placed.last, precision=design.precision) for design in designs]
     costs = module_errors(
-        writer.chain, spans, trial.first(_FEW_ITEMS), writer.low, writer.keep, output=output, most=_MOST_TRIED
+        writer.chain, _spans(designs), trial.first(_FEW_ITEMS), writer.low, writer.keep, output=output, most=_MOST_TRIED
     )
     if not costs:
         return ""

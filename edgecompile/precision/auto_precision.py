@@ -8,6 +8,7 @@ module is measured once, and the rest is a sum; what is chosen is run on the ite
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -48,6 +49,8 @@ _NEAR = 1.01
 _ROOM = 0.8
 """Of the budget, for the sum of what modules cost: errors are not quite independent."""
 _ATTEMPTS = 6
+_MOST_NAMED = 4
+"""Choices that the plan's notes name, beside float32 everywhere."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -301,13 +304,20 @@ def _notes(
         return format_items_rate(items / planned.schedule.period_s)
 
     def words(planned: Planned) -> str:
-        found = {name: value.value for name, value in planned.used.items() if name in autos}
-        if len(set(found.values())) == 1:
-            return next(iter(found.values()))
-        return ", ".join(f"{name} {value}" for name, value in found.items()) or "fp32"
+        found = {name: planned.used[name].value for name in autos if name in planned.used}
+        counts = Counter(found.values())
+        if not counts:
+            return Precision.FP32.value
+        most = counts.most_common(1)[0][0]
+        others = ", ".join(f"{value} on {name}" for name, value in found.items() if value != most)
+        return f"{most} ({others})" if others else most
 
-    others = {words(planned): told(planned) for planned in sorted(plans, key=lambda item: item.figure_s)}
-    listed = [f"{name}: {rate}" for name, rate in others.items()][:8]
+    others: dict[str, str] = {}
+    for planned in sorted(plans, key=lambda item: item.figure_s):
+        others.setdefault(words(planned), told(planned))  # kinds that are not used do not tell choices apart
+    plain = others.pop(Precision.FP32.value, None)
+    listed = [f"{name}: {rate}" for name, rate in others.items()][:_MOST_NAMED]
+    listed += [f"{Precision.FP32.value}: {plain}"] if plain is not None else []
     notes = [f"precision=auto took {words(best)}: {told(best)}; choices before the budget: {'; '.join(listed)}"]
     kept = best.request.precision.keep[len(request.precision.keep) :]
     if kept:

@@ -174,3 +174,15 @@ def test_a_device_without_figures_stays_in_fp32_and_the_plan_says_so(compile_her
                         "precision=auto", "hosts.count=1")  # fmt: skip
     assert [stage.precision for stage in plan.stages] == ["fp32"]
     assert any("local stays in fp32" in note for note in plan.notes)
+
+
+def test_a_lossy_wire_is_not_counted_as_the_precisions(words: list[str], tmp_path: Path) -> None:
+    fp32 = compile_into(tmp_path / "fp32", *words, "wire=int4")
+    plain = compile_into(tmp_path / "plain", *words, "precision=auto")
+    plan = compile_into(tmp_path / "auto", *words, "precision=auto", "wire=int4", "accuracy.budget=1e-3")
+    assert plan.accuracy is not None
+    assert plain.accuracy is not None
+    assert max(plan.accuracy.error.values()) <= 1e-3
+    (name,) = [spec.name for spec in fp32.outputs]
+    assert fp32.golden.error[name] > 0.002
+    assert plan.accuracy.error[name] < 5 * plain.accuracy.error[name]
