@@ -40,7 +40,7 @@ from edgecompile.frontend.capture.export_graph import library_notes
 from edgecompile.frontend.capture.flat_model import FlatModel
 from edgecompile.frontend.chain import step_checks as verify
 from edgecompile.frontend.chain.build_chain import chain_of, sized_chain_of, with_limit
-from edgecompile.frontend.chain.products import check_kept
+from edgecompile.frontend.chain.products import check_kept, lowered_units
 from edgecompile.frontend.chain.units import Chain
 from edgecompile.frontend.golden.eager import Batch
 from edgecompile.frontend.golden.golden_items import example_inputs, golden_inputs
@@ -118,7 +118,7 @@ def _compiled_in(
     calibrated = judged.calibrate() if _may_be_int8(request) else ()
     planned = _planned(request, chain, examples, workload_mix(request, chain, data, sized.padding), judged, step)
     request, schedule = planned.request, planned.schedule
-    designs, reference = _designs(request, schedule), judged.reference
+    designs, reference = _designs(request, chain, schedule), judged.reference
     start = Flow.of(reference, microbatch, is_lossy(chain, designs), sized.items)
     writer = StageWriter.of(chain, request, memory)
     pipeline = _write_stages(writer, schedule, designs, start, step)
@@ -128,7 +128,7 @@ def _compiled_in(
         equality = check_shards(chain, pipeline.stages, pipeline.outputs, reference, microbatch, most)
         check_other_sizes(chain, pipeline, sized.items, equality)
         equality = check_fallbacks(fallbacks, chain, reference, microbatch, most, equality, sized.items)
-    precise = judged.precise(writer, (pipeline, *(item.pipeline for item in fallbacks)))
+    precise = judged.precise(request, writer, (pipeline, *(item.pipeline for item in fallbacks)))
     with step("write the plan"):
         graph, used = chain.captured.graph_module.graph, {0, *(stage.host for stage in schedule.stages)}
         unsplit = write_reference(flat, chain, examples, folder / "golden") if request.reference else None
@@ -249,10 +249,11 @@ def _captured(
         return chain_of(flat, spec, examples, request.capture, str(reason)), OtherSizes()
 
 
-def _designs(request: CompileRequest, schedule: Schedule) -> tuple[StageDesign, ...]:
+def _designs(request: CompileRequest, chain: Chain, schedule: Schedule) -> tuple[StageDesign, ...]:
     count = len(schedule.stages)
     artifacts = stage_artifacts(request.artifact, count)
-    return design_stages(schedule, cut_formats(request.wire, count - 1), artifacts, request.cluster)
+    lowered = lowered_units(chain, request.precision.keep)
+    return design_stages(schedule, cut_formats(request.wire, count - 1), artifacts, request.cluster, lowered)
 
 
 def _write_stages(

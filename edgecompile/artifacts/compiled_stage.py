@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -29,6 +29,7 @@ __all__ = [
     "StageWriter",
     "design_stages",
     "finished",
+    "precision_of",
     "stage_artifacts",
     "usable_artifacts",
 ]
@@ -65,22 +66,34 @@ class CompiledPipeline:
 
 
 def design_stages(
-    schedule: Schedule, cuts: Sequence[WireFormat], artifacts: Sequence[Artifact], cluster: Cluster
+    schedule: Schedule,
+    cuts: Sequence[WireFormat],
+    artifacts: Sequence[Artifact],
+    cluster: Cluster,
+    lowered: Collection[int],
 ) -> tuple[StageDesign, ...]:
     """
     Args:
         cuts: the format of each cut, one less than stages.
         artifacts: what each stage's shard is.
         cluster: whose devices say the precision.
+        lowered: the units that it changes; a stage without one is in float32.
     """
     ends = [RAW, *cuts, RAW]
     return tuple(
         StageDesign(
             placed=placed, incoming=ends[index], outgoing=ends[index + 1], artifact=artifacts[index],
-            precision=cluster.device_of(cluster.hosts[placed.host]).precision,
+            precision=precision_of(placed, cluster, lowered),
         )
         for index, placed in enumerate(schedule.stages)
     )  # fmt: skip
+
+
+def precision_of(placed: StageResult, cluster: Cluster, lowered: Collection[int]) -> Precision:
+    """Of a stage: its device's, if that changes any of its units."""
+    if not any(placed.first <= unit <= placed.last for unit in lowered):
+        return Precision.FP32
+    return cluster.device_of(cluster.hosts[placed.host]).precision
 
 
 def usable_artifacts(request: ArtifactRequest) -> tuple[ArtifactRequest, tuple[str, ...]]:

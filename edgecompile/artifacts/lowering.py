@@ -58,7 +58,8 @@ class LowWeights:
         """
         pointers = tuple(value.data_ptr() for value in (bias, *(norm.tensors if norm is not None else ())) if
                          value is not None)  # fmt: skip
-        key = (weight.data_ptr(), tuple(weight.shape), weight.stride(), pointers, precision)
+        key = (weight.data_ptr(), tuple(weight.shape), weight.stride(), pointers, precision,
+               None if norm is None else norm.eps)  # fmt: skip
         if key not in self.made:
             with torch.no_grad():
                 weight, bias = weight.detach(), None if bias is None else bias.detach()

@@ -228,7 +228,7 @@ def integer_traced(graph: Any, num_rows: int = 256, *, consume: bool = False) ->
         if any(value.node().kind() != "prim::Constant" for value in (codes, scale)):
             continue
         own, given = codes.node().t("value"), [_number(value) for value in rest]
-        if own[0].numel() > _MOST_SUMMED:
+        if not _has_kernel(own, given):
             continue
         helper, values, kept = _kernel(own, scale.node().t("value"), given, num_rows)
         places = [graph.addInput() for _ in values]
@@ -244,6 +244,21 @@ def integer_traced(graph: Any, num_rows: int = 256, *, consume: bool = False) ->
         if consume and alone:
             own.set_()
     return packed
+
+
+def _has_kernel(codes: torch.Tensor, rest: Sequence[Any]) -> bool:
+    """False where sums may wrap, or where windows lie in the padding alone: oneDNN reads what is not there then.
+
+    Args:
+        rest: as in _kernel.
+    """
+    if codes[0].numel() > _MOST_SUMMED:
+        return False
+    if not rest:
+        return True
+    _, padding, dilation, *_ = rest
+    reach = [(extent - 1) * step + 1 for extent, step in zip(codes.shape[2:], dilation, strict=True)]
+    return all(pad < most for pad, most in zip(padding, reach, strict=True))
 
 
 def _number(value: Any) -> Any:
@@ -293,9 +308,9 @@ def integer_exported(module: fx.GraphModule, num_rows: int = 256) -> fx.GraphMod
         if codes.op != "get_attr" or scale.op != "get_attr":
             continue
         own, worth = (attrgetter(str(item.target))(module) for item in (codes, scale))
-        if own[0].numel() > _MOST_SUMMED:
-            continue
         bias, *others = rest or [node.kwargs.get("bias")]
+        if not _has_kernel(own, others):
+            continue
         helper, values, kept = _kernel(own.detach(), worth.detach(), others, num_rows)
         names = (f"packed_{index}", f"zeros_{index}")
         for name, value in zip(names, values, strict=True):

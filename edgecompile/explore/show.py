@@ -150,7 +150,7 @@ def plan_tables(plan: Plan, width: int = WIDE) -> Iterator[Table | str]:
     yield proof(plan.certificate, plan.objective)
     if any(stage.precision != "fp32" for stage in plan.stages):
         places = (f"{stage.precision} on {plan.hosts[stage.rank].name}" for stage in plan.stages)
-        yield f"products with weights in {', '.join(places)}; all else in fp32"
+        yield f"products and convolutions with weights in {', '.join(places)}; all else in fp32"
     yield _stages(plan, width)
     if plan.hosts and plan.stage_of_rank(0) is None:
         yield f"rank 0, {plan.hosts[0].name}, feeds inputs and takes results; it runs no stage"

@@ -12,6 +12,7 @@ from edgecompile.artifacts.compiled_stage import CompiledPipeline, StageDesign, 
 from edgecompile.artifacts.lowering import left_alone
 from edgecompile.artifacts.shards import stage_module
 from edgecompile.artifacts.wire_loss import is_coded
+from edgecompile.config.cluster_spec import Cluster
 from edgecompile.config.request import PrecisionRequest
 from edgecompile.contract.closed_sets import Precision
 from edgecompile.contract.errors import UserError
@@ -19,11 +20,12 @@ from edgecompile.contract.plan import Accuracy, ItemsAccuracy
 from edgecompile.execution.low_precision import fast_here
 from edgecompile.execution.prepack import pays_here
 from edgecompile.frontend.chain.products import lowered_units
+from edgecompile.frontend.chain.units import Chain
 from edgecompile.frontend.golden.eager import Outputs
 from edgecompile.precision.sensitivity import Run, Span, module_errors, run_spans, within_budget
 from edgecompile.precision.trial import Score, Trial
 
-__all__ = ["Precise", "check_kernels", "check_precision"]
+__all__ = ["Precise", "check_kernels", "check_precision", "nothing_lowered"]
 
 _MOST_NAMED = 3
 _MOST_TRIED = 64
@@ -79,7 +81,7 @@ def check_precision(
         right=min(right) if right else None,
         model_right=items.score(items.true).right,
     ))  # fmt: skip
-    return Precise(accuracy=accuracy, notes=tuple(_notes(writer, accuracy)))
+    return Precise(accuracy=accuracy, notes=tuple(_notes(writer, accuracy, neighbours=items.neighbours)))
 
 
 def _without_wires(writer: StageWriter, pipeline: CompiledPipeline) -> Run | None:
@@ -196,20 +198,18 @@ def _culprits(writer: StageWriter, designs: Sequence[StageDesign], trial: Trial,
     return f"; most is lost in {named}" + (f", without which about {rest:.2g} would be left" if rest < inf else "")
 
 
-def _notes(writer: StageWriter, accuracy: Accuracy) -> list[str]:
+def _notes(writer: StageWriter, accuracy: Accuracy, *, neighbours: bool = False) -> list[str]:
     """Lines for the plan: what the precision has cost, and what was left in float32."""
     notes = []
     own, budget = accuracy.items, f" (budget {accuracy.budget:g})"
     if own is not None:
-        notes += _figures(own.error, own.agreement, own.items, "the model", budget)
+        notes += _figures(own.error, own.agreement, own.items, "the model", budget, neighbours)
         if own.right is not None and own.model_right is not None:
             notes.append(f"precision: {own.right:.2%} of {own.items} get the right label, {own.model_right:.2%} "
                          "from the model")  # fmt: skip
     notes += _figures(
         accuracy.error, accuracy.agreement, "the golden items", "the model in float64", budget if own is None else ""
     )
-    if not lowered_units(writer.chain, writer.keep):
-        notes.append("precision: no product could be lowered: none has weights that are float32 tensors as they are")
     left = left_alone(stage_module(writer.chain, 0, len(writer.chain.units) - 1), writer.keep)
     if left:
         words = ", ".join(f"{count} {what if count == 1 else several}" for (what, several), count in left.items())
@@ -217,10 +217,27 @@ def _notes(writer: StageWriter, accuracy: Accuracy) -> list[str]:
     return notes
 
 
+def nothing_lowered(chain: Chain, cluster: Cluster, keep: Sequence[str]) -> tuple[str, ...]:
+    """For a plan in float32 whose devices were to compute in another precision."""
+    if all(device.precision is Precision.FP32 for device in cluster.devices):
+        return ()
+    if not lowered_units(chain, ()):
+        return ("precision: no product could be lowered: none has weights that are float32 tensors as they are",)
+    if not lowered_units(chain, keep):
+        return ("precision: all products are of kept modules: the plan is in fp32",)
+    return ()
+
+
 def _figures(
-    error: dict[str, float], agreement: dict[str, float], items: str, reference: str, budget: str
+    error: dict[str, float],
+    agreement: dict[str, float],
+    items: str,
+    reference: str,
+    budget: str,
+    neighbours: bool = False,
 ) -> list[str]:
     errors = ", ".join(f"{name} {value:.2g}" for name, value in error.items())
     shares = ", ".join(f"{share:.1%} of {name}" for name, share in agreement.items())
     told = [f"precision: squared error on {items}, relative to {reference}: {errors}{budget}"] if errors else []
-    return [*told, *([f"precision: {shares} agree with the model on {items}"] if shares else [])]
+    agree = "have the same nearest neighbour as with the model" if neighbours else "agree with the model"
+    return [*told, *([f"precision: {shares} {agree} on {items}"] if shares else [])]

@@ -12,17 +12,20 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import product
 from math import prod
 
 import torch
 
+from edgecompile.artifacts.compiled_stage import precision_of
 from edgecompile.artifacts.fallbacks import Contingencies, find_contingencies
 from edgecompile.artifacts.lowering import LowWeights
 from edgecompile.config.cluster_spec import Device
 from edgecompile.config.methods import ProfileMethod
 from edgecompile.config.request import CompileRequest
 from edgecompile.contract.closed_sets import Objective, Precision
+from edgecompile.contract.errors import UserError
 from edgecompile.contract.quantities import format_items_rate, format_time
 from edgecompile.frontend.chain.products import lowered_units
 from edgecompile.frontend.chain.units import Chain
@@ -64,6 +67,8 @@ class Planned:
     inputs: PlanningInputs
     schedule: Schedule
     contingencies: Contingencies
+    lowered: frozenset[int] = frozenset()
+    """The units that a precision changes."""
     notes: tuple[str, ...] = ()
 
     @property
@@ -79,8 +84,7 @@ class Planned:
         schedules = (self.schedule, *(item.schedule for item in self.contingencies.fallbacks))
         return tuple(
             tuple(
-                Span(first=stage.first, last=stage.last,
-                     precision=cluster.device_of(cluster.hosts[stage.host]).precision)
+                Span(first=stage.first, last=stage.last, precision=precision_of(stage, cluster, self.lowered))
                 for stage in schedule.stages
             )
             for schedule in schedules
@@ -90,8 +94,11 @@ class Planned:
     def used(self) -> dict[str, Precision]:
         """The precision of the kinds that run stages."""
         cluster = self.request.cluster
-        devices = [cluster.device_of(cluster.hosts[stage.host]) for stage in self.schedule.stages]
-        return {device.name: device.precision for device in devices}
+        found: dict[str, Precision] = {}
+        for stage in self.schedule.stages:
+            name, own = cluster.device_of(cluster.hosts[stage.host]).name, precision_of(stage, cluster, self.lowered)
+            found[name] = own if found.get(name, Precision.FP32) is Precision.FP32 else found[name]
+        return found
 
 
 def with_precisions(request: CompileRequest, choice: Choice, keep: Sequence[str] = ()) -> CompileRequest:
@@ -142,7 +149,7 @@ class _Search:
         profile = self._profile(choice)
         request = with_precisions(self._request, choice, keep)
         if keep:
-            usual = self._profile(self._usual)
+            usual = self._in_fp32
             kept = self._kept_units(keep)
             profile = replace(profile, unit_s={
                 name: tuple((usual if unit in kept else profile).unit_s[name][unit] for unit in range(len(times)))
@@ -158,7 +165,17 @@ class _Search:
             inputs=inputs,
             schedule=schedule,
             contingencies=contingencies,
+            lowered=lowered_units(self._chain, request.precision.keep),
         )
+
+    @cached_property
+    def _in_fp32(self) -> Profile:
+        """The costs of all kinds; a kind whose precision is given may have no profile in float32, and keeps its own."""
+        try:
+            return self._profile(self._usual)
+        except UserError:
+            given = {device.name: device.precision for device in self._request.cluster.devices if not device.auto}
+            return self._profile({**self._usual, **given})
 
     def _profile(self, choice: Choice) -> Profile:
         key = tuple(sorted(choice.items()))
@@ -222,7 +239,7 @@ class _Search:
     def _saved_s(self, planned: Planned) -> dict[str, float]:
         """What each module's units take less than in float32, on the host that the plan gives them."""
         cluster, found = planned.request.cluster, dict[str, float]()
-        usual = self._profile(self._usual)
+        usual = self._in_fp32
         for stage in planned.schedule.stages:
             device = cluster.device_of(cluster.hosts[stage.host]).name
             for unit in self._chain.units[stage.first : stage.last + 1]:
@@ -304,7 +321,7 @@ def _notes(
         return format_items_rate(items / planned.schedule.period_s)
 
     def words(planned: Planned) -> str:
-        found = {name: planned.used[name].value for name in autos if name in planned.used}
+        found = {name: own.value for name, own in planned.used.items() if name in autos or own is not Precision.FP32}
         counts = Counter(found.values())
         if not counts:
             return Precision.FP32.value

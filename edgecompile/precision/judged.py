@@ -20,7 +20,7 @@ from edgecompile.frontend.chain.units import Chain
 from edgecompile.frontend.golden.decisions import check_decisions
 from edgecompile.frontend.golden.eager import Batch
 from edgecompile.frontend.golden.golden_items import Reference, make_reference
-from edgecompile.precision.accuracy import Precise, check_kernels, check_precision
+from edgecompile.precision.accuracy import Precise, check_kernels, check_precision, nothing_lowered
 from edgecompile.precision.calibration import calibrate
 from edgecompile.precision.sensitivity import Sensitivities
 from edgecompile.precision.trial import Trial, golden_trial, items_trial, messages_of
@@ -72,7 +72,10 @@ class Judged:
             return None
         with self._step(f"run the eager model on {path.name}"):
             items = self._read(path, "accuracy.items")
-            return items_trial(items, f"{len(items)} items of {path.name}", self._model, self._flat)
+            try:
+                return items_trial(items, _told(items, path), self._model, self._flat)
+            except UserError as error:
+                raise UserError(f"{path}: {error}", key="accuracy.items") from error
 
     def calibrate(self) -> tuple[str, ...]:
         """Keeps the ranges of activations with the chain, where items were given for it; returns a note for the plan.
@@ -89,7 +92,7 @@ class Judged:
         if not count:
             return ("precision.calibration changes nothing: the model has none of the convolutions that it is for",)
         convolutions = f"{count} convolution{'s' if count > 1 else ''}"
-        return (f"precision: activations of {convolutions} calibrated on {len(items)} items of {path.name}",)
+        return (f"precision: activations of {convolutions} calibrated on {_told(items, path)}",)
 
     def _read(self, path: Path, key: str) -> list[LabelledItem]:
         try:
@@ -112,10 +115,16 @@ class Judged:
             self._step,
         )  # fmt: skip
 
-    def precise(self, writer: StageWriter, pipelines: Sequence[CompiledPipeline]) -> Precise:
-        """Raises UserError where the shards break the budget."""
+    def precise(self, request: CompileRequest, writer: StageWriter, pipelines: Sequence[CompiledPipeline]) -> Precise:
+        """
+        Args:
+            request: with the precisions that were chosen.
+
+        Raises:
+            UserError: the shards break the budget.
+        """
         if all(stage.precision is Precision.FP32 for pipeline in pipelines for stage in pipeline.stages):
-            return Precise()
+            return Precise(notes=nothing_lowered(self._chain, request.cluster, request.precision.keep))
         golden, items = self.golden, self.items
         with self._step("measure what the precision costs"):
             found = check_precision(writer, pipelines, golden, items, self._request.precision)
@@ -123,3 +132,7 @@ class Judged:
                 prepack = self._request.runtime.prepack
                 check_kernels(writer, pipeline, self.trial, self._request.precision, prepack)
         return found
+
+
+def _told(items: Sequence[LabelledItem], path: Path) -> str:
+    return f"{len(items)} item{'s' if len(items) != 1 else ''} of {path.name}"

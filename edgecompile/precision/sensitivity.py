@@ -150,7 +150,7 @@ class Sensitivities:
         """Those of the file, if it is of this model with these weights, and of the same items."""
         if not self._path.exists():
             return {}
-        check_ours(self._path, _HEADER[:24], "sensitivities", "choose another profile.folder")
+        check_ours(self._path, _HEADER[:24], "sensitivity file", "choose another profile.folder")
         try:
             document = load_yaml(self._path, what="sensitivities", max_bytes=_MAX_BYTES, hint="")
             found = decode(SensitivityFile, document, where=str(self._path))

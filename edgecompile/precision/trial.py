@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 
 import torch
 
+from edgecompile.contract.closed_sets import DataKind
 from edgecompile.contract.dim_rules import BATCH
+from edgecompile.contract.errors import UserError
 from edgecompile.contract.model_facts import LabelledItem, ModelFacts
 from edgecompile.contract.plan import TensorSpec
 from edgecompile.frontend.capture.flat_model import FlatModel
@@ -19,6 +21,8 @@ __all__ = ["Score", "Trial", "golden_trial", "items_trial", "messages_of", "squa
 Run = Callable[..., Sequence[torch.Tensor]]
 """From a message's inputs to its outputs."""
 _FEWEST_NEIGHBOURS = 3
+_TIED = 1e-5
+"""Of cosines: what is as near as this is the nearest too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +51,7 @@ class Trial:
     scores: str | None = None
     """The output whose largest value is the label."""
     neighbours: bool = False
-    """Whether other rows of floats than scores agree if their nearest neighbours do, not their largest values."""
+    """Whether rows of floats, being embeddings, agree if their nearest neighbours do, not their largest values."""
     labels: tuple[int | None, ...] = ()
 
     @property
@@ -87,6 +91,8 @@ class Trial:
             return float(torch.cat(same).double().mean()) if sum(map(len, same)) else None
         if value.dim() != 2 or value.shape[1] < 2:
             return None
+        if len({value.shape[1:] for value, _ in pairs}) > 1:  # positions of items that differ in length
+            return None
         value, true = (torch.cat([pair[side] for pair in pairs]) for side in (0, 1))
         if name != self.scores and self.neighbours:
             return _same_neighbours(value, true)
@@ -95,8 +101,8 @@ class Trial:
     def _right(self, given: Sequence[Outputs]) -> float | None:
         if self.scores is None or not self.labels or None in self.labels:
             return None
-        scores = torch.cat([outputs[self.names.index(self.scores)] for outputs in given])
-        found = scores.flatten(1).argmax(1)
+        scores = [outputs[self.names.index(self.scores)].flatten(1) for outputs in given]
+        found = torch.cat([value.argmax(1) for value in scores])
         return float((found == torch.tensor(self.labels, dtype=found.dtype)).double().mean())
 
 
@@ -120,11 +126,13 @@ def _same_neighbours(value: torch.Tensor, true: torch.Tensor) -> float | None:
     """The share of items whose nearest other item, by cosine, stays the same; None: too few to tell."""
     if len(value) < _FEWEST_NEIGHBOURS:
         return None
-    nearest = []
+    cosines = []
     for rows in (value.double(), true.double()):
         unit = torch.nn.functional.normalize(rows, dim=1)
-        nearest.append((unit @ unit.T).fill_diagonal_(-torch.inf).argmax(1))
-    return float((nearest[0] == nearest[1]).double().mean())
+        cosines.append((unit @ unit.T).fill_diagonal_(-torch.inf))
+    found, right = cosines
+    chosen = right.gather(1, found.argmax(1, keepdim=True))[:, 0]
+    return float((chosen >= right.amax(1) - _TIED).double().mean())
 
 
 def golden_trial(reference: Reference, names: Sequence[str], size: int, scores: str | None) -> Trial:
@@ -154,11 +162,14 @@ def items_trial(items: Sequence[LabelledItem], what: str, model: ModelFacts, fla
     Items of equal shapes share messages, of as many items as the plan allows; fixed ones are filled up with the last.
 
     Raises:
-        UserError: the eager model fails on them.
+        UserError: the eager model fails on them, or gives no finite numbers.
     """
     messages, counts, order = messages_of(items, model)
     eager = Eager(flat, messages[0])
     true = [eager.run_batch(message) for message in messages]
+    for name, *outputs in zip(flat.output_names, *true, strict=True):
+        if any(value.is_floating_point() and value.numel() and not value.isfinite().any() for value in outputs):
+            raise UserError(f"the model gives {name} without one finite number for some of these items: leave them out")
     return Trial(
         what=what,
         names=tuple(spec.name for spec in model.outputs),
@@ -166,7 +177,7 @@ def items_trial(items: Sequence[LabelledItem], what: str, model: ModelFacts, fla
         counts=tuple(counts),
         true=tuple(tuple(value[:count] for value in outputs) for outputs, count in zip(true, counts, strict=True)),
         scores=model.data.scores,
-        neighbours=True,
+        neighbours=model.data.kind == DataKind.TEXT and model.data.scores is None,
         labels=tuple(items[place].label for place in order),
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch import fx
 
 from edgecompile.contract.closed_sets import Precision
 from edgecompile.contract.errors import UserError, choices
-from edgecompile.frontend.capture.graphs import attribute, module_path
+from edgecompile.frontend.capture.graphs import attribute, facts_of, module_path
 from edgecompile.frontend.chain.units import Chain, Unit
 
 __all__ = [
@@ -62,6 +62,7 @@ def can_lower(node: fx.Node, root: fx.GraphModule) -> bool:
     return product_of(node, root) is not None or convolution_of(node, root) is not None
 
 
+_CONV2D = (torch.ops.aten.conv2d.default, torch.ops.aten.conv2d.padding)
 _LEAST_CHANNELS = 16
 """Of a group of several, that each output sums up: in depthwise convolutions fewer bits save nothing."""
 
@@ -73,18 +74,21 @@ def convolution_of(node: fx.Node, root: fx.GraphModule) -> Convolution | None:
         root: that has the attributes which the graph reads.
     """
     aten = torch.ops.aten
-    if node.op != "call_function" or node.target not in (aten.conv2d.default, aten.convolution.default):
+    if node.op != "call_function" or node.target not in (*_CONV2D, aten.convolution.default):
         return None
+    unbatched = any(len(facts.shape) != 4 for facts in facts_of(node))
     named = dict(zip(("input", "weight", "bias", "stride", "padding", "dilation"), node.args, strict=False))
     rest: dict[str, Any] = {**named, **node.kwargs}
     places = (8, 6) if node.target is aten.convolution.default else (6, None)
     groups, turned = (1 if at is None or len(node.args) <= at else node.args[at] for at in places)
     groups = node.kwargs.get("groups", groups)
-    if node.target is aten.convolution.default and (turned is True or node.kwargs.get("transposed")):
+    if unbatched or (node.target is aten.convolution.default and (turned is True or node.kwargs.get("transposed"))):
         return None
     weight, bias, x = rest["weight"], rest.get("bias"), rest["input"]
     if not _is_constant(weight, root, 4) or not (bias is None or _is_constant(bias, root, 1)):
         return None
+    if isinstance(rest.get("padding"), str):
+        rest["padding"] = _padding(rest, attribute(root, str(weight.target)).shape[2:])
     sizes = [_pair(rest.get(name, default)) for name, default in (("stride", 1), ("padding", 0), ("dilation", 1))]
     if not isinstance(groups, int) or any(size is None for size in sizes) or not isinstance(x, fx.Node):
         return None
@@ -93,6 +97,17 @@ def convolution_of(node: fx.Node, root: fx.GraphModule) -> Convolution | None:
     stride, padding, dilation = (size or () for size in sizes)
     return Convolution(activations=x, weight=weight, bias=bias, stride=stride, padding=padding, dilation=dilation,
                        groups=groups)  # fmt: skip
+
+
+def _padding(named: Mapping[str, Any], kernel: Sequence[int]) -> tuple[int, ...] | None:
+    """`valid` and `same` as numbers; None where `same` has more on one side than on the other."""
+    if named["padding"] == "valid":
+        return (0, 0)
+    dilation = _pair(named.get("dilation", 1))
+    if dilation is None:
+        return None
+    totals = [step * (extent - 1) for step, extent in zip(dilation, kernel, strict=True)]
+    return None if any(total % 2 for total in totals) else tuple(total // 2 for total in totals)
 
 
 def _pair(value: Any) -> tuple[int, ...] | None:

@@ -196,3 +196,52 @@ def test_a_bundle_needs_no_operator_of_ours(compile_here: Compile, tmp_path: Pat
     x = torch.randn(3, 3, 24, 20)
     with torch.no_grad():
         assert squared_error([(run(plan, tmp_path / "outputs", x), plain()(x))]) < 1e-3
+
+
+@needs_vnni
+def test_windows_in_the_padding_alone_stay_in_floats(compile_here: Compile, tmp_path: Path) -> None:
+    """oneDNN's kernel reads what is not there for one channel and a padding as large as the kernel."""
+    plan = compile_here("model=custom", "model.inputs={x: {shape: [1, 24, 20], dtype: float32}}", "precision=int8",
+                        "model.build._target_=test_convolutions.padded", "microbatch=2", "hosts.count=1")  # fmt: skip
+    x = torch.randn(2, 1, 24, 20)
+    with torch.no_grad():
+        true = padded()(x)
+    for packed in (False, True):
+        assert squared_error([(run(plan, tmp_path / "outputs", x, packed=packed), true)]) < 3e-3
+
+
+def padded() -> nn.Module:
+    torch.manual_seed(6)
+    return nn.Sequential(
+        nn.Conv2d(1, 16, 2, stride=(2, 1), padding=(2, 1)), nn.Flatten(), nn.Linear(16 * 14 * 21, 5)
+    ).eval()
+
+
+class Odd(nn.Module):
+    """Padding in words, and a convolution of one item without its batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.same = nn.Conv2d(3, 32, 3, padding="same", dilation=2)
+        self.valid = nn.Conv2d(32, 32, 3, padding="valid")
+        self.uneven = nn.Conv2d(32, 16, 2, padding="same")
+        self.alone = nn.Conv2d(16, 8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.uneven(self.valid(self.same(x)))
+        return torch.stack([self.alone(item) for item in x.unbind()])
+
+
+def odd() -> nn.Module:
+    torch.manual_seed(7)
+    return Odd().eval()
+
+
+def test_padding_in_words_and_items_without_a_batch(compile_here: Compile, tmp_path: Path) -> None:
+    plan = compile_here("model=custom", WORDS[1], "precision=int8", "microbatch=1", "hosts.count=1",
+                        "model.build._target_=test_convolutions.odd")  # fmt: skip
+    (note,) = [note for note in plan.notes if "left in fp32" in note]
+    assert "2 convolutions" in note  # uneven, alone
+    x = torch.randn(1, 3, 24, 20)
+    with torch.no_grad():
+        assert 0 < squared_error([(run(plan, tmp_path / "outputs", x), odd()(x))]) < 3e-3

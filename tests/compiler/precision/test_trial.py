@@ -119,3 +119,23 @@ def test_values_that_are_not_finite_where_the_model_has_finite_ones_are_beyond_a
     broken[1, 0] = float("nan")
     assert squared_error([(broken, true)]) == float("inf")
     assert squared_error([(torch.ones(2, 2), torch.zeros(2, 2))]) == 1.0
+
+
+def test_outputs_without_a_finite_number_are_refused(compile_here: Compile, tmp_path: Path) -> None:
+    np.savez(tmp_path / "items.npz", x=np.full((3, 64), np.nan, "float32"))
+    with pytest.raises(UserError, match=r"accuracy\.items: .*items\.npz: the model gives .* without one finite number"):
+        compile_here(*WORDS, f"accuracy.items={tmp_path}/items.npz", "microbatch=2")
+
+
+def test_rows_of_unlike_lengths_are_no_scores() -> None:
+    true = (torch.ones(2, 3), torch.ones(1, 5))
+    trial = Trial(what="", names=("e",), messages=((true[0],), (true[1],)), counts=(2, 1),
+                  true=((true[0],), (true[1],)))  # fmt: skip
+    score = trial.score([(true[0],), (true[1],)])
+    assert (score.error, score.agreement) == ({"e": 0.0}, {})
+
+
+def test_all_kept_is_fp32(compile_here: Compile) -> None:
+    plan = compile_here(*WORDS, "precision.keep=['0','2']")
+    assert [stage.precision for stage in plan.stages] == ["fp32", "fp32"]
+    assert any("all products are of kept modules" in note for note in plan.notes)
