@@ -56,8 +56,8 @@ class LowWeights:
             weight: (out, ...).
             norm: the batch norm that follows, which the weights take in.
         """
-        pointers = tuple(value.data_ptr() for value in (bias, *(norm.tensors if norm is not None else ())) if
-                         value is not None)  # fmt: skip
+        beside = (bias, *(norm.tensors if norm is not None else ()))
+        pointers = tuple(None if value is None else value.data_ptr() for value in beside)
         key = (weight.data_ptr(), tuple(weight.shape), weight.stride(), pointers, precision,
                None if norm is None else norm.eps)  # fmt: skip
         if key not in self.made:

@@ -87,7 +87,8 @@ def conv_int8(
         scale: (out,), float32: what a code of each output channel is worth.
         bias: (out,), float32.
         step: what a code of the activations is worth; None: as much as the largest of an item over 127.
-        zero: the code of zero, of 0 to 255, where there is a step.
+        zero: the code of zero, of 0 to 255, where there is a step. Values beyond the codes are cut off, and an item
+            with one that is not finite gives NaN.
     """
     worth: Any
     if step is None:
@@ -97,6 +98,8 @@ def conv_int8(
         whole, worth = (x * (1 / step)).round().clamp(-zero, 255 - zero), step
     product: torch.Tensor = functional.conv2d(whole, codes.to(x.dtype), None, stride, padding, dilation, groups)
     product = product * worth * scale.reshape(-1, 1, 1)
+    if step is not None:
+        product = product + x.sum([1, 2, 3], keepdim=True) * 0.0
     return product if bias is None else product + bias.reshape(-1, 1, 1)
 
 
@@ -186,11 +189,12 @@ def _conv_by_steps(
     zero: int,
 ) -> torch.Tensor:
     """conv_int8 with a step, likewise."""
+    spoiled = torch.sum(x, [1, 2, 3], True).mul_(0.0)  # no code says that a value is not finite
     codes = torch.mul(x, 1.0 / step).round_().add_(float(zero)).clamp_(0.0, 255.0).to(torch.uint8)
     product: torch.Tensor = torch.ops.onednn.qconv_pointwise(
         codes, step, zero, packed, scale, zeros, bias, stride, padding, dilation, groups, 1.0, 0, torch.float32, "none",
         [], None,
-    )  # fmt: skip
+    ).add_(spoiled)  # fmt: skip
     return product
 
 

@@ -173,6 +173,21 @@ def test_calibrated_activations_have_the_range_of_the_items(compile_here: Compil
         assert squared_error([(beyond, 10 * true[:3])]) > 0.05  # larger values are cut off
 
 
+@needs_vnni
+@pytest.mark.parametrize("step", [None, 0.02])
+def test_what_is_not_finite_stays_in_its_item(step: float | None) -> None:
+    torch.manual_seed(0)
+    x, codes = torch.randn(3, 32, 9, 9), torch.randint(-127, 128, (16, 32, 3, 3), dtype=torch.int8)
+    x[0, 1, 2, 3], x[2, 1, 2, 3] = float("nan"), float("inf")
+    rest = [[1, 1], [1, 1], [1, 1], 1, step, 0 if step is None else 90]
+    scale = torch.rand(16)
+    helper, values, kept = low_precision._kernel(codes, scale, rest, 1)
+    for found in (conv_int8(x, codes, scale, None, *rest), helper(x, values[0], scale, values[1], None, *rest[:kept])):
+        assert found[1].isfinite().all()
+        assert found[0].isnan().any()
+        assert found[2].isnan().any()
+
+
 def test_calibration_says_when_it_is_for_nothing_and_when_it_cannot_be(compile_here: Compile, tmp_path: Path) -> None:
     np.savez(tmp_path / "flat.npz", x=np.ones((2, 64), "float32"))
     mlp = ("model=custom", "model.build._target_=test_precision.mlp", "model.inputs={x: {shape: [64], dtype: float32}}",
