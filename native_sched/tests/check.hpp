@@ -50,7 +50,7 @@ inline ProblemSpec draw(Random& random, i64 most_units, i64 most_hosts, bool pai
   const auto kinds = static_cast<std::size_t>(random.number(1, 3));
   const bool coded = random.chance(20);
   for (std::size_t k = 0; k < kinds; ++k) {
-    KindSpec kind{random.seconds(units, 40), {}, {}, random.number(0, 5)};
+    KindSpec kind{random.seconds(units, 40), {}, {}, random.number(0, 5), {}};
     if (coded) kind.encode_s = random.seconds(units + 1, 4);
     if (coded && random.chance(60)) kind.decode_s = random.seconds(units + 1, 4);
     spec.kinds.push_back(std::move(kind));
@@ -76,6 +76,10 @@ inline ProblemSpec draw(Random& random, i64 most_units, i64 most_hosts, bool pai
   }
   spec.cut_bytes = random.numbers(units + 1, 40);
   spec.weight_bytes = random.numbers(units, 40);
+  for (KindSpec& kind : spec.kinds) {
+    if (!random.chance(30)) continue;
+    for (const i64 weight : spec.weight_bytes) kind.saved_bytes.push_back(random.number(0, weight));
+  }
   spec.activation_bytes = random.numbers(units, 20);
   spec.entry_bytes = random.chance(50) ? spec.cut_bytes : random.numbers(units + 1, 20);
   spec.exit_bytes = random.chance(50) ? spec.cut_bytes : random.numbers(units + 1, 20);

@@ -58,6 +58,7 @@ void spoil(Random& random, ProblemSpec& spec) {
       break;
     case 3:
       spec.kinds[0].runtime_bytes = odd_integer(random);
+      spec.kinds[0].saved_bytes = {odd_integer(random)};
       break;
     case 4:
       spec.hosts[0].bandwidth_bytes_per_s = odd_number(random);

@@ -13,7 +13,7 @@ namespace {
 
 ProblemSpec small() {
   ProblemSpec spec;
-  spec.kinds.push_back({{1.0, 2.0, 3.0}, {}, {}, 5});
+  spec.kinds.push_back({{1.0, 2.0, 3.0}, {}, {}, 5, {}});
   spec.hosts = {{0, 100, 10.0}, {0, 100, 20.0}};
   spec.cut_bytes = {10, 20, 30, 40};
   spec.weight_bytes = {1, 2, 3};
@@ -66,6 +66,9 @@ void test_cost() {
   CHECK(plan.period_ps == 3'000'000'000'000);
   CHECK(plan.latency_ps == 11'000'000'000'000);
   CHECK(plan.bottleneck.kind == BottleneckKind::kStage && plan.bottleneck.stage == 0);
+  ProblemSpec lighter = small();
+  lighter.kinds[0].saved_bytes = {0, 2, 1};
+  CHECK(evaluate(lighter, {{0, 1, 1}, {2, 2, 0}}).stages[0].memory_bytes == plan.stages[0].memory_bytes - 2);
   // Amid the chain the data host sends inputs and its own cut: 1 + 3 seconds.
   ProblemSpec spec = small();
   spec.hosts.push_back({0, 100, 20.0});
@@ -89,6 +92,8 @@ void test_refusals() {
   refused("kinds", [&](ProblemSpec& s) { s.kinds.clear(); });
   refused("hosts", [&](ProblemSpec& s) { s.hosts.clear(); });
   refused("hosts[1].kind", [&](ProblemSpec& s) { s.hosts[1].kind = 1; });
+  refused("kinds[0].saved_bytes[1]", [&](ProblemSpec& s) { s.kinds[0].saved_bytes = {0, 3, 0}; });
+  refused("kinds[0].saved_bytes", [&](ProblemSpec& s) { s.kinds[0].saved_bytes = {0, 1}; });
   refused("hosts[1].memory_bytes", [&](ProblemSpec& s) { s.hosts[1].memory_bytes = -1; });
   refused("hosts[0].bandwidth_bytes_per_s", [&](ProblemSpec& s) { s.hosts[0].bandwidth_bytes_per_s = 0.0; });
   refused("hosts[0].bandwidth_bytes_per_s",
