@@ -21,7 +21,6 @@ from edgecompile.artifacts.fallbacks import (
     CompiledFallback,
     Contingencies,
     check_fallbacks,
-    find_contingencies,
     write_fallbacks,
 )
 from edgecompile.artifacts.shards import check_exported, write_reference
@@ -38,9 +37,8 @@ from edgecompile.execution.libraries import import_libraries
 from edgecompile.frontend.capture.dims import NotSymbolic
 from edgecompile.frontend.capture.export_graph import library_notes
 from edgecompile.frontend.capture.flat_model import FlatModel
-from edgecompile.frontend.chain import step_checks as verify
 from edgecompile.frontend.chain.build_chain import chain_of, sized_chain_of, with_limit
-from edgecompile.frontend.chain.products import check_kept, lowered_units
+from edgecompile.frontend.chain.products import check_kept
 from edgecompile.frontend.chain.units import Chain
 from edgecompile.frontend.golden.eager import Batch
 from edgecompile.frontend.golden.golden_items import example_inputs, golden_inputs
@@ -51,10 +49,8 @@ from edgecompile.models.mapped_memory import MappedMemory
 from edgecompile.models.preparation import fill_meta
 from edgecompile.models.weights import Loaded, check_numbers, load_weights
 from edgecompile.partition.auto_microbatch import CANDIDATES, MicrobatchChoice, at_microbatch, choose_microbatch
-from edgecompile.partition.planning_costs import planning_inputs
-from edgecompile.partition.stages import partition
 from edgecompile.planning.problem import Schedule
-from edgecompile.precision.auto_precision import Planned, choices_of, choose_precision, with_precisions
+from edgecompile.precision.auto_precision import Planned, choices_of, choose_precision, plan_with, with_precisions
 from edgecompile.precision.judged import Judged
 from edgecompile.profile.mix import Mix
 from edgecompile.profile.workload import costs_of, workload_mix
@@ -118,7 +114,7 @@ def _compiled_in(
     calibrated = judged.calibrate() if _may_be_int8(request) else ()
     planned = _planned(request, chain, examples, workload_mix(request, chain, data, sized.padding), judged, step)
     request, schedule = planned.request, planned.schedule
-    designs, reference = _designs(request, chain, schedule), judged.reference
+    designs, reference = _designs(planned), judged.reference
     start = Flow.of(reference, microbatch, is_lossy(chain, designs), sized.items)
     writer = StageWriter.of(chain, request, memory)
     pipeline = _write_stages(writer, schedule, designs, start, step)
@@ -156,17 +152,9 @@ def _planned(
 ) -> Planned:
     """The schedule; where precisions are to be chosen, with them."""
     if any(device.auto for device in request.cluster.devices):
-        planned = choose_precision(request, chain, examples, mix, judged.trial, judged.costs, step)
-        verify.check_schedule(planned.schedule, chain)
-        return planned
+        return choose_precision(request, chain, examples, mix, judged.trial, judged.costs, step)
     with step("schedule"):
-        profile = costs_of(request, chain, examples, mix)
-        inputs = planning_inputs(request, chain, profile, mix)
-        schedule = verify.check_schedule(partition(inputs, chain, request.schedule), chain)
-        contingencies = find_contingencies(inputs, schedule) if request.contingency else Contingencies()
-    return Planned(
-        request=request, profile=profile, mix=mix, inputs=inputs, schedule=schedule, contingencies=contingencies
-    )
+        return plan_with(request, chain, costs_of(request, chain, examples, mix), mix)
 
 
 def _model(request: CompileRequest, memory: MappedMemory) -> Loaded:
@@ -249,11 +237,12 @@ def _captured(
         return chain_of(flat, spec, examples, request.capture, str(reason)), OtherSizes()
 
 
-def _designs(request: CompileRequest, chain: Chain, schedule: Schedule) -> tuple[StageDesign, ...]:
+def _designs(planned: Planned) -> tuple[StageDesign, ...]:
+    request, schedule = planned.request, planned.schedule
     count = len(schedule.stages)
     artifacts = stage_artifacts(request.artifact, count)
-    lowered = lowered_units(chain, request.precision.keep)
-    return design_stages(schedule, cut_formats(request.wire, count - 1), artifacts, request.cluster, lowered)
+    cuts = cut_formats(request.wire, count - 1)
+    return design_stages(schedule, cuts, artifacts, request.cluster, planned.lowered)
 
 
 def _write_stages(

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
 
-import torch
-
 from edgecompile.artifacts.compiled_stage import CompiledPipeline, StageDesign, StageWriter
 from edgecompile.artifacts.lowering import left_alone
 from edgecompile.artifacts.shards import stage_module
@@ -21,16 +19,14 @@ from edgecompile.execution.low_precision import fast_here
 from edgecompile.execution.prepack import pays_here
 from edgecompile.frontend.chain.products import lowered_units
 from edgecompile.frontend.chain.units import Chain
-from edgecompile.frontend.golden.eager import Outputs
-from edgecompile.precision.sensitivity import Run, Span, module_errors, run_spans, within_budget
-from edgecompile.precision.trial import Score, Trial
+from edgecompile.precision.sensitivity import Span, beyond_budget, module_errors, run_spans, within_budget
+from edgecompile.precision.trial import FEW_ITEMS, Run, Score, Trial, chained
 
 __all__ = ["Precise", "check_kernels", "check_precision", "nothing_lowered"]
 
 _MOST_NAMED = 3
 _MOST_TRIED = 64
 """Products whose own cost is looked for, where the budget is broken."""
-_FEW_ITEMS = 8
 _MOST_WORSE = 2.0
 """What the kernels of this machine may make of an error that is beyond the budget with wire formats alone."""
 
@@ -54,15 +50,14 @@ def check_precision(
     """Holds what the shards make of the golden items to the budget, or what they make of the user's own where given.
 
     Args:
-        pipelines: the plan's own, then those after the loss of a host; the largest errors of all count.
+        pipelines: the plan's own, then those after the loss of a host, at least one with a stage in another precision;
+            the largest errors of all count.
 
     Raises:
         UserError: an output is farther from the model than the budget allows, and than twice the eager model's own
             error; names the products that cost most, and what is left without them.
     """
     lowered = [item for item in pipelines if any(stage.precision is not Precision.FP32 for stage in item.stages)]
-    if not lowered:
-        return Precise()
     scores = [_golden_score(writer, pipeline, golden) for pipeline in lowered]
     if items is None:
         for pipeline, score in zip(lowered, scores, strict=True):
@@ -137,13 +132,7 @@ def check_kernels(
 def _run(writer: StageWriter, pipeline: CompiledPipeline, packed: Sequence[bool] = ()) -> Run:
     marks = packed or [False] * len(pipeline.stages)
     stages = [writer.opened(stage.shard, packed=mark) for stage, mark in zip(pipeline.stages, marks, strict=True)]
-
-    def run(*values: torch.Tensor) -> Outputs:
-        for stage in stages:
-            values = tuple(part.contiguous() for part in stage(*values))
-        return values
-
-    return run
+    return chained(stages)
 
 
 def _worst(scores: Sequence[Score], budget: float, items: ItemsAccuracy | None = None) -> Accuracy:
@@ -162,7 +151,7 @@ def _hold(
     if within_budget(score, trial, request):
         return
     budget, least = request.budget, request.agreement
-    beyond = {name: error for name, error in score.error.items() if not error <= max(budget, trial.floor.get(name, 0))}
+    beyond = beyond_budget(score, trial, budget)
     if beyond:
         worst = max(beyond, key=lambda name: beyond[name])
         precisions = "/".join(sorted({design.precision.value for design in designs} - {"fp32"}))
@@ -188,7 +177,7 @@ def _culprits(writer: StageWriter, designs: Sequence[StageDesign], trial: Trial,
     The squares of independent errors add up: what is left without some is about the sum of the others.
     """
     costs = module_errors(
-        writer.chain, _spans(designs), trial.first(_FEW_ITEMS), writer.low, writer.keep, output=output, most=_MOST_TRIED
+        writer.chain, _spans(designs), trial.first(FEW_ITEMS), writer.low, writer.keep, output=output, most=_MOST_TRIED
     )
     if not costs:
         return ""

@@ -28,6 +28,7 @@ from edgecompile.contract.closed_sets import Objective, Precision
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.quantities import format_items_rate, format_time
 from edgecompile.frontend.chain.products import lowered_units
+from edgecompile.frontend.chain.step_checks import check_schedule
 from edgecompile.frontend.chain.units import Chain
 from edgecompile.partition.planning_costs import planning_inputs
 from edgecompile.partition.stages import partition
@@ -40,7 +41,7 @@ from edgecompile.profile.measured import measured_precisions
 from edgecompile.profile.mix import Mix, items_of
 from edgecompile.profile.workload import costs_of
 
-__all__ = ["Planned", "choose_precision", "choices_of", "with_precisions"]
+__all__ = ["Planned", "choose_precision", "choices_of", "plan_with", "with_precisions"]
 
 Choice = Mapping[str, Precision]
 """By kind of device."""
@@ -67,7 +68,7 @@ class Planned:
     inputs: PlanningInputs
     schedule: Schedule
     contingencies: Contingencies
-    lowered: frozenset[int] = frozenset()
+    lowered: frozenset[int]
     """The units that a precision changes."""
     notes: tuple[str, ...] = ()
 
@@ -99,6 +100,19 @@ class Planned:
             name, own = cluster.device_of(cluster.hosts[stage.host]).name, precision_of(stage, cluster, self.lowered)
             found[name] = own if found.get(name, Precision.FP32) is Precision.FP32 else found[name]
         return found
+
+
+def plan_with(request: CompileRequest, chain: Chain, profile: Profile, mix: Mix | None) -> Planned:
+    """The schedule for these costs, and those after the loss of each host, where they were asked for.
+
+    Raises:
+        UserError: no assignment fits, or a constraint names something unknown.
+    """
+    inputs = planning_inputs(request, chain, profile, mix)
+    schedule = check_schedule(partition(inputs, chain, request.schedule), chain)
+    contingencies = find_contingencies(inputs, schedule) if request.contingency else Contingencies()
+    return Planned(request=request, profile=profile, mix=mix, inputs=inputs, schedule=schedule,
+                   contingencies=contingencies, lowered=lowered_units(chain, request.precision.keep))  # fmt: skip
 
 
 def with_precisions(request: CompileRequest, choice: Choice, keep: Sequence[str] = ()) -> CompileRequest:
@@ -155,18 +169,7 @@ class _Search:
                 name: tuple((usual if unit in kept else profile).unit_s[name][unit] for unit in range(len(times)))
                 for name, times in profile.unit_s.items()
             })  # fmt: skip
-        inputs = planning_inputs(request, self._chain, profile, self._mix)
-        schedule = partition(inputs, self._chain, request.schedule)
-        contingencies = find_contingencies(inputs, schedule) if request.contingency else Contingencies()
-        return Planned(
-            request=request,
-            profile=profile,
-            mix=self._mix,
-            inputs=inputs,
-            schedule=schedule,
-            contingencies=contingencies,
-            lowered=lowered_units(self._chain, request.precision.keep),
-        )
+        return plan_with(request, self._chain, profile, self._mix)
 
     @cached_property
     def _in_fp32(self) -> Profile:

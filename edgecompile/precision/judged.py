@@ -23,13 +23,10 @@ from edgecompile.frontend.golden.golden_items import Reference, make_reference
 from edgecompile.precision.accuracy import Precise, check_kernels, check_precision, nothing_lowered
 from edgecompile.precision.calibration import calibrate
 from edgecompile.precision.sensitivity import Sensitivities
-from edgecompile.precision.trial import Trial, golden_trial, items_trial, messages_of
+from edgecompile.precision.trial import FEW_ITEMS, Trial, golden_trial, items_trial, messages_of
 from edgecompile.profile.profile_file import profile_path
 
 __all__ = ["Judged"]
-
-_FEW_ITEMS = 8
-"""Of the user's own, on which each module is tried alone."""
 
 
 class Judged:
@@ -39,6 +36,7 @@ class Judged:
     ) -> None:  # fmt: skip
         """`weights`: where they came from, in words."""
         self._request, self._flat, self._golden, self._chain, self._step = request, flat, golden, chain, step
+        self._items: dict[Path, list[LabelledItem]] = {}
         self._model = KnownModel(
             model=ModelInfo(
                 name=request.model.spec.name, microbatch=request.microbatch, num_parameters=0, weights=weights,
@@ -95,8 +93,12 @@ class Judged:
         return (f"precision: activations of {convolutions} calibrated on {_told(items, path)}",)
 
     def _read(self, path: Path, key: str) -> list[LabelledItem]:
+        """Once, where calibration and accuracy are of the same items."""
         try:
-            return items_reader()(self._model, self._request.folder, path, self._request.precision.most_items)
+            if path not in self._items:
+                asked = self._request.precision
+                self._items[path] = items_reader()(self._model, self._request.folder, path, asked.most_items)
+            return self._items[path]
         except UserError as error:
             raise UserError(str(error), key=key) from error
 
@@ -109,7 +111,7 @@ class Judged:
         """What each module costs alone, on the first of these items."""
         request, calibrated = self._request, self._request.precision.calibration
         return Sensitivities(
-            self._chain, self.trial.first(_FEW_ITEMS), request.precision.keep,
+            self._chain, self.trial.first(FEW_ITEMS), request.precision.keep,
             profile_path(request.profile.folder, request.model.spec.name, "sensitivity"), request.model.spec.name,
             chain_fingerprint(self._chain, request.microbatch), "" if calibrated is None else calibrated.name,
             self._step,

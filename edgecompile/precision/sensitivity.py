@@ -7,7 +7,6 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 import yaml
 
 from edgecompile.artifacts.lowering import Lowering, LowWeights
@@ -21,12 +20,10 @@ from edgecompile.contract.yaml_decode import decode, load_yaml
 from edgecompile.frontend.capture.graphs import module_path
 from edgecompile.frontend.chain.products import can_lower, is_kept
 from edgecompile.frontend.chain.units import Chain
-from edgecompile.frontend.golden.eager import Outputs
-from edgecompile.precision.trial import Score, Trial
+from edgecompile.precision.trial import Run, Score, Trial, chained
 
-__all__ = ["Run", "Sensitivities", "SensitivityFile", "Span", "module_errors", "run_spans", "within_budget"]
+__all__ = ["Sensitivities", "SensitivityFile", "Span", "beyond_budget", "module_errors", "run_spans", "within_budget"]
 
-Run = Callable[..., Outputs]
 _HEADER = "# Written by edgecompile: what each module costs in other precisions, each alone.\n"
 _MAX_BYTES = 16 << 20
 _ALIKE = 1e-3
@@ -43,9 +40,14 @@ class Span:
     precision: Precision
 
 
+def beyond_budget(score: Score, trial: Trial, budget: float) -> dict[str, float]:
+    """The errors that are larger than the budget, and than twice eager's own, by output."""
+    return {name: error for name, error in score.error.items() if not error <= max(budget, trial.floor.get(name, 0.0))}
+
+
 def within_budget(score: Score, trial: Trial, request: PrecisionRequest) -> bool:
     """Whether no output is farther from the model than the budget, or twice eager's own error; and enough agree."""
-    if any(not error <= max(request.budget, trial.floor.get(name, 0.0)) for name, error in score.error.items()):
+    if beyond_budget(score, trial, request.budget):
         return False
     return request.agreement is None or min(score.agreement.values(), default=1.0) >= request.agreement
 
@@ -57,13 +59,7 @@ def run_spans(chain: Chain, spans: Sequence[Span], low: LowWeights, keep: tuple[
     for span in spans:
         module = stage_module(chain, span.first, span.last, generic=generic)
         stages.append(Lowering(precision=span.precision, weights=low, keep=keep).applied(module))
-
-    def run(*values: torch.Tensor) -> Outputs:
-        for stage in stages:
-            values = tuple(stage(*values))
-        return values
-
-    return run
+    return chained(stages)
 
 
 def products_of(chain: Chain, spans: Sequence[Span], keep: Sequence[str]) -> dict[str, Precision]:
@@ -114,7 +110,7 @@ class SensitivityFile:
     items: str
     keep: tuple[str, ...]
     outputs: tuple[float, ...]
-    """The first values that the model makes of the first of them: with other weights they are others."""
+    """Some of the values that the model makes of them: with other weights, or other items, they are others."""
     errors: dict[str, dict[str, float]]
     """By precision and module: the squared error of the output that suffers most."""
 
@@ -130,7 +126,7 @@ class Sensitivities:
             step: says what is measured, while it is.
         """
         self._chain, self._trial, self._keep, self._path, self._step = chain, trial, keep, path, step
-        first = [value.flatten()[:8] for value in trial.true[0] if value.is_floating_point()]
+        first = [value.flatten()[:8] for message in trial.true for value in message if value.is_floating_point()]
         outputs = tuple(float(f"{value:.{_DIGITS}g}") for part in first for value in part.tolist())[:64]
         what = f"{trial.num_items} of {trial.what}" + (f", calibrated on {calibrated}" if calibrated else "")
         self._file = SensitivityFile(version=1, model=model, fingerprint=fingerprint, items=what, keep=keep,

@@ -16,10 +16,22 @@ from edgecompile.frontend.capture.flat_model import FlatModel
 from edgecompile.frontend.golden.eager import Batch, Eager, Outputs, groups_of
 from edgecompile.frontend.golden.golden_items import Reference
 
-__all__ = ["Score", "Trial", "golden_trial", "items_trial", "messages_of", "squared_error"]
+__all__ = [
+    "FEW_ITEMS",
+    "Run",
+    "Score",
+    "Trial",
+    "chained",
+    "golden_trial",
+    "items_trial",
+    "messages_of",
+    "squared_error",
+]
 
-Run = Callable[..., Sequence[torch.Tensor]]
+Run = Callable[..., Outputs]
 """From a message's inputs to its outputs."""
+FEW_ITEMS = 8
+"""On which each module is tried alone."""
 _FEWEST_NEIGHBOURS = 3
 _TIED = 1e-5
 """Of cosines: what is as near as this is the nearest too."""
@@ -106,6 +118,17 @@ class Trial:
         return float((found == torch.tensor(self.labels, dtype=found.dtype)).double().mean())
 
 
+def chained(stages: Sequence[Callable[..., Sequence[torch.Tensor]]]) -> Run:
+    """One stage after the other."""
+
+    def run(*values: torch.Tensor) -> Outputs:
+        for stage in stages:
+            values = tuple(part.contiguous() for part in stage(*values))
+        return values
+
+    return run
+
+
 def squared_error(pairs: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> float:
     """Of one output's messages, as they are and as they are right, over the squares of what is right."""
     wrong = right = largest = 0.0
@@ -168,7 +191,8 @@ def items_trial(items: Sequence[LabelledItem], what: str, model: ModelFacts, fla
     eager = Eager(flat, messages[0])
     true = [eager.run_batch(message) for message in messages]
     for name, *outputs in zip(flat.output_names, *true, strict=True):
-        if any(value.is_floating_point() and value.numel() and not value.isfinite().any() for value in outputs):
+        floats = [value.flatten(1) for value in outputs if value.is_floating_point() and value.numel()]
+        if not all(bool(rows.isfinite().any(1).all()) for rows in floats):
             raise UserError(f"the model gives {name} without one finite number for some of these items: leave them out")
     return Trial(
         what=what,
