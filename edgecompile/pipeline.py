@@ -44,6 +44,7 @@ from edgecompile.frontend.golden.eager import Batch
 from edgecompile.frontend.golden.golden_items import example_inputs, golden_inputs
 from edgecompile.frontend.golden.independence import ItemsMixed
 from edgecompile.frontend.golden.other_sizes import OtherSizes, other_sizes, padding_of, size_notes
+from edgecompile.generation.plan_text import plan_text
 from edgecompile.models import build_model
 from edgecompile.models.mapped_memory import MappedMemory
 from edgecompile.models.preparation import fill_meta
@@ -125,6 +126,7 @@ def _compiled_in(
         check_other_sizes(chain, pipeline, sized.items, equality)
         equality = check_fallbacks(fallbacks, chain, reference, microbatch, most, equality, sized.items)
     precise = judged.precise(request, writer, (pipeline, *(item.pipeline for item in fallbacks)))
+    text = plan_text(planned, loaded.module, chain, examples, writer, pipeline.stages, step)
     with step("write the plan"):
         graph, used = chain.captured.graph_module.graph, {0, *(stage.host for stage in schedule.stages)}
         unsplit = write_reference(flat, chain, examples, folder / "golden") if request.reference else None
@@ -132,10 +134,10 @@ def _compiled_in(
             chain=chain, pipeline=pipeline, fallbacks=fallbacks, data=data, weights=loaded.origin,
             golden=write_golden(reference, chain.captured, equality, unsplit, folder),
             num_parameters=sum(value.numel() for value in loaded.module.parameters()),
-            padding=sized.padding, mix=planned.mix, accuracy=precise.accuracy,
+            padding=sized.padding, mix=planned.mix, accuracy=precise.accuracy, generation=text.generation,
             notes=(*notes, *loaded.notes, *settled.notes, *size_notes(spec, chain.captured, sized), *reference.notes,
                    *library_notes(graph, request.model.imports), *equality.notes, *planned.notes, *calibrated,
-                   *precise.notes, *planned.profile.notes, *planning_notes(request.cluster, used),
+                   *precise.notes, *text.notes, *planned.profile.notes, *planning_notes(request.cluster, used),
                    *planned.contingencies.notes),
         )  # fmt: skip
         plan = assemble_plan(request, planned.inputs, compiled, overrides)

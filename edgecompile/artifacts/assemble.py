@@ -15,6 +15,7 @@ from edgecompile.config.cluster_spec import Cluster
 from edgecompile.config.request import CompileRequest
 from edgecompile.contract import cluster as plan_cluster
 from edgecompile.contract import plan as p
+from edgecompile.contract.generation import Generation
 from edgecompile.contract.plan_file import VERSIONS
 from edgecompile.frontend.chain.units import Boundary, Chain
 from edgecompile.partition.machines import limits_entry, spare_hosts
@@ -46,6 +47,8 @@ class Compiled:
     """Of messages that vary in size, what times are of."""
     padding: Mapping[str, float]
     """ModelInfo.padding."""
+    generation: Generation | None = None
+    """Of a model that generates text."""
     notes: tuple[str, ...]
     """What the steps have to say."""
 
@@ -86,6 +89,7 @@ def assemble_plan(
         outputs=tensor_specs(boundaries[-1]),
         data=compiled.data,
         golden=compiled.golden,
+        generation=compiled.generation,
         accuracy=compiled.accuracy,
         stages=_stages(request.runtime, compiled.chain, compiled.pipeline, ranks),
         scheduling=inputs.scheduling,

@@ -86,3 +86,5 @@ class Fill(str, Enum):
     MASK = "mask"
     ZEROS = "zeros"
     ONES = "ones"
+    POSITIONS = "positions"
+    """Counted from 0, and -1 where a mask would pad."""

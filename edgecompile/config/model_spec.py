@@ -39,6 +39,8 @@ class ModelSpec:
     """The fields of the result to keep; empty: all."""
     dims: Mapping[str, Dim] = field(default_factory=dict)
     """Those that the inputs name."""
+    usual_context: int = 0
+    """Of a model that generates text: the tokens that a step sees before its own, on average."""
 
 
 def model_of(conf: ModelConf) -> ModelSpec:

@@ -7,11 +7,12 @@ compiler takes its own part of that.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgecompile.config.cluster_spec import Cluster, cluster_of
 from edgecompile.config.data_request import DataRequest, Scaling, check_data_words, data_of, pixel_scaling
+from edgecompile.config.generation_request import GenerationRequest, generation_of
 from edgecompile.config.methods import (
     PASS_NAMES,
     CaptureMethod,
@@ -159,6 +160,8 @@ class CompileRequest:
     precision: PrecisionRequest
     artifact: ArtifactRequest
     data: DataRequest
+    generation: GenerationRequest | None = None
+    """None: the model generates no text."""
     runtime: Runtime
     reference: bool
     contingency: bool
@@ -179,7 +182,9 @@ def request_of(asked: Asked) -> CompileRequest:
         return asked
     conf = asked
     check_values(conf)
-    microbatch = _microbatch(conf)
+    microbatch, generation = _microbatch(conf), generation_of(conf)
+    if generation is not None and conf.microbatch == AUTO:
+        microbatch = generation.slots
     cluster, model = cluster_of(conf), model_request(conf)
     if conf.weights is not None:
         resource_path(conf.weights, "weights")
@@ -187,7 +192,7 @@ def request_of(asked: Asked) -> CompileRequest:
         model=model,
         cluster=cluster,
         microbatch=microbatch,
-        auto_microbatch=conf.microbatch == AUTO,
+        auto_microbatch=conf.microbatch == AUTO and generation is None,
         workload=workload_of(conf.workload, conf.model.workload, model.spec),
         weights=WeightsRequest(
             file=conf.weights,
@@ -201,6 +206,7 @@ def request_of(asked: Asked) -> CompileRequest:
         precision=precision_of(conf),
         artifact=_artifact(conf.artifact),
         data=data_of(conf.data, model_of(conf.model)),
+        generation=generation,
         runtime=runtime_of(conf.runtime),
         reference=conf.reference,
         contingency=bool(conf.contingency),
@@ -222,6 +228,7 @@ def check_values(conf: Conf) -> None:
     precision_of(conf)
     _artifact(conf.artifact)
     runtime_of(conf.runtime)
+    generation_of(conf)
 
 
 def _microbatch(conf: Conf) -> int:
@@ -236,7 +243,9 @@ def _microbatch(conf: Conf) -> int:
 
 def model_request(conf: Conf) -> ModelRequest:
     """Raises UserError where the model option is not complete, or does not fit `data.pixels`."""
-    spec = model_of(conf.model)
+    spec, generation = model_of(conf.model), generation_of(conf)
+    if generation is not None:
+        spec = replace(spec, usual_context=generation.usual_context)
     pixels = pixel_scaling(conf.data, spec)
     return ModelRequest(
         spec=spec if pixels is None else as_pixels(spec),

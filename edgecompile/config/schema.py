@@ -44,6 +44,8 @@ class ModelConf:
     """Which field of the result; a list of fields; null for all."""
     workload: Any = None
     """What Conf.workload is where it is null."""
+    generates: bool = False
+    """Whether it scores the next token of a text: see GenerationConf."""
 
 
 @dataclass
@@ -290,6 +292,26 @@ class RuntimeConf:
 
 
 @dataclass
+class GenerationConf:
+    """How a language model generates text, and what its plan is made for."""
+
+    slots: int = 4
+    """Sequences that are held at once, and streams that the plan is made for."""
+    context: int = 1024
+    """Tokens of a sequence, its prompt included."""
+    chunk: int = 64
+    """Tokens of a prompt that a message has at most."""
+    prompt: int = 128
+    """Tokens of a usual prompt."""
+    tokens: int = 128
+    """That usually follow it."""
+    candidates: int = 64
+    """The most likely next tokens, of which the data host chooses: top_k is at most as large."""
+    tokenizer: str | None = None
+    """tokenizer.json, or a folder with one and its chat template; null: what lies beside the weights, or in them."""
+
+
+@dataclass
 class Conf:
     model: ModelConf = field(default_factory=ModelConf)
     devices: dict[str, DeviceConf] = field(default_factory=dict)
@@ -316,6 +338,7 @@ class Conf:
     accuracy: AccuracyConf = field(default_factory=AccuracyConf)
     artifact: ArtifactConf = field(default_factory=ArtifactConf)
     data: DataConf = field(default_factory=DataConf)
+    generation: GenerationConf = field(default_factory=GenerationConf)
     runtime: RuntimeConf = field(default_factory=RuntimeConf)
     reference: bool = False
     """Whether to write the unsplit model too, so that `edgelaunch --verify` compares every item."""

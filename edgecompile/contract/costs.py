@@ -45,6 +45,8 @@ class UnitEntry:
     """Of the weights that no other unit reads; the others are in `shared_weights`."""
     saved_bytes: dict[str, int] = field(default_factory=dict, metadata={OMITTED: True})
     """Of these, on the device kinds whose precision needs fewer."""
+    state_bytes: int = field(default=0, metadata={OMITTED: True})
+    """Of keys and values that it keeps, all slots together."""
     activation_bytes: int
     """What a rank's heap holds of activations while it runs."""
     time_s: dict[str, float]

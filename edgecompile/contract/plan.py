@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from edgecompile.contract.cluster import Device, Host, Link, Network, SpareHost
 from edgecompile.contract.costs import BoundaryEntry, Scheduling, SharedEntry, UnitEntry
 from edgecompile.contract.dtypes import DTYPE_BYTES
+from edgecompile.contract.generation import Generation
 from edgecompile.contract.yaml_decode import OMITTED
 
 __all__ = [
@@ -327,6 +328,8 @@ class Plan:
     outputs: tuple[TensorSpec, ...]
     data: DataSpec
     golden: Golden
+    generation: Generation | None = field(default=None, metadata={OMITTED: True})
+    """Of a language model that generates text."""
     accuracy: Accuracy | None = field(default=None, metadata={OMITTED: True})
     """None: every stage is in float32."""
     stages: tuple[Stage, ...]

@@ -106,7 +106,7 @@ def conv_int8(
 @functools.cache
 def register_operators() -> None:
     """Makes torch know the operators, which shards of this precision call. Costs nothing the second time."""
-    library: Any = torch.library.Library("edgecompile", "DEF")  # type: ignore[no-untyped-call]
+    library: Any = torch.library.Library("edgecompile", "FRAGMENT")  # type: ignore[no-untyped-call]
     for schema, function in zip(_SCHEMAS, (linear_int8, conv_int8), strict=True):
         library.define(schema)
         library.impl(function.__name__, function, "CompositeExplicitAutograd")

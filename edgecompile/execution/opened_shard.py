@@ -12,6 +12,7 @@ from torch import fx
 
 from edgecompile.contract import plan
 from edgecompile.execution import torchscript
+from edgecompile.execution.attention import register_attention
 from edgecompile.execution.low_precision import register_operators
 from edgecompile.execution.prepack import ROWS_RECORD, prepack_exported, prepack_traced, rows_in
 from edgecompile.execution.stored_weights import WEIGHTS_RECORD, read_record, stored_tensors
@@ -47,6 +48,7 @@ def open_shard(path: Path, artifact: str, folder: Path, device: str = "cpu") -> 
         Exception: of torch, which cannot read the shard.
     """
     register_operators()
+    register_attention()
     return _exported(path, folder, device) if artifact == "pt2" else _traced(path, folder, device)
 
 

@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from edgecompile.models.builders import build_model, from_directory, from_transformers, sentence_encoder
+from edgecompile.models.language import causal_lm
 
-__all__ = ["build_model", "from_directory", "from_transformers", "sentence_encoder"]
+__all__ = ["build_model", "causal_lm", "from_directory", "from_transformers", "sentence_encoder"]

@@ -21,7 +21,7 @@ from edgecompile.models.mapped_memory import MappedMemory
 from edgecompile.models.preparation import fill_lazy, plain_module, unmade_weights
 from edgecompile.models.user_modules import find_named_modules, why_not_found
 
-__all__ = ["build_model", "from_directory", "from_transformers", "sentence_encoder"]
+__all__ = ["architecture_named", "build_model", "config_of", "from_directory", "from_transformers", "sentence_encoder"]
 
 
 def build_model(spec: ModelSpec, seed: int, memory: MappedMemory | None = None, *, filled: bool = False) -> nn.Module:
@@ -86,8 +86,8 @@ def from_transformers(architecture: str | None = None, config: Mapping[str, Any]
     Raises:
         UserError: no such architecture, or a config key that it does not know.
     """
-    cls = _architecture(architecture)
-    return _from_config(cls, _config(cls, dict(config or {})))
+    cls = architecture_named(architecture)
+    return _from_config(cls, config_of(cls, dict(config or {})))
 
 
 def from_directory(path: str | None = None, architecture: str | None = None) -> nn.Module:
@@ -110,7 +110,7 @@ def from_directory(path: str | None = None, architecture: str | None = None) -> 
     if architecture is None and not names:
         raise UserError(f"{path}/config.json names no architecture: give model.build.architecture=BertModel")
     config.use_cache = False
-    return _from_config(_architecture(architecture or names[0]), config)
+    return _from_config(architecture_named(architecture or names[0]), config)
 
 
 class sentence_encoder(nn.Module):
@@ -121,8 +121,8 @@ class sentence_encoder(nn.Module):
 
     def __init__(self, architecture: str, config: Mapping[str, Any] | None = None) -> None:
         super().__init__()
-        cls = _architecture(architecture)
-        self.encoder = _from_config(cls, _config(cls, dict(config or {})), add_pooling_layer=False)
+        cls = architecture_named(architecture)
+        self.encoder = _from_config(cls, config_of(cls, dict(config or {})), add_pooling_layer=False)
         self.weights_target = "encoder"
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -132,7 +132,8 @@ class sentence_encoder(nn.Module):
         return {"embedding": nn.functional.normalize(pooled, dim=-1)}
 
 
-def _architecture(name: str | None) -> Any:
+def architecture_named(name: str | None) -> Any:
+    """The class of transformers, or of another module. Raises UserError."""
     import transformers
 
     if not name:
@@ -153,7 +154,8 @@ def _architecture(name: str | None) -> Any:
     return cls
 
 
-def _config(cls: Any, values: dict[str, Any]) -> Any:
+def config_of(cls: Any, values: dict[str, Any]) -> Any:
+    """The architecture's config with these values. Raises UserError for a key that it does not know."""
     default = cls.config_class()
     for key in values:
         if not hasattr(default, key) and not _reads(cls, key):

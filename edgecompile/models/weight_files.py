@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from edgecompile.contract.errors import UserError, choices
+from edgecompile.models.gguf_files import gguf_tensors, is_gguf
 
 __all__ = ["PICKLES", "Stored", "is_known", "read_stored"]
 
@@ -35,7 +36,7 @@ class Stored:
 
 def is_known(path: Path) -> bool:
     """Whether `read_stored` reads a path of this kind."""
-    return path.is_dir() or path.suffix == ".safetensors" or path.suffix in PICKLES
+    return path.is_dir() or is_gguf(path) or path.suffix == ".safetensors" or path.suffix in PICKLES
 
 
 def read_stored(path: Path) -> Stored:
@@ -44,6 +45,8 @@ def read_stored(path: Path) -> Stored:
     Raises:
         UserError: a file is missing, damaged, or holds more than tensors.
     """
+    if is_gguf(path):
+        return Stored(tensors=gguf_tensors(path), files=(path,))
     files = _files_of(path) if path.is_dir() else [path]
     tensors: dict[str, torch.Tensor] = {}
     mapped: list[torch.Tensor] = []

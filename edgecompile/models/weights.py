@@ -67,7 +67,7 @@ def load_weights(
         loaded, unused = _load_by_name(target, stored.tensors, path, prefix, ignore_unused)
     else:
         raise UserError(
-            f"invalid value {path} for weights: expected a .npz, a .safetensors file, tensors that torch.save wrote "
+            f"invalid value {path} for weights: expected a .npz, a .safetensors or .gguf file, tensors that torch.save wrote "
             f"({', '.join(PICKLES)}) or a directory"
         )
     check_numbers(loaded, f"weights: {path}")

@@ -10,7 +10,9 @@ from edgecompile.config.request import CompileRequest, WireRequest
 from edgecompile.config.schedule_request import ConstraintsRequest
 from edgecompile.contract.closed_sets import DataKind
 from edgecompile.contract.costs import BoundaryEntry, Pinned, Scheduling, SharedEntry, UnitEntry
+from edgecompile.contract.generation import candidate_bytes
 from edgecompile.frontend.chain.blocks import unit_range
+from edgecompile.frontend.chain.kept_state import state_of
 from edgecompile.frontend.chain.products import WEIGHT_SHARES, lowered_units
 from edgecompile.frontend.chain.units import Boundary, Chain, Weight
 from edgecompile.partition.machines import device_entries, network_entry, spare_hosts
@@ -31,6 +33,9 @@ def planning_inputs(request: CompileRequest, chain: Chain, profile: Profile, mix
         UserError: a constraint names an unknown unit or module, or a profile lacks a wire format's costs.
     """
     boundaries, numbers = _boundaries(chain, profile, request.cluster, request.wire, mix)
+    if request.generation is not None:
+        boundaries = (*boundaries[:-1], _candidates(boundaries[-1], request, mix))
+    state = _state_bytes(request, chain)
     lowered = lowered_units(chain, request.precision.keep)
     shares = {device.name: WEIGHT_SHARES[device.precision] for device in request.cluster.devices}
     own_bytes, shared = _weights(chain, dict.fromkeys(lowered, max(shares.values())))
@@ -54,12 +59,32 @@ def planning_inputs(request: CompileRequest, chain: Chain, profile: Profile, mix
                 flops=unit.flops,
                 weight_bytes=own_bytes[unit.index],
                 saved_bytes=_saved(own_bytes[unit.index], shares) if unit.index in lowered else {},
+                state_bytes=state.get(unit.index, 0),
                 activation_bytes=profile.activation_bytes[unit.index],
                 time_s={device.name: profile.unit_s[device.name][unit.index] for device in request.cluster.devices},
             )
             for unit in chain.units
         ),
     )
+
+
+def _state_bytes(request: CompileRequest, chain: Chain) -> dict[int, int]:
+    """By unit: of the keys and values that it keeps, all slots together."""
+    found: dict[int, int] = {}
+    if request.generation is not None:
+        kept = request.generation.slots * request.generation.context
+        for spec in state_of(chain):
+            found[spec.unit] = found.get(spec.unit, 0) + kept * spec.token_bytes
+    return found
+
+
+def _candidates(results: BoundaryEntry, request: CompileRequest, mix: Mix | None) -> BoundaryEntry:
+    """The last rank sends the most likely tokens of a row, and not the scores of all."""
+    assert request.generation is not None
+    row_bytes = candidate_bytes(request.generation.candidates)
+    rows = items_of(mix, request.microbatch)
+    return replace(results, wire_bytes={name: round(rows * row_bytes) for name in results.wire_bytes},
+                   largest_bytes={name: request.microbatch * row_bytes for name in results.buffer_bytes})  # fmt: skip
 
 
 def _feed_s(request: CompileRequest, profile: Profile, mix: Mix | None) -> float:

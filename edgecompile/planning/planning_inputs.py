@@ -114,7 +114,7 @@ def state_problem(inputs: PlanningInputs, formats: CutFormats) -> Problem:
         hosts=_hosts(inputs, most_ends_bytes(runtime, buffers[0], buffers[-1], len(inputs.hosts))),
         links=_links(inputs.network, [(host.name, host.limits) for host in inputs.hosts]),
         cut_bytes=sizes,
-        weight_bytes=tuple(unit.weight_bytes for unit in inputs.units),
+        weight_bytes=tuple(unit.weight_bytes + unit.state_bytes for unit in inputs.units),
         shared_weights=tuple(
             SharedWeight(units=item.units, num_bytes=item.num_bytes) for item in inputs.shared_weights
         ),

@@ -17,6 +17,7 @@ from edgecompile.profile.analytic import Profile
 from edgecompile.profile.measured import SizedMessages, make_profile
 from edgecompile.profile.mix import Mix, mix_of, mixed_profile
 from edgecompile.profile.text_lengths import text_lengths
+from edgecompile.profile.text_mix import text_mix
 
 __all__ = ["costs_of", "workload_mix"]
 
@@ -48,6 +49,8 @@ def workload_mix(request: CompileRequest, chain: Chain, data: DataSpec, padding:
         UserError: the workload is a file of texts that cannot be read as such.
     """
     dims, asked, runtime = chain.captured.dims, request.workload, request.runtime
+    if request.generation is not None:
+        return text_mix(request.generation, dims, len(request.cluster.hosts))
     if asked is None or set(dims) != {BATCH, asked.dim}:
         return None
     extents = asked.extents

@@ -204,6 +204,9 @@ def _facts(result: Any) -> Any:
 
 def _uncounted_flops(node: fx.Node) -> int:
     """Operators that torch's counter does not know: attention on the CPU, and one an element for the rest."""
+    if op_name(node) == "attend":
+        query, value = facts_of(node.args[0])[0].shape, facts_of(node.args[2])[0].shape  # type: ignore[arg-type]
+        return 2 * math.prod(query[:-1]) * (query[-1] + value[-1]) * (query[-2] + int(node.meta.get("context", 0)))
     if op_name(node) == "scaled_dot_product_attention":
         named = [node.kwargs[name] for name in ("query", "key", "value") if name in node.kwargs]
         query, key, value = (facts_of(item)[0].shape for item in [*node.args, *named][:3])  # type: ignore[arg-type]

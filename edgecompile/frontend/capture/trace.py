@@ -29,7 +29,7 @@ from edgecompile.frontend.capture.captured import Captured
 from edgecompile.frontend.capture.dims import NotSymbolic, settle_numbers
 from edgecompile.frontend.capture.export_graph import explain_operator, plain_graph
 from edgecompile.frontend.capture.flat_model import FlatModel
-from edgecompile.frontend.capture.graphs import OperatorFailed, propagate
+from edgecompile.frontend.capture.graphs import OperatorFailed, op_name, propagate
 from edgecompile.frontend.capture.module_state import ModuleState
 from edgecompile.frontend.capture.sampling import Sampling, cut
 from edgecompile.frontend.capture.source_lines import calling_line, failing_call, first_line, users_frames
@@ -97,11 +97,19 @@ def capture(flat: FlatModel, spec: ModelSpec, inputs: Sequence[torch.Tensor], me
         raise UserError(_explain(error, method, spec.name, called)) from error
     finally:
         state.restore()  # a model that stores what it computes would hold the tracer's tensors
+    _note_context(graph_module, spec.usual_context)
     return Captured(
         graph_module=graph_module,
         input_names=tuple(item.name for item in spec.inputs),
         output_names=flat.output_names,
     )
+
+
+def _note_context(graph_module: fx.GraphModule, context: int) -> None:
+    """What attention over kept keys and values reads beside its own step, for its cost."""
+    for node in graph_module.graph.nodes:
+        if op_name(node) == "attend":
+            node.meta["context"] = context
 
 
 def capture_sized(flat: FlatModel, spec: ModelSpec, inputs: Sequence[torch.Tensor], sampling: Sampling) -> Captured:
@@ -134,6 +142,7 @@ def capture_sized(flat: FlatModel, spec: ModelSpec, inputs: Sequence[torch.Tenso
         raise NotSymbolic(_why_not(error, sampling)) from error
     finally:
         state.restore()
+    _note_context(graph_module, spec.usual_context)
     return Captured(
         graph_module=graph_module,
         input_names=tuple(item.name for item in spec.inputs),

@@ -344,6 +344,10 @@ def _moved_bytes(node: fx.Node) -> int:
     written = sum(item.num_bytes for item in facts_of(node))
     if op_name(node) in _READS_ROWS:
         return 2 * written
+    if op_name(node) == "attend":  # a decode step reads what the slot holds, and that is most of it
+        rows, groups, _, size = facts_of(node.args[1])[0].shape  # type: ignore[arg-type]
+        more = size + facts_of(node.args[2])[0].shape[-1]  # type: ignore[arg-type]
+        written += rows * groups * more * 4 * int(node.meta.get("context", 0))
     read = sum(math.prod(item.shape) and item.num_bytes for source in node.all_input_nodes for item in facts_of(source))
     if node.op == "call_module":
         module = called_module(node)

@@ -66,6 +66,9 @@ def _golden(item: InputSpec, module: nn.Module, seed: int, place: int) -> torch.
     dtype = getattr(torch, item.dtype)
     if fill is Fill.MASK:
         return _mask(item, dtype)
+    if fill is Fill.POSITIONS:
+        mask = _mask(item, dtype)
+        return torch.where(mask > 0, torch.arange(item.shape[-1], dtype=dtype), torch.full_like(mask, -1))
     if fill in (Fill.ZEROS, Fill.ONES):
         return torch.full(shape, float(fill is Fill.ONES)).to(dtype)
     if fill is Fill.IDS:

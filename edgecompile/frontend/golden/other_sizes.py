@@ -228,6 +228,9 @@ def _filled(part: torch.Tensor, like: torch.Tensor, value: float) -> torch.Tenso
 
 def _pad_value(name: str, value: torch.Tensor, flat: FlatModel) -> int:
     """A mask hides what it is 0 for; ids are the model's own padding."""
+    own = getattr(flat.module, "padding", {})
+    if name in own:
+        return int(own[name])
     if "mask" in name or "type" in name or "position" in name or value.is_floating_point():
         return 0
     configs = (getattr(module, "config", None) for module in flat.module.modules())

@@ -1,0 +1,56 @@
+"""The generation option as a frozen object."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgecompile.config.resources import resource_path
+from edgecompile.config.schema import Conf
+from edgecompile.config.value_checks import between
+from edgecompile.contract.errors import UserError
+
+__all__ = ["GenerationRequest", "generation_of"]
+
+MOST_SLOTS, MOST_CONTEXT, MOST_CHUNK, MOST_CANDIDATES = 256, 1 << 20, 4096, 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationRequest:
+    """As GenerationConf."""
+
+    slots: int
+    context: int
+    chunk: int
+    prompt: int
+    tokens: int
+    candidates: int
+    tokenizer: Path | None
+
+    @property
+    def usual_context(self) -> int:
+        """Tokens that a step sees before its own, on average."""
+        return self.prompt + self.tokens // 2
+
+
+def generation_of(conf: Conf) -> GenerationRequest | None:
+    """None where the model generates no text. Raises UserError where a value is not allowed."""
+    given = conf.generation
+    slots = between(given.slots, 1, MOST_SLOTS, "generation.slots")
+    context = between(given.context, 2, MOST_CONTEXT, "generation.context")
+    chunk = between(given.chunk, 2, MOST_CHUNK, "generation.chunk")
+    prompt = between(given.prompt, 1, MOST_CONTEXT, "generation.prompt")
+    tokens = between(given.tokens, 1, MOST_CONTEXT, "generation.tokens")
+    candidates = between(given.candidates, 1, MOST_CANDIDATES, "generation.candidates")
+    if not conf.model.generates:
+        return None
+    if prompt + tokens > context:
+        raise UserError(
+            f"generation.prompt {prompt} and generation.tokens {tokens} are more than generation.context {context}: "
+            "raise the context, or plan for shorter texts"
+        )
+    tokenizer = None if given.tokenizer is None else resource_path(given.tokenizer, "generation.tokenizer")
+    return GenerationRequest(
+        slots=slots, context=context, chunk=chunk, prompt=prompt, tokens=tokens, candidates=candidates,
+        tokenizer=tokenizer,
+    )  # fmt: skip

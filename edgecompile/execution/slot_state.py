@@ -1,0 +1,157 @@
+"""The keys and values that a rank keeps: for each call of attention of its stage, room for every slot's tokens.
+
+Room is anonymous memory that the system gives page by page when it is first written, so that a slot takes what its
+sequence has written and not what it may; a slot that begins again keeps its pages. A rank also knows of which sequence a
+slot holds what, and how much: a step that needs more than is there says so, and the data host sends the sequence again.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from edgecompile.contract.generation import StateSpec
+from edgecompile.execution.attention import masked_attention
+
+__all__ = ["SlotState", "Step", "is_lost", "lost", "slot_value"]
+
+
+def slot_value(serial: int, slot: int, num_slots: int) -> int:
+    """What a row of a message says of its sequence, counted over the run, and of the slot that this one has."""
+    return serial * num_slots + slot
+
+
+def lost(value: int) -> int:
+    """The same row, of which a rank does not hold what came before."""
+    return value if value < 0 else -1 - value
+
+
+def is_lost(value: int) -> bool:
+    return value < 0
+
+
+@dataclass(frozen=True)
+class _Row:
+    slot: int
+    start: int
+    count: int
+    whole: bool
+
+
+class SlotState:
+    """Of one stage, as long as the process has it."""
+
+    def __init__(self, specs: Sequence[StateSpec], slots: int, context: int, device: str = "cpu") -> None:
+        self.num_slots, self.context, self._device = slots, context, device
+        self._rooms: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        for spec in specs:
+            keys, values = (
+                _room((slots, spec.groups, context, size), device) for size in (spec.key_size, spec.value_size)
+            )
+            self._rooms[spec.layer] = keys, values
+        self._holds: list[tuple[int, int]] = [(-1, 0)] * slots
+        """Of each slot: the sequence that it holds, and how many of its tokens."""
+
+    def step(self, slots: torch.Tensor, positions: torch.Tensor) -> Step:
+        """The state as a message reads and writes it.
+
+        Args:
+            slots: (rows,) int64, changed in place: what is not held becomes `lost`.
+            positions: (rows, tokens) int64.
+        """
+        starts = positions[:, 0].tolist()
+        counts = (positions >= 0).sum(1).tolist()
+        rows = []
+        for index, value in enumerate(slots.tolist()):
+            whole = value >= 0 and self._take(value, starts[index], counts[index])
+            if not whole:
+                slots[index] = lost(value)
+            slot = (value if value >= 0 else -1 - value) % self.num_slots
+            rows.append(_Row(slot, starts[index], counts[index], whole))
+        return Step(rows, positions, self._rooms)
+
+    def _take(self, value: int, start: int, count: int) -> bool:
+        """Whether all before `start` is there; the tokens from there on are then noted as held."""
+        serial, slot = divmod(value, self.num_slots)
+        owner, filled = self._holds[slot]
+        if start == 0:
+            owner, filled = serial, 0
+        if owner != serial or start > filled:
+            return False
+        self._holds[slot] = serial, max(filled, start + count)
+        return True
+
+
+class Step:
+    """One message's rows: what they write, and what they see."""
+
+    def __init__(
+        self, rows: Sequence[_Row], positions: torch.Tensor, rooms: dict[int, tuple[torch.Tensor, torch.Tensor]]
+    ) -> None:
+        self._rows, self._rooms = rows, rooms
+        self._end = max(row.start + row.count for row in rows)
+        self._alone = len(rows) == 1
+        slots = [row.slot for row in rows]
+        self._first = slots[0]
+        self._together = slots == list(range(slots[0], slots[0] + len(rows)))
+        self._tokens = positions.shape[1]
+        self._whole = all(row.whole for row in rows)
+        self._decoding = self._tokens == 1 and self._whole and not self._alone
+        self._positions = positions.clamp(min=0)
+        self._index = torch.tensor(slots, dtype=torch.int64, device=positions.device)
+        self._seen: dict[int, tuple[int, torch.Tensor | None]] = {}
+
+    def attend(
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layer: int, scale: float, window: int, softcap: float,
+        sinks: torch.Tensor | None,
+    ) -> torch.Tensor:  # fmt: skip
+        """As attention.attend, over all that the rows' slots hold."""
+        keys, values = self._rooms[layer]
+        self._write(keys, k)
+        self._write(values, v)
+        begin, seen = self._sight(window)
+        return masked_attention(q, self._read(keys, begin), self._read(values, begin), seen, scale, softcap, sinks)
+
+    def _write(self, room: torch.Tensor, new: torch.Tensor) -> None:
+        if self._decoding:
+            room[self._index, :, self._positions[:, 0]] = new[:, :, 0]
+            return
+        for index, row in enumerate(self._rows):
+            if row.whole:
+                room[row.slot, :, row.start : row.start + row.count] = new[index, :, : row.count]
+
+    def _read(self, room: torch.Tensor, begin: int) -> torch.Tensor:
+        if self._together:
+            return room[self._first : self._first + len(self._rows), :, begin : self._end]
+        return room[:, :, begin : self._end].index_select(0, self._index)
+
+    def _sight(self, window: int) -> tuple[int, torch.Tensor | None]:
+        """The first token that any row sees, and which of those from there on each token sees; None: all."""
+        if window not in self._seen:
+            self._seen[window] = self._look(window)
+        return self._seen[window]
+
+    def _look(self, window: int) -> tuple[int, torch.Tensor | None]:
+        begin = max(0, min(row.start for row in self._rows) - window + 1) if window else 0
+        if self._alone and self._tokens == 1:
+            return begin, None
+        places = torch.arange(begin, self._end, device=self._positions.device)
+        ahead = self._positions.unsqueeze(-1) - places
+        seen = ahead >= 0
+        if window:
+            seen = seen & (ahead < window)
+            # what stands behind a row's last token has no position: it sees whatever is there first
+            seen[..., 0] |= ~seen.any(-1)
+        return begin, seen.unsqueeze(1)
+
+
+def _room(shape: tuple[int, ...], device: str) -> torch.Tensor:
+    num = 1
+    for extent in shape:
+        num *= extent
+    if device != "cpu":
+        return torch.zeros(shape, device=device)
+    return torch.frombuffer(mmap.mmap(-1, 4 * num), dtype=torch.float32).view(shape)

@@ -1,0 +1,1 @@
+"""What a plan needs to generate text: state, tokenizer, golden texts, and what is predicted of them."""

@@ -1,0 +1,137 @@
+"""Texts that transformers' generate() makes of a few prompts, and what the shards make of the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from edgecompile.contract.errors import UserError
+from edgecompile.contract.generation import GeneratedText, StateSpec
+from edgecompile.execution.attention import bound
+from edgecompile.execution.slot_state import SlotState, slot_value
+from edgecompile.models.causal_step import CausalStep
+
+__all__ = ["NUM_TOKENS", "Comparison", "RunStage", "compare_texts", "golden_texts"]
+
+NUM_TOKENS = 32
+_TIE = 1e-4
+"""Of the largest score: what is nearer to the best next token than that may be taken for it, after rounding."""
+
+Inputs = tuple[torch.Tensor, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunStage:
+    """A stage as the compiler runs it."""
+
+    run: Callable[..., Sequence[torch.Tensor]]
+    units: tuple[int, int]
+    places: tuple[int, int]
+    """Of its inputs: the slots, the positions."""
+
+
+def golden_texts(step: CausalStep, vocabulary: int, chunk: int, seed: int) -> tuple[GeneratedText, ...]:
+    """Four prompts of unlike lengths, one longer than a chunk and one that fills the context with its answer."""
+    generator = torch.Generator().manual_seed(seed)
+    context = step.context
+    num = max(1, min(NUM_TOKENS, context // 2))
+    lengths = [5, chunk + 7, 1, context - num]
+    found = []
+    for length in lengths:
+        length = max(1, min(length, context - num))
+        prompt = torch.randint(0, vocabulary, (1, length), generator=generator)
+        tokens = step.generated(prompt, num)
+        found.append(GeneratedText(prompt=tuple(prompt[0].tolist()), tokens=tuple(tokens)))
+    return tuple(found)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Of the next token's distribution at every golden token, given the same text before it."""
+
+    num_tokens: int
+    num_equal: int
+    mean_divergence: float
+    """Kullback-Leibler, in nats, from the model in float32."""
+    worst_divergence: float
+
+
+def compare_texts(
+    step: CausalStep, texts: Sequence[GeneratedText], stages: Sequence[RunStage], state: Sequence[StateSpec],
+    chunk: int, rows: int, *, rounded: bool,
+) -> Comparison:  # fmt: skip
+    """Runs the texts through the shards, prompts chunk by chunk, then all rows together at unlike positions.
+
+    Args:
+        rows: of a message at most.
+        rounded: another precision than float32: other tokens are counted, not refused.
+
+    Raises:
+        UserError: the shards choose another token than the model, which is not due to rounding.
+    """
+    rows = min(rows, len(texts))
+    equal, total, divergences = 0, 0, list[float]()
+    for begin in range(0, len(texts), rows):
+        part = texts[begin : begin + rows]
+        scores = _through(part, stages, state, step.context, chunk)
+        for index, text in enumerate(part):
+            wanted = step.scores_of((*text.prompt, *text.tokens[:-1]), len(text.tokens))
+            given = scores[index]
+            total += len(text.tokens)
+            chosen = given.argmax(-1)
+            lead = wanted.max(-1).values - wanted.gather(-1, chosen.unsqueeze(-1)).squeeze(-1)
+            same = lead <= _TIE * wanted.abs().max()
+            equal += int(same.sum())
+            if not rounded and not bool(same.all()):
+                place = int((~same).nonzero()[0])
+                raise UserError(
+                    f"the shards generate another text than transformers' generate(): of golden prompt {begin + index} "
+                    f"token {place} is {int(chosen[place])}, not {text.tokens[place]}; this is a bug of edgecompile: "
+                    "please report it"
+                )
+            logs, own = wanted.double().log_softmax(-1), given.double().log_softmax(-1)
+            divergences += (logs.exp() * (logs - own)).sum(-1).clamp(min=0).tolist()
+    return Comparison(num_tokens=total, num_equal=equal, mean_divergence=sum(divergences) / len(divergences),
+                      worst_divergence=max(divergences))  # fmt: skip
+
+
+def _through(
+    texts: Sequence[GeneratedText], stages: Sequence[RunStage], state: Sequence[StateSpec], context: int, chunk: int
+) -> list[torch.Tensor]:
+    """For each text the scores of its tokens: (tokens, vocabulary)."""
+    count = len(texts)
+    states = [
+        SlotState([spec for spec in state if stage.units[0] <= spec.unit <= stage.units[1]], count, context)
+        for stage in stages
+    ]
+    scores: list[list[torch.Tensor]] = [[] for _ in texts]
+    whole = [(*text.prompt, *text.tokens) for text in texts]
+
+    def run(rows: Sequence[int], starts: Sequence[int], width: int) -> torch.Tensor:
+        ids = torch.tensor([whole[row][start : start + width] for row, start in zip(rows, starts, strict=True)])
+        positions = torch.tensor([list(range(start, start + width)) for start in starts])
+        slots = torch.tensor([slot_value(1, row, count) for row in rows])
+        tensors: Sequence[torch.Tensor] = (ids, positions, slots)
+        for stage, kept in zip(stages, states, strict=True):
+            own, places = (tensors[place] if place >= 0 else None for place in stage.places)
+            if own is None or places is None:
+                tensors = stage.run(*tensors)
+                continue
+            with bound(kept.step(own, places)):
+                tensors = stage.run(*tensors)
+        return tensors[0]
+
+    with torch.inference_mode():
+        for row, text in enumerate(texts):
+            for start in range(0, len(text.prompt), chunk):
+                width = min(chunk, len(text.prompt) - start)
+                last = run([row], [start], width)
+            scores[row].append(last[0].clone())
+        for place in range(1, max(len(text.tokens) for text in texts)):
+            rows = [row for row, text in enumerate(texts) if place < len(text.tokens)]
+            found = run(rows, [len(texts[row].prompt) + place - 1 for row in rows], 1)
+            for index, row in enumerate(rows):
+                scores[row].append(found[index].clone())
+    return [torch.stack(item) for item in scores]

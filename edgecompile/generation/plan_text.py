@@ -1,0 +1,113 @@
+"""Makes what a plan says of generating text, once its shards are written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+
+from edgecompile.artifacts.compiled_stage import CompiledStage, StageWriter
+from edgecompile.config.request import CompileRequest
+from edgecompile.contract.closed_sets import Precision
+from edgecompile.contract.errors import UserError
+from edgecompile.contract.generation import Generation, TextPrediction
+from edgecompile.frontend.chain.kept_state import state_of
+from edgecompile.frontend.chain.units import Chain
+from edgecompile.generation.golden_texts import RunStage, compare_texts, golden_texts
+from edgecompile.generation.text_prediction import predict_text
+from edgecompile.generation.tokenizer_files import stop_ids_of, tokenizer_files
+from edgecompile.models.causal_step import CausalStep
+from edgecompile.partition.planning_costs import planning_inputs
+from edgecompile.precision.auto_precision import Planned
+from edgecompile.profile.workload import costs_of
+
+__all__ = ["PlannedText", "plan_text"]
+
+_GAIN = 1.02
+"""What a pipeline must be faster by for one stream, to be called so."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedText:
+    generation: Generation | None = None
+    notes: tuple[str, ...] = ()
+
+
+def plan_text(
+    planned: Planned, module: torch.nn.Module, chain: Chain, examples: Sequence[torch.Tensor], writer: StageWriter,
+    stages: Sequence[CompiledStage], step: Callable[[str], AbstractContextManager[object]],
+) -> PlannedText:  # fmt: skip
+    """Nothing, of a model that generates no text.
+
+    Args:
+        module: the model itself.
+        stages: with their shards.
+
+    Raises:
+        UserError: the shards generate another text than the model, or the tokenizer cannot be read.
+    """
+    request = planned.request
+    asked = request.generation
+    if asked is None:
+        return PlannedText()
+    if not isinstance(module, CausalStep):
+        raise UserError(
+            "model.generates: the model is no step of text generation: build it with edgecompile.models.causal_lm"
+        )
+    if set(chain.captured.dims) != {"batch", "tokens"}:
+        raise UserError(
+            "the model cannot generate text: it was captured for one number of tokens alone"
+            f"{': ' + chain.captured.why_fixed if chain.captured.why_fixed else ''}"
+        )
+    state, vocabulary = state_of(chain), int(chain.boundaries[-1].tensors[0].shape[-1])
+    if asked.candidates > vocabulary:
+        raise UserError(f"generation.candidates {asked.candidates} is more than the model's {vocabulary} tokens")
+    with step("generate golden texts with the eager model"):
+        texts = golden_texts(module, vocabulary, asked.chunk, request.model.seed)
+    with step("generate the same with the shards"):
+        runs = [_run_stage(writer, stage, chain) for stage in stages]
+        rounded = any(stage.precision is not Precision.FP32 for stage in stages)
+        lossy = any(stage.incoming.name != "fp32" for stage in stages)
+        found = compare_texts(module, texts, runs, state, asked.chunk, request.microbatch, rounded=rounded or lossy)
+    files = tokenizer_files(asked, request.weights.file, request.folder)
+    predicted = predict_text(
+        asked, chain.captured.dims, planned.schedule,
+        lambda mix: planning_inputs(request, chain, costs_of(request, chain, examples, mix), mix),
+    )  # fmt: skip
+    notes = list(_notes(predicted, request, len(stages)))
+    if rounded or lossy:
+        notes.append(
+            f"of {found.num_tokens} golden tokens {found.num_equal} stay the most likely; the distribution of the next "
+            f"token diverges by {found.mean_divergence:.3g} nats on average, {found.worst_divergence:.3g} at worst"
+        )
+    return PlannedText(
+        generation=Generation(
+            slots=asked.slots, context=asked.context, chunk=asked.chunk, candidates=asked.candidates,
+            vocabulary=vocabulary, state=state, predicted=predicted, prompt=asked.prompt, tokens=asked.tokens,
+            tokenizer=files.path, sha256=files.sha256, stop_ids=tuple(sorted({*files.stop_ids, *stop_ids_of(module.model)})),
+            template=files.template, words=files.words, golden=texts,
+        ),
+        notes=tuple(notes),
+    )  # fmt: skip
+
+
+def _run_stage(writer: StageWriter, stage: CompiledStage, chain: Chain) -> RunStage:
+    names = [tensor.name for tensor in chain.boundaries[stage.placed.first].tensors]
+    slots, positions = (names.index(name) if name in names else -1 for name in ("slots", "positions"))
+    return RunStage(run=writer.opened(stage.shard), units=(stage.placed.first, stage.placed.last),
+                    places=(slots, positions))  # fmt: skip
+
+
+def _notes(predicted: TextPrediction, request: CompileRequest, num_stages: int) -> list[str]:
+    alone = predicted.alone_token_s
+    if num_stages < 2 or not alone:
+        return []
+    best = min(alone, key=lambda name: alone[name])
+    if alone[best] <= predicted.token_s * _GAIN:
+        return [
+            f"for one stream the pipeline is no gain: {best} alone is predicted to take {alone[best] * 1e3:.3g} ms a "
+            f"token, the pipeline {predicted.token_s * 1e3:.3g} ms; it gains with several streams at once, or memory"
+        ]
+    return []

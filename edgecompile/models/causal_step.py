@@ -1,0 +1,251 @@
+"""A causal language model of transformers as a step: rows of tokens in, the scores of each row's next token out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
+
+from edgecompile.contract.errors import UserError
+from edgecompile.execution.attention import register_attention
+
+__all__ = ["CausalStep", "causal_lm_of"]
+
+NAME = "edgecompile"
+"""Of our attention, among those of transformers."""
+_MOST_PROBED = 384
+"""Positions at which a mask is looked at."""
+_HARMLESS = frozenset({"dropout", "is_causal", "output_router_logits", "position_ids", "use_cache", "output_attentions", "cache_position",
+                       "output_hidden_states", "layer_idx", "training", "attention_dropout"})  # fmt: skip
+"""Beside those that are read: what attention is given and may leave aside."""
+
+
+class CausalStep(nn.Module):
+    """Takes `input_ids` (rows, tokens), `positions` (rows, tokens), -1 behind a row's last token, and `slots` (rows,).
+
+    Returns `logits` (rows, vocabulary), float32: of the token behind each row's last.
+    """
+
+    padding: Mapping[str, int] = {"positions": -1}
+    """What stands behind a row's last token, where it is not 0."""
+
+    def __init__(self, model: Any, context: int) -> None:
+        """
+        Args:
+            model: a causal language model of transformers, in eval mode.
+            context: the tokens that a sequence may have.
+
+        Raises:
+            UserError: its attention does not go through transformers' interface, or sees other tokens than those
+                before, up to a window.
+        """
+        super().__init__()
+        register_attention()
+        self.model = model
+        self.weights_target = "model"
+        _register_interface()
+        most = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        if isinstance(most, int) and 0 < most < context:
+            raise UserError(f"invalid value {context} for generation.context: the model takes at most {most} tokens")
+        self.context = context
+        self.windows = _windows(model, context)
+
+    def forward(self, input_ids: torch.Tensor, positions: torch.Tensor, slots: torch.Tensor) -> dict[str, torch.Tensor]:
+        model, valid = self.model, positions >= 0
+        last = valid.sum(-1).clamp(min=1) - 1
+        step = _Step(positions, slots, self.windows)
+        with _running(step), _rows_selected(model.get_output_embeddings(), last):
+            result = model(
+                input_ids=input_ids, attention_mask=valid.to(torch.int64), position_ids=positions.clamp(min=0),
+                use_cache=False,
+            )  # fmt: skip
+        return {"logits": result.logits.squeeze(1).to(torch.float32), "slots": slots}
+
+    def generated(self, prompt: torch.Tensor, count: int) -> list[int]:
+        """What transformers' generate() makes of a prompt (1, tokens), greedily: so many tokens, whichever they are."""
+        with self._of_transformers(), torch.no_grad():
+            settings = {"do_sample": False, "max_new_tokens": count, "min_new_tokens": count, "use_cache": True,
+                        "eos_token_id": None, "pad_token_id": 0, "num_beams": 1, "repetition_penalty": 1.0,
+                        "no_repeat_ngram_size": 0, "forced_bos_token_id": None, "forced_eos_token_id": None,
+                        "suppress_tokens": None, "begin_suppress_tokens": None, "bad_words_ids": None}  # fmt: skip
+            result = self.model.generate(prompt, attention_mask=torch.ones_like(prompt), **settings)
+        return [int(number) for number in result[0, prompt.shape[1] :]]
+
+    def scores_of(self, tokens: tuple[int, ...], count: int) -> torch.Tensor:
+        """The scores of what follows each of the last so many tokens, (count, vocabulary), as transformers has them."""
+        with self._of_transformers(), torch.no_grad():
+            ids = torch.tensor([tokens])
+            result = self.model(input_ids=ids, use_cache=False, logits_to_keep=count)
+        scores: torch.Tensor = result.logits[0, -count:].to(torch.float32)
+        return scores
+
+    @contextmanager
+    def _of_transformers(self) -> Iterator[None]:
+        """The model as transformers runs it."""
+        self.model.set_attn_implementation("sdpa" if self.model._supports_sdpa else "eager")
+        try:
+            yield
+        finally:
+            self.model.set_attn_implementation(NAME)
+
+
+def causal_lm_of(cls: Any, config: Any, context: int) -> CausalStep:
+    """A model of random weights.
+
+    Raises:
+        UserError: as CausalStep; or the class has no scores of a next token.
+    """
+    config = config.__class__.from_dict({**config.to_dict(), "use_cache": False})
+    config._attn_implementation = NAME
+    _register_interface()
+    try:
+        model = cls._from_config(config, dtype=torch.float32, attn_implementation=NAME)
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(
+            f"{cls.__name__}: its attention does not go through transformers' AttentionInterface, so that nothing "
+            f"tells where its keys and values are ({str(error).splitlines()[0]})"
+        ) from None
+    model = model.float().eval()
+    if model.get_output_embeddings() is None:
+        raise UserError(f"{cls.__name__}: it has no output embeddings, which score the next token")
+    return CausalStep(model, context)
+
+
+# --- attention -------------------------------------------------------------------------------------------------------
+
+
+class _Step:
+    """What attention needs of the message beside its own arguments."""
+
+    def __init__(self, positions: torch.Tensor, slots: torch.Tensor, windows: list[int]) -> None:
+        self.positions, self.slots, self.windows = positions, slots, windows
+        self.calls = 0
+
+
+class _Look(_Step):
+    """Collects the windows."""
+
+    def __init__(self, context: int) -> None:
+        super().__init__(torch.empty(0), torch.empty(0), [])
+        self.context = context
+
+
+_RUNNING: list[_Step] = []
+
+
+@contextmanager
+def _running(step: _Step) -> Iterator[None]:
+    _RUNNING.append(step)
+    try:
+        yield
+    finally:
+        _RUNNING.pop()
+
+
+@contextmanager
+def _rows_selected(head: nn.Module, last: torch.Tensor) -> Iterator[None]:
+    """The head scores each row's last token alone."""
+
+    def select(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        states = args[0]
+        index = last.reshape(-1, 1, 1).expand(-1, 1, states.shape[-1])
+        return (states.gather(1, index), *args[1:])
+
+    handle = head.register_forward_pre_hook(select)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+class _Mask:
+    """Stands for a mask, on its way from transformers' mask function to its attention function."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+
+
+def _register_interface() -> None:
+    from transformers import AttentionInterface
+    from transformers.masking_utils import AttentionMaskInterface
+
+    AttentionInterface.register(NAME, _attention)
+    AttentionMaskInterface.register(NAME, _mask)
+
+
+def _mask(*args: Any, mask_function: Callable[..., Any] | None = None, **kwargs: Any) -> Any:
+    from transformers.masking_utils import causal_mask_function
+
+    return _Mask(mask_function or causal_mask_function)
+
+
+def _attention(
+    module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: Any, **given: Any
+) -> tuple[torch.Tensor, None]:
+    assert _RUNNING, "attention outside of a step"
+    step = _RUNNING[-1]
+    scale = given.pop("scaling", None)
+    softcap, sinks = given.pop("softcap", None), given.pop("s_aux", None)
+    window = given.pop("sliding_window", None)
+    unknown = sorted(name for name, value in given.items() if value is not None and name not in _HARMLESS)
+    if isinstance(step, _Look):
+        if unknown:
+            raise UserError(f"{type(module).__name__}: its attention takes {', '.join(unknown)}, which is unknown here")
+        if getattr(module, "is_causal", True) is False or not isinstance(attention_mask, _Mask):
+            raise UserError(f"{type(module).__name__}: its attention is not causal, or makes its mask itself")
+        step.windows.append(_window_of(attention_mask, window, len(step.windows), step.context))
+        return query.new_empty(*(query.shape[i] for i in (0, 2, 1)), value.shape[-1]), None
+    number, step.calls = step.calls, step.calls + 1
+    scale = query.shape[-1] ** -0.5 if scale is None else float(scale)
+    result = torch.ops.edgecompile.attend(
+        query, key, value, step.positions, step.slots, number, scale, step.windows[number], float(softcap or 0.0), sinks
+    )
+    return result, None
+
+
+def _windows(model: Any, context: int) -> list[int]:
+    """Of each call of attention, in order; nothing is computed."""
+    step, why = _Look(context), ""
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad(), _running(step):
+        ids = torch.zeros(1, 2, dtype=torch.int64)
+        try:
+            model(input_ids=ids, attention_mask=torch.ones_like(ids), position_ids=ids, use_cache=False)
+        except UserError:
+            raise
+        except Exception as error:  # what a model does with a mask that is none of its own
+            step.windows.clear()
+            why = f" ({type(error).__name__}: {(str(error).splitlines() or [''])[0]})"
+    if not step.windows:
+        raise UserError(
+            f"{type(model).__name__}: its attention does not go through transformers' AttentionInterface, so that "
+            f"nothing tells where its keys and values are{why}"
+        )
+    return step.windows
+
+
+def _window_of(mask: _Mask, given: int | None, number: int, context: int) -> int:
+    """How many tokens back a token sees, itself included; 0: all of the context.
+
+    Raises:
+        UserError: it sees others.
+    """
+    with unset_fake_temporarily():
+        places = sorted({*range(min(context, 64)), *torch.linspace(0, context - 1, _MOST_PROBED).long().tolist()})
+        queries, keys, zero = torch.tensor(places).unsqueeze(1), torch.arange(context).unsqueeze(0), torch.tensor(0)
+        seen = mask.function(zero, zero, queries, keys).expand(len(places), context)
+        back = seen.sum(-1)
+        window = int(back.max())
+        ahead = queries - keys
+        if not torch.equal(seen, (ahead >= 0) & (ahead < window)):
+            raise UserError(
+                f"attention {number} of the model sees neither all tokens before nor those of a sliding window: "
+                "such a mask is not supported"
+            )
+    if given is not None and given < context and given != window:
+        raise UserError(f"attention {number} of the model has the sliding window {given}, and its mask {window}")
+    return 0 if window >= context else window
+

@@ -1,0 +1,38 @@
+"""The messages that generating text becomes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import ceil
+
+from edgecompile.config.generation_request import GenerationRequest
+from edgecompile.contract.plan import Dim
+from edgecompile.profile.mix import Mix
+
+__all__ = ["TOKENS", "decoding_rows", "mix_of_kinds", "text_mix"]
+
+TOKENS = "tokens"
+"""The dimension of a row's tokens."""
+
+
+def decoding_rows(slots: int, stages: int) -> int:
+    """Rows of a decode step where all slots generate, and each stage has a group of them to work on."""
+    return ceil(slots / min(stages, slots))
+
+
+def text_mix(asked: GenerationRequest, dims: Mapping[str, Dim], stages: int) -> Mix:
+    """The messages of requests as the generation option expects them, all slots being in use.
+
+    Args:
+        stages: at most so many, each with a group of slots to work on.
+    """
+    rows = decoding_rows(asked.slots, stages)
+    whole, rest = divmod(asked.prompt, asked.chunk)
+    prompts = [(1, asked.chunk)] * whole + [(1, rest)] * bool(rest)
+    source = f"{asked.slots} streams, prompts of {asked.prompt} tokens and {asked.tokens} more"
+    return mix_of_kinds(source, dims, [*(prompts * rows), *[(rows, 1)] * max(1, asked.tokens - 1)])
+
+
+def mix_of_kinds(source: str, dims: Mapping[str, Dim], kinds: Sequence[tuple[int, int]]) -> Mix:
+    """Messages of so many rows of so many tokens."""
+    return Mix(source=source, dims=dims, dim=TOKENS, messages=tuple(kinds), useful=1.0)
