@@ -19,7 +19,6 @@ from edgelaunch.common.identity import (
     is_loopback,
     rank_environment,
 )
-from edgelaunch.common.items import Results, Source
 from edgelaunch.common.rank_options import RankOptions
 from edgelaunch.common.reports import KillRequest
 from edgelaunch.common.secret import find_secret
@@ -33,6 +32,7 @@ from edgelaunch.request.run_request import RunRequest
 if TYPE_CHECKING:
     from edgelaunch.control.supervisor import Supervisor
     from edgelaunch.link_test.measure import LinkWork
+    from edgelaunch.pipeline.result_counters import Ends
 
 __all__ = [
     "RankStart",
@@ -123,11 +123,11 @@ class RankStart(Generic[R]):
 def run_supervisor(
     start: RankStart[RunRequest],
     lacking: tuple[StageFile, ...],
-    ends: tuple[Source, Results] | None,
+    ends: Callable[[Plan], Ends] | None,
     request_kill: Callable[[KillRequest], None],
     last_resort: Callable[[Failure], None] = lambda failure: None,
 ) -> Supervisor:
-    """A rank of the pipeline; `ends` are rank 0's, the rest as of Supervisor. Imports torch."""
+    """A rank of the pipeline; `ends` makes rank 0's, the rest as of Supervisor. Imports torch."""
     threads = start.request.threads or start.threads()
     options = start.options(threads=threads, device=start.device(), lacking=lacking)
     return pipeline_rank(options, ends, request_kill, last_resort)
@@ -135,16 +135,15 @@ def run_supervisor(
 
 def pipeline_rank(
     options: RankOptions,
-    ends: tuple[Source, Results] | None,
+    ends: Callable[[Plan], Ends] | None,
     request_kill: Callable[[KillRequest], None] = lambda request: None,
     last_resort: Callable[[Failure], None] = lambda failure: None,
 ) -> Supervisor:
     """The process of a rank whose work is a stage. Imports torch."""
     from edgelaunch.control.supervisor import Supervisor
-    from edgelaunch.pipeline.feed import StreamEnds
     from edgelaunch.pipeline.stage_work import StageWork
 
-    streams = StreamEnds(options.plan, *ends) if ends is not None else None
+    streams = ends(options.plan) if ends is not None else None
     return Supervisor(options, StageWork(options, streams), streams, request_kill, last_resort)
 
 

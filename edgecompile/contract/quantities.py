@@ -99,9 +99,9 @@ def format_count(count: int) -> str:
     return f"{count:,}" if abs(count) < 1_000_000 else format_number(count)
 
 
-def format_items_rate(items_per_s: float, digits: int = 3) -> str:
-    """`56.7 items/s`, `10,200 items/s`, for people."""
-    return f"{format_number(items_per_s, digits)} items/s"
+def format_items_rate(items_per_s: float, digits: int = 3, items: str = "items") -> str:
+    """`56.7 items/s`, `10,200 items/s`, for people. `items`: what is counted."""
+    return f"{format_number(items_per_s, digits)} {items}/s"
 
 
 def format_number(value: float, digits: int = 3) -> str:

@@ -71,7 +71,7 @@ class SlotState:
                 slots[index] = lost(value)
             slot = (value if value >= 0 else -1 - value) % self.num_slots
             rows.append(_Row(slot, starts[index], counts[index], whole))
-        return Step(rows, positions, self._rooms)
+        return Step(rows, positions.to(self._device), self._rooms)
 
     def _take(self, value: int, start: int, count: int) -> bool:
         """Whether all before `start` is there; the tokens from there on are then noted as held."""

@@ -26,6 +26,8 @@ from edgelaunch.outputs.partial_results import origin_of
 from edgelaunch.outputs.reference_comparison import Reference
 from edgelaunch.outputs.result_files import open_writer
 from edgelaunch.outputs.results import ResultHandler
+from edgelaunch.pipeline.feed import StreamEnds
+from edgelaunch.pipeline.result_counters import Ends
 from edgelaunch.process.stderr import say
 from edgelaunch.report.progress import Meter
 from edgelaunch.report.run_file import check_record, record_of, write_record
@@ -89,6 +91,13 @@ class Session:
         self._num_earlier = count
         if not self._request.quiet:
             say(f"resuming after item {count:,}")
+
+    def ends(self, plan: Plan) -> Ends:
+        return StreamEnds(plan, self.source, self.results)
+
+    def look_at(self, runner: Supervisor) -> None:
+        """Whose ranks are shown."""
+        self.meter.look_at(runner)
 
     def discard(self) -> None:
         self.meter.stop()

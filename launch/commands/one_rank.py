@@ -25,6 +25,7 @@ from edgelaunch.request.run_request import RunRequest
 
 if TYPE_CHECKING:
     from edgelaunch.commands.data_host import Session
+    from edgelaunch.commands.text_session import TextSession
     from edgelaunch.inputs.live import Live
 
 __all__ = ["Channel", "describe", "import_torch", "rank_failure", "run_rank"]
@@ -117,7 +118,6 @@ def rank_failure(
     session, lacking = _prepared(start, discard, checked=checked)
     _own_process()
     live = _live(start, session) if session is not None else None
-    ends = live or session
 
     def request_kill(request: KillRequest) -> None:
         if channel is not None:
@@ -127,10 +127,10 @@ def rank_failure(
         say_error(failure.message)
         os._exit(exit_code(failure))
 
-    streams = (ends.source, ends.results) if ends is not None else None
-    runner = run_supervisor(start, lacking, streams, request_kill, last_resort)
+    ends = (live or session).ends if session is not None else None
+    runner = run_supervisor(start, lacking, ends, request_kill, last_resort)
     if session is not None:
-        session.meter.look_at(runner)
+        session.look_at(runner)
     if request.metrics_port is not None:
         from edgelaunch.report.metrics import serve_metrics
 
@@ -174,7 +174,7 @@ def import_torch(*, session: bool, alone: bool = True) -> None:
 
 def _prepared(
     start: RankStart[RunRequest], discard: list[Any], *, checked: bool
-) -> tuple[Session | None, tuple[StageFile, ...]]:
+) -> tuple[Session | TextSession | None, tuple[StageFile, ...]]:
     """Rank 0's session, and the shards and weights that are not here. Imports torch."""
     session = None
     with ThreadPoolExecutor(1) as pool:
@@ -182,17 +182,25 @@ def _prepared(
         lacking = None if checked else pool.submit(start.lacking)
         import_torch(session=start.rank == 0, alone=start.request.supervisor_fd is None)
         if start.rank == 0:
-            from edgelaunch.commands.data_host import Session
-
-            session = Session(start.request, start.plan, start.folder)
+            session = _session(start)
             discard.append(session)
         return session, lacking.result() if lacking is not None else ()
 
 
-def _live(start: RankStart[RunRequest], session: Session) -> Live | None:
+def _session(start: RankStart[RunRequest]) -> Session | TextSession:
+    if start.plan.generation is not None:
+        from edgelaunch.commands.text_session import TextSession
+
+        return TextSession(start.request, start.plan, start.folder)
+    from edgelaunch.commands.data_host import Session
+
+    return Session(start.request, start.plan, start.folder)
+
+
+def _live(start: RankStart[RunRequest], session: Session | TextSession) -> Live | None:
     """What stands between the session and the pipeline where items come live; None where they are just there."""
     request = start.request
-    if not request.live:
+    if not request.live or isinstance(session, TextSession):
         return None
     from edgelaunch.inputs.live import Live
 

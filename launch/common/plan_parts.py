@@ -5,9 +5,11 @@ from __future__ import annotations
 import itertools
 from dataclasses import replace
 
-from edgecompile.contract.plan import Plan
+from edgecompile.contract.dim_rules import BATCH
+from edgecompile.contract.generation import StateSpec
+from edgecompile.contract.plan import Plan, Stage, TensorSpec
 
-__all__ = ["Pair", "links_of", "links_watched", "plan_without"]
+__all__ = ["Pair", "links_of", "links_watched", "plan_without", "result_specs", "state_of_stage"]
 
 Pair = frozenset[int]
 """Two ranks."""
@@ -33,3 +35,25 @@ def plan_without(plan: Plan, host: str | None) -> Plan:
         return plan
     found = next(item for item in plan.contingencies if item.lost == host)
     return replace(plan, stages=found.stages, predicted=found.predicted, certificate=found.certificate)
+
+
+def state_of_stage(plan: Plan, stage: Stage) -> tuple[StateSpec, ...]:
+    """The keys and values that a stage keeps."""
+    first, last = stage.units
+    kept = plan.generation.state if plan.generation is not None else ()
+    return tuple(spec for spec in kept if first <= spec.unit <= last)
+
+
+def result_specs(plan: Plan) -> tuple[TensorSpec, ...]:
+    """What comes back to the data host: the results, or of a text the most likely tokens of each row."""
+    if plan.generation is None:
+        return plan.outputs
+    rows, count = plan.model.microbatch, plan.generation.candidates
+
+    def spec(name: str, shape: tuple[int, ...], dtype: str) -> TensorSpec:
+        return TensorSpec(name=name, shape=shape, dtype=dtype, dims=(BATCH, *[None] * (len(shape) - 1)))
+
+    return (
+        spec("scores", (rows, count), "float32"), spec("ids", (rows, count), "int32"),
+        spec("total", (rows,), "float32"), spec("slots", (rows,), "int64"),
+    )  # fmt: skip

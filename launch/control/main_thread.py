@@ -21,7 +21,7 @@ from edgelaunch.control.epochs import Epochs
 from edgelaunch.control.heartbeats import Watch
 from edgelaunch.control.listening import WAITS_FOR, publish
 from edgelaunch.control.wording import awaited_words, failure_of
-from edgelaunch.pipeline.feed import Collector, Feeder, StreamEnds
+from edgelaunch.pipeline.result_counters import CollectingEnd, Ends, FeedingEnd
 from edgelaunch.pipeline.rank import Rank
 from edgelaunch.process.waiting import Waiting
 from edgelaunch.store.meeting import Board, Meeting
@@ -37,8 +37,8 @@ class Run:
 
     plan: Plan
     """The plan as it ran last: with a contingency's stages where a rank was missing at the end."""
-    feeder: Feeder
-    collector: Collector
+    feeder: FeedingEnd
+    collector: CollectingEnd
     ranks: dict[int, RankSummary] = field(default_factory=dict)
     events: deque[RunEvent] = field(default_factory=lambda: deque(maxlen=MOST_EVENTS))
 
@@ -58,7 +58,7 @@ class Leading:
         board: Board,
         box: FailureBox,
         epochs: Epochs,
-        ends: StreamEnds | None,
+        ends: Ends | None,
         tell: Callable[[RunEvent], None],
         request_kill: Callable[[KillRequest], None],
     ) -> None:

@@ -26,7 +26,7 @@ from edgelaunch.control.heartbeats import Watch
 from edgelaunch.control.main_thread import Following, Leading, Run
 from edgelaunch.control.pace import Counters, Overview, Pace
 from edgelaunch.control.wording import describe, failure_of
-from edgelaunch.pipeline.feed import StreamEnds
+from edgelaunch.pipeline.result_counters import Ends
 from edgelaunch.pipeline.rank import RankCallbacks, RankWork
 from edgelaunch.process.abandoned_threads import await_at_exit
 from edgelaunch.store.joining import meet
@@ -50,7 +50,7 @@ class Supervisor:
         self,
         options: RankOptions,
         work: RankWork,
-        ends: StreamEnds | None = None,
+        ends: Ends | None = None,
         request_kill: Callable[[KillRequest], None] = lambda request: None,
         last_resort: Callable[[Failure], None] = lambda failure: None,
     ) -> None:

@@ -7,11 +7,14 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping
 from time import perf_counter_ns
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgecompile.contract.plan import Plan
 from edgecompile.contract.quantities import format_items_rate
 from edgelaunch.common.items import FLUSH, Entry, Flush, Item, Results, Source
+
+if TYPE_CHECKING:
+    from edgelaunch.pipeline.result_counters import Ends
 
 __all__ = ["Live"]
 
@@ -56,6 +59,12 @@ class Live:
 
     def finish(self) -> None:
         self._next_results.finish()
+
+    def ends(self, plan: Plan) -> Ends:
+        """Of the pipeline, with this between."""
+        from edgelaunch.pipeline.feed import StreamEnds
+
+        return StreamEnds(plan, self.source, self.results)
 
     def report(self) -> str:
         """The counts of items, in one line."""

@@ -18,8 +18,9 @@ from edgecompile.contract.plan import Plan
 from edgelaunch.common.items import Entry, Flush, Item, Results, Source
 from edgelaunch.common.varying import Varying, fill_row
 from edgelaunch.pipeline.in_flight import Batch, Flight
+from edgelaunch.pipeline.result_counters import CollectingEnd
 from edgelaunch.pipeline.window import Waiting, Window
-from edgelaunch.transport.counters import ItemRates, Latencies, Series
+from edgelaunch.transport.counters import Series
 from edgelaunch.transport.links import Consumer, Producer
 from edgelaunch.transport.message_buffers import END, Slot
 
@@ -132,37 +133,17 @@ class _Early:
     outputs: dict[str, torch.Tensor]
 
 
-class Collector:
+class Collector(CollectingEnd):
     """Hands each item's result on, once and in order, and drops the padding."""
 
     def __init__(self, flight: Flight, results: Results, varying: Varying) -> None:
+        super().__init__()
         self._flight, self._results, self._varying = flight, results, varying
         self._early: dict[int, _Early] = {}
         """By the item's place. Bounded, since the window of items that messages are chosen from is."""
         self._next_place = 0
         self._handing_on = threading.Lock()
         """A thread of an earlier epoch may still hand on: whoever takes results may be slow."""
-        self.busy = Series()
-        """Writing one microbatch's results, nanoseconds."""
-        self.arrivals = Series()
-        """Time between two microbatches' results, nanoseconds."""
-        self.latencies = Latencies()
-        """From when an item was due, or drawn, to its microbatch's result; golden items are not counted."""
-        self.rates = ItemRates()
-        self.first_ns = self.last_ns = 0
-        self.num_items = 0
-        self._paused = False
-        self._pauses_ns: list[int] = []
-
-    def pause(self) -> None:
-        """An epoch ended early: the time to the next result is a pause, and no arrival in steady state."""
-        self._paused = self.num_items > 0
-
-    def take_pauses(self) -> list[int]:
-        """Those since the last call, nanoseconds from the last result before to the first after."""
-        pauses, self._pauses_ns = self._pauses_ns, []
-        return pauses
-
     def collect(self, epoch: int, link: Consumer) -> None:
         while True:
             slot = link.get()
@@ -173,7 +154,7 @@ class Collector:
                 batch = self._flight.arrive(epoch, header.sequence)
                 assert header.num_valid == len(batch.items), f"{header.num_valid} results for {len(batch.items)} items"
                 assert header.sizes == batch.sizes, f"results of {header.sizes} for a message of {batch.sizes}"
-                self._mark(perf_counter_ns())
+                self.mark(perf_counter_ns())
                 self._hand_on(batch, slot)
                 self.busy.add(perf_counter_ns() - self.last_ns)
             link.release(slot)
@@ -205,15 +186,6 @@ class Collector:
         self._results.add(entry, outputs)
         self._next_place += 1
         self.num_items += 1
-
-    def _mark(self, now_ns: int) -> None:
-        if self._paused:
-            self._paused = False
-            self._pauses_ns.append(now_ns - self.last_ns)
-        elif self.first_ns:
-            self.arrivals.add(now_ns - self.last_ns)
-        self.first_ns = self.first_ns or now_ns
-        self.last_ns = now_ns
 
 
 class StreamEnds:

@@ -9,16 +9,19 @@ from typing import Any
 
 import torch
 
+from edgecompile.contract.generation import StateSpec
 from edgecompile.contract.plan import Stage
 from edgecompile.execution.allocator import keep_freed_memory
+from edgecompile.execution.slot_state import SlotState
 from edgecompile.execution.torchscript import plain_execution
-from edgelaunch.common.plan_parts import links_of
+from edgelaunch.common.plan_parts import links_of, result_specs, state_of_stage
 from edgelaunch.common.rank_options import RankOptions
 from edgelaunch.common.rank_summary import LinkSummary, RankSummary, StageSummary
-from edgelaunch.pipeline.feed import StreamEnds
+from edgelaunch.pipeline.result_counters import Ends
 from edgelaunch.pipeline.rank import EpochRole, Rank
 from edgelaunch.pipeline.shard_loader import Loader
 from edgelaunch.pipeline.stage_shard import run_shard
+from edgelaunch.pipeline.text_stage import Run, TextStage
 from edgelaunch.transport.counters import StageClock, Transfers
 from edgelaunch.transport.links import Boundary, Consumer, LocalLink, Producer, ReceiveLink, SendLink
 from edgelaunch.transport.message_buffers import END, Layout
@@ -29,7 +32,7 @@ __all__ = ["StageEpoch", "StageWork"]
 class StageWork:
     """What a process keeps from one epoch to the next: its shard, and what was counted."""
 
-    def __init__(self, options: RankOptions, ends: StreamEnds | None) -> None:
+    def __init__(self, options: RankOptions, ends: Ends | None) -> None:
         """`ends` are the data host's, rank 0; the others have none."""
         assert (options.rank == 0) == (ends is not None)
         self.options, self.ends = options, ends
@@ -39,6 +42,7 @@ class StageWork:
         self.computing = threading.Lock()
         """Held while a stage runs: a thread that was abandoned finishes its microbatch first."""
         self._clocks: dict[tuple[int, int], StageClock] = {}
+        self._state: tuple[tuple[StateSpec, ...], SlotState] | None = None
         self._busy: dict[tuple[int, str], Transfers] = {}
         """By the first unit after the cut, and the direction."""
 
@@ -50,6 +54,20 @@ class StageWork:
     def busy(self, cut: int, direction: str) -> Transfers:
         """The counter of a link, which resumes where the one before it, at the same cut, stopped."""
         return self._busy.setdefault((cut, direction), Transfers())
+
+    def state(self, stage: Stage) -> SlotState | None:
+        """The keys and values of the stage, which outlive an epoch; None where it keeps none."""
+        plan = self.options.plan
+        specs = state_of_stage(plan, stage)
+        if self._state is not None and self._state[0] == specs:
+            return self._state[1]
+        self._state = None  # its memory goes first
+        if specs and plan.generation is not None:
+            generation = plan.generation
+            made = SlotState(specs, generation.slots, generation.context, self.options.device)
+            self._state = specs, made
+            return made
+        return None
 
     def prepare(self, set_ready: Callable[[bool], None]) -> None:
         self._loader.set_ready = set_ready
@@ -92,7 +110,7 @@ class StageEpoch:
             number = self._stage.stage
             source, sink = self._input(rank, number), self._output(rank, number + 1)
             with self._work.computing:
-                self._run_stage(self._stage, module, source, sink)
+                self._run_stage(self._stage, self._running(module, self._stage), source, sink)
         for thread in ends:
             thread.join()
 
@@ -120,7 +138,10 @@ class StageEpoch:
     # --- boundaries --------------------------------------------------------------------------------------------------
 
     def _layout(self, boundary: int) -> Layout:
-        specs = self._plan.stages[boundary - 1].outputs if boundary else self._plan.inputs
+        plan = self._plan
+        specs = plan.stages[boundary - 1].outputs if boundary else plan.inputs
+        if boundary == len(plan.stages):
+            specs = result_specs(plan)
         return Layout(specs, bytes.fromhex(self._options.plan_sha256)[:16], self._plan.model.dims)
 
     def _boundary(self, boundary: int) -> Boundary:
@@ -165,7 +186,7 @@ class StageEpoch:
                 link.abandon()
             return link
 
-    def _start_ends(self, rank: Rank, ends: StreamEnds) -> tuple[threading.Thread, ...]:
+    def _start_ends(self, rank: Rank, ends: Ends) -> tuple[threading.Thread, ...]:
         """The data host's."""
         number, first = self._role.number, self._role.first
         sink, source = self._output(rank, 0), self._input(rank, len(self._plan.stages))
@@ -179,7 +200,14 @@ class StageEpoch:
     def _clock(self, stage: Stage) -> StageClock:
         return self._work.clocks.setdefault(stage.units, StageClock())
 
-    def _run_stage(self, stage: Stage, module: Callable[..., Any], source: Consumer, sink: Producer) -> None:
+    def _running(self, module: Callable[..., Any], stage: Stage) -> Run:
+        device = self._options.device
+        if self._plan.generation is not None:
+            state = self._work.state(stage)
+            return TextStage(self._plan, stage, module, device, state)
+        return lambda tensors, sizes: run_shard(module, stage, tensors, device, sizes)
+
+    def _run_stage(self, stage: Stage, run: Run, source: Consumer, sink: Producer) -> None:
         """The compute loop. An output may be a view of an input, so the input is released only after the packing."""
         clock = self._clock(stage)
         with torch.inference_mode(), plain_execution():
@@ -191,7 +219,7 @@ class StageEpoch:
                 if header.end:
                     break
                 sizes = dict(zip(self._plan.model.dims, header.sizes, strict=True))
-                outputs = run_shard(module, stage, slot.tensors, self._options.device, sizes)
+                outputs = run(slot.tensors, sizes)
                 computed_ns = perf_counter_ns()
                 out = sink.acquire()
                 acquired_ns = perf_counter_ns()

@@ -84,8 +84,8 @@ def _verdict(outputs: Mapping[str, Comparison], rounding: str, times: float) -> 
     return f"{said}; {why_not}" if left_out else said
 
 
-def print_report(plan: Plan, run: Run) -> None:
-    """The table of stages, the throughput, and what bounded it."""
+def print_report(plan: Plan, run: Run, *, items: str = "items") -> None:
+    """The table of stages, the throughput, and what bounded it. `items`: what a message has."""
     rows = []
     for stage in plan.stages:
         spent, on_wire_s = run.ranks[stage.rank].stage, transfer_s(run, stage.stage + 1)
@@ -98,10 +98,10 @@ def print_report(plan: Plan, run: Run) -> None:
     columns = ("stage", "host", "compute", "predicted", "transfer", "predicted", "wait in", "wait out", "busy")
     _print_table(f"{plan.model.name}, microbatch {plan.model.microbatch}: ms per microbatch", columns, rows)
     out = console()
-    out.print(_throughput(plan, run))
+    out.print(_throughput(plan, run, items))
     if item_dims(plan):
         out.print(_positions(plan, run))
-    if run.collector.latencies.count:
+    if run.collector.latencies.count and items == "items":
         out.print(latency_line(run))
     out.print(f"bottleneck: {bottleneck(plan, run)}; predicted: {plan.predicted.bottleneck}")
 
@@ -162,12 +162,12 @@ def rates(plan: Plan, run: Run) -> Measured:
     return Measured(elapsed_s=elapsed_s, overall=overall, steady=steady)
 
 
-def _throughput(plan: Plan, run: Run) -> str:
+def _throughput(plan: Plan, run: Run, items: str) -> str:
     measured = rates(plan, run)
-    text = f"{format_count(run.collector.num_items)} items in {format_time(measured.elapsed_s)}: "
-    text += f"{format_items_rate(measured.overall, 4)} overall"
+    text = f"{format_count(run.collector.num_items)} {items} in {format_time(measured.elapsed_s)}: "
+    text += f"{format_items_rate(measured.overall, 4, items)} overall"
     if measured.steady is not None:
-        text += f", {format_items_rate(measured.steady, 4)} in steady state"
+        text += f", {format_items_rate(measured.steady, 4, items)} in steady state"
     return text + f" (predicted {format_number(plan.predicted.throughput_items_per_s, 4)})"
 
 

@@ -15,6 +15,7 @@ from edgelaunch.request.rank_request import ALL_RANKS, CHOSEN, WHICH_RANK, RankR
 __all__ = ["DEFAULT_RESTARTS", "RunRequest"]
 
 DATA = "data, on rank 0"
+TEXT = "text generation, on rank 0"
 MAX_RATE_PER_S = 1e6
 DEFAULT_RESTARTS = 3
 
@@ -61,6 +62,34 @@ class RunRequest(RankRequest):
         help=f"stop after so many; without --input, default {DEFAULT_ITEMS}"))  # fmt: skip
     verify: bool = field(default=False, metadata=option(
         "--verify", reach=Reach.DATA_HOST, group=DATA, help="compare with the golden items of the plan"))  # fmt: skip
+    prompt: str | None = field(default=None, metadata=option(
+        "--prompt", str, reach=Reach.DATA_HOST, group=TEXT, metavar="TEXT",
+        help="generate an answer, and print it as it comes; a model with a template of conversations is asked it, any "
+        "other continues it"))  # fmt: skip
+    chat: bool = field(default=False, metadata=option(
+        "--chat", reach=Reach.DATA_HOST, group=TEXT, help="converse in the terminal, a line a message"))  # fmt: skip
+    raw: bool = field(default=False, metadata=option(
+        "--raw", reach=Reach.DATA_HOST, group=TEXT, help="continue the prompt as it is, without a template"))  # fmt: skip
+    max_tokens: int | None = field(default=None, metadata=option(
+        "--max-tokens", int, reach=Reach.DATA_HOST, group=TEXT, metavar="N",
+        help="tokens of an answer at most (default 256)"))  # fmt: skip
+    temperature: float = field(default=0.0, metadata=option(
+        "--temperature", float, reach=Reach.DATA_HOST, group=TEXT, metavar="T",
+        help="0 (default): always the most likely token"))  # fmt: skip
+    top_k: int = field(default=50, metadata=option(
+        "--top-k", int, reach=Reach.DATA_HOST, group=TEXT, metavar="N",
+        help="choose among so many tokens (default 50; at most the plan's generation.candidates)"))  # fmt: skip
+    top_p: float = field(default=1.0, metadata=option(
+        "--top-p", float, reach=Reach.DATA_HOST, group=TEXT, metavar="P",
+        help="and among those that together have this probability (default 1)"))  # fmt: skip
+    repetition_penalty: float = field(default=1.0, metadata=option(
+        "--repetition-penalty", float, reach=Reach.DATA_HOST, group=TEXT, metavar="R",
+        help="makes tokens that were there less likely (default 1: not)"))  # fmt: skip
+    seed: int = field(default=0, metadata=option(
+        "--seed", int, reach=Reach.DATA_HOST, group=TEXT, metavar="N",
+        help="of the choice: the same seed gives the same answer (default 0)"))  # fmt: skip
+    stop: str | None = field(default=None, metadata=option(
+        "--stop", str, reach=Reach.DATA_HOST, group=TEXT, metavar="TEXT", help="the answer ends before this"))  # fmt: skip
     json: bool = field(default=False, metadata=option(
         "--json", reach=Reach.DATA_HOST,
         help="on rank 0: one JSON object on standard output instead of tables"))  # fmt: skip

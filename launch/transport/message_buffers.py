@@ -54,7 +54,7 @@ class Layout:
         """`plan_id`: the first 16 bytes of the plan's sha256, in every header. `dims`: the plan's."""
         self.specs = specs
         self.plan_id = plan_id
-        self._dims = dims or {}
+        self.dims = self._dims = dims or {}
         self._kept: dict[Sizes, Placing] = {}
         self.largest_sizes: Sizes = tuple(dim.max for dim in self._dims.values())
         self.largest = self.at(self.largest_sizes)

@@ -1,0 +1,263 @@
+"""The data host's part of a command that generates text: a prompt, a file of prompts, or a conversation."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import threading
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from edgecompile.contract.atomic_files import file_sha256
+from edgecompile.contract.errors import UserError
+from edgecompile.contract.plan import Plan
+from edgecompile.contract.user_files import printable
+from edgelaunch.control.supervisor import Run, Supervisor
+from edgelaunch.generation.answers import Answer, TextRequest
+from edgelaunch.generation.dialogue import Spelling
+from edgelaunch.generation.prompt_lines import Asked, Defaults, read_lines, request_from
+from edgelaunch.generation.sampling import Sampling
+from edgelaunch.generation.text_ends import TextEnds
+from edgelaunch.generation.text_report import figures_of, lines_of
+from edgelaunch.outputs.answer_file import AnswerFile
+from edgelaunch.outputs.partial_results import origin_of
+from edgelaunch.process.stderr import say
+from edgelaunch.report.run_file import check_record, record_of, write_record
+from edgelaunch.report.run_report import console, print_report
+from edgelaunch.request.run_request import RunRequest
+
+__all__ = ["TextSession"]
+
+RECORD = "run.json"
+DEFAULT_TOKENS = 256
+
+
+class TextSession:
+    """As Session, of a plan that generates text."""
+
+    def __init__(self, request: RunRequest, plan: Plan, folder: Path) -> None:
+        """Raises UserError where the prompt, the input or the output is invalid."""
+        assert plan.generation is not None
+        self._request, self._plan, self._generation = request, plan, plan.generation
+        self._record = request.run if request.run is not None else folder / RECORD
+        self._began = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        self._folder = folder
+        needs = request.prompt is not None or request.chat
+        where = "--chat" if request.chat else "--prompt"
+        has = plan.generation.tokenizer is not None
+        self._spelling = Spelling(plan.generation, folder, where) if needs or has else None
+        self._defaults = Defaults(
+            max_tokens=request.max_tokens or DEFAULT_TOKENS, stops=(request.stop,) if request.stop else (),
+            sampling=Sampling(
+                temperature=request.temperature, top_k=min(request.top_k, plan.generation.candidates),
+                top_p=request.top_p, repetition_penalty=request.repetition_penalty, seed=request.seed,
+            ),
+        )  # fmt: skip
+        self._defaults.sampling.check(plan.generation.candidates)
+        self._prompt = self._prompt_request()
+        if request.chat and self._spelling is not None and not self._spelling.converses:
+            raise UserError("--chat: the model has no template of conversations: give --prompt")
+        self._writer: AnswerFile | None = None
+        if request.output is not None:
+            self._writer = AnswerFile(request.output, origin_of(plan, request), resume=request.resume)
+        self.answers: list[Answer] = []
+        self._errors = 0
+        self._wrong: list[str] = []
+        self._lock = threading.Lock()
+
+    def _prompt_request(self) -> TextRequest | None:
+        request, spelling = self._request, self._spelling
+        if request.prompt is None or spelling is None:
+            return None
+        value: Any = {"prompt": request.prompt}
+        if spelling.converses and not request.raw:
+            value = {"messages": [{"role": "user", "content": request.prompt}]}
+        return request_from(value, "--prompt", self._generation, spelling, self._defaults)
+
+    # --- of the rank -------------------------------------------------------------------------------------------------
+
+    def ends(self, plan: Plan) -> TextEnds:
+        return TextEnds(plan, self._folder, self._work, spelling=self._spelling)
+
+    def look_at(self, runner: Supervisor) -> None:
+        """A text shows its own progress."""
+
+    def discard(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+    def tell_interrupted(self, rank: Supervisor) -> None:
+        if not self._request.json and self.answers:
+            console().print(f"stopped after {sum(answer.done for answer in self.answers)} answers", soft_wrap=True)
+
+    def report(self, rank: Supervisor) -> None:
+        """Prints what was measured; keeps the run's record."""
+        if self._writer is not None:
+            self._writer.finish()
+        if self._wrong:
+            raise UserError(self._wrong[0])
+        figures = figures_of(self.answers)
+        if rank.run is not None:
+            self._keep(rank.run, figures.as_json())
+        if self._request.json:
+            return
+        out = console()
+        if self._request.verify:
+            texts = self._generation.golden
+            tokens = sum(len(text.tokens) for text in texts)
+            said = f"; {self._plan.rounding}, so that other tokens are counted" if self._plan.lossy else ""
+            out.print(f"verified: {self._num_equal} of {tokens} tokens of {len(texts)} golden texts equal transformers' "
+                      f"generate(){said}", markup=False)  # fmt: skip
+        if self._request.output is not None:
+            errors = f", {self._errors} with an error" if self._errors else ""
+            total = self._writer.num_lines if self._writer is not None else 0
+            out.print(f"{total} answers in {printable(str(self._request.output))}{errors}", markup=False)
+        if not self._request.quiet:
+            if rank.run is not None:
+                print_report(rank.run.plan, rank.run, items="rows")
+            for line in lines_of(figures, self._generation):
+                out.print(line, markup=False, soft_wrap=True)
+
+    def _keep(self, run: Run, figures: dict[str, Any]) -> None:
+        record = record_of(run.plan, run, file_sha256(self._request.plan_path), self._began)
+        try:
+            if self._request.run is None:
+                check_record(self._record)
+            write_record(record, self._record)
+        except UserError as error:
+            say(f"edgelaunch: {error}")  # the answers are there: this is not a reason to fail
+        if self._request.json:
+            shown = [self._as_json(answer) for answer in self.answers] if self._prompt is not None else None
+            print(json.dumps({"text": figures, "answers": shown, "errors": self._errors,
+                              "pauses_s": run.pauses_s}), flush=True)  # fmt: skip
+
+    @staticmethod
+    def _as_json(answer: Answer) -> dict[str, Any]:
+        return {
+            "text": answer.text, "tokens": answer.tokens, "finish": answer.finish,
+            "prompt_tokens": len(answer.request.prompt), "generated_tokens": len(answer.tokens),
+        }  # fmt: skip
+
+    # --- the requests, in a thread of their own ----------------------------------------------------------------------
+
+    def _work(self, ends: TextEnds) -> None:
+        if self._request.verify:
+            self._verify(ends)
+        if self._prompt is not None:
+            self._stream(ends, self._prompt)
+        if self._request.chat:
+            self._converse(ends)
+        elif self._request.input is not None:
+            self._answer_lines(ends)
+        elif self._prompt is None and not self._request.verify:
+            self._synthetic(ends)
+
+    def _stream(self, ends: TextEnds, request: TextRequest) -> Answer:
+        answer = ends.ask(request)
+        self.answers.append(answer)
+        for piece in answer.pieces():
+            self._show(piece)
+        self._show("\n")
+        return answer
+
+    def _show(self, piece: str) -> None:
+        if not self._request.json:
+            with contextlib.suppress(BrokenPipeError):
+                print(piece, end="", flush=True)
+
+    def _converse(self, ends: TextEnds) -> None:
+        """Reads what a person says, until the end of the input."""
+        spelling, messages = self._spelling, list[dict[str, Any]]()
+        assert spelling is not None
+        asks = sys.stdin.isatty()
+        while True:
+            if asks:
+                print("> ", end="", flush=True, file=sys.stderr)
+            line = sys.stdin.readline()
+            if not line:
+                return
+            if not line.strip():
+                continue
+            messages.append({"role": "user", "content": line.strip()})
+            try:
+                request = request_from({"messages": messages}, "--chat", self._generation, spelling, self._defaults)
+            except UserError as error:
+                messages.pop()
+                say(f"edgelaunch: {error}")
+                continue
+            answer = self._stream(ends, request)
+            messages.append({"role": "assistant", "content": answer.text})
+
+    def _answer_lines(self, ends: TextEnds) -> None:
+        assert self._request.input is not None
+        waiting: list[threading.Thread] = []
+        count = 0
+        for asked in read_lines(self._request.input, self._generation, self._spelling, self._defaults):
+            if self._request.items is not None and count >= self._request.items:
+                break
+            count += 1
+            if self._writer is not None and self._writer.has(asked.id):
+                continue
+            if asked.request is None:
+                say(f"edgelaunch: {asked.error}")
+                self._write(asked, None)
+                continue
+            answer = ends.ask(asked.request)
+            self.answers.append(answer)
+            thread = threading.Thread(target=self._await, args=(asked, answer), daemon=True)
+            thread.start()
+            waiting.append(thread)
+        for thread in waiting:
+            thread.join()
+
+    def _await(self, asked: Asked, answer: Answer) -> None:
+        answer.wait()
+        self._write(asked, answer)
+
+    def _write(self, asked: Asked, answer: Answer | None) -> None:
+        values: dict[str, Any] = {"id": asked.id}
+        values |= {"error": asked.error} if answer is None else self._as_json(answer)
+        with self._lock:
+            self._errors += answer is None
+            if self._writer is not None:
+                self._writer.add(values)
+            elif not self._request.json:
+                self._show(json.dumps(values, ensure_ascii=False) + "\n")
+
+    def _synthetic(self, ends: TextEnds) -> None:
+        """Prompts of the golden texts' tokens, as many requests as were asked for, of the plan's usual lengths."""
+        texts = self._generation.golden
+        source = max(texts, key=lambda text: len(text.prompt)).prompt if texts else (0,)
+        length = min(self._generation.prompt, self._generation.context - 1)
+        prompt = (source * (length // len(source) + 1))[:length]
+        count = self._request.items or self._generation.slots
+        most = min(self._request.max_tokens or self._generation.tokens, self._generation.context - length)
+        for _ in range(count):
+            self.answers.append(
+                ends.ask(TextRequest(prompt=prompt, max_tokens=most, sampling=self._defaults.sampling, ignore_end=True))
+            )
+        for answer in self.answers:
+            answer.wait()
+
+    def _verify(self, ends: TextEnds) -> None:
+        """Greedily, as generate() made them; without a tokenizer's help."""
+        self._num_equal = 0
+        texts = self._generation.golden
+        asked = [
+            ends.ask(TextRequest(prompt=text.prompt, max_tokens=len(text.tokens), ignore_end=True)) for text in texts
+        ]
+        for index, (text, answer) in enumerate(zip(texts, asked, strict=True)):
+            answer.wait()
+            same = [one == other for one, other in zip(answer.tokens, text.tokens, strict=False)]
+            self._num_equal += sum(same)
+            if not self._plan.lossy and (len(answer.tokens) != len(text.tokens) or not all(same)):
+                place = same.index(False) if False in same else len(same)
+                self._wrong.append(
+                    f"golden text {index} differs from transformers' generate() from token {place} on: the pipeline "
+                    "computes another model, or this machine rounds otherwise than the compiler's"
+                )
+        self.answers += asked
+
+

@@ -1,0 +1,75 @@
+"""Chooses the next token among the most likely ones; the same request and seed give the same text at any disturbance."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from edgecompile.contract.errors import UserError
+
+__all__ = ["Sampling", "choose"]
+
+MOST_TEMPERATURE, MOST_PENALTY = 100.0, 100.0
+MOST_SEED = 1 << 63
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """As transformers has it: the penalty, then the temperature, then top_k, then top_p."""
+
+    temperature: float = 0.0
+    """0: the most likely token."""
+    top_k: int = 50
+    top_p: float = 1.0
+    repetition_penalty: float = 1.0
+    seed: int = 0
+
+    def check(self, candidates: int, where: str = "") -> None:
+        """Raises UserError for a value that is not allowed. `candidates`: the plan's."""
+        start = f"{where}: " if where else ""
+        for name, value, least, most in (
+            ("temperature", self.temperature, 0.0, MOST_TEMPERATURE), ("top_p", self.top_p, 0.0, 1.0),
+            ("repetition_penalty", self.repetition_penalty, 0.0, MOST_PENALTY),
+            ("top_k", self.top_k, 1, candidates), ("seed", self.seed, -MOST_SEED, MOST_SEED - 1),
+        ):  # fmt: skip
+            inside = least <= value <= most and (value > 0 or name not in ("top_p", "repetition_penalty"))
+            if not inside:
+                over = "more than 0" if name in ("top_p", "repetition_penalty") else f"{least:g} or more"
+                fix = " (the plan keeps as many candidates: generation.candidates)" if name == "top_k" else ""
+                raise UserError(f"{start}invalid value {value!r} for {name}: expected {over}, at most {most:g}{fix}")
+
+
+def choose(
+    scores: npt.NDArray[np.float32], ids: npt.NDArray[np.int64], sampling: Sampling, before: Collection[int],
+    position: int,
+) -> int:  # fmt: skip
+    """The token at a position of a sequence.
+
+    Args:
+        scores: of the most likely tokens, the largest first.
+        ids: the tokens themselves.
+        before: the tokens of the sequence.
+        position: makes the draw depend on the seed and the place alone.
+    """
+    values = scores.astype(np.float64)
+    if sampling.repetition_penalty != 1.0:
+        seen = np.isin(ids, np.fromiter(before, dtype=np.int64, count=len(before)))
+        less = np.where(values > 0, values / sampling.repetition_penalty, values * sampling.repetition_penalty)
+        values = np.where(seen, less, values)
+    if sampling.temperature == 0.0:
+        return int(ids[int(np.argmax(values))])
+    order = np.argsort(-values, kind="stable")[: sampling.top_k]
+    ordered = values[order] / sampling.temperature
+    shares = np.exp(ordered - ordered[0])
+    shares /= shares.sum()
+    if sampling.top_p < 1.0:
+        before_it = np.cumsum(shares) - shares
+        shares = np.where(before_it < sampling.top_p, shares, 0.0)
+        shares /= shares.sum()
+    generator = np.random.Generator(np.random.Philox(key=sampling.seed % (1 << 64), counter=position))
+    place = int(np.searchsorted(np.cumsum(shares), generator.random(), side="right"))
+    last = int(np.flatnonzero(shares)[-1])
+    return int(ids[order[min(place, last)]])
