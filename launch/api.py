@@ -210,7 +210,9 @@ class Pipeline:
         from edgelaunch.pipeline.feed import StreamEnds
 
         request_kill = self._children.kill if self._children is not None else lambda request: None
-        self._rank = runner = run_supervisor(start, lacking, lambda plan: StreamEnds(plan, source, _Results(self)), request_kill)
+        self._rank = runner = run_supervisor(
+            start, lacking, lambda plan: StreamEnds(plan, source, _Results(self)), request_kill
+        )
         runner.start()
         self._supervisor = threading.Thread(
             target=supervised, args=(runner, 0), kwargs={"started": True}, name="supervise", daemon=True

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from edgecompile.contract.atomic_files import file_sha256
+from edgecompile.contract.files.atomic_files import file_sha256
 from edgecompile.contract.plan import Plan
 from edgelaunch.common.failures import Failure, FailureKind, rank_name
 from edgelaunch.common.identity import (

@@ -36,10 +36,12 @@ ROOMS: dict[str, dict[str, str]] = {
         "frontend.chain models wire profile partition",
         "precision": "contract execution config planning frontend.capture frontend.golden frontend.chain partition "
         "profile artifacts",
+        "generation": "contract execution config planning frontend.capture frontend.chain models profile partition "
+        "artifacts precision",
         "measure": "contract terminal execution config frontend.capture frontend.golden frontend.chain models wire "
         "profile artifacts",
         "pipeline": "contract terminal execution config planning frontend.capture frontend.golden frontend.chain "
-        "models wire profile partition artifacts precision",
+        "models wire profile partition artifacts precision generation",
         "commands": "contract terminal execution config planning profile explore sweep measure pipeline",
     },
     "edgelaunch": {
@@ -48,9 +50,10 @@ ROOMS: dict[str, dict[str, str]] = {
         "request": "common",
         "store": "process common",
         "transport": "process common store",
-        "inputs": "process common",
-        "outputs": "process common request inputs",
         "pipeline": "process common store transport",
+        "inputs": "process common pipeline",
+        "outputs": "process common request inputs",
+        "generation": "process common request inputs transport pipeline",
         "control.core": "common",
         "control": "process common store transport pipeline control.core",
         "local": "process common request",
@@ -60,7 +63,8 @@ ROOMS: dict[str, dict[str, str]] = {
         "doctor": "process common store transport pipeline link_test",
         "composition": "process common request pipeline control link_test",
         "api": "process common request inputs outputs pipeline control local composition",
-        "commands": "process common request inputs outputs report control local emulation link_test doctor composition",
+        "commands": "process common request inputs outputs generation pipeline report control local emulation "
+        "link_test doctor composition",
         "entry": "process commands",
         "__init__": "common api",
         "__main__": "entry",

@@ -12,9 +12,9 @@ from edgecompile.artifacts.equality import Equality
 from edgecompile.artifacts.shards import Shard
 from edgecompile.config.data_request import DataRequest, TextRequest
 from edgecompile.config.resources import resource_path
-from edgecompile.contract.atomic_files import store
 from edgecompile.contract.closed_sets import ResultKind
 from edgecompile.contract.errors import UserError
+from edgecompile.contract.files.atomic_files import store
 from edgecompile.contract.plan import DataSpec, Golden, TextSpec
 from edgecompile.frontend.capture.captured import Captured
 from edgecompile.frontend.chain.units import Boundary

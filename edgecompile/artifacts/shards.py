@@ -20,8 +20,8 @@ from edgecompile.artifacts.inplace import isolate_writes, show_shared_memory
 from edgecompile.artifacts.lowering import Lowering
 from edgecompile.artifacts.programs import export_program, lift_attributes, lift_constants
 from edgecompile.artifacts.weight_store import WeightStore
-from edgecompile.contract.atomic_files import store, temporary_in
 from edgecompile.contract.errors import UserError
+from edgecompile.contract.files.atomic_files import store, temporary_in
 from edgecompile.execution import torchscript
 from edgecompile.execution.prepack import ROWS_RECORD, exported_rows, product_rows
 from edgecompile.execution.stored_weights import WEIGHTS_RECORD, StoredTensor, written_record

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from edgecompile.contract.atomic_files import store
+from edgecompile.contract.files.atomic_files import store
 from edgecompile.contract.plan import SUFFIX, WEIGHTS_FOLDER
 from edgecompile.execution.stored_weights import StoredTensor
 from edgecompile.frontend.capture.graphs import constant_nodes

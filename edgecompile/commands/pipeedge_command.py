@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from edgecompile.contract.atomic_files import replacing
 from edgecompile.contract.errors import UserError
+from edgecompile.contract.files.atomic_files import replacing
+from edgecompile.contract.files.user_files import check_ours, check_overwrite
 from edgecompile.contract.quantities import format_items_rate, format_time
-from edgecompile.contract.user_files import check_ours, check_overwrite
 from edgecompile.planning.pipeedge_files import (
     CONVERTED,
     Files,

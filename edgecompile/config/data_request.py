@@ -13,8 +13,8 @@ from edgecompile.config.schema import DataConf
 from edgecompile.config.value_checks import between, member
 from edgecompile.contract.closed_sets import DataKind, Interpolation, ResultKind
 from edgecompile.contract.errors import UserError, choices, invalid_value
+from edgecompile.contract.files.user_files import read_text
 from edgecompile.contract.plan import ImageSpec
-from edgecompile.contract.user_files import read_text
 from edgecompile.contract.validation import MOST_LABELS, MOST_PIXELS
 
 __all__ = ["DataRequest", "Scaling", "TextRequest", "check_data_words", "data_of", "pixel_scaling"]

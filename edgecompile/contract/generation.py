@@ -1,4 +1,4 @@
-"""What a plan says of a language model: the state that units keep, its tokenizer, and what is predicted of text."""
+"""The part of a plan that is of text generation: state that units keep, the tokenizer, golden texts, predictions."""
 
 from __future__ import annotations
 

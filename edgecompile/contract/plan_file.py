@@ -9,10 +9,10 @@ from typing import Any
 
 import yaml
 
-from edgecompile.contract.atomic_files import replacing
 from edgecompile.contract.errors import UserError
+from edgecompile.contract.files.atomic_files import replacing
+from edgecompile.contract.files.user_files import check_ours, check_regular, check_utf8, printable
 from edgecompile.contract.plan import Plan
-from edgecompile.contract.user_files import check_ours, check_regular, check_utf8, printable
 from edgecompile.contract.validation import check_plan
 from edgecompile.contract.yaml_decode import OMITTED, decode, load_yaml
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from edgecompile.contract.errors import UserError
-from edgecompile.contract.user_files import read_text
+from edgecompile.contract.files.user_files import read_text
 from edgecompile.contract.yaml_decode import decode
 
 __all__ = [

@@ -12,7 +12,7 @@ from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hin
 import yaml
 
 from edgecompile.contract.errors import UserError, choices
-from edgecompile.contract.user_files import read_text
+from edgecompile.contract.files.user_files import read_text
 
 __all__ = ["OMITTED", "decode", "load_yaml"]
 

@@ -1,8 +1,9 @@
 """The keys and values that a rank keeps: for each call of attention of its stage, room for every slot's tokens.
 
 Room is anonymous memory that the system gives page by page when it is first written, so that a slot takes what its
-sequence has written and not what it may; a slot that begins again keeps its pages. A rank also knows of which sequence a
-slot holds what, and how much: a step that needs more than is there says so, and the data host sends the sequence again.
+sequence has written and not what it may; a slot that begins again keeps its pages. A rank also knows of which sequence
+a slot holds what, and how much: a step that needs more than is there says so, and the data host sends the sequence
+again.
 """
 
 from __future__ import annotations

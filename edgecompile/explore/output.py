@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from edgecompile.contract.atomic_files import replacing
 from edgecompile.contract.errors import UserError
-from edgecompile.contract.user_files import check_overwrite
+from edgecompile.contract.files.atomic_files import replacing
+from edgecompile.contract.files.user_files import check_overwrite
 
 __all__ = ["check_output", "write_output"]
 

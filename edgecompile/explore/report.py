@@ -13,14 +13,14 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from edgecompile.contract.atomic_files import file_sha256
 from edgecompile.contract.dim_rules import item_dims
 from edgecompile.contract.errors import UserError
+from edgecompile.contract.files.atomic_files import file_sha256
+from edgecompile.contract.files.user_files import check_ours, check_regular, read_text
 from edgecompile.contract.plan import Plan
 from edgecompile.contract.plan_file import files_of_plan, read_plan
 from edgecompile.contract.quantities import format_bytes, format_count, format_items_rate, format_time
 from edgecompile.contract.run_record import RunRecord, read_run
-from edgecompile.contract.user_files import check_ours, check_regular, read_text
 from edgecompile.explore.output import check_output, write_output
 from edgecompile.explore.proof import proof
 from edgecompile.explore.show import workload_line

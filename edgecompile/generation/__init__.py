@@ -1,1 +1,1 @@
-"""What a plan needs to generate text: state, tokenizer, golden texts, and what is predicted of them."""
+"""Makes the part of a plan that is of text generation."""

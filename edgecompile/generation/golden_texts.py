@@ -37,10 +37,9 @@ def golden_texts(step: CausalStep, vocabulary: int, chunk: int, seed: int) -> tu
     generator = torch.Generator().manual_seed(seed)
     context = step.context
     num = max(1, min(NUM_TOKENS, context // 2))
-    lengths = [5, chunk + 7, 1, context - num]
     found = []
-    for length in lengths:
-        length = max(1, min(length, context - num))
+    for wanted in (5, chunk + 7, 1, context - num):
+        length = max(1, min(wanted, context - num))
         prompt = torch.randint(0, vocabulary, (1, length), generator=generator)
         tokens = step.generated(prompt, num)
         found.append(GeneratedText(prompt=tuple(prompt[0].tolist()), tokens=tuple(tokens)))

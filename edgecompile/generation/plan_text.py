@@ -54,7 +54,7 @@ def plan_text(
         return PlannedText()
     if not isinstance(module, CausalStep):
         raise UserError(
-            "model.generates: the model is no step of text generation: build it with edgecompile.models.causal_lm"
+            "model.generates: the model does not generate text step by step: build it with edgecompile.models.causal_lm"
         )
     if set(chain.captured.dims) != {"batch", "tokens"}:
         raise UserError(
@@ -86,8 +86,8 @@ def plan_text(
         generation=Generation(
             slots=asked.slots, context=asked.context, chunk=asked.chunk, candidates=asked.candidates,
             vocabulary=vocabulary, state=state, predicted=predicted, prompt=asked.prompt, tokens=asked.tokens,
-            tokenizer=files.path, sha256=files.sha256, stop_ids=tuple(sorted({*files.stop_ids, *stop_ids_of(module.model)})),
-            template=files.template, words=files.words, golden=texts,
+            tokenizer=files.path, sha256=files.sha256, template=files.template, words=files.words, golden=texts,
+            stop_ids=tuple(sorted({*files.stop_ids, *stop_ids_of(module.model)})),
         ),
         notes=tuple(notes),
     )  # fmt: skip
@@ -107,7 +107,7 @@ def _notes(predicted: TextPrediction, request: CompileRequest, num_stages: int) 
     best = min(alone, key=lambda name: alone[name])
     if alone[best] <= predicted.token_s * _GAIN:
         return [
-            f"for one stream the pipeline is no gain: {best} alone is predicted to take {alone[best] * 1e3:.3g} ms a "
+            f"for one stream the pipeline gains nothing: {best} alone should take {alone[best] * 1e3:.3g} ms a "
             f"token, the pipeline {predicted.token_s * 1e3:.3g} ms; it gains with several streams at once, or memory"
         ]
     return []

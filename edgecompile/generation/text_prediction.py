@@ -1,4 +1,4 @@
-"""What a schedule's stages do with one stream, with all slots, and with a long prompt."""
+"""Predicts what a schedule's stages do with one stream, with all slots, and with a long prompt."""
 
 from __future__ import annotations
 

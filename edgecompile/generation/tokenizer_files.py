@@ -9,8 +9,8 @@ from typing import Any
 
 from edgecompile.config.generation_request import GenerationRequest
 from edgecompile.config.resources import resource_path
-from edgecompile.contract.atomic_files import store
 from edgecompile.contract.errors import UserError
+from edgecompile.contract.files.atomic_files import store
 from edgecompile.models.gguf_files import gguf_tokenizer, is_gguf
 
 __all__ = ["TokenizerFiles", "stop_ids_of", "tokenizer_files"]

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgecompile.contract.atomic_files import replacing
-from edgecompile.contract.user_files import check_ours
+from edgecompile.contract.files.atomic_files import replacing
+from edgecompile.contract.files.user_files import check_ours
 from edgecompile.measure.rounds import Measured
 
 __all__ = ["PartialFile"]

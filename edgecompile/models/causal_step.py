@@ -19,8 +19,10 @@ NAME = "edgecompile"
 """Of our attention, among those of transformers."""
 _MOST_PROBED = 384
 """Positions at which a mask is looked at."""
-_HARMLESS = frozenset({"dropout", "is_causal", "output_router_logits", "position_ids", "use_cache", "output_attentions", "cache_position",
-                       "output_hidden_states", "layer_idx", "training", "attention_dropout"})  # fmt: skip
+_HARMLESS = frozenset(
+    {"dropout", "is_causal", "output_router_logits", "position_ids", "use_cache", "output_attentions", "cache_position",
+     "output_hidden_states", "layer_idx", "training", "attention_dropout"}
+)  # fmt: skip
 """Beside those that are read: what attention is given and may leave aside."""
 
 
@@ -248,4 +250,3 @@ def _window_of(mask: _Mask, given: int | None, number: int, context: int) -> int
     if given is not None and given < context and given != window:
         raise UserError(f"attention {number} of the model has the sliding window {given}, and its mask {window}")
     return 0 if window >= context else window
-

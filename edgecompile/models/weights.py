@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from edgecompile.config.resources import resource_path
-from edgecompile.contract.atomic_files import file_sha256
 from edgecompile.contract.errors import UserError
+from edgecompile.contract.files.atomic_files import file_sha256
 from edgecompile.models.google_vit import read_google
 from edgecompile.models.mapped_memory import MappedMemory
 from edgecompile.models.unused_weights import check_unused
@@ -67,8 +67,8 @@ def load_weights(
         loaded, unused = _load_by_name(target, stored.tensors, path, prefix, ignore_unused)
     else:
         raise UserError(
-            f"invalid value {path} for weights: expected a .npz, a .safetensors or .gguf file, tensors that torch.save wrote "
-            f"({', '.join(PICKLES)}) or a directory"
+            f"invalid value {path} for weights: expected a .npz, a .safetensors or .gguf file, tensors that torch.save "
+            f"wrote ({', '.join(PICKLES)}) or a directory"
         )
     check_numbers(loaded, f"weights: {path}")
     if name:

@@ -84,7 +84,7 @@ def _candidates(results: BoundaryEntry, request: CompileRequest, mix: Mix | None
     row_bytes = candidate_bytes(request.generation.candidates)
     rows = items_of(mix, request.microbatch)
     return replace(results, wire_bytes={name: round(rows * row_bytes) for name in results.wire_bytes},
-                   largest_bytes={name: request.microbatch * row_bytes for name in results.buffer_bytes})  # fmt: skip
+                   largest_bytes=dict.fromkeys(results.buffer_bytes, request.microbatch * row_bytes))  # fmt: skip
 
 
 def _feed_s(request: CompileRequest, profile: Profile, mix: Mix | None) -> float:

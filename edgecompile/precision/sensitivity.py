@@ -12,10 +12,10 @@ import yaml
 from edgecompile.artifacts.lowering import Lowering, LowWeights
 from edgecompile.artifacts.shards import stage_module
 from edgecompile.config.request import PrecisionRequest
-from edgecompile.contract.atomic_files import replacing
 from edgecompile.contract.closed_sets import Precision
 from edgecompile.contract.errors import UserError
-from edgecompile.contract.user_files import check_ours
+from edgecompile.contract.files.atomic_files import replacing
+from edgecompile.contract.files.user_files import check_ours
 from edgecompile.contract.yaml_decode import decode, load_yaml
 from edgecompile.frontend.capture.graphs import module_path
 from edgecompile.frontend.chain.products import can_lower, is_kept

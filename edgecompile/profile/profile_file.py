@@ -12,9 +12,9 @@ from typing import Any
 
 import yaml
 
-from edgecompile.contract.atomic_files import replacing
 from edgecompile.contract.errors import UserError
-from edgecompile.contract.user_files import check_ours
+from edgecompile.contract.files.atomic_files import replacing
+from edgecompile.contract.files.user_files import check_ours
 from edgecompile.contract.yaml_decode import OMITTED, decode, load_yaml
 
 __all__ = [

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from edgecompile.contract.errors import UserError
+from edgecompile.contract.files.user_files import read_text
 from edgecompile.contract.plan import Dim, TextSpec
-from edgecompile.contract.user_files import read_text
 
 __all__ = ["text_lengths"]
 

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 from omegaconf.errors import OmegaConfBaseException
 from rich.text import Text
 
-from edgecompile.contract.atomic_files import replacing
 from edgecompile.contract.errors import UserError
+from edgecompile.contract.files.atomic_files import replacing
+from edgecompile.contract.files.user_files import check_ours
 from edgecompile.contract.plan_file import check_place
-from edgecompile.contract.user_files import check_ours
 from edgecompile.sweep.table import best_row, swept_keys, table_parts
 from edgecompile.terminal.console import error_line, output_options, table_console
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgecompile.contract.atomic_files import replacing
+from edgecompile.contract.files.atomic_files import replacing
 from edgecompile.contract.quantities import format_number
 from edgecompile.sweep.table import common_overrides
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from rich.console import Console
 
 from edgecompile.contract.errors import UserError
-from edgecompile.contract.user_files import print_anything
+from edgecompile.contract.files.user_files import print_anything
 from edgecompile.terminal.process import begin, final_status
 
 __all__ = ["Output", "choose_output", "error_line", "output_options", "run_command", "say", "steps", "table_console"]

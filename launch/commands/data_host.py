@@ -10,12 +10,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from edgecompile.contract.atomic_files import file_sha256
 from edgecompile.contract.errors import UserError
+from edgecompile.contract.files.atomic_files import file_sha256
+from edgecompile.contract.files.user_files import printable
 from edgecompile.contract.plan import Plan
 from edgecompile.contract.quantities import format_count, format_items_rate
 from edgecompile.contract.run_record import RunRecord, run_values
-from edgecompile.contract.user_files import printable
 from edgelaunch.common.items import DEFAULT_ITEMS, OnBadItem, Source
 from edgelaunch.control.supervisor import Run, Supervisor
 from edgelaunch.inputs.bad_items import BadItems

@@ -6,9 +6,9 @@ import sys
 from collections.abc import Sequence
 
 from edgecompile.contract.errors import UserError
+from edgecompile.contract.files.user_files import print_anything
 from edgecompile.contract.plan import Plan
 from edgecompile.contract.plan_file import read_run_plan
-from edgecompile.contract.user_files import print_anything
 from edgelaunch.commands.check_request import check_run
 from edgelaunch.commands.one_rank import describe, rank_failure, run_rank
 from edgelaunch.common.failures import Failure, exit_code

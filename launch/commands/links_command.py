@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from edgecompile.contract.errors import UserError
+from edgecompile.contract.files.user_files import check_ours, check_overwrite
 from edgecompile.contract.plan import Plan
 from edgecompile.contract.plan_file import files_of_plan
-from edgecompile.contract.user_files import check_ours, check_overwrite
 from edgelaunch.common.failures import Failure, FailureKind
 from edgelaunch.composition import RankStart, link_supervisor, supervised
 from edgelaunch.link_test.hosts_option import DEVICES_BEGIN, HOSTS, devices_beside

@@ -200,8 +200,10 @@ def _session(start: RankStart[RunRequest]) -> Session | TextSession:
 def _live(start: RankStart[RunRequest], session: Session | TextSession) -> Live | None:
     """What stands between the session and the pipeline where items come live; None where they are just there."""
     request = start.request
-    if not request.live or isinstance(session, TextSession):
+    if not request.live or start.plan.generation is not None:
         return None
+    from edgelaunch.commands.data_host import Session
     from edgelaunch.inputs.live import Live
 
+    assert isinstance(session, Session)
     return Live(start.plan, session.source, session.results, rate_per_s=request.rate, drop_oldest=request.drops_oldest)

@@ -10,17 +10,17 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from edgecompile.contract.atomic_files import file_sha256
 from edgecompile.contract.errors import UserError
+from edgecompile.contract.files.atomic_files import file_sha256
+from edgecompile.contract.files.user_files import printable
 from edgecompile.contract.plan import Plan
-from edgecompile.contract.user_files import printable
 from edgelaunch.control.supervisor import Run, Supervisor
 from edgelaunch.generation.answers import Answer, TextRequest
 from edgelaunch.generation.dialogue import Spelling
 from edgelaunch.generation.prompt_lines import Asked, Defaults, read_lines, request_from
-from edgelaunch.generation.sampling import Sampling
 from edgelaunch.generation.text_ends import TextEnds
 from edgelaunch.generation.text_report import figures_of, lines_of
+from edgelaunch.generation.token_choice import Sampling
 from edgelaunch.outputs.answer_file import AnswerFile
 from edgelaunch.outputs.partial_results import origin_of
 from edgelaunch.process.stderr import say
@@ -108,8 +108,8 @@ class TextSession:
             texts = self._generation.golden
             tokens = sum(len(text.tokens) for text in texts)
             said = f"; {self._plan.rounding}, so that other tokens are counted" if self._plan.lossy else ""
-            out.print(f"verified: {self._num_equal} of {tokens} tokens of {len(texts)} golden texts equal transformers' "
-                      f"generate(){said}", markup=False)  # fmt: skip
+            out.print(f"verified: {self._num_equal} of {tokens} tokens of {len(texts)} golden texts equal "
+                      f"transformers' generate(){said}", markup=False)  # fmt: skip
         if self._request.output is not None:
             errors = f", {self._errors} with an error" if self._errors else ""
             total = self._writer.num_lines if self._writer is not None else 0
@@ -259,5 +259,3 @@ class TextSession:
                     "computes another model, or this machine rounds otherwise than the compiler's"
                 )
         self.answers += asked
-
-

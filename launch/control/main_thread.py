@@ -21,8 +21,8 @@ from edgelaunch.control.epochs import Epochs
 from edgelaunch.control.heartbeats import Watch
 from edgelaunch.control.listening import WAITS_FOR, publish
 from edgelaunch.control.wording import awaited_words, failure_of
-from edgelaunch.pipeline.result_counters import CollectingEnd, Ends, FeedingEnd
 from edgelaunch.pipeline.rank import Rank
+from edgelaunch.pipeline.result_counters import CollectingEnd, Ends, FeedingEnd
 from edgelaunch.process.waiting import Waiting
 from edgelaunch.store.meeting import Board, Meeting
 

@@ -26,8 +26,8 @@ from edgelaunch.control.heartbeats import Watch
 from edgelaunch.control.main_thread import Following, Leading, Run
 from edgelaunch.control.pace import Counters, Overview, Pace
 from edgelaunch.control.wording import describe, failure_of
-from edgelaunch.pipeline.result_counters import Ends
 from edgelaunch.pipeline.rank import RankCallbacks, RankWork
+from edgelaunch.pipeline.result_counters import Ends
 from edgelaunch.process.abandoned_threads import await_at_exit
 from edgelaunch.store.joining import meet
 from edgelaunch.store.meeting import Board

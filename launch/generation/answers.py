@@ -10,7 +10,7 @@ from time import perf_counter_ns
 
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.generation import Generation
-from edgelaunch.generation.sampling import Sampling
+from edgelaunch.generation.token_choice import Sampling
 
 __all__ = ["Answer", "TextRequest"]
 

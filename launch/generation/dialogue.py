@@ -85,7 +85,7 @@ class Spelling:
         class Generated(Extension):
             """{% generation %} marks the model's own words, for those who train it."""
 
-            tags = {"generation"}
+            tags = {"generation"}  # noqa: RUF012 - as jinja2 declares it
 
             def parse(self, parser: Any) -> Any:
                 line = next(parser.stream).lineno
@@ -104,7 +104,7 @@ class Spelling:
         try:
             return environment.from_string(self._generation.template)
         except TemplateSyntaxError as error:
-            raise UserError(f"{where}: the model's template of conversations is no Jinja: {error}") from None
+            raise UserError(f"{where}: the model's template of conversations cannot be read: {error}") from None
 
     def decoded(self, tokens: Sequence[int]) -> str:
         return str(self._tokenizer.decode(list(tokens), skip_special_tokens=True))

@@ -12,7 +12,7 @@ from edgecompile.contract.errors import UserError, nearest
 from edgecompile.contract.generation import Generation
 from edgelaunch.generation.answers import TextRequest
 from edgelaunch.generation.dialogue import Spelling
-from edgelaunch.generation.sampling import Sampling
+from edgelaunch.generation.token_choice import Sampling
 from edgelaunch.inputs.text import MAX_LINE_BYTES, decode_line, skip_line
 
 __all__ = ["Asked", "Defaults", "checked_messages", "read_lines", "request_from"]

@@ -15,9 +15,9 @@ from edgecompile.contract.plan import Plan
 from edgecompile.execution.slot_state import is_lost, slot_value
 from edgelaunch.common.failures import Abandoned
 from edgelaunch.generation.answers import Answer, TextRequest
-from edgelaunch.generation.batching import Batcher, Row, Sequence
+from edgelaunch.generation.batcher import Batcher, Row, Sequence
 from edgelaunch.generation.dialogue import Spelling, Text
-from edgelaunch.generation.sampling import choose
+from edgelaunch.generation.token_choice import choose
 from edgelaunch.pipeline.result_counters import CollectingEnd
 from edgelaunch.transport.counters import Series
 from edgelaunch.transport.links import Consumer, Producer
@@ -48,7 +48,7 @@ class TextEnds:
     ) -> None:  # fmt: skip
         """
         Args:
-            work: makes the requests, in a thread of its own, once the ranks are connected; when it returns no more come.
+            work: makes the requests, in a thread of its own, once the ranks are connected; none come after it.
             spelling: the plan's tokenizer; None: answers are token ids alone.
             most_waiting: requests that may wait for a slot.
         """
@@ -84,8 +84,10 @@ class TextEnds:
         with self._changed:
             while len(self._waiting) >= self._most_waiting and not self._closed:
                 if not wait:
-                    raise Busy(f"{len(self._waiting)} requests wait for one of {self.generation.slots} slots already: try "
-                               "again later")  # fmt: skip
+                    raise Busy(
+                        f"{len(self._waiting)} requests wait for one of {self.generation.slots} slots already: try "
+                        "again later"
+                    )
                 self._changed.wait(0.1)
                 check()
             answer = Answer(request)

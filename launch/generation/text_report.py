@@ -1,4 +1,4 @@
-"""What a run of text generation measured, beside what the plan predicted."""
+"""Tells what a run of text generation measured, beside what the plan predicted."""
 
 from __future__ import annotations
 

@@ -7,8 +7,8 @@ from itertools import islice
 from pathlib import Path
 
 from edgecompile.contract.errors import UserError
+from edgecompile.contract.files.user_files import check_regular
 from edgecompile.contract.model_facts import ModelFacts
-from edgecompile.contract.user_files import check_regular
 from edgelaunch.common.items import STDIN, Source
 from edgelaunch.inputs.bad_items import BadItems
 

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from edgecompile.contract.errors import UserError
-from edgecompile.contract.user_files import check_regular
+from edgecompile.contract.files.user_files import check_regular
 
 __all__ = ["MAX_PIXELS", "read_rgb"]
 

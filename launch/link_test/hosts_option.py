@@ -14,9 +14,9 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from edgecompile.contract.atomic_files import replacing
 from edgecompile.contract.cluster import Host
 from edgecompile.contract.errors import UserError
+from edgecompile.contract.files.atomic_files import replacing
 from edgecompile.contract.plan import Plan
 from edgecompile.contract.quantities import format_rate, format_time
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from edgecompile.contract.errors import UserError
+from edgecompile.contract.files.user_files import check_overwrite, is_same_file
 from edgecompile.contract.plan import Plan
 from edgecompile.contract.plan_file import files_of_plan
-from edgecompile.contract.user_files import check_overwrite, is_same_file
 from edgelaunch.inputs.folders import SUFFIXES, find_images
 from edgelaunch.outputs.partial_results import partial_folder
 from edgelaunch.request.run_request import RunRequest

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgecompile.contract.atomic_files import file_sha256
 from edgecompile.contract.errors import UserError
+from edgecompile.contract.files.atomic_files import file_sha256
 from edgecompile.contract.plan import Plan
 from edgelaunch.inputs.folders import find_images
 from edgelaunch.process.stderr import say

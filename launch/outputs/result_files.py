@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgecompile.contract.errors import UserError
+from edgecompile.contract.files.user_files import check_overwrite, printable
 from edgecompile.contract.plan import Plan, TensorSpec
-from edgecompile.contract.user_files import check_overwrite, printable
 from edgelaunch.common.items import Entry
 from edgelaunch.inputs.labels import NO_LABEL, label_name, top_labels
 from edgelaunch.outputs.partial_results import ROWS, WHOLE, Origin, Partial, check_partial

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from edgecompile.contract.errors import UserError
+from edgecompile.contract.files.user_files import printable
 from edgecompile.contract.plan import Plan
-from edgecompile.contract.user_files import printable
 from edgelaunch.common.items import Entry
 from edgelaunch.inputs.labels import NO_LABEL, Accuracy, predicted_class, top_labels
 from edgelaunch.outputs.golden_comparison import Verifier

@@ -144,6 +144,7 @@ class Collector(CollectingEnd):
         self._next_place = 0
         self._handing_on = threading.Lock()
         """A thread of an earlier epoch may still hand on: whoever takes results may be slow."""
+
     def collect(self, epoch: int, link: Consumer) -> None:
         while True:
             slot = link.get()

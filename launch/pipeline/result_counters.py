@@ -1,4 +1,4 @@
-"""What the data host counts of results, and what the rest of its process asks of the pipeline's two ends."""
+"""The pipeline's two ends, as the rest of the data host's process sees them, and what they count."""
 
 from __future__ import annotations
 

@@ -17,8 +17,8 @@ from edgecompile.execution.torchscript import plain_execution
 from edgelaunch.common.plan_parts import links_of, result_specs, state_of_stage
 from edgelaunch.common.rank_options import RankOptions
 from edgelaunch.common.rank_summary import LinkSummary, RankSummary, StageSummary
-from edgelaunch.pipeline.result_counters import Ends
 from edgelaunch.pipeline.rank import EpochRole, Rank
+from edgelaunch.pipeline.result_counters import Ends
 from edgelaunch.pipeline.shard_loader import Loader
 from edgelaunch.pipeline.stage_shard import run_shard
 from edgelaunch.pipeline.text_stage import Run, TextStage

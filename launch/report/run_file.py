@@ -5,9 +5,10 @@ from __future__ import annotations
 import itertools
 from pathlib import Path
 
-from edgecompile.contract.atomic_files import replacing
 from edgecompile.contract.dim_rules import item_dims
 from edgecompile.contract.errors import UserError
+from edgecompile.contract.files.atomic_files import replacing
+from edgecompile.contract.files.user_files import check_ours
 from edgecompile.contract.plan import Plan
 from edgecompile.contract.run_record import (
     RECORD_VERSION,
@@ -18,7 +19,6 @@ from edgecompile.contract.run_record import (
     StageRecord,
     run_text,
 )
-from edgecompile.contract.user_files import check_ours
 from edgelaunch.control.supervisor import Run
 from edgelaunch.report.run_report import bottleneck, rates, transfer_s
 

@@ -69,7 +69,8 @@ class RunRequest(RankRequest):
     chat: bool = field(default=False, metadata=option(
         "--chat", reach=Reach.DATA_HOST, group=TEXT, help="converse in the terminal, a line a message"))  # fmt: skip
     raw: bool = field(default=False, metadata=option(
-        "--raw", reach=Reach.DATA_HOST, group=TEXT, help="continue the prompt as it is, without a template"))  # fmt: skip
+        "--raw", reach=Reach.DATA_HOST, group=TEXT,
+        help="continue the prompt as it is, without a template"))  # fmt: skip
     max_tokens: int | None = field(default=None, metadata=option(
         "--max-tokens", int, reach=Reach.DATA_HOST, group=TEXT, metavar="N",
         help="tokens of an answer at most (default 256)"))  # fmt: skip
@@ -89,7 +90,8 @@ class RunRequest(RankRequest):
         "--seed", int, reach=Reach.DATA_HOST, group=TEXT, metavar="N",
         help="of the choice: the same seed gives the same answer (default 0)"))  # fmt: skip
     stop: str | None = field(default=None, metadata=option(
-        "--stop", str, reach=Reach.DATA_HOST, group=TEXT, metavar="TEXT", help="the answer ends before this"))  # fmt: skip
+        "--stop", str, reach=Reach.DATA_HOST, group=TEXT, metavar="TEXT",
+        help="the answer ends before this"))  # fmt: skip
     json: bool = field(default=False, metadata=option(
         "--json", reach=Reach.DATA_HOST,
         help="on rank 0: one JSON object on standard output instead of tables"))  # fmt: skip

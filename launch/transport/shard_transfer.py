@@ -22,8 +22,8 @@ from typing import IO, Any
 import torch
 import torch.distributed as dist
 
-from edgecompile.contract.atomic_files import file_sha256
 from edgecompile.contract.errors import UserError
+from edgecompile.contract.files.atomic_files import file_sha256
 from edgecompile.contract.plan import Plan
 from edgecompile.contract.quantities import format_bytes
 from edgecompile.execution.message_layout import piece_sizes

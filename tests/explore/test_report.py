@@ -16,7 +16,7 @@ from explore_plans import make_plan
 from PIL import Image, ImageStat
 
 from edgecompile.commands.plan_command import main
-from edgecompile.contract.atomic_files import file_sha256
+from edgecompile.contract.files.atomic_files import file_sha256
 from edgecompile.contract.plan import Certificate, Plan
 from edgecompile.contract.plan_file import write_plan
 from edgecompile.contract.run_record import (

@@ -11,9 +11,9 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from edgecompile.contract.atomic_files import file_sha256
 from edgecompile.contract.cluster import Device, Host, Limits, Network
 from edgecompile.contract.costs import BoundaryEntry, Scheduling, UnitEntry
+from edgecompile.contract.files.atomic_files import file_sha256
 from edgecompile.contract.plan import (
     Certificate,
     Contingency,

@@ -14,7 +14,7 @@ from launch_plans import Part, Written
 from numpy.typing import NDArray
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from edgecompile.contract.atomic_files import file_sha256
+from edgecompile.contract.files.atomic_files import file_sha256
 from edgecompile.contract.plan import DataSpec, Dim, Plan, Stage, TensorSpec, TextSpec
 from edgecompile.execution import torchscript
 

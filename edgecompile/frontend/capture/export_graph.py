@@ -27,8 +27,10 @@ _ASSERTIONS = frozenset(
 )
 _TRANSPARENT = frozenset({"wrap_with_set_grad_enabled", "wrap_with_autocast", "tag_activation_checkpoint"})
 """What stands around operators that always run: a trace holds these, and nothing of the wrapper."""
-_OF_TORCH = frozenset({"aten", "prim", "prims", "quantized", "mkldnn", "mkldnn_prepacked", "higher_order", "edgecompile"})
-"""Namespaces of operators that `import torch` registers."""
+_OF_TORCH = frozenset(
+    {"aten", "prim", "prims", "quantized", "mkldnn", "mkldnn_prepacked", "higher_order", "edgecompile"}
+)
+"""Namespaces of operators that `import torch` registers, and our own, which every rank has."""
 _SYMBOLIC = (torch.SymInt, torch.SymFloat, torch.SymBool)
 
 

@@ -16,9 +16,9 @@ from edgecompile.config.model_spec import InputSpec, ModelSpec
 from edgecompile.config.schema import DataConf
 from edgecompile.contract import user_files as files
 from edgecompile.contract.errors import UserError
+from edgecompile.contract.files.user_files import printable, read_text
 from edgecompile.contract.plan import DataSpec
 from edgecompile.contract.plan_file import check_place
-from edgecompile.contract.user_files import printable, read_text
 from edgecompile.frontend.chain.units import Boundary, BoundaryTensor
 from edgecompile.measure.partial import PartialFile
 from edgecompile.profile.profile_file import check_profile_place

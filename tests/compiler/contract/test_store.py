@@ -16,7 +16,7 @@ from edgecompile.config.data_request import data_of
 from edgecompile.config.model_spec import InputSpec, ModelSpec
 from edgecompile.config.schema import DataConf
 from edgecompile.contract import atomic_files as module
-from edgecompile.contract.atomic_files import file_sha256, replacing, store
+from edgecompile.contract.files.atomic_files import file_sha256, replacing, store
 
 TOKENIZER = '{"version": "1.0", "model": {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"}}'
 

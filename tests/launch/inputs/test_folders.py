@@ -17,8 +17,8 @@ from launch_plans import Written, save
 from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from edgecompile.contract.atomic_files import file_sha256
 from edgecompile.contract.errors import UserError
+from edgecompile.contract.files.atomic_files import file_sha256
 from edgecompile.contract.plan import DataSpec, ImageSpec, Plan, TensorSpec, TextSpec
 from edgecompile.contract.plan_file import read_run_plan
 from edgelaunch.common.items import STDIN, Item

@@ -19,8 +19,8 @@ import torch
 from launch_harness import Running, free_port, wait_all, wait_for_results
 from launch_plans import Written
 
-from edgecompile.contract.atomic_files import file_sha256
 from edgecompile.contract.errors import UserError
+from edgecompile.contract.files.atomic_files import file_sha256
 from edgecompile.contract.plan import weights_path
 from edgelaunch.common.identity import Endpoint
 from edgelaunch.common.shard_files import files_of

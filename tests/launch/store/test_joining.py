@@ -23,8 +23,8 @@ from launch_meeting import Meeting, stranger_at
 from launch_plans import Written
 from torch._C._distributed_c10d import PrefixStore
 
-from edgecompile.contract.atomic_files import file_sha256
 from edgecompile.contract.errors import UserError
+from edgecompile.contract.files.atomic_files import file_sha256
 from edgecompile.execution import message_layout
 from edgelaunch.common import software
 from edgelaunch.common.failures import Failure, FailureBox, FailureKind

@@ -1,4 +1,4 @@
-"""Chooses the next token among the most likely ones; the same request and seed give the same text at any disturbance."""
+"""Chooses the next token among the most likely ones: by request, seed and place alone, whatever was disturbed."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""Which rows of which sequences go into the next message, and what becomes of them: no threads, clocks or tensors.
+"""Decides which rows of which sequences go into the next message: no threads, clocks or tensors.
 
 As many groups of sequences are under way as there are stages, so that each stage has one to work on. Chunks of prompts
-and decode steps take turns; chunks of one prompt follow each other without waiting. Nothing of a sequence is lost with a
-message: what has no result is sent again, and a sequence whose state is lost somewhere begins again, from its prompt and
-the tokens that it has already.
+and decode steps take turns; chunks of one prompt follow each other without waiting. Nothing of a sequence is lost with
+a message: what has no result is sent again, and a sequence whose state is lost somewhere begins again, from its prompt
+and the tokens that it has already.
 """
 
 from __future__ import annotations
@@ -155,9 +155,7 @@ class Batcher:
 
     def _rows_of(self, chosen: list[Sequence], width: int) -> tuple[Row, ...]:
         chosen = sorted(chosen, key=lambda item: item.slot)  # neighbours' state is read where it is
-        return tuple(
-            Row(item, item.attempt, item.sent, min(width, len(item.tokens) - item.sent)) for item in chosen
-        )
+        return tuple(Row(item, item.attempt, item.sent, min(width, len(item.tokens) - item.sent)) for item in chosen)
 
     def arrive(self, number: int, lost: Iterable[bool]) -> list[Sequence]:
         """A message's result is there: the sequences whose next token is to be chosen, in the order of its rows.
