@@ -6,7 +6,7 @@ import atexit
 import os
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -34,6 +34,8 @@ from edgelaunch.request.started_rank import request_of_rank
 
 if TYPE_CHECKING:
     from edgelaunch.control.supervisor import Supervisor
+    from edgelaunch.generation.text_calls import Completion, Prompt, TextCalls
+    from edgelaunch.pipeline.result_counters import Ends
 
 __all__ = ["Pipeline"]
 
@@ -78,6 +80,11 @@ class Pipeline:
         if self._varying.names:
             under_way += 2 * runtime.window  # those that wait to be chosen, and results that wait for theirs
         self._streams = Streams(under_way * self._plan.model.microbatch, self._arrays)
+        self._texts: TextCalls | None = None
+        if self._plan.generation is not None:
+            from edgelaunch.generation.text_calls import TextCalls
+
+            self._texts = TextCalls(self._plan, Path(plan).resolve().parent, self._check)
         self._children: Children | None = None
         self._rank: Supervisor | None = None
         self._supervisor: threading.Thread | None = None
@@ -127,6 +134,8 @@ class Pipeline:
             RuntimeError: the pipeline is not in its with statement.
         """
         self._check()
+        if self._texts is not None:
+            raise UserError(f"stream: {self._plan.model.name} generates text: call generate()")
         if isinstance(items, (str, bytes, Mapping)) or not isinstance(items, Iterable):
             raise UserError(
                 f"invalid items of type {type(items).__name__}: expected a sequence or an iterator of items, each an "
@@ -180,6 +189,33 @@ class Pipeline:
             raise UserError("invalid batch: it is empty")
         return [{name: columns[name][index] for name in names} for index in range(sizes[names[0]])]
 
+    def generate(self, prompts: Sequence[Prompt], **options: Any) -> list[Completion]:
+        """Answers to prompts, in their order, of a plan that generates text.
+
+        Args:
+            prompts: each a text to be continued, a list of token ids, or a conversation: a list of {role, content}.
+            options: the fields of TextOptions: max_tokens, temperature, top_k, top_p, repetition_penalty, seed, stop.
+
+        Raises:
+            UserError: the plan generates no text, or a prompt or an option is not allowed.
+            RankFailedError: a rank failed; names it.
+        """
+        return self._text_calls("generate").generate(prompts, options)
+
+    def generate_stream(self, prompt: Prompt, **options: Any) -> Iterator[str]:
+        """As generate, of one prompt: its text as it comes. Whoever stops reading frees its place."""
+        return self._text_calls("generate_stream").stream(prompt, options)
+
+    def generate_async(self, prompt: Prompt, **options: Any) -> AsyncIterator[str]:
+        """As generate_stream, for `async for`."""
+        return self._text_calls("generate_async").stream_async(prompt, options)
+
+    def _text_calls(self, name: str) -> TextCalls:
+        self._check()
+        if self._texts is None:
+            raise UserError(f"{name}: {self._plan.model.name} generates no text: call stream()")
+        return self._texts
+
     def close(self) -> None:
         """Lets what is under way come out, and ends every rank; a pipeline that was never started has none."""
         if self._closed or self._process != os.getpid():  # a forked process has the ranks of its parent, and no threads
@@ -187,7 +223,7 @@ class Pipeline:
         if self._rank is None:
             self._closed = True
             return
-        self._streams.close()
+        self._close_calls()
         deadline = time.monotonic() + CLOSE_S
         while self._failure is None and not self._rank.box.finished and time.monotonic() < deadline:
             self._rank.box.wait(POLL_S)
@@ -206,19 +242,27 @@ class Pipeline:
         start.check()
         lacking = start.lacking()
         use_one_arena()
-        source = Source(items=self._streams.items(), num_items=None, what="an application's items")
-        from edgelaunch.pipeline.feed import StreamEnds
-
         request_kill = self._children.kill if self._children is not None else lambda request: None
-        self._rank = runner = run_supervisor(
-            start, lacking, lambda plan: StreamEnds(plan, source, _Results(self)), request_kill
-        )
+        self._rank = runner = run_supervisor(start, lacking, self._ends, request_kill)
         runner.start()
         self._supervisor = threading.Thread(
             target=supervised, args=(runner, 0), kwargs={"started": True}, name="supervise", daemon=True
         )
         self._supervisor.start()
         return runner
+
+    def _ends(self, plan: Plan) -> Ends:
+        if self._texts is not None:
+            return self._texts.ends(plan)
+        from edgelaunch.pipeline.feed import StreamEnds
+
+        source = Source(items=self._streams.items(), num_items=None, what="an application's items")
+        return StreamEnds(plan, source, _Results(self))
+
+    def _close_calls(self) -> None:
+        self._streams.close()
+        if self._texts is not None:
+            self._texts.close()
 
     def _start_children(self) -> RunRequest:
         """Starts all ranks but 0, and returns the request of that one."""
@@ -258,7 +302,7 @@ class Pipeline:
     def _stop(self) -> None:
         self._closed = True
         atexit.unregister(self.close)
-        self._streams.close()
+        self._close_calls()
         if self._rank is not None:
             self._rank.abandon()
         if self._supervisor is not None:

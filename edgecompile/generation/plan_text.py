@@ -14,6 +14,7 @@ from edgecompile.contract.closed_sets import Precision
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.generation import Generation, TextPrediction
 from edgecompile.frontend.chain.kept_state import state_of
+from edgecompile.frontend.chain.sized_work import sized_work
 from edgecompile.frontend.chain.units import Chain
 from edgecompile.generation.golden_texts import RunStage, compare_texts, golden_texts
 from edgecompile.generation.text_prediction import predict_text
@@ -21,6 +22,7 @@ from edgecompile.generation.tokenizer_files import stop_ids_of, tokenizer_files
 from edgecompile.models.causal_step import CausalStep
 from edgecompile.partition.planning_costs import planning_inputs
 from edgecompile.precision.auto_precision import Planned
+from edgecompile.profile.text_mix import TOKENS
 from edgecompile.profile.workload import costs_of
 
 __all__ = ["PlannedText", "plan_text"]
@@ -72,9 +74,10 @@ def plan_text(
         lossy = any(stage.incoming.name != "fp32" for stage in stages)
         found = compare_texts(module, texts, runs, state, asked.chunk, request.microbatch, rounded=rounded or lossy)
     files = tokenizer_files(asked, request.weights.file, request.folder)
+    work = sized_work(chain, examples, TOKENS)
     predicted = predict_text(
         asked, chain.captured.dims, planned.schedule,
-        lambda mix: planning_inputs(request, chain, costs_of(request, chain, examples, mix), mix),
+        lambda mix: planning_inputs(request, chain, costs_of(request, chain, examples, mix, work), mix),
     )  # fmt: skip
     notes = list(_notes(predicted, request, len(stages)))
     if rounded or lossy:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+import functools
+import io
 import json
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,12 @@ def is_gguf(path: Path) -> bool:
 
 def gguf_config(path: Path) -> Any:
     """The config of transformers that the file describes. Raises UserError."""
+    return copy.deepcopy(_config_in(path))
+
+
+@functools.lru_cache(maxsize=1)
+def _config_in(path: Path) -> Any:
+    """To read a file's head takes seconds: a vocabulary is in it."""
     import transformers
 
     with _explained(path):
@@ -32,11 +41,14 @@ def gguf_tensors(path: Path) -> dict[str, torch.Tensor]:
     """The weights by their names in transformers, in float32, whatever their bits were. Raises UserError."""
     import transformers
 
+    config = gguf_config(path)
     with _explained(path):
-        model = transformers.AutoModelForCausalLM.from_pretrained(
-            str(path.parent), gguf_file=path.name, local_files_only=True, dtype=torch.float32
-        )
-    return {name: value.detach() for name, value in model.state_dict().items()}
+        from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
+
+        with torch.device("meta"):
+            model = transformers.AutoModelForCausalLM.from_config(config)
+        found = load_gguf_checkpoint(str(path), return_tensors=True, model_to_load=model)["tensors"]
+    return {name: value.detach().to(torch.float32) for name, value in found.items()}
 
 
 def gguf_tokenizer(path: Path) -> tuple[str, dict[str, Any]]:
@@ -59,7 +71,8 @@ def gguf_tokenizer(path: Path) -> tuple[str, dict[str, Any]]:
 @contextmanager
 def _explained(path: Path) -> Iterator[None]:
     try:
-        yield
+        with redirect_stderr(io.StringIO()):  # its progress bars
+            yield
     except ImportError as error:
         raise UserError(
             f"{path}: transformers reads GGUF with the packages gguf and accelerate: pip install gguf accelerate "

@@ -11,7 +11,7 @@ from edgecompile.config.request import CompileRequest
 from edgecompile.contract.dim_rules import BATCH
 from edgecompile.contract.plan import DataSpec
 from edgecompile.execution.batching import Limits
-from edgecompile.frontend.chain.sized_work import sized_work
+from edgecompile.frontend.chain.sized_work import SizedWork, sized_work
 from edgecompile.frontend.chain.units import Chain
 from edgecompile.profile.analytic import Profile
 from edgecompile.profile.measured import SizedMessages, make_profile
@@ -22,8 +22,14 @@ from edgecompile.profile.text_mix import text_mix
 __all__ = ["costs_of", "workload_mix"]
 
 
-def costs_of(request: CompileRequest, chain: Chain, examples: Sequence[torch.Tensor], mix: Mix | None) -> Profile:
+def costs_of(
+    request: CompileRequest, chain: Chain, examples: Sequence[torch.Tensor], mix: Mix | None,
+    work: SizedWork | None = None,
+) -> Profile:  # fmt: skip
     """What units and boundaries cost on each kind of device, of the mix's mean message where there is a mix.
+
+    Args:
+        work: of the chain, where it was counted before.
 
     Raises:
         UserError: profile=measured, and a kind has no profile that holds for it.
@@ -33,7 +39,7 @@ def costs_of(request: CompileRequest, chain: Chain, examples: Sequence[torch.Ten
     if len(extents) != 1 or (mix is None and request.profile.method is ProfileMethod.analytic):
         return make_profile(chain, request.cluster, request.profile)
     (dim,) = extents
-    work, largest = sized_work(chain, examples, dim), (request.microbatch, dims[dim].max)
+    work, largest = work or sized_work(chain, examples, dim), (request.microbatch, dims[dim].max)
     messages = SizedMessages(work=work, shares={largest: 1.0} if mix is None else mix.counted, largest=largest)
     profile = make_profile(chain, request.cluster, request.profile, messages)
     return profile if mix is None else mixed_profile(profile, work, mix, request.cluster.devices)

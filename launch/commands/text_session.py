@@ -20,7 +20,7 @@ from edgelaunch.generation.dialogue import Spelling
 from edgelaunch.generation.prompt_lines import Asked, Defaults, read_lines, request_from
 from edgelaunch.generation.text_ends import TextEnds
 from edgelaunch.generation.text_report import figures_of, lines_of
-from edgelaunch.generation.token_choice import Sampling
+from edgelaunch.generation.token_choice import Sampling, usual_top_k
 from edgelaunch.outputs.answer_file import AnswerFile
 from edgelaunch.outputs.partial_results import origin_of
 from edgelaunch.process.stderr import say
@@ -51,7 +51,7 @@ class TextSession:
         self._defaults = Defaults(
             max_tokens=request.max_tokens or DEFAULT_TOKENS, stops=(request.stop,) if request.stop else (),
             sampling=Sampling(
-                temperature=request.temperature, top_k=min(request.top_k, plan.generation.candidates),
+                temperature=request.temperature, top_k=usual_top_k(request.top_k, plan.generation.candidates),
                 top_p=request.top_p, repetition_penalty=request.repetition_penalty, seed=request.seed,
             ),
         )  # fmt: skip

@@ -10,10 +10,18 @@ import numpy.typing as npt
 
 from edgecompile.contract.errors import UserError
 
-__all__ = ["Sampling", "choose"]
+__all__ = ["Sampling", "choose", "usual_top_k"]
 
 MOST_TEMPERATURE, MOST_PENALTY = 100.0, 100.0
 MOST_SEED = 1 << 63
+
+
+USUAL_TOP_K = 50
+
+
+def usual_top_k(given: int | None, candidates: int) -> int:
+    """What was asked for; else as transformers has it, where the plan keeps so many candidates."""
+    return min(USUAL_TOP_K, candidates) if given is None else given
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +30,7 @@ class Sampling:
 
     temperature: float = 0.0
     """0: the most likely token."""
-    top_k: int = 50
+    top_k: int = USUAL_TOP_K
     top_p: float = 1.0
     repetition_penalty: float = 1.0
     seed: int = 0

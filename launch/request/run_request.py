@@ -77,7 +77,7 @@ class RunRequest(RankRequest):
     temperature: float = field(default=0.0, metadata=option(
         "--temperature", float, reach=Reach.DATA_HOST, group=TEXT, metavar="T",
         help="0 (default): always the most likely token"))  # fmt: skip
-    top_k: int = field(default=50, metadata=option(
+    top_k: int | None = field(default=None, metadata=option(
         "--top-k", int, reach=Reach.DATA_HOST, group=TEXT, metavar="N",
         help="choose among so many tokens (default 50; at most the plan's generation.candidates)"))  # fmt: skip
     top_p: float = field(default=1.0, metadata=option(
