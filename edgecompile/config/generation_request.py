@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgecompile.config.methods import TextObjective
 from edgecompile.config.resources import resource_path
 from edgecompile.config.schema import Conf
 from edgecompile.config.value_checks import between
 from edgecompile.contract.errors import UserError
 
-__all__ = ["GenerationRequest", "generation_of"]
+__all__ = ["GenerationRequest", "generation_of", "text_objective"]
 
 MOST_SLOTS, MOST_CONTEXT, MOST_CHUNK, MOST_CANDIDATES = 256, 1 << 20, 4096, 1024
 
@@ -26,11 +27,17 @@ class GenerationRequest:
     tokens: int
     candidates: int
     tokenizer: Path | None
+    objective: TextObjective = TextObjective.THROUGHPUT
 
     @property
     def usual_context(self) -> int:
         """Tokens that a step sees before its own, on average."""
         return self.prompt + self.tokens // 2
+
+
+def text_objective(word: str) -> TextObjective | None:
+    """None where it is none of text generation."""
+    return TextObjective(word) if word in {item.value for item in TextObjective} else None
 
 
 def generation_of(conf: Conf) -> GenerationRequest | None:
@@ -43,6 +50,10 @@ def generation_of(conf: Conf) -> GenerationRequest | None:
     tokens = between(given.tokens, 1, MOST_CONTEXT, "generation.tokens")
     candidates = between(given.candidates, 1, MOST_CANDIDATES, "generation.candidates")
     if not conf.model.generates:
+        if text_objective(conf.schedule.objective) is not None:
+            raise UserError(
+                f"schedule.objective={conf.schedule.objective} is for models that generate text: use period or latency"
+            )
         return None
     if prompt + tokens > context:
         raise UserError(
@@ -52,5 +63,5 @@ def generation_of(conf: Conf) -> GenerationRequest | None:
     tokenizer = None if given.tokenizer is None else resource_path(given.tokenizer, "generation.tokenizer")
     return GenerationRequest(
         slots=slots, context=context, chunk=chunk, prompt=prompt, tokens=tokens, candidates=candidates,
-        tokenizer=tokenizer,
+        tokenizer=tokenizer, objective=text_objective(conf.schedule.objective) or TextObjective.THROUGHPUT,
     )  # fmt: skip

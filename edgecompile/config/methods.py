@@ -12,6 +12,7 @@ __all__ = [
     "Pixels",
     "ProfileMethod",
     "ScheduleMethod",
+    "TextObjective",
     "UnusedWeights",
     "WireScale",
 ]
@@ -42,6 +43,17 @@ class ScheduleMethod(str, Enum):
     even = "even"
     manual = "manual"
     single = "single"
+
+
+class TextObjective(str, Enum):
+    """What the plan of a language model is best in."""
+
+    THROUGHPUT = "throughput"
+    """Tokens a second of all slots together, prompts included."""
+    TOKEN_LATENCY = "token_latency"  # noqa: S105 - of text, not a secret
+    """The time of a token of one stream."""
+    FIRST_TOKEN = "first_token"  # noqa: S105
+    """The time from a usual prompt to its first token."""
 
 
 class ProfileMethod(str, Enum):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edgecompile.config.cluster_spec import Cluster
-from edgecompile.config.methods import ScheduleMethod
+from edgecompile.config.methods import ScheduleMethod, TextObjective
 from edgecompile.config.schema import ConstraintsConf, ScheduleConf
 from edgecompile.config.value_checks import at_least, between, member, over_zero, seconds
 from edgecompile.contract.closed_sets import Objective
@@ -53,9 +53,18 @@ class ScheduleRequest:
     constraints: ConstraintsRequest
 
 
+_TEXT = {
+    TextObjective.THROUGHPUT.value: Objective.PERIOD,
+    TextObjective.TOKEN_LATENCY.value: Objective.LATENCY,
+    TextObjective.FIRST_TOKEN.value: Objective.LATENCY,
+}
+"""Of the messages that text_mix makes for them."""
+
+
 def check_schedule_values(conf: ScheduleConf) -> None:
     """What can be wrong whatever the model and the cluster are. Raises UserError."""
-    member(Objective, conf.objective, "schedule.objective")
+    if conf.objective not in _TEXT:
+        member(Objective, conf.objective, "schedule.objective")
     if not 1 <= conf.state_budget < 1 << 63:
         raise invalid_value(conf.state_budget, "schedule.state_budget", "1 or more, below 2^63")
     limits = conf.constraints
@@ -80,7 +89,7 @@ def schedule_of(conf: ScheduleConf, cluster: Cluster, microbatch: int) -> Schedu
     names = [host.name for host in cluster.hosts]
     return ScheduleRequest(
         method=conf.method,
-        objective=Objective(conf.objective),
+        objective=_TEXT.get(conf.objective) or Objective(conf.objective),
         cuts=tuple(conf.cuts),
         units=tuple(conf.units),
         pipeedge_partition=tuple(conf.pipeedge_partition),

@@ -137,7 +137,8 @@ class ConstraintsConf:
 class ScheduleConf:
     method: ScheduleMethod = ScheduleMethod.exact
     objective: str = "period"
-    """period, latency, or period_under_latency (with constraints.max_latency)."""
+    """period, latency, or period_under_latency (with constraints.max_latency); of a language model also throughput (of
+    all slots), token_latency (of one stream) or first_token (of a usual prompt)."""
     cuts: list[Any] = field(default_factory=list)
     """For manual: module names or unit numbers where a stage begins."""
     units: list[int] = field(default_factory=list)

@@ -14,9 +14,17 @@ from rich.text import Text
 
 from edgecompile.contract.dim_rules import item_dims
 from edgecompile.contract.errors import UserError
+from edgecompile.contract.generation import Generation
 from edgecompile.contract.plan import Plan, Stage
 from edgecompile.contract.plan_file import read_plan
-from edgecompile.contract.quantities import format_bytes, format_count, format_items_rate, format_rate, format_time
+from edgecompile.contract.quantities import (
+    format_bytes,
+    format_count,
+    format_items_rate,
+    format_number,
+    format_rate,
+    format_time,
+)
 from edgecompile.explore.proof import distance, proof
 from edgecompile.terminal.console import table_console
 
@@ -112,10 +120,16 @@ def plan_figures(plan: Plan) -> dict[str, Any]:
             {"lost": item.lost, "predicted": asdict(item.predicted), "gap": item.certificate.gap}
             for item in plan.contingencies
         ],
+        "generation": None if plan.generation is None else _text_figures(plan.generation),
         "accuracy": None if plan.accuracy is None else asdict(plan.accuracy),
         "notes": list(plan.notes),
         "provenance": None if plan.provenance is None else asdict(plan.provenance),
     }
+
+
+def _text_figures(generation: Generation) -> dict[str, Any]:
+    left_out = ("golden", "template", "state")
+    return {name: value for name, value in asdict(generation).items() if name not in left_out}
 
 
 def workload_line(plan: Plan) -> str:
@@ -127,6 +141,24 @@ def workload_line(plan: Plan) -> str:
     return (
         f"messages vary in size ({ranges}); predicted for {found.source}: {found.items:.1f} items and "
         f"{found.positions:.0f} positions a message, {1 - found.useful:.0%} padding; memory is of the largest"
+    )
+
+
+def text_lines(generation: Generation) -> Iterator[str]:
+    """What is predicted of generating text, and the memory of its state."""
+    found = generation.predicted
+    yield (
+        f"text: first token {format_time(found.first_token_s)} after a prompt of {generation.prompt} tokens, then "
+        f"{format_time(found.token_s)} a token alone; {format_number(found.tokens_per_s)} tokens/s with "
+        f"{generation.slots} streams, prompts {format_number(found.prompt_tokens_per_s)} tokens/s"
+    )
+    if found.alone_token_s:
+        alone = (f"{name} {format_time(seconds)}" for name, seconds in found.alone_token_s.items())
+        yield f"one host alone: {', '.join(alone)} a token"
+    kept = generation.slots * generation.slot_bytes
+    yield (
+        f"keys and values: {format_bytes(kept)} for {generation.slots} slots of {generation.context} tokens, "
+        f"{format_bytes(generation.slot_bytes // generation.context)} a token"
     )
 
 
@@ -147,6 +179,8 @@ def plan_tables(plan: Plan, width: int = WIDE) -> Iterator[Table | str]:
     )
     if item_dims(plan):
         yield workload_line(plan)
+    if plan.generation is not None:
+        yield from text_lines(plan.generation)
     yield proof(plan.certificate, plan.objective)
     if any(stage.precision != "fp32" for stage in plan.stages):
         places = (f"{stage.precision} on {plan.hosts[stage.rank].name}" for stage in plan.stages)

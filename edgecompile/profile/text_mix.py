@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from math import ceil
 
 from edgecompile.config.generation_request import GenerationRequest
+from edgecompile.config.methods import TextObjective
 from edgecompile.contract.plan import Dim
 from edgecompile.profile.mix import Mix
 
@@ -26,6 +27,10 @@ def text_mix(asked: GenerationRequest, dims: Mapping[str, Dim], stages: int) -> 
     Args:
         stages: at most so many, each with a group of slots to work on.
     """
+    if asked.objective is TextObjective.TOKEN_LATENCY:
+        return mix_of_kinds("one stream's tokens", dims, [(1, 1)])
+    if asked.objective is TextObjective.FIRST_TOKEN:
+        return mix_of_kinds(f"a prompt of {asked.prompt} tokens", dims, [(1, min(asked.chunk, asked.prompt))])
     rows = decoding_rows(asked.slots, stages)
     whole, rest = divmod(asked.prompt, asked.chunk)
     prompts = [(1, asked.chunk)] * whole + [(1, rest)] * bool(rest)

@@ -79,8 +79,8 @@ class TextCalls:
     def request(self, prompt: Prompt, options: TextOptions, where: str = "prompt") -> TextRequest:
         """Raises UserError where the plan does not allow it."""
         sampling = Sampling(
-            temperature=options.temperature, top_k=usual_top_k(options.top_k, self._generation.candidates), seed=options.seed,
-            top_p=options.top_p, repetition_penalty=options.repetition_penalty,
+            temperature=options.temperature, top_p=options.top_p, repetition_penalty=options.repetition_penalty,
+            top_k=usual_top_k(options.top_k, self._generation.candidates), seed=options.seed,
         )  # fmt: skip
         stops = (options.stop,) if isinstance(options.stop, str) else tuple(options.stop)
         defaults = Defaults(max_tokens=options.max_tokens, sampling=sampling, stops=stops)
