@@ -8,11 +8,13 @@ again.
 
 from __future__ import annotations
 
+import math
 import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch.nn import functional
 
 from edgecompile.contract.generation import StateSpec
 from edgecompile.execution.attention import masked_attention
@@ -103,6 +105,7 @@ class Step:
         self._decoding = self._tokens == 1 and self._whole and not self._alone
         self._positions = positions.clamp(min=0)
         self._index = torch.tensor(slots, dtype=torch.int64, device=positions.device)
+        self._masks: dict[tuple[int, int], torch.Tensor] = {}
         self._seen: dict[int, tuple[int, torch.Tensor | None]] = {}
 
     def attend(
@@ -114,7 +117,25 @@ class Step:
         self._write(keys, k)
         self._write(values, v)
         begin, seen = self._sight(window)
-        return masked_attention(q, self._read(keys, begin), self._read(values, begin), seen, scale, softcap, sinks)
+        old_keys, old_values = self._read(keys, begin), self._read(values, begin)
+        if softcap or sinks is not None or keys.shape[-1] != values.shape[-1]:
+            return masked_attention(q, old_keys, old_values, seen, scale, softcap, sinks)
+        rows, heads, tokens, size = q.shape
+        each = heads // keys.shape[1]
+        # heads that share keys are further tokens: nothing of the keys is copied
+        query = q.reshape(rows, keys.shape[1], each * tokens, size)
+        mask = self._mask(window, each, seen)
+        result = functional.scaled_dot_product_attention(query, old_keys, old_values, attn_mask=mask, scale=scale)
+        return result.reshape(rows, heads, tokens, size).transpose(1, 2).contiguous()
+
+    def _mask(self, window: int, each: int, seen: torch.Tensor | None) -> torch.Tensor | None:
+        """What is added to the scores, for `each` heads behind each other."""
+        if seen is None:
+            return None
+        if (window, each) not in self._masks:
+            mask = torch.zeros(seen.shape, device=seen.device).masked_fill_(~seen, -math.inf)
+            self._masks[window, each] = mask if self._tokens == 1 else mask.repeat(1, 1, each, 1)
+        return self._masks[window, each]
 
     def _write(self, room: torch.Tensor, new: torch.Tensor) -> None:
         if self._decoding:
