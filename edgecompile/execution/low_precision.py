@@ -358,11 +358,11 @@ def integer_exported(module: fx.GraphModule, num_rows: int = 256) -> fx.GraphMod
         if not _has_kernel(own, others):
             continue
         helper, values, kept = _kernel(own.detach(), worth.detach(), others, num_rows)
-        names = (f"packed_{index}", f"zeros_{index}", f"numbers_{index}")[: len(values)]
-        for name, value in zip(names, values, strict=True):
+        called = [f"{word}_{index}" for word in ("packed", "zeros", "numbers")[: len(values)]]
+        for name, value in zip(called, values, strict=True):
             module.register_buffer(name, value, persistent=False)
         with module.graph.inserting_before(node):
-            places = [module.graph.get_attr(name) for name in names]
+            places = [module.graph.get_attr(name) for name in called]
             arguments = (x, places[0], scale, places[1], bias, *places[2:], *others[:kept])
             made = module.graph.call_function(helper, arguments)
         node.replace_all_uses_with(made)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -210,23 +211,50 @@ def _attention(
 
 
 def _windows(model: Any, context: int) -> list[int]:
-    """Of each call of attention, in order; nothing is computed."""
-    step, why = _Look(context), ""
-    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad(), _running(step):
-        ids = torch.zeros(1, 2, dtype=torch.int64)
+    """Of each call of attention, in order; nothing is computed, unless the model has operators that need numbers."""
+    with torch.no_grad():
         try:
-            model(input_ids=ids, attention_mask=torch.ones_like(ids), position_ids=ids, use_cache=False)
+            with FakeTensorMode(allow_non_fake_inputs=True), _silent():
+                return _looked(model, context)
         except UserError:
             raise
-        except Exception as error:  # what a model does with a mask that is none of its own
-            step.windows.clear()
-            why = f" ({type(error).__name__}: {(str(error).splitlines() or [''])[0]})"
+        except Exception:  # such as routing to experts
+            why = ""
+            try:
+                return _looked(model, context)
+            except UserError:
+                raise
+            except Exception as error:  # what a model does with a mask that is none of its own
+                why = f" ({type(error).__name__}: {(str(error).splitlines() or [''])[0]})"
+    raise _no_interface(model, why)
+
+
+def _looked(model: Any, context: int) -> list[int]:
+    step = _Look(context)
+    with _running(step):
+        ids = torch.zeros(1, 2, dtype=torch.int64)
+        model(input_ids=ids, attention_mask=torch.ones_like(ids), position_ids=ids, use_cache=False)
     if not step.windows:
-        raise UserError(
-            f"{type(model).__name__}: its attention does not go through transformers' AttentionInterface, so that "
-            f"nothing tells where its keys and values are{why}"
-        )
+        raise _no_interface(model, "")
     return step.windows
+
+
+def _no_interface(model: Any, why: str) -> UserError:
+    return UserError(
+        f"{type(model).__name__}: its attention does not go through transformers' AttentionInterface, so that nothing "
+        f"tells where its keys and values are{why}"
+    )
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Without what torch logs of operators that have no result for shapes alone."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def _window_of(mask: _Mask, given: int | None, number: int, context: int) -> int:
