@@ -5,7 +5,7 @@
     python benchmarks/generate.py --llama Q8_0.gguf Q4_0.gguf     # with llama-cpp-python built for this processor
 
 Contenders take turns in each round; what is printed are medians over rounds, and ratios to one rank of one thread.
-Where a rank is one core, two ranks are two: on a machine whose two "cores" are threads of one, they share what computes.
+Where a rank is one core, two ranks are two: where two "cores" are threads of one, they share what computes.
 """
 
 from __future__ import annotations
