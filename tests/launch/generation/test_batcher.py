@@ -101,6 +101,7 @@ class Pipeline(RuleBasedStateMachine):
         """Before each rank, and behind the last."""
         self.live: dict[int, Live] = {}
         self.messages = 0
+        self.forgot = False
 
     # --- what happens ------------------------------------------------------------------------------------------------
 
@@ -147,6 +148,7 @@ class Pipeline(RuleBasedStateMachine):
         message = self.links[-1].popleft()
         rows = self.batcher.rows_of(message.number)
         chosen = self.batcher.arrive(message.number, [is_lost(value) for value in message.slots.tolist()])
+        assert self.forgot or not any(row.sequence.rebuilt for row in rows)
         by_serial = {row.sequence.serial: value for row, value in zip(rows, message.values, strict=True)}
         for sequence in chosen:
             live = self.live[sequence.serial]
@@ -172,6 +174,7 @@ class Pipeline(RuleBasedStateMachine):
         """Every message under way is lost, and perhaps what a rank held."""
         if forgets and place < len(self.ranks):
             self.ranks[place].forget()
+            self.forgot = True
         for link in self.links:
             link.clear()
         self.batcher.send_again()
@@ -282,6 +285,19 @@ def test_a_lost_row_begins_again_and_what_was_under_way_of_it_counts_no_more() -
     assert taken(batcher) == [(1, 4, 2)]
     assert batcher.arrive(2, [False]) == []
     assert batcher.arrive(3, [False]) == [sequence]
+
+
+def test_what_has_no_result_is_sent_again_from_the_oldest_on() -> None:
+    batcher = Batcher(slots=2, chunk=4, rows=2, groups=2)
+    first, second = batcher.admit(range(6)), batcher.admit(range(3))
+    assert [taken(batcher) for _ in range(3)] == [[(1, 0, 4)], [(1, 4, 2)], [(2, 0, 3)]]
+    assert batcher.arrive(0, [False]) == []
+    batcher.send_again()
+    assert batcher.num_under_way == first.under_way == second.under_way == 0
+    assert [taken(batcher) for _ in range(3)] == [[(1, 4, 2)], [(2, 0, 3)], None]
+    assert batcher.next_number == 5
+    assert batcher.arrive(3, [False]) == [first]
+    assert first.rebuilt == second.rebuilt == 0
 
 
 def test_results_come_in_order() -> None:
