@@ -14,6 +14,8 @@ __all__ = ["Sampling", "choose", "usual_top_k"]
 
 MOST_TEMPERATURE, MOST_PENALTY = 100.0, 100.0
 MOST_SEED = 1 << 63
+_LEAST = 1e-30
+"""What is less than this acts as this, so that scores that are divided by it stay finite."""
 
 
 USUAL_TOP_K = 50
@@ -65,12 +67,13 @@ def choose(
     values = scores.astype(np.float64)
     if sampling.repetition_penalty != 1.0:
         seen = np.isin(ids, np.fromiter(before, dtype=np.int64, count=len(before)))
-        less = np.where(values > 0, values / sampling.repetition_penalty, values * sampling.repetition_penalty)
+        penalty = max(sampling.repetition_penalty, _LEAST)
+        less = np.where(values > 0, values / penalty, values * penalty)
         values = np.where(seen, less, values)
     if sampling.temperature == 0.0:
         return int(ids[int(np.argmax(values))])
     order = np.argsort(-values, kind="stable")[: sampling.top_k]
-    ordered = values[order] / sampling.temperature
+    ordered = values[order] / max(sampling.temperature, _LEAST)
     shares = np.exp(ordered - ordered[0])
     shares /= shares.sum()
     if sampling.top_p < 1.0:
