@@ -1,0 +1,131 @@
+"""The next token is chosen as transformers' own processors would have it, by seed and place alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from edgecompile.contract.errors import UserError
+from edgelaunch.generation.token_choice import Sampling, choose
+
+COUNT, DRAWS = 20, 3000
+SAMPLINGS = [
+    Sampling(temperature=1.0),
+    Sampling(temperature=0.3),
+    Sampling(temperature=5.0, top_k=4),
+    Sampling(temperature=1.0, top_p=0.6),
+    Sampling(temperature=2.0, top_p=0.9, top_k=12, repetition_penalty=1.7),
+    Sampling(temperature=0.8, repetition_penalty=0.5),
+]
+
+
+def candidates(seed: int, count: int = COUNT) -> tuple[Any, Any]:
+    """Scores, the largest first, some of them negative; and the tokens."""
+    rng = np.random.default_rng(seed)
+    scores = np.sort(rng.normal(0.5, 2.0, count).astype(np.float32))[::-1].copy()
+    return scores, rng.permutation(1000)[:count].astype(np.int64)
+
+
+def wanted(scores: Any, ids: Any, sampling: Sampling, before: list[int]) -> Any:
+    """The probability of each candidate, as transformers has it."""
+    from transformers import (
+        RepetitionPenaltyLogitsProcessor,
+        TemperatureLogitsWarper,
+        TopKLogitsWarper,
+        TopPLogitsWarper,
+    )
+
+    seen = [place for place, token in enumerate(ids) if token in before]
+    given, values = torch.tensor([seen], dtype=torch.int64), torch.tensor(scores).double().unsqueeze(0)
+    processors: list[Any] = [RepetitionPenaltyLogitsProcessor(sampling.repetition_penalty)] if seen else []
+    if sampling.temperature:
+        processors += [TemperatureLogitsWarper(sampling.temperature), TopKLogitsWarper(sampling.top_k)]
+        processors += [TopPLogitsWarper(sampling.top_p)] if sampling.top_p < 1 else []
+    for process in processors:
+        values = process(given, values)
+    return values.softmax(-1)[0].numpy()
+
+
+@pytest.mark.parametrize("case", range(len(SAMPLINGS)))
+def test_draws_are_distributed_as_transformers_has_it(case: int) -> None:
+    sampling = SAMPLINGS[case]
+    scores, ids = candidates(case)
+    before = [int(token) for token in ids[[0, 3, 7]]] + [5000]
+    shares = wanted(scores, ids, sampling, before)
+    drawn = Counter(choose(scores, ids, _seeded(sampling, seed), before, 17) for seed in range(DRAWS))
+    assert set(drawn) <= {int(token) for token in ids[shares > 0]}
+    for token, share in zip(ids.tolist(), shares, strict=True):
+        spread = 5 * (share * (1 - share) / DRAWS) ** 0.5 + 1e-3
+        assert abs(drawn[token] / DRAWS - share) < spread, (token, share, drawn[token])
+
+
+@pytest.mark.parametrize("penalty", [1.0, 1.3, 0.4])
+def test_greedy_choice_is_the_best_after_the_penalty(penalty: float) -> None:
+    sampling = Sampling(repetition_penalty=penalty)
+    for seed in range(50):
+        scores, ids = candidates(seed)
+        before = [int(token) for token in ids[::3]]
+        best = int(ids[int(np.argmax(wanted(scores, ids, sampling, before)))])
+        assert choose(scores, ids, sampling, before, seed) == best
+
+
+def test_seed_and_place_alone_decide() -> None:
+    scores, ids = candidates(0)
+    sampling = Sampling(temperature=3.0, seed=-5)
+    tokens = [choose(scores, ids, sampling, [], place) for place in range(100)]
+    assert tokens == [choose(scores.copy(), ids.copy(), sampling, [1, 2], place) for place in range(100)]
+    assert len(set(tokens)) > 5
+    assert tokens != [choose(scores, ids, _seeded(sampling, 6), [], place) for place in range(100)]
+    places = Counter(choose(scores, ids, sampling, [], place) for place in range(DRAWS))
+    share = wanted(scores, ids, sampling, [])
+    assert abs(places[int(ids[0])] / DRAWS - share[0]) < 0.05  # places draw as seeds do
+
+
+def test_one_candidate_is_chosen_whatever_is_asked() -> None:
+    scores, ids = candidates(3)
+    for sampling in (
+        Sampling(temperature=100.0, top_k=1), Sampling(temperature=100.0, top_p=5e-324), Sampling(temperature=1e-3),
+        Sampling(temperature=5e-324), Sampling(temperature=1e-300, top_p=0.5),
+    ):  # fmt: skip
+        assert {choose(scores, ids, _seeded(sampling, seed), [], seed) for seed in range(30)} == {int(ids[0])}
+    assert choose(scores[:1], ids[:1], Sampling(temperature=1.0, top_k=50), [], 0) == int(ids[0])
+
+
+def test_extreme_penalties_stay_numbers() -> None:
+    scores, ids = np.array([3.0, 2.0, -1.0], np.float32), np.array([4, 5, 6])
+    for penalty in (5e-324, 1e-300):
+        for temperature in (0.0, 1.0):
+            sampling = Sampling(temperature=temperature, repetition_penalty=penalty)
+            assert choose(scores, ids, sampling, [5], 0) == 5
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"temperature": -0.1}, "for temperature: expected 0 or more, at most 100"),
+        ({"temperature": float("nan")}, "invalid value nan for temperature"),
+        ({"temperature": float("inf")}, "invalid value inf for temperature"),
+        ({"top_p": 0.0}, "for top_p: expected more than 0, at most 1"),
+        ({"top_p": 1.01}, "for top_p"),
+        ({"repetition_penalty": 0.0}, "for repetition_penalty: expected more than 0"),
+        ({"top_k": 0}, "for top_k: expected 1 or more, at most 64"),
+        ({"top_k": 65}, "(the plan keeps as many candidates: generation.candidates)"),
+        ({"seed": 1 << 63}, "for seed"),
+    ],
+)
+def test_values_that_are_not_allowed(values: dict[str, Any], said: str) -> None:
+    Sampling().check(64)
+    with pytest.raises(UserError) as caught:
+        Sampling(**values).check(64, "here")
+    assert str(caught.value).startswith("here: ")
+    assert said in str(caught.value)
+
+
+def _seeded(sampling: Sampling, seed: int) -> Sampling:
+    from dataclasses import replace
+
+    return replace(sampling, seed=seed)
