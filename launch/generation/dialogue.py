@@ -60,8 +60,6 @@ class Spelling:
         return list(self._tokenizer.encode(self._rendered(messages, where), add_special_tokens=False).ids)
 
     def _rendered(self, messages: Sequence[Message], where: str) -> str:
-        from jinja2 import TemplateError
-
         if self._template is None:
             self._template = self._compiled(where)
         try:
@@ -69,7 +67,7 @@ class Spelling:
                 messages=[dict(message) for message in messages], add_generation_prompt=True, tools=None,
                 **self._generation.words,
             )  # fmt: skip
-        except (TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
+        except Exception as error:  # what a template raises itself, or makes of Python
             raise UserError(f"{where}: the model's template of conversations refuses the messages: {error}") from None
         return str(rendered)
 
