@@ -11,12 +11,20 @@ from edgecompile.contract.errors import UserError
 from edgecompile.contract.generation import Generation
 from edgelaunch.common.shard_files import check_file
 
-__all__ = ["Message", "Spelling", "Text"]
+__all__ = ["Message", "Spelling", "Text", "check_whole"]
 
 Message = Mapping[str, Any]
 """`role` and `content`."""
 _MOST_HELD = 16
 """Tokens that may make one character together, at most."""
+
+
+def check_whole(text: str, where: str, what: str) -> None:
+    """Raises UserError where JSON's escapes made half of a character that takes two of them."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise UserError(f"{where}: {what} holds half a character (a lone surrogate): write it whole") from None
 
 
 class Spelling:
@@ -55,9 +63,11 @@ class Spelling:
         """Of a conversation whose next message is the model's.
 
         Raises:
-            UserError: the model has no template, or it refuses these messages.
+            UserError: the model has no template, or it refuses these messages, or they hold half a character.
         """
-        return list(self._tokenizer.encode(self._rendered(messages, where), add_special_tokens=False).ids)
+        rendered = self._rendered(messages, where)
+        check_whole(rendered, where, "the conversation")
+        return list(self._tokenizer.encode(rendered, add_special_tokens=False).ids)
 
     def _rendered(self, messages: Sequence[Message], where: str) -> str:
         if self._template is None:

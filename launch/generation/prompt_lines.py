@@ -11,7 +11,7 @@ from typing import Any
 from edgecompile.contract.errors import UserError, nearest
 from edgecompile.contract.generation import Generation
 from edgelaunch.generation.answers import TextRequest
-from edgelaunch.generation.dialogue import Spelling
+from edgelaunch.generation.dialogue import Spelling, check_whole
 from edgelaunch.generation.token_choice import Sampling
 from edgelaunch.inputs.text import MAX_LINE_BYTES, decode_line, skip_line
 
@@ -72,6 +72,7 @@ def _asked(
         if isinstance(value, Mapping) and "id" in value:
             if isinstance(value["id"], bool) or not isinstance(value["id"], (str, int)):
                 raise UserError(f"{where}: invalid value {value['id']!r} for id: expected a string or a whole number")
+            check_whole(str(value["id"]), where, "id")
             own = value["id"]
         return Asked(id=own, request=request_from(value, where, generation, spelling, defaults))
     except UserError as error:
@@ -143,10 +144,7 @@ def _prompt(value: Mapping[str, Any], where: str, spelling: Spelling | None) -> 
         return spelling.dialogue_tokens(checked_messages(content, where), where)
     if not isinstance(content, str):
         raise UserError(f"{where}: invalid value {content!r} for prompt: expected a string")
-    try:
-        content.encode("utf-8")
-    except UnicodeEncodeError:
-        raise UserError(f"{where}: the prompt holds half a character (a lone surrogate): write it whole") from None
+    check_whole(content, where, "the prompt")
     return spelling.prompt_tokens(content)
 
 
@@ -172,7 +170,10 @@ def _number(value: Mapping[str, Any], key: str, default: float, where: str) -> f
         return default
     if isinstance(given, bool) or not isinstance(given, (int, float)):
         raise UserError(f"{where}: invalid value {given!r} for {key}: expected a number")
-    return float(given)
+    try:
+        return float(given)
+    except OverflowError:
+        raise UserError(f"{where}: invalid value for {key}: a number of {len(str(given))} digits") from None
 
 
 def _whole(value: Mapping[str, Any], key: str, default: int, where: str) -> int:
