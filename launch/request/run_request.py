@@ -103,7 +103,7 @@ class RunRequest(RankRequest):
         help="serve this rank's counters to Prometheus there"))  # fmt: skip
 
     def __post_init__(self) -> None:
-        for name, value in (("items", self.items), ("threads", self.threads)):
+        for name, value in (("items", self.items), ("threads", self.threads), ("max-tokens", self.max_tokens)):
             if value is not None and value < 1:
                 raise UserError(f"invalid value {value} for --{name}: expected 1 or more")
         if self.rate is not None and not 0 < self.rate <= MAX_RATE_PER_S:
