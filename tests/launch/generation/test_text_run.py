@@ -1,0 +1,276 @@
+"""Text from two ranks is transformers' own, whatever happens to them on the way."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from launch_harness import DEADLINE_S, PROGRAM, Running, free_port, rank_process, run, run_ranks, wait_gone
+from tokenizers import Tokenizer
+
+from edgecompile.contract.plan import Plan
+from edgecompile.contract.plan_file import write_plan
+
+pytestmark = pytest.mark.slow
+
+Answers = dict[Any, dict[str, Any]]
+"""By id."""
+COUNT = 40
+
+
+def write_lines(path: Path, lines: list[Any]) -> Path:
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    return path
+
+
+def read_answers(path: Path) -> Answers:
+    values = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    answers = {value["id"]: value for value in values}
+    assert len(answers) == len(values), "an answer came twice"
+    return answers
+
+
+@pytest.fixture(scope="session")
+def asked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Requests of unlike lengths, every other one sampled; more than slots, and a few seconds of work."""
+    rng = random.Random(3)
+    lines = []
+    for number in range(COUNT):
+        line: dict[str, Any] = {
+            "id": f"n{number}", "tokens": [rng.randrange(4, 400) for _ in range(rng.randrange(1, 60))],
+            "max_tokens": rng.randrange(1, 60), "ignore_end": True,
+        }  # fmt: skip
+        if number % 2:
+            line |= {"temperature": 0.9, "seed": number, "top_p": 0.95, "repetition_penalty": 1.1}
+        lines.append(line)
+    return write_lines(tmp_path_factory.mktemp("asked") / "asked.jsonl", lines)
+
+
+@pytest.fixture(scope="session")
+def undisturbed(text_plan: Path, asked: Path) -> Answers:
+    output = asked.with_name("undisturbed.jsonl")
+    ended = run(text_plan, "--local", "--input", asked, "--output", output).expect(0)
+    assert f"{COUNT} answers in {output}" in ended.out.replace("\n", "")
+    assert not output.with_name(f"{output.name}.partial").exists()
+    return read_answers(output)
+
+
+def wait_for_answers(running: Running, output: Path, count: int) -> None:
+    rows = output.with_name(f"{output.name}.partial") / "rows.jsonl"
+    deadline = time.monotonic() + DEADLINE_S
+    while not rows.exists() or rows.read_bytes().count(b"\n") < count:
+        assert running.process.poll() is None, running.text()
+        assert time.monotonic() < deadline, running.text()
+        time.sleep(0.01)
+
+
+# --- the tokens ------------------------------------------------------------------------------------------------------
+
+
+def test_golden_texts_are_generated_again(text_plan: Path, text_facts: Plan) -> None:
+    ended = run(text_plan, "--local", "--verify").expect(0)
+    assert "verified: 128 of 128 tokens of 4 golden texts equal transformers' generate()" in " ".join(ended.out.split())
+    assert "4 requests" in ended.out
+
+
+def test_another_golden_text_is_found_out(text_plan: Path, text_facts: Plan, tmp_path: Path) -> None:
+    assert text_facts.generation is not None
+    folder = tmp_path / "out"
+    shutil.copytree(text_plan.parent, folder)
+    golden = list(text_facts.generation.golden)
+    tokens = golden[1].tokens
+    golden[1] = replace(golden[1], tokens=(*tokens[:4], (tokens[4] + 1) % 400, *tokens[5:]))
+    generation = replace(text_facts.generation, golden=tuple(golden))
+    write_plan(replace(text_facts, generation=generation), folder / "plan.yaml")
+    ended = run(folder / "plan.yaml", "--local", "--verify")
+    ended.expect_error("golden text 1 differs from transformers' generate() from token 4 on")
+
+
+def test_ranks_that_are_started_one_by_one(text_plan: Path, tmp_path: Path, asked: Path, undisturbed: Answers) -> None:
+    output, master = tmp_path / "y.jsonl", f"127.0.0.1:{free_port()}"
+    data = ("--input", asked, "--output", output, "--items", 5)
+    ended = run_ranks(
+        [[text_plan, "--rank", rank, "--master", master, *(data if rank == 0 else ())] for rank in (0, 1)]
+    )
+    for item in ended:
+        item.expect(0)
+    assert read_answers(output) == {key: undisturbed[key] for key in [f"n{number}" for number in range(5)]}
+
+
+def test_answers_have_what_was_asked(asked: Path, undisturbed: Answers, text_plan: Path, text_facts: Plan) -> None:
+    assert text_facts.generation is not None
+    tokenizer = Tokenizer.from_file(str(text_plan.parent / str(text_facts.generation.tokenizer)))
+    lines = [json.loads(line) for line in asked.read_text().splitlines()]
+    assert set(undisturbed) == {line["id"] for line in lines}
+    for line in lines:
+        answer = undisturbed[line["id"]]
+        assert len(answer["tokens"]) == answer["generated_tokens"] == line["max_tokens"]
+        assert answer["prompt_tokens"] == len(line["tokens"])
+        assert answer["finish"] == "length"
+        assert answer["text"] == tokenizer.decode(answer["tokens"])
+
+
+def test_an_answer_ends_where_the_context_does(text_plan: Path, tmp_path: Path) -> None:
+    lines = [{"tokens": [5] * count, "max_tokens": 500, "ignore_end": True} for count in (127, 126, 100)]
+    output = tmp_path / "y.jsonl"
+    run(text_plan, "--local", "--input", write_lines(tmp_path / "x.jsonl", lines), "--output", output).expect(0)
+    answers = read_answers(output)
+    assert [len(answers[number]["tokens"]) for number in (1, 2, 3)] == [1, 2, 28]
+    assert {answer["finish"] for answer in answers.values()} == {"length"}
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+
+def test_bad_lines_have_an_error_and_the_others_an_answer(
+    text_plan: Path, tmp_path: Path, undisturbed: Answers, asked: Path
+) -> None:
+    good = [json.loads(line) for line in asked.read_text().splitlines()[:2]]
+    path = write_lines(tmp_path / "x.jsonl", [
+        good[0], {"id": "bad", "prompt": 5}, good[1], {"tokens": [4], "max_tokens": 3}, {"tokens": [400]},
+        {"messages": [{"role": "user", "content": "\ud800"}]},
+    ])  # fmt: skip
+    path.write_bytes(path.read_bytes() + b"{\n")
+    output = tmp_path / "y.jsonl"
+    ended = run(text_plan, "--local", "--input", path, "--output", output).expect(0)
+    answers = read_answers(output)
+    assert set(answers) == {"n0", "bad", "n1", 4, 5, 6, 7}
+    assert {key for key, value in answers.items() if "error" in value} == {"bad", 5, 6, 7}
+    assert (answers["n0"], answers["n1"]) == (undisturbed["n0"], undisturbed["n1"])
+    assert answers["bad"] == {"id": "bad", "error": f"{path}:2: invalid value 5 for prompt: expected a string"}
+    assert "7 answers" in ended.out
+    assert "4 with an error" in ended.out
+    for key in ("bad", 5, 6, 7):
+        assert answers[key]["error"] in ended.err
+
+
+def test_without_an_output_answers_are_printed(text_plan: Path, tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "x.jsonl", [{"tokens": [5, 6], "max_tokens": 2}, {"tokens": []}])
+    ended = run(text_plan, "--local", "--quiet", "--input", path).expect(0)
+    found = [json.loads(line) for line in ended.out.splitlines() if line.startswith("{")]
+    assert {value["id"]: "error" in value for value in found} == {1: False, 2: True}
+
+
+def test_json_is_one_object(text_plan: Path, tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "x.jsonl", [{"tokens": [5, 6], "max_tokens": 3, "ignore_end": True}, {"tokens": []}])
+    output = tmp_path / "y.jsonl"
+    ended = run(text_plan, "--local", "--json", "--input", path, "--output", output).expect(0)
+    told = json.loads(ended.out)
+    assert (told["text"]["requests"], told["text"]["prompt_tokens"], told["text"]["tokens"]) == (1, 2, 3)
+    assert (told["errors"], told["text"]["rebuilt"], told["pauses_s"]) == (1, 0, [])
+    asked_once = run(text_plan, "--local", "--json", "--prompt", "the fox", "--max-tokens", 4).expect(0)
+    (answer,) = json.loads(asked_once.out)["answers"]
+    assert len(answer["tokens"]) == answer["generated_tokens"] <= 4
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--output", "y.txt"), ".jsonl"),
+        (("--top-p", 0), "for top_p: expected more than 0"),
+        (("--temperature", -1), "for temperature"),
+        (("--max-tokens", 0), "invalid value 0 for --max-tokens: expected 1 or more"),
+        (("--max-tokens", -1), "invalid value -1 for --max-tokens"),
+        (("--input", "none.jsonl"), "none.jsonl"),
+        (("--prompt", "x " * 300, "--raw"), "and the context 128"),
+    ],
+)
+def test_options_that_are_not_allowed(text_plan: Path, options: tuple[Any, ...], said: str) -> None:
+    run(text_plan, "--local", *options).expect_error(said)
+
+
+# --- conversations ---------------------------------------------------------------------------------------------------
+
+
+def test_a_prompt_streams_its_answer(text_plan: Path) -> None:
+    options = ("--local", "--quiet", "--prompt", "the dog", "--max-tokens", 12)
+    told = json.loads(run(text_plan, *options, "--json").expect(0).out)["answers"][0]
+    shown = run(text_plan, *options).expect(0).out
+    assert shown.startswith(told["text"] + "\n")
+    raw = json.loads(run(text_plan, *options, "--raw", "--json").expect(0).out)["answers"][0]
+    assert raw["prompt_tokens"] < told["prompt_tokens"]  # the template's own are missing
+    word = told["text"].strip()[3:5]
+    stopped = json.loads(run(text_plan, *options, "--stop", word, "--json").expect(0).out)["answers"][0]
+    assert stopped["text"] == told["text"].partition(word)[0]
+    assert stopped["finish"] == "stop"
+
+
+def test_a_conversation_remembers_what_was_said(text_plan: Path) -> None:
+    def talk(*lines: str) -> list[str]:
+        ended = subprocess.run(
+            [*PROGRAM, str(text_plan), "--local", "--quiet", "--chat", "--max-tokens", "5", "--temperature", "0.8"],
+            input="".join(line + "\n" for line in lines), capture_output=True, text=True, timeout=DEADLINE_S,
+        )  # fmt: skip
+        assert ended.returncode == 0, ended.stderr
+        return ended.stdout.split("\n")
+
+    first, again, other = talk("the dog"), talk("the dog", "", "the fox"), talk("the fox")
+    assert again[0] == first[0]
+    assert again[1] not in ("", other[0])
+
+
+# --- what may happen -------------------------------------------------------------------------------------------------
+
+
+def kill_rank(plan: Path) -> None:
+    os.kill(rank_process(plan, 1), signal.SIGKILL)
+
+
+def test_a_killed_rank_changes_no_answer(text_plan: Path, tmp_path: Path, asked: Path, undisturbed: Answers) -> None:
+    output = tmp_path / "y.jsonl"
+    running = Running([text_plan, "--local", "--json", "--input", asked, "--output", output])
+    for count in (3, 10):
+        wait_for_answers(running, output, count)
+        kill_rank(text_plan)
+    ended = running.wait().expect(0)
+    told = json.loads(ended.out)
+    assert told["text"]["rebuilt"] > 0
+    assert told["text"]["requests"] == COUNT
+    assert len(told["pauses_s"]) >= 1
+    assert read_answers(output) == undisturbed
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_an_interrupted_run_is_resumed(
+    text_plan: Path, tmp_path: Path, asked: Path, undisturbed: Answers, stop: signal.Signals
+) -> None:
+    output = tmp_path / "y.jsonl"
+    options = ("--local", "--input", asked, "--output", output)
+    running = Running([text_plan, *options])
+    wait_for_answers(running, output, 5)
+    if stop == signal.SIGKILL:
+        os.killpg(running.process.pid, stop)
+    else:
+        running.process.send_signal(stop)
+    assert running.wait().code == (-stop if stop == signal.SIGKILL else 130)
+    wait_gone(text_plan, 10)
+    rows = output.with_name(f"{output.name}.partial") / "rows.jsonl"
+    whole = rows.read_bytes()
+    done = whole.count(b"\n")
+    assert 5 <= done < COUNT
+    rows.write_bytes(whole + b'{"id": "n3')  # as a machine that lost its power leaves it
+    told = json.loads(run(text_plan, *options, "--resume", "--json").expect(0).out)
+    assert told["text"]["requests"] == COUNT - done
+    assert output.read_bytes().startswith(whole)
+    assert read_answers(output) == undisturbed
+
+
+def test_another_input_is_not_resumed(text_plan: Path, tmp_path: Path, asked: Path) -> None:
+    output = tmp_path / "y.jsonl"
+    running = Running([text_plan, "--local", "--input", asked, "--output", output])
+    wait_for_answers(running, output, 1)
+    running.process.send_signal(signal.SIGINT)
+    running.wait()
+    wait_gone(text_plan, 10)
+    other = write_lines(tmp_path / "x.jsonl", [{"tokens": [5]}])
+    ended = run(text_plan, "--local", "--input", other, "--output", output, "--resume")
+    ended.expect_error("holds results of another input")
