@@ -149,7 +149,7 @@ def _prompt(value: Mapping[str, Any], where: str, spelling: Spelling | None) -> 
 
 
 def checked_messages(content: Any, where: str) -> list[Mapping[str, Any]]:
-    """Raises UserError where it is no conversation."""
+    """Raises UserError where it is not a conversation."""
     if not isinstance(content, list) or not content:
         raise UserError(f"{where}: messages: expected a list of one or more {{role, content}}")
     for index, message in enumerate(content):

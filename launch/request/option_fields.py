@@ -109,8 +109,12 @@ def words_of(request: Any) -> list[str]:
         value = getattr(request, item.name)
         if item.default is not MISSING and value == item.default:
             continue
+        word = _word(value) if known.read is not None else None
+        if known.flag and word is not None and word.startswith("-") and not isinstance(value, Path):
+            words.append(f"{known.flag}={word}")  # alone it would be taken for an option
+            continue
         words += [known.flag] if known.flag else []
-        words += [_word(value)] if known.read is not None else []
+        words += [word] if word is not None else []
     return words
 
 

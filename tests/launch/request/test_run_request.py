@@ -39,7 +39,9 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "bool": st.just(True),
     "int | None": st.integers(-3, 10**9),
     "float | None": st.floats(allow_nan=False),
-    "float": st.floats(0, 700, exclude_min=True),
+    "float": st.floats(-1, 700),
+    "int": st.integers(-(2**63), 2**63),
+    "str | None": st.builds(str.__add__, st.sampled_from(["", "-", "--", "--json ", "-5"]), NAMES) | st.just(""),
     "Path": PATHS,
     "Path | None": st.just(Path("-")) | PATHS,
     "Address | None": ADDRESSES,
@@ -110,9 +112,10 @@ class _Ended(Forked):
 def changed(item: Field[Any]) -> Any:
     """A value of the field that is not its default, and goes with what `asked` gives besides."""
     return {
-        "bool": True, "int | None": 7, "float | None": 12.5, "float": 1.25, "Path": PLAN,
+        "bool": True, "int | None": 7, "float | None": 12.5, "float": 1.25, "int": -3, "Path": PLAN,
         "Path | None": Path("-odd name.jsonl"), "Address | None": Address("::1", 9400),
         "WhenFull | None": WhenFull.DROP_OLDEST, "OnBadItem | None": OnBadItem.GAP,
+        "str | None": "-5 degrees\n--json",
     }[str(item.type)]  # fmt: skip
 
 
