@@ -42,6 +42,9 @@ RECORD = "run.json"
 class Session:
     def __init__(self, request: RunRequest, plan: Plan, folder: Path) -> None:
         """Raises UserError where the input, output or golden file is invalid."""
+        if request.prompt is not None or request.chat:
+            option = "--prompt" if request.prompt is not None else "--chat"
+            raise UserError(f"{option} is for plans that generate text: this one's model has results of items")
         self._request, self._plan = request, plan
         self._record = request.run if request.run is not None else folder / RECORD
         self._began = datetime.now(timezone.utc).isoformat(timespec="seconds")

@@ -34,12 +34,24 @@ RECORD = "run.json"
 DEFAULT_TOKENS = 256
 
 
+def _check(request: RunRequest) -> None:
+    """Raises UserError where an option is of items alone."""
+    for name, given in (
+        ("--input -", request.from_stdin), ("--rate", request.rate), ("--when-full", request.when_full),
+        ("--on-bad-item", request.on_bad_item),
+    ):  # fmt: skip
+        if given:
+            raise UserError(f"{name} is for models whose items have one result each: this plan generates text, of "
+                            "--prompt, --chat or an --input file")  # fmt: skip
+
+
 class TextSession:
     """As Session, of a plan that generates text."""
 
     def __init__(self, request: RunRequest, plan: Plan, folder: Path) -> None:
         """Raises UserError where the prompt, the input or the output is invalid."""
         assert plan.generation is not None
+        _check(request)
         self._request, self._plan, self._generation = request, plan, plan.generation
         self._record = request.run if request.run is not None else folder / RECORD
         self._began = datetime.now(timezone.utc).isoformat(timespec="seconds")
