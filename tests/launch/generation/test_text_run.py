@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from launch_harness import DEADLINE_S, PROGRAM, Running, free_port, rank_process, run, run_ranks, wait_gone
+from launch_plans import Written
 from tokenizers import Tokenizer
 
 from edgecompile.contract.plan import Plan
@@ -181,11 +182,19 @@ def test_json_is_one_object(text_plan: Path, tmp_path: Path) -> None:
         (("--max-tokens", 0), "invalid value 0 for --max-tokens: expected 1 or more"),
         (("--max-tokens", -1), "invalid value -1 for --max-tokens"),
         (("--input", "none.jsonl"), "none.jsonl"),
+        (("--input", "-"), "--input - is for models whose items have one result each"),
+        (("--rate", 5), "--rate is for models"),
+        (("--on-bad-item", "gap"), "--on-bad-item is for models"),
         (("--prompt", "x " * 300, "--raw"), "and the context 128"),
     ],
 )
 def test_options_that_are_not_allowed(text_plan: Path, options: tuple[Any, ...], said: str) -> None:
     run(text_plan, "--local", *options).expect_error(said)
+
+
+@pytest.mark.parametrize("options", [("--prompt", "x y"), ("--chat",)])
+def test_a_plan_that_generates_no_text_is_not_asked_for_one(two_stages: Written, options: tuple[str, ...]) -> None:
+    run(two_stages.path, "--local", *options).expect_error(f"{options[0]} is for plans that generate text")
 
 
 # --- conversations ---------------------------------------------------------------------------------------------------
