@@ -1,0 +1,52 @@
+"""The generation option: which values it allows, and that models of other kinds have none."""
+
+from __future__ import annotations
+
+import pytest
+
+from edgecompile.commands.compile_command import compose
+from edgecompile.config.generation_request import GenerationRequest, generation_of
+from edgecompile.contract.errors import UserError
+
+
+def asked(*overrides: str, model: str = "smollm2_135m") -> GenerationRequest | None:
+    return generation_of(compose([f"model={model}", *overrides]))
+
+
+def test_a_language_model_has_the_defaults() -> None:
+    found = asked()
+    assert found is not None
+    assert (found.slots, found.context, found.chunk, found.tokenizer) == (4, 1024, 64, None)
+    assert found.usual_context == found.prompt + found.tokens // 2
+
+
+def test_other_models_have_none() -> None:
+    assert asked(model="minilm") is None
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("generation.slots=0", "generation.slots"),
+        ("generation.slots=257", "generation.slots"),
+        ("generation.context=1", "generation.context"),
+        ("generation.chunk=1", "generation.chunk"),
+        ("generation.chunk=4097", "generation.chunk"),
+        ("generation.prompt=0", "generation.prompt"),
+        ("generation.tokens=0", "generation.tokens"),
+        ("generation.candidates=0", "generation.candidates"),
+        ("generation.candidates=1025", "generation.candidates"),
+        (
+            "generation.context=255",
+            "generation.prompt 128 and generation.tokens 128 are more than generation.context 255",
+        ),
+    ],
+)
+def test_values_that_are_not_allowed(override: str, said: str) -> None:
+    with pytest.raises(UserError) as caught:
+        asked(override)
+    assert said in str(caught.value)
+
+
+def test_a_context_that_is_just_enough() -> None:
+    assert asked("generation.context=256") is not None
