@@ -192,6 +192,8 @@ class TextSession:
                 return
             if not line.strip():
                 continue
+            if not asks:
+                self._show(f"> {line.strip()}\n")
             messages.append({"role": "user", "content": line.strip()})
             try:
                 request = request_from({"messages": messages}, "--chat", self._generation, spelling, self._defaults)
