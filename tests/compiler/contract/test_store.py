@@ -15,7 +15,7 @@ from edgecompile.artifacts.data_files import data_spec
 from edgecompile.config.data_request import data_of
 from edgecompile.config.model_spec import InputSpec, ModelSpec
 from edgecompile.config.schema import DataConf
-from edgecompile.contract import atomic_files as module
+from edgecompile.contract.files import atomic_files as module
 from edgecompile.contract.files.atomic_files import file_sha256, replacing, store
 
 TOKENIZER = '{"version": "1.0", "model": {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"}}'
