@@ -21,6 +21,8 @@ def check_run(request: RunRequest, plan: Plan) -> None:
         check_installed()
     if not request.has_data_host:
         return
+    if request.output is not None and plan.generation is not None and request.output.suffix.lower() != ".jsonl":
+        raise UserError(f"{request.output}: answers are written as .jsonl: name such a file")
     if request.output is not None:
         from edgelaunch.outputs.result_files import check_output
 

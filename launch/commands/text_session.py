@@ -6,7 +6,10 @@ import contextlib
 import json
 import sys
 import threading
+from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime, timezone
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -204,14 +207,19 @@ class TextSession:
             answer = self._stream(ends, request)
             messages.append({"role": "assistant", "content": answer.text})
 
+    def _asked_lines(self, path: Path) -> Iterator[Asked]:
+        """The lines; one with the id of an earlier one has a reason in place of a request."""
+        seen = set[tuple[str, Any]]()
+        for asked in read_lines(path, self._generation, self._spelling, self._defaults):
+            key = (type(asked.id).__name__, asked.id)
+            said = f"{path}:{asked.line}: the id {asked.id!r} is another line's too: give each line one of its own"
+            yield replace(asked, request=None, error=said) if key in seen else asked
+            seen.add(key)
+
     def _answer_lines(self, ends: TextEnds) -> None:
         assert self._request.input is not None
         waiting: list[threading.Thread] = []
-        count = 0
-        for asked in read_lines(self._request.input, self._generation, self._spelling, self._defaults):
-            if self._request.items is not None and count >= self._request.items:
-                break
-            count += 1
+        for asked in islice(self._asked_lines(self._request.input), self._request.items):
             if self._writer is not None and self._writer.has(asked.id):
                 continue
             if asked.request is None:

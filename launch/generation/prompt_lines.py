@@ -36,6 +36,7 @@ class Asked:
     """A line's request, or why it is none."""
 
     id: Any
+    line: int
     request: TextRequest | None = None
     error: str | None = None
 
@@ -54,7 +55,7 @@ def read_lines(path: Path, generation: Generation, spelling: Spelling | None, de
                 where = f"{path}:{number}"
                 if len(line) > MAX_LINE_BYTES:
                     skip_line(file, line, MAX_LINE_BYTES)
-                    yield Asked(id=number, error=f"{where}: a line of more than {MAX_LINE_BYTES} bytes")
+                    yield Asked(id=number, line=number, error=f"{where}: a line of more than {MAX_LINE_BYTES} bytes")
                 elif line.strip():
                     yield _asked(line, where, number, path.suffix.lower(), generation, spelling, defaults)
     except OSError as error:
@@ -74,9 +75,9 @@ def _asked(
                 raise UserError(f"{where}: invalid value {value['id']!r} for id: expected a string or a whole number")
             check_whole(str(value["id"]), where, "id")
             own = value["id"]
-        return Asked(id=own, request=request_from(value, where, generation, spelling, defaults))
+        return Asked(id=own, line=number, request=request_from(value, where, generation, spelling, defaults))
     except UserError as error:
-        return Asked(id=own, error=str(error))
+        return Asked(id=own, line=number, error=str(error))
 
 
 def _json(text: str, where: str) -> Any:

@@ -154,6 +154,16 @@ def test_bad_lines_have_an_error_and_the_others_an_answer(
         assert answers[key]["error"] in ended.err
 
 
+def test_two_lines_with_one_id_are_told(text_plan: Path, tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "x.jsonl", [{"id": 2, "tokens": [5], "max_tokens": 1}, {"tokens": [6]}])
+    ended = run(text_plan, "--local", "--quiet", "--input", path).expect(0)
+    assert f"{path}:2: the id 2 is another line's too" in ended.err
+    assert [json.loads(line).get("finish") for line in ended.out.splitlines() if line.startswith("{")] == [
+        None,
+        "length",
+    ]
+
+
 def test_without_an_output_answers_are_printed(text_plan: Path, tmp_path: Path) -> None:
     path = write_lines(tmp_path / "x.jsonl", [{"tokens": [5, 6], "max_tokens": 2}, {"tokens": []}])
     ended = run(text_plan, "--local", "--quiet", "--input", path).expect(0)
