@@ -14,8 +14,8 @@ from edgecompile.commands import pipeedge_command as pipeedge_cli
 from edgecompile.config.data_request import data_of
 from edgecompile.config.model_spec import InputSpec, ModelSpec
 from edgecompile.config.schema import DataConf
-from edgecompile.contract.files import user_files as files
 from edgecompile.contract.errors import UserError
+from edgecompile.contract.files import user_files as files
 from edgecompile.contract.files.user_files import printable, read_text
 from edgecompile.contract.plan import DataSpec
 from edgecompile.contract.plan_file import check_place
