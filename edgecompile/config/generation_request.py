@@ -10,10 +10,11 @@ from edgecompile.config.resources import resource_path
 from edgecompile.config.schema import Conf
 from edgecompile.config.value_checks import between
 from edgecompile.contract.errors import UserError
+from edgecompile.contract.text_rules import MOST_CONTEXT, MOST_SLOTS
 
 __all__ = ["GenerationRequest", "generation_of", "text_objective"]
 
-MOST_SLOTS, MOST_CONTEXT, MOST_CHUNK, MOST_CANDIDATES = 256, 1 << 20, 4096, 1024
+MOST_CHUNK, MOST_CANDIDATES = 4096, 1024
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -130,5 +130,7 @@ def files_of_plan(plan: Plan, path: Path) -> Iterator[tuple[Path, str]]:
     yield folder / plan.golden.file, "the plan's golden file"
     if plan.golden.reference is not None:
         yield folder / plan.golden.reference, "the plan's reference"
+    if plan.generation is not None and plan.generation.tokenizer is not None:
+        yield folder / plan.generation.tokenizer, "the plan's tokenizer"
     if plan.data.text is not None and plan.data.text.tokenizer is not None:
         yield folder / plan.data.text.tokenizer, "the plan's tokenizer"

@@ -21,6 +21,7 @@ from edgecompile.contract.closed_sets import (
 from edgecompile.contract.dim_rules import check_batching, check_dims
 from edgecompile.contract.dtypes import DTYPE_BYTES
 from edgecompile.contract.errors import UserError, choices
+from edgecompile.contract.text_rules import check_text
 
 if TYPE_CHECKING:
     from edgecompile.contract.cluster import Host, SpareHost
@@ -43,6 +44,7 @@ def check_plan(plan: Plan, where: str) -> None:
     _check_hosts(plan, where)
     _check_network(plan, where)
     check_dims(plan, where)
+    check_text(plan, where)
     for key, specs in (("inputs", plan.inputs), ("outputs", plan.outputs)):
         _check_tensors(specs, where, key, plan.model.microbatch)
     _check_devices(plan, where)
