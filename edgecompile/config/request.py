@@ -201,7 +201,7 @@ def request_of(asked: Asked) -> CompileRequest:
         ),
         capture=capture_of(conf),
         schedule=schedule_of(conf.schedule, cluster, microbatch),
-        profile=profile_of(conf),
+        profile=replace(profile_of(conf), microbatch=microbatch),
         wire=wire_of(conf.wire, conf.schedule),
         precision=precision_of(conf),
         artifact=_artifact(conf.artifact),

@@ -6,6 +6,7 @@ import pytest
 
 from edgecompile.commands.compile_command import compose
 from edgecompile.config.generation_request import GenerationRequest, generation_of
+from edgecompile.config.request import request_of
 from edgecompile.contract.errors import UserError
 
 
@@ -50,3 +51,9 @@ def test_values_that_are_not_allowed(override: str, said: str) -> None:
 
 def test_a_context_that_is_just_enough() -> None:
     assert asked("generation.context=256") is not None
+
+
+def test_a_measured_profile_is_asked_for_messages_of_all_slots() -> None:
+    conf = compose(["model=smollm2_135m", "generation.slots=6", "profile=measured"])
+    request = request_of(conf)
+    assert (request.microbatch, request.profile.microbatch, request.auto_microbatch) == (6, 6, False)
