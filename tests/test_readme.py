@@ -94,7 +94,10 @@ def options() -> list[list[str]]:
     return found
 
 
-ALSO = {"wire.per_cut": "schedule=even", "hosts.members.pi5-1": "devices=raspberry_pi_cluster"}
+ALSO = {
+    "wire.per_cut": "schedule=even", "hosts.members.pi5-1": "devices=raspberry_pi_cluster",
+    "schedule.objective=t": "model=smollm2_135m", "schedule.objective=first": "model=smollm2_135m",
+}  # fmt: skip
 """What an option stands beside."""
 
 

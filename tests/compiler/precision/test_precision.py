@@ -304,7 +304,7 @@ def test_integers_and_floats_compute_the_same(shape: tuple[int, ...]) -> None:
     scale, bias = torch.rand(96) / 100, torch.randn(96)
     zeros = torch.zeros(96, dtype=torch.int64)
     packed = low_precision._packed(codes, 64)
-    found = low_precision._by_integers(x, packed, scale, zeros, bias)
+    found = low_precision._by_integers(x, packed, scale, zeros, bias, low_precision._numbers())
     torch.testing.assert_close(found, linear_int8(x, codes, scale, bias), atol=1e-4, rtol=1e-5)
 
 
@@ -316,8 +316,9 @@ def test_sums_of_the_widest_rows_do_not_wrap() -> None:
     codes = torch.full((1, most), 127, dtype=torch.int8)
     x, scale = torch.ones(1, most), torch.ones(1)
     found = low_precision._by_integers(
-        x, low_precision._packed(codes, 1), scale, torch.zeros(1, dtype=torch.int64), None
-    )
+        x, low_precision._packed(codes, 1), scale, torch.zeros(1, dtype=torch.int64), None,
+        low_precision._numbers(),
+    )  # fmt: skip
     torch.testing.assert_close(found, torch.full((1, 1), 127.0 * most), rtol=1e-4, atol=0)
 
 

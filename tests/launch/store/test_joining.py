@@ -41,6 +41,7 @@ from edgelaunch.control.supervisor import Supervisor
 from edgelaunch.doctor import check_joining
 from edgelaunch.doctor.findings import FAILS, NOTE, OK, Finding
 from edgelaunch.doctor.rank_checks import examine
+from edgelaunch.pipeline.feed import StreamEnds
 from edgelaunch.process import waiting
 from edgelaunch.process.waiting import Waiting
 from edgelaunch.store import joining, meeting
@@ -134,11 +135,12 @@ def start(
         endpoint=Endpoint(address="127.0.0.1", port=port), threads=1, device="cpu", log=log,
         secret=SECRET,
     )  # fmt: skip
-    source = None
+    ends = None
     if rank == 0:
         rows = (Item(Entry(index=index), {"x": torch.from_numpy(row)}) for index, row in enumerate(items))
         source = Source(items=rows, num_items=len(items), what="items")
-    runner = pipeline_rank(options, (source, results) if source is not None else None)
+        ends = lambda plan: StreamEnds(plan, source, results)  # noqa: E731
+    runner = pipeline_rank(options, ends)
     ended: list[Failure | None] = []
 
     def work() -> None:
