@@ -155,6 +155,8 @@ def text_lines(generation: Generation) -> Iterator[str]:
     if found.alone_token_s:
         alone = (f"{name} {format_time(seconds)}" for name, seconds in found.alone_token_s.items())
         yield f"one host alone: {', '.join(alone)} a token"
+    else:
+        yield "one host alone: none holds the model"
     kept = generation.slots * generation.slot_bytes
     yield (
         f"keys and values: {format_bytes(kept)} for {generation.slots} slots of {generation.context} tokens, "

@@ -10,7 +10,7 @@ from edgecompile.contract.plan import Stage
 from edgecompile.execution.allocator import large_blocks_apart
 from edgecompile.execution.libraries import import_libraries
 from edgelaunch.common.rank_options import RankOptions
-from edgelaunch.pipeline.stage_shard import load_shard_soon
+from edgelaunch.pipeline.stage_shard import load_shard, load_shard_soon
 
 __all__ = ["Loader"]
 
@@ -35,9 +35,11 @@ class Loader:
             self._loaded = None
             gc.collect()
         import_libraries(self._options.plan.runtime.imports)
-        policy = self._options.plan.runtime.prepack
+        plan = self._options.plan
+        # a text's tokens follow each other: whatever is put off makes one of them late
+        load = load_shard if plan.generation is not None else load_shard_soon
         with large_blocks_apart():
-            module = load_shard_soon(stage, self._options.folder, self._options.device, policy)
+            module = load(stage, self._options.folder, self._options.device, plan.runtime.prepack)
         self._loaded = (stage.sha256, module)
         first, last = stage.units
         threads = f"{self._options.threads} thread" + ("s" if self._options.threads > 1 else "")
