@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -194,6 +195,11 @@ class TextEnds:
             place = {row.sequence.serial: index for index, row in enumerate(rows)}
             for sequence in chosen:
                 running, index = self._running[sequence.slot], place[sequence.serial]
+                if not math.isfinite(named["total"][index]):
+                    raise UserError(
+                        f"the model computes {float(named['total'][index])} as the scores of token "
+                        f"{len(sequence.tokens)} of a text: its weights or its precision do not hold such values"
+                    )
                 token = choose(
                     scores[index], ids[index], running.answer.request.sampling, sequence.tokens, len(sequence.tokens)
                 )

@@ -12,6 +12,7 @@ import torch
 from launch_plans import Written
 from tiny_text import generation, write_byte_level
 
+from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Plan
 from edgelaunch.common.failures import Abandoned
 from edgelaunch.generation.answers import Answer, TextRequest
@@ -28,13 +29,14 @@ END = 1
 class Results:
     """Stands for a message's results: each row's most likely token, and whether a rank had lost what it needs."""
 
-    def __init__(self, tokens: list[int], lost: list[bool]) -> None:
-        self._tokens, self._lost = tokens, lost
+    def __init__(self, tokens: list[int], lost: list[bool], total: float = 3.0) -> None:
+        self._tokens, self._lost, self._total = tokens, lost, total
 
     def named(self) -> dict[str, torch.Tensor]:
         return {
             "scores": torch.tensor([[2.0, 1.0]] * len(self._tokens)),
             "ids": torch.tensor([[token, 0] for token in self._tokens]),
+            "total": torch.tensor([self._total] * len(self._tokens)),
             "slots": torch.tensor([-1 if lost else 0 for lost in self._lost]),
         }
 
@@ -85,6 +87,14 @@ def test_an_answer_comes_to_its_end(driven: Driven) -> None:
     assert driven.ends.take(driven.epoch) is None
     told = figures_of([long, ended, ignoring])
     assert (told.requests, told.prompt_tokens, told.tokens, told.rebuilt) == (3, 3, 5, 0)
+
+
+@pytest.mark.parametrize("total", [float("nan"), float("inf")])
+def test_scores_that_are_no_numbers_end_the_run(driven: Driven, total: float) -> None:
+    asked(driven)
+    number, _ = driven.take()
+    with pytest.raises(UserError, match=rf"the model computes {total} as the scores of token 1 of a text"):
+        driven.ends.results(driven.epoch, number, Results([7], [False], total))  # type: ignore[arg-type]
 
 
 def test_an_answer_that_ends_at_once_is_empty(driven: Driven) -> None:
