@@ -9,8 +9,10 @@ import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime, timezone
+from functools import partial
 from itertools import islice
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 from edgecompile.contract.errors import UserError
@@ -81,6 +83,7 @@ class TextSession:
         self._errors = 0
         self._wrong: list[str] = []
         self._lock = threading.Lock()
+        self._unwritten: UserError | None = None
 
     def _prompt_request(self) -> TextRequest | None:
         request, spelling = self._request, self._spelling
@@ -218,7 +221,10 @@ class TextSession:
 
     def _answer_lines(self, ends: TextEnds) -> None:
         assert self._request.input is not None
-        waiting: list[threading.Thread] = []
+        ended: SimpleQueue[tuple[Asked, Answer] | int] = SimpleQueue()
+        writer = threading.Thread(target=self._write_all, args=(ended,), daemon=True)
+        writer.start()
+        count = 0
         for asked in islice(self._asked_lines(self._request.input), self._request.items):
             if self._writer is not None and self._writer.has(asked.id):
                 continue
@@ -226,17 +232,27 @@ class TextSession:
                 say(f"edgelaunch: {asked.error}")
                 self._write(asked, None)
                 continue
-            answer = ends.ask(asked.request)
-            self.answers.append(answer)
-            thread = threading.Thread(target=self._await, args=(asked, answer), daemon=True)
-            thread.start()
-            waiting.append(thread)
-        for thread in waiting:
-            thread.join()
+            self.answers.append(ends.ask(asked.request, ended=partial(_put, ended, asked)))
+            count += 1
+        ended.put(count)
+        writer.join()
+        if self._unwritten is not None:
+            raise self._unwritten
 
-    def _await(self, asked: Asked, answer: Answer) -> None:
-        answer.wait()
-        self._write(asked, answer)
+    def _write_all(self, ended: SimpleQueue[tuple[Asked, Answer] | int]) -> None:
+        """Answers as they are complete, until as many are written as there are; slow output makes no rank wait."""
+        done, total = 0, -1
+        while done != total:
+            found = ended.get()
+            if isinstance(found, int):
+                total = found
+                continue
+            try:
+                self._write(*found)
+            except OSError as error:
+                self._unwritten = UserError(f"{self._request.output}: cannot be written: {error.strerror}")
+                return
+            done += 1
 
     def _write(self, asked: Asked, answer: Answer | None) -> None:
         values: dict[str, Any] = {"id": asked.id}
@@ -281,3 +297,7 @@ class TextSession:
                     "computes another model, or this machine rounds otherwise than the compiler's"
                 )
         self.answers += asked
+
+
+def _put(ended: SimpleQueue[tuple[Asked, Answer] | int], asked: Asked, answer: Answer) -> None:
+    ended.put((asked, answer))

@@ -49,8 +49,9 @@ class TextRequest:
 class Answer:
     """Filled by the data host's threads, read by whoever asked."""
 
-    def __init__(self, request: TextRequest) -> None:
-        self.request = request
+    def __init__(self, request: TextRequest, ended: Callable[[Answer], None] = lambda answer: None) -> None:
+        """`ended` is told once, in a thread that must not wait."""
+        self.request, self._ended = request, ended
         self.tokens: list[int] = []
         """Those that were generated; a token that ends the text is not among them."""
         self.text = ""
@@ -78,9 +79,11 @@ class Answer:
 
     def end(self, finish: str) -> None:
         with self._changed:
-            if self.finish is None:
-                self.finish = finish
+            if self.finish is not None:
+                return
+            self.finish = finish
             self._changed.notify_all()
+        self._ended(self)
 
     def pieces(self, check: Callable[[], None] = lambda: None) -> Iterator[str]:
         """The text as it comes. `check` is called now and then, and may raise."""

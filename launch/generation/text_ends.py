@@ -71,10 +71,14 @@ class TextEnds:
 
     # --- requests ----------------------------------------------------------------------------------------------------
 
-    def ask(self, request: TextRequest, *, wait: bool = True, check: Callable[[], None] = lambda: None) -> Answer:
+    def ask(
+        self, request: TextRequest, *, wait: bool = True, check: Callable[[], None] = lambda: None,
+        ended: Callable[[Answer], None] = lambda answer: None,
+    ) -> Answer:  # fmt: skip
         """Puts a request into the queue.
 
         Args:
+            ended: as of Answer.
             wait: for a place in it; `check` is called now and then, and may raise.
 
         Raises:
@@ -91,7 +95,7 @@ class TextEnds:
                     )
                 self._changed.wait(0.1)
                 check()
-            answer = Answer(request)
+            answer = Answer(request, ended)
             if self._closed:
                 answer.end("cancelled")
                 return answer
