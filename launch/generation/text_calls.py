@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import operator
 import threading
 from collections.abc import AsyncIterator, Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +55,10 @@ class TextOptions:
     """Whether tokens that end a text count as any other."""
 
 
+class _Gone(Exception):
+    """The task that read the text was cancelled."""
+
+
 class TextCalls:
     """Any number of threads and tasks may call at once: their requests share the slots."""
 
@@ -78,30 +84,22 @@ class TextCalls:
 
     def request(self, prompt: Prompt, options: TextOptions, where: str = "prompt") -> TextRequest:
         """Raises UserError where the plan does not allow it."""
-        sampling = Sampling(
-            temperature=options.temperature, top_p=options.top_p, repetition_penalty=options.repetition_penalty,
-            top_k=usual_top_k(options.top_k, self._generation.candidates), seed=options.seed,
-        )  # fmt: skip
-        stops = (options.stop,) if isinstance(options.stop, str) else tuple(options.stop)
-        defaults = Defaults(max_tokens=options.max_tokens, sampling=sampling, stops=stops)
-        value: Any = prompt
-        if not isinstance(prompt, str):
-            value = [int(item) if not isinstance(item, Mapping) else item for item in prompt]
-            if value and isinstance(value[0], Mapping):
-                value = {"messages": value}
-        request = request_from(value, where, self._generation, self._spelling, defaults)
-        return replace(request, ignore_end=options.ignore_end)
+        given = {item.name: _plain(getattr(options, item.name)) for item in fields(TextOptions)}
+        given["stop"] = list(options.stop) if isinstance(options.stop, tuple) else options.stop
+        defaults = Defaults(
+            max_tokens=TextOptions.max_tokens,
+            sampling=Sampling(top_k=usual_top_k(None, self._generation.candidates)),
+        )
+        return request_from(_content(prompt, where) | given, where, self._generation, self._spelling, defaults)
 
-    def ask(self, request: TextRequest) -> Answer:
+    def ask(self, request: TextRequest, check: Callable[[], None] | None = None) -> Answer:
         assert self._ends is not None, "the pipeline has not been started"
-        return self._ends.ask(request, check=self._check)
+        return self._ends.ask(request, check=check or self._check)
 
     def generate(self, prompts: Sequence[Prompt], given: Mapping[str, Any]) -> list[Completion]:
         """An answer for each prompt, in their order. `given`: fields of TextOptions."""
         options = _options(given)
-        if isinstance(prompts, str) or (prompts and isinstance(prompts[0], (int, Mapping))):
-            raise UserError("invalid prompts: expected a list of prompts, each a text, token ids or a conversation")
-        requests = [self.request(prompt, options, f"prompt {index}") for index, prompt in enumerate(prompts)]
+        requests = [self.request(prompt, options, f"prompt {index}") for index, prompt in enumerate(_listed(prompts))]
         answers = []
         try:
             for request in requests:
@@ -116,20 +114,44 @@ class TextCalls:
 
     def stream(self, prompt: Prompt, given: Mapping[str, Any]) -> Generator[str, None, None]:
         """Its text as it comes; whoever stops reading frees the slot."""
-        answer = self.ask(self.request(prompt, _options(given)))
+        yield from self._pieces(prompt, given, self._check)
+
+    def _pieces(
+        self, prompt: Prompt, given: Mapping[str, Any], check: Callable[[], None]
+    ) -> Generator[str, None, None]:  # fmt: skip
+        if self._spelling is None:
+            raise UserError("prompt: the plan has no tokenizer, so that an answer has no text: call generate(), which "
+                            "gives its tokens, or compile with generation.tokenizer=DIR")  # fmt: skip
+        answer = self.ask(self.request(prompt, _options(given)), check)
         try:
-            yield from answer.pieces(self._check)
+            yield from answer.pieces(check)
         finally:
             self._cancel(answer)
 
     async def stream_async(self, prompt: Prompt, given: Mapping[str, Any]) -> AsyncIterator[str]:
-        """The same for asyncio; other tasks run meanwhile."""
-        pieces = self.stream(prompt, given)
+        """The same for asyncio; other tasks run meanwhile. A task that is cancelled frees the slot."""
+        gone, turn = threading.Event(), threading.Lock()
+
+        def check() -> None:
+            if gone.is_set():
+                raise _Gone
+            self._check()
+
+        def following() -> str | None:
+            with turn:
+                return next(pieces, None)
+
+        def close() -> None:
+            with turn:  # a thread that waits for the next piece goes on when its task is cancelled, until it checks
+                pieces.close()
+
+        pieces = self._pieces(prompt, given, check)
         try:
-            while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
+            while (piece := await asyncio.to_thread(following)) is not None:
                 yield piece
         finally:
-            await asyncio.to_thread(pieces.close)
+            gone.set()
+            await asyncio.to_thread(close)
 
     def _cancel(self, answer: Answer) -> None:
         if self._ends is not None and not answer.done:
@@ -142,6 +164,48 @@ def _options(given: Mapping[str, Any]) -> TextOptions:
         if name not in known:
             raise UserError(f"generate has no option {name!r}: it has {choices(known, name)}")
     return TextOptions(**given)
+
+
+def _listed(prompts: Any) -> list[Any]:
+    listed = None if isinstance(prompts, (str, bytes, Mapping)) else _items(prompts)
+    if listed is None or (listed and (isinstance(listed[0], Mapping) or isinstance(_plain(listed[0]), (int, float)))):
+        raise UserError("invalid prompts: expected a list of prompts, each a text, token ids or a conversation")
+    return listed
+
+
+def _content(prompt: Any, where: str) -> dict[str, Any]:
+    """As a line of a .jsonl file has it."""
+    if isinstance(prompt, str):
+        return {"prompt": prompt}
+    items = None if isinstance(prompt, (bytes, bytearray, Mapping)) else _items(prompt)
+    if items is None:
+        raise UserError(
+            f"{where}: invalid prompt of type {type(prompt).__name__}: expected a text, a list of token ids or a "
+            "conversation"
+        )
+    if items and isinstance(items[0], Mapping):
+        return {"messages": items}
+    return {"tokens": [_plain(item) for item in items]}
+
+
+def _items(value: Any) -> list[Any] | None:
+    """Of a list, an array or whatever can be iterated; None: it cannot."""
+    try:
+        return list(value)
+    except TypeError:
+        return None
+
+
+def _plain(value: Any) -> Any:
+    """A number of numpy or torch as Python's own, and anything else as it is: whoever checks it says what is wrong."""
+    if isinstance(value, (bool, float, str)):
+        return value
+    for number in (operator.index, float) if isinstance(value, Real) else (operator.index,):
+        try:
+            return number(value)
+        except (TypeError, ValueError):
+            continue
+    return value
 
 
 def _completion(answer: Answer) -> Completion:
