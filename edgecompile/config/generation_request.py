@@ -46,7 +46,7 @@ def generation_of(conf: Conf) -> GenerationRequest | None:
     given = conf.generation
     slots = between(given.slots, 1, MOST_SLOTS, "generation.slots")
     context = between(given.context, 2, MOST_CONTEXT, "generation.context")
-    chunk = between(given.chunk, 2, MOST_CHUNK, "generation.chunk")
+    chunk = between(given.chunk, 8, MOST_CHUNK, "generation.chunk")
     prompt = between(given.prompt, 1, MOST_CONTEXT, "generation.prompt")
     tokens = between(given.tokens, 1, MOST_CONTEXT, "generation.tokens")
     candidates = between(given.candidates, 1, MOST_CANDIDATES, "generation.candidates")

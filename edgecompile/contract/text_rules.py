@@ -54,7 +54,9 @@ def check_text(plan: Plan, where: str) -> None:
 def _check_state(found: Generation, num_units: int, where: str) -> None:
     _require(bool(found.state), where, "generation.state", [], "what units keep of a token")
     layers = [spec.layer for spec in found.state]
-    _require(len(set(layers)) == len(layers), where, "generation.state", layers, "a number once for each layer")
+    _require(
+        sorted(layers) == list(range(len(layers))), where, "generation.state", layers, "each layer from 0 on, once"
+    )
     units = [spec.unit for spec in found.state]
     _require(units == sorted(units), where, "generation.state", units, "units in their order")
     for index, spec in enumerate(found.state):

@@ -19,7 +19,7 @@ from torch.nn import functional
 from edgecompile.contract.generation import StateSpec
 from edgecompile.execution.attention import masked_attention
 
-__all__ = ["SlotState", "Step", "is_lost", "lost", "slot_value"]
+__all__ = ["SlotState", "Step", "is_lost", "layer_without_state", "lost", "slot_value"]
 
 
 def slot_value(serial: int, slot: int, num_slots: int) -> int:
@@ -34,6 +34,10 @@ def lost(value: int) -> int:
 
 def is_lost(value: int) -> bool:
     return value < 0
+
+
+def layer_without_state(layer: int) -> str:
+    return f"the plan's generation.state has no layer {layer} among the units of this stage: compile again"
 
 
 @dataclass(frozen=True)
@@ -113,6 +117,8 @@ class Step:
         sinks: torch.Tensor | None,
     ) -> torch.Tensor:  # fmt: skip
         """As attention.attend, over all that the rows' slots hold."""
+        if layer not in self._rooms:
+            raise KeyError(layer_without_state(layer))
         keys, values = self._rooms[layer]
         self._write(keys, k)
         self._write(values, v)

@@ -71,7 +71,9 @@ def choose(
         less = np.where(values > 0, values / penalty, values * penalty)
         values = np.where(seen, less, values)
     if sampling.temperature == 0.0:
-        return int(ids[int(np.argmax(values))])
+        best = int(np.argmax(values))
+        equal = ids[values == values[best]]  # none where it is NaN
+        return int(equal.min() if equal.size else ids[best])
     order = np.argsort(-values, kind="stable")[: sampling.top_k]
     ordered = values[order] / max(sampling.temperature, _LEAST)
     shares = np.exp(ordered - ordered[0])

@@ -9,13 +9,23 @@ import torch
 
 from edgecompile.contract.plan import Plan, Stage
 from edgecompile.execution.attention import bound
-from edgecompile.execution.slot_state import SlotState
+from edgecompile.execution.slot_state import SlotState, layer_without_state
 from edgelaunch.pipeline.stage_shard import run_shard
 
-__all__ = ["Run", "TextStage"]
+__all__ = ["Run", "TextStage", "candidates"]
 
 Run = Callable[[Sequence[torch.Tensor], Mapping[str, int]], Sequence[torch.Tensor]]
 """A message's tensors and its sizes, by the name of each dimension that varies, to the tensors that go on."""
+
+
+class _NoState:
+    """Of a stage that keeps none: attention without the tokens before would give other answers in silence."""
+
+    def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layer: int, *_: Any) -> torch.Tensor:
+        raise KeyError(layer_without_state(layer))
+
+
+_NONE = _NoState()
 
 
 class TextStage:
@@ -33,13 +43,26 @@ class TextStage:
         self._candidates = plan.generation.candidates
 
     def __call__(self, tensors: Sequence[torch.Tensor], sizes: Mapping[str, int]) -> Sequence[torch.Tensor]:
-        if self._state is None:
+        step = _NONE if self._state is None else self._state.step(tensors[self._slots], tensors[self._positions])
+        with bound(step):
             outputs = run_shard(self._module, self._stage, tensors, self._device, sizes)
-        else:
-            with bound(self._state.step(tensors[self._slots], tensors[self._positions])):
-                outputs = run_shard(self._module, self._stage, tensors, self._device, sizes)
         if not self._last:
             return outputs
         logits, slots = outputs
-        scores, ids = logits.topk(self._candidates)
-        return scores, ids, logits.logsumexp(-1), slots
+        return *candidates(logits, self._candidates), logits.logsumexp(-1), slots
+
+
+def candidates(logits: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The most likely tokens, the most likely first: of equal ones that with the least id, as argmax has it.
+
+    Args:
+        logits: (rows, vocabulary).
+
+    Returns:
+        Their scores and their ids, (rows, count) each.
+    """
+    scores, ids = logits.topk(count)
+    best = logits.argmax(-1, keepdim=True)
+    ids = torch.where(ids == best, ids[:, :1], ids)  # its score is the first one's, wherever topk put it
+    ids[:, :1] = best
+    return scores, ids

@@ -43,5 +43,5 @@ def test_a_layer_is_kept_once(text_facts: Plan) -> None:
     assert text_facts.generation is not None
     state = text_facts.generation.state
     twice = replace(text_facts.generation, state=(*state, state[-1]))
-    with pytest.raises(UserError, match="a number once for each layer"):
+    with pytest.raises(UserError, match="each layer from 0 on, once"):
         check_plan(replace(text_facts, generation=twice), "plan")

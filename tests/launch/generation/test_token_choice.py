@@ -11,6 +11,7 @@ import torch
 
 from edgecompile.contract.errors import UserError
 from edgelaunch.generation.token_choice import Sampling, choose
+from edgelaunch.pipeline.text_stage import candidates as most_likely
 
 COUNT, DRAWS = 20, 3000
 SAMPLINGS = [
@@ -129,3 +130,22 @@ def _seeded(sampling: Sampling, seed: int) -> Sampling:
     from dataclasses import replace
 
     return replace(sampling, seed=seed)
+
+
+@pytest.mark.parametrize("count", [1, 5, 30, 64])
+def test_of_equal_scores_the_least_id_is_chosen_as_generate_does(count: int) -> None:
+    logits = torch.zeros(4, 300)
+    logits[1, 200:] = 1.0
+    logits[2] = torch.randn(300, generator=torch.Generator().manual_seed(1)).round()
+    logits[3, [7, 250]] = 2.0
+    scores, ids = most_likely(logits, count)
+    assert torch.equal(scores, logits.gather(1, ids))
+    assert all(len(set(row)) == count for row in ids.tolist())
+    for row in range(4):
+        chosen = choose(scores[row].numpy(), ids[row].numpy(), Sampling(), [5], 1)
+        assert chosen == int(logits[row].argmax())
+
+
+def test_scores_that_are_no_numbers_end_no_run() -> None:
+    nothing = np.full(3, np.nan, np.float32)
+    assert choose(nothing, np.array([7, 8, 9]), Sampling(), [5], 1) in (7, 8, 9)
