@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["UserError", "choices", "invalid_value", "nearest"]
+__all__ = ["UserError", "choices", "invalid_value", "nearest", "require"]
 
 MOST_NEAR = 3
 LEAST_LIKE, AS_LIKE = 0.65, 0.1
@@ -36,6 +36,12 @@ def invalid_value(value: object, key: str, expected: str) -> UserError:
     error = UserError(f"invalid value {value!r} for {key}", fix=f"expected {expected}")
     error.key = key
     return error
+
+
+def require(holds: bool, where: str, key: str, value: object, allowed: str) -> None:
+    """Raises UserError where a rule of a file does not hold: `FILE: invalid value 0 for KEY: expected 1 or more`."""
+    if not holds:
+        raise UserError(f"{where}: invalid value {value!r} for {key}: expected {allowed}")
 
 
 def choices(names: Iterable[object], given: object = None) -> str:

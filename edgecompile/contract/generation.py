@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from edgecompile.contract.yaml_decode import OMITTED
 
-__all__ = ["GeneratedText", "Generation", "StateSpec", "TextPrediction", "candidate_bytes"]
+__all__ = ["GeneratedText", "Generation", "StateSpec", "TextPrediction", "candidate_bytes", "state_within"]
 
 STATE_BYTES = 4
 """Of a number of it: float32."""
@@ -34,6 +35,11 @@ class StateSpec:
     @property
     def token_bytes(self) -> int:
         return STATE_BYTES * self.groups * (self.key_size + self.value_size)
+
+
+def state_within(state: Sequence[StateSpec], units: tuple[int, int]) -> tuple[StateSpec, ...]:
+    """What units keep, of those from the first to the last of a stage."""
+    return tuple(spec for spec in state if units[0] <= spec.unit <= units[1])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgecompile.contract.dim_rules import BATCH
-from edgecompile.contract.errors import UserError
+from edgecompile.contract.errors import require
 
 if TYPE_CHECKING:
     from edgecompile.contract.generation import Generation
@@ -25,47 +24,39 @@ def check_text(plan: Plan, where: str) -> None:
     if found is None:
         return
     names = [spec.name for spec in plan.inputs], [spec.name for spec in plan.outputs]
-    _require(names == (list(_INPUTS), list(_OUTPUTS)), where, "inputs", names[0],
+    require(names == (list(_INPUTS), list(_OUTPUTS)), where, "inputs", names[0],
              f"{', '.join(_INPUTS)}, and the outputs {', '.join(_OUTPUTS)}")  # fmt: skip
     dims = plan.model.dims
-    _require(set(dims) == {BATCH, TOKENS}, where, "model.dims", sorted(dims), f"{BATCH} and {TOKENS}")
-    _require(1 <= found.slots <= MOST_SLOTS, where, "generation.slots", found.slots, f"1 to {MOST_SLOTS}")
-    _require(2 <= found.context <= MOST_CONTEXT, where, "generation.context", found.context, f"2 to {MOST_CONTEXT}")
+    require(set(dims) == {BATCH, TOKENS}, where, "model.dims", sorted(dims), f"{BATCH} and {TOKENS}")
+    require(1 <= found.slots <= MOST_SLOTS, where, "generation.slots", found.slots, f"1 to {MOST_SLOTS}")
+    require(2 <= found.context <= MOST_CONTEXT, where, "generation.context", found.context, f"2 to {MOST_CONTEXT}")
     most = dims[TOKENS].max
-    _require(1 <= found.chunk <= most, where, "generation.chunk", found.chunk, f"1 to {most}, the most of {TOKENS}")
+    require(1 <= found.chunk <= most, where, "generation.chunk", found.chunk, f"1 to {most}, the most of {TOKENS}")
     classes = plan.outputs[0].shape[-1]
-    _require(found.vocabulary == classes, where, "generation.vocabulary", found.vocabulary,
+    require(found.vocabulary == classes, where, "generation.vocabulary", found.vocabulary,
              f"{classes}, as many as logits has")  # fmt: skip
-    _require(1 <= found.candidates <= classes, where, "generation.candidates", found.candidates, f"1 to {classes}")
-    _require(found.prompt >= 1, where, "generation.prompt", found.prompt, "1 or more")
-    _require(found.tokens >= 1, where, "generation.tokens", found.tokens, "1 or more")
+    require(1 <= found.candidates <= classes, where, "generation.candidates", found.candidates, f"1 to {classes}")
+    require(found.prompt >= 1, where, "generation.prompt", found.prompt, "1 or more")
+    require(found.tokens >= 1, where, "generation.tokens", found.tokens, "1 or more")
     _check_state(found, len(plan.units), where)
     for index, number in enumerate(found.stop_ids):
-        _require(0 <= number < classes, where, f"generation.stop_ids.{index}", number, f"0 to {classes - 1}")
+        require(0 <= number < classes, where, f"generation.stop_ids.{index}", number, f"0 to {classes - 1}")
     _check_golden(found, where)
-    if found.tokenizer is not None:
-        path, digest = Path(found.tokenizer), found.sha256 or ""
-        below = bool(path.parts) and not path.is_absolute() and ".." not in path.parts
-        _require(below, where, "generation.tokenizer", found.tokenizer, "a relative path below the plan's folder")
-        whole = len(digest) == 64 and all(letter in "0123456789abcdef" for letter in digest)
-        _require(whole, where, "generation.sha256", digest, "64 hexadecimal digits")
 
 
 def _check_state(found: Generation, num_units: int, where: str) -> None:
-    _require(bool(found.state), where, "generation.state", [], "what units keep of a token")
+    require(bool(found.state), where, "generation.state", [], "what units keep of a token")
     layers = [spec.layer for spec in found.state]
-    _require(
-        sorted(layers) == list(range(len(layers))), where, "generation.state", layers, "each layer from 0 on, once"
-    )
+    require(sorted(layers) == list(range(len(layers))), where, "generation.state", layers, "each layer from 0 on, once")
     units = [spec.unit for spec in found.state]
-    _require(units == sorted(units), where, "generation.state", units, "units in their order")
+    require(units == sorted(units), where, "generation.state", units, "units in their order")
     for index, spec in enumerate(found.state):
         key = f"generation.state.{index}"
-        _require(0 <= spec.unit < num_units, where, f"{key}.unit", spec.unit, f"0 to {num_units - 1}")
+        require(0 <= spec.unit < num_units, where, f"{key}.unit", spec.unit, f"0 to {num_units - 1}")
         for name in ("groups", "key_size", "value_size"):
             value = getattr(spec, name)
-            _require(1 <= value <= MOST_CONTEXT, where, f"{key}.{name}", value, "1 or more")
-        _require(spec.window >= 0, where, f"{key}.window", spec.window, "0 or more")
+            require(1 <= value <= MOST_CONTEXT, where, f"{key}.{name}", value, "1 or more")
+        require(spec.window >= 0, where, f"{key}.window", spec.window, "0 or more")
 
 
 def _check_golden(found: Generation, where: str) -> None:
@@ -73,11 +64,6 @@ def _check_golden(found: Generation, where: str) -> None:
         key = f"generation.golden.{index}"
         length = len(text.prompt) + len(text.tokens)
         good = bool(text.prompt) and bool(text.tokens) and length <= found.context
-        _require(good, where, key, length, f"a prompt and tokens, {found.context} at most together")
+        require(good, where, key, length, f"a prompt and tokens, {found.context} at most together")
         known = all(0 <= token < found.vocabulary for token in (*text.prompt, *text.tokens))
-        _require(known, where, key, "a token", f"tokens from 0 to {found.vocabulary - 1}")
-
-
-def _require(holds: bool, where: str, key: str, value: object, allowed: str) -> None:
-    if not holds:
-        raise UserError(f"{where}: invalid value {value!r} for {key}: expected {allowed}")
+        require(known, where, key, "a token", f"tokens from 0 to {found.vocabulary - 1}")

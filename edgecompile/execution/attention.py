@@ -89,7 +89,7 @@ def attend(
     if window:
         seen = seen & (ahead < window)
     # a token behind a row's last sees the row's first: its result means nothing, and must be a number
-    first = torch.zeros_like(positions).cumsum(-1) + torch.ones_like(positions).cumsum(-1) == 1
+    first = torch.ones_like(positions).cumsum(-1) == 1
     seen = seen | ((positions < 0).unsqueeze(-1) & first.unsqueeze(-2))
     return masked_attention(q, k, v, seen.unsqueeze(1), scale, softcap, sinks)
 

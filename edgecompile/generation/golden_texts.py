@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from edgecompile.contract.errors import UserError
-from edgecompile.contract.generation import GeneratedText, StateSpec
+from edgecompile.contract.generation import GeneratedText, StateSpec, state_within
 from edgecompile.execution.attention import bound
 from edgecompile.execution.slot_state import SlotState, slot_value
 from edgecompile.models.causal_step import CausalStep
@@ -101,10 +101,7 @@ def _through(
 ) -> list[torch.Tensor]:
     """For each text the scores of its tokens: (tokens, vocabulary)."""
     count = len(texts)
-    states = [
-        SlotState([spec for spec in state if stage.units[0] <= spec.unit <= stage.units[1]], count, context)
-        for stage in stages
-    ]
+    states = [SlotState(state_within(state, stage.units), count, context) for stage in stages]
     scores: list[list[torch.Tensor]] = [[] for _ in texts]
     whole = [(*text.prompt, *text.tokens) for text in texts]
 

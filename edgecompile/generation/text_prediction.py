@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from math import ceil
 
@@ -26,8 +27,12 @@ def predict_text(
     """
     assignments = tuple(Assignment(first=item.first, last=item.last, host=item.host) for item in schedule.stages)
 
+    @functools.cache
+    def inputs_of(kind: tuple[int, int]) -> PlanningInputs:
+        return costs(mix_of_kinds("one kind", dims, [kind]))
+
     def placed(kind: tuple[int, int], where: tuple[Assignment, ...] = assignments) -> Schedule:
-        inputs = costs(mix_of_kinds("one kind", dims, [kind]))
+        inputs = inputs_of(kind)
         return evaluate(state_problem(inputs, formats_at(inputs, [item.first for item in where])), where)
 
     stages = len(assignments)
@@ -39,7 +44,7 @@ def predict_text(
     chunks = ceil(asked.prompt / asked.chunk)
     last = assignments[-1].last
     alone = {}
-    names = costs(mix_of_kinds("one kind", dims, [(1, 1)])).host_names
+    names = inputs_of((1, 1)).host_names
     for host, name in enumerate(names):
         try:
             alone[name] = placed((1, 1), (Assignment(first=0, last=last, host=host),)).latency_s

@@ -25,8 +25,8 @@ def causal_lm(
 
     Args:
         path: a save_pretrained directory, or a GGUF file, that says what the model is; its weights: `weights=`.
-        architecture: without one: a class of transformers, such as LlamaForCausalLM.
-        config: and values that differ from the architecture's default config.
+        architecture: says it instead of that: a class of transformers, such as LlamaForCausalLM.
+        config: its values that differ from the architecture's default config.
         context: the tokens that a sequence may have.
 
     Raises:

@@ -30,7 +30,7 @@ from edgelaunch.pipeline.feed import StreamEnds
 from edgelaunch.pipeline.result_counters import Ends
 from edgelaunch.process.stderr import say
 from edgelaunch.report.progress import Meter
-from edgelaunch.report.run_file import check_record, record_of, write_record
+from edgelaunch.report.run_file import keep_record, record_of
 from edgelaunch.report.run_report import console, print_report, print_verified
 from edgelaunch.request.run_request import RunRequest
 
@@ -151,12 +151,7 @@ class Session:
 
     def _keep(self, run: Run) -> None:
         record = record_of(run.plan, run, file_sha256(self._request.plan_path), self._began)
-        try:
-            if self._request.run is None:
-                check_record(self._record)
-            write_record(record, self._record)
-        except UserError as error:
-            say(f"edgelaunch: {error}")  # the results are there: this is not a reason to fail
+        keep_record(record, self._record, named=self._request.run is not None)
         if self._request.json:
             print(json.dumps(self._as_json(record)), flush=True)
 

@@ -19,6 +19,7 @@ from edgecompile.contract.errors import UserError
 from edgecompile.contract.files.atomic_files import file_sha256
 from edgecompile.contract.files.user_files import printable
 from edgecompile.contract.plan import Plan
+from edgecompile.execution.closeness import SLACK
 from edgelaunch.control.supervisor import Run, Supervisor
 from edgelaunch.generation.answers import Answer, TextRequest
 from edgelaunch.generation.dialogue import Spelling
@@ -27,9 +28,10 @@ from edgelaunch.generation.text_ends import TextEnds
 from edgelaunch.generation.text_report import figures_of, lines_of
 from edgelaunch.generation.token_choice import Sampling, usual_top_k
 from edgelaunch.outputs.answer_file import AnswerFile
+from edgelaunch.outputs.golden import GoldenFile
 from edgelaunch.outputs.partial_results import origin_of
 from edgelaunch.process.stderr import say
-from edgelaunch.report.run_file import check_record, record_of, write_record
+from edgelaunch.report.run_file import keep_record, record_of
 from edgelaunch.report.run_report import console, print_report
 from edgelaunch.request.run_request import RunRequest
 
@@ -84,6 +86,9 @@ class TextSession:
         self._wrong: list[str] = []
         self._lock = threading.Lock()
         self._unwritten: UserError | None = None
+        self._golden = GoldenFile(plan, folder) if request.verify else None
+        self._num_equal = self._num_scored = 0
+        self._worst = 0.0
 
     def _prompt_request(self) -> TextRequest | None:
         request, spelling = self._request, self._spelling
@@ -126,6 +131,8 @@ class TextSession:
             texts = self._generation.golden
             tokens = sum(len(text.tokens) for text in texts)
             said = f"; {self._plan.rounding}, so that other tokens are counted" if self._plan.lossy else ""
+            out.print(f"verified: scores of {self._num_scored} golden items within the plan's tolerance (largest "
+                      f"difference {self._worst:.3g})", markup=False)  # fmt: skip
             out.print(f"verified: {self._num_equal} of {tokens} tokens of {len(texts)} golden texts equal "
                       f"transformers' generate(){said}", markup=False)  # fmt: skip
         if self._request.output is not None:
@@ -140,12 +147,7 @@ class TextSession:
 
     def _keep(self, run: Run, figures: dict[str, Any]) -> None:
         record = record_of(run.plan, run, file_sha256(self._request.plan_path), self._began)
-        try:
-            if self._request.run is None:
-                check_record(self._record)
-            write_record(record, self._record)
-        except UserError as error:
-            say(f"edgelaunch: {error}")  # the answers are there: this is not a reason to fail
+        keep_record(record, self._record, named=self._request.run is not None)
         if self._request.json:
             shown = [self._as_json(answer) for answer in self.answers] if self._prompt is not None else None
             print(json.dumps({"text": figures, "answers": shown, "errors": self._errors,
@@ -279,9 +281,33 @@ class TextSession:
         for answer in self.answers:
             answer.wait()
 
+    def _verify_scores(self, ends: TextEnds) -> None:
+        """Of the golden items' next tokens, in whatever precision: within what the plan allows of the logits."""
+        assert self._golden is not None
+        allowed = SLACK * self._plan.golden.tolerance["logits"]
+        for item in self._golden.items():
+            ids, positions = item.arrays["input_ids"], item.arrays["positions"]
+            prompt = tuple(ids[positions >= 0].tolist())
+            if len(prompt) >= self._generation.context:
+                continue
+            answer = ends.ask(TextRequest(prompt=prompt, max_tokens=1, ignore_end=True, keep_scores=True))
+            answer.wait()
+            if answer.scores is None:  # the run is over before
+                return
+            scores, numbers = answer.scores
+            expected = self._golden.expected("logits", item.entry.index).numpy()[numbers]
+            gap = float(abs(scores - expected).max())
+            self._num_scored, self._worst = self._num_scored + 1, max(self._worst, gap)
+            if not gap <= allowed:
+                raise UserError(
+                    f"not verified: scores of golden item {item.entry.index} differ from the model's by {gap:g}, the "
+                    f"plan allows {allowed:g}: a shard or a machine computes other results than the machine that "
+                    "compiled the plan"
+                )
+
     def _verify(self, ends: TextEnds) -> None:
         """Greedily, as generate() made them; without a tokenizer's help."""
-        self._num_equal = 0
+        self._verify_scores(ends)
         texts = self._generation.golden
         asked = [
             ends.ask(TextRequest(prompt=text.prompt, max_tokens=len(text.tokens), ignore_end=True)) for text in texts

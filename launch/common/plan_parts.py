@@ -6,7 +6,7 @@ import itertools
 from dataclasses import replace
 
 from edgecompile.contract.dim_rules import BATCH
-from edgecompile.contract.generation import StateSpec
+from edgecompile.contract.generation import StateSpec, state_within
 from edgecompile.contract.plan import Plan, Stage, TensorSpec
 
 __all__ = ["Pair", "links_of", "links_watched", "plan_without", "result_specs", "state_of_stage"]
@@ -39,9 +39,7 @@ def plan_without(plan: Plan, host: str | None) -> Plan:
 
 def state_of_stage(plan: Plan, stage: Stage) -> tuple[StateSpec, ...]:
     """The keys and values that a stage keeps."""
-    first, last = stage.units
-    kept = plan.generation.state if plan.generation is not None else ()
-    return tuple(spec for spec in kept if first <= spec.unit <= last)
+    return () if plan.generation is None else state_within(plan.generation.state, stage.units)
 
 
 def result_specs(plan: Plan) -> tuple[TensorSpec, ...]:

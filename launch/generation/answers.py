@@ -8,6 +8,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from time import perf_counter_ns
 
+import numpy as np
+import numpy.typing as npt
+
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.generation import Generation
 from edgelaunch.generation.token_choice import Sampling
@@ -27,6 +30,8 @@ class TextRequest:
     """The text ends before the first of them."""
     ignore_end: bool = False
     """Whether tokens that end a text count as any other."""
+    keep_scores: bool = False
+    """Whether the answer is to hold the candidates of its first token, and their scores."""
 
     def check(self, generation: Generation, where: str = "") -> None:
         """Raises UserError where the plan does not allow it."""
@@ -56,10 +61,13 @@ class Answer:
         """Those that were generated; a token that ends the text is not among them."""
         self.text = ""
         self.finish: str | None = None
-        """`stop`: a token or a word that ends it; `length`: max_tokens or the context is reached; `cancelled`."""
+        """`stop`: a token or a word that ends it; `length`: max_tokens or the context is reached; `cancelled`;
+        `candidates`: the repetition penalty has put all candidates behind tokens that the plan does not keep."""
         self.asked_ns = perf_counter_ns()
         self.begun_ns = self.first_ns = self.last_ns = 0
         """When it got a slot; when its first and its last token came."""
+        self.scores: tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]] | None = None
+        """Of its first token's candidates, and these, where they were asked for."""
         self.rebuilt = 0
         """How often its state was made again."""
         self._changed = threading.Condition()

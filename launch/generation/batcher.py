@@ -28,8 +28,6 @@ class Sequence:
     """Tokens that are under way or were."""
     attempt: int = 0
     """Counts up when it is sent again, so that what was under way is told from that."""
-    under_way: int = 0
-    """Messages."""
     since: int = 0
     """When its next step could be sent, in messages: who waits longest goes first."""
     waiting: bool = False
@@ -134,7 +132,6 @@ class Batcher:
             return None
         for row in rows:
             row.sequence.sent = row.start + row.count
-            row.sequence.under_way += 1
         number, self._next = self._next, self._next + 1
         self._under_way.append((number, rows))
         return number, rows
@@ -168,7 +165,6 @@ class Batcher:
         chosen = []
         for row, is_lost in zip(rows, lost, strict=True):
             sequence = row.sequence
-            sequence.under_way -= 1
             if not row.current:
                 continue
             if is_lost:
@@ -192,7 +188,6 @@ class Batcher:
         oldest: dict[int, Row] = {}
         for _, rows in self._under_way:
             for row in rows:
-                row.sequence.under_way -= 1
                 if row.current:
                     oldest.setdefault(row.sequence.serial, row)
         self._under_way.clear()

@@ -34,7 +34,7 @@ class Completion:
     tokens: tuple[int, ...]
     """Those that were generated, without one that ends the text."""
     finish: str
-    """`stop`, `length` or `cancelled`."""
+    """`stop`, `length`, `cancelled` or `candidates`: see Answer."""
     prompt_tokens: int
 
 

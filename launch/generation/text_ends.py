@@ -66,7 +66,6 @@ class TextEnds:
             slots=plan.generation.slots, chunk=plan.generation.chunk, rows=plan.model.microbatch,
             groups=min(len(plan.stages), plan.generation.slots),
         )  # fmt: skip
-        self.num_prompt_tokens = self.num_tokens = self.num_rebuilt = 0
         self.feeder, self.collector = TextFeeder(self), TextCollector(self)
 
     # --- requests ----------------------------------------------------------------------------------------------------
@@ -204,10 +203,20 @@ class TextEnds:
                         f"the model computes {float(named['total'][index])} as the scores of token "
                         f"{len(sequence.tokens)} of a text: its weights or its precision do not hold such values"
                     )
+                if not running.answer.first_ns and running.answer.request.keep_scores:
+                    running.answer.scores = scores[index].copy(), ids[index].copy()
                 token = choose(
-                    scores[index], ids[index], running.answer.request.sampling, sequence.tokens, len(sequence.tokens)
+                    scores[index],
+                    ids[index],
+                    running.answer.request.sampling,
+                    sequence.tokens,
+                    len(sequence.tokens),
+                    whole=self.generation.candidates == self.generation.vocabulary,
                 )
-                self._chosen(running, token, now_ns)
+                if token is None:
+                    self._finish(running, "candidates")
+                else:
+                    self._chosen(running, token, now_ns)
             self._changed.notify_all()
             return len(rows)
 
@@ -216,21 +225,18 @@ class TextEnds:
         answer.rebuilt = sequence.rebuilt
         if not answer.first_ns:
             answer.first_ns = now_ns
-            self.num_prompt_tokens += len(request.prompt)
         answer.last_ns = now_ns
         if token in self.generation.stop_ids and not request.ignore_end:
             self._finish(running, "stop")
             return
         answer.tokens.append(token)
-        self.num_tokens += 1
         if running.text is not None:
             answer.give(running.text.add(token))
         if running.text is not None and running.text.stopped:
             self._finish(running, "stop")
-        elif len(answer.tokens) >= request.max_tokens or len(sequence.tokens) + 1 > self.generation.context - 1:
+        elif len(answer.tokens) >= request.max_tokens or len(sequence.tokens) + 1 >= self.generation.context:
             self._finish(running, "length")
         else:
-            answer.give("")
             self._batcher.append(sequence, token)
 
     def _finish(self, running: _Running, why: str) -> None:
@@ -239,7 +245,6 @@ class TextEnds:
         self._free(running, why)
 
     def _free(self, running: _Running, why: str) -> None:
-        self.num_rebuilt += running.sequence.rebuilt
         self._batcher.drop(running.sequence)
         del self._running[running.sequence.slot]
         running.answer.end(why)

@@ -42,34 +42,37 @@ class Sampling:
         start = f"{where}: " if where else ""
         for name, value, least, most in (
             ("temperature", self.temperature, 0.0, MOST_TEMPERATURE), ("top_p", self.top_p, 0.0, 1.0),
-            ("repetition_penalty", self.repetition_penalty, 0.0, MOST_PENALTY),
+            ("repetition_penalty", self.repetition_penalty, 1.0, MOST_PENALTY),
             ("top_k", self.top_k, 1, candidates), ("seed", self.seed, -MOST_SEED, MOST_SEED - 1),
         ):  # fmt: skip
-            inside = least <= value <= most and (value > 0 or name not in ("top_p", "repetition_penalty"))
-            if not inside:
-                over = "more than 0" if name in ("top_p", "repetition_penalty") else f"{least:g} or more"
+            exclusive = name == "top_p"
+            if not least <= value <= most or (exclusive and value == 0):
+                over = "more than 0" if exclusive else f"{least:g} or more"
                 fix = " (the plan keeps as many candidates: generation.candidates)" if name == "top_k" else ""
                 raise UserError(f"{start}invalid value {value!r} for {name}: expected {over}, at most {most:g}{fix}")
 
 
 def choose(
     scores: npt.NDArray[np.float32], ids: npt.NDArray[np.int64], sampling: Sampling, before: Collection[int],
-    position: int,
-) -> int:  # fmt: skip
-    """The token at a position of a sequence.
+    position: int, whole: bool = True,
+) -> int | None:  # fmt: skip
+    """The token at a position of a sequence; None: a token that is no candidate may be likelier after the penalty.
 
     Args:
         scores: of the most likely tokens, the largest first.
         ids: the tokens themselves.
         before: the tokens of the sequence.
         position: makes the draw depend on the seed and the place alone.
+        whole: whether the candidates are all tokens that there are.
     """
     values = scores.astype(np.float64)
     if sampling.repetition_penalty != 1.0:
         seen = np.isin(ids, np.fromiter(before, dtype=np.int64, count=len(before)))
-        penalty = max(sampling.repetition_penalty, _LEAST)
+        penalty = sampling.repetition_penalty
         less = np.where(values > 0, values / penalty, values * penalty)
         values = np.where(seen, less, values)
+        if not whole and values.max() < scores[-1]:
+            return None
     if sampling.temperature == 0.0:
         best = int(np.argmax(values))
         equal = ids[values == values[best]]  # none where it is NaN

@@ -20,9 +20,10 @@ from edgecompile.contract.run_record import (
     run_text,
 )
 from edgelaunch.control.supervisor import Run
+from edgelaunch.process.stderr import say
 from edgelaunch.report.run_report import bottleneck, rates, transfer_s
 
-__all__ = ["check_record", "record_of", "write_record"]
+__all__ = ["check_record", "keep_record", "record_of", "write_record"]
 
 
 def record_of(plan: Plan, run: Run, plan_sha256: str, began: str) -> RunRecord:
@@ -49,6 +50,20 @@ def record_of(plan: Plan, run: Run, plan_sha256: str, began: str) -> RunRecord:
         rates=Rates(step_s=collector.rates.step_ns / 1e9, items=tuple(collector.rates.counts())),
         positions=Positions(useful=run.feeder.useful, computed=run.feeder.computed) if item_dims(plan) else None,
     )
+
+
+def keep_record(record: RunRecord, path: Path, *, named: bool) -> None:
+    """Writes the record; where it cannot be written, only says so: what the run gave is there.
+
+    Args:
+        named: by the user, who was asked before the run about what is there.
+    """
+    try:
+        if not named:
+            check_record(path)
+        write_record(record, path)
+    except UserError as error:
+        say(f"edgelaunch: {error}")
 
 
 def _stages(plan: Plan, run: Run) -> list[StageRecord]:

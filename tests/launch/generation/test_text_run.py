@@ -83,6 +83,15 @@ def test_golden_texts_are_generated_again(text_plan: Path, text_facts: Plan) -> 
     assert "4 requests" in ended.out
 
 
+def test_other_scores_are_found_out_in_any_precision(text_plan: Path, text_facts: Plan, tmp_path: Path) -> None:
+    """As where a kernel computes something else: the tokens alone would not tell in a plan that rounds."""
+    shutil.copytree(text_plan.parent, tmp_path / "plan")
+    tight = replace(text_facts.golden, tolerance={**text_facts.golden.tolerance, "logits": 0.0})
+    write_plan(replace(text_facts, golden=tight), tmp_path / "plan" / "plan.yaml")
+    ended = run(tmp_path / "plan" / "plan.yaml", "--local", "--verify").expect(2)
+    assert "not verified: scores of golden item" in ended.err
+
+
 def test_another_golden_text_is_found_out(text_plan: Path, text_facts: Plan, tmp_path: Path) -> None:
     assert text_facts.generation is not None
     folder = tmp_path / "out"
