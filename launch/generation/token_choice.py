@@ -56,7 +56,7 @@ def choose(
     scores: npt.NDArray[np.float32], ids: npt.NDArray[np.int64], sampling: Sampling, before: Collection[int],
     position: int, whole: bool = True,
 ) -> int | None:  # fmt: skip
-    """The token at a position of a sequence; None: a token that is no candidate may be likelier after the penalty.
+    """The token at a position of a sequence; None: after the penalty another than the candidates may be likelier.
 
     Args:
         scores: of the most likely tokens, the largest first.
