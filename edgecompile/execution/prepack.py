@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from edgecompile.contract.closed_sets import Precision
-from edgecompile.execution.low_precision import fast_here, integer_exported, integer_traced
+from edgecompile.execution.integer_kernels import integer_exported, integer_traced
+from edgecompile.execution.low_precision import fast_here
 
 if TYPE_CHECKING:
     from torch import fx

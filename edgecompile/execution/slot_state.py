@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import math
 import mmap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch.nn import functional
 
+from edgecompile import _native_attention as native
 from edgecompile.contract.generation import StateSpec
 from edgecompile.execution.attention import masked_attention
 
@@ -53,12 +54,7 @@ class SlotState:
 
     def __init__(self, specs: Sequence[StateSpec], slots: int, context: int, device: str = "cpu") -> None:
         self.num_slots, self.context, self._device = slots, context, device
-        self._rooms: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
-        for spec in specs:
-            keys, values = (
-                _room((slots, spec.groups, context, size), device) for size in (spec.key_size, spec.value_size)
-            )
-            self._rooms[spec.layer] = keys, values
+        self._rooms = {spec.layer: _Room(spec, slots, context, device) for spec in specs}
         self._holds: list[tuple[int, int]] = [(-1, 0)] * slots
         """Of each slot: the sequence that it holds, and how many of its tokens."""
 
@@ -92,12 +88,23 @@ class SlotState:
         return True
 
 
+class _Room:
+    """For one call of attention: every slot's tokens."""
+
+    def __init__(self, spec: StateSpec, slots: int, context: int, device: str) -> None:
+        self.keys, self.values = (
+            _zeros((slots, spec.groups, context, size), device) for size in (spec.key_size, spec.value_size)
+        )
+        self.native: native.Room | None = None
+        if device == "cpu":
+            self.native = native.Room(self.keys.data_ptr(), self.values.data_ptr(), slots, spec.groups, context,
+                                      spec.key_size, spec.value_size)  # fmt: skip
+
+
 class Step:
     """One message's rows: what they write, and what they see."""
 
-    def __init__(
-        self, rows: Sequence[_Row], positions: torch.Tensor, rooms: dict[int, tuple[torch.Tensor, torch.Tensor]]
-    ) -> None:
+    def __init__(self, rows: Sequence[_Row], positions: torch.Tensor, rooms: Mapping[int, _Room]) -> None:
         self._rows, self._rooms = rows, rooms
         self._end = max(row.start + row.count for row in rows)
         self._alone = len(rows) == 1
@@ -107,6 +114,9 @@ class Step:
         self._tokens = positions.shape[1]
         self._whole = all(row.whole for row in rows)
         self._decoding = self._tokens == 1 and self._whole and not self._alone
+        self._singles: native.Rows | None = None
+        if self._tokens == 1 and torch.get_num_threads() == 1:
+            self._singles = native.Rows([(row.slot, max(row.start, 0), row.whole) for row in rows])
         self._positions = positions.clamp(min=0)
         self._index = torch.tensor(slots, dtype=torch.int64, device=positions.device)
         self._masks: dict[tuple[int, int], torch.Tensor] = {}
@@ -119,7 +129,10 @@ class Step:
         """As attention.attend, over all that the rows' slots hold."""
         if layer not in self._rooms:
             raise KeyError(layer_without_state(layer))
-        keys, values = self._rooms[layer]
+        room = self._rooms[layer]
+        if self._singles is not None and room.native is not None and q.dtype is torch.float32:
+            return _attend_singles(room.native, self._singles, q, k, v, scale, window, softcap, sinks)
+        keys, values = room.keys, room.values
         self._write(keys, k)
         self._write(values, v)
         begin, seen = self._sight(window)
@@ -176,7 +189,22 @@ class Step:
         return begin, seen.unsqueeze(1)
 
 
-def _room(shape: tuple[int, ...], device: str) -> torch.Tensor:
+def _attend_singles(
+    room: native.Room, rows: native.Rows, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, window: int,
+    softcap: float, sinks: torch.Tensor | None,
+) -> torch.Tensor:  # fmt: skip
+    """As attention.attend, for one token a row, in one call: of torch's operators it takes a dozen."""
+    q, k, v = (tensor if tensor.stride(-1) == 1 else tensor.contiguous() for tensor in (q, k, v))
+    num_rows, heads = q.shape[0], q.shape[1]
+    result = q.new_empty(num_rows, 1, heads, v.shape[-1])
+    room.attend(
+        rows, q.data_ptr(), q.stride(0), q.stride(1), k.data_ptr(), k.stride(0), k.stride(1), v.data_ptr(), v.stride(0),
+        v.stride(1), result.data_ptr(), heads, scale, window, softcap, 0 if sinks is None else sinks.data_ptr(),
+    )  # fmt: skip
+    return result
+
+
+def _zeros(shape: tuple[int, ...], device: str) -> torch.Tensor:
     num = 1
     for extent in shape:
         num *= extent

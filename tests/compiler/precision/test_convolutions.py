@@ -14,7 +14,7 @@ from torch import nn
 from edgecompile.contract.closed_sets import Precision
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Plan
-from edgecompile.execution import low_precision
+from edgecompile.execution import integer_kernels
 from edgecompile.execution.low_precision import conv_int8, fast_here
 from edgecompile.execution.opened_shard import open_stage
 from edgecompile.precision.trial import squared_error
@@ -126,8 +126,8 @@ def test_integers_and_floats_compute_the_same(
     zero = 0 if step is None else 90
     sizes = [stride, padding, dilation, groups]
     true = conv_int8(x, codes, scale, bias, *sizes, step, zero)  # type: ignore[arg-type]
-    helper, values, kept = low_precision._kernel(codes, scale, [*sizes, step, zero], 1)
-    found = helper(x, values[0], scale, values[1], bias, *[*sizes, step, zero][:kept])
+    kernel = integer_kernels._kernel(codes, scale, [*sizes, step, zero], 1, few_rows=False)
+    found = kernel(x, scale, bias, [*sizes, step, zero])
     torch.testing.assert_close(found, true, atol=1e-4 * float(true.abs().max()), rtol=1e-5)
 
 
@@ -181,8 +181,8 @@ def test_what_is_not_finite_stays_in_its_item(step: float | None) -> None:
     x[0, 1, 2, 3], x[2, 1, 2, 3] = float("nan"), float("inf")
     rest = [[1, 1], [1, 1], [1, 1], 1, step, 0 if step is None else 90]
     scale = torch.rand(16)
-    helper, values, kept = low_precision._kernel(codes, scale, rest, 1)
-    for found in (conv_int8(x, codes, scale, None, *rest), helper(x, values[0], scale, values[1], None, *rest[:kept])):
+    kernel = integer_kernels._kernel(codes, scale, rest, 1, few_rows=False)
+    for found in (conv_int8(x, codes, scale, None, *rest), kernel(x, scale, None, rest)):
         assert found[1].isfinite().all()
         assert found[0].isnan().any()
         assert found[2].isnan().any()
