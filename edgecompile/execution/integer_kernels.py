@@ -46,9 +46,12 @@ def _by_integers(
 
 
 def _by_fbgemm(
-    x: torch.Tensor, packed: torch.classes.quantized.LinearPackedParamsBase, most: torch.Tensor, least: torch.Tensor,
+    x: torch.Tensor,
+    packed: torch.classes.quantized.LinearPackedParamsBase,  # type: ignore[name-defined]
+    most: torch.Tensor,
+    least: torch.Tensor,
     bias: torch.Tensor | None,
-) -> torch.Tensor:  # fmt: skip
+) -> torch.Tensor:
     """linear_int8 with weights as FBGEMM packs them.
 
     It turns activations into codes itself, with one step for the whole message: so each row is scaled to steps of 1.
