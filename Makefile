@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 CONSTRAINTS := constraints.txt
-SOURCES := $(shell find edgecompile launch conf native_sched native_attention -type f -not -path '*/__pycache__/*' -not -name '*.so' -not -name '*.pyc') CMakeLists.txt
+SOURCES := $(shell find edgecompile launch conf native_sched native_text -type f -not -path '*/__pycache__/*' -not -name '*.so' -not -name '*.pyc') CMakeLists.txt
 PACKAGES := edgecompile launch tests benchmarks demo tools
 NATIVE := build/native
 AARCH64 := build/native-aarch64
@@ -63,7 +63,7 @@ soak: $(VENV)/.installed ## kills, cut links, a million microbatches, 100,000 si
 lint: $(VENV)/.dependencies ## ruff and clang-format
 	$(BIN)/ruff check $(wildcard $(PACKAGES))
 	$(BIN)/ruff format --check $(wildcard $(PACKAGES))
-	$(BIN)/clang-format --dry-run -Werror $$(find native_sched native_attention -name '*.[ch]pp')
+	$(BIN)/clang-format --dry-run -Werror $$(find native_sched native_text -name '*.[ch]pp')
 
 types: $(VENV)/.dependencies ## mypy, strict
 	@mkdir -p build/types && ln -sfn ../../edgecompile build/types/edgecompile && ln -sfn ../../launch build/types/edgelaunch
@@ -114,7 +114,7 @@ wheels: $(VENV)/.dependencies ## manylinux wheels for Python 3.10 to 3.13 in dis
 format: $(VENV)/.dependencies ## rewrite the code as lint wants it
 	$(BIN)/ruff check --fix $(wildcard $(PACKAGES))
 	$(BIN)/ruff format $(wildcard $(PACKAGES))
-	$(BIN)/clang-format -i $$(find native_sched native_attention -name '*.[ch]pp')
+	$(BIN)/clang-format -i $$(find native_sched native_text -name '*.[ch]pp')
 
 hooks: $(VENV)/.dependencies ## check what is committed, with the tools of .venv
 	$(BIN)/pre-commit install

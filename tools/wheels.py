@@ -27,7 +27,12 @@ TRIES = (
         "-c",
         "import edgecompile, edgelaunch, sys; print(edgecompile.__version__, sys.version.split()[0])",
     ),
-    ("python", "-I", "-c", "from edgecompile import _native_sched; assert _native_sched.ProblemSpec()"),
+    (
+        "python",
+        "-I",
+        "-c",
+        "from edgecompile import _native_sched, _native_text; assert _native_sched.ProblemSpec() and _native_text.Rows([])",
+    ),
     ("edgeplan", "--version"),
     ("edgesched", "--version"),
     ("edgelaunch", "--version"),

@@ -12,11 +12,11 @@ import math
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 
-__all__ = ["ATTEND", "KeysAndValues", "attend", "bound", "masked_attention", "register_attention"]
+__all__ = ["ATTEND", "KeysAndValues", "Rotation", "attend", "bound", "masked_attention", "register_attention"]
 
 ATTEND = "edgecompile::attend"
 _SCHEMA = (
@@ -27,14 +27,29 @@ _REGISTERED: list[Any] = []
 """What is registered goes with the last reference to its library."""
 
 
+class Rotation(NamedTuple):
+    """What a rotary position embedding does to queries and keys: x * cos + (-its second part, its first part) * sin."""
+
+    cos: torch.Tensor
+    """(rows, 1, tokens, size)."""
+    sin: torch.Tensor
+    half: int
+    """Where the second part begins."""
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """(rows, heads, tokens, size) to the same."""
+        turned = torch.cat([-x[..., self.half :], x[..., : self.half]], -1)
+        return x * self.cos + turned * self.sin
+
+
 class KeysAndValues(Protocol):
     """Room for the keys and values of a stage, as one step reads and writes it."""
 
     def attend(
         self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layer: int, scale: float, window: int, softcap: float,
-        sinks: torch.Tensor | None,
+        sinks: torch.Tensor | None, rotation: Rotation | None = None,
     ) -> torch.Tensor:  # fmt: skip
-        """As the operator, for the rows of this step."""
+        """As the operator, for the rows of this step; queries and keys are rotated first, where they are to be."""
 
 
 class _Bound(threading.local):
@@ -94,6 +109,28 @@ def attend(
     return masked_attention(q, k, v, seen.unsqueeze(1), scale, softcap, sinks)
 
 
+def attend_rotated(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    cos: torch.Tensor,
+    sin: torch.Tensor,
+    half: int,
+    positions: torch.Tensor,
+    slots: torch.Tensor,
+    layer: int,
+    scale: float,
+    window: int,
+    softcap: float,
+    sinks: torch.Tensor | None,
+) -> torch.Tensor:
+    """attend of queries and keys that are rotated before: see Rotation. A rank's graph alone has it (rotary.py)."""
+    rotation = Rotation(cos, sin, half)
+    if _BOUND.state is not None:
+        return _BOUND.state.attend(q, k, v, layer, scale, window, softcap, sinks, rotation)
+    return attend(rotation(q), rotation(k), v, positions, slots, layer, scale, window, softcap, sinks)
+
+
 def masked_attention(
     q: torch.Tensor,
     k: torch.Tensor,
@@ -143,7 +180,11 @@ def register_attention() -> None:
     """Makes torch know the operator. Costs nothing the second time."""
     library: Any = torch.library.Library("edgecompile", "FRAGMENT")  # type: ignore[no-untyped-call]
     library.define(_SCHEMA)
+    library.define(
+        _SCHEMA.replace("attend(", "attend_rotated(").replace("v, ", "v, Tensor cos, Tensor sin, int half, ")
+    )
     for key in ("CPU", "CUDA"):
         library.impl("attend", attend, key)
+        library.impl("attend_rotated", attend_rotated, key)
     library.impl("attend", _shape_alone, "Meta")
     _REGISTERED.append(library)

@@ -15,6 +15,7 @@ from torch import nn
 from edgecompile.execution import torchscript
 from edgecompile.execution.attention import ATTEND
 from edgecompile.execution.low_precision import CONV_INT8, LEAST, LEVELS, LINEAR_INT8, cpu_flags
+from edgecompile.execution.row_kernels import register_row_kernels
 
 if TYPE_CHECKING:
     from torch import fx
@@ -48,22 +49,16 @@ def _by_integers(
 def _by_fbgemm(
     x: torch.Tensor,
     packed: torch.classes.quantized.LinearPackedParamsBase,  # type: ignore[name-defined]
-    most: torch.Tensor,
-    least: torch.Tensor,
     bias: torch.Tensor | None,
 ) -> torch.Tensor:
     """linear_int8 with weights as FBGEMM packs them.
 
     It turns activations into codes itself, with one step for the whole message: so each row is scaled to steps of 1.
-
-    Args:
-        most: the largest code.
-        least: what the largest value of a row is at least.
     """
-    rows = torch.maximum(torch.amax(torch.abs(x), [-1], True), least)
+    scaled, worth = torch.ops.edgecompile.scale_rows(x)
     product: torch.Tensor = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(
-        torch.mul(x, torch.div(most, rows)), 1.0, 128, packed
-    ).mul_(rows)
+        scaled, 1.0, 128, packed
+    ).mul_(worth)
     if bias is not None:
         product = product.add_(bias)
     return product
@@ -127,6 +122,7 @@ def _fbgemm_pays(codes: torch.Tensor, *, few_rows: bool) -> bool:
 
 
 def _packed_by_fbgemm(codes: torch.Tensor, scale: torch.Tensor) -> Any:
+    register_row_kernels()
     engine, zeros = torch.backends.quantized.engine, torch.zeros(codes.shape[0], dtype=torch.int64)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*quantized tensor creation functions")
@@ -289,9 +285,7 @@ def _kernel(codes: torch.Tensor, scale: torch.Tensor, rest: Sequence[Any], num_r
         few_rows: most messages have.
     """
     if not rest and _fbgemm_pays(codes, few_rows=few_rows):
-        return _Kernel(
-            _by_fbgemm, (_packed_by_fbgemm(codes, scale), torch.tensor(float(LEVELS)), torch.tensor(LEAST), "bias")
-        )
+        return _Kernel(_by_fbgemm, (_packed_by_fbgemm(codes, scale), "bias"))
     if not rest:
         return _by_onednn(codes, num_rows)
     zeros = torch.zeros(codes.shape[0], dtype=torch.int64)

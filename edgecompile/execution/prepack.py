@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from edgecompile.contract.closed_sets import Precision
+from edgecompile.execution.graph_folding import fold_graph
 from edgecompile.execution.integer_kernels import integer_exported, integer_traced
 from edgecompile.execution.low_precision import fast_here
 
@@ -161,7 +162,7 @@ def prepack_traced(
             own.set_()
     if fast_here(Precision.INT8):
         packed += integer_traced(graph, max(rows, default=_USUAL_ROWS), consume=consume)
-    if not packed:
+    if not fold_graph(graph) and not packed:
         return module  # type: ignore[no-any-return]
     if has_self:
         graph.eraseInput(0)

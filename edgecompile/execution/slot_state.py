@@ -16,9 +16,10 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional
 
-from edgecompile import _native_attention as native
+from edgecompile import _native_text as native
 from edgecompile.contract.generation import StateSpec
-from edgecompile.execution.attention import masked_attention
+from edgecompile.execution.attention import Rotation, masked_attention
+from edgecompile.execution.row_kernels import native_runs
 
 __all__ = ["SlotState", "Step", "is_lost", "layer_without_state", "lost", "slot_value"]
 
@@ -115,7 +116,7 @@ class Step:
         self._whole = all(row.whole for row in rows)
         self._decoding = self._tokens == 1 and self._whole and not self._alone
         self._singles: native.Rows | None = None
-        if self._tokens == 1 and torch.get_num_threads() == 1:
+        if self._tokens == 1 and native_runs(*next(((room.keys,) for room in rooms.values()), ())):
             self._singles = native.Rows([(row.slot, max(row.start, 0), row.whole) for row in rows])
         self._positions = positions.clamp(min=0)
         self._index = torch.tensor(slots, dtype=torch.int64, device=positions.device)
@@ -124,14 +125,16 @@ class Step:
 
     def attend(
         self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layer: int, scale: float, window: int, softcap: float,
-        sinks: torch.Tensor | None,
+        sinks: torch.Tensor | None, rotation: Rotation | None = None,
     ) -> torch.Tensor:  # fmt: skip
         """As attention.attend, over all that the rows' slots hold."""
         if layer not in self._rooms:
             raise KeyError(layer_without_state(layer))
         room = self._rooms[layer]
         if self._singles is not None and room.native is not None and q.dtype is torch.float32:
-            return _attend_singles(room.native, self._singles, q, k, v, scale, window, softcap, sinks)
+            return _attend_singles(room.native, self._singles, q, k, v, scale, window, softcap, sinks, rotation)
+        if rotation is not None:
+            q, k = _rotated(rotation, q), _rotated(rotation, k)
         keys, values = room.keys, room.values
         self._write(keys, k)
         self._write(values, v)
@@ -191,17 +194,47 @@ class Step:
 
 def _attend_singles(
     room: native.Room, rows: native.Rows, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, window: int,
-    softcap: float, sinks: torch.Tensor | None,
+    softcap: float, sinks: torch.Tensor | None, rotation: Rotation | None,
 ) -> torch.Tensor:  # fmt: skip
-    """As attention.attend, for one token a row, in one call: of torch's operators it takes a dozen."""
+    """As attention.attend, for one token a row, in one call: of torch's operators it takes two dozen."""
+    num_rows, heads, _, size = q.shape
+    cos, sin, cos_row, sin_row = 0, 0, 0, 0
+    if rotation is not None:
+        if _by_halves(rotation, (num_rows, 1, 1, size)):
+            cos, sin = rotation.cos.data_ptr(), rotation.sin.data_ptr()
+            cos_row, sin_row = rotation.cos.stride(0), rotation.sin.stride(0)
+        else:
+            q, k = rotation(q), rotation(k)
     q, k, v = (tensor if tensor.stride(-1) == 1 else tensor.contiguous() for tensor in (q, k, v))
-    num_rows, heads = q.shape[0], q.shape[1]
     result = q.new_empty(num_rows, 1, heads, v.shape[-1])
     room.attend(
         rows, q.data_ptr(), q.stride(0), q.stride(1), k.data_ptr(), k.stride(0), k.stride(1), v.data_ptr(), v.stride(0),
         v.stride(1), result.data_ptr(), heads, scale, window, softcap, 0 if sinks is None else sinks.data_ptr(),
+        cos, cos_row, sin, sin_row,
     )  # fmt: skip
     return result
+
+
+def _rotated(rotation: Rotation, x: torch.Tensor) -> torch.Tensor:
+    rows, _, tokens, size = x.shape
+    cos, sin = rotation.cos, rotation.sin
+    if not native_runs(x, cos, sin) or x.stride(-1) != 1 or not _by_halves(rotation, (rows, 1, tokens, size)):
+        return rotation(x)
+    result = x.new_empty(x.shape)
+    strides, heads = x.stride(), x.shape[1]
+    native.rotate(
+        x.data_ptr(), (rows, heads, tokens, size), (strides[0], strides[1], strides[2]), cos.data_ptr(), cos.stride(0),
+        cos.stride(2), sin.data_ptr(), sin.stride(0), sin.stride(2), result.data_ptr(),
+    )  # fmt: skip
+    return result
+
+
+def _by_halves(rotation: Rotation, wanted: tuple[int, ...]) -> bool:
+    """Whether it is one that native code knows; `wanted`: the shape of its angles."""
+    return wanted[-1] == 2 * rotation.half and all(
+        tensor.shape == wanted and tensor.stride(-1) == 1 and tensor.dtype is torch.float32
+        for tensor in (rotation.cos, rotation.sin)
+    )
 
 
 def _zeros(shape: tuple[int, ...], device: str) -> torch.Tensor:

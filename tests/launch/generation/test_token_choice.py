@@ -11,6 +11,7 @@ import torch
 
 from edgecompile.contract.errors import UserError
 from edgelaunch.generation.token_choice import Sampling, choose
+from edgelaunch.pipeline import text_stage
 from edgelaunch.pipeline.text_stage import candidates as most_likely
 
 COUNT, DRAWS = 20, 3000
@@ -133,13 +134,19 @@ def _seeded(sampling: Sampling, seed: int) -> Sampling:
     return replace(sampling, seed=seed)
 
 
+@pytest.mark.parametrize("native", [False, True])
 @pytest.mark.parametrize("count", [1, 5, 30, 64])
-def test_of_equal_scores_the_least_id_is_chosen_as_generate_does(count: int) -> None:
+def test_of_equal_scores_the_least_id_is_chosen_as_generate_does(
+    count: int, monkeypatch: pytest.MonkeyPatch, *, native: bool
+) -> None:
+    if not native:
+        monkeypatch.setattr(text_stage, "native_runs", lambda *_: False)
     logits = torch.zeros(4, 300)
     logits[1, 200:] = 1.0
     logits[2] = torch.randn(300, generator=torch.Generator().manual_seed(1)).round()
     logits[3, [7, 250]] = 2.0
-    scores, ids = most_likely(logits, count)
+    scores, ids, log_sums = most_likely(logits, count)
+    torch.testing.assert_close(log_sums, logits.logsumexp(-1))
     assert torch.equal(scores, logits.gather(1, ids))
     assert all(len(set(row)) == count for row in ids.tolist())
     for row in range(4):

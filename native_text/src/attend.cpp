@@ -1,38 +1,12 @@
-#include "native_attention/attend.hpp"
+#include "native_text/attend.hpp"
 
-#include <algorithm>
-#include <cmath>
-#include <cstring>
 #include <limits>
 
-// One binary for processors with and without wide vectors: the loader takes the version that fits.
-#if defined(__x86_64__) && defined(__gnu_linux__) && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__)
-#define FOR_EACH_PROCESSOR __attribute__((target_clones("arch=x86-64-v3", "default")))
-#else
-#define FOR_EACH_PROCESSOR
-#endif
+#include "native_text/rows.hpp"
+#include "simd.hpp"
 
-namespace native_attention {
+namespace native_text {
 namespace {
-
-// e to the power of x for x up to 0, within 2 units in the last place: 2**n times a polynomial of the rest
-// (Cephes' coefficients), without branches, so that compilers make vectors of it. Below -87 it is 0.
-inline float exponential(float x) {
-  const float bounded = std::max(x, -87.0F);
-  const float whole = std::nearbyint(bounded * 1.44269504F);
-  const float rest = (bounded - whole * 0.693359375F) + whole * 2.12194440e-4F;
-  float sum = 1.9875691500e-4F;
-  sum = sum * rest + 1.3981999507e-3F;
-  sum = sum * rest + 8.3334519073e-3F;
-  sum = sum * rest + 4.1665795894e-2F;
-  sum = sum * rest + 1.6666665459e-1F;
-  sum = sum * rest + 5.0000001201e-1F;
-  const float power = sum * rest * rest + rest + 1.0F;
-  const auto bits = static_cast<std::int32_t>(whole + 127.0F) << 23;
-  float scale = 0.0F;
-  std::memcpy(&scale, &bits, sizeof scale);
-  return x < -87.0F ? 0.0F : power * scale;
-}
 
 // For each of the heads that share keys: its product with the key of each token, scaled. (heads, tokens)
 FOR_EACH_PROCESSOR void score(const float* q, i64 stride, i64 heads, const float* keys, i64 tokens, i64 size,
@@ -98,6 +72,28 @@ void share_out(const Query& query, i64 head, float* scores, i64 tokens) {
   for (i64 token = 0; token < tokens; ++token) scores[token] *= over;
 }
 
+// Turns queries in `room`, where there is a rotation; gives where they are then, and how far apart.
+Heads turned(const Query& query, i64 row, i64 size, float* room) {
+  const Rotation& rotation = query.rotation;
+  const float* given = query.q.data + row * query.q.row_stride;
+  if (rotation.cos == nullptr) return {given, 0, query.q.head_stride};
+  for (i64 head = 0; head < query.heads; ++head) {
+    rotate(given + head * query.q.head_stride, rotation.cos + row * rotation.cos_stride,
+           rotation.sin + row * rotation.sin_stride, size, room + head * size);
+  }
+  return {room, 0, size};
+}
+
+void write_key(const Query& query, i64 row, const float* key, i64 size, float* place) {
+  const Rotation& rotation = query.rotation;
+  if (rotation.cos == nullptr) {
+    std::copy_n(key, size, place);
+    return;
+  }
+  rotate(key, rotation.cos + row * rotation.cos_stride, rotation.sin + row * rotation.sin_stride, size,
+         place);
+}
+
 }  // namespace
 
 void attend(const Room& room, std::span<const Row> rows, const Query& query, std::vector<float>& scratch) {
@@ -113,27 +109,28 @@ void attend(const Room& room, std::span<const Row> rows, const Query& query, std
     const i64 end = row.position + 1;
     const i64 begin = query.window > 0 ? std::max<i64>(0, end - query.window) : 0;
     const i64 tokens = end - begin;
-    if (scratch.size() < static_cast<std::size_t>(each * tokens)) {
-      scratch.resize(static_cast<std::size_t>(each * room.context));
+    const i64 queries = query.heads * room.key_size;
+    if (scratch.size() < static_cast<std::size_t>(queries + each * tokens)) {
+      scratch.resize(static_cast<std::size_t>(queries + each * room.context));
     }
+    const Heads q = turned(query, number, room.key_size, scratch.data());
+    float* scores = scratch.data() + queries;
     for (i64 group = 0; group < room.groups; ++group) {
       const i64 first = (row.slot * room.groups + group) * room.context;
       float* keys = room.keys + first * room.key_size;
       float* values = room.values + first * room.value_size;
-      std::copy_n(query.k.data + number * query.k.row_stride + group * query.k.head_stride, room.key_size,
-                  keys + row.position * room.key_size);
+      write_key(query, number, query.k.data + number * query.k.row_stride + group * query.k.head_stride,
+                room.key_size, keys + row.position * room.key_size);
       std::copy_n(query.v.data + number * query.v.row_stride + group * query.v.head_stride, room.value_size,
                   values + row.position * room.value_size);
-      score(query.q.data + number * query.q.row_stride + group * each * query.q.head_stride,
-            query.q.head_stride, each, keys + begin * room.key_size, tokens, room.key_size, query.scale,
-            scratch.data());
-      for (i64 head = 0; head < each; ++head) {
-        share_out(query, group * each + head, scratch.data() + head * tokens, tokens);
-      }
-      mix(scratch.data(), each, values + begin * room.value_size, tokens, room.value_size,
+      score(q.data + group * each * q.head_stride, q.head_stride, each, keys + begin * room.key_size, tokens,
+            room.key_size, query.scale, scores);
+      for (i64 head = 0; head < each; ++head)
+        share_out(query, group * each + head, scores + head * tokens, tokens);
+      mix(scores, each, values + begin * room.value_size, tokens, room.value_size,
           result + group * each * room.value_size);
     }
   }
 }
 
-}  // namespace native_attention
+}  // namespace native_text

@@ -1,24 +1,16 @@
 // Any sequence of tokens, in any slots, attends as a plain computation in doubles does, and touches no other
 // slot.
-#include "native_attention/attend.hpp"
+#include "native_text/attend.hpp"
 
 #include <cmath>
-#include <cstdio>
-#include <cstdlib>
 #include <limits>
 #include <random>
 #include <vector>
 
-using namespace native_attention;  // NOLINT(google-build-using-namespace): every name here is of what is
-                                   // tested
+#include "check.hpp"
 
-#define CHECK(condition)                                                           \
-  do {                                                                             \
-    if (!(condition)) {                                                            \
-      std::fprintf(stderr, "%s:%d: not so: %s\n", __FILE__, __LINE__, #condition); \
-      std::exit(1);                                                                \
-    }                                                                              \
-  } while (false)
+using namespace native_text;  // NOLINT(google-build-using-namespace): every name here is of what is
+                              // tested
 
 namespace {
 
@@ -29,6 +21,7 @@ struct Shape {
   i64 groups, each, key_size, value_size, window;
   float softcap;
   bool sinks;
+  bool rotated = false;
 };
 
 class Check {
@@ -67,6 +60,10 @@ class Check {
     query.window = shape_.window;
     query.softcap = shape_.softcap;
     query.sinks = shape_.sinks ? sinks_.data() : nullptr;
+    const std::vector<float> angles = numbers(count * 2 * shape_.key_size);
+    const Rotation rotation{angles.data(), 2 * shape_.key_size, angles.data() + shape_.key_size,
+                            2 * shape_.key_size};
+    if (shape_.rotated) query.rotation = rotation;
     const Room room{keys_.data(), values_.data(),  shape_.groups,
                     kContext,     shape_.key_size, shape_.value_size};
     attend(room, rows, query, scratch_);
@@ -74,8 +71,12 @@ class Check {
       const Row& row = rows[static_cast<std::size_t>(index)];
       if (row.whole) ++filled_[static_cast<std::size_t>(row.slot)];
       for (i64 head = 0; head < heads; ++head) {
-        check_head(row, head, q.data() + (index * heads + head) * shape_.key_size,
-                   result.data() + (index * heads + head) * shape_.value_size);
+        std::vector<float> turned(static_cast<std::size_t>(shape_.key_size));
+        const float* given = q.data() + (index * heads + head) * shape_.key_size;
+        for (i64 i = 0; i < shape_.key_size; ++i)
+          turned[static_cast<std::size_t>(i)] = rotated(query, given, index, i);
+        if (row.whole && head % shape_.each == 0) check_key(query, row, head / shape_.each, index);
+        check_head(row, head, turned.data(), result.data() + (index * heads + head) * shape_.value_size);
       }
     }
     check_untouched();
@@ -89,6 +90,23 @@ class Check {
     std::vector<float> found(static_cast<std::size_t>(count));
     for (float& number : found) number = normal(engine_);
     return found;
+  }
+
+  // x * cos + (-its second half, its first half) * sin
+  float rotated(const Query& query, const float* x, i64 row, i64 i) const {
+    if (query.rotation.cos == nullptr) return x[i];
+    const i64 half = shape_.key_size / 2;
+    const float other = i < half ? -x[i + half] : x[i - half];
+    return x[i] * query.rotation.cos[row * query.rotation.cos_stride + i] +
+           other * query.rotation.sin[row * query.rotation.sin_stride + i];
+  }
+
+  void check_key(const Query& query, const Row& row, i64 group, i64 index) const {
+    const float* given = query.k.data + index * query.k.row_stride + group * query.k.head_stride;
+    const i64 place = ((row.slot * shape_.groups + group) * kContext + row.position) * shape_.key_size;
+    for (i64 i = 0; i < shape_.key_size; ++i) {
+      CHECK(std::abs(keys_[static_cast<std::size_t>(place + i)] - rotated(query, given, index, i)) < 1e-5F);
+    }
   }
 
   void check_head(const Row& row, i64 head, const float* q, const float* found) const {
@@ -163,9 +181,10 @@ void check_extremes() {
 }  // namespace
 
 int main() {
-  const std::vector<Shape> shapes{{1, 1, 1, 1, 0, 0.0F, false},   {3, 3, 64, 64, 0, 0.0F, false},
-                                  {2, 4, 16, 24, 7, 0.0F, false}, {2, 1, 80, 80, 0, 5.0F, false},
-                                  {1, 5, 7, 3, 1, 0.0F, true},    {2, 2, 128, 128, 16, 30.0F, true}};
+  const std::vector<Shape> shapes{{1, 1, 1, 1, 0, 0.0F, false},         {3, 3, 64, 64, 0, 0.0F, false},
+                                  {2, 4, 16, 24, 7, 0.0F, false},       {2, 1, 80, 80, 0, 5.0F, false},
+                                  {1, 5, 7, 3, 1, 0.0F, true},          {2, 2, 128, 128, 16, 30.0F, true},
+                                  {3, 3, 64, 64, 0, 0.0F, false, true}, {1, 2, 10, 6, 5, 0.0F, true, true}};
   unsigned seed = 0;
   for (const Shape& shape : shapes) {
     Check check(shape, ++seed);

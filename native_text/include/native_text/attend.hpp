@@ -5,7 +5,7 @@
 #include <span>
 #include <vector>
 
-namespace native_attention {
+namespace native_text {
 
 using i64 = std::int64_t;
 
@@ -34,6 +34,15 @@ struct Heads {
   i64 head_stride = 0;
 };
 
+// A rotary position embedding: x becomes x * cos + (-its second half, its first half) * sin. (rows, size)
+// each.
+struct Rotation {
+  const float* cos = nullptr;  // null: there is none
+  i64 cos_stride = 0;
+  const float* sin = nullptr;
+  i64 sin_stride = 0;
+};
+
 struct Query {
   Heads q, k, v;
   float* result = nullptr;  // (rows, heads, value size), contiguous
@@ -42,7 +51,8 @@ struct Query {
   i64 window = 0;        // how many tokens back a token sees, itself included; 0: all
   float softcap = 0.0F;  // scores become softcap * tanh(scores / softcap); 0: they do not
   const float* sinks =
-      nullptr;  // (heads,): for each head a score of nothing that is seen; null: there are none
+      nullptr;        // (heads,): for each head a score of nothing that is seen; null: there are none
+  Rotation rotation;  // of queries and keys
 };
 
 // Writes each row's key and value, then attends to what its slot holds up to there.
@@ -50,4 +60,4 @@ struct Query {
 // calls.
 void attend(const Room& room, std::span<const Row> rows, const Query& query, std::vector<float>& scratch);
 
-}  // namespace native_attention
+}  // namespace native_text

@@ -1,0 +1,119 @@
+"""What stands between the products of a layer, each row in one pass: operators that a rank's graph alone has.
+
+A language model's step of one token is some fifty small operators a layer, which together take as long as its products
+do. By native code, for one thread; with more of them torch's own operators share the work.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from edgecompile import _native_text as native
+from edgecompile.execution.low_precision import LEAST, LEVELS
+
+__all__ = ["GATE_AND_SCALE", "NORMALIZE", "NORMALIZE_AND_SCALE", "SCALE", "native_runs", "register_row_kernels"]
+
+SCALE, NORMALIZE = "edgecompile::scale_rows", "edgecompile::normalize_rows"
+NORMALIZE_AND_SCALE, GATE_AND_SCALE = "edgecompile::normalize_and_scale_rows", "edgecompile::gate_and_scale_rows"
+_REGISTERED: list[Any] = []
+"""What is registered goes with the last reference to its library."""
+
+
+def native_runs(*tensors: torch.Tensor) -> bool:
+    """Whether native code is to compute on these."""
+    return torch.get_num_threads() == 1 and all(
+        tensor.dtype is torch.float32 and tensor.device.type == "cpu" for tensor in tensors
+    )
+
+
+def scale_rows(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Activations as integer products take them.
+
+    Args:
+        x: (..., size), float32.
+
+    Returns:
+        Each row times 127 over its largest value, and that value, (..., 1).
+    """
+    if not native_runs(x):
+        worth = x.abs().amax(-1, keepdim=True).clamp_min(LEAST)
+        return x * (LEVELS / worth), worth
+    x, stride = _rows_of(x)
+    scaled, worth = _room_for(x)
+    native.scale(x.data_ptr(), stride, worth.numel(), x.shape[-1], scaled.data_ptr(), worth.data_ptr(), LEVELS, LEAST)
+    return scaled, worth
+
+
+def normalize_rows(x: torch.Tensor, weights: torch.Tensor, epsilon: float) -> torch.Tensor:
+    """Root mean square normalization of (..., size), with weights (size,)."""
+    if not native_runs(x, weights):
+        normal: torch.Tensor = weights * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + epsilon))
+        return normal
+    x, stride = _rows_of(x)
+    result, size = torch.empty_like(x, memory_format=torch.contiguous_format), x.shape[-1]
+    native.normalize(
+        x.data_ptr(), stride, x.numel() // max(1, size), size, weights.data_ptr(), epsilon, result.data_ptr()
+    )
+    return result
+
+
+def normalize_and_scale_rows(
+    x: torch.Tensor, weights: torch.Tensor, epsilon: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """scale_rows of normalize_rows."""
+    if not native_runs(x, weights):
+        return scale_rows(normalize_rows(x, weights, epsilon))
+    x, stride = _rows_of(x)
+    scaled, worth = _room_for(x)
+    native.normalize_and_scale(
+        x.data_ptr(), stride, worth.numel(), x.shape[-1], weights.data_ptr(), epsilon, scaled.data_ptr(),
+        worth.data_ptr(), LEVELS, LEAST,
+    )  # fmt: skip
+    return scaled, worth
+
+
+def gate_and_scale_rows(gate: torch.Tensor, up: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """scale_rows of silu(gate) * up, of the same shape."""
+    if not native_runs(gate, up) or gate.shape != up.shape:
+        return scale_rows(functional.silu(gate) * up)
+    (gate, gate_stride), (up, up_stride) = _rows_of(gate), _rows_of(up)
+    scaled, worth = _room_for(gate)
+    native.gate_and_scale(
+        gate.data_ptr(), gate_stride, up.data_ptr(), up_stride, worth.numel(), gate.shape[-1], scaled.data_ptr(),
+        worth.data_ptr(), LEVELS, LEAST,
+    )  # fmt: skip
+    return scaled, worth
+
+
+def _rows_of(x: torch.Tensor) -> tuple[torch.Tensor, int]:
+    """The same with its rows at one distance, and how far apart: parts of a joined product are not contiguous."""
+    size = x.shape[-1]
+    if x.is_contiguous():
+        return x, size
+    if x.stride(-1) == 1 and x.dim() == 3 and (x.shape[0] == 1 or x.stride(0) == x.shape[1] * x.stride(1)):
+        return x, x.stride(1)
+    return x.contiguous(), size
+
+
+def _room_for(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return x.new_empty(x.shape), x.new_empty((*x.shape[:-1], 1))
+
+
+@functools.cache
+def register_row_kernels() -> None:
+    """Makes torch know the operators. Costs nothing the second time."""
+    library: Any = torch.library.Library("edgecompile", "FRAGMENT")  # type: ignore[no-untyped-call]
+    for schema, function in (
+        ("scale_rows(Tensor x) -> (Tensor, Tensor)", scale_rows),
+        ("normalize_rows(Tensor x, Tensor weights, float epsilon) -> Tensor", normalize_rows),
+        ("normalize_and_scale_rows(Tensor x, Tensor weights, float epsilon) -> (Tensor, Tensor)",
+         normalize_and_scale_rows),
+        ("gate_and_scale_rows(Tensor gate, Tensor up) -> (Tensor, Tensor)", gate_and_scale_rows),
+    ):  # fmt: skip
+        library.define(schema)
+        library.impl(function.__name__, function, "CompositeExplicitAutograd")
+    _REGISTERED.append(library)

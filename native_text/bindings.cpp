@@ -1,0 +1,153 @@
+// The Python module. Tensors come as addresses and strides: a call for each layer and token must cost next to
+// nothing.
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
+
+#include <stdexcept>
+#include <tuple>
+
+#include "native_text/attend.hpp"
+#include "native_text/candidates.hpp"
+#include "native_text/rows.hpp"
+
+namespace nb = nanobind;
+using native_text::i64;
+
+namespace {
+
+template <typename T>
+T* at(std::uintptr_t address) {
+  return reinterpret_cast<T*>(
+      address);  // NOLINT(performance-no-int-to-ptr): of a tensor that the caller holds
+}
+
+class Rows {
+ public:
+  explicit Rows(const std::vector<std::tuple<i64, i64, bool>>& rows) {
+    for (const auto& [slot, position, whole] : rows) rows_.push_back({slot, position, whole});
+  }
+
+  // A message's rows are computed by one thread at a time: the room of the scores is the message's.
+  void attend(const native_text::Room& room, i64 slots, const native_text::Query& query) {
+    for (const auto& row : rows_) {
+      if (row.slot < 0 || row.slot >= slots || row.position < 0 || row.position >= room.context) {
+        throw std::out_of_range("a row beyond the room");
+      }
+    }
+    native_text::attend(room, rows_, query, scratch_);
+  }
+
+ private:
+  std::vector<native_text::Row> rows_;
+  std::vector<float> scratch_;
+};
+
+class Room {
+ public:
+  Room(std::uintptr_t keys, std::uintptr_t values, i64 slots, i64 groups, i64 context, i64 key_size,
+       i64 value_size)
+      : room_{at<float>(keys), at<float>(values), groups, context, key_size, value_size}, slots_(slots) {}
+
+  void attend(Rows& rows, std::uintptr_t q, i64 q_row, i64 q_head, std::uintptr_t k, i64 k_row, i64 k_head,
+              std::uintptr_t v, i64 v_row, i64 v_head, std::uintptr_t result, i64 heads, float scale,
+              i64 window, float softcap, std::uintptr_t sinks, std::uintptr_t cos, i64 cos_row,
+              std::uintptr_t sin, i64 sin_row) const {
+    const native_text::Query query{{at<const float>(q), q_row, q_head},
+                                   {at<const float>(k), k_row, k_head},
+                                   {at<const float>(v), v_row, v_head},
+                                   at<float>(result),
+                                   heads,
+                                   scale,
+                                   window,
+                                   softcap,
+                                   at<const float>(sinks),
+                                   {at<const float>(cos), cos_row, at<const float>(sin), sin_row}};
+    rows.attend(room_, slots_, query);
+  }
+
+ private:
+  native_text::Room room_;
+  i64 slots_;
+};
+
+using Address = std::uintptr_t;
+
+native_text::RowsIn rows_in(Address x, i64 stride, i64 rows, i64 size) {
+  return {at<const float>(x), rows, size, stride};
+}
+
+native_text::ScaledRows scaled(Address data, Address worth, float most, float least) {
+  return {at<float>(data), at<float>(worth), most, least};
+}
+
+void bind_rows(nb::module_& m) {
+  using Alone = nb::call_guard<nb::gil_scoped_release>;
+  m.def(
+      "scale",
+      [](Address x, i64 stride, i64 rows, i64 size, Address result, Address worth, float most, float least) {
+        native_text::scale(rows_in(x, stride, rows, size), scaled(result, worth, most, least));
+      },
+      Alone());
+  m.def(
+      "normalize",
+      [](Address x, i64 stride, i64 rows, i64 size, Address weights, float epsilon, Address result) {
+        native_text::normalize(rows_in(x, stride, rows, size), at<const float>(weights), epsilon,
+                               at<float>(result));
+      },
+      Alone());
+  m.def(
+      "normalize_and_scale",
+      [](Address x, i64 stride, i64 rows, i64 size, Address weights, float epsilon, Address result,
+         Address worth, float most, float least) {
+        native_text::normalize_and_scale(rows_in(x, stride, rows, size), at<const float>(weights), epsilon,
+                                         scaled(result, worth, most, least));
+      },
+      Alone());
+  m.def(
+      "gate_and_scale",
+      [](Address gate, i64 gate_stride, Address up, i64 up_stride, i64 rows, i64 size, Address result,
+         Address worth, float most, float least) {
+        native_text::gate_and_scale(rows_in(gate, gate_stride, rows, size),
+                                    rows_in(up, up_stride, rows, size), scaled(result, worth, most, least));
+      },
+      Alone());
+  m.def(
+      "rotate",
+      [](Address x, std::tuple<i64, i64, i64, i64> shape, std::tuple<i64, i64, i64> strides, Address cos,
+         i64 cos_row, i64 cos_token, Address sin, i64 sin_row, i64 sin_token, Address result) {
+        const auto [rows, heads, tokens, size] = shape;
+        const auto [row, head, token] = strides;
+        native_text::rotate({at<const float>(x), rows, heads, tokens, size, row, head, token},
+                            {at<const float>(cos), cos_row, cos_token},
+                            {at<const float>(sin), sin_row, sin_token}, at<float>(result));
+      },
+      Alone());
+  m.def(
+      "candidates",
+      [](Address scores, i64 rows, i64 size, i64 count, Address best, Address places, Address log_sums) {
+        for (i64 row = 0; row < rows; ++row) {
+          native_text::candidates(at<const float>(scores) + row * size, size, count,
+                                  at<float>(best) + row * count, at<i64>(places) + row * count,
+                                  at<float>(log_sums) + row);
+        }
+      },
+      Alone());
+}
+
+}  // namespace
+
+NB_MODULE(_native_text, m) {
+  m.doc() =
+      "Kernels of a language model's step, for one thread. Tensors are addresses of float32 and strides.";
+  bind_rows(m);
+  nb::class_<Rows>(m, "Rows").def(nb::init<const std::vector<std::tuple<i64, i64, bool>>&>(), nb::arg("rows"),
+                                  "Each: slot, position, and whether all before is there.");
+  nb::class_<Room>(m, "Room")
+      .def(nb::init<std::uintptr_t, std::uintptr_t, i64, i64, i64, i64, i64>(), nb::arg("keys"),
+           nb::arg("values"), nb::arg("slots"), nb::arg("groups"), nb::arg("context"), nb::arg("key_size"),
+           nb::arg("value_size"),
+           "Of float32 (slots, groups, context, size) at these addresses, which must outlive it.")
+      .def("attend", &Room::attend, nb::call_guard<nb::gil_scoped_release>(),
+           "Addresses of float32, with strides of rows and heads in numbers: see attend.hpp.");
+}

@@ -1,0 +1,37 @@
+// What the kernels share.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+// One binary for processors with and without wide vectors: the loader takes the version that fits.
+#if defined(__x86_64__) && defined(__gnu_linux__) && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__)
+#define FOR_EACH_PROCESSOR __attribute__((target_clones("arch=x86-64-v3", "default")))
+#else
+#define FOR_EACH_PROCESSOR
+#endif
+
+namespace native_text {
+
+// e to the power of x for x up to 0, within 2 units in the last place: 2**n times a polynomial of the rest
+// (Cephes' coefficients), without branches, so that compilers make vectors of it. Below -87 it is 0.
+inline float exponential(float x) {
+  const float bounded = std::max(x, -87.0F);
+  const float whole = std::nearbyint(bounded * 1.44269504F);
+  const float rest = (bounded - whole * 0.693359375F) + whole * 2.12194440e-4F;
+  float sum = 1.9875691500e-4F;
+  sum = sum * rest + 1.3981999507e-3F;
+  sum = sum * rest + 8.3334519073e-3F;
+  sum = sum * rest + 4.1665795894e-2F;
+  sum = sum * rest + 1.6666665459e-1F;
+  sum = sum * rest + 5.0000001201e-1F;
+  const float power = sum * rest * rest + rest + 1.0F;
+  const auto bits = static_cast<std::int32_t>(whole + 127.0F) << 23;
+  float scale = 0.0F;
+  std::memcpy(&scale, &bits, sizeof scale);
+  return x < -87.0F ? 0.0F : power * scale;
+}
+
+}  // namespace native_text
