@@ -107,9 +107,33 @@ def measure(model: str, place: str, precision: str, folder: Path, options: argpa
     )
 
 
+def measure_text(model: str, place: str, precision: str, folder: Path, options: argparse.Namespace) -> None:
+    """Golden texts and scores, then prompts of random tokens."""
+    ranks = PLACES[place]
+    words = ["--config-dir", str(folder / "options"), f"model={model}", "devices=gpu_cpu", f"precision={precision}",
+             f"hosts.count={len(ranks)}", "schedule=even"]  # fmt: skip
+    path = compile_plan(folder / f"{model}-{place}-{precision}", *words)
+    prompts, address = path.parent / "prompts.jsonl", own_address()
+    rng = np.random.default_rng(0)
+    with prompts.open("w") as file:
+        for _ in range(16):
+            line = {"tokens": rng.integers(3, 1000, 128).tolist(), "max_tokens": 64, "ignore_end": True}
+            file.write(json.dumps(line) + "\n")
+    begin = time.monotonic()
+    verified = launch(path, len(ranks), address, "--verify")
+    output = path.parent / "answers.jsonl"
+    timed = launch(path, len(ranks), address, "--input", str(prompts), "--output", str(output))
+    answers = [json.loads(line) for line in output.read_text().splitlines()]
+    assert len(answers) == 16, f"{len(answers)} answers of 16"
+    assert all("error" not in answer for answer in answers), answers
+    print(f"{model:10} {place:8} {precision:5} verified: {verified}; 16 prompts: {timed} "
+          f"({time.monotonic() - begin:.0f} s)", flush=True)  # fmt: skip
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--models", default="deit_tiny,minilm")
+    parser.add_argument("--texts", default="", help="language models, as in smollm2_135m: in fp32 alone")
     parser.add_argument("--precisions", default="fp32,fp16")
     parser.add_argument("--places", default=",".join(PLACES))
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
@@ -126,7 +150,10 @@ def main() -> int:
         folder = Path(temporary)
         (folder / "options").mkdir()
         write_options(folder / "options", options.device)
-        for model in options.models.split(","):
+        for model in filter(None, options.texts.split(",")):
+            for place in options.places.split(","):
+                measure_text(model, place, "fp32", folder, options)
+        for model in filter(None, options.models.split(",")):
             for place in options.places.split(","):
                 for precision in options.precisions.split(","):
                     measure(model, place, precision, folder, options)

@@ -75,6 +75,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--precision", nargs="+", default=["int8"])
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--weights", default=WEIGHTS, help="of SmolLM2; null: random ones, which are as fast")
     parser.add_argument("--llama", nargs="*", type=Path, default=[], help="GGUF files for llama.cpp")
     chosen = parser.parse_args()
     if chosen.llama and importlib.util.find_spec("llama_cpp") is None:
@@ -85,7 +86,7 @@ def main() -> int:
         for precision in chosen.precision:
             for ranks in (1, 2):
                 plans[f"{precision}, {ranks} rank{'s' if ranks > 1 else ''}"] = compile_plan(
-                    Path(folder) / f"{precision}-{ranks}", "model=smollm2_135m", f"weights={WEIGHTS}",
+                    Path(folder) / f"{precision}-{ranks}", "model=smollm2_135m", f"weights={chosen.weights}",
                     f"precision={precision}", f"hosts.count={ranks}", "generation.slots=8", "devices.local.threads=1",
                 )  # fmt: skip
         rounds: dict[str, list[dict[str, float]]] = {name: [] for name in (*plans, *map(str, chosen.llama))}

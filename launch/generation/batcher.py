@@ -67,6 +67,8 @@ class Batcher:
     """By slot."""
     _under_way: deque[tuple[int, tuple[Row, ...]]] = field(default_factory=deque)
     """By the number of the message, in order."""
+    _steps: set[int] = field(default_factory=set)
+    """Which of those are decode steps."""
     _serial: int = 0
     _next: int = 0
     _prompts_last: bool = False
@@ -123,11 +125,14 @@ class Batcher:
             left = len(sequence.tokens) - sequence.sent
             if left > 0 and not sequence.waiting:
                 unsent[left > 1 or sequence.sent == 0].append(sequence)
-        prompts, steps = unsent[True], unsent[False]
+        # A group that came back early waits for one that is under way, so that they become one: else those that began
+        # at different times would stay apart, and each message reads all weights.
+        prompts, steps = unsent[True], unsent[False] if len(self._steps) < self.groups else []
         if prompts and (not steps or not self._prompts_last):
             rows, self._prompts_last = self._prompt_rows(prompts), True
         elif steps:
             rows, self._prompts_last = self._step_rows(steps), False
+            self._steps.add(self._next)
         else:
             return None
         for row in rows:
@@ -161,6 +166,7 @@ class Batcher:
             lost: for each row, whether some rank did not hold what came before it.
         """
         first, rows = self._under_way.popleft()
+        self._steps.discard(first)
         assert first == number, f"the result of message {number} came before that of {first}"
         chosen = []
         for row, is_lost in zip(rows, lost, strict=True):
@@ -191,6 +197,7 @@ class Batcher:
                 if row.current:
                     oldest.setdefault(row.sequence.serial, row)
         self._under_way.clear()
+        self._steps.clear()
         for row in oldest.values():
             row.sequence.attempt += 1
             row.sequence.sent = row.start
