@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Figures", "LocalRun", "figures", "share_a_secret"]
+__all__ = ["Figures", "LocalRun", "figures", "proportional_bytes", "ranks_of", "share_a_secret"]
 
 PROC = Path("/proc")
 LOOK_S = 0.2
@@ -49,6 +49,15 @@ def figures(process: int) -> Figures | None:
     return Figures(resident, anonymous, int(fields["Threads"]), files)
 
 
+def proportional_bytes(process: int) -> int | None:
+    """The process's share of the pages that it has; None where it has ended."""
+    try:
+        fields = dict(line.split(":", 1) for line in (PROC / str(process) / "smaps_rollup").read_text().splitlines()[1:])
+    except OSError:
+        return None
+    return int(fields["Pss"].split()[0]) * 1024 if "Pss" in fields else None
+
+
 class LocalRun:
     """One run of `edgelaunch PLAN --local`, whose ranks are observed while it runs."""
 
@@ -70,7 +79,7 @@ class LocalRun:
         while self._process.poll() is None:
             now = time.monotonic()
             if now >= next_look:
-                ranks, next_look = _ranks_of(self._process.pid), now + LOOK_S
+                ranks, next_look = ranks_of(self._process.pid), now + LOOK_S
             found = {rank: figures(process) for rank, process in ranks.items()}
             yield now, {rank: seen for rank, seen in sorted(found.items()) if seen is not None}
             time.sleep(every_s)
@@ -96,8 +105,8 @@ class LocalRun:
         self._texts.extend(self._process.stdout)
 
 
-def _ranks_of(parent: int) -> dict[int, int]:
-    """The process of each rank."""
+def ranks_of(parent: int) -> dict[int, int]:
+    """The process of each rank that `parent` has started."""
     found = {}
     for entry in PROC.iterdir():
         if entry.name.isdecimal():

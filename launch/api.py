@@ -29,7 +29,7 @@ from edgelaunch.outputs.result_files import as_numpy
 from edgelaunch.pipeline.callers import Streams
 from edgelaunch.process.abandoned_threads import await_at_exit
 from edgelaunch.process.limits import check_limits
-from edgelaunch.request.run_request import RunRequest
+from edgelaunch.request.run_request import DEFAULT_RESTARTS, RunRequest
 from edgelaunch.request.started_rank import request_of_rank
 
 if TYPE_CHECKING:
@@ -58,6 +58,7 @@ class Pipeline:
             and this process is the plan's rank 0.
         master: ADDRESS:PORT to listen at, else as the plan says.
         secret_file: holds the secret that the ranks share, else $EDGELAUNCH_SECRET; not needed on one machine.
+        restarts: with `local`, how often each of the other ranks is started again after it was killed or lost.
 
     Raises:
         UserError: the plan or one of its files is invalid.
@@ -65,15 +66,18 @@ class Pipeline:
     """
 
     def __init__(
-        self, plan: str | Path, *, local: bool = False, master: str | None = None, secret_file: str | None = None
-    ) -> None:
+        self, plan: str | Path, *, local: bool = False, master: str | None = None, secret_file: str | None = None,
+        restarts: int = DEFAULT_RESTARTS,
+    ) -> None:  # fmt: skip
         self._plan = read_run_plan(Path(plan))
         self._request = RunRequest(
             plan_path=Path(plan), quiet=True, secret_file=Path(secret_file) if secret_file is not None else None,
             rank=None if master is None else 0,
             master=read_address("--master", master) if master is not None else None,
         )  # fmt: skip
-        self._local = local
+        if type(restarts) is not int or restarts < 0:
+            raise UserError(f"invalid value {restarts!r} for restarts: expected a whole number of 0 or more")
+        self._local, self._restarts = local, restarts
         stages, runtime = len(self._plan.stages), self._plan.runtime
         under_way = stages * (runtime.num_buffers_in + runtime.num_buffers_out) + 2
         self._varying = Varying(self._plan)
@@ -268,7 +272,7 @@ class Pipeline:
         """Starts all ranks but 0, and returns the request of that one."""
         listener = listen_on_loopback()
         place = OnLoopback(self._plan, listener.getsockname()[1])
-        self._children = Children(self._plan, self._request, place)
+        self._children = Children(self._plan, self._request, place, restarts=self._restarts)
         for rank in range(1, len(self._plan.hosts)):
             self._children.start(rank)
         threading.Thread(target=self._watch_children, args=(self._children,), name="children", daemon=True).start()
