@@ -52,10 +52,11 @@ def figures(process: int) -> Figures | None:
 def proportional_bytes(process: int) -> int | None:
     """The process's share of the pages that it has; None where it has ended."""
     try:
-        fields = dict(line.split(":", 1) for line in (PROC / str(process) / "smaps_rollup").read_text().splitlines()[1:])
+        lines = (PROC / str(process) / "smaps_rollup").read_text().splitlines()
     except OSError:
         return None
-    return int(fields["Pss"].split()[0]) * 1024 if "Pss" in fields else None
+    sizes = [int(line.split()[1]) for line in lines if line.startswith("Pss:")]
+    return sizes[0] * 1024 if sizes else None
 
 
 class LocalRun:

@@ -235,8 +235,8 @@ def report(told: Told, undisturbed_kills: bool) -> bool:
               for kill in told.kills]  # fmt: skip
     if pauses:
         met = max(pauses) < TARGET_PAUSE_S
-        print(f"{len(pauses)} kills; no token at all for {statistics.median(pauses):.2f} s (median), "
-              f"{max(pauses):.2f} s (largest); target < {TARGET_PAUSE_S:g} s: {'met' if met else 'MISSED'}")  # fmt: skip
+        print(f"{len(pauses)} kills; no token at all for {statistics.median(pauses):.2f} s (median), {max(pauses):.2f} "
+              f"s (largest); target < {TARGET_PAUSE_S:g} s: {'met' if met else 'MISSED'}")  # fmt: skip
         print("pauses", *(f"{pause:.2f}" for pause in pauses))
         well = well and met
     return well

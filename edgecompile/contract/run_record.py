@@ -20,8 +20,10 @@ __all__ = [
     "Percentiles",
     "Positions",
     "Rates",
+    "RequestRecord",
     "RunRecord",
     "StageRecord",
+    "TextRecord",
     "read_run",
     "run_text",
     "run_values",
@@ -94,6 +96,45 @@ class Positions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RequestRecord:
+    """A request for text that had a slot, and came to a token at least."""
+
+    slot: int
+    begun_ns: int
+    """When it got its slot; when its first and its last token came."""
+    first_ns: int
+    last_ns: int
+    prompt_tokens: int
+    tokens: int
+    rebuilt: int
+    """How often its state was made again."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextRecord:
+    """Of a run that generated text."""
+
+    machine: str
+    """The data host's, as of a stage."""
+    requests: int
+    """Those that have ended, however they did."""
+    cancelled: int
+    prompt_tokens: int
+    tokens: int
+    rebuilt: int
+    first_token: Percentiles
+    """From asking to the first token, the wait for a slot included."""
+    first_token_alone: Percentiles
+    """The same from the slot on."""
+    token: Percentiles
+    """Between two tokens, the mean of each answer."""
+    predicted_first_token_s: float
+    predicted_token_s: float
+    trace: tuple[RequestRecord, ...]
+    """The last ones, in the order in which they ended."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunRecord:
     version: int
     plan_sha256: str
@@ -117,13 +158,16 @@ class RunRecord:
     rates: Rates
     positions: Positions | None = None
     """None, and not written, where all items have the same size."""
+    text: TextRecord | None = None
+    """None, and not written, of a run that generated none."""
 
 
 def run_values(record: RunRecord) -> dict[str, Any]:
     """The record as plain values."""
     values = asdict(record)
-    if record.positions is None:
-        del values["positions"]
+    for name in ("positions", "text"):
+        if values[name] is None:
+            del values[name]
     return values
 
 

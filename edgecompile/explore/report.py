@@ -20,7 +20,7 @@ from edgecompile.contract.files.user_files import check_ours, check_regular, rea
 from edgecompile.contract.plan import Plan
 from edgecompile.contract.plan_file import files_of_plan, read_plan
 from edgecompile.contract.quantities import format_bytes, format_count, format_items_rate, format_time
-from edgecompile.contract.run_record import RunRecord, read_run
+from edgecompile.contract.run_record import RunRecord, TextRecord, read_run
 from edgecompile.explore.output import check_output, write_output
 from edgecompile.explore.proof import proof
 from edgecompile.explore.show import workload_line
@@ -139,6 +139,8 @@ def _plan_sections(plan: Plan, record: RunRecord | None) -> Iterator[str]:
             yield _section("Throughput over time", _over_time(record),
                            curve(record.rates.step_s, record.rates.items, record.predicted_items_per_s,
                                  record.microbatch))  # fmt: skip
+        if record.text is not None:
+            yield _section("Requests", _requests(record.text), _request_table(record.text))
         rows = rows_of_run(record, DRAWN)
         if rows:
             yield _section("Timeline, measured", f"The run's last {DRAWN} microbatches.", timeline(rows))
@@ -223,3 +225,27 @@ def _over_time(record: RunRecord) -> str:
         longest = max(record.pauses_s)
         text += f" {len(record.pauses_s)} recoveries, the longest pause {longest:.2f} s."
     return text
+
+
+def _requests(text: TextRecord) -> str:
+    said = (f"{format_count(text.requests)} requests for text: {format_count(text.prompt_tokens)} tokens of prompts, "
+            f"{format_count(text.tokens)} generated.")  # fmt: skip
+    if text.cancelled:
+        said += f" {format_count(text.cancelled)} of them were left by those who asked."
+    if text.rebuilt:
+        said += f" {text.rebuilt} times a lost state was made again, and no token."
+    return said
+
+
+def _request_table(text: TextRecord) -> str:
+    """Predictions are of one stream that has the pipeline for itself."""
+    rows = [
+        (name, *(format_time(seconds) for seconds in (times.p50_s, times.p95_s, times.max_s)), predicted)
+        for name, times, predicted in (
+            ("first token, from asking", text.first_token, ""),
+            ("first token, from its slot", text.first_token_alone, format_time(text.predicted_first_token_s)),
+            ("a token", text.token, format_time(text.predicted_token_s)),
+        )
+        if times.count
+    ]
+    return table(("time to", "median", "95 of 100", "longest", "predicted, alone"), rows)

@@ -6,6 +6,7 @@ import contextlib
 import json
 import sys
 import threading
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime, timezone
@@ -25,7 +26,8 @@ from edgelaunch.generation.answers import Answer, TextRequest
 from edgelaunch.generation.dialogue import Spelling
 from edgelaunch.generation.prompt_lines import Asked, Defaults, read_lines, request_from
 from edgelaunch.generation.text_ends import TextEnds
-from edgelaunch.generation.text_report import figures_of, lines_of
+from edgelaunch.generation.text_report import figures_of_all, lines_of
+from edgelaunch.generation.text_tally import TextTally
 from edgelaunch.generation.token_choice import Sampling, usual_top_k
 from edgelaunch.outputs.answer_file import AnswerFile
 from edgelaunch.outputs.golden import GoldenFile
@@ -39,6 +41,8 @@ __all__ = ["TextSession"]
 
 RECORD = "run.json"
 DEFAULT_TOKENS = 256
+MOST_UNWRITTEN = 1024
+"""Answers to lines that were asked for and are not written yet."""
 
 
 def _check(request: RunRequest) -> None:
@@ -81,7 +85,10 @@ class TextSession:
         self._writer: AnswerFile | None = None
         if request.output is not None:
             self._writer = AnswerFile(request.output, origin_of(plan, request), resume=request.resume)
-        self.answers: list[Answer] = []
+        self._tally = TextTally()
+        """Of the ends, once they are made. Answers are let go of as soon as they are written."""
+        self._prompted: Answer | None = None
+        self._room = threading.BoundedSemaphore(MOST_UNWRITTEN)
         self._errors = 0
         self._wrong: list[str] = []
         self._lock = threading.Lock()
@@ -102,7 +109,9 @@ class TextSession:
     # --- of the rank -------------------------------------------------------------------------------------------------
 
     def ends(self, plan: Plan) -> TextEnds:
-        return TextEnds(plan, self._folder, self._work, spelling=self._spelling)
+        ends = TextEnds(plan, self._folder, self._work, spelling=self._spelling)
+        self._tally = ends.tally
+        return ends
 
     def look_at(self, runner: Supervisor) -> None:
         """A text shows its own progress."""
@@ -112,8 +121,8 @@ class TextSession:
             self._writer.close()
 
     def tell_interrupted(self, rank: Supervisor) -> None:
-        if not self._request.json and self.answers:
-            console().print(f"stopped after {sum(answer.done for answer in self.answers)} answers", soft_wrap=True)
+        if not self._request.json and self._tally.requests:
+            console().print(f"stopped after {self._tally.requests} answers", soft_wrap=True)
 
     def report(self, rank: Supervisor) -> None:
         """Prints what was measured; keeps the run's record."""
@@ -121,7 +130,7 @@ class TextSession:
             self._writer.finish()
         if self._wrong:
             raise UserError(self._wrong[0])
-        figures = figures_of(self.answers)
+        figures = figures_of_all(self._tally)
         if rank.run is not None:
             self._keep(rank.run, figures.as_json())
         if self._request.json:
@@ -146,10 +155,11 @@ class TextSession:
                 out.print(line, markup=False, soft_wrap=True)
 
     def _keep(self, run: Run, figures: dict[str, Any]) -> None:
-        record = record_of(run.plan, run, file_sha256(self._request.plan_path), self._began)
+        text = self._tally.record(self._generation, run.ranks[0].machine)
+        record = record_of(run.plan, run, file_sha256(self._request.plan_path), self._began, text)
         keep_record(record, self._record, named=self._request.run is not None)
         if self._request.json:
-            shown = [self._as_json(answer) for answer in self.answers] if self._prompt is not None else None
+            shown = [self._as_json(self._prompted)] if self._prompted is not None else None
             print(json.dumps({"text": figures, "answers": shown, "errors": self._errors,
                               "pauses_s": run.pauses_s}), flush=True)  # fmt: skip
 
@@ -166,7 +176,7 @@ class TextSession:
         if self._request.verify:
             self._verify(ends)
         if self._prompt is not None:
-            self._stream(ends, self._prompt)
+            self._prompted = self._stream(ends, self._prompt)
         if self._request.chat:
             self._converse(ends)
         elif self._request.input is not None:
@@ -176,7 +186,6 @@ class TextSession:
 
     def _stream(self, ends: TextEnds, request: TextRequest) -> Answer:
         answer = ends.ask(request)
-        self.answers.append(answer)
         for piece in answer.pieces():
             self._show(piece)
         self._show("\n")
@@ -234,7 +243,9 @@ class TextSession:
                 say(f"edgelaunch: {asked.error}")
                 self._write(asked, None)
                 continue
-            self.answers.append(ends.ask(asked.request, ended=partial(_put, ended, asked)))
+            if not self._has_room():
+                break
+            ends.ask(asked.request, ended=partial(_put, ended, asked))
             count += 1
         ended.put(count)
         writer.join()
@@ -255,6 +266,14 @@ class TextSession:
                 self._unwritten = UserError(f"{self._request.output}: cannot be written: {error.strerror}")
                 return
             done += 1
+            self._room.release()
+
+    def _has_room(self) -> bool:
+        """Waits until another answer may be under way or wait for its place in the file; False: none can be written."""
+        while self._unwritten is None:
+            if self._room.acquire(timeout=0.1):
+                return True
+        return False
 
     def _write(self, asked: Asked, answer: Answer | None) -> None:
         values: dict[str, Any] = {"id": asked.id}
@@ -274,11 +293,13 @@ class TextSession:
         prompt = (source * (length // len(source) + 1))[:length]
         count = self._request.items or self._generation.slots
         most = min(self._request.max_tokens or self._generation.tokens, self._generation.context - length)
+        request = TextRequest(prompt=prompt, max_tokens=most, sampling=self._defaults.sampling, ignore_end=True)
+        asked = deque[Answer]()
         for _ in range(count):
-            self.answers.append(
-                ends.ask(TextRequest(prompt=prompt, max_tokens=most, sampling=self._defaults.sampling, ignore_end=True))
-            )
-        for answer in self.answers:
+            asked.append(ends.ask(request))
+            while asked and asked[0].done:
+                asked.popleft()
+        for answer in asked:
             answer.wait()
 
     def _verify_scores(self, ends: TextEnds) -> None:
@@ -322,7 +343,6 @@ class TextSession:
                     f"golden text {index} differs from transformers' generate() from token {place} on: the pipeline "
                     "computes another model, or this machine rounds otherwise than the compiler's"
                 )
-        self.answers += asked
 
 
 def _put(ended: SimpleQueue[tuple[Asked, Answer] | int], asked: Asked, answer: Answer) -> None:

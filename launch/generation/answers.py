@@ -64,6 +64,7 @@ class Answer:
         """`stop`: a token or a word that ends it; `length`: max_tokens or the context is reached; `cancelled`;
         `candidates`: the repetition penalty has put all candidates behind tokens that the plan does not keep."""
         self.asked_ns = perf_counter_ns()
+        self.slot = -1
         self.begun_ns = self.first_ns = self.last_ns = 0
         """When it got a slot; when its first and its last token came."""
         self.scores: tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]] | None = None

@@ -18,6 +18,7 @@ from edgelaunch.common.failures import Abandoned
 from edgelaunch.generation.answers import Answer, TextRequest
 from edgelaunch.generation.batcher import Batcher, Row, Sequence
 from edgelaunch.generation.dialogue import Spelling, Text
+from edgelaunch.generation.text_tally import TextTally
 from edgelaunch.generation.token_choice import choose
 from edgelaunch.pipeline.result_counters import CollectingEnd
 from edgelaunch.transport.counters import Series
@@ -61,6 +62,8 @@ class TextEnds:
         self._running: dict[int, _Running] = {}
         """By slot."""
         self._closed = False
+        self.tally = TextTally()
+        """Of the requests that have ended."""
         self._epoch = 0
         self._batcher = Batcher(
             slots=plan.generation.slots, chunk=plan.generation.chunk, rows=plan.model.microbatch,
@@ -96,7 +99,7 @@ class TextEnds:
                 check()
             answer = Answer(request, ended)
             if self._closed:
-                answer.end("cancelled")
+                self._end(answer, "cancelled")
                 return answer
             self._waiting.append(answer)
             self._changed.notify_all()
@@ -110,7 +113,7 @@ class TextEnds:
             for running in list(self._running.values()):
                 if running.answer is answer:
                     self._free(running, "cancelled")
-            answer.end("cancelled")
+            self._end(answer, "cancelled")
             self._changed.notify_all()
 
     def close(self) -> None:
@@ -181,6 +184,7 @@ class TextEnds:
             answer = self._waiting.popleft()
             answer.begun_ns = perf_counter_ns()
             sequence = self._batcher.admit(answer.request.prompt)
+            answer.slot = sequence.slot
             text = Text(self.spelling, answer.request.stops) if self.spelling is not None else None
             self._running[sequence.slot] = _Running(answer, sequence, text)
             self._changed.notify_all()
@@ -247,7 +251,13 @@ class TextEnds:
     def _free(self, running: _Running, why: str) -> None:
         self._batcher.drop(running.sequence)
         del self._running[running.sequence.slot]
-        running.answer.end(why)
+        self._end(running.answer, why)
+
+    def _end(self, answer: Answer, why: str) -> None:
+        """Whoever asked is the only one who keeps it."""
+        if not answer.done:
+            answer.end(why)
+            self.tally.add(answer)
 
 
 class TextFeeder:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from edgecompile.contract.generation import Generation
 from edgecompile.contract.quantities import format_count, format_number, format_time
 from edgelaunch.generation.answers import Answer
+from edgelaunch.generation.text_tally import TextTally
+from edgelaunch.transport.counters import Latencies
 
-__all__ = ["TextFigures", "figures_of", "lines_of"]
+__all__ = ["TextFigures", "figures_of", "figures_of_all", "lines_of"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,24 +39,28 @@ class TextFigures:
         return asdict(self)
 
 
-def figures_of(answers: Sequence[Answer]) -> TextFigures:
-    there = [answer for answer in answers if answer.first_ns]
-    between = [answer.token_s for answer in there if answer.token_s is not None]
-    begin, end = (edge(getattr(answer, key) for answer in there) if there else 0
-                  for edge, key in ((min, "first_ns"), (max, "last_ns")))  # fmt: skip
-    tokens = sum(len(answer.tokens) for answer in there)
-    after_first = tokens - 1
-    alone = [(answer.first_ns - answer.begun_ns) / 1e9 for answer in there]
-    rates = [len(answer.request.prompt) / seconds for answer, seconds in zip(there, alone, strict=True) if seconds > 0]
+def figures_of(answers: Iterable[Answer]) -> TextFigures:
+    tally = TextTally()
+    for answer in answers:
+        tally.add(answer)
+    return figures_of_all(tally)
+
+
+def figures_of_all(tally: TextTally) -> TextFigures:
+    """Of all requests that have ended."""
+    after_first, between_ns = tally.tokens - 1, tally.last_ns - tally.first_ns
+    prompt_token_s = _median_s(tally.prompt_token)
     return TextFigures(
-        requests=len(answers), prompt_tokens=sum(len(answer.request.prompt) for answer in there), tokens=tokens,
-        first_token_s=statistics.median(answer.first_token_s for answer in there) if there else None,
-        first_token_alone_s=statistics.median(alone) if alone else None,
-        token_s=statistics.median(between) if between else None,
-        tokens_per_s=after_first / ((end - begin) / 1e9) if after_first > 0 and end > begin else None,
-        prompt_tokens_per_s=statistics.median(rates) if rates else None,
-        rebuilt=sum(answer.rebuilt for answer in there),
+        requests=tally.requests, prompt_tokens=tally.prompt_tokens, tokens=tally.tokens,
+        first_token_s=_median_s(tally.first_token), first_token_alone_s=_median_s(tally.first_token_alone),
+        token_s=_median_s(tally.token),
+        tokens_per_s=after_first / (between_ns / 1e9) if after_first > 0 and between_ns > 0 else None,
+        prompt_tokens_per_s=1 / prompt_token_s if prompt_token_s else None, rebuilt=tally.rebuilt,
     )  # fmt: skip
+
+
+def _median_s(times: Latencies) -> float | None:
+    return times.percentile_s(50) if times.count else None
 
 
 def lines_of(figures: TextFigures, generation: Generation) -> list[str]:

@@ -17,6 +17,7 @@ from edgecompile.contract.run_record import (
     Rates,
     RunRecord,
     StageRecord,
+    TextRecord,
     run_text,
 )
 from edgelaunch.control.supervisor import Run
@@ -26,8 +27,8 @@ from edgelaunch.report.run_report import bottleneck, rates, transfer_s
 __all__ = ["check_record", "keep_record", "record_of", "write_record"]
 
 
-def record_of(plan: Plan, run: Run, plan_sha256: str, began: str) -> RunRecord:
-    """`plan`: as it ran last. `began`: UTC, ISO 8601."""
+def record_of(plan: Plan, run: Run, plan_sha256: str, began: str, text: TextRecord | None = None) -> RunRecord:
+    """`plan`: as it ran last. `began`: UTC, ISO 8601. `text`: of the requests of a run that generated some."""
     collector = run.collector
     measured = rates(plan, run)
     return RunRecord(
@@ -49,6 +50,7 @@ def record_of(plan: Plan, run: Run, plan_sha256: str, began: str) -> RunRecord:
         pauses_s=tuple(run.pauses_s),
         rates=Rates(step_s=collector.rates.step_ns / 1e9, items=tuple(collector.rates.counts())),
         positions=Positions(useful=run.feeder.useful, computed=run.feeder.computed) if item_dims(plan) else None,
+        text=text,
     )
 
 

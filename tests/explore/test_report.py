@@ -24,13 +24,15 @@ from edgecompile.contract.run_record import (
     Percentiles,
     Positions,
     Rates,
+    RequestRecord,
     RunRecord,
     StageRecord,
+    TextRecord,
     read_run,
     run_text,
 )
 from edgecompile.explore.proof import proof
-from edgecompile.explore.timeline.run_timeline import rows_of_run
+from edgecompile.explore.timeline.run_timeline import requests_of_run, rows_of_run
 from edgecompile.explore.timeline.stage_timeline import COMPUTE, FILL, WAIT_INPUT, WAIT_SEND
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -251,6 +253,57 @@ def test_a_run_as_a_trace(files: tuple[Path, Path], tmp_path: Path) -> None:
     events = json.loads(trace.read_text())["traceEvents"]
     assert sum(event["ph"] == "X" and event["cat"] == "compute" for event in events) == 6 * len(plan().stages)
     assert {"waits to send", "pack", "compute"} <= {event.get("cat") for event in events}
+
+
+def with_requests(made: RunRecord, machine: str = "boot-0", clock: int = 0) -> RunRecord:
+    """Two slots; the first request began before what is kept of the stages, the last token came as they ended."""
+    end = max(stamps[4] for stage in made.stages for stamps in stage.trace)
+    times = Percentiles(count=3, p50_s=0.25, p95_s=0.5, p99_s=0.5, max_s=1.5)
+    trace = tuple(
+        RequestRecord(slot=slot, begun_ns=begun + clock, first_ns=first + clock, last_ns=last + clock, prompt_tokens=7,
+                      tokens=5, rebuilt=int(slot == 1))
+        for slot, begun, first, last in ((1, 4 * MS, 5 * MS, 9 * MS), (0, -3 * MS, 2 * MS, 6 * MS),
+                                         (0, 6 * MS, 8 * MS, end))
+    )  # fmt: skip
+    text = TextRecord(machine=machine, requests=1234, cancelled=2, prompt_tokens=21, tokens=15, rebuilt=1,
+                      first_token=times, first_token_alone=times, token=replace(times, count=0),
+                      predicted_first_token_s=0.125, predicted_token_s=0.01, trace=trace)  # fmt: skip
+    return replace(made, text=text)
+
+
+@pytest.mark.parametrize(("machine", "clock"), [("boot-0", 0), ("boot-9", 10**15)])
+def test_requests_stand_in_slots_beside_the_stages(
+    files: tuple[Path, Path], tmp_path: Path, machine: str, clock: int
+) -> None:
+    made = with_requests(read_run(files[1]), machine, clock)
+    files[1].write_text(run_text(made))
+    assert read_run(files[1]) == made
+    rows = rows_of_run(made)
+    assert max(span.end_s for span in requests_of_run(made)) == pytest.approx(
+        max(row.spans[-1].end_s for row in rows), abs=1e-9
+    )
+    trace = tmp_path / "trace.json"
+    assert main(["export", str(files[0]), "--run", str(files[1]), "--perfetto", str(trace)]) == 0
+    events = json.loads(trace.read_text())["traceEvents"]
+    names = {event["tid"]: event["args"]["name"] for event in events if event["name"] == "thread_name"}
+    assert len(names) == len(rows) + 2
+    slices = [event for event in events if event.get("cat") in ("request", "prompt", "answer")]
+    found = [(names[event["tid"]], event["name"], round(event["ts"]), round(event["dur"])) for event in slices]
+    assert found[:3] == [("slot 0", "request", 0, 9000), ("slot 0", "prompt of 7", 0, 5000),
+                         ("slot 0", "answer of 5", 5000, 4000)]  # fmt: skip
+    assert found[6:] == [("slot 1", "request, rebuilt 1 times", 7000, 5000), ("slot 1", "prompt of 7", 7000, 1000),
+                         ("slot 1", "answer of 5", 8000, 4000)]  # fmt: skip
+    assert min(event["ts"] for event in events if event.get("cat") == "compute") >= 3000
+
+
+def test_the_report_has_the_requests_of_a_run(files: tuple[Path, Path]) -> None:
+    assert "Requests" not in write(*files).text
+    files[1].write_text(run_text(with_requests(read_run(files[1]))))
+    text = write(*files).text
+    for part in ("1,234 requests for text", "2 of them were left", "1 times a lost state", "first token, from its slot",
+                 "250 ms500 ms1.5 s125 ms"):  # fmt: skip
+        assert part in text, part
+    assert "a token" not in text.partition("predicted, alone")[2].partition("Timeline")[0]
 
 
 def browse(page: Path, picture: Path, *options: str) -> str:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from edgecompile.contract.run_record import RunRecord, StageRecord
 from edgecompile.explore.timeline.stage_timeline import COMPUTE, DRAIN, FILL, PACK, WAIT_INPUT, WAIT_SEND, Row, Span
 
-__all__ = ["rows_of_run"]
+__all__ = ["RequestSpan", "requests_of_run", "rows_of_run"]
 
 Stamps = tuple[int, int, int, int, int]
 
@@ -18,12 +19,11 @@ def rows_of_run(record: RunRecord, last: int | None = None) -> list[Row]:
     Stamps of one machine stand as they are. A machine with another clock is moved as little later as makes every input
     come after the output of the stage before it.
     """
-    traces = _aligned([stage.trace[-last:] if last else stage.trace for stage in record.stages], record.stages)
+    traces, _ = _aligned([stage.trace[-last:] if last else stage.trace for stage in record.stages], record.stages)
     known = [stamps for trace in traces for stamps in trace]
     if not known:
         return []
-    # of no stage more than what all have: the others' earlier ones would stand alone
-    begin = max(trace[0][0] for trace in traces if trace)
+    begin = _begin_ns(traces)
     end = max(stamps[4] for stamps in known)
     rows = []
     for stage, trace in zip(record.stages, traces, strict=True):
@@ -33,7 +33,57 @@ def rows_of_run(record: RunRecord, last: int | None = None) -> list[Row]:
     return rows
 
 
-def _aligned(traces: Sequence[Sequence[Stamps]], stages: Sequence[StageRecord]) -> list[list[Stamps]]:
+@dataclass(frozen=True, kw_only=True)
+class RequestSpan:
+    """A request for text, in seconds of the rows' time; less than 0 where it began before them."""
+
+    slot: int
+    begin_s: float
+    """It got its slot."""
+    first_s: float
+    """Its first token came."""
+    end_s: float
+    prompt_tokens: int
+    tokens: int
+    rebuilt: int
+
+
+def requests_of_run(record: RunRecord) -> list[RequestSpan]:
+    """The last requests, by slot, beside `rows_of_run` of the whole record.
+
+    Where the data host's machine has a stage, stamps stand as that stage's do; else the last token of all is taken to
+    have come when the last stage had sent it.
+    """
+    if record.text is None or not record.text.trace:
+        return []
+    traces, shifts = _aligned([stage.trace for stage in record.stages], record.stages)
+    known = [stamps for trace in traces for stamps in trace]
+    last_ns = max(request.last_ns for request in record.text.trace)
+    begin = _begin_ns(traces) if known else min(request.begun_ns for request in record.text.trace)
+    shift = shifts.get(record.text.machine, max(stamps[4] for stamps in known) - last_ns if known else 0)
+
+    def seconds(stamp_ns: int) -> float:
+        return (stamp_ns + shift - begin) / 1e9
+
+    return [
+        RequestSpan(
+            slot=request.slot, begin_s=seconds(request.begun_ns), first_s=seconds(request.first_ns),
+            end_s=seconds(request.last_ns), prompt_tokens=request.prompt_tokens, tokens=request.tokens,
+            rebuilt=request.rebuilt,
+        )
+        for request in sorted(record.text.trace, key=lambda request: (request.slot, request.begun_ns))
+    ]  # fmt: skip
+
+
+def _begin_ns(traces: Sequence[Sequence[Stamps]]) -> int:
+    """Of no stage more than what all have: the others' earlier messages would stand alone."""
+    return max(trace[0][0] for trace in traces if trace)
+
+
+def _aligned(
+    traces: Sequence[Sequence[Stamps]], stages: Sequence[StageRecord]
+) -> tuple[list[list[Stamps]], dict[str, int]]:
+    """The traces on one clock, and how much later each machine's stamps became, nanoseconds."""
     found: list[list[Stamps]] = []
     shifts: dict[str, int] = {}
     for number, (trace, stage) in enumerate(zip(traces, stages, strict=True)):
@@ -44,7 +94,7 @@ def _aligned(traces: Sequence[Sequence[Stamps]], stages: Sequence[StageRecord]) 
             shifts[stage.machine] = max((before[4] - after[1] for before, after in pairs), default=0)
         shift = shifts[stage.machine]
         found.append([(a + shift, b + shift, c + shift, d + shift, e + shift) for a, b, c, d, e in trace])
-    return found
+    return found, shifts
 
 
 def _spans(trace: Sequence[Stamps], first: int, begin: int, end: int, whole: bool) -> Iterator[Span]:
