@@ -68,5 +68,8 @@ def fork_server(plan: Plan, plan_path: Path) -> ForkServer:
     def run(words: Sequence[str]) -> NoReturn:
         run_rank(parse_run(words), plan, partial(rank_failure, checked=True))
 
+    def again(words: Sequence[str]) -> NoReturn:
+        run_rank(parse_run(words), plan, rank_failure)  # its files may have changed since
+
     check_beside(check, partial(import_torch, session=True))
-    return ForkServer(run)
+    return ForkServer(run, again)

@@ -106,6 +106,7 @@ class TextCalls:
                 answers.append(self.ask(request))
             for answer in answers:
                 answer.wait(self._check)
+                _check_whole(answer, self._check)
         except BaseException:
             for answer in answers:
                 self._cancel(answer)
@@ -125,6 +126,7 @@ class TextCalls:
         answer = self.ask(self.request(prompt, _options(given)), check)
         try:
             yield from answer.pieces(check)
+            _check_whole(answer, check)
         finally:
             self._cancel(answer)
 
@@ -156,6 +158,13 @@ class TextCalls:
     def _cancel(self, answer: Answer) -> None:
         if self._ends is not None and not answer.done:
             self._ends.cancel(answer)
+
+
+def _check_whole(answer: Answer, check: Callable[[], None]) -> None:
+    """Raises where the pipeline has ended it: whoever asked has not."""
+    if answer.finish == "cancelled":
+        check()
+        raise RuntimeError("the pipeline is closed")
 
 
 def _options(given: Mapping[str, Any]) -> TextOptions:

@@ -146,8 +146,12 @@ class TextEnds:
         self.collector.pause()
 
     def abandon(self) -> None:
+        """Answers that are open end as they are: nobody waits for what nobody computes."""
         with self._changed:
-            self._epoch = 0
+            self._epoch, self._closed = 0, True
+            for answer in (*self._waiting, *(running.answer for running in self._running.values())):
+                self._end(answer, "cancelled")
+            self._waiting.clear()
             self._changed.notify_all()
 
     @property

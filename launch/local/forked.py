@@ -1,16 +1,19 @@
 """Starts the ranks of `--local` as forks of a parent that has imported torch once (Linux).
 
 Two ranks that import torch side by side take two cores for more than a second each; a fork has it at once, and shares
-its pages. Only a process of one thread may fork, so all ranks are forked before the parent starts to watch them; one
-that is started again later is a process of its own.
+its pages. Only a process of one thread may fork, so all ranks are forked before the parent starts to watch them, and
+one more process with them: the spare, which forks those that are started again later.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
+import json
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -20,9 +23,15 @@ from typing import IO, NoReturn
 
 from edgecompile.contract.errors import UserError
 
-__all__ = ["ForkServer", "Forked", "check_beside"]
+__all__ = ["ForkServer", "Forked", "Spare", "check_beside"]
 
 POLL_S = 0.01
+ADOPT_ORPHANS = 36
+"""PR_SET_CHILD_SUBREAPER: whose parent has ended becomes this process's child."""
+MOST_BYTES, MOST_FILES = 1 << 16, 8
+FILES_FROM = 512
+"""Above the numbers that a rank's words name."""
+ANSWER_S = 5.0
 UNCHECKED = "the check of the shards' hashes ended early: start edgelaunch again"
 
 
@@ -62,9 +71,29 @@ class Forked:
 class ForkServer:
     """Forks ranks from this process, which has imported what they need and has no other thread."""
 
-    def __init__(self, run: Callable[[Sequence[str]], NoReturn]) -> None:
-        """`run`: in the child, the command `edgelaunch WORDS`; ends the process."""
-        self._run_command = run
+    def __init__(
+        self, run: Callable[[Sequence[str]], NoReturn], again: Callable[[Sequence[str]], NoReturn] | None = None
+    ) -> None:
+        """`run`: in the child, the command `edgelaunch WORDS`; ends the process. `again`: of a rank that is started
+        again, later."""
+        self._run_command, self._again = run, again or run
+
+    def spare(self) -> Spare | None:
+        """A process that forks ranks later, once this one has threads; None where the system does not allow it."""
+        if ctypes.CDLL(None).prctl(ADOPT_ORPHANS, 1, 0, 0, 0):
+            return None
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        pid = os.fork()
+        if not pid:
+            try:
+                os.setsid()
+                silence = os.open(os.devnull, os.O_WRONLY)
+                _take_over(silence, (theirs.fileno(),))
+                self._serve(theirs)
+            finally:
+                os._exit(0)
+        theirs.close()
+        return Spare(ours)
 
     def fork(self, words: Sequence[str], keep: Collection[int], *, show: bool) -> Forked:
         """A child that runs `edgelaunch WORDS`, with its own session.
@@ -93,11 +122,77 @@ class ForkServer:
         os.close(theirs)
         return Forked(pid, os.fdopen(ours, "rb"))
 
-    def _run(self, words: Sequence[str]) -> NoReturn:
+    def _run(self, words: Sequence[str], *, again: bool = False) -> NoReturn:
         _show_words(["edgelaunch", *words])
         for variable in ("RANK", "WORLD_SIZE"):
             os.environ.pop(variable, None)
-        self._run_command(words)
+        (self._again if again else self._run_command)(words)
+
+    def _serve(self, channel: socket.socket) -> None:
+        """In the spare: forks what is asked for, until the parent is gone."""
+        while True:
+            asked, received, _, _ = socket.recv_fds(channel, MOST_BYTES, MOST_FILES)
+            if not asked:
+                return
+            words, keep = json.loads(asked)
+            ours, theirs = os.pipe()
+            middle = os.fork()
+            if not middle:
+                pid = os.fork()
+                if pid:  # its parent ends, so that the spare's parent adopts it
+                    os.write(theirs, str(pid).encode())
+                    os._exit(0)
+                channel.detach()
+                self._become(words, keep, received)
+            os.close(theirs)
+            with os.fdopen(ours, "rb") as pipe:
+                pid_text = pipe.read()
+            os.waitpid(middle, 0)
+            for number in received:
+                os.close(number)
+            channel.send(pid_text)
+
+    def _become(self, words: Sequence[str], keep: Sequence[int], received: Sequence[int]) -> NoReturn:
+        """A rank, with the files under the numbers that its words name; the first one received is its output."""
+        try:
+            os.setsid()
+            output, *others = (fcntl.fcntl(number, fcntl.F_DUPFD, FILES_FROM) for number in received)
+            for number, wanted in zip(others, keep, strict=True):
+                os.dup2(number, wanted)
+            _take_over(output, keep)
+            self._run(words, again=True)
+        except KeyboardInterrupt:
+            os._exit(130)
+        except BaseException:
+            sys.excepthook(*sys.exc_info())
+        finally:
+            os._exit(1)
+
+
+class Spare:
+    """The parent's end of the process that forks ranks for it. Used under its owner's lock."""
+
+    def __init__(self, channel: socket.socket) -> None:
+        channel.settimeout(ANSWER_S)
+        self._channel = channel
+
+    def fork(self, words: Sequence[str], keep: Sequence[int]) -> Forked | None:
+        """As ForkServer.fork, of a rank that shows nothing; None: it cannot, now or ever."""
+        ours, theirs = os.pipe()
+        try:
+            socket.send_fds(self._channel, [json.dumps([list(words), list(keep)]).encode()], [theirs, *keep])
+            pid = int(self._channel.recv(64))
+        except (OSError, ValueError):
+            os.close(ours)
+            self.close()
+            return None
+        finally:
+            os.close(theirs)
+        return Forked(pid, os.fdopen(ours, "rb"))
+
+    def close(self) -> None:
+        """It ends."""
+        self._channel.close()
 
 
 def check_beside(check: Callable[[], object], imports: Callable[[], object]) -> None:

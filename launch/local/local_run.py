@@ -20,7 +20,7 @@ from edgecompile.terminal.process import CLOSED_PIPE, tell_reader_left
 from edgelaunch.common.addresses import LOOPBACK, Address
 from edgelaunch.common.failures import EXIT_CODES, Failure, FailureKind, rank_name
 from edgelaunch.common.reports import KillRequest, read_report
-from edgelaunch.local.forked import Forked, ForkServer
+from edgelaunch.local.forked import Forked, ForkServer, Spare
 from edgelaunch.local.restarts import Restarts
 from edgelaunch.process.cores import local_threads
 from edgelaunch.process.stderr import say
@@ -111,6 +111,8 @@ class Children:
         self._children: list[Child] = []
         self._reports: list[Failure] = []
         self._restarts = Restarts(plan, restarts)
+        self.spare: Spare | None = None
+        """Forks the ranks that are started again, if there is one."""
         self._lock = threading.RLock()
 
     def start(
@@ -132,6 +134,8 @@ class Children:
         keep = (channel,) if listen_fd is None else (channel, listen_fd)
         if fork_server is not None:
             process: Forked | subprocess.Popen[bytes] = fork_server.fork(words, keep, show=show)
+        elif self.spare is not None and (forked := self.spare.fork(words, keep)) is not None:
+            process = forked
         else:
             process = self._spawn([*self._place.prefix(rank), sys.executable, "-m", "edgelaunch", *words], keep, show)
         theirs.close()
@@ -327,6 +331,8 @@ class LocalRun:
         """
         try:
             fork_server = self._forks() if self._forks is not None else None
+            if fork_server is not None:
+                self.children.spare = fork_server.spare()
             for rank in range(self._num_ranks):
                 listen_fd = self.listener.fileno() if rank == 0 else None
                 self.children.start(rank, listen_fd=listen_fd, show=rank == 0, fork_server=fork_server)
@@ -336,6 +342,8 @@ class LocalRun:
         finally:
             self.listener.close()
             self.children.end(0.0)
+            if self.children.spare is not None:
+                self.children.spare.close()
 
 
 def listen_on_loopback() -> socket.socket:

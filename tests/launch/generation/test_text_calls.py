@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import pytest
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Plan
 from edgelaunch import Pipeline
+from edgelaunch.generation.answers import TextRequest
 from edgelaunch.generation.text_calls import TextCalls, TextOptions
 
 
@@ -103,3 +105,22 @@ def test_asyncio_gives_the_same_text(running: Pipeline) -> None:
         return "".join([piece async for piece in running.generate_async([5, 6, 7], max_tokens=30)])
 
     assert asyncio.run(read()) == running.generate([[5, 6, 7]], max_tokens=30)[0].text
+
+
+@pytest.mark.slow
+def test_a_pipeline_that_is_closed_leaves_nobody_waiting(text_plan: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Far more is asked for than comes out while it closes."""
+    monkeypatch.setattr("edgelaunch.api.CLOSE_S", 0.2)
+    ends: list[Any] = []
+    with ThreadPoolExecutor(3) as pool:
+        with Pipeline(text_plan, local=True) as pipeline:
+            calls = pipeline._text_calls("test")
+            held = [calls.ask(TextRequest(prompt=(5,), max_tokens=120, ignore_end=True)) for _ in range(200)]
+            listed = pool.submit(pipeline.generate, [[6]] * 200, max_tokens=120, ignore_end=True)
+            streamed = pool.submit(lambda: list(pipeline.generate_stream("the dog", max_tokens=120, ignore_end=True)))
+            next(held[0].pieces())
+        ends += [listed.exception(30), streamed.exception(30)]
+    assert [str(error) for error in ends] == ["the pipeline is closed"] * 2
+    for answer in held:
+        answer.wait()
+    assert "cancelled" in {answer.finish for answer in held} <= {"length", "cancelled"}
