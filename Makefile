@@ -59,6 +59,7 @@ soak: $(VENV)/.installed ## kills, cut links, a million microbatches, 100,000 si
 	$(BIN)/python benchmarks/link_cuts.py
 	$(BIN)/python benchmarks/soak.py --microbatches 1000000 --ranks 3
 	$(BIN)/python benchmarks/recovery.py --runs 100000 --exhaustive
+	$(BIN)/python benchmarks/text_soak.py
 
 lint: $(VENV)/.dependencies ## ruff and clang-format
 	$(BIN)/ruff check $(wildcard $(PACKAGES))

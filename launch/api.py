@@ -238,7 +238,7 @@ class Pipeline:
     def _start(self) -> Supervisor:
         if self._local:
             check_limits(self._plan, tuple(range(len(self._plan.hosts))))
-        request = self._start_children() if self._local else self._request
+        request = self._prepare_children() if self._local else self._request
         start = RankStart.of(request, self._plan, {})
         if start.rank != 0:
             name = rank_name(self._plan, start.rank)
@@ -248,6 +248,8 @@ class Pipeline:
         use_one_arena()
         request_kill = self._children.kill if self._children is not None else lambda request: None
         self._rank = runner = run_supervisor(start, lacking, self._ends, request_kill)
+        if self._children is not None:
+            self._start_children(self._children)
         runner.start()
         self._supervisor = threading.Thread(
             target=supervised, args=(runner, 0), kwargs={"started": True}, name="supervise", daemon=True
@@ -268,15 +270,20 @@ class Pipeline:
         if self._texts is not None:
             self._texts.close()
 
-    def _start_children(self) -> RunRequest:
-        """Starts all ranks but 0, and returns the request of that one."""
+    def _prepare_children(self) -> RunRequest:
+        """Begins what all ranks but 0 are forked from, and returns the request of that one."""
         listener = listen_on_loopback()
         place = OnLoopback(self._plan, listener.getsockname()[1])
         self._children = Children(self._plan, self._request, place, restarts=self._restarts)
-        for rank in range(1, len(self._plan.hosts)):
-            self._children.start(rank)
-        threading.Thread(target=self._watch_children, args=(self._children,), name="children", daemon=True).start()
+        if len(self._plan.hosts) > 1:
+            self._children.begin_spare()
         return request_of_rank(self._request, 0, place.settings(0), listen_fd=listener.detach())
+
+    def _start_children(self, children: Children) -> None:
+        """Once this process has imported torch: the one that they are forked from has meanwhile, too."""
+        for rank in range(1, len(self._plan.hosts)):
+            children.start(rank)
+        threading.Thread(target=self._watch_children, args=(children,), name="children", daemon=True).start()
 
     @property
     def _failure(self) -> Failure | None:

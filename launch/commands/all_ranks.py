@@ -51,8 +51,8 @@ def run_together(request: RunRequest, plan: Plan, *, own_process: bool) -> Failu
         say_left_behind(request.output)
 
 
-def fork_server(plan: Plan, plan_path: Path) -> ForkServer:
-    """What ranks need, imported and checked before they are forked.
+def fork_server(plan: Plan, plan_path: Path, *, checks: bool = True) -> ForkServer:
+    """What ranks need, imported and checked before they are forked; `checks`: False: each checks its own.
 
     Raises:
         UserError: a shard is missing or damaged.
@@ -62,7 +62,7 @@ def fork_server(plan: Plan, plan_path: Path) -> ForkServer:
     folder = plan_path.resolve().parent
 
     def check() -> None:
-        for rank in range(len(plan.hosts)):
+        for rank in range(len(plan.hosts) if checks else 0):
             check_rank(plan, rank, folder)
 
     def run(words: Sequence[str]) -> NoReturn:

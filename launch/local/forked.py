@@ -23,7 +23,7 @@ from typing import IO, NoReturn
 
 from edgecompile.contract.errors import UserError
 
-__all__ = ["ForkServer", "Forked", "Spare", "check_beside"]
+__all__ = ["ForkServer", "Forked", "Spare", "adopt_orphans", "check_beside"]
 
 POLL_S = 0.01
 ADOPT_ORPHANS = 36
@@ -80,7 +80,7 @@ class ForkServer:
 
     def spare(self) -> Spare | None:
         """A process that forks ranks later, once this one has threads; None where the system does not allow it."""
-        if ctypes.CDLL(None).prctl(ADOPT_ORPHANS, 1, 0, 0, 0):
+        if not adopt_orphans():
             return None
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         pid = os.fork()
@@ -89,7 +89,7 @@ class ForkServer:
                 os.setsid()
                 silence = os.open(os.devnull, os.O_WRONLY)
                 _take_over(silence, (theirs.fileno(),))
-                self._serve(theirs)
+                self.serve(theirs)
             finally:
                 os._exit(0)
         theirs.close()
@@ -128,8 +128,8 @@ class ForkServer:
             os.environ.pop(variable, None)
         (self._again if again else self._run_command)(words)
 
-    def _serve(self, channel: socket.socket) -> None:
-        """In the spare: forks what is asked for, until the parent is gone."""
+    def serve(self, channel: socket.socket) -> None:
+        """In the spare: forks what is asked for, until the parent is gone, whose children they become."""
         while True:
             asked, received, _, _ = socket.recv_fds(channel, MOST_BYTES, MOST_FILES)
             if not asked:
@@ -169,11 +169,17 @@ class ForkServer:
             os._exit(1)
 
 
+def adopt_orphans() -> bool:
+    """From now on descendants whose parent has ended are this process's children; False: the system has no such way."""
+    return sys.platform == "linux" and not ctypes.CDLL(None).prctl(ADOPT_ORPHANS, 1, 0, 0, 0)
+
+
 class Spare:
     """The parent's end of the process that forks ranks for it. Used under its owner's lock."""
 
-    def __init__(self, channel: socket.socket) -> None:
-        channel.settimeout(ANSWER_S)
+    def __init__(self, channel: socket.socket, answer_s: float = ANSWER_S) -> None:
+        """`answer_s`: how long it may take to fork, its own beginning included."""
+        channel.settimeout(answer_s)
         self._channel = channel
 
     def fork(self, words: Sequence[str], keep: Sequence[int]) -> Forked | None:

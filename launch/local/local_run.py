@@ -20,7 +20,7 @@ from edgecompile.terminal.process import CLOSED_PIPE, tell_reader_left
 from edgelaunch.common.addresses import LOOPBACK, Address
 from edgelaunch.common.failures import EXIT_CODES, Failure, FailureKind, rank_name
 from edgelaunch.common.reports import KillRequest, read_report
-from edgelaunch.local.forked import Forked, ForkServer, Spare
+from edgelaunch.local.forked import Forked, ForkServer, Spare, adopt_orphans
 from edgelaunch.local.restarts import Restarts
 from edgelaunch.process.cores import local_threads
 from edgelaunch.process.stderr import say
@@ -33,6 +33,10 @@ __all__ = ["Children", "LocalRun", "OnLoopback", "RankPlacement", "watch_parent"
 LAST_WORDS_S = 4.0
 """How long the other ranks may take to end by themselves once one has failed."""
 TERMINATE_S = 2.0
+BEGIN_S = 120.0
+"""For importing torch, on a slow board."""
+ROOM = "-" * 2048
+"""In a command line, for the words of the ranks that are forked from it."""
 WELL = (0, CLOSED_PIPE)
 """Statuses of a rank that did its work; the second where its output pipe was closed."""
 SAYS_WHY = (EXIT_CODES[FailureKind.LOST], EXIT_CODES[FailureKind.LEFT])
@@ -113,6 +117,7 @@ class Children:
         self._restarts = Restarts(plan, restarts)
         self.spare: Spare | None = None
         """Forks the ranks that are started again, if there is one."""
+        self._spare_process: subprocess.Popen[bytes] | None = None
         self._lock = threading.RLock()
 
     def start(
@@ -142,6 +147,17 @@ class Children:
         self._children.append(Child(rank, process, ours))
         if fork_server is None:
             self.follow()
+
+    def begin_spare(self) -> None:
+        """A process that imports what ranks need, and forks all that are started from now on."""
+        if not adopt_orphans():
+            return
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        words = [str(self._request.plan_path), str(theirs.fileno()), ROOM]
+        command = [sys.executable, "-m", "edgelaunch.commands.spare_process", *words]
+        self._spare_process = self._spawn(command, (theirs.fileno(),), show=False)
+        theirs.close()
+        self.spare = Spare(ours, BEGIN_S)
 
     def _spawn(self, command: Sequence[str], keep: Sequence[int], show: bool) -> subprocess.Popen[bytes]:
         environ = {key: value for key, value in os.environ.items() if key not in ("RANK", "WORLD_SIZE")}
@@ -250,6 +266,7 @@ class Children:
         """Ends every child: by itself within `grace_s`, else SIGTERM, else SIGKILL."""
         with self._lock:
             self._restarts.stop()
+            self._end_spare()
         self._wait(grace_s)
         for child in self._children:
             if child.process.poll() is None:
@@ -261,6 +278,15 @@ class Children:
                 child.process.kill()
             child.process.wait()
             child.channel.close()
+
+    def _end_spare(self) -> None:
+        if self.spare is not None:
+            self.spare.close()
+            self.spare = None
+        if self._spare_process is not None:
+            self._spare_process.kill()
+            self._spare_process.communicate()
+            self._spare_process = None
 
     def _wait(self, timeout_s: float) -> None:
         deadline = time.monotonic() + timeout_s
@@ -342,8 +368,6 @@ class LocalRun:
         finally:
             self.listener.close()
             self.children.end(0.0)
-            if self.children.spare is not None:
-                self.children.spare.close()
 
 
 def listen_on_loopback() -> socket.socket:

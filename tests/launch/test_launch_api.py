@@ -254,3 +254,33 @@ print('good')
 """
     assert program(code).wait().expect(0).out == "good\n"
     wait_gone(two_stages.path, 1.0)
+
+
+@pytest.mark.parametrize("ends_spare", [False, True])
+def test_a_killed_rank_is_forked_again_or_started_where_nothing_forks_it(tmp_path: Path, ends_spare: bool) -> None:
+    path = launch_plans.floats(tmp_path, rejoin_s=30.0).path
+    code = f"""
+import os, signal
+from pathlib import Path
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from launch_harness import processes_of, rank_process
+plan = Path({str(path)!r})
+with edgelaunch.Pipeline(plan, local=True, restarts=2) as p:
+    for _ in range(2):
+        assert np.array_equal(p(x), 4 * x)
+        rank = rank_process(plan, 1)
+        spare = [number for number in processes_of(plan) if number != rank]
+        if {ends_spare}:
+            [os.kill(number, signal.SIGKILL) for number in spare]
+        else:
+            assert len(spare) == 1
+        os.kill(rank, signal.SIGKILL)
+    assert np.array_equal(p(x), 4 * x)
+try:
+    edgelaunch.Pipeline(plan, restarts=-1)
+except edgelaunch.UserError as error:
+    print(error)
+"""
+    ended = program(code).wait().expect(0)
+    assert ended.out == "invalid value -1 for restarts: expected a whole number of 0 or more\n"
+    wait_gone(path, 1.0)

@@ -57,7 +57,9 @@ def test_the_others_go_on_without_it_and_then_with_it(
     ended = running.wait().expect(0)
     check(output, x)
     assert f"rank {rank} (host-{rank}, units {rank}-{rank})" in ended.err
-    assert run_words.continues(plan.plan, without=f"host-{rank}") in ended.err
+    without, whole = (run_words.continues(plan.plan, without=lost) for lost in (f"host-{rank}", None))
+    # one that is killed may be there again before the others have left the epoch; one that is silent is lost before
+    assert without in ended.err or (how == signal.SIGKILL and whole in ended.err)
     assert run_words.results_again(plan.plan) in ended.err
     wait_gone(plan.path, 1.0)
 
