@@ -4,9 +4,9 @@
     python benchmarks/text_soak.py --minutes 1 --kills 6      # a minute; kills a minute
     python benchmarks/text_soak.py --plan outputs/plan.yaml   # of any plan that generates text
 
-A pool of requests, half of them sampled, is answered first by ranks that nobody disturbs, three times in other orders. Then each client asks for one
-of them after the other. Every answer must be complete and the same token by token; of one that its client left, what
-came until then. Pauses are times between two tokens: of all streams together, and of each.
+A pool of requests, half of them sampled, is answered first by ranks that nobody disturbs, three times in other orders.
+Then each client asks for one of them after the other. Every answer must be complete and the same token by token; of one
+that its client left, what came until then. Pauses are times between two tokens: of all streams together, and of each.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ TARGET_PAUSE_S = 3.0
 TARGET_GROWTH_BYTES = 4 << 20
 CLIENTS, POOL = 32, 96
 ROUNDS = 3
-"""A draw may lie so near to an edge between two tokens that the last bits of the scores, which depend on the batch, decide."""
+"""A draw may lie so near to the edge of a token that the last bits of the scores, which depend on the batch, decide."""
 LOOK_S, MEMORY_EVERY_S = 0.002, 2.0
 PATIENCE_S = 120.0
 AFTER_KILL_S = 20.0
@@ -197,7 +197,7 @@ def soak(plan: Path, minutes: float, kills: float, seed: int) -> Told:
     steady = [number for number in range(len(pool)) if all(one[number] == found[0][number] for one in found)]
     pool, undisturbed = [pool[number] for number in steady], [found[0][number] for number in steady]
     print(f"undisturbed: {len(pool)} answers, {sum(len(tokens) for tokens, _ in undisturbed)} tokens; "
-          f"{POOL - len(pool)} more that depend on which others are computed beside them are left out", flush=True)  # fmt: skip
+          f"{POOL - len(pool)} more that differ by what is computed beside them are left out", flush=True)  # fmt: skip
     with edgelaunch.Pipeline(plan, local=True, restarts=1_000_000) as pipeline:
         ends = ends_of(pipeline)
         run = Soak(ends, pool, undisturbed)
