@@ -80,5 +80,7 @@ def test_what_the_architecture_names_is_there() -> None:
     names = set(re.findall(r"`([\w./-]+/|[\w./-]+\.(?:py|yaml|toml|hpp|cpp))`", text)) - {"plan.yaml"}
     assert len(names) > 30
     for name in sorted(name for name in names if "NAME" not in name):
-        trees = (ROOT / tree for tree in ("edgecompile", "launch", "native_sched", "native_text", "tests", "benchmarks"))
+        trees = (
+            ROOT / tree for tree in ("edgecompile", "launch", "native_sched", "native_text", "tests", "benchmarks")
+        )
         assert (ROOT / name).exists() or any(any(tree.glob(f"**/{name}")) for tree in trees), name

@@ -31,7 +31,8 @@ TRIES = (
         "python",
         "-I",
         "-c",
-        "from edgecompile import _native_sched, _native_text; assert _native_sched.ProblemSpec() and _native_text.Rows([])",
+        "from edgecompile import _native_sched, _native_text;"
+        "assert _native_sched.ProblemSpec() and _native_text.Rows([])",
     ),
     ("edgeplan", "--version"),
     ("edgesched", "--version"),

@@ -1,4 +1,4 @@
-"""What stands between the products of a layer, each row in one pass: operators that a rank's graph alone has.
+"""Operators that a rank's graph alone has: all that stands between the products of a layer, each row in one pass.
 
 A language model's step of one token is some fifty small operators a layer, which together take as long as its products
 do. By native code, for one thread; with more of them torch's own operators share the work.
@@ -15,7 +15,15 @@ from torch.nn import functional
 from edgecompile import _native_text as native
 from edgecompile.execution.low_precision import LEAST, LEVELS
 
-__all__ = ["GATE_AND_SCALE", "NORMALIZE", "NORMALIZE_AND_SCALE", "SCALE", "native_runs", "register_row_kernels"]
+__all__ = [
+    "GATE_AND_SCALE",
+    "NORMALIZE",
+    "NORMALIZE_AND_SCALE",
+    "SCALE",
+    "candidates",
+    "native_runs",
+    "register_row_kernels",
+]
 
 SCALE, NORMALIZE = "edgecompile::scale_rows", "edgecompile::normalize_rows"
 NORMALIZE_AND_SCALE, GATE_AND_SCALE = "edgecompile::normalize_and_scale_rows", "edgecompile::gate_and_scale_rows"
@@ -87,6 +95,31 @@ def gate_and_scale_rows(gate: torch.Tensor, up: torch.Tensor) -> tuple[torch.Ten
         worth.data_ptr(), LEVELS, LEAST,
     )  # fmt: skip
     return scaled, worth
+
+
+def candidates(logits: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The most likely tokens, the most likely first: of equal ones that with the least id, as argmax has it.
+
+    Args:
+        logits: (rows, vocabulary).
+
+    Returns:
+        Their scores and their ids, (rows, count) each, and the logarithm of the sum of all exponentials, (rows,).
+    """
+    rows, size = logits.shape
+    if native_runs(logits) and logits.is_contiguous() and count <= size:
+        scores, ids, sums = (
+            logits.new_empty(rows, count),
+            torch.empty(rows, count, dtype=torch.int64),
+            logits.new_empty(rows),
+        )
+        native.candidates(logits.data_ptr(), rows, size, count, scores.data_ptr(), ids.data_ptr(), sums.data_ptr())
+        return scores, ids, sums
+    scores, ids = logits.topk(count)
+    best = logits.argmax(-1, keepdim=True)
+    ids = torch.where(ids == best, ids[:, :1], ids)  # its score is the first one's, wherever topk put it
+    ids[:, :1] = best
+    return scores, ids, logits.logsumexp(-1)
 
 
 def _rows_of(x: torch.Tensor) -> tuple[torch.Tensor, int]:

@@ -7,14 +7,13 @@ from typing import Any
 
 import torch
 
-from edgecompile import _native_text as native
 from edgecompile.contract.plan import Plan, Stage
 from edgecompile.execution.attention import bound
-from edgecompile.execution.row_kernels import native_runs
+from edgecompile.execution.row_kernels import candidates
 from edgecompile.execution.slot_state import SlotState, layer_without_state
 from edgelaunch.pipeline.stage_shard import run_shard
 
-__all__ = ["Run", "TextStage", "candidates"]
+__all__ = ["Run", "TextStage"]
 
 Run = Callable[[Sequence[torch.Tensor], Mapping[str, int]], Sequence[torch.Tensor]]
 """A message's tensors and its sizes, by the name of each dimension that varies, to the tensors that go on."""
@@ -52,28 +51,3 @@ class TextStage:
             return outputs
         logits, slots = outputs
         return *candidates(logits, self._candidates), slots
-
-
-def candidates(logits: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The most likely tokens, the most likely first: of equal ones that with the least id, as argmax has it.
-
-    Args:
-        logits: (rows, vocabulary).
-
-    Returns:
-        Their scores and their ids, (rows, count) each, and the logarithm of the sum of all exponentials, (rows,).
-    """
-    rows, size = logits.shape
-    if native_runs(logits) and logits.is_contiguous() and count <= size:
-        scores, ids, sums = (
-            logits.new_empty(rows, count),
-            torch.empty(rows, count, dtype=torch.int64),
-            logits.new_empty(rows),
-        )
-        native.candidates(logits.data_ptr(), rows, size, count, scores.data_ptr(), ids.data_ptr(), sums.data_ptr())
-        return scores, ids, sums
-    scores, ids = logits.topk(count)
-    best = logits.argmax(-1, keepdim=True)
-    ids = torch.where(ids == best, ids[:, :1], ids)  # its score is the first one's, wherever topk put it
-    ids[:, :1] = best
-    return scores, ids, logits.logsumexp(-1)

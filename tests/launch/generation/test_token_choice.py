@@ -10,9 +10,8 @@ import pytest
 import torch
 
 from edgecompile.contract.errors import UserError
+from edgecompile.execution import row_kernels
 from edgelaunch.generation.token_choice import Sampling, choose
-from edgelaunch.pipeline import text_stage
-from edgelaunch.pipeline.text_stage import candidates as most_likely
 
 COUNT, DRAWS = 20, 3000
 SAMPLINGS = [
@@ -140,12 +139,12 @@ def test_of_equal_scores_the_least_id_is_chosen_as_generate_does(
     count: int, monkeypatch: pytest.MonkeyPatch, *, native: bool
 ) -> None:
     if not native:
-        monkeypatch.setattr(text_stage, "native_runs", lambda *_: False)
+        monkeypatch.setattr(row_kernels, "native_runs", lambda *_: False)
     logits = torch.zeros(4, 300)
     logits[1, 200:] = 1.0
     logits[2] = torch.randn(300, generator=torch.Generator().manual_seed(1)).round()
     logits[3, [7, 250]] = 2.0
-    scores, ids, log_sums = most_likely(logits, count)
+    scores, ids, log_sums = row_kernels.candidates(logits, count)
     torch.testing.assert_close(log_sums, logits.logsumexp(-1))
     assert torch.equal(scores, logits.gather(1, ids))
     assert all(len(set(row)) == count for row in ids.tolist())
