@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -70,14 +70,14 @@ def design_stages(
     cuts: Sequence[WireFormat],
     artifacts: Sequence[Artifact],
     cluster: Cluster,
-    lowered: Collection[int],
+    lowered: Mapping[Precision, Collection[int]],
 ) -> tuple[StageDesign, ...]:
     """
     Args:
         cuts: the format of each cut, one less than stages.
         artifacts: what each stage's shard is.
         cluster: whose devices say the precision.
-        lowered: the units that it changes; a stage without one is in float32.
+        lowered: the units that each precision changes; a stage without one is in float32.
     """
     ends = [RAW, *cuts, RAW]
     return tuple(
@@ -89,11 +89,13 @@ def design_stages(
     )  # fmt: skip
 
 
-def precision_of(placed: StageResult, cluster: Cluster, lowered: Collection[int]) -> Precision:
+def precision_of(
+    placed: StageResult, cluster: Cluster, lowered: Mapping[Precision, Collection[int]]
+) -> Precision:  # fmt: skip
     """Of a stage: its device's, if that changes any of its units."""
-    if not any(placed.first <= unit <= placed.last for unit in lowered):
-        return Precision.FP32
-    return cluster.device_of(cluster.hosts[placed.host]).precision
+    own = cluster.device_of(cluster.hosts[placed.host]).precision
+    changed = any(placed.first <= unit <= placed.last for unit in lowered.get(own, ()))
+    return own if changed else Precision.FP32
 
 
 def usable_artifacts(request: ArtifactRequest) -> tuple[ArtifactRequest, tuple[str, ...]]:

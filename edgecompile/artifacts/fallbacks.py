@@ -16,7 +16,7 @@ from edgecompile.artifacts.shards import Shard
 from edgecompile.artifacts.wire_loss import is_lossy
 from edgecompile.config.request import CompileRequest
 from edgecompile.contract.closed_sets import Objective
-from edgecompile.frontend.chain.products import lowered_units
+from edgecompile.frontend.chain.products import lowered_by
 from edgecompile.frontend.chain.units import Chain
 from edgecompile.frontend.golden.golden_items import Reference
 from edgecompile.frontend.golden.other_sizes import SizedItems
@@ -105,7 +105,7 @@ def write_fallbacks(
         artifacts = [request.artifact.format] * count
         designs = design_stages(
             fallback.schedule, cut_formats(common, count - 1), artifacts, request.cluster,
-            lowered_units(writer.chain, writer.keep),
+            lowered_by(writer.chain, writer.keep, request.cluster.precisions),
         )  # fmt: skip
         flow, stages = replace(start, lossy=is_lossy(writer.chain, designs)), []
         for index, design in enumerate(designs):

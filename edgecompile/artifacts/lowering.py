@@ -17,15 +17,19 @@ import torch
 from torch import fx
 
 from edgecompile.artifacts.batch_norms import Norm, norm_after
+from edgecompile.artifacts.weight_codes import bits_of, weight_codes
 from edgecompile.artifacts.weight_store import WeightStore
-from edgecompile.contract.closed_sets import Precision
+from edgecompile.contract.closed_sets import WEIGHT_ONLY, Precision
 from edgecompile.execution.low_precision import LEVELS, conv_int8, linear_int8, register_operators
+from edgecompile.execution.weight_only import OPERATORS, register_weight_operators
 from edgecompile.frontend.capture.graphs import attribute, op_name
 from edgecompile.frontend.chain.products import (
     Convolution,
+    Embedding,
     Product,
     can_lower,
     convolution_of,
+    embedding_of,
     is_kept,
     product_of,
 )
@@ -89,6 +93,8 @@ class Lowering:
 
 
 def _made(weight: torch.Tensor, precision: Precision) -> dict[str, torch.Tensor]:
+    if precision in WEIGHT_ONLY:
+        return weight_codes(weight, bits_of(weight, precision))
     if precision in _HALF:
         return {"weight": weight.to(_HALF[precision]).contiguous()}
     largest = weight.flatten(1).abs().amax(1).clamp_min(torch.finfo(torch.float32).tiny * LEVELS)
@@ -109,15 +115,16 @@ def lower(
     if precision is Precision.FP32:
         return module, []
     register_operators()
+    register_weight_operators()
     groups: list[dict[str, torch.Tensor]] = []
     registered: dict[int, dict[str, str]] = {}  # tracing refuses a tensor that has two names
     for number, node in enumerate(list(module.graph.nodes)):
-        found = product_of(node, module) or convolution_of(node, module)
+        found = _found(node, module, precision)
         if found is None or is_kept(node, keep):
             continue
         norm = norm_after(node, module) if isinstance(found, Convolution) else None
         weight, bias = attribute(module, str(found.weight.target)), None
-        if found.bias is not None:
+        if not isinstance(found, Embedding) and found.bias is not None:
             bias = attribute(module, str(found.bias.target))
         turned = isinstance(found, Product) and found.transposed
         tensors = weights.of(weight.t() if turned else weight, bias, precision, norm)
@@ -130,12 +137,37 @@ def lower(
         last = node if norm is None else norm.result
         with module.graph.inserting_before(node):
             low = {key: module.graph.get_attr(name) for key, name in names.items()}
-            made = _rewritten(module.graph, found, low, precision, weights.bundled, node.meta.get(RANGE))
+            if precision in WEIGHT_ONLY:
+                assert not isinstance(found, Convolution)
+                made = _with_codes(module.graph, found, low, bits_of(weight.t() if turned else weight, precision),
+                                   weights.bundled)  # fmt: skip
+            else:
+                assert not isinstance(found, Embedding)
+                made = _rewritten(module.graph, found, low, precision, weights.bundled, node.meta.get(RANGE))
         made.meta.update(last.meta)
         last.replace_all_uses_with(made)
     module.graph.eliminate_dead_code()
     module.graph.lint()
     return fx.GraphModule(module, module.graph, class_name="Stage").eval(), groups
+
+
+def _found(
+    node: fx.Node, root: fx.GraphModule, precision: Precision
+) -> Product | Convolution | Embedding | None:  # fmt: skip
+    if precision in WEIGHT_ONLY:
+        return product_of(node, root) or embedding_of(node, root)
+    return product_of(node, root) or convolution_of(node, root)
+
+
+def _with_codes(
+    graph: fx.Graph, found: Product | Embedding, low: Mapping[str, fx.Node], bits: int, bundled: bool
+) -> fx.Node:  # fmt: skip
+    kind = "embedding" if isinstance(found, Embedding) else "linear"
+    name = f"{kind}_weights{bits}"
+    call: Callable[..., Any] = OPERATORS[name] if bundled else getattr(torch.ops.edgecompile, name).default
+    if isinstance(found, Embedding):
+        return graph.call_function(call, (found.places, low["codes"], low["scale"]))
+    return graph.call_function(call, (found.activations, low["codes"], low["scale"], low.get("bias")))
 
 
 def _rewritten(
@@ -180,13 +212,15 @@ def _step(values: tuple[float, float] | None) -> tuple[float | None, int]:
     return step, round(-low / step)
 
 
-def left_alone(module: fx.GraphModule, keep: Collection[str] = ()) -> dict[tuple[str, str], int]:
+def left_alone(
+    module: fx.GraphModule, keep: Collection[str] = (), precision: Precision | None = None
+) -> dict[tuple[str, str], int]:
     """What does arithmetic in bulk and is not rewritten, in words (one, and several), and how often it is there."""
     found: Counter[tuple[str, str]] = Counter()
     for node in module.graph.nodes:
         if node.op != "call_function":
             continue
-        if can_lower(node, module):
+        if can_lower(node, module, precision):
             found["product of a kept module", "products of kept modules"] += is_kept(node, keep)
         elif "conv" in op_name(node):
             found["convolution", "convolutions"] += 1

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from edgecompile.config.schema import Conf, DeviceConf, HostConf, HostsConf, NetworkConf
 from edgecompile.config.value_checks import at_least, between, member, named, over_zero, positive_bytes, seconds
-from edgecompile.contract.closed_sets import AUTO, Execution, NetworkModel, Precision, words_of
+from edgecompile.contract.closed_sets import AUTO, WEIGHT_ONLY, Execution, NetworkModel, Precision, words_of
 from edgecompile.contract.errors import UserError, choices, invalid_value
 from edgecompile.contract.quantities import parse_bytes, parse_flops, parse_rate
 
@@ -47,6 +47,10 @@ class Device:
         """In its precision."""
         return self.speedups.get(self.precision, 1.0)
 
+    def gains_in(self, precision: Precision) -> bool:
+        """Whether ranks have kernels for it on this kind by which products, or reading weights, take less time."""
+        return self.speedups.get(precision, 1.0) > 1.0 or (precision in WEIGHT_ONLY and precision in self.speedups)
+
 
 @dataclass(frozen=True, kw_only=True)
 class ClusterHost:
@@ -71,6 +75,11 @@ class Cluster:
     medium_bytes_per_s: float | None
     pairs: Mapping[tuple[str, str], tuple[float, float]]
     """Bandwidth and latency of the ordered pairs that differ from their interfaces' rates."""
+
+    @property
+    def precisions(self) -> tuple[Precision, ...]:
+        """That its devices compute in."""
+        return tuple(dict.fromkeys(device.precision for device in self.devices))
 
     def device_of(self, host: ClusterHost) -> Device:
         return next(device for device in self.devices if device.name == host.device)

@@ -201,8 +201,9 @@ class PrecisionConf:
     """How products of activations and weights are computed; everything else is in float32."""
 
     format: str = "fp32"
-    """fp32, bf16, fp16, int8 (weights scaled by output channel, activations by row when they are there), or auto: for
-    each kind of device the fastest one within the budget, chosen with the cuts."""
+    """fp32, bf16, fp16, int8 (weights scaled by output channel, activations by row when they are there), int8_weights
+    and int4_weights (weights alone, those of embeddings too, and activations in bf16), or auto: for each kind of device
+    the fastest one within the budget, chosen with the cuts."""
     keep: list[str] = field(default_factory=list)
     """Modules whose products stay in fp32, such as [classifier]."""
     calibration: str | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from enum import Enum
 
 __all__ = [
+    "WEIGHT_ONLY",
     "Artifact",
     "DataKind",
     "Execution",
@@ -70,6 +71,14 @@ class Precision(str, Enum):
     FP16 = "fp16"
     INT8 = "int8"
     """Weights scaled by output channel, activations by row when they are there."""
+    INT8_WEIGHTS = "int8_weights"
+    """Weights alone, scaled by output channel, those of embeddings too; activations are rounded to bf16."""
+    INT4_WEIGHTS = "int4_weights"
+    """Likewise, with a scale and a zero for each 32 weights along the input."""
+
+
+WEIGHT_ONLY = (Precision.INT8_WEIGHTS, Precision.INT4_WEIGHTS)
+"""The precisions of weights alone."""
 
 
 class Artifact(str, Enum):

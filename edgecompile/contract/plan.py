@@ -156,7 +156,7 @@ class Stage:
     sha256: str
     artifact: str = "torchscript"
     precision: str = field(default="fp32", metadata={OMITTED: True})
-    """Of its products with weights: `fp32`, `bf16`, `fp16` or `int8`; all else is computed in float32."""
+    """Of its products with weights: one of Precision; all else is computed in float32."""
     weights: tuple[str, ...] = field(default=(), metadata={OMITTED: True})
     """The sha256 of each weights file that the shard needs (weights_path); empty: it holds its weights itself."""
     inputs: tuple[TensorSpec, ...]

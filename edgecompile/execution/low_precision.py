@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from edgecompile.contract.closed_sets import Precision
+from edgecompile.contract.closed_sets import WEIGHT_ONLY, Precision
+from edgecompile.execution.weight_only import kernels_here
 
 __all__ = [
     "LEAST",
@@ -109,6 +110,8 @@ def fast_here(precision: Precision) -> bool:
     """Whether this machine's CPU has instructions for products of this precision, and torch the kernels."""
     if precision is Precision.FP32:
         return True
+    if precision in WEIGHT_ONLY:
+        return kernels_here()
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
     flags = cpu_flags()

@@ -17,6 +17,7 @@ from edgecompile.execution.low_precision import register_operators
 from edgecompile.execution.prepack import ROWS_RECORD, prepack_exported, prepack_traced, rows_in
 from edgecompile.execution.row_kernels import register_row_kernels
 from edgecompile.execution.stored_weights import WEIGHTS_RECORD, read_record, stored_tensors
+from edgecompile.execution.weight_only import register_weight_operators
 
 __all__ = ["OpenedShard", "open_shard", "open_stage"]
 
@@ -49,6 +50,7 @@ def open_shard(path: Path, artifact: str, folder: Path, device: str = "cpu") -> 
         Exception: of torch, which cannot read the shard.
     """
     register_operators()
+    register_weight_operators()
     register_attention()
     register_row_kernels()
     return _exported(path, folder, device) if artifact == "pt2" else _traced(path, folder, device)

@@ -20,10 +20,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from edgecompile.contract.closed_sets import Precision
+from edgecompile.contract.closed_sets import WEIGHT_ONLY, Precision
 from edgecompile.execution.graph_folding import fold_graph
 from edgecompile.execution.integer_kernels import integer_exported, integer_traced
 from edgecompile.execution.low_precision import fast_here
+from edgecompile.execution.weight_only import kernels_here, weights_exported, weights_traced
 
 if TYPE_CHECKING:
     from torch import fx
@@ -59,8 +60,8 @@ def pays_here(policy: str, precision: str = Precision.FP32) -> bool:
     """
     if policy == "never" or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
-    integers = precision == Precision.INT8 and fast_here(Precision.INT8)
-    return policy == "always" or integers or _x86_of_others()
+    codes = precision in (Precision.INT8, *WEIGHT_ONLY) and fast_here(Precision(precision))
+    return policy == "always" or codes or _x86_of_others()
 
 
 @functools.cache
@@ -162,6 +163,8 @@ def prepack_traced(
             own.set_()
     if fast_here(Precision.INT8):
         packed += integer_traced(graph, max(rows, default=_USUAL_ROWS), consume=consume)
+    if kernels_here():
+        packed += weights_traced(graph, consume=consume)
     if not fold_graph(graph) and not packed:
         return module  # type: ignore[no-any-return]
     if has_self:
@@ -261,4 +264,6 @@ def prepack_exported(module: fx.GraphModule, rows: Sequence[int]) -> fx.GraphMod
     if by_weight:
         module.graph.eliminate_dead_code()
         module.recompile()
+    if kernels_here():
+        module = weights_exported(module)
     return integer_exported(module, max(rows, default=_USUAL_ROWS)) if fast_here(Precision.INT8) else module

@@ -16,7 +16,7 @@ import edgecompile
 from edgecompile.config.cluster_spec import Device
 from edgecompile.config.measure_request import MeasureRequest
 from edgecompile.config.request import CaptureRequest, ModelRequest
-from edgecompile.contract.closed_sets import Execution, Precision
+from edgecompile.contract.closed_sets import WEIGHT_ONLY, Execution, Precision
 from edgecompile.contract.errors import UserError, invalid_value
 from edgecompile.contract.quantities import format_time
 from edgecompile.execution.allocator import keep_freed_memory
@@ -73,7 +73,8 @@ def in_precisions(request: MeasureRequest) -> tuple[MeasureRequest, ...]:
     if device.execution is Execution.CUDA:
         found: list[Precision] = [Precision.FP32, Precision.BF16, Precision.FP16]
     else:
-        found = [item for item in Precision if fast_here(item)]
+        generates = bool(request.model.spec.usual_context)  # others have many rows for each weight
+        found = [item for item in Precision if fast_here(item) and (generates or item not in WEIGHT_ONLY)]
     return tuple(replace(request, device=replace(device, precision=item, auto=False)) for item in found)
 
 

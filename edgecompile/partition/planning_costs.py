@@ -13,7 +13,7 @@ from edgecompile.contract.costs import BoundaryEntry, Pinned, Scheduling, Shared
 from edgecompile.contract.generation import candidate_bytes
 from edgecompile.frontend.chain.blocks import unit_range
 from edgecompile.frontend.chain.kept_state import state_of
-from edgecompile.frontend.chain.products import WEIGHT_SHARES, lowered_units
+from edgecompile.frontend.chain.products import WEIGHT_SHARES, lowered_by
 from edgecompile.frontend.chain.units import Boundary, Chain, Weight
 from edgecompile.partition.machines import device_entries, network_entry, spare_hosts
 from edgecompile.planning.planning_inputs import PlanningInputs
@@ -36,9 +36,8 @@ def planning_inputs(request: CompileRequest, chain: Chain, profile: Profile, mix
     if request.generation is not None:
         boundaries = (*boundaries[:-1], _candidates(boundaries[-1], request, mix))
     state = _state_bytes(request, chain)
-    lowered = lowered_units(chain, request.precision.keep)
-    shares = {device.name: WEIGHT_SHARES[device.precision] for device in request.cluster.devices}
-    own_bytes, shared = _weights(chain, dict.fromkeys(lowered, max(shares.values())))
+    shares = _shares(request, chain)
+    own_bytes, shared = _weights(chain, {unit: max(of.values()) for unit, of in shares.items()})
     return PlanningInputs(
         objective=request.schedule.objective,
         hosts=spare_hosts(request.cluster, set()),
@@ -58,7 +57,7 @@ def planning_inputs(request: CompileRequest, chain: Chain, profile: Profile, mix
                 cuttable=chain.boundaries[unit.index].cuttable,
                 flops=unit.flops,
                 weight_bytes=own_bytes[unit.index],
-                saved_bytes=_saved(own_bytes[unit.index], shares) if unit.index in lowered else {},
+                saved_bytes=_saved(own_bytes[unit.index], shares[unit.index]) if unit.index in shares else {},
                 state_bytes=state.get(unit.index, 0),
                 activation_bytes=profile.activation_bytes[unit.index],
                 time_s={device.name: profile.unit_s[device.name][unit.index] for device in request.cluster.devices},
@@ -66,6 +65,19 @@ def planning_inputs(request: CompileRequest, chain: Chain, profile: Profile, mix
             for unit in chain.units
         ),
     )
+
+
+def _shares(request: CompileRequest, chain: Chain) -> dict[int, dict[str, float]]:
+    """What the weights of a unit that a precision changes take of their bytes, by kind of device."""
+    devices = request.cluster.devices
+    lowered = lowered_by(chain, request.precision.keep, request.cluster.precisions)
+    return {
+        unit: {
+            device.name: WEIGHT_SHARES[device.precision] if unit in lowered[device.precision] else 1.0
+            for device in devices
+        }
+        for unit in sorted(frozenset[int]().union(*lowered.values()))
+    }
 
 
 def _state_bytes(request: CompileRequest, chain: Chain) -> dict[int, int]:

@@ -17,7 +17,7 @@ from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Accuracy, ItemsAccuracy
 from edgecompile.execution.low_precision import fast_here
 from edgecompile.execution.prepack import pays_here
-from edgecompile.frontend.chain.products import lowered_units
+from edgecompile.frontend.chain.products import lowered_by
 from edgecompile.frontend.chain.units import Chain
 from edgecompile.precision.sensitivity import Span, beyond_budget, module_errors, run_spans, within_budget
 from edgecompile.precision.trial import FEW_ITEMS, Run, Score, Trial, chained
@@ -58,12 +58,13 @@ def check_precision(
             error; names the products that cost most, and what is left without them.
     """
     lowered = [item for item in pipelines if any(stage.precision is not Precision.FP32 for stage in item.stages)]
+    lowest = next(stage.precision for stage in lowered[0].stages if stage.precision is not Precision.FP32)
     scores = [_golden_score(writer, pipeline, golden) for pipeline in lowered]
     if items is None:
         for pipeline, score in zip(lowered, scores, strict=True):
             _hold(writer, pipeline.stages, golden, score, request)
         accuracy = _worst(scores, request.budget)
-        return Precise(accuracy=accuracy, notes=tuple(_notes(writer, accuracy)))
+        return Precise(accuracy=accuracy, notes=tuple(_notes(writer, accuracy, lowest)))
     found = []
     for pipeline in lowered:
         found.append(items.score(items.run(_without_wires(writer, pipeline) or _run(writer, pipeline))))
@@ -76,7 +77,7 @@ def check_precision(
         right=min(right) if right else None,
         model_right=items.score(items.true).right,
     ))  # fmt: skip
-    return Precise(accuracy=accuracy, notes=tuple(_notes(writer, accuracy, neighbours=items.neighbours)))
+    return Precise(accuracy=accuracy, notes=tuple(_notes(writer, accuracy, lowest, neighbours=items.neighbours)))
 
 
 def _without_wires(writer: StageWriter, pipeline: CompiledPipeline) -> Run | None:
@@ -187,7 +188,9 @@ def _culprits(writer: StageWriter, designs: Sequence[StageDesign], trial: Trial,
     return f"; most is lost in {named}" + (f", without which about {rest:.2g} would be left" if rest < inf else "")
 
 
-def _notes(writer: StageWriter, accuracy: Accuracy, *, neighbours: bool = False) -> list[str]:
+def _notes(
+    writer: StageWriter, accuracy: Accuracy, precision: Precision, *, neighbours: bool = False
+) -> list[str]:  # fmt: skip
     """Lines for the plan: what the precision has cost, and what was left in float32."""
     notes = []
     own, budget = accuracy.items, f" (budget {accuracy.budget:g})"
@@ -199,7 +202,7 @@ def _notes(writer: StageWriter, accuracy: Accuracy, *, neighbours: bool = False)
     notes += _figures(
         accuracy.error, accuracy.agreement, "the golden items", "the model in float64", budget if own is None else ""
     )
-    left = left_alone(stage_module(writer.chain, 0, len(writer.chain.units) - 1), writer.keep)
+    left = left_alone(stage_module(writer.chain, 0, len(writer.chain.units) - 1), writer.keep, precision)
     if left:
         words = ", ".join(f"{count} {what if count == 1 else several}" for (what, several), count in left.items())
         notes.append(f"precision: left in fp32: {words}")
@@ -210,9 +213,10 @@ def nothing_lowered(chain: Chain, cluster: Cluster, keep: Sequence[str]) -> tupl
     """For a plan in float32 whose devices were to compute in another precision."""
     if all(device.precision is Precision.FP32 for device in cluster.devices):
         return ()
-    if not lowered_units(chain, ()):
+    precisions = cluster.precisions
+    if not any(lowered_by(chain, (), precisions).values()):
         return ("precision: no product could be lowered: none has weights that are float32 tensors as they are",)
-    if not lowered_units(chain, keep):
+    if not any(lowered_by(chain, keep, precisions).values()):
         return ("precision: all products are of kept modules: the plan is in fp32",)
     return ()
 

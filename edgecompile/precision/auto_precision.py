@@ -27,7 +27,7 @@ from edgecompile.config.request import CompileRequest
 from edgecompile.contract.closed_sets import Objective, Precision
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.quantities import format_items_rate, format_time
-from edgecompile.frontend.chain.products import lowered_units
+from edgecompile.frontend.chain.products import lowered_by, lowered_units
 from edgecompile.frontend.chain.step_checks import check_schedule
 from edgecompile.frontend.chain.units import Chain
 from edgecompile.partition.planning_costs import planning_inputs
@@ -47,7 +47,11 @@ Choice = Mapping[str, Precision]
 """By kind of device."""
 _MOST_CHOICES = 81
 """That are scheduled; of more, those alone in which all kinds have the same, as far as they can."""
-_BITS: Mapping[Precision, int] = {Precision.FP32: 32, Precision.FP16: 16, Precision.BF16: 16, Precision.INT8: 8}
+_BITS: Mapping[Precision, int] = {
+    Precision.FP32: 32, Precision.FP16: 16, Precision.BF16: 16, Precision.INT8_WEIGHTS: 12, Precision.INT8: 8,
+    Precision.INT4_WEIGHTS: 4,
+}  # fmt: skip
+"""Of numbers, on average over weights and activations as far as they are rounded."""
 _NEAR = 1.01
 """What is slower by no more than this factor and rounds less is taken instead."""
 _ROOM = 0.8
@@ -68,8 +72,8 @@ class Planned:
     inputs: PlanningInputs
     schedule: Schedule
     contingencies: Contingencies
-    lowered: frozenset[int]
-    """The units that a precision changes."""
+    lowered: Mapping[Precision, frozenset[int]]
+    """The units that each precision changes."""
     notes: tuple[str, ...] = ()
 
     @property
@@ -112,7 +116,8 @@ def plan_with(request: CompileRequest, chain: Chain, profile: Profile, mix: Mix 
     schedule = check_schedule(partition(inputs, chain, request.schedule), chain)
     contingencies = find_contingencies(inputs, schedule) if request.contingency else Contingencies()
     return Planned(request=request, profile=profile, mix=mix, inputs=inputs, schedule=schedule,
-                   contingencies=contingencies, lowered=lowered_units(chain, request.precision.keep))  # fmt: skip
+                   contingencies=contingencies,
+                   lowered=lowered_by(chain, request.precision.keep, request.cluster.precisions))  # fmt: skip
 
 
 def with_precisions(request: CompileRequest, choice: Choice, keep: Sequence[str] = ()) -> CompileRequest:
@@ -146,7 +151,7 @@ def choices_of(request: CompileRequest) -> list[Choice]:
 def _precisions(device: Device, request: CompileRequest) -> tuple[Precision, ...]:
     if request.profile.method is ProfileMethod.measured:
         return measured_precisions(device, request.profile)
-    return (Precision.FP32, *(precision for precision in Precision if device.speedups.get(precision, 1.0) > 1.0))
+    return (Precision.FP32, *(precision for precision in Precision if device.gains_in(precision)))
 
 
 class _Search:
@@ -163,10 +168,10 @@ class _Search:
         profile = self._profile(choice)
         request = with_precisions(self._request, choice, keep)
         if keep:
-            usual = self._in_fp32
-            kept = self._kept_units(keep)
+            usual, of = self._in_fp32, {device.name: device.precision for device in request.cluster.devices}
+            kept = {name: self._kept_units(keep, precision) for name, precision in of.items()}
             profile = replace(profile, unit_s={
-                name: tuple((usual if unit in kept else profile).unit_s[name][unit] for unit in range(len(times)))
+                name: tuple((usual if unit in kept[name] else profile).unit_s[name][unit] for unit in range(len(times)))
                 for name, times in profile.unit_s.items()
             })  # fmt: skip
         return plan_with(request, self._chain, profile, self._mix)
@@ -188,9 +193,9 @@ class _Search:
             )
         return self._profiles[key]
 
-    def _kept_units(self, keep: tuple[str, ...]) -> frozenset[int]:
+    def _kept_units(self, keep: tuple[str, ...], precision: Precision) -> frozenset[int]:
         own = self._request.precision.keep
-        return lowered_units(self._chain, own) - lowered_units(self._chain, (*own, *keep))
+        return lowered_units(self._chain, own, precision) - lowered_units(self._chain, (*own, *keep), precision)
 
     def keeps_budget(self, planned: Planned) -> bool:
         """Whether all of its pipelines do, run on the items."""

@@ -69,7 +69,7 @@ def products_of(chain: Chain, spans: Sequence[Span], keep: Sequence[str]) -> dic
     for span in spans:
         for unit in chain.units[span.first : span.last + 1] if span.precision is not Precision.FP32 else ():
             for node in unit.nodes:
-                if can_lower(node, root) and not is_kept(node, keep):
+                if can_lower(node, root, span.precision) and not is_kept(node, keep):
                     found.setdefault(module_path(node), span.precision)
     return found
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from edgecompile.config.cluster_spec import Device
 from edgecompile.contract.closed_sets import Execution, Precision
-from edgecompile.frontend.chain.products import WEIGHT_SHARES, lowered_units
+from edgecompile.frontend.chain.products import WEIGHT_SHARES, lowered_by
 from edgecompile.frontend.chain.units import Chain, Unit
 from edgecompile.planning.memory import heap_bytes
 from edgecompile.profile.wire_costs import AnalyticWires, WireCosts
@@ -61,10 +61,10 @@ def analytic_profile(chain: Chain, devices: Sequence[Device], keep: Sequence[str
 
     Source: Williams, Waterman, Patterson, "Roofline", CACM 2009; the launch overhead is the device option's figure.
     """
-    lowered = lowered_units(chain, keep)
+    lowered = lowered_by(chain, keep, (device.precision for device in devices))
     return Profile(
         unit_s={
-            device.name: tuple(_unit_s(unit, device, unit.index in lowered) for unit in chain.units)
+            device.name: tuple(_unit_s(unit, device, unit.index in lowered[device.precision]) for unit in chain.units)
             for device in devices
         },
         wires={device.name: AnalyticWires(device) for device in devices},
@@ -74,13 +74,13 @@ def analytic_profile(chain: Chain, devices: Sequence[Device], keep: Sequence[str
             f"times of {device.name}: {device.precision.value} is predicted to be as slow as fp32, since "
             f"devices.{device.name}.precisions does not name it; edgeprofile measures it"
             for device in devices
-            if device.precision is not Precision.FP32 and device.product_speedup == 1.0
+            if device.precision is not Precision.FP32 and not device.gains_in(device.precision)
         ),
     )
 
 
 def _unit_s(unit: Unit, device: Device, lowered: bool) -> float:
-    if not lowered or device.product_speedup == 1.0:
+    if not lowered or not device.gains_in(device.precision):
         return roofline_s(unit.flops, unit.moved_bytes, device)
     saved = round(unit.weight_bytes * (1 - WEIGHT_SHARES[device.precision]))
     return roofline_s(unit.flops / device.product_speedup, max(0, unit.moved_bytes - saved), device)

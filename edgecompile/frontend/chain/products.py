@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import fx
 
-from edgecompile.contract.closed_sets import Precision
+from edgecompile.contract.closed_sets import WEIGHT_ONLY, Precision
 from edgecompile.contract.errors import UserError, choices
 from edgecompile.frontend.capture.graphs import attribute, facts_of, module_path
 from edgecompile.frontend.chain.units import Chain, Unit
@@ -17,11 +17,14 @@ from edgecompile.frontend.chain.units import Chain, Unit
 __all__ = [
     "WEIGHT_SHARES",
     "Convolution",
+    "Embedding",
     "Product",
     "can_lower",
     "check_kept",
     "convolution_of",
+    "embedding_of",
     "is_kept",
+    "lowered_by",
     "lowered_units",
     "product_of",
 ]
@@ -29,6 +32,7 @@ __all__ = [
 
 WEIGHT_SHARES: Mapping[Precision, float] = {
     Precision.FP32: 1.0, Precision.BF16: 0.5, Precision.FP16: 0.5, Precision.INT8: 0.25,
+    Precision.INT8_WEIGHTS: 0.25, Precision.INT4_WEIGHTS: 5 / 32,
 }  # fmt: skip
 """What weights take in each precision, of what they take in float32."""
 
@@ -58,8 +62,32 @@ class Convolution:
     groups: int
 
 
-def can_lower(node: fx.Node, root: fx.GraphModule) -> bool:
-    return product_of(node, root) is not None or convolution_of(node, root) is not None
+@dataclass(frozen=True, kw_only=True)
+class Embedding:
+    """A node that takes rows of weights, at places that are computed."""
+
+    places: fx.Node
+    weight: fx.Node
+
+
+def can_lower(node: fx.Node, root: fx.GraphModule, precision: Precision | None = None) -> bool:
+    """`precision`: which of them are rewritten depends on it; None: whether any does."""
+    if product_of(node, root) is not None:
+        return True
+    weights_alone = precision in WEIGHT_ONLY
+    if (precision is None or not weights_alone) and convolution_of(node, root) is not None:
+        return True
+    return (precision is None or weights_alone) and embedding_of(node, root) is not None
+
+
+def embedding_of(node: fx.Node, root: fx.GraphModule) -> Embedding | None:
+    """None for any other node, and where weights are not float32 tensors of the model's own."""
+    if node.op != "call_function" or node.target is not torch.ops.aten.embedding.default or len(node.args) < 2:
+        return None
+    weight, places = node.args[:2]
+    if not isinstance(weight, fx.Node) or not isinstance(places, fx.Node) or not _is_constant(weight, root, 2):
+        return None
+    return Embedding(places=places, weight=weight)
 
 
 _CONV2D = (torch.ops.aten.conv2d.default, torch.ops.aten.conv2d.padding)
@@ -167,11 +195,18 @@ def check_kept(chain: Chain, keep: Collection[str]) -> None:
             )  # fmt: skip
 
 
-def lowered_units(chain: Chain, keep: Collection[str]) -> frozenset[int]:
-    """The units with such a product or convolution, but for those of the modules that are kept."""
+def lowered_units(chain: Chain, keep: Collection[str], precision: Precision) -> frozenset[int]:
+    """The units that this precision changes, but for those of the modules that are kept."""
     root = chain.captured.graph_module
-    return frozenset(unit.index for unit in chain.units if _has_product(unit, root, keep))
+    if precision is Precision.FP32:
+        return frozenset()
+    return frozenset(unit.index for unit in chain.units if _is_changed(unit, root, keep, precision))
 
 
-def _has_product(unit: Unit, root: fx.GraphModule, keep: Collection[str]) -> bool:
-    return any(can_lower(node, root) and not is_kept(node, keep) for node in unit.nodes)
+def lowered_by(chain: Chain, keep: Collection[str], precisions: Iterable[Precision]) -> dict[Precision, frozenset[int]]:
+    """The units that each of these precisions changes."""
+    return {precision: lowered_units(chain, keep, precision) for precision in dict.fromkeys(precisions)}
+
+
+def _is_changed(unit: Unit, root: fx.GraphModule, keep: Collection[str], precision: Precision) -> bool:
+    return any(can_lower(node, root, precision) and not is_kept(node, keep) for node in unit.nodes)
