@@ -7,7 +7,15 @@ from dataclasses import dataclass, field
 
 from edgecompile.contract.yaml_decode import OMITTED
 
-__all__ = ["GeneratedText", "Generation", "StateSpec", "TextPrediction", "candidate_bytes", "state_within"]
+__all__ = [
+    "GeneratedText",
+    "Generation",
+    "Perplexity",
+    "StateSpec",
+    "TextPrediction",
+    "candidate_bytes",
+    "state_within",
+]
 
 STATE_BYTES = 4
 """Of a number of it: float32."""
@@ -67,6 +75,25 @@ class GeneratedText:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Perplexity:
+    """How well the next token of a text is foretold: 1 is for certain, the vocabulary's size is by chance."""
+
+    text: str
+    """Which text, in words."""
+    tokens: int
+    """Of it, that were foretold, each from those before it in its piece of the text."""
+    model: float
+    """Of the model in float32."""
+    plan: float | None = field(default=None, metadata={OMITTED: True})
+    """As the stages compute it; None: they round nothing."""
+    mean_divergence: float = field(default=0.0, metadata={OMITTED: True})
+    """Kullback-Leibler of the next token's distribution, in nats, from the model in float32."""
+    worst_divergence: float = field(default=0.0, metadata={OMITTED: True})
+    same: float = field(default=1.0, metadata={OMITTED: True})
+    """The share of tokens at which the most likely one stays so."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Generation:
     slots: int
     """Sequences that are held at once."""
@@ -93,6 +120,8 @@ class Generation:
     words: dict[str, str] = field(default_factory=dict, metadata={OMITTED: True})
     """The special tokens that the template names, such as bos_token."""
     golden: tuple[GeneratedText, ...] = ()
+    perplexity: Perplexity | None = field(default=None, metadata={OMITTED: True})
+    """None: it was not measured."""
 
     @property
     def slot_bytes(self) -> int:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import TYPE_CHECKING
 
 from edgecompile.contract.dim_rules import BATCH
 from edgecompile.contract.errors import require
 
 if TYPE_CHECKING:
-    from edgecompile.contract.generation import Generation
+    from edgecompile.contract.generation import Generation, Perplexity
     from edgecompile.contract.plan import Plan
 
 __all__ = ["MOST_CONTEXT", "MOST_SLOTS", "check_text"]
@@ -42,6 +43,8 @@ def check_text(plan: Plan, where: str) -> None:
     for index, number in enumerate(found.stop_ids):
         require(0 <= number < classes, where, f"generation.stop_ids.{index}", number, f"0 to {classes - 1}")
     _check_golden(found, where)
+    if found.perplexity is not None:
+        _check_perplexity(found.perplexity, where)
 
 
 def _check_state(found: Generation, num_units: int, where: str) -> None:
@@ -67,3 +70,14 @@ def _check_golden(found: Generation, where: str) -> None:
         require(good, where, key, length, f"a prompt and tokens, {found.context} at most together")
         known = all(0 <= token < found.vocabulary for token in (*text.prompt, *text.tokens))
         require(known, where, key, "a token", f"tokens from 0 to {found.vocabulary - 1}")
+
+
+def _check_perplexity(found: Perplexity, where: str) -> None:
+    key = "generation.perplexity"
+    require(found.tokens >= 1, where, f"{key}.tokens", found.tokens, "1 or more")
+    for name, value in (("model", found.model), ("plan", found.plan)):
+        require(value is None or 1 <= value < inf, where, f"{key}.{name}", value, "a number of 1 or more")
+    for name in ("mean_divergence", "worst_divergence"):
+        value = getattr(found, name)
+        require(0 <= value < inf, where, f"{key}.{name}", value, "a number of 0 or more")
+    require(0 <= found.same <= 1, where, f"{key}.same", found.same, "0 to 1")

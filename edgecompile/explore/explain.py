@@ -19,6 +19,7 @@ from edgecompile.contract.quantities import format_bytes, format_flops, format_i
 from edgecompile.explore.bottleneck import Load, Shift, certificate_in_words, ideal_period_s, loads, shifts
 from edgecompile.explore.microbatch import MicrobatchRoom, microbatch_room
 from edgecompile.explore.prices import Price, changes_of, price_of, wire_changes
+from edgecompile.explore.show import perplexity_line
 from edgecompile.explore.why import Placement, find_units, placement_of
 from edgecompile.planning.from_plan import as_planned, bottleneck_name, planned_again
 from edgecompile.planning.problem import Schedule
@@ -140,6 +141,8 @@ def tables(plan: Plan, found: Explanation) -> Iterator[Table | Text | str]:
         yield f"no faster plan with: {'; '.join(price.what for price in no_gain)}"
     yield _wires(plan, found)
     yield from _microbatch(plan, found.microbatch)
+    if plan.generation is not None and plan.generation.perplexity is not None:
+        yield perplexity_line(plan.generation.perplexity)
 
 
 def _loads(found: Explanation, period_s: float) -> Table:

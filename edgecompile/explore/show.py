@@ -14,7 +14,7 @@ from rich.text import Text
 
 from edgecompile.contract.dim_rules import item_dims
 from edgecompile.contract.errors import UserError
-from edgecompile.contract.generation import Generation
+from edgecompile.contract.generation import Generation, Perplexity
 from edgecompile.contract.plan import Plan, Stage
 from edgecompile.contract.plan_file import read_plan
 from edgecompile.contract.quantities import (
@@ -28,7 +28,15 @@ from edgecompile.contract.quantities import (
 from edgecompile.explore.proof import distance, proof
 from edgecompile.terminal.console import table_console
 
-__all__ = ["add_options", "network_table", "plan_figures", "plan_tables", "run", "workload_line"]
+__all__ = [
+    "add_options",
+    "network_table",
+    "perplexity_line",
+    "plan_figures",
+    "plan_tables",
+    "run",
+    "workload_line",
+]
 
 MOST_DRAWN = 1000
 WIDE = 120
@@ -161,6 +169,19 @@ def text_lines(generation: Generation) -> Iterator[str]:
     yield (
         f"keys and values: {format_bytes(kept)} for {generation.slots} slots of {generation.context} tokens, "
         f"{format_bytes(generation.slot_bytes // generation.context)} a token"
+    )
+    if generation.perplexity is not None:
+        yield perplexity_line(generation.perplexity)
+
+
+def perplexity_line(found: Perplexity) -> str:
+    """How well the next token is foretold, before and after what the plan rounds."""
+    told = f"perplexity on {found.tokens} tokens of {found.text}: {format_number(found.model, 4)} in fp32"
+    if found.plan is None:
+        return told
+    return (
+        f"{told}, {format_number(found.plan, 4)} with this plan; the most likely token stays at {found.same:.1%}, its "
+        f"distribution diverges by {found.mean_divergence:.3g} nats on average, {found.worst_divergence:.3g} at worst"
     )
 
 

@@ -13,7 +13,8 @@ from edgecompile.execution.attention import bound
 from edgecompile.execution.slot_state import SlotState, slot_value
 from edgecompile.models.causal_step import CausalStep
 
-__all__ = ["NUM_TOKENS", "Comparison", "RunStage", "compare_texts", "golden_texts"]
+__all__ = ["NUM_TOKENS", "Comparison", "Divergence", "RunStage", "compare_texts", "divergence", "golden_texts",
+           "scores_through"]  # fmt: skip
 
 NUM_TOKENS = 32
 _TIE = 1e-4
@@ -71,32 +72,52 @@ def compare_texts(
         UserError: the shards choose another token than the model, which is not due to rounding.
     """
     rows = min(rows, len(texts))
-    equal, total, divergences = 0, 0, list[float]()
+    equal, total, nats = 0, 0, list[torch.Tensor]()
     for begin in range(0, len(texts), rows):
         part = texts[begin : begin + rows]
-        scores = _through(part, stages, state, step.context, chunk)
+        scores = scores_through(part, stages, state, step.context, chunk)
         for index, text in enumerate(part):
             wanted = step.scores_of((*text.prompt, *text.tokens[:-1]), len(text.tokens))
             given = scores[index]
             total += len(text.tokens)
-            chosen = given.argmax(-1)
-            lead = wanted.max(-1).values - wanted.gather(-1, chosen.unsqueeze(-1)).squeeze(-1)
-            same = lead <= _TIE * wanted.abs().max()
-            equal += int(same.sum())
-            if not rounded and not bool(same.all()):
-                place = int((~same).nonzero()[0])
+            found = divergence(wanted, given)
+            equal += found.num_equal
+            if not rounded and not bool(found.same.all()):
+                place = int((~found.same).nonzero()[0])
                 raise UserError(
                     f"the shards generate another text than transformers' generate(): of golden prompt {begin + index} "
-                    f"token {place} is {int(chosen[place])}, not {text.tokens[place]}; this is a bug of edgecompile: "
-                    "please report it"
+                    f"token {place} is {int(given[place].argmax())}, not {text.tokens[place]}; this is a bug of "
+                    "edgecompile: please report it"
                 )
-            logs, own = wanted.double().log_softmax(-1), given.double().log_softmax(-1)
-            divergences += (logs.exp() * (logs - own)).sum(-1).clamp(min=0).tolist()
-    return Comparison(num_tokens=total, num_equal=equal, mean_divergence=sum(divergences) / len(divergences),
-                      worst_divergence=max(divergences))  # fmt: skip
+            nats.append(found.nats)
+    joined = torch.cat(nats)
+    return Comparison(num_tokens=total, num_equal=equal, mean_divergence=float(joined.mean()),
+                      worst_divergence=float(joined.max()))  # fmt: skip
 
 
-def _through(
+@dataclass(frozen=True, kw_only=True)
+class Divergence:
+    """Of what is computed of each next token from what is right, (tokens,)."""
+
+    nats: torch.Tensor
+    """Kullback-Leibler."""
+    same: torch.Tensor
+    """Whether the most likely token stays so, but for rounding."""
+
+    @property
+    def num_equal(self) -> int:
+        return int(self.same.sum())
+
+
+def divergence(wanted: torch.Tensor, given: torch.Tensor) -> Divergence:
+    """Of scores (tokens, vocabulary)."""
+    lead = wanted.max(-1).values - wanted.gather(-1, given.argmax(-1, keepdim=True)).squeeze(-1)
+    logs, own = wanted.double().log_softmax(-1), given.double().log_softmax(-1)
+    nats = (logs.exp() * (logs - own)).sum(-1).clamp(min=0)
+    return Divergence(nats=nats, same=lead <= _TIE * wanted.abs().max())
+
+
+def scores_through(
     texts: Sequence[GeneratedText], stages: Sequence[RunStage], state: Sequence[StateSpec], context: int, chunk: int
 ) -> list[torch.Tensor]:
     """For each text the scores of its tokens: (tokens, vocabulary)."""

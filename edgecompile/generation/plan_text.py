@@ -12,13 +12,16 @@ from edgecompile.artifacts.compiled_stage import CompiledStage, StageWriter
 from edgecompile.config.request import CompileRequest
 from edgecompile.contract.closed_sets import Precision
 from edgecompile.contract.errors import UserError
-from edgecompile.contract.generation import Generation, TextPrediction
+from edgecompile.contract.generation import Generation, Perplexity, StateSpec, TextPrediction
+from edgecompile.execution.low_precision import fast_here
+from edgecompile.execution.prepack import pays_here
 from edgecompile.frontend.chain.kept_state import state_of
 from edgecompile.frontend.chain.sized_work import sized_work
 from edgecompile.frontend.chain.units import Chain
 from edgecompile.generation.golden_texts import RunStage, compare_texts, golden_texts
+from edgecompile.generation.perplexity import measured_perplexity, windows_of
 from edgecompile.generation.text_prediction import predict_text
-from edgecompile.generation.tokenizer_files import stop_ids_of, tokenizer_files
+from edgecompile.generation.tokenizer_files import TokenizerFiles, stop_ids_of, tokenizer_files
 from edgecompile.models.causal_step import CausalStep
 from edgecompile.partition.planning_costs import planning_inputs
 from edgecompile.precision.auto_precision import Planned
@@ -69,17 +72,18 @@ def plan_text(
     with step("generate golden texts with the eager model"):
         texts = golden_texts(module, vocabulary, asked.chunk, request.model.seed)
     with step("generate the same with the shards"):
-        runs = [_run_stage(writer, stage, chain) for stage in stages]
+        runs = [_run_stage(writer, stage, chain, request.runtime.prepack) for stage in stages]
         rounded = any(stage.precision is not Precision.FP32 for stage in stages)
         lossy = any(stage.incoming.name != "fp32" for stage in stages)
         found = compare_texts(module, texts, runs, state, asked.chunk, request.microbatch, rounded=rounded or lossy)
     files = tokenizer_files(asked, request.weights.file, request.folder)
+    perplexity, why = _perplexity(module, files, request, vocabulary, runs, state, rounded=rounded or lossy, step=step)
     work = sized_work(chain, examples, TOKENS)
     predicted = predict_text(
         asked, chain.captured.dims, planned.schedule,
         lambda mix: planning_inputs(request, chain, costs_of(request, chain, examples, mix, work), mix),
     )  # fmt: skip
-    notes = list(_notes(predicted, request, len(stages)))
+    notes = [*_notes(predicted, request, len(stages)), *why]
     if rounded or lossy:
         notes.append(
             f"of {found.num_tokens} golden tokens {found.num_equal} stay the most likely; the distribution of the next "
@@ -90,16 +94,40 @@ def plan_text(
             slots=asked.slots, context=asked.context, chunk=asked.chunk, candidates=asked.candidates,
             vocabulary=vocabulary, state=state, predicted=predicted, prompt=asked.prompt, tokens=asked.tokens,
             tokenizer=files.path, sha256=files.sha256, template=files.template, words=files.words, golden=texts,
+            perplexity=perplexity,
             stop_ids=tuple(sorted({*files.stop_ids, *stop_ids_of(module.model)})),
         ),
         notes=tuple(notes),
     )  # fmt: skip
 
 
-def _run_stage(writer: StageWriter, stage: CompiledStage, chain: Chain) -> RunStage:
+def _perplexity(
+    module: CausalStep, files: TokenizerFiles, request: CompileRequest, vocabulary: int, runs: Sequence[RunStage],
+    state: Sequence[StateSpec], *, rounded: bool, step: Callable[[str], AbstractContextManager[object]],
+) -> tuple[Perplexity | None, tuple[str, ...]]:  # fmt: skip
+    """The figures, or a note on why there are none."""
+    if files.path is None:
+        return None, ("perplexity is not measured: there is no tokenizer for a text (generation.tokenizer names one)",)
+    assert request.generation is not None
+    windows = windows_of(request.folder / files.path, module.context, request.microbatch)
+    if not windows:
+        return None, ("perplexity is not measured: the context has no room for a text",)
+    if max(max(*text.prompt, *text.tokens) for text in windows) >= vocabulary:
+        return None, ("perplexity is not measured: the tokenizer has tokens that the model does not know",)
+    with step("measure the perplexity"):
+        found = measured_perplexity(
+            module, windows, runs, state, request.generation.chunk, request.microbatch, rounded=rounded
+        )
+    return found, () if found is not None else ("perplexity is not measured: it is too large for a number",)
+
+
+def _run_stage(writer: StageWriter, stage: CompiledStage, chain: Chain, prepack: str) -> RunStage:
+    """As a rank on this machine runs it; in float32 as it is written, which every machine does."""
+    own = stage.precision
+    packed = own is not Precision.FP32 and pays_here(prepack, own) and fast_here(own)
     names = [tensor.name for tensor in chain.boundaries[stage.placed.first].tensors]
     slots, positions = (names.index(name) if name in names else -1 for name in ("slots", "positions"))
-    return RunStage(run=writer.opened(stage.shard), units=(stage.placed.first, stage.placed.last),
+    return RunStage(run=writer.opened(stage.shard, packed=packed), units=(stage.placed.first, stage.placed.last),
                     places=(slots, positions))  # fmt: skip
 
 
