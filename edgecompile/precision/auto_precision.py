@@ -113,7 +113,8 @@ def plan_with(request: CompileRequest, chain: Chain, profile: Profile, mix: Mix 
         UserError: no assignment fits, or a constraint names something unknown.
     """
     inputs = planning_inputs(request, chain, profile, mix)
-    schedule = check_schedule(partition(inputs, chain, request.schedule), chain)
+    by_latency = request.schedule.objective is Objective.LATENCY
+    schedule = check_schedule(partition(inputs, chain, request.schedule), chain, by_latency=by_latency)
     contingencies = find_contingencies(inputs, schedule) if request.contingency else Contingencies()
     return Planned(request=request, profile=profile, mix=mix, inputs=inputs, schedule=schedule,
                    contingencies=contingencies,
