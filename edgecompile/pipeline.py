@@ -33,7 +33,6 @@ from edgecompile.contract.closed_sets import Artifact, Precision
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import DataSpec, Plan
 from edgecompile.contract.plan_file import check_place, write_plan
-from edgecompile.execution.libraries import import_libraries
 from edgecompile.frontend.capture.dims import NotSymbolic
 from edgecompile.frontend.capture.export_graph import library_notes
 from edgecompile.frontend.capture.flat_model import FlatModel
@@ -55,6 +54,7 @@ from edgecompile.precision.auto_precision import Planned, choices_of, choose_pre
 from edgecompile.precision.judged import Judged
 from edgecompile.profile.mix import Mix
 from edgecompile.profile.workload import costs_of, workload_mix
+from edgecompile.terminal.libraries import import_libraries
 from edgecompile.terminal.process import abrupt_interrupts
 from edgecompile.wire.exact_tensors import keep_exact
 from edgecompile.wire.formats import cut_formats

@@ -20,7 +20,6 @@ from edgecompile.contract.closed_sets import WEIGHT_ONLY, Execution, Precision
 from edgecompile.contract.errors import UserError, invalid_value
 from edgecompile.contract.quantities import format_time
 from edgecompile.execution.allocator import keep_freed_memory
-from edgecompile.execution.libraries import import_libraries
 from edgecompile.execution.low_precision import fast_here
 from edgecompile.frontend.capture.dims import NotSymbolic
 from edgecompile.frontend.capture.flat_model import FlatModel
@@ -41,6 +40,7 @@ from edgecompile.models import build_model
 from edgecompile.models.preparation import fill_meta
 from edgecompile.profile import profile_file as file
 from edgecompile.profile.measured import threads_of
+from edgecompile.terminal.libraries import import_libraries
 from edgecompile.terminal.process import abrupt_interrupts
 
 __all__ = ["Ui", "in_precisions", "profile_device"]

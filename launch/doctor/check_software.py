@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 
 from edgecompile.contract.errors import UserError
-from edgecompile.execution.libraries import import_libraries
+from edgecompile.terminal.libraries import import_libraries
 from edgelaunch.common.identity import Endpoint, address_is_here
 from edgelaunch.doctor.findings import FAILS, CheckContext, Finding, first_line, has_torch
 

@@ -13,7 +13,7 @@ from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Plan
 from edgecompile.execution import torchscript
 from edgecompile.execution.closeness import SLACK, scale_of
-from edgecompile.execution.libraries import import_libraries
+from edgecompile.terminal.libraries import import_libraries
 from edgelaunch.common.items import Entry, Flush, Item
 from edgelaunch.common.shard_files import check_file
 from edgelaunch.common.varying import Extents, Varying, fill_row

@@ -8,7 +8,7 @@ from typing import Any
 
 from edgecompile.contract.plan import Stage
 from edgecompile.execution.allocator import large_blocks_apart
-from edgecompile.execution.libraries import import_libraries
+from edgecompile.terminal.libraries import import_libraries
 from edgelaunch.common.rank_options import RankOptions
 from edgelaunch.pipeline.stage_shard import load_shard, load_shard_soon
 

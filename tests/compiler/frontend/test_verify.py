@@ -115,3 +115,7 @@ def test_schedule_of_impossible_cuts_and_bounds(chain: Chain, schedule: Schedule
     certificate = replace(schedule.certificate, lower_bound_s=2 * schedule.period_s)
     with pytest.raises(AssertionError, match="the lower bound is over the period"):
         check_schedule(replace(schedule, certificate=certificate), chain)
+    bounded = replace(schedule, certificate=certificate, latency_s=3 * schedule.period_s)
+    assert check_schedule(bounded, chain, by_latency=True) is bounded
+    with pytest.raises(AssertionError, match="the lower bound is over the latency"):
+        check_schedule(replace(bounded, latency_s=schedule.period_s), chain, by_latency=True)
