@@ -12,7 +12,7 @@ weather, about the price of fuel, and about whose engine has failed this time. N
 are tied; then everybody is.
 
 Most of the boats are older than the men and women who sail them. Wood lasts a long time if it is painted every \
-spring, and there is always somebody who knows how to replace a plank. The engines are another matter. They were made \
+spring, and there is always someone who knows how to replace a plank. The engines are another matter. They were made \
 for lorries, and salt water is not kind to them. A good mechanic is never without work here, and a bad one is soon \
 found out, because a boat that stops in a storm may not come home.
 
@@ -29,6 +29,6 @@ and that his uncle has one. He answered that it does not work very well.
 
 When the light goes, the lamps along the wall come on one after another. The tide turns, the boats swing slowly on \
 their moorings, and the last of the bread is given to the gulls. There is a rule that no engine may be started after \
-ten o'clock, so that people can sleep. It is broken only when somebody is late, and then half of the town is standing \
+ten o'clock, so that people can sleep. It is broken only when someone is late, and then half of the town is standing \
 at the windows until a small green light appears behind the breakwater and moves, very slowly, towards home.
 """

@@ -1,4 +1,4 @@
-"""How well a language model foretells a text, as it is and as the shards compute it."""
+"""Measures how well a language model foretells a text, as it is and as the shards compute it."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from edgecompile.contract.plan import Plan
 from edgecompile.execution.attention import bound
 from edgecompile.execution.opened_shard import open_stage
 from edgecompile.execution.slot_state import SlotState, slot_value
-from edgecompile.execution.weight_only import kernels_here, weights_of
+from edgecompile.execution.weight_only import weights_of
 
 VOCABULARY = 528
 SIZES = {"num_hidden_layers": 2, "hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4,
@@ -27,8 +27,6 @@ TINY = ("model=smollm2_135m", "generation.context=64", "generation.chunk=16", "g
         ))  # fmt: skip
 SHARES = {"int8_weights": 0.27, "int4_weights": 0.18}
 """Of the bytes in float32 at most, with norms and headers."""
-
-needs_kernels = pytest.mark.skipif(not kernels_here(), reason="this machine has no fast kernels for such weights")
 
 
 def stored(folder: Path) -> list[dict[str, torch.Tensor]]:
