@@ -41,6 +41,7 @@ __all__ = [
     "check_exported",
     "freeze_module",
     "live_module",
+    "needed_module",
     "stage_module",
     "write_reference",
     "write_shard",
@@ -102,6 +103,28 @@ def live_module(chain: Chain, index: int, *, generic: bool = False) -> fx.GraphM
     """From the tensors that travel at a boundary to those that are alive there; `generic` as in stage_module."""
     boundary = chain.boundaries[index]
     return _module(chain, [], boundary.tensors, boundary.live, RAW, RAW, generic)
+
+
+def needed_module(
+    chain: Chain, index: int, results: Sequence[BoundaryTensor], *, generic: bool = False
+) -> fx.GraphModule | None:
+    """From the model's inputs to some of the tensors at a boundary, with the operators alone that these need.
+
+    None where these read weights, or one of them writes into a tensor: then all units before have to run.
+    """
+    needed: set[fx.Node] = set()
+    unseen = [tensor.node for tensor in results]
+    while unseen:
+        node = unseen.pop()
+        if node not in needed:
+            needed.add(node)
+            unseen += node.all_input_nodes
+    nodes = [node for unit in chain.units[:index] for node in unit.nodes if node in needed]
+    begin = chain.boundaries[0].tensors
+    if any(node.meta.get("writes") for node in nodes):
+        return None
+    module = _module(chain, nodes, begin, results, RAW, RAW, generic)
+    return None if list(module.parameters()) else module
 
 
 def _module(

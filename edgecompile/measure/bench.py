@@ -14,7 +14,7 @@ import torch
 from torch import fx, nn
 
 from edgecompile.artifacts.lowering import Lowering, LowWeights
-from edgecompile.artifacts.shards import freeze_module, live_module, stage_module
+from edgecompile.artifacts.shards import freeze_module, live_module, needed_module, stage_module
 from edgecompile.contract.closed_sets import Precision
 from edgecompile.execution.allocator import give_back
 from edgecompile.execution.prepack import pays_here, prepack_traced
@@ -193,20 +193,31 @@ def _boundary_tensors(
     """
     own = size.inputs(chain, examples)
     inputs = {tensor.node: example for tensor, example in zip(chain.boundaries[0].tensors, own, strict=True)}
-    computed = [getattr(torch, tensor.dtype) for tensor in chain.boundaries[index].tensors if tensor.node not in inputs]
-    if any(not dtype.is_floating_point and dtype is not torch.bool for dtype in computed):
-        return _real_tensors(chain, index, size, examples, device)
+    known = {node: example.clone() for node, example in inputs.items()}
+    computed = [tensor for tensor in chain.boundaries[index].tensors if tensor.node not in inputs]
+    indices = [tensor for tensor in computed if _is_integer(getattr(torch, tensor.dtype))]
+    if indices:
+        module = needed_module(chain, index, indices, generic=chain.captured.sampling is not None)
+        if module is None:
+            return _real_tensors(chain, index, size, examples, device)
+        with torch.no_grad():
+            found = module(*(example.clone() for example in own))
+        known |= {tensor.node: value.contiguous() for tensor, value in zip(indices, found, strict=True)}
     values = []
     for tensor in chain.boundaries[index].at(size.sizes(chain)).tensors:
         dtype = getattr(torch, tensor.dtype)
-        if tensor.node in inputs:
-            value = inputs[tensor.node].clone()
+        if tensor.node in known:
+            value = known[tensor.node]
         elif dtype.is_floating_point:
             value = torch.randn(tensor.shape).to(dtype)
         else:
             value = torch.ones(tensor.shape, dtype=dtype)
         values.append(value.to(device))
     return tuple(values)
+
+
+def _is_integer(dtype: torch.dtype) -> bool:
+    return not dtype.is_floating_point and dtype is not torch.bool
 
 
 def _real_tensors(
