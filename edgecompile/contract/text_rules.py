@@ -12,10 +12,11 @@ if TYPE_CHECKING:
     from edgecompile.contract.generation import Generation, Perplexity
     from edgecompile.contract.plan import Plan
 
-__all__ = ["MOST_CONTEXT", "MOST_SLOTS", "check_text"]
+__all__ = ["MOST_CONTEXT", "MOST_SLOTS", "TOKENS", "check_text"]
 
 MOST_SLOTS, MOST_CONTEXT = 256, 1 << 20
 TOKENS = "tokens"
+"""The dimension of a row's tokens."""
 _INPUTS, _OUTPUTS = ("input_ids", "positions", "slots"), ("logits", "slots")
 
 

@@ -13,6 +13,7 @@ from edgecompile.config.request import CompileRequest
 from edgecompile.contract.closed_sets import Precision
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.generation import Generation, Perplexity, StateSpec, TextPrediction
+from edgecompile.contract.text_rules import TOKENS
 from edgecompile.execution.low_precision import fast_here
 from edgecompile.execution.prepack import pays_here
 from edgecompile.frontend.chain.kept_state import state_of
@@ -25,7 +26,6 @@ from edgecompile.generation.tokenizer_files import TokenizerFiles, stop_ids_of, 
 from edgecompile.models.causal_step import CausalStep
 from edgecompile.partition.planning_costs import planning_inputs
 from edgecompile.precision.auto_precision import Planned
-from edgecompile.profile.text_mix import TOKENS
 from edgecompile.profile.workload import costs_of
 
 __all__ = ["PlannedText", "plan_text"]

@@ -6,6 +6,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Hashable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,20 +17,33 @@ from torch import fx, nn
 from edgecompile.artifacts.lowering import Lowering, LowWeights
 from edgecompile.artifacts.shards import freeze_module, live_module, needed_module, stage_module
 from edgecompile.contract.closed_sets import Precision
+from edgecompile.contract.generation import state_within
 from edgecompile.execution.allocator import give_back
+from edgecompile.execution.attention import bound
 from edgecompile.execution.prepack import pays_here, prepack_traced
+from edgecompile.execution.slot_state import Step
 from edgecompile.execution.torchscript import plain_execution
+from edgecompile.frontend.chain.kept_state import state_of, usual_context
 from edgecompile.frontend.chain.units import Chain
+from edgecompile.measure.kept_context import KeptContext
 from edgecompile.measure.sizes import MeasuredSize
 from edgecompile.measure.stretches import Atom, atoms_of
 
-__all__ = ["Bench", "Sample", "peak_growth_bytes"]
+__all__ = ["Bench", "Sample", "far_context", "peak_growth_bytes"]
 
 Tensors = tuple[torch.Tensor, ...]
 
 _WARM_RUNS = 2
 _MEMORY_RUNS = 4
 """The heap of a rank grows for a few microbatches, until each operator finds a place of the right size."""
+
+
+_FAR = 4
+"""Times the usual context: attention is measured there too, for what each token more that it sees takes."""
+
+
+def far_context(usual: int) -> int:
+    return _FAR * usual
 
 
 @dataclass(frozen=True)
@@ -77,12 +91,25 @@ class Bench:
         self._wait: Callable[[], None] = torch.cuda.synchronize if device == "cuda" else _nothing
         self._generic = bool(sizes)
         self._sizes = sizes or (MeasuredSize(microbatch=len(examples[0])),)
+        self._near, self._far = self._contexts(chain, first, last, bool(atoms))
         weights = _Weights(device)
         with torch.inference_mode(False):
             try:
                 self._build(chain, first, last, atoms, examples, weights, _boundary_tensors)
             except (RuntimeError, IndexError):  # operators that insist on values which made-up tensors do not have
                 self._build(chain, first, last, atoms, examples, weights, _real_tensors)
+
+    def _contexts(
+        self, chain: Chain, first: int, last: int, alone: bool
+    ) -> tuple[KeptContext | None, KeptContext | None]:
+        """What slots hold in the usual case, and where atoms run alone much more; None of units that keep nothing."""
+        specs, usual = state_within(state_of(chain), (first, last)), usual_context(chain)
+        if not specs or chain.captured.sampling is None:
+            return None, None
+        rows = max(size.microbatch for size in self._sizes)
+        tokens = max(size.tokens(chain) for size in self._sizes)
+        near = KeptContext(specs, rows, tokens, usual, self.device)
+        return near, KeptContext(specs, rows, tokens, far_context(usual), self.device) if alone and usual else None
 
     def _build(
         self,
@@ -99,10 +126,22 @@ class Bench:
         self._atoms = self._build_atoms(chain, atoms, weights, _live_tensors(chain, first, largest))
         self._inputs = [made(chain, first, size, examples, self.device) for size in self._sizes]
         self._live = [_live_tensors(chain, first, inputs) for inputs in self._inputs]
+        self._counts = [(size.microbatch, size.tokens(chain)) for size in self._sizes]
+        self._steps = {
+            far: [kept.step(*count) for count in self._counts] if kept is not None else []
+            for far, kept in ((False, self._near), (True, self._far))
+        }
         for place in range(len(self._sizes)):
             for _ in range(_WARM_RUNS):
                 self.run_whole(place)
                 self.run_atoms(place)
+                if self.has_far:
+                    self.run_atoms(place, far=True)
+
+    @property
+    def has_far(self) -> bool:
+        """Whether its attention can be measured with more context than usual."""
+        return self._far is not None
 
     def _build_atoms(self, chain: Chain, atoms: Sequence[Atom], weights: _Weights, values: Tensors) -> list[Any]:
         """What is made again where a stage begins is not an atom's work: they hand on what is alive."""
@@ -126,16 +165,22 @@ class Bench:
         """One run of the whole range, at the size in this place."""
         with torch.inference_mode(), plain_execution():
             begin_s, begin_cpu_s = self._now()
-            results = self._whole(*self._inputs[place])
+            with _reading(None if self._near is None else self._near.step(*self._counts[place])):
+                results = self._whole(*self._inputs[place])
             end_s, end_cpu_s = self._now()
             del results
         return Sample(end_s - begin_s, end_cpu_s - begin_cpu_s)
 
-    def run_atoms(self, place: int = 0) -> list[Sample]:
-        """One run, each atom timed by itself; tensors are freed as soon as no later atom reads them."""
+    def run_atoms(self, place: int = 0, *, far: bool = False) -> list[Sample]:
+        """One run, each atom timed by itself; tensors are freed as soon as no later atom reads them.
+
+        Args:
+            far: with much more context than usual.
+        """
+        step = self._steps[far][place] if self._steps[far] else None
         samples = []
         values: Sequence[torch.Tensor] = self._live[place]
-        with torch.inference_mode(), plain_execution():
+        with torch.inference_mode(), plain_execution(), _reading(step):
             for module in self._atoms:
                 begin_s, begin_cpu_s = self._now()
                 values = module(*values)
@@ -155,6 +200,11 @@ class Bench:
 
 def _nothing() -> None:
     pass
+
+
+def _reading(step: Step | None) -> AbstractContextManager[None]:
+    """A rank makes a step a message, and its calls of attention share what it knows of it."""
+    return nullcontext() if step is None else bound(step)
 
 
 class _Weights:

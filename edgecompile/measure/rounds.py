@@ -56,23 +56,28 @@ class Measured:
     """For each run a list of samples, in the order of the span's atoms."""
     growth_bytes: int | None = None
     """What a run adds to the memory of the process."""
+    far: list[list[Sample]] = field(default_factory=list)
+    """As atoms, with much more context than usual; of spans that attend to kept keys and values."""
 
     def to_plain(self) -> dict[str, Any]:
         whole = [[item.wall_s, item.cpu_s] for item in self.whole]
-        atoms = [[[item.wall_s, item.cpu_s] for item in row] for row in self.atoms]
-        return {"rounds": self.rounds, "whole": whole, "atoms": atoms, "growth_bytes": self.growth_bytes}
+        atoms, far = ([[[item.wall_s, item.cpu_s] for item in row] for row in rows] for rows in (self.atoms, self.far))
+        plain = {"rounds": self.rounds, "whole": whole, "atoms": atoms, "growth_bytes": self.growth_bytes}
+        return {**plain, "far": far} if far else plain
 
     @classmethod
     def of_plain(cls, value: dict[str, Any]) -> Measured:
         """Raises ValueError, KeyError or TypeError where it is not what `to_plain` gave."""
         whole = [_sample(pair) for pair in value["whole"]]
-        atoms = [[_sample(pair) for pair in row] for row in value["atoms"]]
+        atoms, far = (
+            [[_sample(pair) for pair in row] for row in rows] for rows in (value["atoms"], value.get("far", []))
+        )
         rounds, growth_bytes = value["rounds"], value["growth_bytes"]
         if not isinstance(rounds, int) or not 0 <= rounds <= _MOST_ROUNDS:
             raise ValueError("no number of rounds")
         if growth_bytes is not None and not isinstance(growth_bytes, int):
             raise ValueError("no number of bytes")
-        return cls(rounds, whole, atoms, growth_bytes)
+        return cls(rounds, whole, atoms, growth_bytes, far)
 
 
 def _sample(pair: Any) -> Sample:
@@ -248,6 +253,10 @@ def _measure(bench: Bench, place: int, measured: Measured, caches: Caches, span:
         caches.as_after_the_rest(span.num_bytes)
         bench.warm_inputs(place)
         measured.atoms.append(bench.run_atoms(place))
+        if bench.has_far:
+            caches.as_after_the_rest(span.num_bytes)
+            bench.warm_inputs(place)
+            measured.far.append(bench.run_atoms(place, far=True))
     caches.as_after_the_rest(span.num_bytes)
     bench.warm_inputs(place)
     measured.whole.append(bench.run_whole(place))

@@ -19,6 +19,7 @@ from edgecompile.config.request import CaptureRequest, ModelRequest
 from edgecompile.contract.closed_sets import WEIGHT_ONLY, Execution, Precision
 from edgecompile.contract.errors import UserError, invalid_value
 from edgecompile.contract.quantities import format_time
+from edgecompile.contract.text_rules import TOKENS
 from edgecompile.execution.allocator import keep_freed_memory
 from edgecompile.execution.low_precision import fast_here
 from edgecompile.frontend.capture.dims import NotSymbolic
@@ -121,7 +122,7 @@ class _Measuring:
         if not why:
             self.fingerprint = chain_fingerprint(chain, request.microbatches[-1])
             try:
-                self._measure(chain, examples, grid_of(request.microbatches, request.dim, request.extents), vary=True)
+                self._measure(chain, examples, self._grid(), vary=True)
             except NotSymbolic as reason:
                 why = str(reason)
                 self.fingerprint = ""
@@ -132,6 +133,13 @@ class _Measuring:
                             fix="leave it out")  # fmt: skip
         self._ui.say(f"measured at the largest extents alone: {why}")
         return None
+
+    def _grid(self) -> list[MeasuredSize]:
+        """Of a language model no message has more tokens than its largest chunk, whatever the number of rows."""
+        request = self._request
+        spec = request.model.spec
+        most = spec.dims[TOKENS].max if spec.usual_context and request.dim == TOKENS else None
+        return grid_of(request.microbatches, request.dim, request.extents, most)
 
     def one_by_one(self) -> Chain:
         """Each microbatch, at the largest extents."""
@@ -248,6 +256,7 @@ def _settings(setup: _Setup, request: MeasureRequest, fingerprint: str) -> dict[
         "prepack": request.prepack.value,
         "precision": [setup.device.precision.value, *request.keep],
         "seed": request.model.seed,
+        "context": request.model.spec.usual_context,
         "versions": [edgecompile.__version__, str(torch.__version__)],
         "machine": [platform.node(), available_cores()],
     }
@@ -269,6 +278,8 @@ def _entry(size: MeasuredSize, solved: Solved) -> file.MicrobatchProfile:
         wall_q1_s=solved.wall_q1_s,
         wall_q3_s=solved.wall_q3_s,
         cpu_s=solved.cpu_s,
+        context=solved.context,
+        context_s=solved.context_s,
         activation_bytes=solved.activation_bytes,
     )
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 
 from edgecompile.contract.dim_rules import BATCH
+from edgecompile.contract.text_rules import TOKENS
 from edgecompile.frontend.capture.sampling import cut
 from edgecompile.frontend.chain.units import Chain, at_sizes
 
@@ -32,6 +33,10 @@ class MeasuredSize:
         sampling = chain.captured.sampling
         return {} if sampling is None else {**sampling.largest, BATCH: self.microbatch, **self.extents}
 
+    def tokens(self, chain: Chain) -> int:
+        """Of a row of a language model's step; 1 of any other model."""
+        return self.sizes(chain).get(TOKENS, 1)
+
     def inputs(self, chain: Chain, examples: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
         """The examples at this size.
 
@@ -42,11 +47,26 @@ class MeasuredSize:
         return tuple(examples) if sampling is None else cut(examples, sampling.input_dims, self.sizes(chain))
 
 
-def grid_of(microbatches: Sequence[int], dim: str | None, extents: Sequence[int]) -> list[MeasuredSize]:
-    """Every microbatch with every extent of the dimension, both ascending."""
+def grid_of(
+    microbatches: Sequence[int], dim: str | None, extents: Sequence[int], positions: int | None = None
+) -> list[MeasuredSize]:
+    """Every microbatch with every extent of the dimension, both ascending.
+
+    Args:
+        positions: that a message has at most, if there is such a limit: the least microbatch is measured at every
+            extent, others at those with which they have no more, the first one in any case.
+    """
     if dim is None:
         return [MeasuredSize(microbatch=microbatch) for microbatch in microbatches]
-    pairs = ((microbatch, extent) for microbatch in microbatches for extent in extents)
+    pairs = [
+        (microbatch, extent)
+        for microbatch in microbatches
+        for extent in extents
+        if positions is None
+        or microbatch == microbatches[0]
+        or extent == extents[0]
+        or microbatch * extent <= positions
+    ]
     return [MeasuredSize(microbatch=microbatch, extents={dim: extent}) for microbatch, extent in pairs]
 
 

@@ -6,8 +6,9 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from edgecompile.frontend.chain.kept_state import seen_context, state_of, usual_context
 from edgecompile.frontend.chain.units import Chain
-from edgecompile.measure.bench import Sample
+from edgecompile.measure.bench import Sample, far_context
 from edgecompile.measure.rounds import Measured, Span
 
 __all__ = ["Check", "Solved", "solve_units", "start_s"]
@@ -40,6 +41,10 @@ class Solved:
     wall_q3_s: tuple[float, ...]
     cpu_s: tuple[float, ...]
     activation_bytes: tuple[int, ...] | None
+    context: int
+    """Tokens that each slot held, of a model that keeps keys and values."""
+    context_s: tuple[float, ...]
+    """What each unit takes longer for each token more that a slot holds; none where that was not measured."""
     call_s: float
     """What each stage takes beside its units."""
     correction: float
@@ -104,6 +109,8 @@ def solve_units(
         wall_q3_s=tuple(item.q3_s * correction for item in figures),
         cpu_s=tuple(item.cpu_s * correction for item in figures),
         activation_bytes=_activations(chain, stretches, found),
+        context=usual_context(chain),
+        context_s=_context_s(chain, stretches, found),
         call_s=call_s,
         correction=correction,
         checks=tuple(
@@ -205,6 +212,31 @@ def _fill(
         )
         for index in range(atom.first + shift, atom.last + shift + 1):
             units[index] = figures
+
+
+def _context_s(chain: Chain, stretches: Sequence[Span], found: Mapping[str, Measured]) -> tuple[float, ...]:
+    """Of attention alone: the median difference of runs that saw much more and the usual context, a token."""
+    usual = usual_context(chain)
+    seen = {  # with a window of a few tokens, more of them changes nothing
+        spec.unit: seen_context(far_context(usual), spec.window) - seen_context(usual, spec.window)
+        for spec in state_of(chain)
+    }
+    values = [0.0] * len(chain.units)
+    measured = [span for span in stretches if found[span.name].far]
+    for span in measured:
+        sample = found[span.name]
+        for column, atom in enumerate(span.atoms):
+            attending = [unit for unit in range(atom.first, atom.last + 1) if seen.get(unit)]
+            if not attending:
+                continue
+            more_s = statistics.median(
+                far[column].wall_s - near[column].wall_s for far, near in zip(sample.far, sample.atoms, strict=True)
+            )
+            for place in span.places:
+                for unit in attending:
+                    each_s = max(0.0, more_s) / (seen[unit] * len(attending))
+                    values[unit + place - span.first] = each_s
+    return tuple(values) if measured else ()
 
 
 def _activations(chain: Chain, stretches: Sequence[Span], found: Mapping[str, Measured]) -> tuple[int, ...] | None:

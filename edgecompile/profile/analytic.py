@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from edgecompile.config.cluster_spec import Device
-from edgecompile.contract.closed_sets import Execution, Precision
+from edgecompile.contract.closed_sets import WEIGHT_ONLY, Execution, Precision
 from edgecompile.frontend.chain.products import WEIGHT_SHARES, lowered_by
 from edgecompile.frontend.chain.units import Chain, Unit
 from edgecompile.planning.memory import heap_bytes
 from edgecompile.profile.wire_costs import AnalyticWires, WireCosts
 
-__all__ = ["ItemCost", "Profile", "analytic_profile", "roofline_s"]
+__all__ = ["ItemCost", "Products", "Profile", "analytic_profile", "roofline_s"]
+
+Number = TypeVar("Number", float, NDArray[np.float64])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +57,38 @@ class Profile:
     """For the plan: where the figures come from."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Products:
+    """The units that a precision makes cheaper: products of activations and weights."""
+
+    weight_bytes: Mapping[Precision, Mapping[int, int]]
+    """By unit that the precision changes: of its weights, in float32."""
+
+    @staticmethod
+    def of(chain: Chain, keep: Sequence[str], devices: Iterable[Device]) -> Products:
+        """`keep`: modules whose products stay in float32."""
+        lowered = lowered_by(chain, keep, (device.precision for device in devices))
+        return Products(
+            weight_bytes={
+                precision: {unit.index: unit.weight_bytes for unit in chain.units if unit.index in units}
+                for precision, units in lowered.items()
+            }
+        )
+
+    def lowered(self, flops: Number, moved_bytes: Number, unit: int, device: Device) -> tuple[Number, Number]:
+        """What is left of a unit's operations and bytes in the device's precision.
+
+        Arithmetic is as much faster as the data sheet says (`precisions`; no figure: not at all). Weights have fewer
+        bytes whether or not it names the precision, and a decode step does little else than reading them; but those
+        that are rounded alone are floats again before a product, where a device has no kernel for them.
+        """
+        weights = self.weight_bytes.get(device.precision, {})
+        if unit not in weights or (device.precision in WEIGHT_ONLY and not device.gains_in(device.precision)):
+            return flops, moved_bytes
+        saved = round(weights[unit] * (1 - WEIGHT_SHARES[device.precision]))
+        return flops / device.product_speedup, np.maximum(0.0, moved_bytes - saved)
+
+
 def analytic_profile(chain: Chain, devices: Sequence[Device], keep: Sequence[str] = ()) -> Profile:
     """The roofline, plus a launch: see roofline_s. Products are in the device's precision, as its data sheet has it.
 
@@ -61,29 +99,25 @@ def analytic_profile(chain: Chain, devices: Sequence[Device], keep: Sequence[str
 
     Source: Williams, Waterman, Patterson, "Roofline", CACM 2009; the launch overhead is the device option's figure.
     """
-    lowered = lowered_by(chain, keep, (device.precision for device in devices))
+    products = Products.of(chain, keep, devices)
     return Profile(
-        unit_s={
-            device.name: tuple(_unit_s(unit, device, unit.index in lowered[device.precision]) for unit in chain.units)
-            for device in devices
-        },
+        unit_s={device.name: tuple(_unit_s(unit, device, products) for unit in chain.units) for device in devices},
         wires={device.name: AnalyticWires(device) for device in devices},
         runtime_bytes={device.name: device.runtime_bytes for device in devices},
         activation_bytes=tuple(heap_bytes(unit.activation_bytes) for unit in chain.units),
         notes=tuple(
-            f"times of {device.name}: {device.precision.value} is predicted to be as slow as fp32, since "
-            f"devices.{device.name}.precisions does not name it; edgeprofile measures it"
+            f"times of {device.name}: arithmetic in {device.precision.value} is predicted to be as slow as in fp32, "
+            f"since devices.{device.name}.precisions does not name it, and only its weights to be read faster; "
+            "edgeprofile measures it"
             for device in devices
             if device.precision is not Precision.FP32 and not device.gains_in(device.precision)
         ),
     )
 
 
-def _unit_s(unit: Unit, device: Device, lowered: bool) -> float:
-    if not lowered or not device.gains_in(device.precision):
-        return roofline_s(unit.flops, unit.moved_bytes, device)
-    saved = round(unit.weight_bytes * (1 - WEIGHT_SHARES[device.precision]))
-    return roofline_s(unit.flops / device.product_speedup, max(0, unit.moved_bytes - saved), device)
+def _unit_s(unit: Unit, device: Device, products: Products) -> float:
+    flops, moved_bytes = products.lowered(float(unit.flops), float(unit.moved_bytes), unit.index, device)
+    return roofline_s(float(flops), float(moved_bytes), device)
 
 
 def roofline_s(flops: float, moved_bytes: float, device: Device) -> float:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgecompile.config.cluster_spec import Cluster, Device
 from edgecompile.config.methods import OutsideProfile, ProfileMethod
@@ -15,6 +16,7 @@ from edgecompile.config.request import ProfileRequest
 from edgecompile.contract.closed_sets import Precision
 from edgecompile.contract.errors import UserError, choices
 from edgecompile.frontend.chain.fingerprint import chain_fingerprint
+from edgecompile.frontend.chain.kept_state import seen_context, state_of, usual_context
 from edgecompile.frontend.chain.sized_work import SizedWork
 from edgecompile.frontend.chain.units import Chain
 from edgecompile.profile.analytic import ItemCost, Profile, analytic_profile, roofline_s
@@ -40,7 +42,10 @@ class SizedMessages:
     work: SizedWork
     shares: Mapping[tuple[int, int], float]
     """Of the messages with so many items of such an extent; they sum up to 1."""
-    largest: tuple[int, int]
+    largest: tuple[tuple[int, int], ...]
+    """Those that may take most memory."""
+    contexts: Mapping[tuple[int, int], tuple[int, ...]] = field(default_factory=dict)
+    """As Mix has them."""
 
 
 def make_profile(
@@ -155,11 +160,16 @@ def _of_mix(
     unit_s, call_s = np.zeros(len(chain.units)), 0.0
     for size, share in messages.shares.items():
         wall_s, cpu_s = grid.at(*size, lambda item: item.wall_s), grid.at(*size, lambda item: item.cpu_s)
+        if contexts := messages.contexts.get(size):
+            longer_s = grid.longer_s(*size, _more_seen(chain, contexts))
+            ratio = np.maximum(wall_s + longer_s, 0.0) / np.maximum(wall_s, 1e-12)
+            wall_s, cpu_s = wall_s * ratio, cpu_s * ratio
         unit_s += share * np.maximum(wall_s, cpu_s / cores)
         call_s += share * float(grid.at(*size, lambda item: (item.call_s,) * len(chain.units))[0])
     live: Sequence[float] = [unit.activation_bytes for unit in chain.units]
     if all(item.activation_bytes is not None for item in found.microbatches):
-        live = [float(value) for value in grid.at(*messages.largest, lambda item: item.activation_bytes or ())]
+        each = [grid.at(*size, lambda item: item.activation_bytes or ()) for size in messages.largest]
+        live = [float(value) for value in np.maximum.reduce(each)]
     missing = [size for size in messages.shares if not grid.contains(*size)]
     outside, option, note = "", "", ""
     if missing:
@@ -172,6 +182,15 @@ def _of_mix(
     elif any(size[0] not in found.sizes or size[1] not in found.extents for size in messages.shares):
         note = "other sizes are interpolated"
     return _Figures(unit_s=tuple(unit_s.tolist()), live=live, call_s=call_s, outside=outside, option=option, note=note)
+
+
+def _more_seen(chain: Chain, contexts: Sequence[int]) -> NDArray[np.float64]:
+    """Tokens that each unit's attention sees beyond those of the usual context, for which units were measured."""
+    usual, more = usual_context(chain), np.zeros(len(chain.units))
+    for spec in state_of(chain):
+        seen = np.mean([seen_context(context, spec.window) for context in contexts])
+        more[spec.unit] = float(seen) - seen_context(usual, spec.window)
+    return more
 
 
 def _item_cost(found: DeviceProfile, cores: float) -> ItemCost:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -16,7 +16,7 @@ from edgecompile.contract.plan import Dim, product
 from edgecompile.execution.batching import Limits, messages_of
 from edgecompile.frontend.chain.sized_work import SizedWork
 from edgecompile.frontend.chain.units import Boundary
-from edgecompile.profile.analytic import Profile, roofline_s
+from edgecompile.profile.analytic import Products, Profile, roofline_s
 from edgecompile.profile.wire_costs import WireCosts
 from edgecompile.wire.formats import WireFormat, wire_bytes
 
@@ -36,6 +36,9 @@ class Mix:
     """Items, and their largest extent."""
     useful: float
     """The share of positions that is not padding."""
+    contexts: Mapping[tuple[int, int], tuple[int, ...]] = field(default_factory=dict)
+    """Of a language model: of a kind of message the tokens that slots hold before it, in a few cases that are each as
+    likely; a kind that is not there has the usual context."""
 
     @property
     def items(self) -> float:
@@ -111,28 +114,43 @@ class _MixedWires:
         return self.costs.decode_s(self.mix.usual(boundary), wire)
 
 
-def mixed_profile(profile: Profile, work: SizedWork, mix: Mix, devices: Sequence[Device]) -> Profile:
+def mixed_profile(
+    profile: Profile, work: SizedWork, mix: Mix, devices: Sequence[Device], products: Products
+) -> Profile:
     """The profile of the mean message; memory stays that of the largest.
 
     Times that are not of the mix yet follow the roofline: those of the largest message times what it makes of the
     difference.
+
+    Args:
+        products: what the precision of a device lowers.
     """
     kinds = list(mix.counted.items())
     largest = mix.dims[BATCH].max, mix.dims[mix.dim].max
-    flops, moved = (np.stack([count(*kind) for kind, _ in kinds]) for count in (work.flops_at, work.moved_bytes_at))
+    flops, moved = (
+        np.stack([count(*kind, mix.contexts.get(kind, ())) for kind, _ in kinds])
+        for count in (work.flops_at, work.moved_bytes_at)
+    )
     shares = np.array([share for _, share in kinds])
     most = work.flops_at(*largest), work.moved_bytes_at(*largest)
     unit_s = dict(profile.unit_s)
     for device in devices:
         if device.name in profile.of_mix:
             continue
-        mean = shares @ _roofline(flops, moved, device)
-        factors = mean / _roofline(*most, device)
+        mean = shares @ _roofline(flops, moved, device, products)
+        factors = mean / _roofline(*most, device, products)
         unit_s[device.name] = tuple(float(value) for value in factors * np.array(profile.unit_s[device.name]))
     wires = {name: _MixedWires(costs, mix) for name, costs in profile.wires.items()}
     return replace(profile, unit_s=unit_s, wires=wires)
 
 
-def _roofline(flops: NDArray[np.float64], moved: NDArray[np.float64], device: Device) -> NDArray[np.float64]:
-    result: NDArray[np.float64] = np.vectorize(lambda one, other: roofline_s(one, other, device))(flops, moved)
+def _roofline(
+    flops: NDArray[np.float64], moved: NDArray[np.float64], device: Device, products: Products
+) -> NDArray[np.float64]:
+    """In the device's precision; both are of each unit in their last axis."""
+    own = (products.lowered(flops[..., unit], moved[..., unit], unit, device) for unit in range(flops.shape[-1]))
+    fewer_flops, fewer_bytes = (np.stack(values, axis=-1) for values in zip(*own, strict=True))
+    result: NDArray[np.float64] = np.vectorize(lambda one, other: roofline_s(one, other, device))(
+        fewer_flops, fewer_bytes
+    )
     return result

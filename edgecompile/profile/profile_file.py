@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +149,10 @@ class MicrobatchProfile:
     """Peak of live activations while each unit runs; null: not to be had on this system."""
     extents: dict[str, int] = field(default_factory=dict)
     """Of the one dimension of which several extents were measured; empty: items had the largest."""
+    context: int = field(default=0, metadata={OMITTED: True})
+    """Tokens that each slot of a language model held before the message."""
+    context_s: tuple[float, ...] = field(default=(), metadata={OMITTED: True})
+    """What each unit takes longer for each token more that a slot holds; none: not measured."""
 
     @property
     def extent(self) -> int | None:
@@ -177,7 +182,8 @@ class DeviceProfile:
     units: tuple[str, ...]
     """The main operator of each."""
     microbatches: tuple[MicrobatchProfile, ...]
-    """In ascending order. Where extents were measured, each microbatch at all of them, ascending."""
+    """In ascending order. Where extents were measured, the least microbatch at all of them, ascending, and each
+    further one at the same; of a language model, or at the first of these."""
     prepack: str = "never"
     """`runtime.prepack` of the stages that were measured."""
     precision: str = "fp32"
@@ -193,6 +199,10 @@ class DeviceProfile:
     def extents(self) -> tuple[int, ...]:
         """At which each microbatch was measured; none: at the largest alone."""
         return tuple(dict.fromkeys(item.extent for item in self.microbatches if item.extent is not None))
+
+    def extents_of(self, size: int) -> tuple[int, ...]:
+        """At which this microbatch was measured."""
+        return tuple(item.extent for item in self.microbatches if item.microbatch == size and item.extent is not None)
 
     @property
     def dim(self) -> str | None:
@@ -229,9 +239,9 @@ def _check(profile: DeviceProfile, where: str) -> None:
     if profile.threads < 1 or profile.machine.cores < 1:
         raise UserError(f"{where}: threads and machine.cores must be 1 or more")
     for index, item in enumerate(profile.microbatches):
-        for key in ("wall_s", "wall_q1_s", "wall_q3_s", "cpu_s", "activation_bytes"):
+        for key in ("wall_s", "wall_q1_s", "wall_q3_s", "cpu_s", "activation_bytes", "context_s"):
             values = getattr(item, key)
-            if values is None:
+            if values is None or (key == "context_s" and not values):
                 continue
             if len(values) != count:
                 raise UserError(
@@ -251,11 +261,13 @@ def _check_sizes(profile: DeviceProfile, where: str) -> None:
     if not found or found != sorted(set(found)) or min(min(size) for size in found) < 1:
         raise UserError(f"{where}: invalid value {shown} for microbatches: expected one size or more, ascending")
     dims = {tuple(item.extents) for item in profile.microbatches}
-    whole = [(size, extent) for size in profile.sizes for extent in profile.extents or (None,)]
-    pairs = [(item.microbatch, item.extent) for item in profile.microbatches]
-    if len(dims) > 1 or max(map(len, dims)) > 1 or pairs != whole:
+    rows = [profile.extents_of(size) for size in profile.sizes]
+    fewer = any(item.context for item in profile.microbatches)
+    alike = all(row == (before[: len(row)] if fewer else before) for before, row in pairwise(rows))
+    if len(dims) > 1 or max(map(len, dims)) > 1 or not alike:
         raise UserError(
             f"{where}: invalid value {shown} for microbatches: expected each at the same extents of one dimension"
+            f"{', or the first of them' if fewer else ''}"
         )
 
 
@@ -284,8 +296,9 @@ def profile_text(profile: DeviceProfile) -> str:
 def _plain(profile: DeviceProfile) -> dict[str, Any]:
     document = asdict(profile)
     for item in document["microbatches"]:
-        if not item["extents"]:
-            del item["extents"]
+        for key in ("extents", "context", "context_s"):
+            if not item[key]:
+                del item[key]
     return document
 
 

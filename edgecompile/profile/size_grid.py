@@ -23,7 +23,8 @@ class SizeGrid:
 
     Between two extents a unit's figure grows as its work does (linear in the extent, or as its square in attention),
     and between two microbatches on a line: so what is a constant beside work is met exactly, and what was measured
-    always. Outside, the nearest size that was measured counts, times what the roofline makes of the difference.
+    always. Outside, the nearest size that was measured counts, times what the roofline makes of the difference. What
+    attention to kept keys and values takes longer, where a slot holds more tokens than usual, is linear in these.
     """
 
     def __init__(self, found: DeviceProfile, work: SizedWork, device: Device) -> None:
@@ -33,20 +34,35 @@ class SizeGrid:
         self._entries = {(item.microbatch, item.extent): item for item in found.microbatches}
 
     def contains(self, batch: int, extent: int) -> bool:
-        sizes, extents = self._found.sizes, self._found.extents
-        return sizes[0] <= batch <= sizes[-1] and extents[0] <= extent <= extents[-1]
+        sizes = self._found.sizes
+        if not sizes[0] <= batch <= sizes[-1]:
+            return False
+        extents = self._found.extents_of(_neighbours(batch, sizes)[1])
+        return extents[0] <= extent <= extents[-1]
+
+    def longer_s(self, batch: int, extent: int, tokens: Values) -> Values:
+        """What each unit takes longer where slots hold so many tokens more than when it was measured, below 0: fewer.
+
+        Args:
+            tokens: for each unit.
+        """
+        if not all(item.context_s for item in self._found.microbatches):
+            return np.zeros(len(self._found.units))
+        result: Values = tokens * self.at(batch, extent, lambda item: item.context_s)
+        return result
 
     def at(self, batch: int, extent: int, values: Callable[[MicrobatchProfile], Sequence[float]]) -> Values:
         """Of each unit; `values` gives them at a measured size."""
-        near = _within(batch, self._found.sizes), _within(extent, self._found.extents)
-        low, high = _neighbours(near[0], self._found.sizes)
+        rows = _within(batch, self._found.sizes)
+        low, high = _neighbours(rows, self._found.sizes)
+        near = rows, _within(extent, self._found.extents_of(high))
         below, above = (self._along(size, near[1], values) for size in (low, high))
         inside = below if low == high else below + (above - below) * (near[0] - low) / (high - low)
         return inside if near == (batch, extent) else inside * self._growth(near, (batch, extent))
 
     def _along(self, batch: int, extent: int, values: Callable[[MicrobatchProfile], Sequence[float]]) -> Values:
         """At a measured microbatch."""
-        low, high = _neighbours(extent, self._found.extents)
+        low, high = _neighbours(extent, self._found.extents_of(batch))
         below, above = (np.array(values(self._entries[batch, end]), dtype=float) for end in (low, high))
         if low == high:
             return below

@@ -13,7 +13,7 @@ from edgecompile.contract.plan import DataSpec
 from edgecompile.execution.batching import Limits
 from edgecompile.frontend.chain.sized_work import SizedWork, sized_work
 from edgecompile.frontend.chain.units import Chain
-from edgecompile.profile.analytic import Profile
+from edgecompile.profile.analytic import Products, Profile
 from edgecompile.profile.measured import SizedMessages, make_profile
 from edgecompile.profile.mix import Mix, mix_of, mixed_profile
 from edgecompile.profile.text_lengths import text_lengths
@@ -39,10 +39,20 @@ def costs_of(
     if len(extents) != 1 or (mix is None and request.profile.method is ProfileMethod.analytic):
         return make_profile(chain, request.cluster, request.profile)
     (dim,) = extents
-    work, largest = work or sized_work(chain, examples, dim), (request.microbatch, dims[dim].max)
-    messages = SizedMessages(work=work, shares={largest: 1.0} if mix is None else mix.counted, largest=largest)
+    work = work or sized_work(chain, examples, dim)
+    largest: tuple[tuple[int, int], ...] = ((request.microbatch, dims[dim].max),)
+    if request.generation is not None:  # no message of text has more tokens than a chunk, or more than a few rows
+        largest = (1, dims[dim].max), (request.microbatch, dims[dim].min)
+    messages = SizedMessages(
+        work=work, shares=dict.fromkeys(largest, 1 / len(largest)) if mix is None else mix.counted, largest=largest,
+        contexts={} if mix is None else mix.contexts,
+    )  # fmt: skip
     profile = make_profile(chain, request.cluster, request.profile, messages)
-    return profile if mix is None else mixed_profile(profile, work, mix, request.cluster.devices)
+    if mix is None:
+        return profile
+    return mixed_profile(
+        profile, work, mix, request.cluster.devices, Products.of(chain, request.profile.keep, request.cluster.devices)
+    )
 
 
 def workload_mix(request: CompileRequest, chain: Chain, data: DataSpec, padding: Mapping[str, float]) -> Mix | None:

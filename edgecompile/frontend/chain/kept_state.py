@@ -6,7 +6,7 @@ from edgecompile.contract.generation import StateSpec
 from edgecompile.frontend.capture.graphs import facts_of, op_name
 from edgecompile.frontend.chain.units import Chain
 
-__all__ = ["state_of"]
+__all__ = ["seen_context", "state_of", "usual_context"]
 
 
 def state_of(chain: Chain) -> tuple[StateSpec, ...]:
@@ -23,3 +23,14 @@ def state_of(chain: Chain) -> tuple[StateSpec, ...]:
                           value_size=value_size, window=int(str(window)))
             )  # fmt: skip
     return tuple(found)
+
+
+def seen_context(context: int, window: int) -> int:
+    """Of the tokens that a slot holds before a step, those that the step's first token sees."""
+    return min(context, window - 1) if window else context
+
+
+def usual_context(chain: Chain) -> int:
+    """Tokens that attention over kept keys and values sees before those of its own step, where its work is counted."""
+    nodes = (node for unit in chain.units for node in unit.nodes if op_name(node) == "attend")
+    return max((int(node.meta.get("context", 0)) for node in nodes), default=0)

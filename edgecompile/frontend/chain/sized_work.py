@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from edgecompile.contract.dim_rules import BATCH
+from edgecompile.contract.generation import StateSpec
+from edgecompile.frontend.capture.graphs import facts_of, op_name
+from edgecompile.frontend.chain.kept_state import seen_context, state_of, usual_context
 from edgecompile.frontend.chain.units import Chain, unit_work
 
 __all__ = ["SizedWork", "sized_work"]
@@ -28,13 +31,41 @@ class SizedWork:
     flops: Values
     """By the unit, the batch (2 and 4) and the extent."""
     moved_bytes: Values
+    state: tuple[StateSpec, ...] = ()
+    context_flops: Mapping[int, int] = field(default_factory=dict)
+    """By unit: of each of a row's tokens, for each token that its slot holds."""
+    usual_context: int = 0
+    """Tokens that slots hold where the work was counted."""
 
-    def flops_at(self, batch: int, extent: int) -> Values:
-        """Of every unit."""
-        return self._at(self.flops, batch, extent)
+    def flops_at(self, batch: int, extent: int, contexts: Sequence[int] = ()) -> Values:
+        """Of every unit.
 
-    def moved_bytes_at(self, batch: int, extent: int) -> Values:
-        return self._at(self.moved_bytes, batch, extent)
+        Args:
+            contexts: the tokens that slots hold, in cases that are each as likely; none: the usual.
+        """
+        more = self._more_seen(contexts)
+        own = {unit: batch * extent * more[unit] * each for unit, each in self.context_flops.items()}
+        return self._with(self._at(self.flops, batch, extent), own)
+
+    def moved_bytes_at(self, batch: int, extent: int, contexts: Sequence[int] = ()) -> Values:
+        """As flops_at."""
+        more = self._more_seen(contexts)
+        own = {spec.unit: batch * more[spec.unit] * spec.token_bytes for spec in self.state}
+        return self._with(self._at(self.moved_bytes, batch, extent), own)
+
+    def _more_seen(self, contexts: Sequence[int]) -> dict[int, float]:
+        """By unit: the tokens that it sees beyond those of the usual context."""
+        usual = self.usual_context
+        return {
+            spec.unit: float(np.mean([seen_context(item, spec.window) for item in contexts or (usual,)]))
+            - seen_context(usual, spec.window)
+            for spec in self.state
+        }
+
+    def _with(self, counted: Values, more: Mapping[int, float]) -> Values:
+        for unit, value in more.items():
+            counted[unit] = max(0.0, counted[unit] + value)
+        return counted
 
     def _at(self, counted: Values, batch: int, extent: int) -> Values:
         weights = np.array([_lagrange(self.extents, index, extent) for index in range(len(self.extents))])
@@ -65,7 +96,21 @@ def sized_work(chain: Chain, examples: Sequence[torch.Tensor], dim: str | None) 
             for index, unit in enumerate(chain.units):
                 flops[index, row, column], moved[index, row, column] = unit_work(unit.nodes)
     sampling.propagate_at(graph_module, examples, sampling.largest)
-    return SizedWork(dim=dim, extents=extents, flops=flops, moved_bytes=moved)
+    return SizedWork(
+        dim=dim, extents=extents, flops=flops, moved_bytes=moved, state=state_of(chain),
+        context_flops=_context_flops(chain), usual_context=usual_context(chain),
+    )  # fmt: skip
+
+
+def _context_flops(chain: Chain) -> dict[int, int]:
+    """As capture.graphs counts attention: two products, a multiplication and an addition each."""
+    found: dict[int, int] = {}
+    for unit in chain.units:
+        for node in unit.nodes:
+            if op_name(node) == "attend":
+                query, value = (facts_of(item)[0].shape for item in (node.args[0], node.args[2]))  # type: ignore[arg-type]
+                found[unit.index] = found.get(unit.index, 0) + 2 * query[1] * (query[-1] + value[-1])
+    return found
 
 
 def _three(least: int, most: int) -> tuple[int, ...]:
