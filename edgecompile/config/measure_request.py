@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from edgecompile.config.cluster_spec import Cluster, Device, cluster_of
+from edgecompile.config.generation_request import generation_of
 from edgecompile.config.model_spec import ModelSpec
 from edgecompile.config.request import CaptureRequest, ModelRequest, capture_of, check_values, model_request
 from edgecompile.config.schema import Conf
@@ -43,6 +44,8 @@ class MeasureRequest:
     prepack: Prepack
     keep: tuple[str, ...]
     """`precision.keep`; the precision is the device's."""
+    candidates: int
+    """`generation.candidates`; 0: the model generates no text."""
 
 
 def measure_of(conf: Conf) -> MeasureRequest:
@@ -54,6 +57,7 @@ def measure_of(conf: Conf) -> MeasureRequest:
     cluster, given = cluster_of(conf), conf.profile
     model = model_request(conf)
     dim, extents = _extents(given.extents, model.spec)
+    generation = generation_of(conf)
     return MeasureRequest(
         model=model,
         capture=capture_of(conf),
@@ -70,6 +74,7 @@ def measure_of(conf: Conf) -> MeasureRequest:
         busy_cores=at_least(given.busy_cores, 0, "profile.busy_cores"),
         prepack=Prepack(conf.runtime.prepack),
         keep=tuple(conf.precision.keep),
+        candidates=0 if generation is None else generation.candidates,
     )
 
 

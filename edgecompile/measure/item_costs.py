@@ -16,13 +16,15 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from edgecompile.profile.profile_file import TextCost
+from edgecompile.execution.row_kernels import candidates
+from edgecompile.profile.profile_file import Cost, TextCost
 
-__all__ = ["measure_items", "measure_text"]
+__all__ = ["measure_candidates", "measure_items", "measure_text"]
 
 _LENGTH, _WIDTH, _ITEMS = 16, 384, 16
 _ROUNDS = 30
 _WORDS = (8, 64)
+_ROWS = (1, 8)
 _AS_LONG = 5
 """A run takes so many times what is measured here."""
 
@@ -84,6 +86,22 @@ def measure_text() -> TextCost | None:
     counts = [len(tokenizer.encode(" ".join(["time", "word", "wording"][i % 3] for i in range(n)))) for n in _WORDS]
     each_s = max(0.0, (seconds[1] - seconds[0]) / (counts[1] - counts[0]))
     return TextCost(fixed_cpu_s=max(0.0, seconds[0] - each_s * counts[0]), token_cpu_s=each_s)
+
+
+def measure_candidates(vocabulary: int, count: int) -> Cost:
+    """Seconds and CPU seconds of what the last stage makes of scores, and of each row of them: on one core."""
+    times = []
+    for rows in _ROWS:
+        scores = torch.randn(rows, vocabulary)
+
+        def choose(given: torch.Tensor = scores) -> None:
+            with torch.inference_mode():
+                candidates(given, min(count, vocabulary))
+
+        times.append(_median_s(choose))
+    each_s = max(0.0, (times[1] - times[0]) / (_ROWS[1] - _ROWS[0]))
+    fixed_s = max(0.0, times[0] - each_s * _ROWS[0])
+    return Cost(fixed_s=fixed_s, each_s=each_s, fixed_cpu_s=fixed_s, each_cpu_s=each_s)
 
 
 def _median_s(run: Callable[[], None]) -> float:

@@ -29,6 +29,7 @@ from edgecompile.frontend.chain.fingerprint import chain_fingerprint
 from edgecompile.frontend.chain.units import Chain
 from edgecompile.frontend.golden.golden_items import example_inputs, golden_inputs
 from edgecompile.measure.busy import busy_cores
+from edgecompile.measure.item_costs import measure_candidates
 from edgecompile.measure.lazy import WithoutWeights
 from edgecompile.measure.machine import available_cores, machine_info, measure_rates
 from edgecompile.measure.messages import measure_messages
@@ -315,4 +316,10 @@ def _profile(
         prepack=request.prepack.value,
         precision=setup.device.precision.value,
         keep=request.keep,
+        candidates=_candidates(request, chain),
     )
+
+
+def _candidates(request: MeasureRequest, chain: Chain) -> file.Cost | None:
+    scores = chain.boundaries[-1].tensors[0].shape
+    return measure_candidates(scores[-1], request.candidates) if request.candidates else None

@@ -34,7 +34,7 @@ def planning_inputs(request: CompileRequest, chain: Chain, profile: Profile, mix
     """
     boundaries, numbers = _boundaries(chain, profile, request.cluster, request.wire, mix)
     if request.generation is not None:
-        boundaries = (*boundaries[:-1], _candidates(boundaries[-1], request, mix))
+        boundaries = (*boundaries[:-1], _candidates(boundaries[-1], request, profile, mix))
     state = _state_bytes(request, chain)
     shares = _shares(request, chain)
     own_bytes, shared = _weights(chain, {unit: max(of.values()) for unit, of in shares.items()})
@@ -90,13 +90,26 @@ def _state_bytes(request: CompileRequest, chain: Chain) -> dict[int, int]:
     return found
 
 
-def _candidates(results: BoundaryEntry, request: CompileRequest, mix: Mix | None) -> BoundaryEntry:
-    """The last rank sends the most likely tokens of a row, and not the scores of all."""
+def _candidates(
+    results: BoundaryEntry, request: CompileRequest, profile: Profile, mix: Mix | None
+) -> BoundaryEntry:  # fmt: skip
+    """The last rank finds the most likely tokens of a row, and sends them and not the scores of all."""
     assert request.generation is not None
     row_bytes = candidate_bytes(request.generation.candidates)
     rows = items_of(mix, request.microbatch)
-    return replace(results, wire_bytes={name: round(rows * row_bytes) for name in results.wire_bytes},
+    encode_s = {
+        device: {name: seconds + _finding_s(profile, device, rows) for name, seconds in costs.items()}
+        for device, costs in results.encode_s.items()
+    }
+    wire_bytes = {name: round(rows * row_bytes) for name in results.wire_bytes}
+    return replace(results, wire_bytes=wire_bytes, encode_s=encode_s,
                    largest_bytes=dict.fromkeys(results.buffer_bytes, request.microbatch * row_bytes))  # fmt: skip
+
+
+def _finding_s(profile: Profile, device: str, rows: float) -> float:
+    """Candidates of so many rows; 0 where the profile does not tell."""
+    cost = profile.candidates.get(device)
+    return 0.0 if cost is None else cost.fixed_s + rows * cost.row_s
 
 
 def _feed_s(request: CompileRequest, profile: Profile, mix: Mix | None) -> float:

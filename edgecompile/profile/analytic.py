@@ -16,7 +16,7 @@ from edgecompile.frontend.chain.units import Chain, Unit
 from edgecompile.planning.memory import heap_bytes
 from edgecompile.profile.wire_costs import AnalyticWires, WireCosts
 
-__all__ = ["ItemCost", "Products", "Profile", "analytic_profile", "roofline_s"]
+__all__ = ["CandidateCost", "ItemCost", "Products", "Profile", "analytic_profile", "roofline_s"]
 
 Number = TypeVar("Number", float, NDArray[np.float64])
 
@@ -38,6 +38,14 @@ class ItemCost:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CandidateCost:
+    """Seconds that the last stage of a language model takes to find the most likely tokens of scores."""
+
+    fixed_s: float
+    row_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Profile:
     """What the units cost at the plan's microbatch on each device kind."""
 
@@ -53,6 +61,8 @@ class Profile:
     """What a rank's heap holds of activations while each unit runs, on whichever kind takes most."""
     items: Mapping[str, ItemCost] = field(default_factory=dict)
     """Of the kinds of which it is known: what an item takes at the data host."""
+    candidates: Mapping[str, CandidateCost] = field(default_factory=dict)
+    """Of the kinds of which it is known, and a language model."""
     notes: tuple[str, ...] = field(default=())
     """For the plan: where the figures come from."""
 

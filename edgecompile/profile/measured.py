@@ -19,7 +19,7 @@ from edgecompile.frontend.chain.fingerprint import chain_fingerprint
 from edgecompile.frontend.chain.kept_state import seen_context, state_of, usual_context
 from edgecompile.frontend.chain.sized_work import SizedWork
 from edgecompile.frontend.chain.units import Chain
-from edgecompile.profile.analytic import ItemCost, Profile, analytic_profile, roofline_s
+from edgecompile.profile.analytic import CandidateCost, ItemCost, Profile, analytic_profile, roofline_s
 from edgecompile.profile.profile_file import DeviceProfile, MicrobatchProfile, profile_path, read_profile
 from edgecompile.profile.size_grid import SizeGrid
 from edgecompile.profile.wire_costs import MeasuredWires
@@ -77,6 +77,7 @@ def measured_profile(
     """
     fingerprint = chain_fingerprint(chain, request.microbatch)
     unit_s, runtime, wires, items, notes, of_mix = {}, {}, {}, {}, [], set()
+    candidates: dict[str, CandidateCost] = {}
     activations = [0] * len(chain.units)
     for device in cluster.devices:
         path = _path(device, request)
@@ -98,6 +99,9 @@ def measured_profile(
         runtime[device.name] = found.runtime_bytes or device.runtime_bytes
         wires[device.name] = MeasuredWires(found, figures.call_s, cores)
         items[device.name] = _item_cost(found, cores)
+        if found.candidates is not None:
+            fixed_s, one_s = (found.candidates.seconds(rows, cores) for rows in (0, 1))
+            candidates[device.name] = CandidateCost(fixed_s=fixed_s, row_s=one_s - fixed_s)
         notes.extend(_notes(found, path, device, figures.note))
     return Profile(
         unit_s=unit_s,
@@ -105,6 +109,7 @@ def measured_profile(
         runtime_bytes=runtime,
         activation_bytes=tuple(activations),
         items=items,
+        candidates=candidates,
         notes=tuple(notes),
         of_mix=frozenset(of_mix),
     )

@@ -189,6 +189,8 @@ class DeviceProfile:
     precision: str = "fp32"
     """Of their products with weights, but for those of the modules of `keep`."""
     keep: tuple[str, ...] = ()
+    candidates: Cost | None = field(default=None, metadata={OMITTED: True})
+    """Of a language model: finding the most likely tokens of scores, a message and a row."""
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -295,6 +297,8 @@ def profile_text(profile: DeviceProfile) -> str:
 
 def _plain(profile: DeviceProfile) -> dict[str, Any]:
     document = asdict(profile)
+    if profile.candidates is None:
+        del document["candidates"]
     for item in document["microbatches"]:
         for key in ("extents", "context", "context_s"):
             if not item[key]:
