@@ -25,9 +25,9 @@ from edgecompile.execution.slot_state import Step
 from edgecompile.execution.torchscript import plain_execution
 from edgecompile.frontend.chain.kept_state import state_of, usual_context
 from edgecompile.frontend.chain.units import Chain
-from edgecompile.measure.kept_context import KeptContext
 from edgecompile.measure.sizes import MeasuredSize
 from edgecompile.measure.stretches import Atom, atoms_of
+from edgecompile.measure.surroundings import KeptContext
 
 __all__ = ["Bench", "Sample", "far_context", "peak_growth_bytes"]
 

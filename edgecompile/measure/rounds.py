@@ -15,9 +15,9 @@ from edgecompile.contract.closed_sets import Precision
 from edgecompile.execution.allocator import give_back
 from edgecompile.frontend.chain.units import Chain
 from edgecompile.measure.bench import Bench, Sample, peak_growth_bytes
-from edgecompile.measure.caches import Caches
 from edgecompile.measure.sizes import MeasuredSize
 from edgecompile.measure.stretches import Atom, Stretch, check_ranges, classes, range_bytes, stretches_of
+from edgecompile.measure.surroundings import Caches
 
 __all__ = ["Effort", "Found", "Measured", "SampleStore", "Span", "Tell", "measure_chain", "spans_of", "told"]
 
