@@ -138,6 +138,7 @@ void bind_rows(nb::module_& m) {
 }  // namespace
 
 NB_MODULE(_native_text, m) {
+  nb::set_leak_warnings(false);  // a rank's rooms live as long as its process
   m.doc() =
       "Kernels of a language model's step, for one thread. Tensors are addresses of float32 and strides.";
   bind_rows(m);

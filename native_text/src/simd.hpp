@@ -19,7 +19,7 @@ namespace native_text {
 // (Cephes' coefficients), without branches, so that compilers make vectors of it. Below -87 it is 0.
 inline float exponential(float x) {
   const float bounded = std::max(x, -87.0F);
-  const float whole = std::nearbyint(bounded * 1.44269504F);
+  const float whole = (bounded * 1.44269504F + 12582912.0F) - 12582912.0F;  // 1.5 * 2**23: to the nearest
   const float rest = (bounded - whole * 0.693359375F) + whole * 2.12194440e-4F;
   float sum = 1.9875691500e-4F;
   sum = sum * rest + 1.3981999507e-3F;
