@@ -6,13 +6,13 @@ do. By native code, for one thread; with more of them torch's own operators shar
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from typing import Any
 
 import torch
 from torch.nn import functional
 
-from edgecompile import _native_text as native
 from edgecompile.execution.low_precision import LEAST, LEVELS
 
 __all__ = [
@@ -21,9 +21,14 @@ __all__ = [
     "NORMALIZE_AND_SCALE",
     "SCALE",
     "candidates",
+    "native",
     "native_runs",
     "register_row_kernels",
 ]
+
+native: Any = None
+with contextlib.suppress(ImportError):  # of the source folder by itself nothing was built: torch computes the same
+    from edgecompile import _native_text as native
 
 SCALE, NORMALIZE = "edgecompile::scale_rows", "edgecompile::normalize_rows"
 NORMALIZE_AND_SCALE, GATE_AND_SCALE = "edgecompile::normalize_and_scale_rows", "edgecompile::gate_and_scale_rows"
@@ -33,8 +38,10 @@ _REGISTERED: list[Any] = []
 
 def native_runs(*tensors: torch.Tensor) -> bool:
     """Whether native code is to compute on these."""
-    return torch.get_num_threads() == 1 and all(
-        tensor.dtype is torch.float32 and tensor.device.type == "cpu" for tensor in tensors
+    return (
+        native is not None
+        and torch.get_num_threads() == 1
+        and all(tensor.dtype is torch.float32 and tensor.device.type == "cpu" for tensor in tensors)
     )
 
 

@@ -12,14 +12,14 @@ import math
 import mmap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch.nn import functional
 
-from edgecompile import _native_text as native
 from edgecompile.contract.generation import StateSpec
 from edgecompile.execution.attention import Rotation, masked_attention
-from edgecompile.execution.row_kernels import native_runs
+from edgecompile.execution.row_kernels import native, native_runs
 
 __all__ = ["SlotState", "Step", "is_lost", "layer_without_state", "lost", "slot_value"]
 
@@ -96,8 +96,8 @@ class _Room:
         self.keys, self.values = (
             _zeros((slots, spec.groups, context, size), device) for size in (spec.key_size, spec.value_size)
         )
-        self.native: native.Room | None = None
-        if device == "cpu":
+        self.native: Any = None
+        if device == "cpu" and native is not None:
             self.native = native.Room(self.keys.data_ptr(), self.values.data_ptr(), slots, spec.groups, context,
                                       spec.key_size, spec.value_size)  # fmt: skip
 
@@ -115,7 +115,7 @@ class Step:
         self._tokens = positions.shape[1]
         self._whole = all(row.whole for row in rows)
         self._decoding = self._tokens == 1 and self._whole and not self._alone
-        self._singles: native.Rows | None = None
+        self._singles: Any = None
         if self._tokens == 1 and native_runs(*next(((room.keys,) for room in rooms.values()), ())):
             self._singles = native.Rows([(row.slot, max(row.start, 0), row.whole) for row in rows])
         self._positions = positions.clamp(min=0)
@@ -193,7 +193,7 @@ class Step:
 
 
 def _attend_singles(
-    room: native.Room, rows: native.Rows, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, window: int,
+    room: Any, rows: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, window: int,
     softcap: float, sinks: torch.Tensor | None, rotation: Rotation | None,
 ) -> torch.Tensor:  # fmt: skip
     """As attention.attend, for one token a row, in one call: of torch's operators it takes two dozen."""

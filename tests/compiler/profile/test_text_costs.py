@@ -82,7 +82,7 @@ def test_counted_work_follows_the_context_up_to_the_window() -> None:
 @pytest.mark.parametrize(("precision", "share"), [(Precision.INT8, 0.25), (Precision.BF16, 0.5), (Precision.FP32, 1.0)])
 def test_weights_of_fewer_bits_are_read_faster_whatever_the_data_sheet_says(precision: Precision, share: float) -> None:
     own = replace(device(), precision=precision, speedups={}, launch_s=0.0)
-    products = Products(weight_bytes={1: 4_000_000})
+    products = Products(weight_bytes={precision: {1: 4_000_000}})
     assert products.lowered(10.0, 5e6, 0, own) == (10.0, 5e6)
     flops, moved_bytes = products.lowered(2e6, 4e6, 1, own)
     assert (flops, moved_bytes) == (2e6, 4e6 * share)

@@ -100,6 +100,9 @@ class Recorder:
         self.started.append(parse(words))
         return _Ended(0, None)
 
+    def spare(self) -> None:
+        """The system does not allow one."""
+
 
 class _Ended(Forked):
     """A process that ended well at once."""
