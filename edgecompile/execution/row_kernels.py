@@ -65,7 +65,7 @@ def scale_rows(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 def normalize_rows(x: torch.Tensor, weights: torch.Tensor, epsilon: float) -> torch.Tensor:
     """Root mean square normalization of (..., size), with weights (size,)."""
-    if not native_runs(x, weights):
+    if not native_runs(x, weights) or not _one_each(weights, x):
         normal: torch.Tensor = weights * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + epsilon))
         return normal
     x, stride = _rows_of(x)
@@ -80,7 +80,7 @@ def normalize_and_scale_rows(
     x: torch.Tensor, weights: torch.Tensor, epsilon: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """scale_rows of normalize_rows."""
-    if not native_runs(x, weights):
+    if not native_runs(x, weights) or not _one_each(weights, x):
         return scale_rows(normalize_rows(x, weights, epsilon))
     x, stride = _rows_of(x)
     scaled, worth = _room_for(x)
@@ -127,6 +127,11 @@ def candidates(logits: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Te
     ids = torch.where(ids == best, ids[:, :1], ids)  # its score is the first one's, wherever topk put it
     ids[:, :1] = best
     return scores, ids, logits.logsumexp(-1)
+
+
+def _one_each(weights: torch.Tensor, x: torch.Tensor) -> bool:
+    """Whether there is a weight for each number of a row, behind each other: a single one for all is torch's."""
+    return weights.shape == x.shape[-1:] and weights.is_contiguous()
 
 
 def _rows_of(x: torch.Tensor) -> tuple[torch.Tensor, int]:

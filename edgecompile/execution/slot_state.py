@@ -131,7 +131,7 @@ class Step:
         if layer not in self._rooms:
             raise KeyError(layer_without_state(layer))
         room = self._rooms[layer]
-        if self._singles is not None and room.native is not None and q.dtype is torch.float32:
+        if self._singles is not None and room.native is not None and q.dtype is k.dtype is v.dtype is torch.float32:
             return _attend_singles(room.native, self._singles, q, k, v, scale, window, softcap, sinks, rotation)
         if rotation is not None:
             q, k = _rotated(rotation, q), _rotated(rotation, k)
@@ -206,6 +206,7 @@ def _attend_singles(
         else:
             q, k = rotation(q), rotation(k)
     q, k, v = (tensor if tensor.stride(-1) == 1 else tensor.contiguous() for tensor in (q, k, v))
+    sinks = sinks if sinks is None else sinks.to(torch.float32).contiguous()
     result = q.new_empty(num_rows, 1, heads, v.shape[-1])
     room.attend(
         rows, q.data_ptr(), q.stride(0), q.stride(1), k.data_ptr(), k.stride(0), k.stride(1), v.data_ptr(), v.stride(0),

@@ -47,6 +47,16 @@ def test_native_code_computes_what_torch_does(
                 torch.testing.assert_close(compute(), by_torch(compute), atol=1e-4, rtol=1e-5)
 
 
+def test_one_weight_for_all_numbers_of_a_row(by_torch: Callable[[Callable[[], Any]], Any]) -> None:
+    x = torch.randn(3, 2000)
+    for weights in (torch.randn(1), torch.randn(1).expand(2000), torch.randn(4000)[::2]):
+        for compute in (
+            lambda weights=weights: row_kernels.normalize_rows(x, weights, 1e-5),
+            lambda weights=weights: row_kernels.normalize_and_scale_rows(x, weights, 1e-5),
+        ):
+            torch.testing.assert_close(compute(), by_torch(compute), atol=1e-4, rtol=1e-5)
+
+
 def test_several_threads_and_other_types_are_torch_s() -> None:
     x = torch.randn(2, 8)
     assert row_kernels.native_runs(x)
