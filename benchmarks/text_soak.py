@@ -226,7 +226,7 @@ def grown(samples: list[tuple[float, int, int]]) -> tuple[float, float]:
     return last, last - first
 
 
-def report(told: Told, undisturbed_kills: bool) -> bool:
+def report(told: Told) -> bool:
     """Prints what was found; returns whether all of it is as it must be."""
     print(", ".join(f"{count} {name}" for name, count in sorted(told.counts.items())))
     well = not told.wrong
@@ -234,7 +234,7 @@ def report(told: Told, undisturbed_kills: bool) -> bool:
         print(f"WRONG: {text}")
     for name, samples in sorted(told.memory.items()):
         size, more = grown(samples)
-        fits = not undisturbed_kills or more <= TARGET_GROWTH_BYTES / 2**20 or name != "rank 0"
+        fits = more <= TARGET_GROWTH_BYTES / 2**20 or name != "rank 0"
         resident = max(resident for _, resident, _ in samples) / 2**20
         print(f"{name}: {size:.1f} MiB of its own in the last quarter, {more:+.2f} against the first; "
               f"{resident:.1f} resident at most{'' if fits else ': GROWS'}")  # fmt: skip
@@ -264,7 +264,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="text-soak-") as folder:
         plan = chosen.plan or tiny_plan(Path(folder), chosen.ranks)
         told = soak(plan, chosen.minutes, chosen.kills, chosen.seed)
-        well = report(told, True)
+        well = report(told)
     print("OK" if well else "FAILED")
     return 0 if well else 1
 

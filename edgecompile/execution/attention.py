@@ -124,7 +124,7 @@ def attend_rotated(
     softcap: float,
     sinks: torch.Tensor | None,
 ) -> torch.Tensor:
-    """attend of queries and keys that are rotated before: see Rotation. A rank's graph alone has it (rotary.py)."""
+    """attend of queries and keys that are rotated before. A rank's graph alone has it: see graph_folding.py."""
     rotation = Rotation(cos, sin, half)
     if _BOUND.state is not None:
         return _BOUND.state.attend(q, k, v, layer, scale, window, softcap, sinks, rotation)

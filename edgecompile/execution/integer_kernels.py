@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -145,11 +144,6 @@ def _packed_conv(codes: torch.Tensor, scale: torch.Tensor, sizes: Sequence[Any],
 # --- TorchScript -----------------------------------------------------------------------------------------------------
 
 
-@functools.cache
-def _scripted(function: Callable[..., torch.Tensor]) -> Any:
-    return torchscript.script(function).graph
-
-
 def integer_traced(graph: Any, num_rows: int = 256, *, consume: bool = False) -> list[Any]:
     """Rewrites the operators, where their weights are constants of the graph, for integer kernels.
 
@@ -179,7 +173,7 @@ def integer_traced(graph: Any, num_rows: int = 256, *, consume: bool = False) ->
             packed.append(value)
         arguments += rest[: kernel.num_sizes]
         alone = len(codes.uses()) == 1
-        scripted = _scripted(kernel.function)
+        scripted = torchscript.graph_of(kernel.function)
         names = dict(zip((item.debugName() for item in scripted.inputs()), arguments, strict=True))
         node.output().replaceAllUsesWith(_inlined(graph, node, scripted, names))
         node.destroy()
@@ -208,15 +202,7 @@ def _join(graph: Any) -> None:
         joined = [graph.insertConstant(torch.cat(parts)) for parts in zip(*weights, strict=True)]
         made = graph.create(LINEAR_INT8, [first.inputsAt(0), *joined, first.inputsAt(3)], 1)
         graph.insertNode(made)
-        end = 0
-        for node, (codes, _) in zip(nodes, weights, strict=True):
-            begin, end = end, end + len(codes)
-            bounds = [graph.insertConstant(number) for number in (-1, begin, end, 1)]
-            part = graph.create("aten::slice", [made.output(), *bounds], 1)
-            graph.insertNode(part)
-            node.output().replaceAllUsesWith(part.output())
-        for node in nodes:
-            node.destroy()
+        torchscript.share_out(graph, nodes, made.output(), [len(codes) for codes, _ in weights])
 
 
 def _has_kernel(codes: torch.Tensor, rest: Sequence[Any]) -> bool:

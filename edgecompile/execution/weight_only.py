@@ -8,7 +8,7 @@ again, as torch's kernels do it: so both ways agree but for the last place, and 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
@@ -144,11 +144,6 @@ def _kernel(codes: torch.Tensor) -> tuple[Callable[..., torch.Tensor], torch.Ten
 # --- TorchScript -----------------------------------------------------------------------------------------------------
 
 
-@functools.cache
-def _scripted(function: Callable[..., torch.Tensor]) -> Any:
-    return torchscript.script(function).graph
-
-
 def weights_traced(graph: Any, *, consume: bool = False) -> list[torch.Tensor]:
     """Rewrites the products, where their weights are constants of the graph, for torch's kernels.
 
@@ -169,8 +164,10 @@ def weights_traced(graph: Any, *, consume: bool = False) -> list[torch.Tensor]:
             place.setType(torch._C.TensorType.get())
         given += [packed, scale]
         graph.setInsertPoint(nodes[0])
-        (result,) = graph.insertGraph(_scripted(helper), [nodes[0].inputsAt(0), *places, nodes[0].inputsAt(3)])
-        _share_out(graph, nodes, result, [len(item) for item, _ in own])
+        (result,) = graph.insertGraph(
+            torchscript.graph_of(helper), [nodes[0].inputsAt(0), *places, nodes[0].inputsAt(3)]
+        )
+        torchscript.share_out(graph, nodes, result, [len(item) for item, _ in own])
         kept = packed.data_ptr()
         for (value, _), (item, _) in zip(read, own, strict=True):
             if consume and not value.uses() and item.data_ptr() != kept:
@@ -191,20 +188,6 @@ def _alike(graph: Any) -> list[list[Any]]:
             plain = bias.node().kind() == "prim::Constant" and bias.toIValue() is None
             found.setdefault((bits, x.debugName()) if plain else node, []).append(node)
     return list(found.values())
-
-
-def _share_out(graph: Any, nodes: Sequence[Any], result: Any, sizes: Sequence[int]) -> None:
-    """Each node's part of the common result takes its place."""
-    end = 0
-    for node, size in zip(nodes, sizes, strict=True):
-        begin, end, part = end, end + size, result
-        if len(nodes) > 1:
-            bounds = [graph.insertConstant(number) for number in (-1, begin, end, 1)]
-            cut = graph.create("aten::slice", [result, *bounds], 1)
-            part = graph.insertNode(cut).output()
-        node.output().replaceAllUsesWith(part)
-    for node in nodes:
-        node.destroy()
 
 
 # --- torch.export ----------------------------------------------------------------------------------------------------
