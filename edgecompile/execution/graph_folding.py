@@ -19,7 +19,21 @@ __all__ = ["fold_graph"]
 
 def fold_graph(graph: Any) -> int:
     """Of a language model's stage, changed in place; returns how many patterns it found."""
+    _merge_views(graph)
     return _fold_rotations(graph) + _fold_normalization(graph) + _fold_gates(graph)
+
+
+def _merge_views(graph: Any) -> None:
+    """Angles of rotations are unsqueezed for queries and for keys, in each layer: the same view is one value.
+
+    A stage computes views again rather than receive them; torch's own pass keeps those of what the stage also sends.
+    """
+    first: dict[tuple[str, Any], Any] = {}
+    for node in graph.findAllNodes("aten::unsqueeze", recurse=False):
+        whole, axis = node.inputs()
+        known = first.setdefault((whole.debugName(), _constant(axis)), node)
+        if known is not node:
+            node.output().replaceAllUsesWith(known.output())
 
 
 # --- rows ------------------------------------------------------------------------------------------------------------

@@ -38,11 +38,12 @@ _REGISTERED: list[Any] = []
 
 def native_runs(*tensors: torch.Tensor) -> bool:
     """Whether native code is to compute on these."""
-    return (
-        native is not None
-        and torch.get_num_threads() == 1
-        and all(tensor.dtype is torch.float32 and tensor.device.type == "cpu" for tensor in tensors)
-    )
+    if native is None or torch.get_num_threads() != 1:
+        return False
+    for tensor in tensors:  # noqa: SIM110
+        if tensor.dtype is not torch.float32 or not tensor.is_cpu:
+            return False
+    return True
 
 
 def scale_rows(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -145,7 +146,8 @@ def _rows_of(x: torch.Tensor) -> tuple[torch.Tensor, int]:
 
 
 def _room_for(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    return x.new_empty(x.shape), x.new_empty((*x.shape[:-1], 1))
+    """In the fewest words: new_empty takes more than twice as long, and a step calls this a hundred times."""
+    return torch.empty_like(x), torch.empty(*x.shape[:-1], 1)
 
 
 @functools.cache

@@ -8,18 +8,28 @@
 namespace native_text {
 namespace {
 
-// For each of the heads that share keys: its product with the key of each token, scaled. (heads, tokens)
-FOR_EACH_PROCESSOR void score(const float* q, i64 stride, i64 heads, const float* keys, i64 tokens, i64 size,
-                              float scale, float* scores) {
+// The products of one head's query with the key of each token, scaled. Where the compiler knows the size, the
+// query stays in registers.
+ALWAYS_INLINE void score_head(const float* query, const float* keys, i64 tokens, i64 size, float scale,
+                              float* scores) {
   for (i64 token = 0; token < tokens; ++token) {
     const float* key = keys + token * size;
-    for (i64 head = 0; head < heads; ++head) {
-      const float* query = q + head * stride;
-      float sum = 0.0F;
+    float sum = 0.0F;
 #pragma omp simd reduction(+ : sum)
-      for (i64 i = 0; i < size; ++i) sum += query[i] * key[i];
-      scores[head * tokens + token] = sum * scale;
-    }
+    for (i64 i = 0; i < size; ++i) sum += query[i] * key[i];
+    scores[token] = sum * scale;
+  }
+}
+
+FOR_EACH_PROCESSOR void score(const float* query, const float* keys, i64 tokens, i64 size, float scale,
+                              float* scores) {
+  switch (size) {
+    case 64:
+      return score_head(query, keys, tokens, 64, scale, scores);
+    case 128:
+      return score_head(query, keys, tokens, 128, scale, scores);
+    default:
+      return score_head(query, keys, tokens, size, scale, scores);
   }
 }
 
@@ -42,18 +52,30 @@ FOR_EACH_PROCESSOR float largest(const float* scores, i64 tokens) {
   return most;
 }
 
-// The values of all tokens, each times its share: (heads, size).
-FOR_EACH_PROCESSOR void mix(const float* shares, i64 heads, const float* values, i64 tokens, i64 size,
-                            float* result) {
-  std::fill_n(result, heads * size, 0.0F);
+// 64 values of each token, each times the token's share, summed in registers. The tokens lie `stride` apart.
+ALWAYS_INLINE void mix_64(const float* shares, const float* values, i64 tokens, i64 stride, float* result) {
+  float sum[64] = {};
   for (i64 token = 0; token < tokens; ++token) {
-    const float* value = values + token * size;
-    for (i64 head = 0; head < heads; ++head) {
-      const float share = shares[head * tokens + token];
-      float* sum = result + head * size;
+    const float share = shares[token];
+    const float* value = values + token * stride;
 #pragma omp simd
-      for (i64 i = 0; i < size; ++i) sum[i] += share * value[i];
-    }
+    for (i64 i = 0; i < 64; ++i) sum[i] += share * value[i];
+  }
+  std::copy_n(sum, 64, result);
+}
+
+// The values of all tokens, each times its share, for one head: (size,).
+FOR_EACH_PROCESSOR void mix(const float* shares, const float* values, i64 tokens, i64 size, float* result) {
+  i64 first = 0;
+  for (; first + 64 <= size; first += 64) mix_64(shares, values + first, tokens, size, result + first);
+  const i64 left = size - first;
+  if (left == 0) return;
+  std::fill_n(result + first, left, 0.0F);
+  for (i64 token = 0; token < tokens; ++token) {
+    const float share = shares[token];
+    const float* value = values + token * size + first;
+#pragma omp simd
+    for (i64 i = 0; i < left; ++i) result[first + i] += share * value[i];
   }
 }
 
@@ -110,8 +132,8 @@ void attend(const Room& room, std::span<const Row> rows, const Query& query, std
     const i64 begin = query.window > 0 ? std::max<i64>(0, end - query.window) : 0;
     const i64 tokens = end - begin;
     const i64 queries = query.heads * room.key_size;
-    if (scratch.size() < static_cast<std::size_t>(queries + each * tokens)) {
-      scratch.resize(static_cast<std::size_t>(queries + each * room.context));
+    if (scratch.size() < static_cast<std::size_t>(queries + tokens)) {
+      scratch.resize(static_cast<std::size_t>(queries + room.context));
     }
     const Heads q = turned(query, number, room.key_size, scratch.data());
     float* scores = scratch.data() + queries;
@@ -123,12 +145,13 @@ void attend(const Room& room, std::span<const Row> rows, const Query& query, std
                 room.key_size, keys + row.position * room.key_size);
       std::copy_n(query.v.data + number * query.v.row_stride + group * query.v.head_stride, room.value_size,
                   values + row.position * room.value_size);
-      score(q.data + group * each * q.head_stride, q.head_stride, each, keys + begin * room.key_size, tokens,
-            room.key_size, query.scale, scores);
-      for (i64 head = 0; head < each; ++head)
-        share_out(query, group * each + head, scores + head * tokens, tokens);
-      mix(scores, each, values + begin * room.value_size, tokens, room.value_size,
-          result + group * each * room.value_size);
+      for (i64 head = group * each; head < (group + 1) * each; ++head) {
+        score(q.data + head * q.head_stride, keys + begin * room.key_size, tokens, room.key_size, query.scale,
+              scores);
+        share_out(query, head, scores, tokens);
+        mix(scores, values + begin * room.value_size, tokens, room.value_size,
+            result + head * room.value_size);
+      }
     }
   }
 }

@@ -13,6 +13,8 @@
 #define FOR_EACH_PROCESSOR
 #endif
 
+#define ALWAYS_INLINE inline __attribute__((always_inline))
+
 namespace native_text {
 
 // e to the power of x for x up to 0, within 2 units in the last place: 2**n times a polynomial of the rest
