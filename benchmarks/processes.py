@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Figures", "LocalRun", "figures", "proportional_bytes", "ranks_of", "share_a_secret"]
+__all__ = ["Figures", "LocalRun", "figures", "own_bytes", "ranks_of", "share_a_secret"]
 
 PROC = Path("/proc")
 LOOK_S = 0.2
@@ -49,13 +49,16 @@ def figures(process: int) -> Figures | None:
     return Figures(resident, anonymous, int(fields["Threads"]), files)
 
 
-def proportional_bytes(process: int) -> int | None:
-    """The process's share of the pages that it has; None where it has ended."""
+def own_bytes(process: int) -> int | None:
+    """Pages that no file backs; None where the process has ended.
+
+    Not its proportional size: a library's pages count in full again when a process that shared them is killed.
+    """
     try:
         lines = (PROC / str(process) / "smaps_rollup").read_text().splitlines()
     except OSError:
         return None
-    sizes = [int(line.split()[1]) for line in lines if line.startswith("Pss:")]
+    sizes = [int(line.split()[1]) for line in lines if line.startswith("Anonymous:")]
     return sizes[0] * 1024 if sizes else None
 
 

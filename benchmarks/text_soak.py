@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from commands import compile_plan
-from processes import figures, proportional_bytes, ranks_of
+from processes import figures, own_bytes, ranks_of
 
 import edgelaunch
 from edgecompile.contract.plan import Plan
@@ -83,7 +83,7 @@ class Told:
     """The longest pause of each answer, between two of its tokens."""
     kills: list[float] = field(default_factory=list)
     memory: dict[str, list[tuple[float, int, int]]] = field(default_factory=dict)
-    """By process: time, resident and proportional bytes."""
+    """By process: time, resident bytes, and those of its own."""
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
@@ -167,11 +167,9 @@ class Soak:
     def weigh(self) -> None:
         while not self.stopped.wait(MEMORY_EVERY_S):
             for name, process in {0: os.getpid(), **ranks_of(os.getpid())}.items():
-                seen, shared = figures(process), proportional_bytes(process)
-                if seen is not None and shared is not None:
-                    self.told.memory.setdefault(f"rank {name}", []).append(
-                        (time.monotonic(), seen.resident_bytes, shared)
-                    )
+                seen, own = figures(process), own_bytes(process)
+                if seen is not None and own is not None:
+                    self.told.memory.setdefault(f"rank {name}", []).append((time.monotonic(), seen.resident_bytes, own))
 
 
 def ends_of(pipeline: edgelaunch.Pipeline) -> TextEnds:
@@ -220,7 +218,7 @@ def soak(plan: Path, minutes: float, kills: float, seed: int) -> Told:
 
 
 def grown(samples: list[tuple[float, int, int]]) -> tuple[float, float]:
-    """MiB of the last quarter's largest proportional size, and how much more than the first quarter's that is."""
+    """MiB of the last quarter's largest size of its own, and how much more than the first quarter's that is."""
     quarter = max(1, len(samples) // 4)
     first, last = (max(size for _, _, size in part) / 2**20 for part in (samples[:quarter], samples[-quarter:]))
     return last, last - first
