@@ -97,6 +97,7 @@ class RankStart(Generic[R]):
         return RankOptions(
             plan=self.plan, folder=self.folder, plan_sha256=file_sha256(self.request.plan_path), rank=self.rank,
             endpoint=self.endpoint, threads=threads, device=device, log=self.log, lacking=lacking,
+            cpu_share=self.plan.hosts[self.rank].limits.cpu_share if self.request.emulated else None,
             secret=find_secret(self.plan, self.endpoint.address, self.request.secret_file, os.environ),
         )  # fmt: skip
 

@@ -178,7 +178,7 @@ class OnEmulatedHosts:
 
     def settings(self, rank: int) -> RankSettings:
         threads = min(self._emulation.threads(rank), self._max_threads or available_cores())
-        return RankSettings(master=Address(self._emulation.address(0), MASTER_PORT), threads=threads)
+        return RankSettings(master=Address(self._emulation.address(0), MASTER_PORT), threads=threads, emulated=True)
 
     def why_killed(self, rank: int) -> str | None:
         return self._emulation.outgrown(rank)

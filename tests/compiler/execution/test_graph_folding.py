@@ -122,6 +122,21 @@ def test_rotations_move_into_attention() -> None:
     torch.testing.assert_close(found, wanted)
 
 
+def test_angles_unsqueezed_for_each_use_are_the_same_also_where_the_stage_sends_them() -> None:
+    q, k, v = torch.randn(2, 4, 3, 8), torch.randn(2, 2, 3, 8), torch.randn(2, 2, 3, 8)
+    cos, sin = torch.randn(2, 3, 8), torch.randn(2, 3, 8)
+
+    def sends_angles(q: Any, k: Any, v: Any, cos: torch.Tensor, sin: torch.Tensor, weights: Any) -> Any:
+        cos, sin = cos * 2.0, sin * 2.0
+        queries = turned(q, cos.unsqueeze(1), sin.unsqueeze(1))
+        keys = turned(k, cos.unsqueeze(1), sin.unsqueeze(1))
+        return attention(queries, keys, v), cos, sin
+
+    graph, wanted, found = folded(sends_angles, q, k, v, cos, sin)
+    assert "edgecompile::attend_rotated" in kinds(graph)
+    torch.testing.assert_close(found, wanted)
+
+
 @pytest.mark.parametrize("what", ["angles", "sign", "queries", "order"])
 def test_what_is_not_quite_a_rotation_stays(what: str) -> None:
     def other(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,49 @@
+"""What an emulated host computes takes its processor time over its share, however seldom it has work."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from edgelaunch.process.core_share import CoreShare
+
+
+class Clock:
+    """Of a process whose sleep is all that it waits for."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = self.used = 0.0
+        monkeypatch.setattr(time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(time, "process_time", lambda: self.used)
+        monkeypatch.setattr(time, "sleep", self.wait)
+
+    def wait(self, seconds: float) -> None:
+        assert seconds > 0
+        self.now += seconds
+
+    def compute(self, seconds: float) -> None:
+        self.now += seconds
+        self.used += seconds
+
+
+def test_work_that_had_the_core_to_itself_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, core = Clock(monkeypatch), CoreShare(0.25)
+    clock.compute(3.0)
+    with core:
+        clock.compute(1.0)
+    assert clock.now == pytest.approx(7.0)
+
+
+def test_work_that_was_held_up_already_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, core = Clock(monkeypatch), CoreShare(0.25)
+    with core:
+        clock.compute(1.0)
+        clock.wait(5.0)
+    assert clock.now == pytest.approx(6.0)
+
+
+def test_without_a_share_nothing_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, core = Clock(monkeypatch), CoreShare(None)
+    with core:
+        clock.compute(1.0)
+    assert clock.now == pytest.approx(1.0)
