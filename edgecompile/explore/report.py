@@ -21,12 +21,16 @@ from edgecompile.contract.plan import Plan
 from edgecompile.contract.plan_file import files_of_plan, read_plan
 from edgecompile.contract.quantities import format_bytes, format_count, format_items_rate, format_time
 from edgecompile.contract.run_record import RunRecord, TextRecord, read_run
+from edgecompile.drawing.charts import bars, curve, rates_over_time
+from edgecompile.drawing.cluster_graph import graph_of_plan, graph_of_run
+from edgecompile.drawing.graph_svg import draw_graph
+from edgecompile.drawing.style import STYLE, table, tiles
 from edgecompile.explore.output import check_output, write_output
 from edgecompile.explore.proof import proof
 from edgecompile.explore.show import workload_line
-from edgecompile.explore.timeline.picture import STYLE, bars, cluster_picture, curve, table, tiles, timeline
 from edgecompile.explore.timeline.run_timeline import rows_of_run
 from edgecompile.explore.timeline.stage_timeline import simulated_rows
+from edgecompile.explore.timeline.strips import timeline
 from edgecompile.sweep.table import common_overrides
 
 __all__ = ["add_options", "page", "read_sweep", "run"]
@@ -129,16 +133,17 @@ def page(plan: Plan | None, record: RunRecord | None, jobs: Sequence[dict[str, A
 
 def _plan_sections(plan: Plan, record: RunRecord | None) -> Iterator[str]:
     yield _summary(plan, record)
-    yield _section("Cluster", "Which host computes what, top to bottom; the data host feeds it and takes the results.",
-                   cluster_picture(plan))  # fmt: skip
+    graph, how = (graph_of_plan(plan), "predicted") if record is None else (graph_of_run(plan, record), "measured")
+    yield _section("Cluster", f"Which host computes what, and how busy hosts and links are, {how}. The bottleneck has "
+                   "a thick frame.", draw_graph(graph))  # fmt: skip
     yield _section("Plan", "Times are of a microbatch.", _plan_table(plan))
     if record is not None:
-        yield _section("Measured beside predicted", "Each pair of bars: measured above, predicted below.",
+        yield _section("Measured beside predicted", "What a microbatch takes.",
                        bars(_measured(record)))  # fmt: skip
         if sum(1 for count in record.rates.items if count) > 1:
             yield _section("Throughput over time", _over_time(record),
-                           curve(record.rates.step_s, record.rates.items, record.predicted_items_per_s,
-                                 record.microbatch))  # fmt: skip
+                           curve(rates_over_time(record.rates.step_s, record.rates.items, record.microbatch),
+                                 record.predicted_items_per_s))  # fmt: skip
         if record.text is not None:
             yield _section("Requests", _requests(record.text), _request_table(record.text))
         rows = rows_of_run(record, DRAWN)
@@ -173,14 +178,16 @@ def _section(title: str, text: str, content: str) -> str:
 def _summary(plan: Plan, record: RunRecord | None) -> str:
     predicted = plan.predicted
     facts = [("predicted", format_items_rate(predicted.throughput_items_per_s)),
-             ("latency", format_time(predicted.latency_s)),
+             ("predicted latency", format_time(predicted.latency_s)),
              ("microbatch", str(plan.model.microbatch)),
-             ("bottleneck", predicted.bottleneck.replace("->", "\u2192"))]  # fmt: skip
+             ("predicted bottleneck", predicted.bottleneck.replace("->", "\u2192"))]  # fmt: skip
     if record is not None:
         measured = record.steady_items_per_s or record.throughput_items_per_s
         error = predicted.throughput_items_per_s / measured - 1 if measured else 0.0
         facts.insert(0, ("measured", format_items_rate(measured)))
         facts.insert(2, ("prediction is off by", f"{error:+.1%}"))
+        if record.latency is not None and record.latency.count:
+            facts.insert(3, ("measured latency, median", format_time(record.latency.p50_s)))
         if record.bottleneck:
             facts.append(("measured bottleneck", record.bottleneck.replace("->", "\u2192")))
     words = [proof(plan.certificate, plan.objective), *([workload_line(plan)] if item_dims(plan) else [])]

@@ -1,0 +1,1 @@
+"""Drawings of plans and runs as HTML and SVG: for reports, and for the live page. Imports no torch."""
