@@ -8,6 +8,7 @@ several torch calls wait in C++ where no signal is served.
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -95,7 +96,7 @@ class Rank:
         self._rank = options.rank
         self.complete = False
         """Whether all is through: on rank 0 every result is there, elsewhere everything was passed on."""
-        self._abandoned = False
+        self._abandoned = threading.Event()
         self._lock = threading.Lock()
         self._epoch: Epoch | None = None
         self._board: Board | None = None
@@ -110,7 +111,7 @@ class Rank:
     def abandon(self, wait_s: float = 0.0) -> None:
         """Ends all threads of this epoch; those in a long computation end after it. `wait_s`: for each of them."""
         with self._lock:
-            self._abandoned = True
+            self._abandoned.set()
             epoch = self._epoch
         self._work.abandon()
         if epoch is not None:
@@ -149,7 +150,7 @@ class Rank:
             except Abandoned:
                 pass
             except BaseException as error:
-                if not self._abandoned:
+                if not self._abandoned.is_set():
                     self._callbacks.fail(error)
 
         thread = threading.Thread(target=body, name=name, daemon=True)
@@ -159,7 +160,7 @@ class Rank:
 
     def check(self) -> None:
         """Raises Abandoned where the epoch was given up."""
-        if self._abandoned:
+        if self._abandoned.is_set():
             raise Abandoned
 
     def connect(self, peers: Iterable[int]) -> None:
@@ -168,16 +169,16 @@ class Rank:
         timeout_s = min(CONNECT_S, role.plan.runtime.timeout_s)
         # of its own: one that waits for a rank that never comes would block all other calls
         self._board = Board(options.endpoint, serve=False, timeout_s=timeout_s, seal=self._seal)
-        self._meeting = Meeting(self._board, role.number, role.group, lambda: self._abandoned)
+        self._meeting = Meeting(self._board, role.number, role.group, self._abandoned.is_set)
         self._meeting.all_ready(self._rank)
         address = local_address(role.plan.hosts[self._rank].address, options.endpoint.address)
         member = Member(
             epoch=role.number, rank=self._rank, group=role.group, peers=tuple(peers), address=address,
             timeout_s=timeout_s,
         )  # fmt: skip
-        epoch = Epoch(self._group_store, member, self._link_failed)
+        epoch = Epoch(self._group_store, member, _weakly(self._link_failed))
         with self._lock:
-            abandoned, self._epoch = self._abandoned, epoch
+            abandoned, self._epoch = self._abandoned.is_set(), epoch
         if abandoned:
             epoch.abandon()
             raise Abandoned
@@ -202,5 +203,18 @@ class Rank:
         return self.board.group_store(f"epoch-{self.role.number}/{pair}")
 
     def _link_failed(self, error: BaseException) -> None:
-        if not isinstance(error, Abandoned) and not self._abandoned:
+        if not isinstance(error, Abandoned) and not self._abandoned.is_set():
             self._callbacks.fail(error)
+
+
+def _weakly(fail: Callable[[BaseException], None]) -> Callable[[BaseException], None]:
+    """A method that does not hold its object: links are the rank's, and would keep it and their buffers until the
+    garbage collector finds the circle."""
+    method = weakref.WeakMethod(fail)
+
+    def call(error: BaseException) -> None:
+        found = method()
+        if found is not None:
+            found(error)
+
+    return call

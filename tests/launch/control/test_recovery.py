@@ -212,3 +212,28 @@ with edgelaunch.Pipeline({str(plan.path)!r}, local=True) as p:
 print('good')
 """
     assert Running(["-c", code], program=[sys.executable]).wait().expect(0).out == "good\n"
+
+
+@pytest.mark.slow
+def test_an_epoch_that_is_over_goes_with_its_buffers_at_once(plan: Written) -> None:
+    code = f"""
+import gc, os, signal, sys, time, numpy as np, edgelaunch
+sys.path.insert(0, {str(Path(__file__).parents[1])!r})
+from launch_harness import rank_process
+from pathlib import Path
+from edgelaunch.pipeline.rank import Rank
+x = np.random.default_rng(0).random((40, 4), dtype=np.float32)
+gc.disable()
+with edgelaunch.Pipeline({str(plan.path)!r}, local=True) as p:
+    for _ in range(3):
+        for index, y in enumerate(p.stream(x)):
+            if index == 20:
+                os.kill(rank_process(Path({str(plan.path)!r}), 1), signal.SIGKILL)
+    deadline = time.monotonic() + 20
+    def there():
+        return [item.role.number for item in gc.get_objects() if type(item) is Rank]
+    while len(there()) > 1 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    print(len(there()), max(there()) > 1)
+"""
+    assert Running(["-c", code], program=[sys.executable]).wait().expect(0).out == "1 True\n"
