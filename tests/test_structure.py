@@ -63,7 +63,9 @@ ROOMS: dict[str, dict[str, str]] = {
         "link_test": "common transport pipeline",
         "doctor": "process common store transport pipeline link_test",
         "composition": "process common request pipeline control link_test",
-        "api": "process common request inputs outputs pipeline generation control local composition",
+        "application": "process common request inputs outputs pipeline generation control.core control local "
+        "composition",
+        "api": "common request generation application",
         "commands": "process common request inputs outputs generation pipeline report control local emulation "
         "link_test doctor composition",
         "entry": "process commands",

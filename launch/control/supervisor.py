@@ -96,6 +96,12 @@ class Supervisor:
                 self._step(self._looked)
         return None if self.box.finished else self.box.failure
 
+    @property
+    def ready(self) -> bool:
+        """Whether items flow: False while an epoch forms."""
+        current = self._epochs.current
+        return current is not None and current.streaming and not self.box.ended
+
     def counters(self) -> Counters:
         """From any thread."""
         clocks = list(self._work.clocks.values())

@@ -54,9 +54,12 @@ class TextRequest:
 class Answer:
     """Filled by the data host's threads, read by whoever asked."""
 
-    def __init__(self, request: TextRequest, ended: Callable[[Answer], None] = lambda answer: None) -> None:
-        """`ended` is told once, in a thread that must not wait."""
-        self.request, self._ended = request, ended
+    def __init__(
+        self, request: TextRequest, ended: Callable[[Answer], None] = lambda answer: None,
+        changed: Callable[[], None] = lambda: None,
+    ) -> None:  # fmt: skip
+        """`ended` is told once, `changed` of each piece and of the end, in a thread that must not wait."""
+        self.request, self._ended, self._told = request, ended, changed
         self.tokens: list[int] = []
         """Those that were generated; a token that ends the text is not among them."""
         self.text = ""
@@ -85,6 +88,8 @@ class Answer:
             if piece:
                 self._pieces.append(piece)
             self._changed.notify_all()
+        if piece:
+            self._told()
 
     def end(self, finish: str) -> None:
         with self._changed:
@@ -93,6 +98,14 @@ class Answer:
             self.finish = finish
             self._changed.notify_all()
         self._ended(self)
+        self._told()
+
+    def take(self) -> str:
+        """The text that came since the last call, without waiting."""
+        with self._changed:
+            text = "".join(self._pieces)
+            self._pieces.clear()
+        return text
 
     def pieces(self, check: Callable[[], None] = lambda: None) -> Iterator[str]:
         """The text as it comes. `check` is called now and then, and may raise."""

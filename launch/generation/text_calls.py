@@ -76,6 +76,11 @@ class TextCalls:
         self._ends = TextEnds(plan, self._folder, lambda ends: _wait(self._closed), spelling=self._spelling)
         return self._ends
 
+    @property
+    def spelling(self) -> Spelling | None:
+        """The plan's tokenizer; None: answers have no text."""
+        return self._spelling
+
     def close(self) -> None:
         """No more requests come."""
         self._closed.set()
@@ -96,20 +101,32 @@ class TextCalls:
         assert self._ends is not None, "the pipeline has not been started"
         return self._ends.ask(request, check=check or self._check)
 
-    def generate(self, prompts: Sequence[Prompt], given: Mapping[str, Any]) -> list[Completion]:
-        """An answer for each prompt, in their order. `given`: fields of TextOptions."""
+    def ask_now(self, request: TextRequest, changed: Callable[[], None]) -> Answer:
+        """As ask, without waiting for a place in the queue; `changed` is told of each piece, as of Answer.
+
+        Raises:
+            Busy: the queue is full.
+        """
+        assert self._ends is not None, "the pipeline has not been started"
+        return self._ends.ask(request, wait=False, changed=changed)
+
+    def generate(
+        self, prompts: Sequence[Prompt], given: Mapping[str, Any], check: Callable[[], None] | None = None
+    ) -> list[Completion]:
+        """An answer for each prompt, in their order. `given`: fields of TextOptions; `check`: as of the calls."""
+        check = check or self._check
         options = _options(given)
         requests = [self.request(prompt, options, f"prompt {index}") for index, prompt in enumerate(_listed(prompts))]
         answers = []
         try:
             for request in requests:
-                answers.append(self.ask(request))
+                answers.append(self.ask(request, check))
             for answer in answers:
-                answer.wait(self._check)
-                _check_whole(answer, self._check)
+                answer.wait(check)
+                _check_whole(answer, check)
         except BaseException:
             for answer in answers:
-                self._cancel(answer)
+                self.cancel(answer)
             raise
         return [_completion(answer) for answer in answers]
 
@@ -128,7 +145,7 @@ class TextCalls:
             yield from answer.pieces(check)
             _check_whole(answer, check)
         finally:
-            self._cancel(answer)
+            self.cancel(answer)
 
     async def stream_async(self, prompt: Prompt, given: Mapping[str, Any]) -> AsyncIterator[str]:
         """The same for asyncio; other tasks run meanwhile. A task that is cancelled frees the slot."""
@@ -155,7 +172,8 @@ class TextCalls:
             gone.set()
             await asyncio.to_thread(close)
 
-    def _cancel(self, answer: Answer) -> None:
+    def cancel(self, answer: Answer) -> None:
+        """Whoever asked has gone: its slot is free at once."""
         if self._ends is not None and not answer.done:
             self._ends.cancel(answer)
 

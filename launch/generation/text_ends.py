@@ -75,12 +75,12 @@ class TextEnds:
 
     def ask(
         self, request: TextRequest, *, wait: bool = True, check: Callable[[], None] = lambda: None,
-        ended: Callable[[Answer], None] = lambda answer: None,
+        ended: Callable[[Answer], None] = lambda answer: None, changed: Callable[[], None] = lambda: None,
     ) -> Answer:  # fmt: skip
         """Puts a request into the queue.
 
         Args:
-            ended: as of Answer.
+            ended, changed: as of Answer.
             wait: for a place in it; `check` is called now and then, and may raise.
 
         Raises:
@@ -97,7 +97,7 @@ class TextEnds:
                     )
                 self._changed.wait(0.1)
                 check()
-            answer = Answer(request, ended)
+            answer = Answer(request, ended, changed)
             if self._closed:
                 self._end(answer, "cancelled")
                 return answer

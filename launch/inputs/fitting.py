@@ -12,7 +12,7 @@ from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import TensorSpec
 from edgelaunch.common.varying import fits, shape_words
 
-__all__ = ["LABEL_KEY", "convertible", "fit"]
+__all__ = ["LABEL_KEY", "convertible", "fit", "fit_json"]
 
 LABEL_KEY = "label"
 """An array of this name in a .npz or .safetensors file, where no input is called so, holds class numbers."""
@@ -54,6 +54,17 @@ def fit(value: Any, spec: TensorSpec, where: str, ranges: Mapping[str, tuple[int
                 f"{where}: {spec.name} holds {array[lost][0]:g}, the model takes {wanted}: at most {most:g}"
             )
     return converted
+
+
+def fit_json(value: Any, spec: TensorSpec, where: str, ranges: Mapping[str, tuple[int, int]]) -> NDArray[Any]:
+    """As fit, of nested lists: JSON writes 1.0 as 1 where it likes, so whole numbers do for floats."""
+    try:
+        array = np.asarray(value)
+    except (ValueError, OverflowError) as error:
+        raise UserError(f"{where}: {spec.name} is not an array: {error}") from None
+    if "float" in spec.dtype and array.dtype.kind in "iu":
+        array = array.astype(np.float64)
+    return fit(array, spec, where, ranges)
 
 
 def convertible(dtype: np.dtype[Any], spec: TensorSpec) -> bool:

@@ -19,7 +19,7 @@ from edgelaunch.inputs.fitting import fit
 from edgelaunch.inputs.folders import SUFFIXES, class_numbers, find_images
 from edgelaunch.inputs.pixels import MAX_PIXELS, read_rgb
 
-__all__ = ["SUFFIXES", "open_images", "prepare", "read_image"]
+__all__ = ["SUFFIXES", "check_takes_images", "fitted", "open_images", "prepare", "prepared", "read_image"]
 
 INTERPOLATIONS = {
     "nearest": Image.Resampling.NEAREST,
@@ -35,13 +35,7 @@ def open_images(plan: ModelFacts, folder: Path, path: Path, bad: BadItems) -> So
     Raises:
         UserError: the model takes no images, or the folder has none.
     """
-    spec = plan.data.image
-    if plan.data.kind != "image" or spec is None or len(plan.inputs) != 1:
-        raise UserError(
-            f"{path}: holds images, but {plan.model.name} takes {plan.data.kind} input: give arrays instead"
-        )
-    if spec.interpolation not in INTERPOLATIONS:
-        raise UserError(f"data.image.interpolation {spec.interpolation!r} is unknown: {', '.join(INTERPOLATIONS)}")
+    check_takes_images(plan, f"{path}: holds images")
     if path.is_dir():
         found = find_images(path)
         files, root = found.files, path
@@ -57,6 +51,15 @@ def open_images(plan: ModelFacts, folder: Path, path: Path, bad: BadItems) -> So
     return Source(items=items, num_items=len(files), what=what, labelled=None not in labels)
 
 
+def check_takes_images(plan: ModelFacts, what: str) -> None:
+    """Raises UserError where it does not, or not in a way that is known. `what`: was given."""
+    spec = plan.data.image
+    if plan.data.kind != "image" or spec is None or len(plan.inputs) != 1:
+        raise UserError(f"{what}, but {plan.model.name} takes {plan.data.kind} input: give arrays instead")
+    if spec.interpolation not in INTERPOLATIONS:
+        raise UserError(f"data.image.interpolation {spec.interpolation!r} is unknown: {', '.join(INTERPOLATIONS)}")
+
+
 def _items(plan: ModelFacts, root: Path, files: list[Path], labels: list[int | None], bad: BadItems) -> Iterator[Item]:
     (tensor,) = plan.inputs
     for index, (file, label) in enumerate(zip(files, labels, strict=True)):
@@ -70,21 +73,31 @@ def read_image(plan: ModelFacts, file: Path) -> NDArray[Any]:
     Raises:
         UserError: as read_rgb.
     """
+    return fitted(plan, read_rgb(file), str(file))
+
+
+def fitted(plan: ModelFacts, image: Image.Image, where: str) -> NDArray[Any]:
+    """As read_image, of an 8-bit RGB image. Raises UserError where its sides differ too much."""
     spec, (tensor,) = plan.data.image, plan.inputs
     assert spec is not None
-    return fit(prepare(file, spec, normalise=tensor.dtype != "uint8"), tensor, str(file))
+    return fit(prepared(image, spec, where, normalise=tensor.dtype != "uint8"), tensor, where)
 
 
-def prepare(file: Path, spec: ImageSpec, *, normalise: bool = True) -> NDArray[Any]:
-    """Reads an image, resizes its shorter side, crops the centre: (3, height, width).
+def prepare(file: Path, spec: ImageSpec) -> NDArray[Any]:
+    """A file's image, as `prepared`. Raises UserError as read_rgb."""
+    return prepared(read_rgb(file), spec, str(file))
+
+
+def prepared(image: Image.Image, spec: ImageSpec, where: str, *, normalise: bool = True) -> NDArray[Any]:
+    """Resizes an RGB image's shorter side, crops the centre: (3, height, width).
 
     Returns:
         float32, normalised; without `normalise` uint8, as the image has them.
 
     Raises:
-        UserError: as read_rgb, and where the sides differ too much.
+        UserError: the sides differ too much.
     """
-    cropped = _crop(read_rgb(file), spec, file)
+    cropped = _crop(image, spec, where)
     if not normalise:
         return np.ascontiguousarray(np.asarray(cropped, dtype=np.uint8).transpose(2, 0, 1))
     pixels = np.asarray(cropped, dtype=np.float32) / np.float32(255)
@@ -92,13 +105,13 @@ def prepare(file: Path, spec: ImageSpec, *, normalise: bool = True) -> NDArray[A
     return np.ascontiguousarray(normalised.transpose(2, 0, 1))
 
 
-def _crop(image: Image.Image, spec: ImageSpec, file: Path) -> Image.Image:
+def _crop(image: Image.Image, spec: ImageSpec, where: str) -> Image.Image:
     """As torchvision and transformers do it, whose models these are: the longer side is rounded down."""
     height, width = spec.size
     short = min(image.size)
     resized = (max(width, spec.resize * image.width // short), max(height, spec.resize * image.height // short))
     if resized[0] * resized[1] > MAX_PIXELS:
-        raise UserError(f"an aspect ratio of {image.width} to {image.height} is too extreme", key=str(file))
+        raise UserError(f"an aspect ratio of {image.width} to {image.height} is too extreme", key=where)
     left, top = (resized[0] - width) // 2, (resized[1] - height) // 2
     whole = image.resize(resized, INTERPOLATIONS[spec.interpolation])
     return whole.crop((left, top, left + width, top + height))

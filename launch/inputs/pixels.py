@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -12,7 +13,7 @@ from PIL import Image, UnidentifiedImageError
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.files.user_files import check_regular
 
-__all__ = ["MAX_PIXELS", "read_rgb"]
+__all__ = ["MAX_PIXELS", "decode_rgb", "read_rgb", "upright_rgb"]
 
 MAX_PIXELS = 64 << 20
 """More is an error: a small file can unpack to an image that fills the memory."""
@@ -49,16 +50,35 @@ def read_rgb(file: Path) -> Image.Image:
     check_regular(file, "an image", "leave it out")
     try:
         # by its name, Pillow would map a TIFF into memory, with rows as long as those of the turned picture
-        with warnings.catch_warnings(), open(file, "rb") as opened:
+        with open(file, "rb") as opened:
+            return decode_rgb(opened, str(file))
+    except OSError as error:
+        raise UserError(f"{file}: not a readable image: {error}") from None
+
+
+def decode_rgb(opened: BinaryIO, where: str) -> Image.Image:
+    """As read_rgb, of a file's bytes."""
+    try:
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with Image.open(opened, formats=FORMATS) as image:
                 return _rgb(image)
     except UnidentifiedImageError:
-        raise UserError(f"{file}: not a readable image of the kinds {', '.join(FORMATS)}") from None
+        raise UserError(f"{where}: not a readable image of the kinds {', '.join(FORMATS)}") from None
     except UserError as error:
-        raise UserError(f"{file}: {error}") from None
+        raise UserError(f"{where}: {error}") from None
     except Exception as error:  # Pillow's decoders raise a dozen kinds for a damaged file
-        raise UserError(f"{file}: not a readable image: {error}") from None
+        raise UserError(f"{where}: not a readable image: {error}") from None
+
+
+def upright_rgb(image: Image.Image, where: str) -> Image.Image:
+    """As read_rgb, of an image that an application holds."""
+    try:
+        return _rgb(image)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+    except Exception as error:  # it may have been opened, and not been read yet
+        raise UserError(f"{where}: not a readable image: {error}") from None
 
 
 def _rgb(image: Image.Image) -> Image.Image:

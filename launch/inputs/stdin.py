@@ -6,17 +6,13 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.model_facts import ModelFacts
-from edgecompile.contract.plan import TensorSpec
 from edgelaunch.common.items import Entry, Item, Source
 from edgelaunch.common.varying import Varying
 from edgelaunch.inputs.bad_items import BadItems
-from edgelaunch.inputs.fitting import LABEL_KEY, fit
+from edgelaunch.inputs.fitting import LABEL_KEY, fit_json
 from edgelaunch.inputs.labels import class_label
 from edgelaunch.inputs.text import decode_line, skip_line
 
@@ -114,17 +110,6 @@ def _parse_json(plan: ModelFacts, line: str, index: int, where: str) -> Item:
     if set(value) != set(names):
         raise UserError(f"{where}: holds {', '.join(sorted(value)) or 'nothing'}, the model takes {', '.join(names)}")
     varying = Varying(plan)
-    arrays = {spec.name: _array(value[spec.name], spec, where, varying) for spec in plan.inputs}
+    arrays = {spec.name: fit_json(value[spec.name], spec, where, varying.ranges) for spec in plan.inputs}
     varying.check(arrays, where)
     return Item(Entry(index=index, label=label), arrays)
-
-
-def _array(value: Any, spec: TensorSpec, where: str, varying: Varying) -> Any:
-    """Nested lists to the input's array; JSON writes 1.0 as 1 where it likes, so whole numbers do for floats."""
-    try:
-        array = np.asarray(value)
-    except (ValueError, OverflowError) as error:
-        raise UserError(f"{where}: {spec.name} is not an array: {error}") from None
-    if "float" in spec.dtype and array.dtype.kind in "iu":
-        array = array.astype(np.float64)
-    return fit(array, spec, where, varying.ranges)

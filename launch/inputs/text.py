@@ -6,7 +6,7 @@ import json
 import os
 import re
 from codecs import BOM_UTF8
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -119,11 +119,38 @@ class Encoder:
         Raises UserError for half a character.
         """
         encoding = self._tokenizer.encode(_whole(text, self._where))
-        columns = {self._spec.ids: encoding.ids, self._spec.mask: encoding.attention_mask,
-                   self._spec.types: encoding.type_ids}  # fmt: skip
+        return self._columns(encoding.ids, encoding.attention_mask, encoding.type_ids)
+
+    def encode_tokens(self, ids: Sequence[int]) -> dict[str, Any]:
+        """As encode, of token ids, the special ones included. Raises UserError where they are none of the model's."""
+        padding = self._tokenizer.padding
+        least, most = padding["length"], self._tokenizer.truncation["max_length"]
+        if not 1 <= len(ids) <= most:
+            raise UserError(f"{self._where}: {len(ids)} tokens, the model takes 1 to {most}")
+        count = self._tokenizer.get_vocab_size()
+        wrong = next((number for number in ids if not 0 <= number < count), None)
+        if wrong is not None:
+            raise UserError(f"{self._where}: token {wrong} is none of the model's {count}")
+        more = max(0, least - len(ids))
+        columns = ([*ids], [1] * len(ids), [0] * len(ids))
+        filler = (padding["pad_id"], 0, padding["pad_type_id"])
+        left = padding["direction"] == "left"
+        ids, mask, types = (
+            [value] * more + column if left else column + [value] * more
+            for column, value in zip(columns, filler, strict=True)
+        )
+        return self._columns(ids, mask, types)
+
+    def num_tokens(self, arrays: Mapping[str, Any]) -> int:
+        """Of an item as encoded; padding does not count where the model has a mask."""
+        mask = self._spec.mask
+        return int(arrays[mask].sum() if mask is not None and mask in arrays else arrays[self._spec.ids].size)
+
+    def _columns(self, ids: Sequence[int], mask: Sequence[int], types: Sequence[int]) -> dict[str, Any]:
+        columns = {self._spec.ids: ids, self._spec.mask: mask, self._spec.types: types}
         return {spec.name: self._column(columns[spec.name], spec) for spec in self._inputs}
 
-    def _column(self, values: list[int], spec: TensorSpec) -> Any:
+    def _column(self, values: Sequence[int], spec: TensorSpec) -> Any:
         array = np.asarray(values, dtype=np.int64)
         if "float" in spec.dtype:  # some models take their mask as floats
             array = array.astype(np.float32)

@@ -224,5 +224,9 @@ class StreamEnds:
         """Items that were fed and have no result yet."""
         return self._flight.num_items()
 
+    def num_messages(self) -> int:
+        """That have no result yet."""
+        return self._flight.num_messages()
+
     def abandon(self) -> None:
         self._flight.switch(0)

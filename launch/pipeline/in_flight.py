@@ -145,6 +145,11 @@ class Flight:
         with self._changed:
             return sum(len(batch.items) for batch in self._under_way)
 
+    def num_messages(self) -> int:
+        """That are under way, or ready to be sent."""
+        with self._changed:
+            return len(self._under_way) + len(self._drawn)
+
     def empty(self) -> bool:
         with self._changed:
             return not self._under_way and not self._drawn and not self._window

@@ -96,6 +96,8 @@ class Rank:
         self._rank = options.rank
         self.complete = False
         """Whether all is through: on rank 0 every result is there, elsewhere everything was passed on."""
+        self.streaming = False
+        """Whether all ranks are connected."""
         self._abandoned = threading.Event()
         self._lock = threading.Lock()
         self._epoch: Epoch | None = None
@@ -186,6 +188,7 @@ class Rank:
     def begin_streaming(self) -> None:
         """All ranks are connected."""
         self.check()
+        self.streaming = True
         self._callbacks.streaming.set()
 
     # --- inside ------------------------------------------------------------------------------------------------------

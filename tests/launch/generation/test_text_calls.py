@@ -90,10 +90,10 @@ def test_a_cancelled_task_frees_its_slot(running: Pipeline) -> None:
     before = running.generate([[5, 6, 7]], max_tokens=20, ignore_end=True)
     for outcome in asyncio.run(cancelled()):
         assert isinstance(outcome, asyncio.CancelledError)
-    assert running._texts is not None
-    assert running._texts._ends is not None
+    assert running._running.texts is not None
+    assert running._running.texts._ends is not None
     begin = time.monotonic()
-    while running._texts._ends.num_in_flight():
+    while running._running.texts._ends.num_in_flight():
         assert time.monotonic() - begin < 60
         time.sleep(0.01)
     assert running.generate([[5, 6, 7]], max_tokens=20, ignore_end=True) == before
@@ -110,7 +110,7 @@ def test_asyncio_gives_the_same_text(running: Pipeline) -> None:
 @pytest.mark.slow
 def test_a_pipeline_that_is_closed_leaves_nobody_waiting(text_plan: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Far more is asked for than comes out while it closes."""
-    monkeypatch.setattr("edgelaunch.api.CLOSE_S", 0.2)
+    monkeypatch.setattr("edgelaunch.application.running.CLOSE_S", 0.2)
     ends: list[Any] = []
     with ThreadPoolExecutor(3) as pool:
         with Pipeline(text_plan, local=True) as pipeline:
