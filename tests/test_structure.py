@@ -66,8 +66,11 @@ ROOMS: dict[str, dict[str, str]] = {
         "application": "process common request inputs outputs pipeline generation control.core control local "
         "composition",
         "api": "common request generation application",
+        "serve.http": "common control report application",
+        "serve.routes": "common inputs generation application serve.http",
+        "serve": "process common request application serve.http serve.routes",
         "commands": "process common request inputs outputs generation pipeline report control local emulation "
-        "link_test doctor composition",
+        "link_test doctor composition serve",
         "entry": "process commands",
         "__init__": "common api",
         "__main__": "entry",

@@ -17,6 +17,7 @@ from edgelaunch.process.stderr import say, say_error
 from edgelaunch.process.stopping import hear_signals
 from edgelaunch.request.links_request import DoctorRequest, LinksRequest
 from edgelaunch.request.parsers import parse
+from edgelaunch.request.serve_request import ServeRequest
 
 __all__ = ["main"]
 
@@ -51,6 +52,10 @@ def _run(words: Sequence[str], *, own_process: bool) -> int:
         return _links(request, plan)
     if isinstance(request, DoctorRequest):
         return _doctor(request, plan)
+    if isinstance(request, ServeRequest):
+        from edgelaunch.commands.serve_command import run_serve
+
+        return run_serve(request, plan)
     check_run(request, plan)
     if not request.all_ranks:
         run_rank(request, plan, rank_failure)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from edgelaunch.commands.text_session import TextSession
     from edgelaunch.inputs.live import Live
 
-__all__ = ["Channel", "describe", "import_torch", "rank_failure", "run_rank"]
+__all__ = ["Channel", "describe", "import_torch", "own_process", "rank_failure", "run_rank"]
 
 SWITCH_S = 0.0005
 
@@ -116,7 +116,7 @@ def rank_failure(
     start.check()
     request = start.request
     session, lacking = _prepared(start, discard, checked=checked)
-    _own_process()
+    own_process()
     live = _live(start, session) if session is not None else None
 
     def request_kill(request: KillRequest) -> None:
@@ -147,7 +147,7 @@ def rank_failure(
     return failure
 
 
-def _own_process() -> None:
+def own_process() -> None:
     """Settings of a process that does nothing else. Once torch is imported."""
     import torch
 

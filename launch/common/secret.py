@@ -11,7 +11,7 @@ from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Plan
 from edgelaunch.common.identity import is_loopback
 
-__all__ = ["HOW", "VARIABLE", "find_secret"]
+__all__ = ["HOW", "LEAST_BYTES", "VARIABLE", "find_secret", "read_private"]
 
 VARIABLE = "EDGELAUNCH_SECRET"
 LEAST_BYTES = 16
@@ -29,7 +29,7 @@ def find_secret(plan: Plan, master: str, file: Path | None, environ: Mapping[str
         UserError: it is needed and missing, too short, or in a file that others can read.
     """
     if file is not None:
-        return _checked(_read(file), str(file))
+        return _checked(read_private(file, "the secret"), str(file))
     if environ.get(VARIABLE):
         return _checked(environ[VARIABLE].strip().encode(), VARIABLE)
     if len(plan.hosts) == 1 or is_loopback(master):
@@ -37,17 +37,18 @@ def find_secret(plan: Plan, master: str, file: Path | None, environ: Mapping[str
     raise UserError("ranks on several machines need a shared secret, so that nobody else can join", fix=HOW)
 
 
-def _read(path: Path) -> bytes:
+def read_private(path: Path, what: str) -> bytes:
+    """A file that nobody else can read. Raises UserError where others can, or it cannot be read; `what` it holds."""
     try:
         with open(path, "rb") as opened:
             mode = os.fstat(opened.fileno()).st_mode
             if not stat.S_ISREG(mode):
-                raise UserError("the secret must be in a regular file", key=str(path))
+                raise UserError(f"{what} must be in a regular file", key=str(path))
             if mode & (stat.S_IRWXG | stat.S_IRWXO):
-                raise UserError("others on this machine can read the secret", key=str(path), fix=f"chmod 600 {path}")
+                raise UserError(f"others on this machine can read {what}", key=str(path), fix=f"chmod 600 {path}")
             return opened.read(MOST_BYTES + 1).strip()
     except OSError as error:
-        raise UserError(f"the secret cannot be read: {error.strerror}", key=str(path)) from None
+        raise UserError(f"{what} cannot be read: {error.strerror}", key=str(path)) from None
 
 
 def _checked(secret: bytes, where: str) -> bytes:

@@ -81,6 +81,11 @@ class TextCalls:
         """The plan's tokenizer; None: answers have no text."""
         return self._spelling
 
+    @property
+    def context(self) -> int:
+        """Tokens that a prompt and its answer have together at most."""
+        return self._generation.context
+
     def close(self) -> None:
         """No more requests come."""
         self._closed.set()

@@ -12,7 +12,7 @@ from edgelaunch.common.addresses import Address
 if TYPE_CHECKING:
     from edgelaunch.control.supervisor import Supervisor
 
-__all__ = ["check_installed", "serve_metrics"]
+__all__ = ["RankCollector", "check_installed", "serve_metrics"]
 
 NS = 1e-9
 
@@ -32,14 +32,16 @@ def serve_metrics(where: Address, runner: Supervisor) -> None:
     from prometheus_client import CollectorRegistry, start_http_server
 
     registry = CollectorRegistry()
-    registry.register(_Collector(runner))
+    registry.register(RankCollector(runner))
     try:
         start_http_server(where.port, where.host, registry)
     except OSError as error:
         raise UserError(f"--metrics-port: nothing can listen at {where.host}:{where.port}: {error.strerror}") from None
 
 
-class _Collector:
+class RankCollector:
+    """As prometheus_client's collectors: what a rank counts."""
+
     def __init__(self, runner: Supervisor) -> None:
         self._runner = runner
 

@@ -12,11 +12,12 @@ from edgecompile.terminal.options import Parser, add_completion, nearest
 from edgelaunch.request.links_request import DoctorRequest, LinksRequest
 from edgelaunch.request.option_fields import add_options, read_options
 from edgelaunch.request.run_request import RunRequest
+from edgelaunch.request.serve_request import ServeRequest
 
 __all__ = ["Request", "command_parser", "parse", "parse_run", "run_parser"]
 
-Request = RunRequest | LinksRequest | DoctorRequest
-COMMANDS: dict[str, tuple[type[LinksRequest] | type[DoctorRequest], str]] = {
+Request = RunRequest | LinksRequest | DoctorRequest | ServeRequest
+COMMANDS: dict[str, tuple[type[LinksRequest] | type[DoctorRequest] | type[ServeRequest], str]] = {
     LinksRequest.COMMAND: (
         LinksRequest,
         "Measure bandwidth and latency between all pairs of a plan's hosts; start it on each of them.",
@@ -25,6 +26,10 @@ COMMANDS: dict[str, tuple[type[LinksRequest] | type[DoctorRequest], str]] = {
         DoctorRequest,
         "Check a rank before a run: what is there, what is not, and what to do about it. Exit status 2 where something "
         "fails.",
+    ),
+    ServeRequest.COMMAND: (
+        ServeRequest,
+        "Serve a plan over HTTP: predictions, embeddings, completions and chat, as OpenAI's clients ask for them.",
     ),
 }
 """By the word that a command has in a plan's place: what it can be asked, and what it is for."""
@@ -73,7 +78,7 @@ def run_parser(*, plan: bool = True) -> Parser:
         prog="edgelaunch",
         description="Run one rank of a plan, or with --local or --emulate all of them.",
         epilog="edgelaunch links PLAN measures the links between a plan's hosts; edgelaunch doctor PLAN checks a rank "
-        "before a run: see their --help",
+        "before a run; edgelaunch serve PLAN answers HTTP requests: see their --help",
     )
     parser.add_argument("--version", action=_ShowVersion, nargs=0, help="show the version and exit")
     add_options(parser, RunRequest, plan=plan, grouped=True)

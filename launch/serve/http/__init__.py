@@ -1,0 +1,1 @@
+"""The way that every HTTP request takes: its key, its body, its place in the queue, its time, its errors."""

@@ -1,0 +1,1 @@
+"""The routes of the HTTP service: predictions, and those of the OpenAI API."""
