@@ -31,9 +31,7 @@ def run_serve(request: ServeRequest, plan: Plan) -> int:
             run_rank(run, plan, rank_failure)
     for package in PACKAGES:
         if find_spec(package) is None:
-            raise UserError(
-                f"edgelaunch serve needs {package.replace('_', '-')}: pip install 'edgecompile[serve]'"
-            )
+            raise UserError(f"edgelaunch serve needs {package.replace('_', '-')}: pip install 'edgecompile[serve]'")
     from edgelaunch.serve.serving import serve
 
     try:

@@ -31,7 +31,7 @@ async def answered(work: Coroutine[Any, Any, T], receive: Receive, timeout_s: fl
     await first_of(task, gone, timeout_s)
     if task.done() and not task.cancelled():
         return task.result()
-    if gone.done():
+    if gone.done() and not gone.cancelled():
         raise ClientGone
     raise ApiError(504, f"no result within {timeout_s:g} s (--request-timeout)", code="timeout")
 

@@ -63,6 +63,8 @@ class Service:
             runner = self.running.runner
         except (RankFailedError, RuntimeError) as error:
             raise unavailable(error) from None
+        if not runner.streaming.is_set():  # later on a lost rank is a pause, and requests wait
+            raise unavailable(RuntimeError("the ranks are not connected yet"))
         self._count(runner)
 
     def check_model(self, name: Any) -> None:
@@ -106,4 +108,3 @@ def unavailable(error: BaseException) -> ApiError:
 def refused(error: UserError) -> ApiError:
     """What the user can fix."""
     return ApiError(400, str(error))
-

@@ -100,8 +100,8 @@ def _predict(plan: Plan) -> dict[str, Any]:
     if len(plan.outputs) == 1:
         answer[NPY] = binary
     about = "Results of items, several a request; those of all requests share microbatches. Accept says their kind."
-    return {"post": {"summary": about, "requestBody": {"required": True, "content": content},
-                     "responses": {"200": {"description": "The results.", "content": answer}, **_errors()}}}  # fmt: skip
+    responses = {"200": {"description": "The results.", "content": answer}, **_errors()}
+    return {"post": {"summary": about, "requestBody": {"required": True, "content": content}, "responses": responses}}
 
 
 def _array(spec: TensorSpec) -> dict[str, Any]:

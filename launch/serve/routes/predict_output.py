@@ -37,9 +37,7 @@ def kind_of(plan: Plan, accept: str) -> str:
 def answer_of(plan: Plan, results: Sequence[Result], kind: str) -> Response:
     """Raises ApiError 406 where the items' results differ in shape, which only JSON can hold."""
     names = [spec.name for spec in plan.outputs]
-    columns = {
-        name: [result[name] if isinstance(result, dict) else result for result in results] for name in names
-    }
+    columns = {name: [result[name] if isinstance(result, dict) else result for result in results] for name in names}
     if kind == "application/json":
         content: dict[str, Any] = {
             "model": plan.model.name, "outputs": {name: list(map(_plain, column)) for name, column in columns.items()},
@@ -73,4 +71,3 @@ def _plain(array: NDArray[Any]) -> Any:
         plain[~np.isfinite(array)] = None
         return plain.tolist()
     return array.tolist()
-

@@ -59,4 +59,3 @@ async def docs(request: Request) -> Response:
 
 async def index(request: Request) -> Response:
     return RedirectResponse("/docs")
-

@@ -1,0 +1,35 @@
+"""Services that several tests use, one process a session each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import launch_plans
+import pytest
+import served
+from served import Served
+
+
+@pytest.fixture(scope="session")
+def floats_service(two_stages: launch_plans.Written) -> Iterator[Served]:
+    with Served(two_stages.path, "--max-body", 100_000, "--max-queue", 64) as service:
+        yield service
+
+
+@pytest.fixture(scope="session")
+def image_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    with Served(served.image_plan(tmp_path_factory.mktemp("images")).path) as service:
+        yield service
+
+
+@pytest.fixture(scope="session")
+def embedding_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    with Served(served.embedding_plan(tmp_path_factory.mktemp("embeddings")).path) as service:
+        yield service
+
+
+@pytest.fixture(scope="session")
+def text_service(text_plan: Path) -> Iterator[Served]:
+    with Served(text_plan, "--max-queue", 16) as service:
+        yield service
