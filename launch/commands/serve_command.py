@@ -17,7 +17,7 @@ from edgelaunch.request.serve_request import ServeRequest
 
 __all__ = ["run_serve"]
 
-PACKAGES = ("starlette", "uvicorn", "python_multipart", "prometheus_client")
+PACKAGES = ("starlette", "uvicorn", "httptools", "python_multipart", "prometheus_client")
 
 
 def run_serve(request: ServeRequest, plan: Plan) -> int:

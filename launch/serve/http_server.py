@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 import threading
 
 import uvicorn
 from starlette.types import ASGIApp
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from edgecompile.contract.errors import UserError
 from edgelaunch.common.addresses import Address
+from edgelaunch.serve.http.api_error import ApiError, error_answer
 
 __all__ = ["HttpServer", "listen_at"]
 
@@ -38,12 +41,22 @@ def listen_at(address: Address) -> socket.socket:
     return listener
 
 
+class _Protocol(HttpToolsProtocol):
+    """What is not HTTP is refused in the same shape as any other request."""
+
+    def send_400_response(self, msg: str) -> None:
+        answer = error_answer(ApiError(400, msg))
+        head = f"HTTP/1.1 400 Bad Request\r\ncontent-type: {answer.media_type}\r\nconnection: close\r\n"
+        self.transport.write(f"{head}content-length: {len(answer.body)}\r\n\r\n".encode() + bytes(answer.body))
+        self.transport.close()
+
+
 class HttpServer:
     def __init__(self, app: ASGIApp, listener: socket.socket, grace_s: float) -> None:
         """`grace_s`: for requests that are under way at the end."""
         self._listener, self._grace_s = listener, grace_s
         self._server = uvicorn.Server(uvicorn.Config(
-            app, loop="asyncio", ws="none", lifespan="off", log_config=None, log_level="error", access_log=False,
+            app, loop="asyncio", http=_Protocol, ws="none", lifespan="off", log_config=None, log_level="error", access_log=False,
             server_header=False, proxy_headers=False, timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=max(1, round(grace_s)),
         ))  # fmt: skip
@@ -69,6 +82,7 @@ class HttpServer:
         self._thread.join(FORCED_S)
 
     def _run(self) -> None:
+        logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # a damaged form is its sender's
         try:
             self._server.run(sockets=[self._listener])
         except BaseException as error:

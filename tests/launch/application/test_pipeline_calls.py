@@ -7,6 +7,7 @@ from pathlib import Path
 
 import launch_plans
 import pytest
+import served
 from launch_harness import Running
 from launch_plans import Written
 
@@ -124,6 +125,21 @@ with p:
     assert all(abs(event.at - time.time()) < 300 and event.text for event in p.events)
     assert p.statistics.num_epochs == 2 and p.ready
 assert not p.ready
+""")
+
+
+def test_sentences_and_images(tmp_path: Path) -> None:
+    texts, images = served.embedding_plan(tmp_path / "texts").path, served.image_plan(tmp_path / "images").path
+    good(f"""
+from PIL import Image
+with edgelaunch.Pipeline({str(texts)!r}, local=True) as p:
+    assert p(['the cat', 'mat']).tolist() == [[5, 2, 2], [6, 1, 6]]
+    assert [y.tolist() for y in p.map(['mat'])] == [[6, 1, 6]] and p.submit('mat').result().tolist() == [6, 1, 6]
+    expect(edgelaunch.UserError, 'it has one array', lambda: p('mat'))
+with edgelaunch.Pipeline({str(images)!r}, local=True) as p:
+    pixels = np.full((30, 40, 3), 255, np.uint8)
+    assert np.allclose(p([Image.fromarray(pixels)])[0, 0], (1 - 0.5) / 0.5)
+    expect(edgelaunch.UserError, 'item 0: pixels is', lambda: p(['a.png']))
 """)
 
 
