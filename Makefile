@@ -69,7 +69,7 @@ lint: $(VENV)/.dependencies ## ruff and clang-format
 types: $(VENV)/.dependencies ## mypy, strict
 	@mkdir -p build/types && ln -sfn ../../edgecompile build/types/edgecompile && ln -sfn ../../launch build/types/edgelaunch
 	cd build/types && MYPYPATH=. ../../$(BIN)/mypy --config-file ../../pyproject.toml -p edgecompile -p edgelaunch
-	cd build/types && MYPYPATH=. ../../$(BIN)/mypy --config-file ../../pyproject.toml ../../tests/launch/typed_use.py
+	cd build/types && MYPYPATH=. ../../$(BIN)/mypy --config-file ../../pyproject.toml ../../tests/launch/typed_use.py ../../tests/compiler/api/typed_calls.py
 
 native-test: $(VENV)/.dependencies ## the C++ core's own tests, with sanitizers
 	cmake -S . -B $(NATIVE) -DNATIVE_SCHED_TESTS=ON -DNATIVE_SCHED_PYTHON=OFF -DNATIVE_SCHED_SANITIZE=ON -DCMAKE_BUILD_TYPE=RelWithDebInfo

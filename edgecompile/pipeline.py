@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
+from torch import nn
+
 from edgecompile.artifacts.assemble import Compiled, assemble_plan
 from edgecompile.artifacts.compiled_stage import (
     CompiledPipeline,
@@ -45,6 +47,7 @@ from edgecompile.frontend.golden.independence import ItemsMixed
 from edgecompile.frontend.golden.other_sizes import OtherSizes, other_sizes, padding_of, size_notes
 from edgecompile.generation.plan_text import plan_text
 from edgecompile.models import build_model
+from edgecompile.models.given_module import copy_of
 from edgecompile.models.mapped_memory import MappedMemory
 from edgecompile.models.preparation import fill_meta
 from edgecompile.models.weights import Loaded, check_numbers, load_weights
@@ -65,12 +68,15 @@ Step = Callable[[str], AbstractContextManager[object]]
 """Reports progress while its context is open."""
 
 
-def compile_model(asked: Asked, step: Step, overrides: Sequence[str] = ()) -> Plan:
+def compile_model(
+    asked: Asked, step: Step, overrides: Sequence[str] = (), module: nn.Module | None = None
+) -> Plan:  # fmt: skip
     """Compiles the model for the cluster; writes shards, golden items and then plan.yaml below the request's folder.
 
     Args:
         asked: a request, or the composed config that it is made of.
         overrides: what the config was asked for; the plan keeps them.
+        module: the model, where a program has it in hand; a copy is compiled. None: what the config builds.
 
     Raises:
         UserError: the config, the model, a file or the cluster does not allow it; nothing but unnamed shards is left.
@@ -81,25 +87,28 @@ def compile_model(asked: Asked, step: Step, overrides: Sequence[str] = ()) -> Pl
     artifact, notes = usable_artifacts(request.artifact)
     request = replace(request, artifact=artifact)
     try:
-        return _compiled(request, step, overrides, notes)
+        return _compiled(request, step, overrides, notes, module)
     except ItemsMixed as mixed:
         if not request.auto_microbatch:
             raise
         alone = f"microbatch=auto took 1: {mixed.what}"
-    return _compiled(at_microbatch(request, 1), step, overrides, (*notes, alone))
+    return _compiled(at_microbatch(request, 1), step, overrides, (*notes, alone), module)
 
 
-def _compiled(request: CompileRequest, step: Step, overrides: Sequence[str], notes: tuple[str, ...]) -> Plan:
+def _compiled(
+    request: CompileRequest, step: Step, overrides: Sequence[str], notes: tuple[str, ...], module: nn.Module | None
+) -> Plan:
     with MappedMemory(request.folder) as memory:
-        return _compiled_in(memory, request, step, overrides, notes)
+        return _compiled_in(memory, request, step, overrides, notes, module)
 
 
 def _compiled_in(
-    memory: MappedMemory, request: CompileRequest, step: Step, overrides: Sequence[str], notes: tuple[str, ...]
-) -> Plan:
+    memory: MappedMemory, request: CompileRequest, step: Step, overrides: Sequence[str], notes: tuple[str, ...],
+    module: nn.Module | None,
+) -> Plan:  # fmt: skip
     spec, folder = request.model.spec, request.folder
     with step(f"build {spec.name}"), abrupt_interrupts():
-        loaded = _model(request, memory)
+        loaded = _model(request, memory, module)
         flat = FlatModel(loaded.module, [item.name for item in spec.inputs], spec.outputs, request.model.pixels)
         golden = golden_inputs(spec, loaded.module, request.model.seed)
     with step("capture"), abrupt_interrupts():
@@ -159,14 +168,16 @@ def _planned(
         return plan_with(request, chain, costs_of(request, chain, examples, mix), mix)
 
 
-def _model(request: CompileRequest, memory: MappedMemory) -> Loaded:
+def _model(request: CompileRequest, memory: MappedMemory, given: nn.Module | None) -> Loaded:
     spec, weights, seed = request.model.spec, request.weights, request.model.seed
-    module = build_model(spec, seed, memory, filled=weights.file is not None)
+    own = None if given is None else copy_of(given, memory)
+    module = build_model(spec, seed, memory, filled=weights.file is not None, given=own)
     fill_meta(module, spec.build["_target_"], weights.file, memory.empty)
     if weights.file is not None:
         return load_weights(module, weights.file, weights.prefix, weights.unused is UnusedWeights.IGNORE, memory)
     check_numbers(module, f"model.build: {spec.name}")
-    return Loaded(module=module, origin=f"random, seed {seed}")
+    origin = f"random, seed {seed}" if given is None else f"of the {type(given).__name__} that was given"
+    return Loaded(module=module, origin=origin)
 
 
 @dataclass(frozen=True, kw_only=True)

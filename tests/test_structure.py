@@ -44,6 +44,8 @@ ROOMS: dict[str, dict[str, str]] = {
         "pipeline": "contract terminal execution config planning frontend.capture frontend.golden frontend.chain "
         "models wire profile partition artifacts precision generation",
         "commands": "contract terminal execution config planning profile explore sweep measure pipeline",
+        "api": "contract config planning explore pipeline models commands",
+        "__init__": "contract planning api",
     },
     "edgelaunch": {
         "process": "",
@@ -220,6 +222,7 @@ def test_texts_say_their_encoding() -> None:
         ("edgecompile.commands.profile_command", {"torch", "transformers", "numpy"}),
         ("edgecompile.commands.plan_command", {"torch", "hydra", "transformers"}),
         ("edgecompile.config.request", {"torch", "hydra", "numpy"}),
+        ("edgecompile; edgecompile.solve, edgecompile.simulate", {"torch", "hydra", "transformers"}),
         ("edgecompile.contract.plan", {"torch", "hydra", "numpy"}),
         ("edgecompile.planning.planning_inputs", {"torch", "hydra", "numpy"}),
         ("edgelaunch.commands.launch_command", {"torch", "hydra", "transformers"}),

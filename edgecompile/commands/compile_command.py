@@ -6,6 +6,9 @@ import errno
 import json
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import hydra
@@ -26,7 +29,7 @@ from edgecompile.terminal.process import abrupt_interrupts, at_interrupt
 if TYPE_CHECKING:
     from edgecompile.contract.plan import Plan
 
-__all__ = ["compose", "main", "recorded_overrides"]
+__all__ = ["compiled_below", "compose", "main", "recorded_overrides"]
 
 _NOT_WRITABLE = (
     errno.EACCES, errno.EDQUOT, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG, errno.ENOENT, errno.ENOSPC,
@@ -53,16 +56,23 @@ def _compile(config: Any) -> float:
     with abrupt_interrupts():
         from edgecompile.pipeline import compile_model
 
-    try:
-        os.makedirs(request.folder, exist_ok=True)
+    with compiled_below(request.folder):
         plan = compile_model(request, steps, overrides)
+    _show(plan, str(request.folder / "plan.yaml"))
+    return plan.predicted.throughput_items_per_s
+
+
+@contextmanager
+def compiled_below(folder: Path) -> Iterator[None]:
+    """Makes the folder; raises UserError where nothing can be written below it."""
+    try:
+        os.makedirs(folder, exist_ok=True)
+        yield
     except OSError as error:
         if error.errno not in _NOT_WRITABLE:
             raise
-        where = error.filename or request.folder
+        where = error.filename or folder
         raise UserError(f"{where}: {error.strerror}: choose another output_dir, or free space there") from error
-    _show(plan, str(request.folder / "plan.yaml"))
-    return plan.predicted.throughput_items_per_s
 
 
 def _show(plan: Plan, path: str) -> None:

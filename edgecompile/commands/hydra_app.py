@@ -17,7 +17,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 from edgecompile.config.schema import Conf
 from edgecompile.contract.errors import UserError, choices, nearest
 
-__all__ = ["job", "run_app"]
+__all__ = ["explained_config_error", "job", "run_app", "unreadable_config"]
 
 R = TypeVar("R")
 
@@ -65,13 +65,13 @@ def run_app(app: Callable[[], Any]) -> None:
         if _State.error is not None:
             raise _State.error
     except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(_explain(error)) from error
+        raise UserError(explained_config_error(error)) from error
     except UserError:
         raise
     except (yaml.YAMLError, OSError, ValueError, RecursionError) as error:  # Unicode errors are ValueErrors
         if _State.composed:
             raise
-        raise UserError(_unreadable(error)) from error
+        raise UserError(unreadable_config(error)) from error
 
 
 def _quoted(word: str) -> str:
@@ -88,7 +88,8 @@ def _quoted(word: str) -> str:
     return f'{key}="{value}"'
 
 
-def _unreadable(error: Exception) -> str:
+def unreadable_config(error: Exception) -> str:
+    """A config file that cannot be read, in one line."""
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
         mark = error.problem_mark
         return f"{mark.name}:{mark.line + 1}:{mark.column + 1}: not a readable config: {error.problem or error.context}"
@@ -99,7 +100,7 @@ def _unreadable(error: Exception) -> str:
     return text if readable else f"a config file is not readable YAML: {text}"
 
 
-def _explain(error: BaseException) -> str:
+def explained_config_error(error: BaseException) -> str:
     """A config error with its cause: Hydra names the override, OmegaConf the reason and the keys that there are."""
     if isinstance(error, MissingConfigException) and error.options is not None and error.missing_cfg_file:
         group, _, name = error.missing_cfg_file.rpartition("/")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
@@ -16,7 +16,7 @@ import hydra
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-__all__ = ["overrides_of"]
+__all__ = ["override_text", "overrides_of"]
 
 _NOT_ASKED = {"output_dir", "hydra", "profile.folder"}
 """Where things lie is not part of what was asked for."""
@@ -28,21 +28,27 @@ _NO_TEXT = re.compile(r"(?i)null|true|false|[+-]?(inf|nan|[\d_.]+e[+-]?\d+)")
 _MISSING = object()
 
 
-def overrides_of(config: DictConfig, choices: Mapping[str, str | None]) -> tuple[str, ...]:
-    """The least that gives this config: groups whose option is not the default one, then keys with another value.
+Compose = Callable[[Sequence[str]], DictConfig]
+"""From overrides to the whole config, Hydra's own section included."""
 
-    To be called where Hydra is initialised.
+
+def overrides_of(
+    config: DictConfig, choices: Mapping[str, str | None], compose: Compose | None = None
+) -> tuple[str, ...]:
+    """The least that gives this config: groups whose option is not the default one, then keys with another value.
 
     Args:
         config: as composed, without Hydra's own section or with it; unresolved.
         choices: the option of each group, as Hydra tells them.
+        compose: None: by Hydra as it is initialised.
     """
+    compose = compose or _by_hydra
     groups = _groups(choices)
-    base, plain = _composed(groups)
+    base, plain = _composed(compose, groups)
     more = {key: name for key, name in choices.items() if _ours(key) and plain.get(key, _MISSING) != name}
     if more:
         groups = {**groups, **more}
-        base, _ = _composed(groups, plain)
+        base, _ = _composed(compose, groups, plain)
     words = [_group_word(key, name, plain) for key, name in groups.items()]
     return (*words, *_differences(_tree(base), _tree(config), ""))
 
@@ -63,12 +69,16 @@ def _ours(key: str) -> bool:
     return not key.startswith("hydra/")
 
 
+def _by_hydra(words: Sequence[str]) -> DictConfig:
+    return hydra.compose("config", overrides=list(words), return_hydra_config=True)
+
+
 def _composed(
-    groups: Mapping[str, str | None], known: Mapping[str, str | None] | None = None
+    compose: Compose, groups: Mapping[str, str | None], known: Mapping[str, str | None] | None = None
 ) -> tuple[DictConfig, Mapping[str, str | None]]:
     """The config of these options, and the option of each group in it."""
     words = [_group_word(key, name, known) for key, name in groups.items()]
-    config = hydra.compose("config", overrides=words, return_hydra_config=True)
+    config = compose(words)
     return config, dict(config.hydra.runtime.choices)
 
 
@@ -92,7 +102,7 @@ def _differences(base: Any, wanted: Any, key: str) -> Iterator[str]:
         if isinstance(before, dict) and before and isinstance(value, dict):
             yield from _differences(before, value, f"{path}.")
         elif before is _MISSING or before != value or type(before) is not type(value):
-            yield f"{'+' if before is _MISSING else ''}{path}={_text(_without_folder(path, value))}"
+            yield f"{'+' if before is _MISSING else ''}{path}={override_text(_without_folder(path, value))}"
     for name in base:
         if name not in wanted and f"{key}{name}" not in _NOT_ASKED:
             yield f"~{key}{name}"
@@ -104,12 +114,12 @@ def _without_folder(path: str, value: Any) -> Any:
     return os.path.basename(os.path.abspath(value))
 
 
-def _text(value: Any) -> str:
-    """In the grammar of Hydra's overrides."""
+def override_text(value: Any) -> str:
+    """A value in the grammar of Hydra's overrides."""
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{key}: {_text(inner)}" for key, inner in value.items()) + "}"
+        return "{" + ", ".join(f"{key}: {override_text(inner)}" for key, inner in value.items()) + "}"
     if isinstance(value, (list, tuple)):
-        return "[" + ",".join(_text(inner) for inner in value) + "]"
+        return "[" + ",".join(override_text(inner) for inner in value) + "]"
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     text = str(value)

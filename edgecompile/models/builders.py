@@ -24,38 +24,28 @@ from edgecompile.models.user_modules import find_named_modules, why_not_found
 __all__ = ["architecture_named", "build_model", "config_of", "from_directory", "from_transformers", "sentence_encoder"]
 
 
-def build_model(spec: ModelSpec, seed: int, memory: MappedMemory | None = None, *, filled: bool = False) -> nn.Module:
+def build_model(
+    spec: ModelSpec, seed: int, memory: MappedMemory | None = None, *, filled: bool = False,
+    given: nn.Module | None = None,
+) -> nn.Module:  # fmt: skip
     """Calls the option's `_target_` with seeded random numbers; returns the module in eval mode, without gradients.
 
     Args:
         memory: where its large weights are; without one they are in memory.
         filled: all weights come from a file: those of our own builders' models are then not drawn at random.
+        given: the module itself, in place of what would build it; it is changed.
 
     Raises:
         UserError: the target cannot be imported, fails, or returns no nn.Module, or one that cannot be captured.
     """
-    from hydra.errors import InstantiationException
-    from hydra.utils import instantiate
-
     silence_deprecation()  # some models are decorated with torch.jit.script
-    _hush_transformers()
+    if given is None or "transformers" in sys.modules:
+        _hush_transformers()
     # torch's fused encoder writes zeros where the mask pads; what is captured, and what trains, does not.
     torch.backends.mha.set_fastpath_enabled(False)
     torch.manual_seed(seed)
     target = spec.build["_target_"]
-    find_named_modules(spec.build)
-    ours = memory is not None and target.startswith(f"{__name__.rpartition('.')[0]}.")
-    try:
-        with memory.parameters(filled_later=filled) if memory is not None and ours else nullcontext():
-            module = instantiate(dict(spec.build), _convert_="all")
-    except InstantiationException as error:
-        cause = error.__cause__
-        if isinstance(cause, UserError):
-            raise cause from None
-        reason = f"{type(cause).__name__}: {cause}" if cause is not None else str(error).splitlines()[0]
-        if cause is None or isinstance(cause, (ImportError, AttributeError)):
-            reason += why_not_found(target)
-        raise UserError(f"model.build: {target} cannot build the model {spec.name!r}: {reason}") from error
+    module = _built(spec, memory, filled=filled) if given is None else given
     if not isinstance(module, nn.Module):
         raise UserError(f"model.build: {target} returned {type(module).__name__}: expected an nn.Module")
     if not any(True for _ in module.parameters()) and not any(True for _ in module.modules()):
@@ -66,6 +56,27 @@ def build_model(spec: ModelSpec, seed: int, memory: MappedMemory | None = None, 
     if memory is not None:
         memory.adopt(module)
     return module.requires_grad_(False)
+
+
+def _built(spec: ModelSpec, memory: MappedMemory | None, *, filled: bool) -> Any:
+    """What the option's `_target_` returns."""
+    from hydra.errors import InstantiationException
+    from hydra.utils import instantiate
+
+    target = spec.build["_target_"]
+    find_named_modules(spec.build)
+    ours = memory is not None and target.startswith(f"{__name__.rpartition('.')[0]}.")
+    try:
+        with memory.parameters(filled_later=filled) if memory is not None and ours else nullcontext():
+            return instantiate(dict(spec.build), _convert_="all")
+    except InstantiationException as error:
+        cause = error.__cause__
+        if isinstance(cause, UserError):
+            raise cause from None
+        reason = f"{type(cause).__name__}: {cause}" if cause is not None else str(error).splitlines()[0]
+        if cause is None or isinstance(cause, (ImportError, AttributeError)):
+            reason += why_not_found(target)
+        raise UserError(f"model.build: {target} cannot build the model {spec.name!r}: {reason}") from error
 
 
 def _hush_transformers() -> None:

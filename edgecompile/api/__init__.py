@@ -1,0 +1,1 @@
+"""The Python API behind `edgecompile.compile`, `edgecompile.solve` and `edgecompile.simulate`."""
