@@ -137,7 +137,9 @@ def test_version_and_completion_are_all_that_is_printed(name: str) -> None:
     assert f"compdef _shtab_{name}" in out
 
 
-@pytest.mark.parametrize("command", ["show", "explain", "simulate", "diff", "report", "export", "show --timeline"])
+@pytest.mark.parametrize(
+    "command", ["show", "explain", "simulate", "compare", "diff", "report", "export", "show --timeline"]
+)
 def test_every_edgeplan_command_has_json_and_quiet(command: str, path: str) -> None:
     words = {"diff": [path], "export": ["--perfetto", "trace.json"]}.get(command, [])
     code, out, err = run("edgeplan", *command.split(), path, *words, "--json", "--quiet")

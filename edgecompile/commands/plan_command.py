@@ -1,4 +1,4 @@
-"""The `edgeplan` command: dispatches to show, explain, simulate, diff, export and report."""
+"""The `edgeplan` command: dispatches to show, explain, compare and the others."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from edgecompile import __version__
-from edgecompile.explore import diff, explain, export, report, show, simulate
+from edgecompile.explore import compare, diff, explain, export, report, show, simulate
 from edgecompile.terminal.console import run_command
 from edgecompile.terminal.encoding import restart_in_utf8
 from edgecompile.terminal.options import Parser, add_completion, add_output_options
@@ -16,6 +16,7 @@ __all__ = ["main", "make_parser"]
 _COMMANDS = {
     "show": (show, "the plan as tables: stages, hosts, links, predictions"),
     "explain": (explain, "what holds the plan back, what a change would bring, why a unit is where it is"),
+    "compare": (compare, "plans side by side: scheduler, stages, throughput, latency, bottleneck, memory, bytes sent"),
     "diff": (diff, "what moved between two plans, which settings differ, what that costs and gains"),
     "simulate": (simulate, "simulate the plan over time, as it is or with other figures"),
     "export": (export, "a simulated run, or a real one, as a trace for the Perfetto UI"),
