@@ -15,14 +15,16 @@ from edgecompile.artifacts.compiled_stage import (
     StageWriter,
     design_stages,
     stage_artifacts,
+    unwritten,
     usable_artifacts,
 )
-from edgecompile.artifacts.data_files import check_labels, data_spec, write_golden
-from edgecompile.artifacts.equality import Flow, check_other_sizes, check_shards
+from edgecompile.artifacts.data_files import NO_GOLDEN, check_labels, data_spec, write_golden
+from edgecompile.artifacts.equality import Equality, Flow, check_other_sizes, check_shards
 from edgecompile.artifacts.fallbacks import (
     CompiledFallback,
     Contingencies,
     check_fallbacks,
+    unwritten_fallbacks,
     write_fallbacks,
 )
 from edgecompile.artifacts.shards import check_exported, write_reference
@@ -33,7 +35,7 @@ from edgecompile.config.readiness import planning_notes
 from edgecompile.config.request import Asked, CompileRequest, request_of
 from edgecompile.contract.closed_sets import Artifact, Precision
 from edgecompile.contract.errors import UserError
-from edgecompile.contract.plan import DataSpec, Plan
+from edgecompile.contract.plan import Accuracy, DataSpec, Plan
 from edgecompile.contract.plan_file import check_place, write_plan
 from edgecompile.frontend.capture.dims import NotSymbolic
 from edgecompile.frontend.capture.export_graph import library_notes
@@ -123,35 +125,75 @@ def _compiled_in(
     judged = Judged(request, flat, golden, chain, data, loaded.origin, sized.padding, step)
     calibrated = judged.calibrate() if _may_be_int8(request) else ()
     planned = _planned(request, chain, examples, workload_mix(request, chain, data, sized.padding), judged, step)
-    request, schedule = planned.request, planned.schedule
-    designs, reference = _designs(planned), judged.reference
-    start = Flow.of(reference, microbatch, is_lossy(chain, designs), sized.items)
-    writer = StageWriter.of(chain, request, memory)
-    pipeline = _write_stages(writer, schedule, designs, start, step)
-    fallbacks = _write_fallbacks(writer, planned.contingencies, request, start, step)
-    with step("compare the shards with the eager model"):
-        most = request.wire.max_error
-        equality = check_shards(chain, pipeline.stages, pipeline.outputs, reference, microbatch, most)
-        check_other_sizes(chain, pipeline, sized.items, equality)
-        equality = check_fallbacks(fallbacks, chain, reference, microbatch, most, equality, sized.items)
-    precise = judged.precise(request, writer, (pipeline, *(item.pipeline for item in fallbacks)))
-    text = plan_text(planned, loaded.module, chain, examples, writer, pipeline.stages, step)
+    request = planned.request
+    if request.artifact.format is Artifact.NONE:
+        made = _without_shards(planned, chain, judged)
+    else:
+        made = _with_shards(planned, chain, judged, sized, memory, step)
+    text = plan_text(planned, loaded.module, chain, examples, made.writer, made.pipeline.stages, step)
     with step("write the plan"):
-        graph, used = chain.captured.graph_module.graph, {0, *(stage.host for stage in schedule.stages)}
+        graph, used = chain.captured.graph_module.graph, {0, *(stage.host for stage in planned.schedule.stages)}
         unsplit = write_reference(flat, chain, examples, folder / "golden") if request.reference else None
         compiled = Compiled(
-            chain=chain, pipeline=pipeline, fallbacks=fallbacks, data=data, weights=loaded.origin,
-            golden=write_golden(reference, chain.captured, equality, unsplit, folder),
+            chain=chain, pipeline=made.pipeline, fallbacks=made.fallbacks, data=data, weights=loaded.origin,
+            golden=NO_GOLDEN if made.equality is None else
+            write_golden(judged.reference, chain.captured, made.equality, unsplit, folder),
             num_parameters=sum(value.numel() for value in loaded.module.parameters()),
-            padding=sized.padding, mix=planned.mix, accuracy=precise.accuracy, generation=text.generation,
-            notes=(*notes, *loaded.notes, *settled.notes, *size_notes(spec, chain.captured, sized), *reference.notes,
-                   *library_notes(graph, request.model.imports), *equality.notes, *planned.notes, *calibrated,
-                   *precise.notes, *text.notes, *planned.profile.notes, *planning_notes(request.cluster, used),
-                   *planned.contingencies.notes),
+            padding=sized.padding, mix=planned.mix, accuracy=made.accuracy, generation=text.generation,
+            notes=(*notes, *loaded.notes, *settled.notes, *size_notes(spec, chain.captured, sized),
+                   *judged.reference.notes, *library_notes(graph, request.model.imports), *made.equality_notes,
+                   *planned.notes, *calibrated, *made.notes, *text.notes, *planned.profile.notes,
+                   *planning_notes(request.cluster, used), *planned.contingencies.notes),
         )  # fmt: skip
         plan = assemble_plan(request, planned.inputs, compiled, overrides)
         write_plan(plan, folder / "plan.yaml")
     return plan
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Made:
+    """The stages of the plan and of its fallbacks, with what comparing their shards with the model has shown."""
+
+    pipeline: CompiledPipeline
+    fallbacks: tuple[CompiledFallback, ...]
+    writer: StageWriter | None = None
+    """None, as equality and accuracy: there are no shards."""
+    equality: Equality | None = None
+    accuracy: Accuracy | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def equality_notes(self) -> tuple[str, ...]:
+        return () if self.equality is None else self.equality.notes
+
+
+def _with_shards(
+    planned: Planned, chain: Chain, judged: Judged, sized: OtherSizes, memory: MappedMemory, step: Step
+) -> _Made:
+    request, reference, designs = planned.request, judged.reference, _designs(planned)
+    start = Flow.of(reference, request.microbatch, is_lossy(chain, designs), sized.items)
+    writer = StageWriter.of(chain, request, memory)
+    pipeline = _write_stages(writer, planned.schedule, designs, start, step)
+    fallbacks = _write_fallbacks(writer, planned.contingencies, request, start, step)
+    with step("compare the shards with the eager model"):
+        microbatch, most = request.microbatch, request.wire.max_error
+        equality = check_shards(chain, pipeline.stages, pipeline.outputs, reference, microbatch, most)
+        check_other_sizes(chain, pipeline, sized.items, equality)
+        equality = check_fallbacks(fallbacks, chain, reference, microbatch, most, equality, sized.items)
+    precise = judged.precise(request, writer, (pipeline, *(item.pipeline for item in fallbacks)))
+    return _Made(pipeline=pipeline, fallbacks=fallbacks, writer=writer, equality=equality,
+                 accuracy=precise.accuracy, notes=precise.notes)  # fmt: skip
+
+
+def _without_shards(planned: Planned, chain: Chain, judged: Judged) -> _Made:
+    """The same plan, of a model that was looked at as closely, and nothing to run."""
+    assert judged.reference is not None  # which refuses what no plan is made of, and what items may not share
+    note = "artifact=none: no shards were written, so the plan cannot run, and nothing was compared with the model"
+    return _Made(
+        pipeline=unwritten(planned.schedule, _designs(planned)),
+        fallbacks=unwritten_fallbacks(planned.contingencies.fallbacks, chain, planned.request),
+        notes=(note,),
+    )
 
 
 def _may_be_int8(request: CompileRequest) -> bool:

@@ -182,7 +182,7 @@ def _stages(runtime: p.Runtime, chain: Chain, pipeline: CompiledPipeline, ranks:
             units=(placed.first, placed.last),
             first_op=chain.units[placed.first].op,
             last_op=chain.units[placed.last].op,
-            shard=f"shards/{stage.shard.path.name}",
+            shard=f"shards/{stage.shard.path.name}" if stage.shard.sha256 else "",
             sha256=stage.shard.sha256,
             artifact=stage.artifact.value,
             precision=stage.precision.value,

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from edgecompile.artifacts.lowering import Lowering, LowWeights
-from edgecompile.artifacts.shards import RAW, Shard, write_shard
+from edgecompile.artifacts.shards import NO_SHARD, RAW, Shard, write_shard
 from edgecompile.artifacts.weight_store import WeightStore
 from edgecompile.config.cluster_spec import Cluster
 from edgecompile.config.request import ArtifactRequest, CompileRequest
@@ -31,6 +31,7 @@ __all__ = [
     "finished",
     "precision_of",
     "stage_artifacts",
+    "unwritten",
     "usable_artifacts",
 ]
 
@@ -168,3 +169,10 @@ class StageWriter:
 def finished(design: StageDesign, shard: Shard) -> CompiledStage:
     """The stage with its shard."""
     return CompiledStage(**vars(design), shard=shard)
+
+
+def unwritten(schedule: Schedule, designs: Sequence[StageDesign]) -> CompiledPipeline:
+    """The pipeline of a plan without shards."""
+    return CompiledPipeline(
+        schedule=schedule, stages=tuple(finished(design, NO_SHARD) for design in designs), outputs=()
+    )

@@ -20,7 +20,10 @@ from edgecompile.frontend.capture.captured import Captured
 from edgecompile.frontend.chain.units import Boundary
 from edgecompile.frontend.golden.golden_items import Reference
 
-__all__ = ["check_labels", "data_spec", "write_golden"]
+__all__ = ["NO_GOLDEN", "check_labels", "data_spec", "write_golden"]
+
+NO_GOLDEN = Golden(file="", sha256="", num_items=0, tolerance={})
+"""Of a plan without shards."""
 
 
 def write_golden(

@@ -10,7 +10,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from edgecompile.artifacts.compiled_stage import CompiledPipeline, StageWriter, design_stages, finished
+from edgecompile.artifacts.compiled_stage import (
+    CompiledPipeline,
+    StageDesign,
+    StageWriter,
+    design_stages,
+    finished,
+    unwritten,
+)
 from edgecompile.artifacts.equality import Equality, Flow, check_other_sizes, check_shards
 from edgecompile.artifacts.shards import Shard
 from edgecompile.artifacts.wire_loss import is_lossy
@@ -25,7 +32,15 @@ from edgecompile.planning.problem import Infeasible, Problem, Schedule
 from edgecompile.planning.solver import solve
 from edgecompile.wire.formats import cut_formats
 
-__all__ = ["CompiledFallback", "Contingencies", "Fallback", "check_fallbacks", "find_contingencies", "write_fallbacks"]
+__all__ = [
+    "CompiledFallback",
+    "Contingencies",
+    "Fallback",
+    "check_fallbacks",
+    "find_contingencies",
+    "unwritten_fallbacks",
+    "write_fallbacks",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,15 +113,9 @@ def write_fallbacks(
         start: the golden items as the model's inputs.
     """
     written: dict[tuple[int, int, str, str, str], Shard] = {}
-    common = replace(request.wire, per_cut=())  # which are for the plan's own cuts
 
     def complete(fallback: Fallback) -> CompiledFallback:
-        count = len(fallback.schedule.stages)
-        artifacts = [request.artifact.format] * count
-        designs = design_stages(
-            fallback.schedule, cut_formats(common, count - 1), artifacts, request.cluster,
-            lowered_by(writer.chain, writer.keep, request.cluster.precisions),
-        )  # fmt: skip
+        designs = _designs(fallback, writer.chain, request)
         flow, stages = replace(start, lossy=is_lossy(writer.chain, designs)), []
         for index, design in enumerate(designs):
             key = (design.placed.first, design.placed.last, design.incoming.name, design.outgoing.name,
@@ -121,6 +130,25 @@ def write_fallbacks(
         return CompiledFallback(lost=fallback.lost, pipeline=pipeline)
 
     return tuple(complete(item) for item in fallbacks)
+
+
+def unwritten_fallbacks(
+    fallbacks: Sequence[Fallback], chain: Chain, request: CompileRequest
+) -> tuple[CompiledFallback, ...]:
+    """Those of a plan without shards."""
+    return tuple(
+        CompiledFallback(lost=item.lost, pipeline=unwritten(item.schedule, _designs(item, chain, request)))
+        for item in fallbacks
+    )
+
+
+def _designs(fallback: Fallback, chain: Chain, request: CompileRequest) -> tuple[StageDesign, ...]:
+    common = replace(request.wire, per_cut=())  # which are for the plan's own cuts
+    count = len(fallback.schedule.stages)
+    return design_stages(
+        fallback.schedule, cut_formats(common, count - 1), [request.artifact.format] * count, request.cluster,
+        lowered_by(chain, request.precision.keep, request.cluster.precisions),
+    )  # fmt: skip
 
 
 def check_fallbacks(

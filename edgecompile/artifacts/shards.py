@@ -35,6 +35,7 @@ from edgecompile.wire.codec import insert_decoding, insert_encoding
 from edgecompile.wire.formats import FORMATS, WireFormat, wire_tensors
 
 __all__ = [
+    "NO_SHARD",
     "RAW",
     "Frozen",
     "Shard",
@@ -60,6 +61,10 @@ class Shard:
     artifact: str = "torchscript"
     weights: tuple[str, ...] = ()
     """Stage.weights."""
+
+
+NO_SHARD = Shard(path=Path(), sha256="", artifact="none")
+"""Of a stage that is planned and not written."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,7 +25,7 @@ from edgecompile.config.methods import (
 from edgecompile.config.model_spec import ModelSpec, as_pixels, model_of
 from edgecompile.config.resources import resource_path
 from edgecompile.config.schedule_request import ScheduleRequest, check_schedule_values, schedule_of
-from edgecompile.config.schema import ArtifactConf, Conf, ProfileConf, RuntimeConf, ScheduleConf, WireConf
+from edgecompile.config.schema import Conf, ProfileConf, RuntimeConf, ScheduleConf, WireConf
 from edgecompile.config.value_checks import at_least, between, member, over_zero, seconds, switch
 from edgecompile.config.workload_request import WorkloadRequest, workload_of
 from edgecompile.contract.closed_sets import AUTO, Artifact, Prepack, WireName
@@ -204,7 +204,7 @@ def request_of(asked: Asked) -> CompileRequest:
         profile=replace(profile_of(conf), microbatch=microbatch),
         wire=wire_of(conf.wire, conf.schedule),
         precision=precision_of(conf),
-        artifact=_artifact(conf.artifact),
+        artifact=_artifact(conf),
         data=data_of(conf.data, model_of(conf.model)),
         generation=generation,
         runtime=runtime_of(conf.runtime),
@@ -226,7 +226,7 @@ def check_values(conf: Conf) -> None:
     member(OutsideProfile, conf.profile.outside, "profile.outside")
     wire_of(conf.wire, conf.schedule)
     precision_of(conf)
-    _artifact(conf.artifact)
+    _artifact(conf)
     runtime_of(conf.runtime)
     generation_of(conf)
 
@@ -321,14 +321,20 @@ def precision_of(conf: Conf) -> PrecisionRequest:
     )
 
 
-def _artifact(conf: ArtifactConf) -> ArtifactRequest:
-    return ArtifactRequest(
-        format=member(Artifact, conf.format, "artifact.format"),
+def _artifact(conf: Conf) -> ArtifactRequest:
+    asked = conf.artifact
+    found = ArtifactRequest(
+        format=member(Artifact, asked.format, "artifact.format"),
         per_stage=tuple(
-            member(Artifact, name, f"artifact.per_stage.{place}") for place, name in enumerate(conf.per_stage)
+            member(Artifact, name, f"artifact.per_stage.{place}") for place, name in enumerate(asked.per_stage)
         ),
-        bundle=conf.bundle,
+        bundle=asked.bundle,
     )
+    if Artifact.NONE in found.per_stage or (found.per_stage and found.format is Artifact.NONE):
+        raise UserError("artifact.per_stage: a plan has shards or none: artifact=none is for all stages")
+    if conf.reference and found.format is Artifact.NONE:
+        raise UserError("reference=true writes the unsplit model to compare shards with", fix="artifact=none has none")
+    return found
 
 
 def runtime_of(conf: RuntimeConf) -> Runtime:

@@ -231,7 +231,8 @@ class AccuracyConf:
 
 @dataclass
 class ArtifactConf:
-    """What a shard is: torchscript (frozen), or pt2 (torch.export's ExportedProgram)."""
+    """What a shard is: torchscript (frozen), pt2 (torch.export's ExportedProgram), or none: a plan alone, to be
+    compared with others."""
 
     format: str = "torchscript"
     per_stage: list[str] = field(default_factory=list)

@@ -82,10 +82,11 @@ WEIGHT_ONLY = (Precision.INT8_WEIGHTS, Precision.INT4_WEIGHTS)
 
 
 class Artifact(str, Enum):
-    """What a shard is: frozen TorchScript, or torch.export's ExportedProgram."""
+    """What a shard is: frozen TorchScript, or torch.export's ExportedProgram; NONE: there is none, only a plan."""
 
     TORCHSCRIPT = "torchscript"
     PT2 = "pt2"
+    NONE = "none"
 
 
 class Prepack(str, Enum):

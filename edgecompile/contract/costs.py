@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from edgecompile.contract.yaml_decode import OMITTED
 
-__all__ = ["BoundaryEntry", "Pinned", "Scheduling", "SharedEntry", "UnitEntry"]
+__all__ = ["BoundaryEntry", "Pinned", "Scheduling", "SharedEntry", "UnitEntry", "Workload"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,3 +92,20 @@ class Scheduling:
     feed_s: float = field(default=0.0, metadata={OMITTED: True})
     """Seconds that the data host's cores take for the items of a message, beside the stage that it runs: reading and
     tokenising them, and handing on their results. 0: not known, or done by cores that are idle otherwise."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workload:
+    """The mix of messages that times, bytes and throughput are of, where messages vary in size.
+
+    Memory is of the largest.
+    """
+
+    source: str
+    """In words: a file, or the model option's own lengths."""
+    items: float
+    """Of a message, on average."""
+    positions: float
+    """That are computed for a message, on average: items times their largest extent."""
+    useful: float
+    """The share of them that is not padding."""

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from edgecompile.contract.cluster import Device, Host, Link, Network, SpareHost
-from edgecompile.contract.costs import BoundaryEntry, Scheduling, SharedEntry, UnitEntry
+from edgecompile.contract.costs import BoundaryEntry, Scheduling, SharedEntry, UnitEntry, Workload
 from edgecompile.contract.dtypes import DTYPE_BYTES
 from edgecompile.contract.generation import Generation
 from edgecompile.contract.yaml_decode import OMITTED
@@ -153,6 +153,7 @@ class Stage:
     first_op: str
     last_op: str
     shard: str
+    """Empty, as sha256, where `artifact` is none."""
     sha256: str
     artifact: str = "torchscript"
     precision: str = field(default="fp32", metadata={OMITTED: True})
@@ -166,6 +167,8 @@ class Stage:
     @property
     def files(self) -> tuple[tuple[str, str], ...]:
         """All that its rank needs: path below the plan's folder and sha256, the shard last."""
+        if not self.shard:
+            return ()
         return (*((weights_path(sha256), sha256) for sha256 in self.weights), (self.shard, self.sha256))
 
 
@@ -211,7 +214,10 @@ class DataSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class Golden:
-    """Inputs and eager outputs to compare with, in one .safetensors file: keys `input.NAME` and `output.NAME`."""
+    """Inputs and eager outputs to compare with, in one .safetensors file: keys `input.NAME` and `output.NAME`.
+
+    Empty, of a plan without shards.
+    """
 
     file: str
     sha256: str
@@ -292,23 +298,6 @@ class Contingency:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Workload:
-    """The mix of messages that times, bytes and throughput are of, where messages vary in size.
-
-    Memory is of the largest.
-    """
-
-    source: str
-    """In words: a file, or the model option's own lengths."""
-    items: float
-    """Of a message, on average."""
-    positions: float
-    """That are computed for a message, on average: items times their largest extent."""
-    useful: float
-    """The share of them that is not padding."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class Plan:
     version: int
     model: ModelInfo
@@ -341,6 +330,11 @@ class Plan:
     contingencies: tuple[Contingency, ...] = ()
     provenance: Provenance | None = None
     """None: of an edgecompile that did not say."""
+
+    @property
+    def has_shards(self) -> bool:
+        """Whether ranks can run it; otherwise it was compiled with artifact=none."""
+        return all(stage.shard for stage in self.stages)
 
     @property
     def items_per_message(self) -> float:

@@ -68,11 +68,15 @@ def read_run_plan(path: Path) -> Plan:
     """For a run, which reads the plan more than once, and other files beside it.
 
     Raises:
-        UserError: as read_plan, or the path is a pipe or a device, or torch cannot open what is beside it.
+        UserError: as read_plan, or the path is a pipe or a device, torch cannot open what is beside it, or the plan
+            has no shards.
     """
     check_regular(path, "a plan", "a run reads it more than once: write it to a file")
     check_utf8(path.resolve().parent, "the plan's folder")
-    return read_plan(path)
+    plan = read_plan(path)
+    if not plan.has_shards:
+        raise UserError(f"{path}: a plan without shards, compiled with artifact=none: compile it again without that")
+    return plan
 
 
 def write_plan(plan: Plan, path: Path) -> None:
@@ -127,7 +131,8 @@ def files_of_plan(plan: Plan, path: Path) -> Iterator[tuple[Path, str]]:
         for stage in stages:
             for name, _ in stage.files:
                 yield folder / name, "a shard of the plan" if name == stage.shard else "weights of the plan"
-    yield folder / plan.golden.file, "the plan's golden file"
+    if plan.has_shards:
+        yield folder / plan.golden.file, "the plan's golden file"
     if plan.golden.reference is not None:
         yield folder / plan.golden.reference, "the plan's reference"
     if plan.generation is not None and plan.generation.tokenizer is not None:

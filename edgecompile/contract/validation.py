@@ -56,14 +56,7 @@ def check_plan(plan: Plan, where: str) -> None:
     require(not idle, where, "hosts", sorted(idle), "ranks with a stage (only rank 0 may have none)")
     _check_contingencies(plan, where)
     _check_data(plan, where)
-    _check_path(plan.golden.file, where, "golden.file")
-    if plan.golden.reference is not None:
-        _check_path(plan.golden.reference, where, "golden.reference")
-        _check_sha256(plan.golden.reference_sha256 or "", where, "golden.reference_sha256")
-    _check_sha256(plan.golden.sha256, where, "golden.sha256")
-    missing = {spec.name for spec in plan.outputs} - set(plan.golden.tolerance)
-    require(not missing, where, "golden.tolerance", choices(missing), "a number for every output")
-    require(plan.golden.num_items >= 1, where, "golden.num_items", plan.golden.num_items, "1 or more")
+    _check_golden(plan, where)
     for key in ("num_buffers_in", "num_buffers_out"):
         value = getattr(plan.runtime, key)
         require(1 <= value <= MOST_BUFFERS, where, f"runtime.{key}", value, f"1 to {MOST_BUFFERS}")
@@ -80,6 +73,21 @@ def check_plan(plan: Plan, where: str) -> None:
         value = getattr(plan.predicted, key)
         require(value > 0, where, f"predicted.{key}", value, "a number greater than 0")
     _check_horizon(plan, where)
+
+
+def _check_golden(plan: Plan, where: str) -> None:
+    golden = plan.golden
+    if not plan.has_shards:
+        require(not golden.file, where, "golden.file", golden.file, "empty, as there are no shards")
+        return
+    _check_path(golden.file, where, "golden.file")
+    if golden.reference is not None:
+        _check_path(golden.reference, where, "golden.reference")
+        _check_sha256(golden.reference_sha256 or "", where, "golden.reference_sha256")
+    _check_sha256(golden.sha256, where, "golden.sha256")
+    missing = {spec.name for spec in plan.outputs} - set(golden.tolerance)
+    require(not missing, where, "golden.tolerance", choices(missing), "a number for every output")
+    require(golden.num_items >= 1, where, "golden.num_items", golden.num_items, "1 or more")
 
 
 def is_module_name(name: str) -> bool:
@@ -144,13 +152,8 @@ def _check_host(host: Host | SpareHost, names: list[str], where: str, key: str) 
     good = 0 < limits.memory_bytes <= MOST_BYTES
     require(good, where, f"{key}.limits.memory_bytes", limits.memory_bytes, "a number greater than 0, at most 2^62")
     share = limits.cpu_share
-    require(
-        share is None or 0 < share <= 4096,
-        where,
-        f"{key}.limits.cpu_share",
-        share,
-        "a number greater than 0, at most 4096, or null",
-    )
+    good = share is None or 0 < share <= 4096
+    require(good, where, f"{key}.limits.cpu_share", share, "a number greater than 0, at most 4096, or null")
     if limits.bandwidth_bytes_per_s is not None:
         _rate(limits.bandwidth_bytes_per_s, where, f"{key}.limits.bandwidth_bytes_per_s")
 
@@ -302,8 +305,12 @@ def _check_stages(plan: Plan, stages: tuple[Stage, ...], where: str, base: str) 
         allowed = f"[{following}, LAST] with LAST from {following} to {len(plan.units) - 1}: no gap and no overlap"
         require(good, where, f"{key}.units", [first, last], allowed)
         following = last + 1
-        _check_path(stage.shard, where, f"{key}.shard")
-        _check_sha256(stage.sha256, where, f"{key}.sha256")
+        none = stage.artifact == Artifact.NONE.value
+        good = none == (not stage.shard) == (not plan.has_shards)
+        require(good, where, f"{key}.artifact", stage.artifact, "none of all stages, without shards, or of no stage")
+        if not none:
+            _check_path(stage.shard, where, f"{key}.shard")
+            _check_sha256(stage.sha256, where, f"{key}.sha256")
         for place, sha256 in enumerate(stage.weights):
             _check_sha256(sha256, where, f"{key}.weights.{place}")
         artifacts = words_of(Artifact)

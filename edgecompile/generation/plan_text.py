@@ -12,7 +12,7 @@ from edgecompile.artifacts.compiled_stage import CompiledStage, StageWriter
 from edgecompile.config.request import CompileRequest
 from edgecompile.contract.closed_sets import Precision
 from edgecompile.contract.errors import UserError
-from edgecompile.contract.generation import Generation, Perplexity, StateSpec, TextPrediction
+from edgecompile.contract.generation import GeneratedText, Generation, Perplexity, StateSpec, TextPrediction
 from edgecompile.contract.text_rules import TOKENS
 from edgecompile.execution.low_precision import fast_here
 from edgecompile.execution.prepack import pays_here
@@ -28,6 +28,8 @@ from edgecompile.partition.planning_costs import planning_inputs
 from edgecompile.precision.auto_precision import Planned
 from edgecompile.profile.workload import costs_of
 
+Step = Callable[[str], AbstractContextManager[object]]
+
 __all__ = ["PlannedText", "plan_text"]
 
 _GAIN = 1.02
@@ -41,14 +43,14 @@ class PlannedText:
 
 
 def plan_text(
-    planned: Planned, module: torch.nn.Module, chain: Chain, examples: Sequence[torch.Tensor], writer: StageWriter,
-    stages: Sequence[CompiledStage], step: Callable[[str], AbstractContextManager[object]],
+    planned: Planned, module: torch.nn.Module, chain: Chain, examples: Sequence[torch.Tensor],
+    writer: StageWriter | None, stages: Sequence[CompiledStage], step: Step,
 ) -> PlannedText:  # fmt: skip
     """Nothing, of a model that generates no text.
 
     Args:
         module: the model itself.
-        stages: with their shards.
+        writer: of the shards; None: there are none, and no text is generated.
 
     Raises:
         UserError: the shards generate another text than the model, or the tokenizer cannot be read.
@@ -69,6 +71,42 @@ def plan_text(
     state, vocabulary = state_of(chain), int(chain.boundaries[-1].tensors[0].shape[-1])
     if asked.candidates > vocabulary:
         raise UserError(f"generation.candidates {asked.candidates} is more than the model's {vocabulary} tokens")
+    files = tokenizer_files(asked, request.weights.file, request.folder)
+    tried = _tried(module, chain, files, request, writer, stages, step) if writer is not None else _Tried()
+    work = sized_work(chain, examples, TOKENS)
+    predicted = predict_text(
+        asked, chain.captured.dims, planned.schedule,
+        lambda mix: planning_inputs(request, chain, costs_of(request, chain, examples, mix, work), mix),
+    )  # fmt: skip
+    notes = [*_notes(predicted, request, len(stages)), *tried.notes]
+    return PlannedText(
+        generation=Generation(
+            slots=asked.slots, context=asked.context, chunk=asked.chunk, candidates=asked.candidates,
+            vocabulary=vocabulary, state=state, predicted=predicted, prompt=asked.prompt, tokens=asked.tokens,
+            tokenizer=files.path, sha256=files.sha256, template=files.template, words=files.words, golden=tried.golden,
+            perplexity=tried.perplexity,
+            stop_ids=tuple(sorted({*files.stop_ids, *stop_ids_of(module.model)})),
+        ),
+        notes=tuple(notes),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Tried:
+    """What the shards generate beside what the model does."""
+
+    golden: tuple[GeneratedText, ...] = ()
+    perplexity: Perplexity | None = None
+    notes: tuple[str, ...] = ()
+
+
+def _tried(
+    module: CausalStep, chain: Chain, files: TokenizerFiles, request: CompileRequest, writer: StageWriter,
+    stages: Sequence[CompiledStage], step: Step,
+) -> _Tried:  # fmt: skip
+    asked = request.generation
+    assert asked is not None
+    state, vocabulary = state_of(chain), int(chain.boundaries[-1].tensors[0].shape[-1])
     with step("generate golden texts with the eager model"):
         texts = golden_texts(module, vocabulary, asked.chunk, request.model.seed)
     with step("generate the same with the shards"):
@@ -76,34 +114,19 @@ def plan_text(
         rounded = any(stage.precision is not Precision.FP32 for stage in stages)
         lossy = any(stage.incoming.name != "fp32" for stage in stages)
         found = compare_texts(module, texts, runs, state, asked.chunk, request.microbatch, rounded=rounded or lossy)
-    files = tokenizer_files(asked, request.weights.file, request.folder)
     perplexity, why = _perplexity(module, files, request, vocabulary, runs, state, rounded=rounded or lossy, step=step)
-    work = sized_work(chain, examples, TOKENS)
-    predicted = predict_text(
-        asked, chain.captured.dims, planned.schedule,
-        lambda mix: planning_inputs(request, chain, costs_of(request, chain, examples, mix, work), mix),
-    )  # fmt: skip
-    notes = [*_notes(predicted, request, len(stages)), *why]
     if rounded or lossy:
-        notes.append(
+        why = (
+            *why,
             f"of {found.num_tokens} golden tokens {found.num_equal} stay the most likely; the distribution of the next "
-            f"token diverges by {found.mean_divergence:.3g} nats on average, {found.worst_divergence:.3g} at worst"
+            f"token diverges by {found.mean_divergence:.3g} nats on average, {found.worst_divergence:.3g} at worst",
         )
-    return PlannedText(
-        generation=Generation(
-            slots=asked.slots, context=asked.context, chunk=asked.chunk, candidates=asked.candidates,
-            vocabulary=vocabulary, state=state, predicted=predicted, prompt=asked.prompt, tokens=asked.tokens,
-            tokenizer=files.path, sha256=files.sha256, template=files.template, words=files.words, golden=texts,
-            perplexity=perplexity,
-            stop_ids=tuple(sorted({*files.stop_ids, *stop_ids_of(module.model)})),
-        ),
-        notes=tuple(notes),
-    )  # fmt: skip
+    return _Tried(golden=texts, perplexity=perplexity, notes=why)
 
 
 def _perplexity(
     module: CausalStep, files: TokenizerFiles, request: CompileRequest, vocabulary: int, runs: Sequence[RunStage],
-    state: Sequence[StateSpec], *, rounded: bool, step: Callable[[str], AbstractContextManager[object]],
+    state: Sequence[StateSpec], *, rounded: bool, step: Step,
 ) -> tuple[Perplexity | None, tuple[str, ...]]:  # fmt: skip
     """The figures, or a note on why there are none."""
     if files.path is None:

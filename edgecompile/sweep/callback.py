@@ -17,7 +17,7 @@ from edgecompile.contract.errors import UserError
 from edgecompile.contract.files.atomic_files import replacing
 from edgecompile.contract.files.user_files import check_ours
 from edgecompile.contract.plan_file import check_place
-from edgecompile.sweep.table import best_row, swept_keys, table_parts
+from edgecompile.sweep.table import best_row, csv_text, swept_keys, table_parts
 from edgecompile.terminal.console import error_line, output_options, table_console
 
 if TYPE_CHECKING:
@@ -90,11 +90,15 @@ def _check_files(sweep: Path, point: Path) -> None:
     check_place(point / "plan.yaml")
     check_ours(point / "result.json", r'"sweep": .*"overrides": ', "result of a sweep", fix)
     check_ours(sweep / "manifest.json", r'\A\{\s*"(jobs|swept)": ', "manifest of a sweep", fix)
+    check_ours(sweep / "sweep.csv", r"\Ajob,", "table of a sweep", fix)
     check_ours(sweep / "sweep.svg", "edgecompile", "plot of a sweep", fix)
 
 
 def finish() -> int:
-    """After a sweep: writes manifest.json and prints the table. 0 where a point worked, else 2; 0 without a sweep."""
+    """After a sweep: writes manifest.json, sweep.csv and the plot, and prints the table.
+
+    Returns 0 where a point worked, else 2; 0 without a sweep.
+    """
     if not running():
         return 0
     folder, identity = Path(os.environ[_FOLDER]), os.environ[_ID]
@@ -114,6 +118,8 @@ def finish() -> int:
         "jobs": [{**row, "plan": _relative(row["plan"], folder)} for row in rows],
     }
     _write_json(folder / "manifest.json", manifest)
+    with replacing(folder / "sweep.csv") as temporary:
+        temporary.write_text(csv_text(manifest["jobs"]), encoding="utf-8")
     _print(rows, {**manifest, "jobs": rows})
     output, plot = output_options(), folder / "sweep.svg"
     plot.unlink(missing_ok=True)  # an earlier sweep's
@@ -123,6 +129,7 @@ def finish() -> int:
 
     write_plot(rows, plot)
     if not (output.json or output.quiet):
+        print(f"values: {folder / 'sweep.csv'}")
         print(f"plot: {plot}")
     return 0
 
@@ -151,6 +158,9 @@ def _row(result: dict[str, Any]) -> dict[str, Any]:
         plan = read_plan(result["plan"])
         row["throughput_items_per_s"] = plan.predicted.throughput_items_per_s
         row["latency_s"] = plan.predicted.latency_s
+        row["period_s"] = plan.predicted.period_s
+        row["gap"] = plan.certificate.gap
+        row["bottleneck"] = plan.predicted.bottleneck
         row["hosts"] = len(plan.stages)
         row["memory_headroom"] = min(_headroom(plan, stage) for stage in plan.stages)
     return row

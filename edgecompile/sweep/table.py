@@ -1,7 +1,9 @@
-"""The table of a sweep: common settings, swept settings and the best point, for people and scripts."""
+"""The table of a sweep: common settings, swept settings and the best point, for people, scripts and spreadsheets."""
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -10,10 +12,22 @@ from rich.text import Text
 
 from edgecompile.contract.quantities import format_items_rate, format_time
 
-__all__ = ["best_row", "common_overrides", "swept_keys", "swept_values", "table_parts"]
+__all__ = ["best_row", "common_overrides", "csv_text", "swept_keys", "swept_values", "table_parts"]
 
 FIGURES = ("throughput", "latency", "memory head-room", "hosts used")
 BEST = "best"
+VALUES = (
+    "throughput_items_per_s",
+    "latency_s",
+    "period_s",
+    "gap",
+    "hosts",
+    "memory_headroom",
+    "bottleneck",
+    "plan",
+    "error",
+)
+"""Of a row, as sweep.csv has them behind the swept keys; empty where there is no plan, or no error."""
 
 
 def common_overrides(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -42,6 +56,16 @@ def best_row(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
     """The point of highest throughput, the first of equals; None where no point has a plan."""
     done = [row for row in rows if row["error"] is None]
     return max(done, key=lambda row: row["throughput_items_per_s"], default=None)
+
+
+def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Comma-separated values, a line a point, a column a swept key: seconds, items a second, shares."""
+    keys, text = swept_keys(rows), io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["job", *keys, *VALUES])
+    for row in rows:
+        writer.writerow([row["job"], *swept_values(row, keys), *(row.get(name) for name in VALUES)])
+    return text.getvalue()
 
 
 def table_parts(rows: Sequence[Mapping[str, Any]]) -> Iterator[Table | Text]:

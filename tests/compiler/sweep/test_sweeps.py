@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -45,6 +47,12 @@ def test_a_sweep_writes_plans_and_names_the_best(tmp_path: Path) -> None:
         for stage in plan.stages
     )
     assert manifest["jobs"][3]["memory_headroom"] == pytest.approx(least)
+    table = list(csv.DictReader(io.StringIO((sweep / "sweep.csv").read_text())))
+    assert [line["microbatch"] for line in table] == ["1", "2", "0", "4"]
+    assert [line["throughput_items_per_s"] for line in table] == [
+        "" if job == 2 else str(plans[job].predicted.throughput_items_per_s) for job in range(4)
+    ]
+    assert table[2]["error"].startswith("invalid value 0 for microbatch")
     assert ElementTree.parse(sweep / "sweep.svg").getroot().tag.endswith("svg")
 
 
@@ -61,6 +69,20 @@ def test_a_sweep_without_a_plan_fails(main_here: Command, tmp_path: Path) -> Non
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert not list(tmp_path.rglob("*.svg"))
+
+
+@pytest.mark.slow
+def test_schedulers_are_compared_without_shards(main_here: Command, tmp_path: Path) -> None:
+    done = main_here("-m", *hand_written("Tied"), "schedule=exact,even,single", "artifact=none")
+    assert done.returncode == 0, done.stderr
+    sweep = tmp_path / "outputs/multirun"
+    plans = [read_plan(sweep / str(job) / "plan.yaml") for job in range(3)]
+    assert [plan.scheduling.method for plan in plans] == ["exact", "even", "single"]
+    assert not any(plan.has_shards for plan in plans)
+    assert {path.suffix for path in sweep.rglob("*") if path.is_file()} == {".yaml", ".json", ".csv", ".svg"}
+    table = list(csv.DictReader(io.StringIO((sweep / "sweep.csv").read_text())))
+    assert [line["schedule"] for line in table] == ["exact", "even", "single"]
+    assert [line["bottleneck"] for line in table] == [plan.predicted.bottleneck for plan in plans]
 
 
 def row(job: int, overrides: str, throughput: float | None = 10.0) -> dict[str, Any]:
