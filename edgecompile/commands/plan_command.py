@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from edgecompile import __version__
-from edgecompile.explore import compare, diff, explain, export, report, show, simulate
+from edgecompile.explore import compare, diff, explain, export, figure, report, show, simulate
 from edgecompile.terminal.console import run_command
 from edgecompile.terminal.encoding import restart_in_utf8
 from edgecompile.terminal.options import Parser, add_completion, add_output_options
@@ -20,6 +20,7 @@ _COMMANDS = {
     "diff": (diff, "what moved between two plans, which settings differ, what that costs and gains"),
     "simulate": (simulate, "simulate the plan over time, as it is or with other figures"),
     "export": (export, "a simulated run, or a real one, as a trace for the Perfetto UI"),
+    "figure": (figure, "a plan, several plans or a sweep as PDF, PNG or SVG"),
     "report": (report, "one HTML file: the cluster, the plan on it, the timeline, what a run measured, sweeps"),
 }
 

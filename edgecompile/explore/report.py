@@ -108,7 +108,8 @@ def read_sweep(folder: Path) -> list[dict[str, Any]]:
         jobs = json.loads(text)["jobs"]
         return [{"job": int(job.get("job", number)), "overrides": [str(word) for word in job["overrides"]],
                  "plan": str(job.get("plan", "")), "error": None if job["error"] is None else str(job["error"]),
-                 "throughput": None if job["error"] else float(job["throughput_items_per_s"])}
+                 "throughput": None if job["error"] else float(job["throughput_items_per_s"]),
+                 "latency_s": float(job.get("latency_s", 0.0))}
                 for number, job in enumerate(jobs)]  # fmt: skip
     except (ValueError, KeyError, TypeError, RecursionError):
         raise UserError(f"{path}: no manifest of a sweep") from None

@@ -112,14 +112,11 @@ def finish() -> int:
         return 0
     rows = [_row(result) for result in results]
     best = best_row(rows)
-    manifest = {
-        "swept": swept_keys(rows),
-        "best": None if best is None else best["job"],
-        "jobs": [{**row, "plan": _relative(row["plan"], folder)} for row in rows],
-    }
+    jobs = [{**row, "plan": _relative(row["plan"], folder)} for row in rows]
+    manifest = {"swept": swept_keys(rows), "best": None if best is None else best["job"], "jobs": jobs}
     _write_json(folder / "manifest.json", manifest)
     with replacing(folder / "sweep.csv") as temporary:
-        temporary.write_text(csv_text(manifest["jobs"]), encoding="utf-8")
+        temporary.write_text(csv_text(jobs), encoding="utf-8")
     _print(rows, {**manifest, "jobs": rows})
     output, plot = output_options(), folder / "sweep.svg"
     plot.unlink(missing_ok=True)  # an earlier sweep's

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgecompile.contract.files.atomic_files import replacing
 from edgecompile.contract.quantities import format_number
+from edgecompile.sweep.figure_style import COLOURS, GRID, STYLE, new_figure, save_figure, shortened
 from edgecompile.sweep.table import common_overrides
 
 if TYPE_CHECKING:
@@ -19,10 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["write_plot"]
 
 _MICROBATCH = "microbatch"
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31")
-"""Told apart by the colour-blind too (Okabe and Ito 2008), and dark enough on white."""
 _MARKERS = ("o", "s", "^", "D", "v", "P", "*", "h")
-_INK, _GRID = "#222222", "#d9d9d9"
 _LONGEST_LABEL = 90
 _LONGEST_TICK = 14
 _MOST_WORDS = 6
@@ -31,17 +28,6 @@ _MOST_NAMED = 16
 """So many series are in the legend; the table tells the others apart."""
 _WIDTH, _HEIGHT, _LEGEND_ROW = 8.0, 6.2, 0.22
 """Inches."""
-_STYLE: Any = {
-    "svg.hashsalt": "edgecompile",
-    "font.family": "DejaVu Sans",
-    "font.size": 10.0,
-    "text.color": _INK,
-    "axes.labelcolor": _INK,
-    "axes.edgecolor": _INK,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
-    "text.parse_math": False,
-}
 
 
 @dataclass(frozen=True)
@@ -55,24 +41,20 @@ class _Point:
 
 
 def write_plot(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Writes an SVG, the same bytes for the same rows. At least one row has a plan."""
+    """Writes a PDF, PNG or SVG, the same bytes for the same rows. At least one row has a plan."""
     import matplotlib
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
 
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(_WIDTH, _HEIGHT), facecolor="white", layout="constrained")
-        FigureCanvasSVG(figure)
+    with matplotlib.rc_context(STYLE):
+        figure = new_figure(_WIDTH, _HEIGHT)
         shared = common_overrides(rows)
-        figure.suptitle(_shortened(" ".join(shared), _LONGEST_LABEL) or "sweep", x=0.01, ha="left", fontsize=10)
+        figure.suptitle(shortened(" ".join(shared), _LONGEST_LABEL) or "sweep", x=0.01, ha="left", fontsize=10)
         microbatches = [_microbatch(row["overrides"]) for row in rows]
         swept = [value for value in microbatches if value is not None]
         if len(swept) == len(rows) and len(set(swept)) > 1:
             _lines(figure, rows, swept)
         else:
             _bars(figure, rows)
-        with replacing(path) as temporary:
-            figure.savefig(temporary, format="svg", metadata={"Date": None, "Creator": "edgecompile"})
+        save_figure(figure, path)
 
 
 def _microbatch(overrides: Sequence[str]) -> int | None:
@@ -99,14 +81,14 @@ def _lines(figure: Figure, rows: Sequence[Mapping[str, Any]], microbatches: Sequ
     handles: dict[str, Artist] = {}
     for axis, unit in zip(panels, _units(rows), strict=True):
         for number, (name, points) in enumerate(series.items()):
-            colour = _COLOURS[number % len(_COLOURS)]
+            colour = COLOURS[number % len(COLOURS)]
             marker = _MARKERS[number % len(_MARKERS)]
             done = sorted((point.place, height) for point in points if (height := unit.of(point)) is not None)
             # the first ones are wider, so that lines on top of each other are all seen
             (handles[name],) = axis.plot(
                 [place for place, _ in done], [height for _, height in done], color=colour, marker=marker,
                 linewidth=max(1.4, 4.4 - 1.5 * number), markersize=max(5, 10 - 2.5 * number),
-                linestyle="-" if number < len(_COLOURS) else "--",
+                linestyle="-" if number < len(COLOURS) else "--",
             )  # fmt: skip
             _cross(axis, [point.place for point in points if unit.of(point) is None], colour)
         _finish(axis, unit, rows)
@@ -122,8 +104,8 @@ def _bars(figure: Figure, rows: Sequence[Mapping[str, Any]]) -> None:
     points = [_point(row, place) for place, row in enumerate(rows)]
     panels = figure.subplots(2, 1, sharex=True)
     for axis, unit in zip(panels, _units(rows), strict=True):
-        axis.bar(range(len(points)), [unit.of(point) or 0.0 for point in points], width=0.6, color=_COLOURS[0])
-        _cross(axis, [point.place for point in points if unit.of(point) is None], _COLOURS[1])
+        axis.bar(range(len(points)), [unit.of(point) or 0.0 for point in points], width=0.6, color=COLOURS[0])
+        _cross(axis, [point.place for point in points if unit.of(point) is None], COLOURS[1])
         _finish(axis, unit, rows)
     shared = set(common_overrides(rows))
     names = ["\n".join(word for word in row["overrides"] if word not in shared) for row in rows]
@@ -177,7 +159,7 @@ def _finish(axis: Axes, unit: _Unit, rows: Sequence[Mapping[str, Any]]) -> None:
     axis.set_ylim(0.0, 1.08 * max(heights))
     axis.set_ylabel(unit.label)
     axis.yaxis.set_major_formatter(lambda value, _: format_number(value))
-    axis.grid(axis="y", color=_GRID, linewidth=0.8)
+    axis.grid(axis="y", color=GRID, linewidth=0.8)
     axis.set_axisbelow(True)
     axis.spines[["top", "right"]].set_visible(False)
 
@@ -190,14 +172,7 @@ def _legend(figure: Figure, handles: Mapping[str, Artist]) -> None:
     figure.set_size_inches(_WIDTH, _HEIGHT + _LEGEND_ROW * rows)
     more = len(handles) - len(names)
     figure.legend(
-        [handles[name] for name in names], [_shortened(name, _LONGEST_LABEL) or "as they are" for name in names],
+        [handles[name] for name in names], [shortened(name, _LONGEST_LABEL) or "as they are" for name in names],
         loc="outside lower left", ncols=columns, frameon=False, fontsize=9, alignment="left",
         title=f"and {more} more, as in the table" if more else None,
     )  # fmt: skip
-
-
-def _shortened(text: str, most: int) -> str:
-    if len(text) <= most:
-        return text
-    half = (most - 3) // 2
-    return f"{text[:half]}...{text[-half:]}"
