@@ -43,6 +43,9 @@ class ScheduleMethod(str, Enum):
     even = "even"
     manual = "manual"
     single = "single"
+    pipeedge = "pipeedge"
+    pipeedge_shipped = "pipeedge_shipped"
+    greedy_memory = "greedy_memory"
 
 
 class TextObjective(str, Enum):

@@ -48,7 +48,7 @@ class ScheduleRequest:
     units: tuple[int, ...]
     pipeedge_partition: tuple[int, ...]
     hosts: tuple[str, ...]
-    """manual, even and single: which host runs each stage, in order."""
+    """manual, even and single: which host runs each stage, in order; other systems' baselines: which may run one."""
     state_budget: int
     constraints: ConstraintsRequest
 

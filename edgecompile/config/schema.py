@@ -146,7 +146,8 @@ class ScheduleConf:
     pipeedge_partition: list[int] = field(default_factory=list)
     """For manual: PipeEdge's numbers, four to a block, 1-based: `[1,24,25,48]`."""
     hosts: list[str] = field(default_factory=list)
-    """For manual, even and single: which host runs each stage, in order; empty: as listed."""
+    """For manual, even and single: which host runs each stage, in order; for other systems' schedulers (pipeedge,
+    pipeedge_shipped, greedy_memory): which may run one; empty: as listed."""
     state_budget: int = 50_000_000
     """Combinations of used hosts that the exact search may tell apart before a bounded search takes over."""
     constraints: ConstraintsConf = field(default_factory=ConstraintsConf)

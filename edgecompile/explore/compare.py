@@ -22,8 +22,19 @@ from edgecompile.terminal.console import table_console
 
 __all__ = ["add_options", "compared", "plan_row", "run", "short_names"]
 
-_COLUMNS = ("plan", "model", "scheduler", "stages", "throughput", "", "latency", "period", "bottleneck", "memory",
-            "sent on a link")  # fmt: skip
+_COLUMNS = (
+    "plan",
+    "model",
+    "scheduler",
+    "stages",
+    "throughput",
+    "",
+    "latency",
+    "period",
+    "bottleneck",
+    "memory",
+    "sent",
+)
 _LEFT = ("plan", "model", "scheduler", "bottleneck")
 _MOST_LINKS = 3
 """That a row of the table names one by one."""
@@ -122,9 +133,13 @@ def _write_csv(rows: Sequence[dict[str, Any]]) -> None:
 
 def _print(rows: Sequence[dict[str, Any]], *, quiet: bool) -> None:
     console = table_console()
-    table = Table(title="plans, as predicted", title_justify="left")
+    models = list(dict.fromkeys(f"{row['model']}, microbatch {row['microbatch']}" for row in rows))
+    alike = len(models) == 1
+    table = Table(title=f"plans of {models[0]}" if alike else "plans", title_justify="left")
     for name in _COLUMNS:
-        table.add_column(name, justify="left" if name in _LEFT else "right", overflow="fold")
+        if name != "model" or not alike:
+            wraps = name in ("model", "bottleneck", "sent", "plan")
+            table.add_column(name, justify="left" if name in _LEFT else "right", overflow="fold", no_wrap=not wraps)
     for name, row in zip(short_names([row["plan"] for row in rows]), rows, strict=True):
         model, best = f"{row['model']}, {row['microbatch']}", row["of_best"] == 1
         figures = (
@@ -132,14 +147,11 @@ def _print(rows: Sequence[dict[str, Any]], *, quiet: bool) -> None:
             format_time(row["latency_s"]), format_time(row["period_s"]), row["bottleneck"],
             format_bytes(row["most_memory_bytes"]), _sent(row),
         )  # fmt: skip
-        cells = [name, model, row["scheduler"], *figures]
+        cells = [name, *(() if alike else (model,)), row["scheduler"], *figures]
         table.add_row(*map(Text, cells), style="bold" if best and len(rows) > 1 else None)
     console.print(table)
     if quiet:
         return
-    models = sorted({row["model"] for row in rows})
-    if len(models) > 1:
-        console.print(f"unlike models: {', '.join(models)}")
     console.print("memory: of the stage that needs most; sent: of a message, the inputs and results included")
 
 

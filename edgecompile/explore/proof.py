@@ -7,7 +7,7 @@ from edgecompile.contract.quantities import format_time
 
 __all__ = ["distance", "proof"]
 
-_GIVEN = ("even", "manual", "single")
+_GIVEN = ("even", "manual", "single", "pipeedge", "pipeedge_shipped", "greedy_memory")
 
 
 def distance(certificate: Certificate) -> str:

@@ -12,8 +12,15 @@ from edgecompile.config.methods import ScheduleMethod
 from edgecompile.config.schedule_request import ScheduleRequest
 from edgecompile.contract.closed_sets import Objective
 from edgecompile.contract.errors import UserError
-from edgecompile.frontend.chain.blocks import cut_positions, cuts_of_ranges, pipeedge_cuts
+from edgecompile.frontend.chain.blocks import (
+    block_starts,
+    cut_positions,
+    cuts_of_ranges,
+    pipeedge_cuts,
+    sublayer_starts,
+)
 from edgecompile.frontend.chain.units import Chain
+from edgecompile.planning.baselines import greedy_memory, pipeedge, pipeedge_shipped
 from edgecompile.planning.planning_inputs import PlanningInputs, any_format, formats_at, state_problem
 from edgecompile.planning.problem import Assignment, Infeasible, Problem, Schedule
 from edgecompile.planning.solver import evaluate, solve
@@ -48,6 +55,25 @@ def partition(inputs: PlanningInputs, chain: Chain, request: ScheduleRequest) ->
         with _users_figures():
             return solve(problem, CONFIG_WORDS)
     hosts = [inputs.host_names.index(name) for name in request.hosts]
+    if method in _BASELINES:
+        assignments = _baseline(method, problem, inputs, chain, hosts)
+    else:
+        assignments = _given(method, problem, chain, request, hosts)
+    starts = [stage.first for stage in assignments]
+    check_per_cut(inputs.scheduling.per_cut, len(starts) - 1)
+    with_formats = state_problem(inputs, formats_at(inputs, starts))
+    with _users_figures():
+        try:
+            evaluated = evaluate(with_formats, assignments)
+        except Infeasible as reason:
+            raise Infeasible(f"schedule={method.value}: {reason}") from None
+        return _compared(evaluated, _unbound(problem, inputs), inputs)
+
+
+def _given(
+    method: ScheduleMethod, problem: Problem, chain: Chain, request: ScheduleRequest, hosts: Sequence[int]
+) -> tuple[Assignment, ...]:
+    """The stages that the user gives, or that are alike; raises UserError where no cut is possible."""
     if method is ScheduleMethod.single:
         starts = [0]
     elif method is ScheduleMethod.even:
@@ -63,12 +89,32 @@ def partition(inputs: PlanningInputs, chain: Chain, request: ScheduleRequest) ->
     for start in starts[1:]:
         if not chain.boundaries[start].cuttable:
             raise UserError(f"schedule: no cut is possible before unit {start} ({chain.units[start].op})")
-    check_per_cut(inputs.scheduling.per_cut, len(starts) - 1)
     triples = zip(starts, ends, hosts, strict=False)
-    assignments = tuple(Assignment(first=start, last=end - 1, host=host) for start, end, host in triples)
-    with_formats = state_problem(inputs, formats_at(inputs, starts))
-    with _users_figures():
-        return _compared(evaluate(with_formats, assignments), _unbound(problem, inputs), inputs)
+    return tuple(Assignment(first=start, last=end - 1, host=host) for start, end, host in triples)
+
+
+_BASELINES = (ScheduleMethod.pipeedge, ScheduleMethod.pipeedge_shipped, ScheduleMethod.greedy_memory)
+
+
+def _baseline(
+    method: ScheduleMethod, problem: Problem, inputs: PlanningInputs, chain: Chain, hosts: Sequence[int]
+) -> tuple[Assignment, ...]:
+    """What another system's scheduler chooses. Its layers are units where the model has no transformer blocks."""
+    units = [0, *(unit.index for unit in chain.units[1:] if chain.boundaries[unit.index].cuttable)]
+    try:
+        if method is ScheduleMethod.pipeedge:
+            return pipeedge(problem, units, hosts)
+        if method is ScheduleMethod.pipeedge_shipped:
+            return pipeedge_shipped(problem, _cuttable(sublayer_starts(chain), units), hosts)
+    except Infeasible as reason:
+        raise Infeasible(f"schedule={method.value}: {reason}") from None
+    memory = [host.limits.memory_bytes for host in inputs.hosts]
+    return greedy_memory(_cuttable(block_starts(chain), units), len(chain.units), hosts, memory, inputs.host_names)
+
+
+def _cuttable(layers: Sequence[int], units: Sequence[int]) -> list[int]:
+    known = set(units)
+    return [start for start in layers if start in known] or list(units)
 
 
 @contextmanager

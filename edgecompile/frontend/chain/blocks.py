@@ -9,7 +9,7 @@ from itertools import pairwise
 from edgecompile.contract.errors import UserError, nearest
 from edgecompile.frontend.chain.units import Chain, Unit
 
-__all__ = ["cut_positions", "cuts_of_ranges", "pipeedge_cuts", "unit_range"]
+__all__ = ["block_starts", "cut_positions", "cuts_of_ranges", "pipeedge_cuts", "sublayer_starts", "unit_range"]
 
 _BLOCK = re.compile(r"^(?:(.*)\.)?(\d+)(?:\.|$)")
 _ATTENTION = frozenset({"scaled_dot_product_attention", "softmax", "_softmax"})
@@ -96,23 +96,27 @@ def pipeedge_cuts(partition: Sequence[int], chain: Chain) -> list[int]:
     Raises:
         UserError: the model has no transformer blocks, or the numbers have a gap, an overlap or overshoot.
     """
-    starts = _sublayer_starts(chain)
-    positions = cuts_of_ranges(partition, len(starts), "schedule.pipeedge_partition", start=1)
-    return [starts[position - 1] for position in positions]
-
-
-def _sublayer_starts(chain: Chain) -> list[int]:
-    blocks = _blocks(chain)
-    starts: list[int] = []
-    for block in blocks:
-        starts.extend(_quarters(block))
-    if not starts or any(after <= before for before, after in pairwise(starts)):
+    starts = sublayer_starts(chain)
+    if not starts:
         raise UserError(
             "schedule.pipeedge_partition: the model has no repeated transformer blocks of attention and MLP: "
             "use schedule.cuts with module names or unit numbers"
         )
-    starts[0] = 0
-    return starts
+    positions = cuts_of_ranges(partition, len(starts), "schedule.pipeedge_partition", start=1)
+    return [starts[position - 1] for position in positions]
+
+
+def sublayer_starts(chain: Chain) -> list[int]:
+    """The units where PipeEdge's layers begin, the first one at 0; none, of a model without transformer blocks."""
+    starts = [start for block in _blocks(chain) for start in _quarters(block)]
+    if not starts or any(after <= before for before, after in pairwise(starts)):
+        return []
+    return [0, *starts[1:]]
+
+
+def block_starts(chain: Chain) -> list[int]:
+    """The units where transformer blocks begin, the first one at 0; none, of a model without."""
+    return [0, *(block[0].index for block in _blocks(chain)[1:])] if _blocks(chain) else []
 
 
 def _blocks(chain: Chain) -> list[list[Unit]]:

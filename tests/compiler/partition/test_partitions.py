@@ -10,6 +10,7 @@ from compiler_helpers import SMALL_DEIT, Compile, chain_of, hand_written, schedu
 from edgecompile.commands.compile_command import compose
 from edgecompile.config.cluster_spec import cluster_of
 from edgecompile.contract.errors import UserError
+from edgecompile.frontend.chain.blocks import block_starts, sublayer_starts
 from edgecompile.planning.problem import Schedule
 
 TINY = ("model=deit_tiny",)
@@ -164,3 +165,38 @@ def test_constraints_are_kept() -> None:
     assert hosts[holder.host].name == "pi5-1"
     assert units[3][-1] <= holder.last
     assert not any(units[4][0] < stage.first <= units[5][-1] for stage in schedule.stages)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["pipeedge", "pipeedge_shipped", "greedy_memory"])
+def test_schedulers_of_other_systems_are_costed_as_all_plans_are(method: str) -> None:
+    cluster = ("devices=jetson_cluster", "microbatch=8")
+    schedule, best = schedule_of(TINY, f"schedule={method}", *cluster), schedule_of(TINY, *cluster)
+    assert schedule.period_s >= best.period_s
+    assert schedule.certificate.method == method
+    assert schedule.certificate.lower_bound_s == pytest.approx(best.period_s)
+    layers = {"pipeedge_shipped": sublayer_starts, "greedy_memory": block_starts}
+    if method in layers:
+        starts = layers[method](chain_of(*TINY))
+        assert len(starts) == {"pipeedge_shipped": 48, "greedy_memory": 12}[method]
+        assert {stage.first for stage in schedule.stages} <= set(starts)
+
+
+@pytest.mark.slow
+def test_a_baseline_that_does_not_fit_says_so() -> None:
+    words = ("devices=local", "hosts.count=2", "devices.local.memory=175MB")
+    with pytest.raises(UserError, match=r"^schedule=greedy_memory: stage 0 .units .* needs .* short by"):
+        schedule_of(TINY, "schedule=greedy_memory", *words)
+    with pytest.raises(UserError, match=r"^schedule=pipeedge: no way of cutting fits by its own count of memory"):
+        schedule_of(TINY, "schedule=pipeedge", *words)
+
+
+@pytest.mark.slow
+def test_a_model_without_blocks_has_its_units_for_layers() -> None:
+    model = hand_written("Convolutions")
+    units = {unit.index for unit in chain_of(*model).units}
+    for method in ("pipeedge_shipped", "greedy_memory"):
+        schedule = schedule_of(model, f"schedule={method}", "hosts.count=3")
+        assert {stage.first for stage in schedule.stages} <= units
+    with pytest.raises(UserError, match="schedule=pipeedge makes the stages itself"):
+        schedule_of(model, "schedule=pipeedge", "schedule.cuts=[1]")
