@@ -41,6 +41,7 @@ bench: $(VENV)/.installed ## run the benchmarks; they print ratios
 	cmake -S . -B build/bench -DNATIVE_SCHED_PYTHON=OFF -DNATIVE_SCHED_BENCHMARKS=ON >/dev/null
 	cmake --build build/bench -j 2 >/dev/null
 	$(BIN)/python benchmarks/scheduler.py --textbook build/bench/native_sched/benchmarks/textbook
+	$(BIN)/python benchmarks/schedulers.py
 	$(BIN)/python benchmarks/wire.py
 	$(BIN)/python benchmarks/accuracy.py
 	$(BIN)/python benchmarks/compute.py

@@ -1,4 +1,4 @@
-"""How all figures look, and how they become files: PDF, PNG or SVG, the same bytes for the same figures."""
+"""The look of all figures, and their files: PDF, PNG or SVG, the same bytes for the same figures."""
 
 from __future__ import annotations
 
