@@ -140,9 +140,12 @@ def _named_alone(**names: Any) -> None:
 
 
 def _model_keys(module: nn.Module, inputs: Inputs) -> dict[str, Any]:
+    from edgecompile.models.preparation import unwrapped
+
     if inputs is None:
         raise UserError("inputs is missing", fix="give an example of each argument of forward(): {'x': tensor}")
-    kind = type(getattr(module, "_orig_mod", module))
+    module = unwrapped(module)
+    kind = type(module)
     return {
         "model": "custom",
         "model.name": kind.__name__,

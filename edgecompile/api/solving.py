@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from edgecompile.contract.errors import UserError, choices
@@ -23,6 +23,7 @@ from edgecompile.planning.problem import (
     Schedule,
     StageResult,
 )
+from edgecompile.planning.solver import evaluate
 from edgecompile.planning.solver import solve as solve_problem
 
 __all__ = ["Partition", "as_plan", "problem", "solve"]
@@ -91,12 +92,16 @@ def as_plan(given: Any) -> Plan:
 
 
 def solve(
-    given: Plan | str | os.PathLike[str] | Problem, *, drop: Sequence[str] = (), **changes: Any
+    given: Plan | str | os.PathLike[str] | Problem, *, scheduler: str = "exact", layers: Sequence[int] | None = None,
+    drop: Sequence[str] = (), **changes: Any,
 ) -> Partition:  # fmt: skip
     """The best partition there is, with its certificate; needs neither the model nor torch.
 
     Args:
         given: a plan or its path, whose costs and hosts are solved again, or a problem (see `problem`).
+        scheduler: "exact", or another system's to compare with: "pipeedge", "pipeedge_shipped", "greedy_memory". What
+            that chooses is costed as all partitions are, and its certificate says how far it is from the best.
+        layers: for these, the units at which a layer begins, the first one 0; None: every unit is one.
         drop: hosts of the plan that are gone.
         **changes: of the plan's figures, as `edgeplan simulate --set` names them: **{"hosts.nano.bandwidth": "50Mbps"}.
 
@@ -107,7 +112,7 @@ def solve(
         if drop or changes:
             raise UserError("drop and changes are for plans", fix="change the problem with dataclasses.replace")
         try:
-            return Partition(problem=given, schedule=solve_problem(given))
+            return _by(scheduler, given, solve_problem(given), layers)
         except UserError:
             raise
         except ValueError as error:
@@ -115,8 +120,36 @@ def solve(
     plan = change(as_plan(given), [f"{key}={value}" for key, value in changes.items()])
     for name in drop:
         plan = without_host(plan, find_host(plan, name, "drop"))
-    stated, schedule = planned_again(plan)
-    return Partition(problem=stated, schedule=schedule)
+    return _by(scheduler, *planned_again(plan), layers)
+
+
+def _by(scheduler: str, stated: Problem, best: Schedule, layers: Sequence[int] | None) -> Partition:
+    """`best`: what the exact scheduler makes of it."""
+    if scheduler == "exact":
+        return Partition(problem=stated, schedule=best)
+    from edgecompile.planning.baselines import greedy_memory, pipeedge, pipeedge_shipped
+
+    hosts, count = range(len(stated.hosts)), len(stated.weight_bytes)
+    joined = {unit for first, last in stated.together for unit in range(first + 1, last + 1)}
+    starts = [unit for unit in (range(count) if layers is None else layers) if unit not in joined]
+    if not starts or starts[0] != 0 or starts != sorted(set(starts)) or starts[-1] >= count:
+        raise UserError(f"invalid value {layers!r:.60} for layers: expected units from 0 on, each once and in order")
+    if scheduler == "pipeedge":
+        assignments = pipeedge(stated, starts, hosts)
+    elif scheduler == "pipeedge_shipped":
+        assignments = pipeedge_shipped(stated, starts, hosts)
+    elif scheduler == "greedy_memory":
+        memory, names = [host.memory_bytes for host in stated.hosts], [host.name for host in stated.hosts]
+        assignments = greedy_memory(starts, count, hosts, memory, names)
+    else:
+        known = choices(("exact", "pipeedge", "pipeedge_shipped", "greedy_memory"), scheduler)
+        raise UserError(f"no scheduler {scheduler!r}", fix=f"there are {known}")
+    found = evaluate(stated, assignments)
+    bound_s = min(best.certificate.lower_bound_s, found.period_s)
+    if stated.objective is Objective.LATENCY:
+        bound_s = found.certificate.lower_bound_s
+    certificate = replace(found.certificate, method=scheduler, lower_bound_s=bound_s, gap=1 - bound_s / found.period_s)
+    return Partition(problem=stated, schedule=replace(found, certificate=certificate))
 
 
 def problem(

@@ -13,7 +13,7 @@ from torch.nn.parameter import is_lazy
 from edgecompile.config.model_spec import ModelSpec
 from edgecompile.contract.errors import UserError
 
-__all__ = ["fill_lazy", "fill_meta", "plain_module", "unmade_weights"]
+__all__ = ["fill_lazy", "fill_meta", "plain_module", "unmade_weights", "unwrapped"]
 
 
 def plain_module(module: nn.Module, target: str) -> nn.Module:
@@ -25,10 +25,10 @@ def plain_module(module: nn.Module, target: str) -> nn.Module:
     Raises:
         UserError: a part of it is TorchScript or quantised, or a weight is sparse or no plain tensor; names it.
     """
-    module = _unwrapped(module)
+    module = _plain(module)
     for parent in list(module.modules()):
         for name, child in list(parent.named_children()):
-            plain = _unwrapped(child)
+            plain = _plain(child)
             if plain is not child:
                 setattr(parent, name, plain)
     if "torch._dynamo" in sys.modules:  # functions that torch.compile decorates run as they are
@@ -40,14 +40,19 @@ def plain_module(module: nn.Module, target: str) -> nn.Module:
     return module
 
 
-def _unwrapped(module: nn.Module) -> nn.Module:
+def unwrapped(module: nn.Module) -> nn.Module:
+    """What torch.compile and nn.DataParallel stand around."""
     while True:
         inner = getattr(module, "_orig_mod", None)
         if isinstance(module, nn.DataParallel):
             inner = module.module
         if not isinstance(inner, nn.Module):
-            break
+            return module
         module = inner
+
+
+def _plain(module: nn.Module) -> nn.Module:
+    module = unwrapped(module)
     if getattr(module, "_compiled_call_impl", None) is not None:  # module.compile()
         module._compiled_call_impl = None
     return module

@@ -83,6 +83,23 @@ def test_a_plan_is_solved_again_with_changes(tmp_path: Path) -> None:
         edgecompile.solve(edgecompile.problem(unit_s=UNIT_S, hosts=HOSTS), drop=["b"])
 
 
+def test_other_systems_schedulers() -> None:
+    stated = edgecompile.problem(unit_s=UNIT_S, hosts=HOSTS, cut_bytes=1000, bandwidth="8kbps", memory="1GB")
+    best, ring = edgecompile.solve(stated), edgecompile.solve(stated, scheduler="greedy_memory")
+    assert edgecompile.solve(stated, scheduler="pipeedge").period_s == best.period_s
+    assert (ring.hosts, ring.units) == (("b", "a"), ((0, 1), (2, 3)))
+    assert ring.period_s == 5.0
+    assert ring.certificate.method == "greedy_memory"
+    assert ring.certificate.gap == pytest.approx(1 - 3.0 / 5.0)
+    assert edgecompile.solve(stated, scheduler="pipeedge_shipped", layers=[0, 2]).units[0] in ((0, 1), (0, 3))
+    assert edgecompile.solve(plan(), scheduler="pipeedge").period_s >= edgecompile.solve(plan()).period_s
+    with pytest.raises(edgecompile.UserError, match=r"no scheduler 'pipedge': there are .*did you mean pipeedge"):
+        edgecompile.solve(stated, scheduler="pipedge")
+    for layers in ([1, 2], [0, 2, 2], [0, 9], []):
+        with pytest.raises(edgecompile.UserError, match="for layers: expected units from 0 on, each once"):
+            edgecompile.solve(stated, scheduler="pipeedge", layers=layers)
+
+
 def test_simulate_is_what_the_command_does() -> None:
     found = edgecompile.simulate(plan(), microbatches=50)
     assert found.simulation.period_s == pytest.approx(plan().predicted.period_s)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import random
@@ -158,6 +159,18 @@ def test_from_several_threads(tmp_path: Path) -> None:
     assert {number: plan.model.microbatch for number, plan in plans.items()} == {1: 1, 2: 2}
 
 
+def test_where_an_event_loop_runs(tmp_path: Path) -> None:
+    """As in a notebook, or in a service that hands the work to a thread."""
+
+    async def serve() -> list[edgecompile.CompiledPlan]:
+        here = edgecompile.compile(net(), X, microbatch=1, output=tmp_path / "here")
+        there = await asyncio.to_thread(edgecompile.compile, net(), X, microbatch=1, output=tmp_path / "there")
+        return [here, there]
+
+    here, there = asyncio.run(serve())
+    assert here == there
+
+
 def test_devices_and_hosts_as_mappings_and_keys_as_values(tmp_path: Path) -> None:
     plan = edgecompile.compile(
         net(), [np.zeros((1, 16), np.float32)], devices=DEVICES, hosts=HOSTS, microbatch=8, output=tmp_path,
@@ -199,6 +212,33 @@ def test_progress_on_standard_error(tmp_path: Path, capsys: pytest.CaptureFixtur
     printed = capsys.readouterr()
     assert printed.out == ""
     assert printed.err.splitlines()[0] == "  build Net ..."
+
+
+def unusual(name: str) -> nn.Module:
+    torch.manual_seed(0)
+    linear = nn.Linear(16, 4)
+    if name == "weight that is computed":  # and that deepcopy does not take
+        linear = torch.nn.utils.weight_norm(linear)  # type: ignore[no-untyped-call]
+        linear(X)
+    made: dict[str, nn.Module] = {
+        "torch.compile": torch.compile(linear),  # type: ignore[dict-item]
+        "in parallel": nn.DataParallel(linear),
+        "lazy": nn.Sequential(nn.LazyLinear(4)),
+        "not contiguous": nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last),  # type: ignore[call-overload]
+    }
+    return made.get(name, linear)
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+@pytest.mark.parametrize("name", ["torch.compile", "in parallel", "lazy", "not contiguous", "weight that is computed"])
+def test_modules_that_are_not_copied_as_they_are(name: str, tmp_path: Path) -> None:
+    module = unusual(name)
+    example = torch.zeros(1, 3, 8, 8) if name == "not contiguous" else X
+    plan = edgecompile.compile(module, example, microbatch=2, output=tmp_path)
+    assert plan.has_shards
+    assert isinstance(module, type(unusual(name)))
+    if name == "lazy":
+        assert isinstance(module[0], nn.LazyLinear)  # type: ignore[index]
 
 
 class Locked(nn.Linear):
