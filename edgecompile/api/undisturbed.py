@@ -14,8 +14,8 @@ from edgecompile.contract.errors import UserError
 
 __all__ = ["undisturbed"]
 
-_LOCK = threading.Lock()
-"""What is kept here is the process's, not a thread's."""
+_LOCK = threading.RLock()
+"""What is kept here is the process's, not a thread's; who reports progress may compile, too."""
 
 
 @contextmanager

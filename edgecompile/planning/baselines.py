@@ -6,8 +6,9 @@ which no code is taken over:
 PipeEdge. Hu, Imes, Zhao, Kundu, Beerel, Crago, Walters: Pipeline Parallelism for Inference on Heterogeneous Edge
 Computing, arXiv 2110.14895 (2021), and PipeEdge, DSD 2022. Dynamic programming over h(i, S, u): the least period of the
 first i layers on the devices S, where u is next; a stage takes the larger of its computing and its sending, which
-overlap. Hosts that are alike are counted and not told apart. Ties are settled as the program does: first the smaller i,
-then S, then u. Its layers, memory and links: see `pipeedge` and `pipeedge_shipped`.
+overlap: so the authors' own program has it (usc-isi/PipeEdge, src-native/schedule.cpp), in the paper's symbols. Hosts
+that are alike are counted and not told apart. Ties are settled as the program does: the smaller i, then S, then u. Its
+layers, memory and links: see `pipeedge` and `pipeedge_shipped`.
 
 exo. RingMemoryWeightedPartitioningStrategy and map_partitions_to_shards of exo's version 0.0: see `greedy_memory`.
 """

@@ -207,6 +207,17 @@ def test_an_option_by_name_with_progress(tmp_path: Path) -> None:
     assert told[-1] == "write the plan"
 
 
+def test_progress_may_compile_another_model(tmp_path: Path) -> None:
+    inner: list[edgecompile.CompiledPlan] = []
+
+    def progress(step: str) -> None:
+        if step == "capture":
+            inner.append(edgecompile.compile(net(), X, microbatch=1, output=tmp_path / "inner"))
+
+    outer = edgecompile.compile(net(), X, microbatch=1, output=tmp_path / "outer", progress=progress)
+    assert inner == [outer]
+
+
 def test_progress_on_standard_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     edgecompile.compile(net(), X, output=tmp_path, progress=True)
     printed = capsys.readouterr()
