@@ -56,7 +56,8 @@ class HttpServer:
         """`grace_s`: for requests that are under way at the end."""
         self._listener, self._grace_s = listener, grace_s
         self._server = uvicorn.Server(uvicorn.Config(
-            app, loop="asyncio", http=_Protocol, ws="none", lifespan="off", log_config=None, log_level="error", access_log=False,
+            app, loop="asyncio", http=_Protocol, ws="none", lifespan="off", log_config=None, log_level="error",
+            access_log=False,
             server_header=False, proxy_headers=False, timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=max(1, round(grace_s)),
         ))  # fmt: skip
