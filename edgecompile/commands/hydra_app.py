@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
@@ -105,7 +106,7 @@ def explained_config_error(error: BaseException) -> str:
     if isinstance(error, MissingConfigException) and error.options is not None and error.missing_cfg_file:
         group, _, name = error.missing_cfg_file.rpartition("/")
         return f"no option {error.missing_cfg_file}: the options of {group} are {choices(error.options, name)}"
-    parts = [str(error).split("\n\tfull_key")[0]]
+    parts = [" ".join(re.split(r"\n\s+full_key: ", str(error))[0].split())]
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OmegaConfBaseException):

@@ -279,6 +279,7 @@ class Locked(nn.Linear):
         ({"devices": {"pi": "raspberry_pi_5"}}, "hosts is missing: devices is a mapping"),
         ({"devices": 4}, "devices is of type int: expected an option's name or a mapping"),
         ({"hosts": {"members": {"a": {"device": {3}}}}}, r"hosts\.members\.a\.device is of type set"),
+        ({"hosts": {"a": {"device": "local"}}}, "In 'hosts/given': .* Key 'a' not in 'HostsConf'$"),
         ({"microbatch": 0}, "invalid value 0 for microbatch: expected 1"),
         ({"overrides": "wire=fp16"}, "invalid value 'wire=fp16' for overrides: expected a list"),
         ({"overrides": ["output_dir=x"]}, "output_dir is given by output=FOLDER here"),
