@@ -12,13 +12,20 @@ from typing import Any
 import torch
 
 from edgecompile.execution.attention import ATTEND
-from edgecompile.execution.row_kernels import GATE_AND_SCALE, NORMALIZE, NORMALIZE_AND_SCALE, SCALE
+from edgecompile.execution.row_kernels import (
+    GATE_AND_SCALE,
+    NORMALIZE,
+    NORMALIZE_AND_SCALE,
+    SCALE,
+    register_row_kernels,
+)
 
 __all__ = ["fold_graph"]
 
 
 def fold_graph(graph: Any) -> int:
     """Of a language model's stage, changed in place; returns how many patterns it found."""
+    register_row_kernels()
     _merge_views(graph)
     return _fold_rotations(graph) + _fold_normalization(graph) + _fold_gates(graph)
 

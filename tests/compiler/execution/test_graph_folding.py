@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -78,6 +80,27 @@ def test_normalization_goes_with_the_scaling_that_follows_or_stands_by_itself() 
     graph, wanted, found = folded(lambda x, weights: normal(x, weights) + x, x)
     assert NORMALIZE in kinds(graph)
     torch.testing.assert_close(found, wanted)
+
+
+@pytest.mark.slow
+def test_whoever_folds_first_has_the_operators_registered() -> None:
+    """A process of its own, as edgeprofile's is: no shard was opened in it, and nothing has eight bits."""
+    code = """
+import torch
+from edgecompile.execution.prepack import prepack_traced
+class Normal(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weights = torch.nn.Parameter(torch.arange(16.0))
+    def forward(self, x):
+        return self.weights * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-5))
+x = torch.arange(48.0).reshape(3, 16)
+with torch.inference_mode():
+    module = torch.jit.freeze(torch.jit.trace(Normal().eval(), x))
+    torch.testing.assert_close(prepack_traced(module, [])(x), module(x))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_normalization_of_other_axes_or_powers_stays() -> None:
