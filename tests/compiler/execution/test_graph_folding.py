@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -83,7 +84,7 @@ def test_normalization_goes_with_the_scaling_that_follows_or_stands_by_itself() 
 
 
 @pytest.mark.slow
-def test_whoever_folds_first_has_the_operators_registered() -> None:
+def test_whoever_folds_first_has_the_operators_registered(tmp_path: Path) -> None:
     """A process of its own, as edgeprofile's is: no shard was opened in it, and nothing has eight bits."""
     code = """
 import torch
@@ -99,7 +100,7 @@ with torch.inference_mode():
     module = torch.jit.freeze(torch.jit.trace(Normal().eval(), x))
     torch.testing.assert_close(prepack_traced(module, [])(x), module(x))
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
 
 
