@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,9 @@ def use(frames: list[Array]) -> Array | None:
         with Pipeline("outputs/plan.yaml", local=True) as pipeline:
             assert_type(pipeline, Pipeline)
             assert_type(pipeline.stream(frames), Iterator[Array | dict[str, Array]])
+            assert_type(pipeline.map(frames, timeout=3), Iterator[Array | dict[str, Array]])
+            assert_type(pipeline.submit("a sentence"), Future[Array | dict[str, Array]])
+            assert_type(pipeline.ready, bool)
             result = pipeline({"x": np.stack(frames)})
             assert_type(result, Array | dict[str, Array])
             return result if isinstance(result, np.ndarray) else None
