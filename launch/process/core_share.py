@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 
-__all__ = ["CoreShare"]
+__all__ = ["CoreShare", "emulated_share"]
+
+VARIABLE = "EDGELAUNCH_CPU_SHARE"
+
+
+def emulated_share(environ: Mapping[str, str]) -> float | None:
+    """Of the host that this process is emulated on, as emulation/enter_cgroups.py says; None: it is on a real one."""
+    return float(environ[VARIABLE]) if environ.get(VARIABLE) else None
 
 
 class CoreShare:

@@ -38,8 +38,6 @@ class RankRequest:
         "--supervisor-fd", int, why="the parent gives each rank a channel to itself"))  # fmt: skip
     loopback: bool = field(default=False, metadata=option(
         "--loopback", why="the parent says so to each rank that it starts on this machine"))  # fmt: skip
-    emulated: bool = field(default=False, metadata=option(
-        "--emulated", why="the parent says so to each rank that is to be as slow as its host"))  # fmt: skip
     local: bool = field(default=False, metadata=option("--local", why=ALL_RANKS, help="all ranks on this machine"))
     quiet: bool = field(default=False, metadata=option(
         "--quiet", reach=Reach.EVERY_RANK, help="only results and errors"))  # fmt: skip

@@ -21,8 +21,6 @@ class RankSettings:
 
     master: Address
     threads: int
-    emulated: bool = False
-    """Whether it is to be as slow as its host's `cpu_share` says."""
 
 
 def request_of_rank(
@@ -35,5 +33,5 @@ def request_of_rank(
         if known.reach is Reach.PARENT or (known.reach is Reach.DATA_HOST and rank != 0)
     }
     values |= {"rank": rank, "master": settings.master, "threads": settings.threads, "loopback": True,
-               "emulated": settings.emulated, "supervisor_fd": supervisor_fd, "listen_fd": listen_fd}  # fmt: skip
+               "supervisor_fd": supervisor_fd, "listen_fd": listen_fd}  # fmt: skip
     return replace(request, **values)

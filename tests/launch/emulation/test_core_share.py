@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
-from edgelaunch.process.core_share import CoreShare
+from edgelaunch.emulation import cgroups
+from edgelaunch.process.core_share import CoreShare, emulated_share
 
 
 class Clock:
@@ -48,3 +52,13 @@ def test_without_a_share_nothing_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     with core:
         clock.compute(1.0)
     assert clock.now == pytest.approx(1.0)
+
+
+def test_a_process_knows_the_share_that_it_was_started_with() -> None:
+    script = Path(cgroups.__file__).with_name("enter_cgroups.py")
+    say = [sys.executable, "-c", "import os; print(os.environ.get('EDGELAUNCH_CPU_SHARE'))"]
+    for given, said in (("0.45", "0.45\n"), ("", "None\n")):
+        command = [sys.executable, "-I", "-S", str(script), "", "", given, *say]
+        assert subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout == said
+    assert emulated_share({"EDGELAUNCH_CPU_SHARE": "0.45"}) == 0.45
+    assert emulated_share({}) is None

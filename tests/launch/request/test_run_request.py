@@ -25,8 +25,7 @@ from edgelaunch.request.run_request import RunRequest
 
 REQUESTS: tuple[type[Any], ...] = (RunRequest, LinksRequest, DoctorRequest)
 PLAN = Path("folder/plan.yaml")
-PARENTS_OWN = {"rank", "master", "listen_fd", "supervisor_fd", "loopback", "emulated", "local", "emulate", "threads",
-               "restarts"}  # fmt: skip
+PARENTS_OWN = {"rank", "master", "listen_fd", "supervisor_fd", "loopback", "local", "emulate", "threads", "restarts"}
 
 NAMES = st.text(st.characters(blacklist_categories=("Cs",), blacklist_characters="\0"), min_size=1, max_size=12)
 PATHS = st.builds(lambda begin, name, end: Path(begin + name + end), st.sampled_from(["", "-", "--", "./-", "/"]),
