@@ -70,7 +70,8 @@ ROOMS: dict[str, dict[str, str]] = {
         "api": "common request generation application",
         "serve.http": "common control report application",
         "serve.routes": "common inputs generation application serve.http",
-        "serve": "process common request application serve.http serve.routes",
+        "serve.live": "application serve.http",
+        "serve": "process common request application serve.http serve.routes serve.live",
         "commands": "process common request inputs outputs generation pipeline report control local emulation "
         "link_test doctor composition serve",
         "entry": "process commands",
@@ -79,7 +80,7 @@ ROOMS: dict[str, dict[str, str]] = {
     },
 }
 """Each package and which others it may import; nothing imports a room that is below it here."""
-OPEN_TO_RANKS = ("contract", "execution", "terminal")
+OPEN_TO_RANKS = ("contract", "execution", "terminal", "drawing")
 """What the launcher imports of the compiler."""
 MOST_MODULES, MOST_LINES, MOST_FUNCTION_LINES = 15, 400, 60
 

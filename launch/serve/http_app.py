@@ -41,7 +41,6 @@ def make_app(service: Service, more: Sequence[BaseRoute] = ()) -> Starlette:
         Route("/metrics", state.metrics),
         Route("/openapi.json", state.openapi),
         Route("/docs", state.docs),
-        Route("/", state.index),
     ]
     known = frozenset(route.path for route in routes if isinstance(route, Route))
     handlers: dict[Any, Any] = {

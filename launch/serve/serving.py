@@ -18,6 +18,7 @@ from edgelaunch.serve.http.access_key import find_key
 from edgelaunch.serve.http.service import Service, Settings
 from edgelaunch.serve.http_app import make_app
 from edgelaunch.serve.http_server import HttpServer, listen_at
+from edgelaunch.serve.live.live_routes import live_routes
 
 __all__ = ["serve"]
 
@@ -40,7 +41,7 @@ def serve(request: ServeRequest, key_file: Path | None, environ: dict[str, str],
     running = Running(request.run_request(), local=request.local, restarts=restarts)
     listener = listen_at(Address(request.bind, request.port))
     service = Service(running, settings)
-    server = HttpServer(make_app(service), listener, request.grace)
+    server = HttpServer(make_app(service, live_routes(service)), listener, request.grace)
     server.start()
     try:
         prepare()

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, Response
 
 from edgelaunch.serve.http.api_error import json_answer
 from edgelaunch.serve.http.service import Service
 from edgelaunch.serve.routes.docs_page import docs_html
 from edgelaunch.serve.routes.openapi import openapi_document
 
-__all__ = ["docs", "health", "index", "metrics", "model", "models", "openapi", "ready"]
+__all__ = ["docs", "health", "metrics", "model", "models", "openapi", "ready"]
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 NOTHING_ELSE = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
@@ -55,7 +55,3 @@ async def docs(request: Request) -> Response:
     service = Service.of(request)
     document = openapi_document(service.running.plan, keyed=service.settings.key is not None)
     return HTMLResponse(docs_html(document), headers={"content-security-policy": NOTHING_ELSE})
-
-
-async def index(request: Request) -> Response:
-    return RedirectResponse("/docs")

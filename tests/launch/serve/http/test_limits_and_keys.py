@@ -118,7 +118,6 @@ def test_documents_ask_for_nothing_elsewhere(floats_service: Served, text_servic
         assert page.headers["content-security-policy"].startswith("default-src 'none'")
         assert path in page.text
         assert "http" not in page.text.replace("http-equiv", "")
-    assert floats_service.get("/").headers["location"] == "/docs"
 
 
 def test_what_is_not_there(floats_service: Served) -> None:
