@@ -64,6 +64,8 @@ ROOMS: dict[str, dict[str, str]] = {
         "report": "process common control outputs",
         "link_test": "common transport pipeline",
         "doctor": "process common store transport pipeline link_test",
+        "boards": "process common request local link_test",
+        "boards.agent": "process common request local boards",
         "composition": "process common request pipeline control link_test",
         "application": "process common request inputs outputs pipeline generation control.core control local "
         "composition",
@@ -73,7 +75,7 @@ ROOMS: dict[str, dict[str, str]] = {
         "serve.live": "application serve.http",
         "serve": "process common request application serve.http serve.routes serve.live",
         "commands": "process common request inputs outputs generation pipeline report control local emulation "
-        "link_test doctor composition serve",
+        "link_test doctor boards boards.agent composition serve",
         "entry": "process commands",
         "__init__": "common api",
         "__main__": "entry",

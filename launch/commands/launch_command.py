@@ -15,6 +15,7 @@ from edgelaunch.common.failures import Failure, exit_code
 from edgelaunch.process.limits import local_shortage
 from edgelaunch.process.stderr import say, say_error
 from edgelaunch.process.stopping import hear_signals
+from edgelaunch.request.boards_request import AgentRequest, BoardsRequest, ProfileRequest
 from edgelaunch.request.links_request import DoctorRequest, LinksRequest
 from edgelaunch.request.parsers import parse
 from edgelaunch.request.serve_request import ServeRequest
@@ -47,6 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(words: Sequence[str], *, own_process: bool) -> int:
     request = parse(words)
+    if isinstance(request, AgentRequest | BoardsRequest | ProfileRequest):
+        return _of_boards(request)
     plan = read_run_plan(request.plan_path)
     if isinstance(request, LinksRequest):
         return _links(request, plan)
@@ -57,11 +60,29 @@ def _run(words: Sequence[str], *, own_process: bool) -> int:
 
         return run_serve(request, plan)
     check_run(request, plan)
+    if request.boards or request.ssh is not None:
+        from edgelaunch.commands.on_boards.run_on_boards import run_on_boards
+
+        return _status(run_on_boards(request, plan), plan)
     if not request.all_ranks:
         run_rank(request, plan, rank_failure)
     from edgelaunch.commands.all_ranks import run_together
 
     return _status(run_together(request, plan, own_process=own_process), plan)
+
+
+def _of_boards(request: AgentRequest | BoardsRequest | ProfileRequest) -> int:
+    if isinstance(request, AgentRequest):
+        from edgelaunch.commands.on_boards.agent_command import run_agent
+
+        return run_agent(request)
+    if isinstance(request, BoardsRequest):
+        from edgelaunch.commands.on_boards.boards_command import list_boards
+
+        return list_boards(request)
+    from edgelaunch.commands.on_boards.profile_boards import profile_boards
+
+    return profile_boards(request)
 
 
 def _links(request: LinksRequest, plan: Plan) -> int:

@@ -59,7 +59,7 @@ def describe(failure: Failure, plan: Plan, own_rank: int | None) -> None:
 def run_rank(request: R, plan: Plan, work: RankWork[R]) -> NoReturn:
     """Ends the process itself: a thread that waits in gloo would keep the interpreter from ending."""
     from edgecompile.execution.allocator import use_one_arena
-    from edgelaunch.local.local_run import watch_parent
+    from edgelaunch.local.watch_parent import watch_parent
     from edgelaunch.outputs.partial_results import say_left_behind
 
     use_one_arena()

@@ -16,10 +16,12 @@ from edgelaunch.common.addresses import Address, read_address
 __all__ = [
     "Endpoint",
     "address_is_here",
+    "address_towards",
     "check_reachable",
     "choose_rank",
     "find_endpoint",
     "is_loopback",
+    "is_this_machine",
     "loopback_trap",
     "rank_environment",
     "resolve",
@@ -136,7 +138,7 @@ def choose_rank(plan: Plan, wanted: int | None, environ: Mapping[str, str]) -> i
         _in_range(plan, given, "RANK")
         if all(is_loopback(host.address) for host in plan.hosts):
             return given
-    here = [host.rank for host in plan.hosts if _is_this_machine(host)]
+    here = [host.rank for host in plan.hosts if is_this_machine(host)]
     if given is not None:
         if given not in here:
             host = plan.hosts[given]
@@ -208,6 +210,6 @@ def _own_name() -> str:
     return socket.gethostname()
 
 
-def _is_this_machine(host: Host) -> bool:
+def is_this_machine(host: Host) -> bool:
     own = {_own_name(), _own_name().partition(".")[0], os.environ.get("HOSTNAME", "")} - {""}
     return host.name in own or address_is_here(host.address)

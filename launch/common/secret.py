@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import os
 import stat
 from collections.abc import Mapping
@@ -11,7 +12,7 @@ from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Plan
 from edgelaunch.common.identity import is_loopback
 
-__all__ = ["HOW", "LEAST_BYTES", "VARIABLE", "find_secret", "read_private"]
+__all__ = ["HOW", "LEAST_BYTES", "VARIABLE", "find_secret", "read_private", "sign", "stated_secret"]
 
 VARIABLE = "EDGELAUNCH_SECRET"
 LEAST_BYTES = 16
@@ -28,13 +29,33 @@ def find_secret(plan: Plan, master: str, file: Path | None, environ: Mapping[str
     Raises:
         UserError: it is needed and missing, too short, or in a file that others can read.
     """
+    if (secret := _given(file, environ)) is not None:
+        return secret
+    if len(plan.hosts) == 1 or is_loopback(master):
+        return None
+    raise UserError("ranks on several machines need a shared secret, so that nobody else can join", fix=HOW)
+
+
+def stated_secret(file: Path | None, environ: Mapping[str, str]) -> bytes:
+    """The same for agents, who do nothing without one."""
+    secret = _given(file, environ)
+    if secret is None:
+        raise UserError("boards need a shared secret, so that nobody else can use them", fix=HOW)
+    return secret
+
+
+def sign(secret: bytes, purpose: str, *parts: bytes) -> bytes:
+    """An HMAC for what is said before there is a seal. `purpose`: so that it proves nothing anywhere else."""
+    text = b"".join(len(part).to_bytes(4, "big") + part for part in (purpose.encode(), *parts))
+    return hmac.digest(secret, b"edgelaunch joining\0" + text, "sha256")
+
+
+def _given(file: Path | None, environ: Mapping[str, str]) -> bytes | None:
     if file is not None:
         return _checked(read_private(file, "the secret"), str(file))
     if environ.get(VARIABLE):
         return _checked(environ[VARIABLE].strip().encode(), VARIABLE)
-    if len(plan.hosts) == 1 or is_loopback(master):
-        return None
-    raise UserError("ranks on several machines need a shared secret, so that nobody else can join", fix=HOW)
+    return None
 
 
 def read_private(path: Path, what: str) -> bytes:

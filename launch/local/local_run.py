@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import os
 import signal
@@ -12,7 +13,8 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from functools import partial
+from typing import IO, Protocol
 
 from edgecompile.contract.plan import Plan
 from edgecompile.execution.allocator import heap_environment
@@ -22,19 +24,19 @@ from edgelaunch.common.failures import EXIT_CODES, Failure, FailureKind, rank_na
 from edgelaunch.common.reports import KillRequest, read_report
 from edgelaunch.local.forked import Forked, ForkServer, Spare, adopt_orphans
 from edgelaunch.local.restarts import Restarts
+from edgelaunch.local.watch_parent import TERMINATE_S
 from edgelaunch.process.cores import local_threads
-from edgelaunch.process.stderr import say
 from edgelaunch.request.links_request import LinksRequest
 from edgelaunch.request.run_request import DEFAULT_RESTARTS, RunRequest
 from edgelaunch.request.started_rank import RankSettings, request_of_rank
 
-__all__ = ["Children", "LocalRun", "OnLoopback", "RankPlacement", "watch_parent"]
+__all__ = ["Children", "LocalRun", "OnLoopback", "RankPlacement"]
 
 LAST_WORDS_S = 4.0
 """How long the other ranks may take to end by themselves once one has failed."""
-TERMINATE_S = 2.0
 BEGIN_S = 120.0
 """For importing torch, on a slow board."""
+PIECE = 1 << 16
 ROOM = "-" * 2048
 """In a command line, for the words of the ranks that are forked from it."""
 WELL = (0, CLOSED_PIPE)
@@ -105,13 +107,16 @@ class Children:
         *,
         restarts: int = DEFAULT_RESTARTS,
         environ: Mapping[str, str] | None = None,
+        relay: Callable[[str, str], None] | None = None,
     ) -> None:
         """`request`: of the command that starts them. `environ`: more variables for them.
+
+        `relay`: takes what they print, with "out" or "err" before it; None: all goes to standard error.
 
         `restarts`: how often each rank but 0 is started again after it was killed or lost.
         """
         self._plan, self._request, self._place = plan, request, place
-        self._environ = dict(environ or {})
+        self._environ, self._relay_to = dict(environ or {}), relay
         self._children: list[Child] = []
         self._reports: list[Failure] = []
         self._restarts = Restarts(plan, restarts)
@@ -165,10 +170,11 @@ class Children:
             environ["PYTHONSAFEPATH"] = "1"  # a folder called torch in the user's folder must not be taken for torch
         environ |= heap_environment(environ) | self._environ
         output = None if show else subprocess.PIPE
+        errors = None if show else subprocess.PIPE if self._relay_to is not None else subprocess.STDOUT
         # a session of its own: Ctrl-C reaches the parent alone, which ends the ranks in order
         return subprocess.Popen(
-            command, stdin=None if show else subprocess.DEVNULL, stdout=output,
-            stderr=None if show else subprocess.STDOUT, env=environ, pass_fds=keep, start_new_session=True,
+            command, stdin=None if show else subprocess.DEVNULL, stdout=output, stderr=errors,
+            env=environ, pass_fds=keep, start_new_session=True,
         )  # fmt: skip
 
     def follow(self) -> None:
@@ -176,8 +182,11 @@ class Children:
         for child in self._children:
             if child.threads:
                 continue
-            for work in (self._read_reports, self._relay):
-                thread = threading.Thread(target=work, args=(child,), daemon=True)
+            errors = getattr(child.process, "stderr", None)
+            pipes = [("out", child.process.stdout), *([("err", errors)] if errors is not None else [])]
+            works = [partial(self._read_reports, child), *(partial(self._relay, *pipe) for pipe in pipes)]
+            for work in works:
+                thread = threading.Thread(target=work, daemon=True)
                 thread.start()
                 child.threads.append(thread)
 
@@ -238,7 +247,7 @@ class Children:
         if child.told_to_end or reason is None or self._place.why_killed(child.rank) is not None:
             return False
         name = rank_name(self._plan, child.rank)
-        say(f"edgelaunch: {name} {reason}: restarting it")
+        self._tell("err", f"edgelaunch: {name} {reason}: restarting it\n")
         self._children.remove(child)
         if child.report in self._reports:
             self._reports.remove(child.report)
@@ -319,12 +328,21 @@ class Children:
                 if child.process.pid == request.process and self._restarts.left(request.rank):
                     child.process.kill()
 
-    def _relay(self, child: Child) -> None:
-        if child.process.stdout is None:
+    def _relay(self, stream: str, pipe: IO[bytes] | None) -> None:
+        if self._relay_to is None:
+            for line in pipe or ():
+                self._tell(stream, line.decode("utf-8", "replace"))
             return
-        for line in child.process.stdout:
-            sys.stderr.write(line.decode("utf-8", "replace"))
-            sys.stderr.flush()
+        pieces = codecs.iterdecode(iter(partial(pipe.read1, PIECE), b""), "utf-8", "replace")  # type: ignore[union-attr]
+        for piece in pieces:  # of a line too: texts are shown as they come
+            self._tell(stream, piece)
+
+    def _tell(self, stream: str, text: str) -> None:
+        if self._relay_to is not None:
+            self._relay_to(stream, text)
+            return
+        sys.stderr.write(text)
+        sys.stderr.flush()
 
 
 class LocalRun:
@@ -376,18 +394,3 @@ def listen_on_loopback() -> socket.socket:
     listener.bind((LOOPBACK, 0))
     listener.listen(256)
     return listener
-
-
-def watch_parent(descriptor: int) -> socket.socket:
-    """In a child: ends this process when the parent is gone. Returns the channel to report a failure through."""
-    channel = socket.socket(fileno=descriptor)
-
-    def watch() -> None:
-        with contextlib.suppress(OSError):
-            channel.recv(1)
-        os.kill(os.getpid(), signal.SIGTERM)  # the main thread removes what is half-written
-        time.sleep(TERMINATE_S)
-        os._exit(130)
-
-    threading.Thread(target=watch, name="watch parent", daemon=True).start()
-    return channel

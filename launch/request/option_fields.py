@@ -9,7 +9,17 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, TypeVar
 
-__all__ = ["Option", "Reach", "add_options", "option", "options_of", "plan_argument", "read_options", "words_of"]
+__all__ = [
+    "Option",
+    "Reach",
+    "add_options",
+    "option",
+    "options_of",
+    "plan_argument",
+    "read_options",
+    "words_argument",
+    "words_of",
+]
 
 R = TypeVar("R")
 
@@ -47,6 +57,12 @@ def plan_argument(help: str) -> Mapping[str, Option]:
     return {KEY: Option(flag="", read=Path, reach=Reach.EVERY_RANK, why="", settings=settings)}
 
 
+def words_argument(metavar: str, help: str) -> Mapping[str, Option]:
+    """The metadata of a field that holds one word or more, in the plan's place."""
+    settings = {"metavar": metavar, "help": help, "nargs": "+"}
+    return {KEY: Option(flag="", read=tuple, reach=Reach.PARENT, why="no rank is started with it", settings=settings)}
+
+
 def option(
     flag: str,
     read: Callable[[str], Any] | None = None,
@@ -56,14 +72,21 @@ def option(
     group: str = "",
     metavar: str | None = None,
     help: str | None = None,
+    several: bool = False,
+    without: str | None = None,
 ) -> Mapping[str, Option]:
-    """The metadata of a field that is an option; `help` None: --help does not show it."""
+    """The metadata of a field that is an option; `help` None: --help does not show it.
+
+    `several`: it may be given more than once, and `read` takes the list. `without`: what it means without a word.
+    """
     assert (reach is Reach.PARENT) == bool(why), f"{flag}: say why no rank is given it, and say so of no other"
     settings: dict[str, Any] = {"help": argparse.SUPPRESS if help is None else help}
     if read is None:
         settings["action"] = "store_true"
     else:
         settings |= {"metavar": metavar, "type": read if read in (int, float) else str}
+        settings |= {"action": "append"} if several else {}
+        settings |= {"nargs": "?", "const": without} if without is not None else {}
     if isinstance(read, type) and issubclass(read, Enum):
         settings["choices"] = [member.value for member in read]
     return {KEY: Option(flag=flag, read=read, reach=reach, why=why, settings=settings, group=group)}

@@ -9,6 +9,7 @@ from typing import NoReturn
 
 from edgecompile.contract.errors import UserError
 from edgecompile.terminal.options import Parser, add_completion, nearest
+from edgelaunch.request.boards_request import AgentRequest, BoardsRequest, ProfileRequest
 from edgelaunch.request.links_request import DoctorRequest, LinksRequest
 from edgelaunch.request.option_fields import add_options, read_options
 from edgelaunch.request.run_request import RunRequest
@@ -16,8 +17,8 @@ from edgelaunch.request.serve_request import ServeRequest
 
 __all__ = ["Request", "command_parser", "parse", "parse_run", "run_parser"]
 
-Request = RunRequest | LinksRequest | DoctorRequest | ServeRequest
-COMMANDS: dict[str, tuple[type[LinksRequest] | type[DoctorRequest] | type[ServeRequest], str]] = {
+Request = RunRequest | LinksRequest | DoctorRequest | ServeRequest | AgentRequest | BoardsRequest | ProfileRequest
+COMMANDS: dict[str, tuple[type[Request], str]] = {
     LinksRequest.COMMAND: (
         LinksRequest,
         "Measure bandwidth and latency between all pairs of a plan's hosts; start it on each of them.",
@@ -30,6 +31,19 @@ COMMANDS: dict[str, tuple[type[LinksRequest] | type[DoctorRequest] | type[ServeR
     ServeRequest.COMMAND: (
         ServeRequest,
         "Serve a plan over HTTP: predictions, embeddings, completions and chat, as OpenAI's clients ask for them.",
+    ),
+    AgentRequest.COMMAND: (
+        AgentRequest,
+        "Run on a board, from its start on: announces it, and runs one rank at a time for who knows the secret.",
+    ),
+    BoardsRequest.COMMAND: (
+        BoardsRequest,
+        "List the boards whose agents are there: what they are, and what they have; with --output, as options for "
+        "edgecompile.",
+    ),
+    ProfileRequest.COMMAND: (
+        ProfileRequest,
+        "Run edgeprofile on all boards at once, and bring the profiles here.",
     ),
 }
 """By the word that a command has in a plan's place: what it can be asked, and what it is for."""
@@ -76,9 +90,10 @@ def run_parser(*, plan: bool = True) -> Parser:
     """`plan`: whether it takes the plan's path."""
     parser = Parser(
         prog="edgelaunch",
-        description="Run one rank of a plan, or with --local or --emulate all of them.",
+        description="Run one rank of a plan, or with --local, --emulate, --boards or --ssh all of them.",
         epilog="edgelaunch links PLAN measures the links between a plan's hosts; edgelaunch doctor PLAN checks a rank "
-        "before a run; edgelaunch serve PLAN answers HTTP requests: see their --help",
+        "before a run; edgelaunch serve PLAN answers HTTP requests; edgelaunch agent on each board lets edgelaunch "
+        "boards list them, and --boards start ranks on them: see their --help",
     )
     parser.add_argument("--version", action=_ShowVersion, nargs=0, help="show the version and exit")
     add_options(parser, RunRequest, plan=plan, grouped=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from edgecompile.contract.errors import UserError, invalid_value
 from edgelaunch.common.addresses import Address, read_port
+from edgelaunch.common.board_addresses import read_joins, read_login
 from edgelaunch.common.items import DEFAULT_ITEMS, STDIN, OnBadItem, WhenFull
 from edgelaunch.request.option_fields import Reach, option, plan_argument
 from edgelaunch.request.rank_request import ALL_RANKS, CHOSEN, WHICH_RANK, RankRequest
@@ -16,6 +17,8 @@ __all__ = ["DEFAULT_RESTARTS", "RunRequest"]
 
 DATA = "data, on rank 0"
 TEXT = "text generation, on rank 0"
+BOARDS = "from one place"
+EACH_BOARD = "the caller stands for every board"
 MAX_RATE_PER_S = 1e6
 DEFAULT_RESTARTS = 3
 
@@ -35,8 +38,19 @@ class RunRequest(RankRequest):
         help="intra-op threads, else as the plan says"))  # fmt: skip
     restarts: int | None = field(default=None, metadata=option(
         "--restarts", int, why="the parent starts ranks again", group=WHICH_RANK, metavar="N",
-        help="with --local or --emulate: how often to restart a rank that was killed or lost "
+        help="where this command starts all ranks: how often to restart one that was killed or lost "
         f"(default {DEFAULT_RESTARTS})"))  # fmt: skip
+    boards: bool = field(default=False, metadata=option(
+        "--boards", why=EACH_BOARD, group=BOARDS, help="start every rank on its board, by its agent"))  # fmt: skip
+    join: tuple[Address, ...] = field(default=(), metadata=option(
+        "--join", read_joins, why=EACH_BOARD, group=BOARDS, metavar="ADDRESS[:PORT]", several=True,
+        help="with --boards: ask this board, and those that joined it, instead of mDNS"))  # fmt: skip
+    ssh: str | None = field(default=None, metadata=option(
+        "--ssh", read_login, why=EACH_BOARD, group=BOARDS, metavar="USER@", without="",
+        help="start every rank on its board by ssh, without agents"))  # fmt: skip
+    ssh_program: str = field(default="edgelaunch", metadata=option(
+        "--ssh-program", str, why=EACH_BOARD, group=BOARDS, metavar="PATH",
+        help="with --ssh: edgelaunch on the boards (default: as their PATH finds it)"))  # fmt: skip
     input: Path | None = field(default=None, metadata=option(
         "--input", Path, reach=Reach.DATA_HOST, group=DATA, metavar="PATH",
         help=".npy .npz .safetensors .txt .jsonl .tsv, an image, a folder of images, or - for "
@@ -131,13 +145,36 @@ class RunRequest(RankRequest):
             )
         if self.restarts is not None and self.restarts < 0:
             raise invalid_value(self.restarts, "--restarts", "0 or more")
-        if self.restarts is not None and not self.all_ranks:
-            raise UserError("--restarts needs --local or --emulate: a rank by hand is started again by hand")
+        if self.restarts is not None and not self.starts_others:
+            raise UserError(
+                "--restarts needs --local, --emulate, --boards or --ssh: a rank by hand is started again by hand"
+            )
+        self._check_boards()
+
+    def _check_boards(self) -> None:
+        if self.boards and self.ssh is not None:
+            raise UserError("--boards starts ranks by agents, and --ssh without them: give one of them")
+        if self.ssh is not None and self.secret_file is not None:
+            raise UserError("--ssh draws a secret for the run itself: leave out --secret-file")
+        if self.join and not self.boards:
+            raise UserError("--join names a board for --boards")
+        if not self.boards and self.ssh is None:
+            return
+        option = "--boards" if self.boards else "--ssh"
+        if self.all_ranks:
+            raise UserError(f"{option} starts each rank on its board, --local and --emulate all of them here: give one")
+        if self.rank is not None or self.master is not None:
+            raise UserError(f"{option} starts every rank: leave out --rank and --master")
 
     @property
     def all_ranks(self) -> bool:
         """Whether every rank is started on this machine."""
         return self.local or self.emulate
+
+    @property
+    def starts_others(self) -> bool:
+        """Whether every rank is started by this command, here or elsewhere."""
+        return self.all_ranks or self.boards or self.ssh is not None
 
     @property
     def has_data_host(self) -> bool:

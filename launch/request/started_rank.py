@@ -19,8 +19,11 @@ R = TypeVar("R", bound=RunRequest | LinksRequest)
 class RankSettings:
     """What a parent chooses for each rank that it starts."""
 
-    master: Address
-    threads: int
+    master: Address | None
+    """None: as the plan says."""
+    threads: int | None
+    loopback: bool = True
+    """All ranks are on this machine."""
 
 
 def request_of_rank(
@@ -32,6 +35,6 @@ def request_of_rank(
         for item, known in options_of(type(request))
         if known.reach is Reach.PARENT or (known.reach is Reach.DATA_HOST and rank != 0)
     }
-    values |= {"rank": rank, "master": settings.master, "threads": settings.threads, "loopback": True,
+    values |= {"rank": rank, "master": settings.master, "threads": settings.threads, "loopback": settings.loopback,
                "supervisor_fd": supervisor_fd, "listen_fd": listen_fd}  # fmt: skip
     return replace(request, **values)

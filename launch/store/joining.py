@@ -22,12 +22,12 @@ from typing import TYPE_CHECKING, Any
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Plan
 from edgelaunch.common.failures import rank_name
-from edgelaunch.common.secret import HOW, VARIABLE
+from edgelaunch.common.secret import HOW, VARIABLE, sign
 from edgelaunch.common.software import Software, mismatch
 from edgelaunch.process.waiting import Waiting
 from edgelaunch.store.list_reader import ListReader
 from edgelaunch.store.meeting import Board
-from edgelaunch.store.seal import Seal, sign
+from edgelaunch.store.seal import Seal
 
 if TYPE_CHECKING:
     from edgelaunch.common.rank_options import RankOptions

@@ -16,15 +16,9 @@ from typing import Any
 
 from torch._C._distributed_c10d import Store
 
-__all__ = ["Seal", "SealedStore", "sign"]
+__all__ = ["Seal", "SealedStore"]
 
 MAC_BYTES = 32
-
-
-def sign(secret: bytes, purpose: str, *parts: bytes) -> bytes:
-    """An HMAC for what is said before there is a seal. `purpose`: so that it proves nothing anywhere else."""
-    text = b"".join(len(part).to_bytes(4, "big") + part for part in (purpose.encode(), *parts))
-    return hmac.digest(secret, b"edgelaunch joining\0" + text, "sha256")
 
 
 class Seal:
