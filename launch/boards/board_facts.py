@@ -27,7 +27,7 @@ KINDS = {
     "Orin NX": "jetson_orin_nx",
     "Orin Nano.*Super": "jetson_orin_nano_super",
     "Orin Nano": "jetson_orin_nano",
-    "AGX Xavier": "jetson_agx_xavier",
+    "AGX Xavier|^Jetson-AGX$": "jetson_agx_xavier",
     "Xavier NX": "jetson_xavier_nx",
     "Jetson[ -]TX2|quill": "jetson_tx2",
     "Jetson Nano": "jetson_nano",

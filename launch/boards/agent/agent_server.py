@@ -181,6 +181,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _head(self, status: int, num_bytes: int, body_sha256: str, signature: str = "") -> None:
         if self._proof is not None:
             signature = self.server.agent.session.answer_signature(self._proof, status, body_sha256)
+        self.request_version = self.protocol_version  # whatever it was: an answer has a head
         self.send_response_only(status)
         for name, value in (("Content-Length", str(num_bytes)), (BODY, body_sha256), (SIGNATURE, signature),
                             ("Connection", "close")):  # fmt: skip

@@ -121,13 +121,14 @@ class Job:
             children.start(order.rank)
             try:
                 while not children.all_done():
+                    running = children.any_running()  # before the look that starts again what has ended
                     if (failure := children.first_failure()) is not None:
                         children.drain(1.0)
                         return children.first_failure() or failure
+                    if not running and not children.any_running():
+                        return None  # it left by itself: the others continue
                     if self._over():
                         break
-                    if not children.any_running() and not children.all_done():
-                        return None  # it left by itself: the others continue
                 return None
             finally:
                 children.end(0.0)

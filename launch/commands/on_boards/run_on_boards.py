@@ -114,13 +114,18 @@ def match_boards(hosts: Sequence[Host], boards: Sequence[Board], problems: Seque
     Raises:
         UserError: a host has none; the hosts that have none are named, and what is known of them.
     """
-    by_address = {board.address.host: board for board in reversed(boards)}
-    by_name = {board.facts.name: board for board in boards}
+    free = list(boards)
     found: dict[int, Board] = {}
     for host in hosts:
-        board = by_address.get(resolve(host.address) or host.address) or by_name.get(host.name)
-        if board is not None and board not in found.values():
-            found[host.rank] = board
+        address = resolve(host.address) or host.address
+        # several agents may share an address
+        fitting = sorted(
+            (board for board in free if board.address.host == address or board.facts.name == host.name),
+            key=lambda board: (board.address.host != address, board.facts.name != host.name),
+        )
+        if fitting:
+            found[host.rank] = fitting[0]
+            free.remove(fitting[0])
     missing = [host for host in hosts if host.rank not in found]
     if missing:
         names = ", ".join(f"{host.name} ({host.address})" for host in missing)
