@@ -66,6 +66,8 @@ def test_the_deployments_files_are_whole() -> None:
     assert len(names) == len(set(names))
     unit = (ROOT / "launch" / "deploy" / "edgelaunch.service").read_text()
     assert re.search(r"^ExecStart=/opt/edgelaunch/bin/edgelaunch .*--secret-file", unit, re.MULTILINE)
+    agent = (ROOT / "launch" / "deploy" / "edgelaunch-agent.service").read_text()
+    assert re.search(r"^ExecStart=/opt/edgelaunch/bin/edgelaunch agent --secret-file", agent, re.MULTILINE)
     workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "release.yml").read_text())
     assert "ubuntu-24.04-arm" in workflow["jobs"]["wheels"]["strategy"]["matrix"]["runner"]
 

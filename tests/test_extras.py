@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 
 sys.path.pop(0)
 
-LACKING = ("hydra", "omegaconf", "transformers", "matplotlib", "prometheus_client", "sklearn")
+LACKING = ("hydra", "omegaconf", "transformers", "matplotlib", "prometheus_client", "sklearn", "zeroconf")
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +47,11 @@ def test_a_rank_needs_none_of_them(bare: dict[str, str], two_stages: launch_plan
     done = call(bare, "edgelaunch", written.path, "--local", "--metrics-port", 9400)
     assert done.returncode == 2
     assert "edgecompile[metrics]" in done.stderr
+    for words in (["boards"], ["agent"]):
+        done = call({**bare, "EDGELAUNCH_SECRET": "sixteen letters or more"}, "edgelaunch", *words)
+        assert done.returncode == 2
+        assert "edgecompile[boards]" in done.stderr
+        assert len(done.stderr.splitlines()) == 1
     assert call(bare, "edgeplan", "show", written.path).returncode == 0
     for command in ("simulate", "report"):  # these want rates, which this plan lacks
         done = call(bare, "edgeplan", command, written.path)
