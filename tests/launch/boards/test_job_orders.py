@@ -31,7 +31,8 @@ def test_an_order_is_read_back() -> None:
 @pytest.mark.parametrize(
     ("key", "value"),
     [("job", "../../etc"), ("job", "0" * 33), ("kind", "shell"), ("kind", ["run"]), ("plan_sha256", "../plan"),
-     ("rank", -1), ("rank", True), ("rank", "1"), ("restarts", 10**9), ("threads", 0), ("threads", 1.5), ("master", "nowhere"),
+     ("rank", -1), ("rank", True), ("rank", "1"), ("restarts", 10**9), ("threads", 0), ("threads", 1.5),
+     ("master", "nowhere"),
      ("options", [["plan_path", "/etc/passwd"]]), ("options", [["output", "/etc/passwd"]]), ("options", [["run", "x"]]),
      ("options", [["secret_file", "x"]]), ("options", [["metrics_port", "80"]]), ("options", [["verify"]]),
      ("options", "verify"), ("input_name", "../x.npy"), ("input_name", ".npy"), ("output_name", "a/b.npy"),

@@ -333,7 +333,7 @@ LINES = st.sampled_from([b"GET /board HTTP/1.1", b"GET /hello HTTP/1.1", b"PUT /
                          b"Edgelaunch-Nonce: " + b"0" * 32, b"Edgelaunch-Signature: " + b"f" * 64,
                          b"Content-Length: 99999999",
                          b"Edgelaunch-Time: 1", b"Edgelaunch-Body: " + b"0" * 64, b"Edgelaunch-Challenge: \xff", b"",
-                         b"Transfer-Encoding: chunked", b"Expect: 100-continue", b": ", b"\0", 
+                         b"Transfer-Encoding: chunked", b"Expect: 100-continue", b": ", b"\0",
                          b"A" * 70_000])  # fmt: skip
 
 
