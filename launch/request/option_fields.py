@@ -132,6 +132,9 @@ def words_of(request: Any) -> list[str]:
         value = getattr(request, item.name)
         if item.default is not MISSING and value == item.default:
             continue
+        if isinstance(value, tuple):
+            words += [part for one in value for part in ([known.flag] if known.flag else []) + [str(one)]]
+            continue
         word = _word(value) if known.read is not None else None
         if known.flag and word is not None and word.startswith("-") and not isinstance(value, Path):
             words.append(f"{known.flag}={word}")  # alone it would be taken for an option

@@ -160,6 +160,8 @@ class RunRequest(RankRequest):
             raise UserError("--join names a board for --boards")
         if not self.boards and self.ssh is None:
             return
+        if self.ssh is not None:
+            read_login(self.ssh)
         option = "--boards" if self.boards else "--ssh"
         if self.all_ranks:
             raise UserError(f"{option} starts each rank on its board, --local and --emulate all of them here: give one")

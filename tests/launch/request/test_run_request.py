@@ -25,7 +25,8 @@ from edgelaunch.request.run_request import RunRequest
 
 REQUESTS: tuple[type[Any], ...] = (RunRequest, LinksRequest, DoctorRequest)
 PLAN = Path("folder/plan.yaml")
-PARENTS_OWN = {"rank", "master", "listen_fd", "supervisor_fd", "loopback", "local", "emulate", "threads", "restarts"}
+PARENTS_OWN = {"boards", "join", "ssh", "ssh_program", "rank", "master", "listen_fd", "supervisor_fd", "loopback", "local", "emulate", "threads",
+               "restarts"}  # fmt: skip
 
 NAMES = st.text(st.characters(blacklist_categories=("Cs",), blacklist_characters="\0"), min_size=1, max_size=12)
 PATHS = st.builds(lambda begin, name, end: Path(begin + name + end), st.sampled_from(["", "-", "--", "./-", "/"]),
@@ -42,9 +43,11 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "float": st.floats(-1, 700),
     "int": st.integers(-(2**63), 2**63),
     "str | None": st.builds(str.__add__, st.sampled_from(["", "-", "--", "--json ", "-5"]), NAMES) | st.just(""),
+    "str": NAMES,
     "Path": PATHS,
     "Path | None": st.just(Path("-")) | PATHS,
     "Address | None": ADDRESSES,
+    "tuple[Address, ...]": st.lists(ADDRESSES, max_size=2).map(tuple),
     "WhenFull | None": st.sampled_from(WhenFull),
     "OnBadItem | None": st.sampled_from(OnBadItem),
 }
