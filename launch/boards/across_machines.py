@@ -1,4 +1,4 @@
-"""Where a rank runs that has a machine of its own. Imports no torch."""
+"""Places a rank that has a machine of its own. Imports no torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A rank that an agent runs for us: brings what it needs, follows its log, starts it again where the agent was.
+"""A rank that an agent runs for us: brings what it needs, follows its log, and comes back with an agent that died.
 
 Imports no torch.
 """

@@ -52,7 +52,7 @@ class _Session:
 
 
 class BoardClient:
-    """One agent. Raises UserError, or one of those above, where it does not do what it is asked."""
+    """One agent. Raises UserError, or one of those above, where it cannot or will not answer."""
 
     def __init__(self, address: Address, secret: bytes) -> None:
         self.address, self._secret = address, secret

@@ -1,4 +1,4 @@
-"""What a machine is, as its agent says: kind, cores, memory, versions. Imports no torch."""
+"""Facts of a machine, as its agent says them: kind, cores, memory, versions. Imports no torch."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class BoardFacts:
 
     @staticmethod
     def read(values: Mapping[str, Any]) -> BoardFacts | None:
-        """None where these are no facts. Other keys are ignored: a later version may have more."""
+        """None where these are other values. Other keys are ignored: a later version may have more."""
         found: dict[str, Any] = {}
         for item in fields(BoardFacts):
             value = values.get(item.name)

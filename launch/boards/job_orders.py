@@ -1,4 +1,4 @@
-"""What an agent can be asked to do, as JSON: run one rank, measure links as one, or profile models."""
+"""Orders to an agent, as JSON: run one rank, measure links as one, or profile models."""
 
 from __future__ import annotations
 

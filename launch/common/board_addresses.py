@@ -1,4 +1,4 @@
-"""Where agents of boards listen, as words of a command line. Imports no torch."""
+"""Addresses of agents, as words of a command line. Imports no torch."""
 
 from __future__ import annotations
 

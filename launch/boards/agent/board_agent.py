@@ -1,4 +1,4 @@
-"""What an agent knows and does, whoever asks it: facts, one job at a time, boards that joined it. Imports no torch."""
+"""Answers what an agent is asked: facts, one job at a time, boards that joined it. Imports no torch."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MOST_PEERS = 1024
 
 
 class BusyError(UserError):
-    """Somebody else's job runs."""
+    """The job of another caller runs."""
 
 
 class BoardAgent:

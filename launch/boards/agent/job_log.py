@@ -1,4 +1,4 @@
-"""What a job printed, for whoever asks: the last of it, with numbers to ask from. Imports no torch."""
+"""Keeps the last of what a job printed, with numbers to ask from. Imports no torch."""
 
 from __future__ import annotations
 

@@ -43,18 +43,18 @@ class PlanFolders:
                             fix="name another with --folder") from None  # fmt: skip
 
     def job(self, job: str) -> Path:
-        """Made anew; older ones are removed."""
-        return self._anew("jobs", job)
+        """Made, and empty; older ones are removed."""
+        return self._emptied("jobs", job)
 
     def plan_path(self, sha256: str) -> Path:
         return self._folder / "plans" / sha256 / "plan.yaml"
 
     def keep_plan(self, sha256: str, body: IO[bytes], num_bytes: int) -> None:
-        """Raises UserError where it is no plan of this version, or has other bytes."""
+        """Raises UserError where it is not a plan of this version, or has other bytes."""
         path = self.plan_path(sha256)
         folder = path.parent
         if not folder.exists():
-            self._anew("plans", sha256)
+            self._emptied("plans", sha256)
         with replacing(path) as temporary:
             _receive(body, num_bytes, temporary, sha256)
             try:
@@ -91,7 +91,7 @@ class PlanFolders:
     def keep_input(self, sha256: str, name: str, body: IO[bytes], num_bytes: int) -> None:
         """`name`: checked; its ending says what it is."""
         self._check_space(num_bytes)
-        folder = self._anew("inputs", sha256)
+        folder = self._emptied("inputs", sha256)
         with replacing(folder / name) as temporary:
             _receive(body, num_bytes, temporary, sha256)
 
@@ -102,7 +102,7 @@ class PlanFolders:
             raise UserError("the input is not here: send it first")
         return path
 
-    def _anew(self, kind: str, name: str) -> Path:
+    def _emptied(self, kind: str, name: str) -> Path:
         parent = self._folder / kind
         others = sorted(parent.iterdir(), key=lambda path: path.stat().st_mtime)
         for old in [path for path in others if path.name != name][: -(KEPT - 1)]:

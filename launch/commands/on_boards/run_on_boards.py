@@ -60,7 +60,7 @@ def caller_name() -> str:
     except (KeyError, OSError):
         user = str(os.getuid())
     name = f"{user}@{socket.gethostname()}"
-    return name if name.isprintable() and len(name) <= 200 else "somebody"
+    return name if name.isprintable() and len(name) <= 200 else "unknown"
 
 
 def _own_endpoint(plan: Plan) -> Address:
@@ -164,7 +164,7 @@ def _check_remote_data_host(request: RunRequest, host: Host) -> None:
     elif request.metrics_port is not None:
         why = "--metrics-port is the data host's"
     elif request.input is not None and not request.input.is_file():
-        why = f"--input {request.input} is no file, and a folder is read on the data host"
+        why = f"--input {request.input} is not a file, and a folder is read on the data host"
     if why:
         raise UserError(f"{why}, which is {host.name} ({host.address}): start this there, or compile with this machine "
                         "as the first host (edgelaunch boards --first)")  # fmt: skip

@@ -125,7 +125,11 @@ def test_who_is_no_board_has_the_results_too(
     check(output, x)
     assert json.loads(ended.out)["num_items"] == NUM_ITEMS + 6
     assert json.loads(record.read_text())
-    for words, why in ((["--chat"], "terminal"), (["--input", "-"], "terminal"), (["--input", tmp_path], "is no file")):
+    for words, why in (
+        (["--chat"], "terminal"),
+        (["--input", "-"], "terminal"),
+        (["--input", tmp_path], "is not a file"),
+    ):
         network.run(LAPTOP, plan.path, "--boards", *words).expect_error(why, "pi-0")
 
 
