@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,8 +13,10 @@ from served import Served
 
 
 @pytest.fixture(scope="session")
-def floats_service(two_stages: launch_plans.Written) -> Iterator[Served]:
-    with Served(two_stages.path, "--max-body", 100_000, "--max-queue", 64) as service:
+def floats_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """Of a plan of its own: other tests look for ranks of theirs."""
+    plan = launch_plans.floats(tmp_path_factory.mktemp("service"))
+    with Served(plan.path, "--max-body", 100_000, "--max-queue", 64) as service:
         yield service
 
 
@@ -30,6 +33,8 @@ def embedding_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serv
 
 
 @pytest.fixture(scope="session")
-def text_service(text_plan: Path) -> Iterator[Served]:
-    with Served(text_plan, "--max-queue", 16) as service:
+def text_service(text_plan: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    folder = tmp_path_factory.mktemp("text-service") / "plan"
+    shutil.copytree(text_plan.parent, folder)
+    with Served(folder / text_plan.name, "--max-queue", 16) as service:
         yield service

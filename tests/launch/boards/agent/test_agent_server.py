@@ -52,7 +52,7 @@ class Served:
         """What is answered to these bytes, until the connection ends."""
         with socket.create_connection((self.address.host, self.address.port), 20.0) as channel:
             answer = b""
-            with contextlib.suppress(ConnectionError):  # refused before all was read
+            with contextlib.suppress(OSError):  # refused before all was read
                 channel.sendall(data)
                 channel.shutdown(socket.SHUT_WR)
             with contextlib.suppress(ConnectionError):
