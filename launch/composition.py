@@ -23,7 +23,6 @@ from edgelaunch.common.rank_options import RankOptions
 from edgelaunch.common.reports import KillRequest
 from edgelaunch.common.secret import find_secret
 from edgelaunch.common.shard_files import StageFile, check_rank, lacking
-from edgelaunch.process.core_share import emulated_share
 from edgelaunch.process.cores import available_cores, local_threads
 from edgelaunch.process.limits import check_limits
 from edgelaunch.process.stderr import say
@@ -98,7 +97,6 @@ class RankStart(Generic[R]):
         return RankOptions(
             plan=self.plan, folder=self.folder, plan_sha256=file_sha256(self.request.plan_path), rank=self.rank,
             endpoint=self.endpoint, threads=threads, device=device, log=self.log, lacking=lacking,
-            cpu_share=emulated_share(os.environ),
             secret=find_secret(self.plan, self.endpoint.address, self.request.secret_file, os.environ),
         )  # fmt: skip
 

@@ -27,7 +27,5 @@ class RankOptions:
     log: Callable[[str], None]
     lacking: tuple[StageFile, ...] = ()
     """Shards and weights that are not here, or stale: to be fetched from rank 0."""
-    cpu_share: float | None = None
-    """The cores of its host that is emulated, part of one; None: it may be as fast as it is."""
     secret: bytes | None = None
     """Known to all ranks; None where all are on this machine and need none."""

@@ -101,8 +101,7 @@ class Emulation:
 
     def prefix(self, rank: int) -> list[str]:
         """Before a command: runs it as on the rank's host. Processes that end with it count against one limit."""
-        share = self._plan.hosts[rank].limits.cpu_share
-        return [*_entering(self._groups[rank], self._cores[rank], share), *self._namespaces.prefix(rank)]
+        return [*_entering(self._groups[rank], self._cores[rank]), *self._namespaces.prefix(rank)]
 
     def threads(self, rank: int) -> int:
         """Intra-op threads: as planned, but no more than the host's cores."""
@@ -162,11 +161,10 @@ class Emulation:
             self._namespaces.remove()
 
 
-def _entering(group: cgroups.ControlGroup, cores: Sequence[int], share: float | None = None) -> list[str]:
-    """Before a command: runs it in a group, as a host with this share of a core, and on these cores; none: on all."""
+def _entering(group: cgroups.ControlGroup, cores: Sequence[int]) -> list[str]:
+    """Before a command: runs it in a group and on these cores; none: on all."""
     script = str(Path(__file__).with_name("enter_cgroups.py"))
-    said = "" if share is None else repr(share)
-    return [sys.executable, "-I", "-S", script, ",".join(map(str, cores)), ":".join(map(str, group.folders)), said]
+    return [sys.executable, "-I", "-S", script, ",".join(map(str, cores)), ":".join(map(str, group.folders))]
 
 
 class OnEmulatedHosts:

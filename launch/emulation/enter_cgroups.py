@@ -1,8 +1,7 @@
-"""Starts a command in control groups and on given cores; run as a file with CORES GROUPS SHARE COMMAND...
+"""Starts a command in control groups and on given cores; run as a file with CORES GROUPS COMMAND...
 
-CORES: numbers joined by commas, or empty for all. GROUPS: folders of control groups joined by colons. SHARE: the cores
-that the groups grant, for the command to know (process/core_share.py), or empty. The process joins before it becomes
-the command, so that nothing of the command runs outside.
+CORES: numbers joined by commas, or empty for all. GROUPS: folders of control groups joined by colons. The process joins
+before it becomes the command, so that nothing of the command runs outside.
 """
 
 from __future__ import annotations
@@ -39,15 +38,13 @@ def ask_for_slices() -> None:
         ctypes.CDLL(None).syscall(number, 0, ctypes.byref(wanted), 0)
 
 
-def main(cores: str, groups: str, share: str, *command: str) -> None:
+def main(cores: str, groups: str, *command: str) -> None:
     for group in filter(None, groups.split(":")):
         with open(os.path.join(group, "cgroup.procs"), "w", encoding="ascii") as file:
             file.write(str(os.getpid()))
     if cores:
         os.sched_setaffinity(0, {int(core) for core in cores.split(",")})
     ask_for_slices()
-    if share:
-        os.environ["EDGELAUNCH_CPU_SHARE"] = share
     os.execvp(command[0], command)  # noqa: S606 - the command is our own
 
 

@@ -22,7 +22,6 @@ from edgelaunch.pipeline.result_counters import Ends
 from edgelaunch.pipeline.shard_loader import Loader
 from edgelaunch.pipeline.stage_shard import run_shard
 from edgelaunch.pipeline.text_stage import Run, TextStage
-from edgelaunch.process.core_share import CoreShare
 from edgelaunch.transport.counters import StageClock, Transfers
 from edgelaunch.transport.links import Boundary, Consumer, LocalLink, Producer, ReceiveLink, SendLink
 from edgelaunch.transport.message_buffers import END, Layout
@@ -210,7 +209,7 @@ class StageEpoch:
 
     def _run_stage(self, stage: Stage, run: Run, source: Consumer, sink: Producer) -> None:
         """The compute loop. An output may be a view of an input, so the input is released only after the packing."""
-        clock, core = self._clock(stage), CoreShare(self._options.cpu_share)
+        clock = self._clock(stage)
         with torch.inference_mode(), plain_execution():
             while True:
                 begin_ns = perf_counter_ns()
@@ -220,8 +219,7 @@ class StageEpoch:
                 if header.end:
                     break
                 sizes = dict(zip(self._plan.model.dims, header.sizes, strict=True))
-                with core:
-                    outputs = run(slot.tensors, sizes)
+                outputs = run(slot.tensors, sizes)
                 computed_ns = perf_counter_ns()
                 out = sink.acquire()
                 acquired_ns = perf_counter_ns()
