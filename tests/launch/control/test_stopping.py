@@ -1,4 +1,4 @@
-"""A signal that Python would forget, since it came while a weak reference called back, ends the process all the same."""
+"""A signal that Python would forget, since it came during a weak reference's call, ends the process all the same."""
 
 from __future__ import annotations
 
