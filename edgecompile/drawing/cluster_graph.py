@@ -109,7 +109,7 @@ def rate_of_link(plan: Plan, source: int, destination: int) -> float | None:
 def saturation(bytes_per_s: float, rate: float | None) -> str:
     """What goes over a link, and how much of what it may carry that is."""
     said = format_rate(bytes_per_s)
-    return f"{said}, {bytes_per_s / rate:.0%} of it" if rate else said
+    return f"{said}, {bytes_per_s / rate:.0%} used" if rate else said
 
 
 def _graph(plan: Plan, busy: dict[int, Gauge], taken: dict[int, tuple[str, ...]], bottleneck: str, how: str) -> Graph:
