@@ -8,6 +8,8 @@
 namespace native_text {
 namespace {
 
+constexpr i64 kTogether = 64;  // tokens, whose keys fit into the smallest cache
+
 // The products of one head's query with the key of each token, scaled. Where the compiler knows the size, the
 // query stays in registers.
 ALWAYS_INLINE void score_head(const float* query, const float* keys, i64 tokens, i64 size, float scale,
@@ -52,9 +54,10 @@ FOR_EACH_PROCESSOR float largest(const float* scores, i64 tokens) {
   return most;
 }
 
-// 64 values of each token, each times the token's share, summed in registers. The tokens lie `stride` apart.
+// Adds 64 values of each token, each times the token's share, in registers. The tokens lie `stride` apart.
 ALWAYS_INLINE void mix_64(const float* shares, const float* values, i64 tokens, i64 stride, float* result) {
-  float sum[64] = {};
+  float sum[64];
+  std::copy_n(result, 64, sum);
   for (i64 token = 0; token < tokens; ++token) {
     const float share = shares[token];
     const float* value = values + token * stride;
@@ -64,13 +67,12 @@ ALWAYS_INLINE void mix_64(const float* shares, const float* values, i64 tokens, 
   std::copy_n(sum, 64, result);
 }
 
-// The values of all tokens, each times its share, for one head: (size,).
+// Adds the values of all tokens, each times its share, for one head: (size,).
 FOR_EACH_PROCESSOR void mix(const float* shares, const float* values, i64 tokens, i64 size, float* result) {
   i64 first = 0;
   for (; first + 64 <= size; first += 64) mix_64(shares, values + first, tokens, size, result + first);
   const i64 left = size - first;
   if (left == 0) return;
-  std::fill_n(result + first, left, 0.0F);
   for (i64 token = 0; token < tokens; ++token) {
     const float share = shares[token];
     const float* value = values + token * size + first;
@@ -92,6 +94,26 @@ void share_out(const Query& query, i64 head, float* scores, i64 tokens) {
   if (query.sinks != nullptr) sum += exponential(query.sinks[head] - most);
   const float over = 1.0F / sum;
   for (i64 token = 0; token < tokens; ++token) scores[token] *= over;
+}
+
+// What the heads that share keys attend to. They take turns at a few tokens, which stay near meanwhile: a
+// long sequence is read once and not for each head.
+void attend_group(const Query& query, const Heads& q, i64 first, i64 each, const float* keys, i64 key_size,
+                  const float* values, i64 value_size, i64 tokens, float* scores, float* result) {
+  for (i64 token = 0; token < tokens; token += kTogether) {
+    for (i64 head = 0; head < each; ++head) {
+      score(q.data + (first + head) * q.head_stride, keys + token * key_size,
+            std::min(kTogether, tokens - token), key_size, query.scale, scores + head * tokens + token);
+    }
+  }
+  for (i64 head = 0; head < each; ++head) share_out(query, first + head, scores + head * tokens, tokens);
+  std::fill_n(result, each * value_size, 0.0F);
+  for (i64 token = 0; token < tokens; token += kTogether) {
+    for (i64 head = 0; head < each; ++head) {
+      mix(scores + head * tokens + token, values + token * value_size, std::min(kTogether, tokens - token),
+          value_size, result + head * value_size);
+    }
+  }
 }
 
 // Turns queries in `room`, where there is a rotation; gives where they are then, and how far apart.
@@ -132,8 +154,8 @@ void attend(const Room& room, std::span<const Row> rows, const Query& query, std
     const i64 begin = query.window > 0 ? std::max<i64>(0, end - query.window) : 0;
     const i64 tokens = end - begin;
     const i64 queries = query.heads * room.key_size;
-    if (scratch.size() < static_cast<std::size_t>(queries + tokens)) {
-      scratch.resize(static_cast<std::size_t>(queries + room.context));
+    if (scratch.size() < static_cast<std::size_t>(queries + each * tokens)) {
+      scratch.resize(static_cast<std::size_t>(queries + each * room.context));
     }
     const Heads q = turned(query, number, room.key_size, scratch.data());
     float* scores = scratch.data() + queries;
@@ -145,13 +167,9 @@ void attend(const Room& room, std::span<const Row> rows, const Query& query, std
                 room.key_size, keys + row.position * room.key_size);
       std::copy_n(query.v.data + number * query.v.row_stride + group * query.v.head_stride, room.value_size,
                   values + row.position * room.value_size);
-      for (i64 head = group * each; head < (group + 1) * each; ++head) {
-        score(q.data + head * q.head_stride, keys + begin * room.key_size, tokens, room.key_size, query.scale,
-              scores);
-        share_out(query, head, scores, tokens);
-        mix(scores, values + begin * room.value_size, tokens, room.value_size,
-            result + head * room.value_size);
-      }
+      attend_group(query, q, group * each, each, keys + begin * room.key_size, room.key_size,
+                   values + begin * room.value_size, room.value_size, tokens, scores,
+                   result + group * each * room.value_size);
     }
   }
 }
