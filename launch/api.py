@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import weakref
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
@@ -133,7 +134,11 @@ class Pipeline:
         """As stream, but begins at once: `timeout` counts from this call on, as that of an Executor's map."""
         self._check_items("map", items)
         deadline = Deadline(timeout, self._running.check)
-        return results_of(self._running.streams.open(items), self._running, deadline)
+        stream = self._running.streams.open(items)
+        results = results_of(stream, self._running, deadline)
+        # a generator that nobody has begun does nothing when it goes
+        weakref.finalize(results, stream.cancel).atexit = False
+        return results
 
     def submit(self, item: Item) -> Future[Result]:
         """One item; its result is the future's. Cancelling the future frees the item's place.

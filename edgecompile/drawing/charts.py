@@ -81,11 +81,11 @@ def _axes(
     for value in ticks(largest):
         y = place(0.0, value)[1]
         yield f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
-        yield f'<text class="soft" text-anchor="end" x="{LEFT - 6}" y="{y + 4:.1f}">{format_tick(value)}</text>'
+        yield f'<text class="soft" text-anchor="end" x="{LEFT - 6}" y="{y + 4:.1f}">{_tick(value)}</text>'
     for value in ticks(longest):
         x = place(value, 0.0)[0]
         yield (f'<text class="soft" text-anchor="middle" x="{x:.1f}" y="{HEIGHT - BOTTOM + 15}">'
-               f"{format_tick(value)}</text>")  # fmt: skip
+               f"{_tick(value)}</text>")  # fmt: skip
     bottom = HEIGHT - BOTTOM
     yield f'<path class="axis" fill="none" d="M{LEFT} {TOP} V{bottom} H{WIDTH - RIGHT}"/>'
     yield f'<text class="soft" x="{LEFT + 6}" y="{TOP + 10}">{escape(unit)}</text>'
@@ -99,5 +99,5 @@ def ticks(largest: float, about: int = 5) -> list[float]:
     return [number * step for number in range(int(largest / step + 1e-9) + 1)]
 
 
-def format_tick(value: float) -> str:
+def _tick(value: float) -> str:
     return format_count(int(value)) if value >= 10 or value == int(value) else f"{value:.3g}"

@@ -118,7 +118,7 @@ def candidates(logits: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Te
     if native_runs(logits) and logits.is_contiguous() and count <= size:
         scores, ids, sums = (
             logits.new_empty(rows, count),
-            torch.empty(rows, count, dtype=torch.int64),
+            logits.new_empty((rows, count), dtype=torch.int64),
             logits.new_empty(rows),
         )
         native.candidates(logits.data_ptr(), rows, size, count, scores.data_ptr(), ids.data_ptr(), sums.data_ptr())
@@ -146,8 +146,9 @@ def _rows_of(x: torch.Tensor) -> tuple[torch.Tensor, int]:
 
 
 def _room_for(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """In the fewest words: new_empty takes more than twice as long, and a step calls this a hundred times."""
-    return torch.empty_like(x), torch.empty(*x.shape[:-1], 1)
+    """Of its type and on its device, whatever an application's defaults are: native code writes there. empty_like takes
+    half of new_empty's time, and a step calls this a hundred times."""
+    return torch.empty_like(x), x.new_empty((*x.shape[:-1], 1))
 
 
 @functools.cache

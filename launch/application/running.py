@@ -66,6 +66,8 @@ class Running:
         self._children: Children | None = None
         self._rank: Supervisor | None = None
         self._stream_ends: StreamEnds | None = None
+        self._counted: Ends | None = None
+        """Those, or a text plan's: who counts results."""
         self._supervisor: threading.Thread | None = None
         self._rate, self._looking = Rate(), threading.Lock()
         self._process = os.getpid()
@@ -129,10 +131,10 @@ class Running:
         with self._looking:
             return Statistics.of(self.runner, self._rate, self.streams.num_waiting())
 
-    def events(self) -> tuple[Event, ...]:
-        """What happened, oldest first; the last 10,000."""
+    def events(self, most: int | None = None) -> tuple[Event, ...]:
+        """What happened, oldest first; the last 10,000, or `most` of them."""
         run = self._rank.run if self._rank is not None else None
-        return events_of(self.plan, run.events) if run is not None else ()
+        return events_of(self.plan, run.events, most) if run is not None else ()
 
     # --- its end -----------------------------------------------------------------------------------------------------
 
@@ -190,11 +192,12 @@ class Running:
 
     def _ends(self, plan: Plan) -> Ends:
         if self.texts is not None:
-            return self.texts.ends(plan)
+            self._counted = self.texts.ends(plan)
+            return self._counted
         from edgelaunch.pipeline.feed import StreamEnds
 
         source = Source(items=self.streams.items(), num_items=None, what="an application's items")
-        self._stream_ends = StreamEnds(plan, source, _Results(self.streams))
+        self._counted = self._stream_ends = StreamEnds(plan, source, _Results(self.streams))
         return self._stream_ends
 
     def _enough_under_way(self) -> bool:
@@ -224,8 +227,8 @@ class Running:
                 return
             except RuntimeError:
                 return
-            if self._stream_ends is not None:
-                self._rate.add(self._stream_ends.num_items, time.monotonic())
+            if self._counted is not None:
+                self._rate.add(self._counted.num_items, time.monotonic())
             time.sleep(POLL_S)
 
     @property

@@ -111,12 +111,14 @@ _KINDS: dict[type[RunEvent], str] = {
 }  # fmt: skip
 
 
-def events_of(plan: Plan, events: Iterable[RunEvent]) -> tuple[Event, ...]:
+def events_of(plan: Plan, events: Iterable[RunEvent], most: int | None = None) -> tuple[Event, ...]:
+    """`most`: of the last ones; None: all."""
     offset = time.time() - time.monotonic()
+    known = [event for event in tuple(events) if type(event) in _KINDS]
     return tuple(
         Event(at=event.at + offset, kind=_KINDS[type(event)], text=describe(plan, event) or _words(plan, event),
               rank=_rank(event))
-        for event in tuple(events) if type(event) in _KINDS
+        for event in (known if most is None else known[-most:])
     )  # fmt: skip
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from edgecompile.contract.errors import UserError
@@ -110,12 +110,12 @@ class BoardsRun:
             out.write(text)
             out.flush()
 
-    def _all_at_once(self, calls: Sequence[object]) -> None:
+    def _all_at_once(self, calls: Sequence[Callable[[], object]]) -> None:
         problems: list[Exception] = []
 
-        def call(work: object) -> None:
+        def call(work: Callable[[], object]) -> None:
             try:
-                work()  # type: ignore[operator]
+                work()
             except Exception as error:
                 problems.append(error)
 

@@ -55,7 +55,7 @@ class LiveState:
             "places": [service.admission.taken, service.admission.most],
             "requests": service.counts.num_requests,
             "events": [{"at": event.at, "kind": event.kind, "text": event.text}
-                       for event in running.events()[-EVENTS:]],
+                       for event in running.events(EVENTS)],
         }  # fmt: skip
 
 

@@ -57,6 +57,27 @@ def test_one_weight_for_all_numbers_of_a_row(by_torch: Callable[[Callable[[], An
             torch.testing.assert_close(compute(), by_torch(compute), atol=1e-4, rtol=1e-5)
 
 
+def test_what_an_application_has_for_a_default_changes_nothing(by_torch: Callable[[Callable[[], Any]], Any]) -> None:
+    x, weights = torch.randn(2, 3, 40), torch.randn(40)
+    logits = torch.randn(2, 50)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.device("meta"):
+            for compute in (
+                lambda: row_kernels.scale_rows(x),
+                lambda: row_kernels.normalize_and_scale_rows(x, weights, 1e-5),
+                lambda: row_kernels.gate_and_scale_rows(x, x + 1.0),
+                lambda: row_kernels.candidates(logits, 5),
+            ):
+                found, wanted = compute(), by_torch(compute)
+                assert [part.dtype for part in found] == [part.dtype for part in wanted]
+                for one, other in zip(found, wanted, strict=True):
+                    torch.testing.assert_close(one, other)
+    finally:
+        torch.set_default_dtype(before)
+
+
 def test_several_threads_and_other_types_are_torch_s() -> None:
     x = torch.randn(2, 8)
     assert row_kernels.native_runs(x)

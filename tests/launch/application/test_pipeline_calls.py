@@ -50,6 +50,11 @@ with edgelaunch.Pipeline({str(two_stages.path)!r}, local=True) as p:
     expect(TimeoutError, 'no result within 0.3 s', lambda: next(results))
     expect(TimeoutError, 'no result within 0.2 s', lambda: list(p.stream(camera(), timeout=0.2)))
     never.set()
+    forgotten = p.map(x[0] for _ in range(10 ** 9))
+    assert len(p._running.streams._open) >= 1
+    del forgotten
+    while p._running.streams._open:
+        time.sleep(0.01)
     assert np.array_equal(p(x, timeout=30), 4 * x)
     waiting = [p.submit(x[0]) for _ in range(2000)]
     late = p.submit(x[1])

@@ -80,6 +80,15 @@ def test_figures_are_what_was_counted(floats_service: Served) -> None:
         assert f'data-lines="{ends}"' in picture
 
 
+@pytest.mark.slow
+def test_a_service_of_texts_has_a_rate_too(text_service: Served) -> None:
+    asked = {"prompt": "the cat", "max_tokens": 8}
+    seen = figures(text_service)["items"]
+    until(lambda: text_service.post("/v1/completions", json=asked).status_code == 200
+          and (figures(text_service)["items_per_s"] or 0.0) > 0.0)  # fmt: skip
+    assert figures(text_service)["items"] > seen
+
+
 def figures(service: Served) -> dict[str, Any]:
     answer = service.get("/live/figures")
     assert answer.status_code == 200, answer.text
