@@ -372,6 +372,11 @@ class Plan:
         """Whether any tensor is rounded, as it travels or in a stage's products."""
         return bool(self.rounding)
 
+    @property
+    def way(self) -> tuple[int, ...]:
+        """The ranks that the data passes: the data host, each stage's, the data host. Boundary i is behind the i-th."""
+        return (0, *(stage.rank for stage in self.stages), 0)
+
     def stage_of_rank(self, rank: int) -> Stage | None:
         """The stage that this rank runs; None for a data host without one."""
         return next((stage for stage in self.stages if stage.rank == rank), None)

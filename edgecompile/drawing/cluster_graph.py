@@ -95,7 +95,7 @@ def graph_of_run(plan: Plan, record: RunRecord) -> Graph:
 
 def ways(plan: Plan) -> list[tuple[int, int, int]]:
     """Each boundary that the data crosses between two hosts: its number, and their ranks. 0 feeds stage 0."""
-    ranks = [0, *(stage.rank for stage in plan.stages), 0]
+    ranks = plan.way
     return [(number, source, ranks[number + 1]) for number, source in enumerate(ranks[:-1])
             if source != ranks[number + 1]]  # fmt: skip
 

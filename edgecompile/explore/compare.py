@@ -101,7 +101,7 @@ def plan_row(plan: Plan) -> dict[str, Any]:
 
 def _links(plan: Plan) -> list[tuple[str, int]]:
     """Each link that a message takes, with its bytes: inputs and results of the data host included."""
-    ranks = [0, *(stage.rank for stage in plan.stages), 0]
+    ranks = plan.way
     sizes = [plan.boundaries[0].wire_bytes["fp32"], *(plan.sent_bytes(stage) for stage in plan.stages)]
     return [
         (f"{plan.hosts[source].name} -> {plan.hosts[destination].name}", size)

@@ -17,7 +17,7 @@ Pair = frozenset[int]
 
 def links_of(plan: Plan) -> set[Pair]:
     """The pairs of ranks between which the plan's microbatches travel."""
-    ranks = [0, *(stage.rank for stage in plan.stages), 0]
+    ranks = plan.way
     return {frozenset(pair) for pair in itertools.pairwise(ranks) if pair[0] != pair[1]}
 
 

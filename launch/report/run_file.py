@@ -85,7 +85,7 @@ def _stages(plan: Plan, run: Run) -> list[StageRecord]:
 
 def _links(plan: Plan, run: Run) -> list[LinkRecord]:
     found = []
-    ranks = [0, *(stage.rank for stage in plan.stages), 0]
+    ranks = plan.way
     for boundary, (source, destination) in enumerate(itertools.pairwise(ranks)):
         if source == destination:
             continue

@@ -202,7 +202,7 @@ def bottleneck(plan: Plan, run: Run) -> str:
     feeding = min(1.0, run.feeder.busy.summary().mean_s / period_s)
     writing = min(1.0, run.collector.busy.summary().mean_s / period_s)
     others = {"the input": feeding, "the output": writing}
-    ranks = [0, *(stage.rank for stage in plan.stages), 0]
+    ranks = plan.way
     before = [1 - feeding, *(each.share(each.wait_output) for each in spent)]
     after = [*(each.share(each.wait_input) for each in spent), 1 - writing]
     for index, (source, destination) in enumerate(itertools.pairwise(ranks)):
