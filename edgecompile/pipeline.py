@@ -29,7 +29,7 @@ from edgecompile.artifacts.fallbacks import (
 )
 from edgecompile.artifacts.shards import check_exported, write_reference
 from edgecompile.artifacts.wire_loss import is_lossy
-from edgecompile.config.methods import UnusedWeights
+from edgecompile.config.methods import ProfileMethod, UnusedWeights
 from edgecompile.config.model_spec import ModelSpec
 from edgecompile.config.readiness import planning_notes
 from edgecompile.config.request import Asked, CompileRequest, request_of
@@ -48,6 +48,7 @@ from edgecompile.frontend.golden.golden_items import example_inputs, golden_inpu
 from edgecompile.frontend.golden.independence import ItemsMixed
 from edgecompile.frontend.golden.other_sizes import OtherSizes, other_sizes, padding_of, size_notes
 from edgecompile.generation.plan_text import plan_text
+from edgecompile.measure.quick.own_kinds import own_kinds
 from edgecompile.models import build_model
 from edgecompile.models.given_module import copy_of
 from edgecompile.models.mapped_memory import MappedMemory
@@ -58,7 +59,7 @@ from edgecompile.planning.problem import Schedule
 from edgecompile.precision.auto_precision import Planned, choices_of, choose_precision, plan_with, with_precisions
 from edgecompile.precision.judged import Judged
 from edgecompile.profile.mix import Mix
-from edgecompile.profile.workload import costs_of, workload_mix
+from edgecompile.profile.workload import costs_of, workload_extents, workload_mix
 from edgecompile.terminal.libraries import import_libraries
 from edgecompile.terminal.process import abrupt_interrupts
 from edgecompile.wire.exact_tensors import keep_exact
@@ -113,8 +114,8 @@ def _compiled_in(
         loaded = _model(request, memory, module)
         flat = FlatModel(loaded.module, [item.name for item in spec.inputs], spec.outputs, request.model.pixels)
         golden = golden_inputs(spec, loaded.module, request.model.seed)
+    settled = _settled(request, flat, golden, step)
     with step("capture"), abrupt_interrupts():
-        settled = _settled(request, flat, golden)
         request, microbatch = settled.request, settled.request.microbatch
         examples = example_inputs(spec, golden, microbatch)
         whole, sized = _captured(flat, spec, examples, golden, settled)
@@ -122,6 +123,7 @@ def _compiled_in(
         check_kept(chain, request.precision.keep)
         data = data_spec(request.data, chain.captured.output_names, request.weights.file, folder)
         check_labels(data, chain.boundaries[-1])
+    request, own_notes = _with_profiles(request, chain, examples, data, step)
     judged = Judged(request, flat, golden, chain, data, loaded.origin, sized.padding, step)
     calibrated = judged.calibrate() if _may_be_int8(request) else ()
     planned = _planned(request, chain, examples, workload_mix(request, chain, data, sized.padding), judged, step)
@@ -140,7 +142,7 @@ def _compiled_in(
             write_golden(judged.reference, chain.captured, made.equality, unsplit, folder),
             num_parameters=sum(value.numel() for value in loaded.module.parameters()),
             padding=sized.padding, mix=planned.mix, accuracy=made.accuracy, generation=text.generation,
-            notes=(*notes, *loaded.notes, *settled.notes, *size_notes(spec, chain.captured, sized),
+            notes=(*notes, *loaded.notes, *settled.notes, *own_notes, *size_notes(spec, chain.captured, sized),
                    *judged.reference.notes, *library_notes(graph, request.model.imports), *made.equality_notes,
                    *planned.notes, *calibrated, *made.notes, *text.notes, *planned.profile.notes,
                    *planning_notes(request.cluster, used), *planned.contingencies.notes),
@@ -234,24 +236,37 @@ class _Settled:
     why_fixed: str = ""
 
 
-def _settled(request: CompileRequest, flat: FlatModel, golden: Batch) -> _Settled:
+def _with_profiles(
+    request: CompileRequest, chain: Chain, examples: Batch, data: DataSpec, step: Step
+) -> tuple[CompileRequest, tuple[str, ...]]:
+    """With profile=auto: the request with the profiles that fit, measured here where a kind is this machine."""
+    if request.profile.method is not ProfileMethod.auto or request.profile.measured:
+        return request, ()
+    found = own_kinds(request, chain, examples, workload_extents(request, chain, data), step)
+    return replace(request, profile=replace(request.profile, measured=found.measured)), found.notes
+
+
+def _settled(request: CompileRequest, flat: FlatModel, golden: Batch, step: Step) -> _Settled:
     if not request.auto_microbatch:
         return _Settled(request=request)
     spec = request.model.spec
     one = at_microbatch(request, 1)
     try:
-        chain = sized_chain_of(flat, spec, example_inputs(spec, golden, CANDIDATES[-1]), request.capture)
-        output_dims = tuple(tensor.dims for tensor in chain.boundaries[-1].tensors)
-        padding = {} if request.capture.alike else padding_of(flat, chain.captured, output_dims, golden)
+        with step("capture for any number of items"), abrupt_interrupts():
+            examples = example_inputs(spec, golden, CANDIDATES[-1])
+            chain = sized_chain_of(flat, spec, examples, request.capture)
+            output_dims = tuple(tensor.dims for tensor in chain.boundaries[-1].tensors)
+            padding = {} if request.capture.alike else padding_of(flat, chain.captured, output_dims, golden)
     except NotSymbolic as reason:
         return _Settled(request=one, notes=(f"microbatch=auto took 1: {reason}",), why_fixed=str(reason))
     except UserError:  # what is wrong with one item a message, too, is said then
         return _Settled(request=one)
     data = data_spec(request.data, chain.captured.output_names, request.weights.file, request.folder)
-    microbatch, note = _fastest_microbatch(request, chain, golden, data, padding)
-    if microbatch == 1:
-        return _Settled(request=one, notes=(note,))
-    return _Settled(request=at_microbatch(request, microbatch), notes=(note,), chain=chain, padding=padding)
+    request, own_notes = _with_profiles(request, chain, examples, data, step)
+    with step("choose the microbatch"):
+        microbatch, note = _fastest_microbatch(request, chain, golden, data, padding)
+    settled = _Settled(request=at_microbatch(request, microbatch), notes=(*own_notes, note))
+    return settled if microbatch == 1 else replace(settled, chain=chain, padding=padding)
 
 
 def _fastest_microbatch(

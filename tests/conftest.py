@@ -29,6 +29,9 @@ if importlib.util.find_spec("edgecompile") is None:
 # where a second thread waits for a core more than it computes (the architectures take 1.6 times the CPU time with two).
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# A plan is the same each time: data sheets, unless a test measures this machine.
+os.environ.setdefault("EDGECOMPILE_QUICK", "0s")
+
 # A command that warns of what torch or another package will change fails, as a test does that runs in this process.
 os.environ.setdefault("PYTHONWARNINGS", "error::FutureWarning")
 

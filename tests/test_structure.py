@@ -39,10 +39,13 @@ ROOMS: dict[str, dict[str, str]] = {
         "profile artifacts",
         "generation": "contract execution config planning frontend.capture frontend.chain models profile partition "
         "artifacts precision",
+        "measure.machine_costs": "contract execution config frontend.chain wire profile artifacts",
         "measure": "contract terminal execution config frontend.capture frontend.golden frontend.chain models wire "
-        "profile artifacts",
+        "profile artifacts measure.machine_costs",
+        "measure.quick": "contract execution config frontend.capture frontend.chain profile measure "
+        "measure.machine_costs",
         "pipeline": "contract terminal execution config planning frontend.capture frontend.golden frontend.chain "
-        "models wire profile partition artifacts precision generation",
+        "models wire profile partition artifacts precision generation measure.quick",
         "commands": "contract terminal execution config planning profile explore sweep measure pipeline",
         "api": "contract config planning explore pipeline models commands",
         "__init__": "contract planning api",

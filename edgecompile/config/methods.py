@@ -60,6 +60,8 @@ class TextObjective(str, Enum):
 
 
 class ProfileMethod(str, Enum):
+    auto = "auto"
+    """Measured, where a profile fits or the device is this machine; data sheets for the others."""
     analytic = "analytic"
     measured = "measured"
 

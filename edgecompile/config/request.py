@@ -7,7 +7,7 @@ compiler takes its own part of that.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from edgecompile.config.cluster_spec import Cluster, cluster_of
@@ -28,7 +28,7 @@ from edgecompile.config.schedule_request import ScheduleRequest, check_schedule_
 from edgecompile.config.schema import Conf, ProfileConf, RuntimeConf, ScheduleConf, WireConf
 from edgecompile.config.value_checks import at_least, between, member, over_zero, seconds, switch
 from edgecompile.config.workload_request import WorkloadRequest, workload_of
-from edgecompile.contract.closed_sets import AUTO, Artifact, Prepack, WireName
+from edgecompile.contract.closed_sets import AUTO, Artifact, Precision, Prepack, WireName
 from edgecompile.contract.dim_rules import MOST_WINDOW
 from edgecompile.contract.errors import UserError, choices, invalid_value
 from edgecompile.contract.plan import Runtime
@@ -103,6 +103,20 @@ class ProfileRequest:
     prepack: Prepack
     keep: tuple[str, ...] = ()
     """`precision.keep`"""
+    quick_s: float = 0.0
+    """With auto: what measuring a kind that is this machine may take; 0: it is not measured."""
+    measured: Mapping[tuple[str, Precision], Path] = field(default_factory=dict)
+    """With auto, once it is known: the profiles that fit, by the kind of device and its precision."""
+
+    @property
+    def by_data_sheet(self) -> bool:
+        """Whether no kind has a profile."""
+        auto = self.method is ProfileMethod.auto
+        return self.method is ProfileMethod.analytic or (auto and not self.measured)
+
+    def precisions_of(self, device: str) -> tuple[Precision, ...]:
+        """Those in which a profile of this kind fits."""
+        return tuple(precision for name, precision in self.measured if name == device)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -275,7 +289,7 @@ def _why_fixed(conf: Conf) -> str:
 def profile_of(conf: Conf) -> ProfileRequest:
     """Raises UserError for a value that is not allowed, or files of devices that are not there."""
     given: ProfileConf = conf.profile
-    if given.method is ProfileMethod.measured:
+    if given.method is not ProfileMethod.analytic:
         for name in given.files:
             if name not in conf.devices:
                 known = choices(conf.devices, name)
@@ -290,6 +304,7 @@ def profile_of(conf: Conf) -> ProfileRequest:
         microbatch=_microbatch(conf),
         prepack=member(Prepack, conf.runtime.prepack, "runtime.prepack"),
         keep=tuple(conf.precision.keep),
+        quick_s=seconds(given.quick, "profile.quick"),
     )
 
 

@@ -157,7 +157,10 @@ class ScheduleConf:
 class ProfileConf:
     """Where the units' times come from; the keys from `device` on are what edgeprofile measures, and how."""
 
-    method: ProfileMethod = ProfileMethod.analytic
+    method: ProfileMethod = ProfileMethod.auto
+    quick: Any = "20s"
+    """With profile=auto: how long compiling may take to measure each kind of device that is this machine, where no
+    profile fits; 0s: it is not measured. $EDGECOMPILE_QUICK has another value for all compiles."""
     folder: str = "profiles"
     """Where edgeprofile writes and profile=measured looks: FOLDER/DEVICE-MODEL.yaml."""
     files: dict[str, str] = field(default_factory=dict)

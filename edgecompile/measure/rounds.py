@@ -144,6 +144,8 @@ class Effort:
     keep: tuple[str, ...] = ()
     vary: bool = False
     """One module for all sizes, as ranks have where messages vary; else one for the size that is measured."""
+    entire: bool = True
+    """With `vary`, all units together too, if that fits."""
 
 
 def measure_chain(
@@ -164,7 +166,7 @@ def measure_chain(
         UserError: one unit alone needs more than `max_bytes`.
         NotSymbolic: as in Bench.
     """
-    spans = spans_of(chain, effort.max_bytes, effort.seed, entire=effort.vary)
+    spans = spans_of(chain, effort.max_bytes, effort.seed, entire=effort.vary and effort.entire)
     found: dict[str, dict[str, Measured]] = {}
     for size in sizes:
         kept = store.measured(size.key)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
 import platform
-import statistics
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
@@ -28,20 +26,17 @@ from edgecompile.frontend.chain.build_chain import chain_of
 from edgecompile.frontend.chain.fingerprint import chain_fingerprint
 from edgecompile.frontend.chain.units import Chain
 from edgecompile.frontend.golden.golden_items import example_inputs, golden_inputs
-from edgecompile.measure.busy import busy_cores
-from edgecompile.measure.item_costs import measure_candidates
+from edgecompile.measure.device_figures import device_profile, measure_surroundings, solved_sizes
 from edgecompile.measure.lazy import WithoutWeights
-from edgecompile.measure.machine import available_cores, machine_info, measure_rates
-from edgecompile.measure.messages import measure_messages
+from edgecompile.measure.machine_costs.busy import busy_cores
+from edgecompile.measure.machine_costs.machine import available_cores
 from edgecompile.measure.partial import PartialFile
 from edgecompile.measure.rounds import Effort, Tell, measure_chain, told
-from edgecompile.measure.sizes import MeasuredSize, chain_at, grid_of
-from edgecompile.measure.solve import Solved, solve_units, start_s
-from edgecompile.measure.wires import measure_wires
+from edgecompile.measure.sizes import MeasuredSize, grid_of
 from edgecompile.models import build_model
 from edgecompile.models.preparation import fill_meta
 from edgecompile.profile import profile_file as file
-from edgecompile.profile.measured import threads_of
+from edgecompile.profile.profile_fit import threads_of
 from edgecompile.terminal.libraries import import_libraries
 from edgecompile.terminal.process import abrupt_interrupts
 
@@ -97,7 +92,8 @@ def profile_device(request: MeasureRequest, ui: Ui) -> tuple[file.DeviceProfile,
     if chain is None:
         chain = measuring.one_by_one()
     with ui.step("measure the machine, wire formats and messages"):
-        profile = _profile(request, setup, chain, measuring.fingerprint, measuring.solved)
+        around = measure_surroundings(request, setup.threads, chain)
+        profile = device_profile(request, setup.threads, chain, measuring.fingerprint, measuring.solved, around)
     file.write_profile(profile, setup.path)
     measuring.done()
     return profile, setup.path
@@ -186,13 +182,7 @@ class _Measuring:
         except KeyboardInterrupt:
             _tell_measured(self.solved, told(sizes), setup.path, ui)
             raise
-        starts = [start_s(spans, found[size.key], setup.threads) for size in sizes]
-        for size in sizes:
-            solved = solve_units(
-                chain_at(chain, examples, size), spans, found[size.key], setup.threads, statistics.median(starts)
-            )
-            self.solved.append(_entry(size, solved))
-        chain_at(chain, examples, MeasuredSize(microbatch=len(examples[0])))
+        self.solved += solved_sizes(chain, examples, spans, found, sizes, setup.threads)
 
 
 def _tell_measured(solved: list[file.MicrobatchProfile], stopped: str, path: Path, ui: Ui) -> None:
@@ -261,65 +251,3 @@ def _settings(setup: _Setup, request: MeasureRequest, fingerprint: str) -> dict[
         "versions": [edgecompile.__version__, str(torch.__version__)],
         "machine": [platform.node(), available_cores()],
     }
-
-
-def _entry(size: MeasuredSize, solved: Solved) -> file.MicrobatchProfile:
-    return file.MicrobatchProfile(
-        microbatch=size.microbatch,
-        extents=dict(size.extents),
-        rounds=solved.rounds,
-        disturbed=solved.disturbed,
-        call_s=solved.call_s,
-        correction=solved.correction,
-        checks=tuple(
-            file.CheckEntry(units=check.units, measured_s=check.measured_s, predicted_s=check.predicted_s)
-            for check in solved.checks
-        ),
-        wall_s=solved.wall_s,
-        wall_q1_s=solved.wall_q1_s,
-        wall_q3_s=solved.wall_q3_s,
-        cpu_s=solved.cpu_s,
-        context=solved.context,
-        context_s=solved.context_s,
-        activation_bytes=solved.activation_bytes,
-    )
-
-
-def _profile(
-    request: MeasureRequest, setup: _Setup, chain: Chain, fingerprint: str, solved: Sequence[file.MicrobatchProfile]
-) -> file.DeviceProfile:
-    execution = setup.device.execution.value
-    with busy_cores(request.busy_cores):
-        rates = measure_rates(execution)
-        wires = measure_wires(chain, request.microbatches[-1], execution)
-    messages, runtime_bytes = measure_messages(setup.threads)
-    return file.DeviceProfile(
-        version=file.VERSIONS[any(item.extents for item in solved)],
-        device=setup.device.name,
-        model=request.model.spec.name,
-        fingerprint=fingerprint,
-        execution=execution,
-        dtype=setup.device.dtype,
-        threads=setup.threads,
-        busy_cores=request.busy_cores,
-        date=datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
-        machine=machine_info(execution),
-        versions=file.Versions(
-            edgecompile=edgecompile.__version__, torch=str(torch.__version__), python=platform.python_version()
-        ),
-        rates=rates,
-        runtime_bytes=runtime_bytes,
-        messages=messages,
-        wires=tuple(wires),
-        units=tuple(unit.op for unit in chain.units),
-        microbatches=tuple(solved),
-        prepack=request.prepack.value,
-        precision=setup.device.precision.value,
-        keep=request.keep,
-        candidates=_candidates(request, chain),
-    )
-
-
-def _candidates(request: MeasureRequest, chain: Chain) -> file.Cost | None:
-    scores = chain.boundaries[-1].tensors[0].shape
-    return measure_candidates(scores[-1], request.candidates) if request.candidates else None

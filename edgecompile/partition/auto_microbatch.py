@@ -16,8 +16,8 @@ from edgecompile.frontend.chain.units import Chain, build_chain
 from edgecompile.partition.planning_costs import planning_inputs
 from edgecompile.partition.stages import partition
 from edgecompile.planning.problem import Infeasible
-from edgecompile.profile.measured import NotMeasured
 from edgecompile.profile.mix import items_of
+from edgecompile.profile.profile_fit import NotMeasured
 from edgecompile.profile.workload import costs_of, workload_mix
 from edgecompile.wire.exact_tensors import keep_exact
 

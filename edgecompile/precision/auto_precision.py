@@ -37,8 +37,8 @@ from edgecompile.planning.problem import Infeasible, Schedule
 from edgecompile.precision.sensitivity import Sensitivities, Span, products_of, run_spans, within_budget
 from edgecompile.precision.trial import Trial
 from edgecompile.profile.analytic import Profile
-from edgecompile.profile.measured import measured_precisions
 from edgecompile.profile.mix import Mix, items_of
+from edgecompile.profile.profile_fit import measured_precisions
 from edgecompile.profile.workload import costs_of
 
 __all__ = ["Planned", "choose_precision", "choices_of", "plan_with", "with_precisions"]
@@ -152,6 +152,8 @@ def choices_of(request: CompileRequest) -> list[Choice]:
 def _precisions(device: Device, request: CompileRequest) -> tuple[Precision, ...]:
     if request.profile.method is ProfileMethod.measured:
         return measured_precisions(device, request.profile)
+    if found := request.profile.precisions_of(device.name):
+        return found
     return (Precision.FP32, *(precision for precision in Precision if device.gains_in(precision)))
 
 
@@ -353,7 +355,7 @@ def _notes(
         notes.append(f"precision=auto: beyond the budget as they are: {'; '.join(over)}")
     alone = [device for device in request.cluster.devices if device.auto and len(_precisions(device, request)) == 1]
     for device in alone:
-        measured = request.profile.method is ProfileMethod.measured
+        measured = request.profile.method is ProfileMethod.measured or request.profile.precisions_of(device.name)
         notes.append(f"precision=auto: {device.name} stays in fp32: " + (
             "it has no profile in another precision (edgeprofile precision=auto measures them)" if measured else
             f"its data sheet names no other (devices.{device.name}.precisions); edgeprofile measures them"

@@ -1,10 +1,9 @@
-"""profile=measured: unit times and sizes at the plan's microbatch, from files that edgeprofile wrote."""
+"""Unit times and sizes at the plan's microbatch, from files of measured profiles; of other kinds by data sheet."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -13,26 +12,18 @@ from numpy.typing import NDArray
 from edgecompile.config.cluster_spec import Cluster, Device
 from edgecompile.config.methods import OutsideProfile, ProfileMethod
 from edgecompile.config.request import ProfileRequest
-from edgecompile.contract.closed_sets import Precision
-from edgecompile.contract.errors import UserError, choices
 from edgecompile.frontend.chain.fingerprint import chain_fingerprint
 from edgecompile.frontend.chain.kept_state import seen_context, state_of, usual_context
 from edgecompile.frontend.chain.sized_work import SizedWork
 from edgecompile.frontend.chain.units import Chain
+from edgecompile.planning.memory import heap_bytes
 from edgecompile.profile.analytic import CandidateCost, ItemCost, Profile, analytic_profile, roofline_s
-from edgecompile.profile.profile_file import DeviceProfile, MicrobatchProfile, profile_path, read_profile
+from edgecompile.profile.profile_file import DeviceProfile, MicrobatchProfile, read_profile
+from edgecompile.profile.profile_fit import NotMeasured, check_fit, cores_of, measure_command, path_of, threads_told
 from edgecompile.profile.size_grid import SizeGrid
 from edgecompile.profile.wire_costs import MeasuredWires
 
-__all__ = ["NotMeasured", "SizedMessages", "cores_of", "make_profile", "measured_precisions", "measured_profile",
-           "threads_of"]  # fmt: skip
-
-_RUNTIME_CORES = 0.003
-"""What a rank's heartbeats and looks into the store take of a core, all the time: 0.002, on the data host 0.004."""
-
-
-class NotMeasured(UserError):
-    """Of these units, or of messages of these sizes (with profile.outside=refuse)."""
+__all__ = ["SizedMessages", "make_profile"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,14 +52,43 @@ def make_profile(
     """
     if request.method is ProfileMethod.analytic:
         return analytic_profile(chain, cluster.devices, request.keep)
-    return measured_profile(chain, cluster, request, messages)
+    if request.method is ProfileMethod.measured:
+        return _measured_profile(chain, cluster, cluster.devices, request, messages)
+    known = {device.name for device in cluster.devices if (device.name, device.precision) in request.measured}
+    others = [device for device in cluster.devices if device.name not in known]
+    sheets = analytic_profile(chain, others, request.keep)
+    if others:
+        told = ", ".join(device.name for device in others)
+        note = f"times of {told}: by data sheet, within about a factor of 2: edgeprofile on that board measures them"
+        sheets = replace(sheets, notes=(note, *sheets.notes))
+    if not known:
+        return sheets
+    measured = [device for device in cluster.devices if device.name in known]
+    return _joined(_measured_profile(chain, cluster, measured, request, messages), sheets if others else None)
 
 
-def measured_profile(
-    chain: Chain, cluster: Cluster, request: ProfileRequest, messages: SizedMessages | None = None
+def _joined(one: Profile, other: Profile | None) -> Profile:
+    """Of the kinds of both."""
+    if other is None:
+        return one
+    return Profile(
+        unit_s={**one.unit_s, **other.unit_s},
+        wires={**one.wires, **other.wires},
+        runtime_bytes={**one.runtime_bytes, **other.runtime_bytes},
+        activation_bytes=tuple(map(max, one.activation_bytes, other.activation_bytes)),
+        items={**one.items, **other.items},
+        candidates={**one.candidates, **other.candidates},
+        notes=(*one.notes, *other.notes),
+        of_mix=one.of_mix | other.of_mix,
+    )
+
+
+def _measured_profile(
+    chain: Chain, cluster: Cluster, devices: Sequence[Device], request: ProfileRequest, messages: SizedMessages | None
 ) -> Profile:
     """
     Args:
+        devices: of the cluster's, those to be looked up.
         messages: as for make_profile.
 
     Raises:
@@ -79,10 +99,10 @@ def measured_profile(
     unit_s, runtime, wires, items, notes, of_mix = {}, {}, {}, {}, [], set()
     candidates: dict[str, CandidateCost] = {}
     activations = [0] * len(chain.units)
-    for device in cluster.devices:
-        path = _path(device, request)
+    for device in devices:
+        path = path_of(device, request)
         found = read_profile(path)
-        _check(found, path, device, cluster, request, fingerprint, chain)
+        check_fit(found, path, device, cluster, request, fingerprint, chain)
         cores = cores_of(cluster, device, found.machine.cores)
         if messages is not None and found.dim == messages.work.dim:
             figures = _of_mix(found, request, chain, device, cores, messages)
@@ -92,7 +112,7 @@ def measured_profile(
         if figures.outside and request.outside is OutsideProfile.REFUSE:
             raise NotMeasured(
                 f"{path}: {figures.outside} outside the measured ones ({_sizes(found)}): measure it with "
-                f"{_command(device, request)} {figures.option}=[...], or take profile.outside=analytic"
+                f"{measure_command(device, request)} {figures.option}=[...], or take profile.outside=analytic"
             )
         unit_s[device.name] = figures.unit_s
         activations = [max(most, round(value)) for most, value in zip(activations, figures.live, strict=True)]
@@ -144,7 +164,7 @@ def _of_largest(found: DeviceProfile, request: ProfileRequest, chain: Chain, dev
         note += ("; " if note else "") + "smaller sizes were not measured: scaled by the data sheet"
     return _Figures(
         unit_s=tuple(max(wall, cpu / cores) for wall, cpu in zip(wall_s, cpu_s, strict=True)),
-        live=at.per_unit(lambda item: item.activation_bytes or counted),
+        live=_counted(chain) if at.outside else at.per_unit(lambda item: item.activation_bytes or counted),
         call_s=at.per_unit(lambda item: (item.call_s,) * len(chain.units))[0],
         outside=f"microbatch {request.microbatch} is" if at.outside else "",
         option="profile.microbatches",
@@ -173,7 +193,9 @@ def _of_mix(
         call_s += share * float(grid.at(*size, lambda item: (item.call_s,) * len(chain.units))[0])
     live: Sequence[float] = [unit.activation_bytes for unit in chain.units]
     if all(item.activation_bytes is not None for item in found.microbatches):
-        each = [grid.at(*size, lambda item: item.activation_bytes or ()) for size in messages.largest]
+        known = [size for size in messages.largest if grid.contains(*size)]
+        each = [grid.at(*size, lambda item: item.activation_bytes or ()) for size in known]
+        each += [np.array(_counted(chain))] if len(known) < len(messages.largest) else []
         live = [float(value) for value in np.maximum.reduce(each)]
     missing = [size for size in messages.shares if not grid.contains(*size)]
     outside, option, note = "", "", ""
@@ -187,6 +209,11 @@ def _of_mix(
     elif any(size[0] not in found.sizes or size[1] not in found.extents for size in messages.shares):
         note = "other sizes are interpolated"
     return _Figures(unit_s=tuple(unit_s.tolist()), live=live, call_s=call_s, outside=outside, option=option, note=note)
+
+
+def _counted(chain: Chain) -> list[int]:
+    """What a heap takes of activations, as they are counted of the largest message: where none was measured."""
+    return [heap_bytes(unit.activation_bytes) for unit in chain.units]
 
 
 def _more_seen(chain: Chain, contexts: Sequence[int]) -> NDArray[np.float64]:
@@ -207,127 +234,6 @@ def _item_cost(found: DeviceProfile, cores: float) -> ItemCost:
         text_s=0.0 if text is None else share * text.fixed_cpu_s,
         token_s=0.0 if text is None else share * text.token_cpu_s,
     )
-
-
-def cores_of(cluster: Cluster, device: Device, machine_cores: int) -> float:
-    """Cores that a stage on such a host has to itself: of the share, or its part of a machine with several ranks."""
-    if device.cpu_share is not None:
-        return max(device.cpu_share - _RUNTIME_CORES, device.cpu_share / 2)
-    return max(1.0, machine_cores / _sharing(cluster, device))
-
-
-def threads_of(cluster: Cluster, device: Device, machine_cores: int) -> int:
-    """Intra-op threads of a rank on this kind of device, as the launcher will choose them.
-
-    Raises:
-        UserError: hosts of this kind have different numbers.
-    """
-    sharing = _sharing(cluster, device)
-    found = set()
-    for host in cluster.hosts:
-        if host.device == device.name:
-            found.add(host.threads or max(1, machine_cores // sharing))
-    if len(found) > 1:
-        raise UserError(
-            f"devices.{device.name}: its hosts have {choices(found)} threads, and a measured profile holds for one "
-            "number: give them device kinds of their own (profile_of)"
-        )
-    return found.pop()
-
-
-def _sharing(cluster: Cluster, device: Device) -> int:
-    """Ranks on the machine of a host of this kind: hosts with the same address."""
-    addresses = [host.address for host in cluster.hosts]
-    return max(addresses.count(host.address) for host in cluster.hosts if host.device == device.name)
-
-
-def _path(device: Device, request: ProfileRequest) -> Path:
-    given = request.files.get(device.name) or request.files.get(device.profile_of)
-    path = Path(given) if given else _usual_path(device, request)
-    if not path.exists():
-        raise UserError(
-            f"{path}: no profile of {request.model} on {device.name}: run `{_command(device, request)}` on that device "
-            "and copy its file here, or use profile=analytic"
-        )
-    return path
-
-
-def measured_precisions(device: Device, request: ProfileRequest) -> tuple[Precision, ...]:
-    """Those that this kind has profiles of, float32 first, which every model needs; of a file that was given, its own.
-
-    Raises:
-        UserError: that file cannot be read.
-    """
-    if request.files.get(device.name) or request.files.get(device.profile_of):
-        return (Precision(read_profile(_path(device, request)).precision),)
-    others = [item for item in Precision if item is not Precision.FP32]
-    paths = {item: _usual_path(replace(device, precision=item), request) for item in others}
-    return (Precision.FP32, *(item for item, path in paths.items() if path.exists()))
-
-
-def _usual_path(device: Device, request: ProfileRequest) -> Path:
-    return profile_path(request.folder, device.profile_of, request.model, device.precision.value)
-
-
-def _command(device: Device, request: ProfileRequest) -> str:
-    """What the user types; the model's own words where it is not an option of ours."""
-    option = files("edgecompile.conf") / "model" / f"{request.model}.yaml"
-    model = f"model={request.model}" if option.is_file() else "model=... (as here)"
-    precision = "" if device.precision is Precision.FP32 else f" precision={device.precision.value}"
-    return f"edgeprofile {model} profile.device={device.profile_of}{precision}"
-
-
-def _check(
-    found: DeviceProfile,
-    path: Path,
-    device: Device,
-    cluster: Cluster,
-    request: ProfileRequest,
-    fingerprint: str,
-    chain: Chain,
-) -> None:
-    again = f"measure again with `{_command(device, request)}`"
-    if found.fingerprint != fingerprint:
-        own, theirs = [unit.op for unit in chain.units], list(found.units)
-        differing = [index for index, pair in enumerate(zip(own, theirs, strict=False)) if pair[0] != pair[1]]
-        where = f"{len(theirs)} units there, {len(own)} here"
-        if differing:
-            where += (
-                f", the first that differs is unit {differing[0]}: {theirs[differing[0]]} there, {own[differing[0]]}"
-            )
-        raise NotMeasured(f"{path}: the profile of another {found.model} than this model ({where}): {again}")
-    for key, wanted in (("execution", device.execution.value), ("dtype", device.dtype),
-                        ("precision", device.precision.value)):  # fmt: skip
-        if getattr(found, key) != wanted:
-            raise UserError(
-                f"{path}: measured with {key} {getattr(found, key)}, but devices.{device.name}.{key} is {wanted}: "
-                f"{again}"
-            )
-    if device.precision is not Precision.FP32 and found.keep != request.keep:
-        raise UserError(f"{path}: measured with precision.keep={list(found.keep)}, and the plan is to keep "
-                        f"{list(request.keep)}: {again}")  # fmt: skip
-    if found.prepack != request.prepack.value:
-        raise UserError(
-            f"{path}: measured with runtime.prepack={found.prepack}, and the plan is to run with "
-            f"{request.prepack.value}: set runtime.prepack={found.prepack}, or {again}"
-        )
-    threads = threads_of(cluster, device, found.machine.cores)
-    if found.threads != threads:
-        raise UserError(
-            f"{path}: measured with {_threads(found.threads)}, but a rank on {device.name} will have "
-            f"{_threads(threads)}: set devices.{device.name}.threads={found.threads}, or {again} with the hosts that "
-            "will run it"
-        )
-    for host in cluster.hosts:
-        if host.device == device.name and host.cpu_share != device.cpu_share:
-            raise UserError(
-                f"hosts.members: {host.name} has a cpu_share of {host.cpu_share}, its device {device.name} one of "
-                f"{device.cpu_share}: with profile=measured make it a kind of its own (profile_of: {device.profile_of})"
-            )
-
-
-def _threads(count: int) -> str:
-    return f"{count} thread" + ("s" if count > 1 else "")
 
 
 class _At:
@@ -374,7 +280,7 @@ def _sizes(found: DeviceProfile) -> str:
 def _notes(found: DeviceProfile, path: Path, device: Device, of_sizes: str) -> list[str]:
     note = (
         f"times of {device.name}: measured {found.date} on {found.machine.name} ({found.machine.processor}, "
-        f"{_threads(found.threads)}), {path.name}, microbatch {_sizes(found)}"
+        f"{threads_told(found.threads)}), {path.name}, microbatch {_sizes(found)}"
     )
     if device.cpu_share is not None:
         note += f"; {device.cpu_share:g} of {found.machine.cores} cores"

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from edgecompile.config.methods import ProfileMethod
 from edgecompile.config.request import CompileRequest
 from edgecompile.contract.dim_rules import BATCH
 from edgecompile.contract.plan import DataSpec
@@ -19,7 +18,7 @@ from edgecompile.profile.mix import Mix, mix_of, mixed_profile
 from edgecompile.profile.text_lengths import text_lengths
 from edgecompile.profile.text_mix import text_mix
 
-__all__ = ["costs_of", "workload_mix"]
+__all__ = ["costs_of", "workload_extents", "workload_mix"]
 
 
 def costs_of(
@@ -36,7 +35,7 @@ def costs_of(
     """
     dims = chain.captured.dims
     extents = [name for name in dims if name != BATCH]
-    if len(extents) != 1 or (mix is None and request.profile.method is ProfileMethod.analytic):
+    if len(extents) != 1 or (mix is None and request.profile.by_data_sheet):
         return make_profile(chain, request.cluster, request.profile)
     (dim,) = extents
     work = work or sized_work(chain, examples, dim)
@@ -55,6 +54,20 @@ def costs_of(
     )
 
 
+def workload_extents(request: CompileRequest, chain: Chain, data: DataSpec) -> tuple[int, ...]:
+    """Of a stream of the workload's items; empty where sizes do not vary, or nothing is known of the items.
+
+    Raises:
+        UserError: the workload is a file of texts that cannot be read as such.
+    """
+    dims, asked = chain.captured.dims, request.workload
+    if asked is None or set(dims) != {BATCH, asked.dim}:
+        return ()
+    if asked.texts is None:
+        return asked.extents
+    return text_lengths(asked.texts, data.text, request.folder, dims[asked.dim])
+
+
 def workload_mix(request: CompileRequest, chain: Chain, data: DataSpec, padding: Mapping[str, float]) -> Mix | None:
     """The messages of the workload's items; None where sizes do not vary, or nothing is known of the items.
 
@@ -67,10 +80,8 @@ def workload_mix(request: CompileRequest, chain: Chain, data: DataSpec, padding:
     dims, asked, runtime = chain.captured.dims, request.workload, request.runtime
     if request.generation is not None:
         return text_mix(request.generation, dims, len(request.cluster.hosts))
-    if asked is None or set(dims) != {BATCH, asked.dim}:
+    extents = workload_extents(request, chain, data)
+    if asked is None or not extents:
         return None
-    extents = asked.extents
-    if asked.texts is not None:
-        extents = text_lengths(asked.texts, data.text, request.folder, dims[asked.dim])
     limits = Limits(request.microbatch, runtime.batch_tokens, (bool(padding),))
     return mix_of(asked.source, extents, asked.dim, dims, limits, runtime.window * request.microbatch)

@@ -12,6 +12,9 @@ from edgecompile.frontend.chain.units import Chain, Unit
 
 __all__ = ["chain_fingerprint", "unit_signatures"]
 
+_LAYER = 5
+"""The place of the layer's number among the arguments of attention over kept keys and values."""
+
 
 def unit_signatures(chain: Chain) -> list[str]:
     """A text for each unit; units with the same text run the same operators on the same shapes and strides."""
@@ -31,8 +34,15 @@ def _signature(unit: Unit, constant: set[fx.Node]) -> str:
     lines = []
     for node in unit.nodes:
         results = [(item.shape, item.dtype, item.strides) for item in facts_of(node)]
-        lines.append(f"{op_name(node)} {fx.map_arg((node.args, node.kwargs), described)} -> {results}")
+        lines.append(f"{op_name(node)} {fx.map_arg((_alike(node), node.kwargs), described)} -> {results}")
     return "\n".join(lines)
+
+
+def _alike(node: fx.Node) -> tuple[Any, ...]:
+    """What tells its work: whose keys and values attention reads does not."""
+    if op_name(node) != "attend":
+        return node.args
+    return (*node.args[:_LAYER], None, *node.args[_LAYER + 1 :])
 
 
 def chain_fingerprint(chain: Chain, microbatch: int) -> str:

@@ -10,7 +10,7 @@ from compiler_helpers import SMALL_DEIT, Compile
 
 from edgecompile.contract.plan import Plan
 from edgecompile.contract.plan_file import read_plan, write_plan
-from edgecompile.measure.item_costs import measure_items, measure_text
+from edgecompile.measure.machine_costs.item_costs import measure_items, measure_text
 from edgecompile.planning.from_plan import as_planned, planned_again
 from edgecompile.profile.analytic import ItemCost
 

@@ -17,13 +17,13 @@ from edgecompile.frontend.chain.fingerprint import chain_fingerprint
 from edgecompile.frontend.chain.units import Chain
 from edgecompile.measure.bench import Bench, Sample
 from edgecompile.measure.lazy import WithoutWeights
-from edgecompile.measure.messages import affine
+from edgecompile.measure.machine_costs.messages import affine
 from edgecompile.measure.partial import PartialFile
 from edgecompile.measure.rounds import Measured, Span, spans_of
 from edgecompile.measure.solve import solve_units
 from edgecompile.measure.stretches import classes, range_bytes, stretches_of
-from edgecompile.profile.measured import cores_of, threads_of
 from edgecompile.profile.profile_file import Cost, profile_path
+from edgecompile.profile.profile_fit import cores_of, threads_of
 
 pytestmark = pytest.mark.slow
 

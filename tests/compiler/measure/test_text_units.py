@@ -14,7 +14,7 @@ from edgecompile.frontend.chain.kept_state import seen_context, state_of, usual_
 from edgecompile.frontend.chain.units import Chain
 from edgecompile.measure import bench as benches
 from edgecompile.measure.bench import Bench, Sample, far_context
-from edgecompile.measure.item_costs import measure_candidates
+from edgecompile.measure.machine_costs.item_costs import measure_candidates
 from edgecompile.measure.partial import PartialFile
 from edgecompile.measure.rounds import Effort, Measured, measure_chain, spans_of
 from edgecompile.measure.sizes import MeasuredSize, grid_of

@@ -1,6 +1,6 @@
 """A separate process at one end of a link: sends or receives messages as ranks do, and reports the cost.
 
-    python -m edgecompile.measure.peer RANK PORT THREADS MODULE SIZE...
+    python -m edgecompile.measure.machine_costs.peer RANK PORT THREADS MODULE SIZE...
 
 Rank 0 sends and owns the store, rank 1 receives. A message is a small first piece and pieces of 1 MB, each a gloo
 operation of a thread beside the one that computes; receives are posted ahead. Both compute between two messages, as

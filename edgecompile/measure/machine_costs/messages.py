@@ -16,7 +16,7 @@ import torch
 
 from edgecompile.contract.errors import UserError
 from edgecompile.execution import torchscript
-from edgecompile.measure.item_costs import measure_items, measure_text
+from edgecompile.measure.machine_costs.item_costs import measure_items, measure_text
 from edgecompile.profile.profile_file import Cost, Messages
 
 __all__ = ["affine", "measure_messages"]
@@ -53,7 +53,7 @@ def _exchange(threads: int, module: Path) -> list[dict[str, Any]]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "edgecompile.measure.peer"]
+    command = [sys.executable, "-m", "edgecompile.measure.machine_costs.peer"]
     environ = os.environ | {"TORCH_CPP_LOG_LEVEL": "ERROR"}
     peers = [
         subprocess.Popen(

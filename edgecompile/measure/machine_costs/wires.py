@@ -13,7 +13,7 @@ from torch import nn
 
 from edgecompile.artifacts.shards import freeze_module
 from edgecompile.frontend.chain.units import Chain
-from edgecompile.measure.messages import affine
+from edgecompile.measure.machine_costs.messages import affine
 from edgecompile.profile.profile_file import Cost, WireCost
 from edgecompile.wire.codec import decode_tensor, encode_tensor
 from edgecompile.wire.formats import FORMATS, WireFormat, may_clip

@@ -1,0 +1,1 @@
+"""profile=auto: measures a plan's own machine while it is compiled."""

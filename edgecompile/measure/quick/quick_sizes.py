@@ -1,0 +1,107 @@
+"""Which sizes profile=auto measures, so that it ends in time: as many of those that the plan is made of as it can."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgecompile.measure.rounds import Span
+from edgecompile.measure.sizes import MeasuredSize, grid_of
+from edgecompile.profile.kept_profiles import AskedSizes
+from edgecompile.profile.profile_file import Rates
+
+__all__ = ["QuickSizes", "WorkAt", "choose_sizes", "round_s"]
+
+WorkAt = Callable[[MeasuredSize], tuple[NDArray[np.float64], NDArray[np.float64]]]
+"""Operations and bytes of each unit at a size."""
+
+_STEP = 4
+"""From one measured microbatch to the next."""
+_MIDDLE = 6
+"""An extent between is measured where the largest is so many times the least."""
+_LAUNCH_S = 6e-6
+_REPEATS = 12
+"""A measurement of three rounds takes about so many times one round: what is traced, warmed up and weighed before."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuickSizes:
+    sizes: tuple[MeasuredSize, ...]
+    entire: bool
+    """Whether there is time for all units together too."""
+    takes_s: float
+    """Of the least number of rounds, as estimated."""
+
+    @property
+    def microbatch(self) -> int:
+        """The largest."""
+        return max(size.microbatch for size in self.sizes)
+
+    def most_in(self, dim: str) -> int:
+        return max(size.extents.get(dim, 0) for size in self.sizes)
+
+
+def choose_sizes(
+    asked: AskedSizes, dim: str | None, work: WorkAt, spans: Sequence[Span], rates: Rates, limit_s: float,
+    positions: int | None,
+) -> QuickSizes | None:  # fmt: skip
+    """The first of `_grids` that ends in time; None: not even one item does.
+
+    Args:
+        dim: whose extents are asked for; None: only the batch varies, or nothing does.
+        positions: as for grid_of.
+    """
+    for sizes in _grids(asked, dim, positions):
+        for entire in (True, False):
+            takes_s = _REPEATS * sum(round_s(size, work, spans, rates, entire=entire) for size in sizes)
+            if takes_s <= limit_s:
+                return QuickSizes(sizes=sizes, entire=entire, takes_s=takes_s)
+    return None
+
+
+def round_s(size: MeasuredSize, work: WorkAt, spans: Sequence[Span], rates: Rates, *, entire: bool) -> float:
+    """Of all spans once, as far as the rates of the machine tell."""
+    flops, moved = work(size)
+    each_s = flops / rates.matrix_flops_per_s + moved / rates.memory_bytes_per_s + _LAUNCH_S
+    total_s = 0.0
+    for span in spans:
+        own_s = float(np.sum(each_s[span.first : span.last + 1]))
+        if span.atoms:
+            total_s += 2 * own_s
+        elif not span.entire:
+            total_s += own_s / 3
+        elif entire:
+            total_s += own_s
+    return total_s
+
+
+def _grids(asked: AskedSizes, dim: str | None, positions: int | None) -> Iterator[tuple[MeasuredSize, ...]]:
+    """From the most to the least: large microbatches matter most, then extents between."""
+    whole = _extents(asked)
+    fewer = dict.fromkeys([whole, (*whole[:1], *whole[-1:]), whole[-1:]])
+    most = asked.microbatch
+    while True:
+        for extents in fewer:
+            microbatches = _microbatches(most)
+            yield tuple(grid_of(microbatches, dim, sorted(set(extents)), positions))
+        if most == 1:
+            return
+        most = max(1, most // 2)
+
+
+def _microbatches(most: int) -> tuple[int, ...]:
+    sizes = {1, most}
+    while most > _STEP:
+        most //= _STEP
+        sizes.add(most)
+    return tuple(sorted(sizes))
+
+
+def _extents(asked: AskedSizes) -> tuple[int, ...]:
+    least, most = asked.least, asked.most
+    if most < _MIDDLE * least:
+        return (least, most) if least < most else (most,)
+    return least, round((least * most) ** 0.5), most
