@@ -18,12 +18,15 @@ __all__ = [
     "large_blocks_apart",
     "restart_with_heap_environment",
     "use_one_arena",
+    "while_freed_memory_is_kept",
 ]
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
 """malloc.h of glibc."""
 NEVER_BYTES = 1 << 30
 APART_BYTES = 1 << 17
+WARM_BYTES = 1 << 25
+"""Where glibc's own threshold comes to rest in a program that frees large blocks; it trims from twice that on."""
 VARIABLE = "GLIBC_TUNABLES"
 TUNABLES = "glibc.malloc.tcache_count=0:glibc.malloc.mxfast=0"
 RESTARTED = "EDGELAUNCH_RESTARTED"
@@ -79,6 +82,20 @@ def keep_freed_memory() -> bool:
         return False
     libc.malloc_trim(0)
     return bool(libc.mallopt(M_MMAP_THRESHOLD, NEVER_BYTES)) and bool(libc.mallopt(M_TRIM_THRESHOLD, NEVER_BYTES))
+
+
+@contextlib.contextmanager
+def while_freed_memory_is_kept() -> Iterator[None]:
+    """For a measurement in a program that does other things too, which afterwards gives freed memory back again."""
+    keep_freed_memory()
+    try:
+        yield
+    finally:
+        libc = _glibc()
+        if libc is not None:
+            libc.mallopt(M_MMAP_THRESHOLD, WARM_BYTES)
+            libc.mallopt(M_TRIM_THRESHOLD, 2 * WARM_BYTES)
+            libc.malloc_trim(0)
 
 
 def give_back() -> None:

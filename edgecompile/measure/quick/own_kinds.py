@@ -22,7 +22,7 @@ from edgecompile.contract.closed_sets import WEIGHT_ONLY, Precision
 from edgecompile.contract.dim_rules import BATCH
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.text_rules import TOKENS
-from edgecompile.execution.allocator import give_back, keep_freed_memory
+from edgecompile.execution.allocator import while_freed_memory_is_kept
 from edgecompile.execution.low_precision import fast_here
 from edgecompile.frontend.capture.dims import NotSymbolic
 from edgecompile.frontend.chain.build_chain import with_limit
@@ -302,11 +302,9 @@ class _Unkept:
 def _one_process(threads: int) -> Iterator[None]:
     """As a rank computes: its threads, its way with memory. Random numbers and threads are as before afterwards."""
     before = torch.get_num_threads()
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), while_freed_memory_is_kept():
         torch.set_num_threads(threads)
-        keep_freed_memory()
         try:
             yield
         finally:
             torch.set_num_threads(before)
-            give_back()
