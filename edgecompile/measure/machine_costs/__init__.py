@@ -1,1 +1,1 @@
-"""What a machine takes beside a model's units: its rates, messages, wire formats, items."""
+"""Measures a machine beside a model's units: its rates, messages, wire formats, items."""

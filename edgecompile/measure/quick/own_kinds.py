@@ -71,7 +71,7 @@ def own_kinds(
         lengths: extents of the workload's items; empty: nothing is known of them, or they do not vary.
 
     Raises:
-        UserError: a file that the user named is not there, or is no profile.
+        UserError: a file that the user named is not there, or is not a profile.
     """
     if request.profile.method is not ProfileMethod.auto:
         return OwnKinds(measured={})
