@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from edgecompile.contract.files.atomic_files import file_sha256
 from edgecompile.contract.plan import Plan
-from edgelaunch.common.failures import Failure, FailureKind, rank_name
+from edgelaunch.common.failures import Failure, FailureKind
 from edgelaunch.common.identity import (
     Endpoint,
     check_reachable,
@@ -19,13 +20,13 @@ from edgelaunch.common.identity import (
     is_loopback,
     rank_environment,
 )
+from edgelaunch.common.rank_log import RankLog
 from edgelaunch.common.rank_options import RankOptions
 from edgelaunch.common.reports import KillRequest
 from edgelaunch.common.secret import find_secret
 from edgelaunch.common.shard_files import StageFile, check_rank, lacking
 from edgelaunch.process.cores import available_cores, local_threads
 from edgelaunch.process.limits import check_limits
-from edgelaunch.process.stderr import say
 from edgelaunch.request.rank_request import RankRequest
 from edgelaunch.request.run_request import RunRequest
 
@@ -77,9 +78,9 @@ class RankStart(Generic[R]):
     def folder(self) -> Path:
         return self.request.plan_path.resolve().parent
 
-    def log(self, text: str) -> None:
-        if not self.request.quiet:
-            say(f"{rank_name(self.plan, self.rank)}: {text}")
+    @cached_property
+    def log(self) -> RankLog:
+        return RankLog(self.plan, self.rank, quiet=self.request.quiet)
 
     def lacking(self) -> tuple[StageFile, ...]:
         """The shards and weights that are not here, to be fetched from rank 0.

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from hydra._internal.utils import get_args_parser
 
 from edgecompile import __version__
 from edgecompile.contract.errors import UserError
 from edgecompile.terminal.console import choose_output
-from edgecompile.terminal.options import SHELLS, Parser, add_output_options, completion_script
+from edgecompile.terminal.logs import LogForm, LogLevel, show_logs
+from edgecompile.terminal.options import SHELLS, Parser, add_log_options, add_output_options, completion_script
 
 __all__ = ["read_options"]
 
-_OURS = ("--json", "--quiet")
+_OURS = ("--json", "--quiet", "--log-json")
+_OURS_WITH_VALUE = "--log-level"
 _OVERRIDES = {
     "bash": """
 _{command}_overrides() {{
@@ -47,6 +49,7 @@ def read_options(command: str) -> None:
     """
     parser = _parser(command)
     words = _options_first(parser, sys.argv[1:])
+    show_logs(LogForm(json="--log-json" in words))  # what is wrong with the words, too
     chosen = parser.parse_args(words)
     if chosen.completion is not None:
         print(_completion(parser, chosen.completion))
@@ -54,8 +57,23 @@ def read_options(command: str) -> None:
     wrong = [word for word in chosen.overrides if "=" not in word and not word.startswith("~")]
     if wrong and not chosen.shell_completion:
         raise UserError(f"{wrong[0]}: expected KEY=VALUE or an option: see {command} --help")
-    choose_output(json=chosen.json, quiet=chosen.quiet)
-    sys.argv[1:] = [word for word in words if not any(len(word) > 3 and ours.startswith(word) for ours in _OURS)]
+    if chosen.quiet and chosen.log_level is not None:
+        raise UserError("--quiet leaves errors alone, and --log-level chooses lines: give one of them")
+    level = LogLevel(chosen.log_level) if chosen.log_level is not None else None
+    choose_output(json=chosen.json, quiet=chosen.quiet, log=LogForm(level=level, json=chosen.log_json))
+    sys.argv[1:] = list(_of_hydra(words))
+
+
+def _of_hydra(words: Sequence[str]) -> Iterator[str]:
+    """Without the options that are ours, which may be shortened."""
+    left = iter(words)
+    for word in left:
+        option, equals, _ = word.partition("=")
+        if len(option) > len("--log-") and _OURS_WITH_VALUE.startswith(option):
+            if not equals:
+                next(left, None)
+        elif not any(len(word) > 3 and ours.startswith(word) for ours in _OURS):
+            yield word
 
 
 def _options_first(parser: Parser, words: Sequence[str]) -> list[str]:
@@ -79,6 +97,7 @@ def _parser(command: str) -> Parser:
     parser = Parser(prog=command, parents=[get_args_parser()], add_help=False, conflict_handler="resolve")
     parser.add_argument("--version", action="version", version=f"{command} {__version__}")
     add_output_options(parser)
+    add_log_options(parser)
     parser.add_argument("--completion", choices=SHELLS, metavar="SHELL",
                         help="print a shell completion script for this command: bash or zsh")  # fmt: skip
     return parser

@@ -64,7 +64,7 @@ def _show(profile: DeviceProfile, last: str) -> None:
 def _rounds() -> Iterator[Callable[[str, int, int], None]]:
     """A bar on a terminal, elsewhere a line every ten seconds; nothing under `--quiet`."""
     console = Console(stderr=True, highlight=False)
-    if not console.is_terminal or output_options().quiet:
+    if not console.is_terminal or output_options().quiet or output_options().log.dated:
         yield _Lines()
         return
     columns = (TextColumn("  {task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -89,7 +89,7 @@ class _Lines:
         now_s = time.monotonic()
         if now_s - self._said_s >= _SAY_EVERY_S or done == total:
             self._said_s = now_s
-            _say(f"{text}: {done} of {total} rounds")
+            say(f"  {text}: {done} of {total} rounds", "rounds", done=done, total=total)
 
 
 def _say(text: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +17,7 @@ from edgecompile.contract.files.atomic_files import replacing
 from edgecompile.contract.files.user_files import check_ours
 from edgecompile.contract.plan_file import check_place
 from edgecompile.sweep.table import best_row, csv_text, swept_keys, table_parts
-from edgecompile.terminal.console import error_line, output_options, table_console
+from edgecompile.terminal.console import output_options, say_problem, table_console
 
 if TYPE_CHECKING:
     from edgecompile.contract.plan import Plan, Stage
@@ -78,7 +77,7 @@ def run_job(config: Any, compile_one: Callable[[Any], float]) -> float:
     try:
         throughput = compile_one(config)
     except (UserError, OmegaConfBaseException) as error:
-        print(error_line("edgecompile", error), file=sys.stderr)
+        say_problem("edgecompile", error)
         result["error"] = " ".join(str(error).split())
     _write_json(folder / "result.json", result)
     return throughput

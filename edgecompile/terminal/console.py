@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import sys
@@ -9,14 +10,16 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from rich.console import Console
 
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.files.user_files import print_anything
+from edgecompile.terminal.logs import LogForm, LogLevel, log_form, log_shown, show_logs, tell
 from edgecompile.terminal.process import begin, final_status
 
-__all__ = ["Output", "choose_output", "error_line", "output_options", "run_command", "say", "steps", "table_console"]
+__all__ = ["Output", "choose_output", "output_options", "run_command", "say", "say_problem", "steps", "table_console"]
 
 PLAIN_WIDTH, LEAST_WIDTH = 140, 40
 """Columns: the default where the width is unknown, and the fewest that tables are made for."""
@@ -29,22 +32,36 @@ class Output:
 
     json: bool
     quiet: bool
+    log: LogForm
 
 
-def choose_output(*, json: bool, quiet: bool) -> None:
+def choose_output(*, json: bool, quiet: bool, log: LogForm | None = None) -> None:
     """In the environment, where the jobs of a sweep find it whichever process they run in."""
-    os.environ[_OUTPUT] = " ".join(name for name, holds in (("json", json), ("quiet", quiet)) if holds)
+    level = f"level={log.level.value}" if log is not None and log.level is not None else ""
+    chosen = (("json", json), ("quiet", quiet), ("log", log is not None and log.json), (level, bool(level)))
+    os.environ[_OUTPUT] = " ".join(name for name, holds in chosen if holds)
 
 
 def output_options() -> Output:
     words = os.environ.get(_OUTPUT, "").split()
-    return Output(json="json" in words, quiet="quiet" in words)
+    levels = [LogLevel(word.removeprefix("level=")) for word in words if word.startswith("level=")]
+    log = LogForm(level=levels[0] if levels else None, json="log" in words)
+    return Output(json="json" in words, quiet="quiet" in words, log=log)
 
 
-def say(text: str) -> None:
-    """A line of progress or advice on standard error; none under `--quiet`."""
-    if not output_options().quiet:
-        print(text, file=sys.stderr, flush=True)
+def say(text: str, event: str = "message", **fields: Any) -> None:
+    """A line of progress or advice on standard error; none under `--quiet`. `fields`: for logs in JSON."""
+    output = output_options()
+    if not output.quiet:
+        show_logs(output.log)
+        tell(text, event=event, **fields)
+
+
+def say_problem(command: str, error: BaseException | str) -> None:
+    """An error that the user can do something about, in one line, or what ended the command."""
+    show_logs(output_options().log if not log_form().dated else log_form())
+    text = " ".join(str(error).split()) or type(error).__name__
+    tell(text, level=logging.ERROR, about=command, event="problem")
 
 
 def table_console() -> Console:
@@ -66,8 +83,14 @@ def steps(name: str) -> Iterator[None]:
     if output_options().quiet:
         yield
         return
-    console = Console(stderr=True, highlight=False)
     start = time.perf_counter()
+    if output_options().log.dated:
+        say(f"{name} ...", "step_began", step=name)
+        yield
+        took_s = time.perf_counter() - start
+        say(f"{name}: {took_s:.1f} s", "step", step=name, took_s=round(took_s, 3))
+        return
+    console = Console(stderr=True, highlight=False)
     if console.is_terminal:
         with console.status(name):
             yield
@@ -77,21 +100,16 @@ def steps(name: str) -> Iterator[None]:
     console.print(f"  {name}: {time.perf_counter() - start:.1f} s", style="dim" if console.is_terminal else None)
 
 
-def error_line(command: str, error: BaseException) -> str:
-    """The error's message on one line, with the command's name in front."""
-    text = " ".join(str(error).split())
-    return f"{command}: {text or type(error).__name__}"
-
-
 def run_command(command: str, body: Callable[[], int], *user_errors: type[BaseException]) -> int:
     """Runs a command's body; a user's error becomes one line and 2, Ctrl-C 130. Our own bugs keep their traceback."""
     begin(command)
     print_anything()
-    try:
-        return final_status(body())
-    except user_errors + (UserError,) as error:
-        print(error_line(command, error), file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"{command}: interrupted", file=sys.stderr)
-        return 130
+    with log_shown(LogForm()):
+        try:
+            return final_status(body())
+        except user_errors + (UserError,) as error:
+            say_problem(command, error)
+            return 2
+        except KeyboardInterrupt:
+            say_problem(command, "interrupted")
+            return 130

@@ -7,8 +7,17 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NoReturn, cast
 
 from edgecompile.contract.errors import UserError, choices, nearest
+from edgecompile.terminal.logs import LogLevel
 
-__all__ = ["SHELLS", "Parser", "add_completion", "add_output_options", "completion_script", "nearest"]
+__all__ = [
+    "SHELLS",
+    "Parser",
+    "add_completion",
+    "add_log_options",
+    "add_output_options",
+    "completion_script",
+    "nearest",
+]
 
 SHELLS = ("bash", "zsh")
 _FILES = {"PLAN", "PATH", "FILE", "RUN", "A", "B"}
@@ -59,6 +68,15 @@ def add_output_options(parser: argparse.ArgumentParser, *, json: str = "one JSON
     """`--json` and `--quiet`, which every command has."""
     parser.add_argument("--json", action="store_true", help=f"for scripts: {json}")
     parser.add_argument("--quiet", action="store_true", help="only results and errors: no progress, no advice")
+
+
+def add_log_options(parser: argparse.ArgumentParser) -> None:
+    """`--log-level` and `--log-json`, of the commands that work for a while."""
+    group = parser.add_argument_group("logs, on standard error")
+    group.add_argument("--log-level", choices=[level.value for level in LogLevel], metavar="LEVEL",
+                       help="debug, info, warning or error: each line with time and level")  # fmt: skip
+    group.add_argument("--log-json", action="store_true",
+                       help="each line a JSON object: time, level, event, message")  # fmt: skip
 
 
 def completion_script(parser: argparse.ArgumentParser, shell: str, preamble: Mapping[str, str] | None = None) -> str:

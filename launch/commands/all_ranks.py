@@ -36,7 +36,7 @@ def run_together(request: RunRequest, plan: Plan, *, own_process: bool) -> Failu
     check_limits(plan, tuple(range(len(plan.hosts))))
     if not request.quiet and any(host.execution == "cuda" for host in plan.hosts):
         option = "--emulate" if request.emulate else "--local"
-        say(f"edgelaunch: {option} runs every rank on the CPU, also those planned for cuda")
+        say(f"{option} runs every rank on the CPU, also those planned for cuda", about="edgelaunch")
     restarts = DEFAULT_RESTARTS if request.restarts is None else request.restarts
     if request.emulate:
         from edgelaunch.emulation.emulated_run import EmulatedRun

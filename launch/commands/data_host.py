@@ -93,7 +93,7 @@ class Session:
         self._opened = replace(opened, items=islice(opened.items, count, None), num_items=known)
         self._num_earlier = count
         if not self._request.quiet:
-            say(f"resuming after item {count:,}")
+            say(f"resuming after item {count:,}", event="resumed", num_items=count)
 
     def ends(self, plan: Plan) -> Ends:
         return StreamEnds(plan, self.source, self.results)

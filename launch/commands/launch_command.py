@@ -9,11 +9,12 @@ from edgecompile.contract.errors import UserError
 from edgecompile.contract.files.user_files import print_anything
 from edgecompile.contract.plan import Plan
 from edgecompile.contract.plan_file import read_run_plan
+from edgecompile.terminal.logs import LogForm, log_shown, show_logs
 from edgelaunch.commands.check_request import check_run
 from edgelaunch.commands.one_rank import describe, rank_failure, run_rank
 from edgelaunch.common.failures import Failure, exit_code
 from edgelaunch.process.limits import local_shortage
-from edgelaunch.process.stderr import say, say_error
+from edgelaunch.process.stderr import say_error, say_last
 from edgelaunch.process.stopping import hear_signals
 from edgelaunch.request.boards_request import AgentRequest, BoardsRequest, ProfileRequest
 from edgelaunch.request.links_request import DoctorRequest, LinksRequest
@@ -30,14 +31,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     print_anything()
     hear_signals()
+    words = sys.argv[1:] if argv is None else list(argv)
+    with log_shown(LogForm(json="--log-json" in words)):  # what is wrong with the words, too
+        return _answer(words, own_process=argv is None)
+
+
+def _answer(words: Sequence[str], *, own_process: bool) -> int:
     try:
-        words = sys.argv[1:] if argv is None else list(argv)
-        return _run(words, own_process=argv is None)
+        return _run(words, own_process=own_process)
     except UserError as error:
         say_error(str(error))
         return 2
     except KeyboardInterrupt:
-        say("edgelaunch: interrupted")
+        say_last("interrupted", event="interrupted")
         return 130
     except Exception as error:
         if (shortage := local_shortage(error)) is None:
@@ -48,6 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(words: Sequence[str], *, own_process: bool) -> int:
     request = parse(words)
+    show_logs(request.log_form)
     if isinstance(request, AgentRequest | BoardsRequest | ProfileRequest):
         return _of_boards(request)
     plan = read_run_plan(request.plan_path)

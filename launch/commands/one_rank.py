@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Plan
+from edgecompile.terminal.logs import mark_logs, show_logs
 from edgecompile.terminal.process import abrupt_interrupts, final_status, unwritten
 from edgelaunch.common.failures import Failure, FailureKind, exit_code, failure_words, rank_name
 from edgelaunch.common.reports import KillRequest, Report
 from edgelaunch.common.shard_files import StageFile
 from edgelaunch.composition import RankStart, import_runtime, run_supervisor, supervised
-from edgelaunch.process.stderr import say, say_error
+from edgelaunch.process.stderr import say, say_error, say_last
 from edgelaunch.request.rank_request import RankRequest
 from edgelaunch.request.run_request import RunRequest
 
@@ -45,15 +46,21 @@ def describe(failure: Failure, plan: Plan, own_rank: int | None) -> None:
     own = failure.rank == (own_rank or 0)
     message = failure.message if own else failure_words(plan, failure)
     if failure.kind is FailureKind.INTERRUPTED and failure.rank == own_rank:
-        say("edgelaunch: interrupted")
+        say_last("interrupted", event="interrupted")
         return
     if failure.kind is FailureKind.LEFT:
-        say(f"edgelaunch: {name} {failure.message}")
+        say_last(f"{name} {failure.message}", event="left", **_lost(plan, failure))
         return
     if failure.kind is FailureKind.BUG and (own_rank is None or failure.rank == own_rank):
-        sys.stderr.write(failure.trace)
-        message = failure_words(plan, failure)
-    say_error(message)
+        say_error(failure_words(plan, failure), trace=failure.trace, **_lost(plan, failure))
+        return
+    say_error(message, **_lost(plan, failure))
+
+
+def _lost(plan: Plan, failure: Failure) -> dict[str, Any]:
+    """Of whom it is, and what kind, for logs in JSON."""
+    host = plan.hosts[failure.rank].name if 0 <= failure.rank < len(plan.hosts) else None
+    return {"kind": failure.kind.value, "failed_rank": failure.rank, "failed_host": host}
 
 
 def run_rank(request: R, plan: Plan, work: RankWork[R]) -> NoReturn:
@@ -62,6 +69,7 @@ def run_rank(request: R, plan: Plan, work: RankWork[R]) -> NoReturn:
     from edgelaunch.local.watch_parent import watch_parent
     from edgelaunch.outputs.partial_results import say_left_behind
 
+    show_logs(request.log_form)
     use_one_arena()
     channel = watch_parent(request.supervisor_fd) if request.supervisor_fd is not None else None
     discard: list[Any] = []
@@ -69,6 +77,7 @@ def run_rank(request: R, plan: Plan, work: RankWork[R]) -> NoReturn:
     try:
         start = RankStart.of(request, plan, os.environ)
         rank = start.rank
+        mark_logs(start.log.place)
         failure = work(start, discard, channel)
     except KeyboardInterrupt as stop:
         failure = Failure.stopped(rank, stop)
@@ -141,7 +150,7 @@ def rank_failure(
         if live is not None and not request.quiet:
             say(live.report()) if request.json else print(live.report())
     elif failure is None:
-        start.log("done")
+        start.log("done", event="done")
     elif failure.kind is FailureKind.INTERRUPTED and session is not None:
         session.tell_interrupted(runner)
     return failure

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import sys
 import threading
 from collections import deque
@@ -216,7 +217,7 @@ class TextSession:
                 request = request_from({"messages": messages}, "--chat", self._generation, spelling, self._defaults)
             except UserError as error:
                 messages.pop()
-                say(f"edgelaunch: {error}")
+                say(str(error), level=logging.WARNING, about="edgelaunch", event="bad_item")
                 continue
             answer = self._stream(ends, request)
             messages.append({"role": "assistant", "content": answer.text})
@@ -240,7 +241,7 @@ class TextSession:
             if self._writer is not None and self._writer.has(asked.id):
                 continue
             if asked.request is None:
-                say(f"edgelaunch: {asked.error}")
+                say(str(asked.error), level=logging.WARNING, about="edgelaunch", event="bad_item")
                 self._write(asked, None)
                 continue
             if not self._has_room():

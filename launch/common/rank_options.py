@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from edgecompile.contract.plan import Plan
 from edgelaunch.common.identity import Endpoint
+from edgelaunch.common.rank_log import RankLog
 from edgelaunch.common.shard_files import StageFile
 
 __all__ = ["RankOptions"]
@@ -24,7 +24,7 @@ class RankOptions:
     threads: int
     device: str
     """`cpu` or `cuda`."""
-    log: Callable[[str], None]
+    log: RankLog
     lacking: tuple[StageFile, ...] = ()
     """Shards and weights that are not here, or stale: to be fetched from rank 0."""
     secret: bytes | None = None

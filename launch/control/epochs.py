@@ -46,6 +46,7 @@ class Epochs:
     def enter(self, announcement: Announcement) -> None:
         """Its threads do the rest."""
         self.number, self.without = announcement.number, announcement.without
+        self.options.log.enter(announcement.number)
         group = Route.of(self.options.plan, self.without).group
         role = EpochRole(number=announcement.number, plan=self.plan, group=group, first=announcement.first)
         callbacks = self.callbacks(announcement.number)
@@ -56,6 +57,7 @@ class Epochs:
         """Gives up the one that runs, if any does."""
         current, self.current = self.current, None
         if current is not None:
+            self.options.log.trace("leaves this epoch", "epoch_left")
             self._received_bytes = current.received_bytes()
             current.abandon()
             threads = (*self._left_behind, *current.threads)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from edgecompile.contract.plan import Plan
 from edgelaunch.common.failures import FailureBox
@@ -18,6 +20,7 @@ from edgelaunch.control.core.leader_state import Phase, awaited
 from edgelaunch.control.core.membership import DONE, HALT, RUN, Announcement, Awaited
 from edgelaunch.control.core.run_events import ResultsAgain, RunEvent
 from edgelaunch.control.epochs import Epochs
+from edgelaunch.control.event_log import LateBeats
 from edgelaunch.control.heartbeats import Watch
 from edgelaunch.control.listening import WAITS_FOR, publish
 from edgelaunch.control.wording import awaited_words, failure_of
@@ -68,7 +71,8 @@ class Leading:
         self._watch, self._side, self._board, self._box = watch, watch.leader, board, box
         self._epochs, self._ends, self._tell, self._request_kill = epochs, ends, tell, request_kill
         self._announcement: Announcement | None = None
-        self._waiting, self._told = Waiting(options.log), Awaited()
+        self._waiting, self._told = Waiting(partial(options.log, event="waiting")), Awaited()
+        self._late = LateBeats(options.log)
         self._summaries: dict[int, RankSummary] = {}
 
     @property
@@ -78,13 +82,14 @@ class Leading:
 
     def step(self, now: float) -> None:
         for remark in self._side.take_remarks():
-            self._options.log(remark)
+            self._options.log(remark, level=logging.WARNING, event="joining")
         current = self._epochs.current
         if current is not None and current.complete:
             self._conclude(current, now)
         num_items = self._ends.num_items if self._ends is not None else 0
         self._feed(leading.Tick(now, num_items))
         self._watch.hurry(self.urgent)
+        self._late.look(self._plan, self._side.state.roster.holders, now)
         self._say_waiting(now)
 
     def _feed(self, event: leading.Event) -> None:
@@ -183,7 +188,7 @@ class Following:
     def __init__(self, options: RankOptions, watch: Watch, epochs: Epochs, tell: Callable[[RunEvent], None]) -> None:
         assert watch.follower is not None
         self._watch, self._side, self._epochs, self._tell = watch, watch.follower, epochs, tell
-        self._plan, self._waiting = options.plan, Waiting(options.log)
+        self._plan, self._waiting = options.plan, Waiting(partial(options.log, event="waiting"))
 
     def step(self, now: float) -> None:
         self._side.note_sign()

@@ -22,10 +22,11 @@ from edgelaunch.common.reports import KillRequest
 from edgelaunch.control.core.membership import RUN, Announcement
 from edgelaunch.control.core.run_events import ResultsAgain, RunEvent, StoreGone
 from edgelaunch.control.epochs import JOIN_S, Epochs
+from edgelaunch.control.event_log import log_event
 from edgelaunch.control.heartbeats import Watch
 from edgelaunch.control.main_thread import Following, Leading, Run
 from edgelaunch.control.pace import Counters, Overview, Pace
-from edgelaunch.control.wording import describe, failure_of
+from edgelaunch.control.wording import failure_of
 from edgelaunch.pipeline.rank import RankCallbacks, RankWork
 from edgelaunch.pipeline.result_counters import Ends
 from edgelaunch.process.abandoned_threads import await_at_exit
@@ -264,9 +265,7 @@ class Supervisor:
         """In the main thread: something happened."""
         if self.run is not None:
             self.run.events.append(event)
-        text = describe(self._plan, event)
-        if text is not None:
-            self._options.log(text)
+        log_event(self._options.log, self._plan, event)
 
     def _conclude(self, run: Run) -> None:
         """All ranks have told what they counted."""

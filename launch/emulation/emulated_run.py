@@ -29,6 +29,7 @@ from edgelaunch.emulation import cgroups, netns
 from edgelaunch.local.local_run import Children
 from edgelaunch.process.cores import available_cores, local_threads
 from edgelaunch.process.processes import start_time
+from edgelaunch.process.stderr import say
 from edgelaunch.request.run_request import DEFAULT_RESTARTS, RunRequest
 from edgelaunch.request.started_rank import RankSettings
 
@@ -212,7 +213,7 @@ class EmulatedRun:
         with self._emulation:
             if not self._quiet:
                 for line in describe(self._plan):
-                    print(f"edgelaunch: {line}", file=sys.stderr)
+                    say(line, about="edgelaunch", event="emulation")
             try:
                 for rank in range(len(self._plan.hosts)):
                     self.children.start(rank, show=rank == 0)

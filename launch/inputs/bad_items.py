@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -37,7 +38,7 @@ class BadItems:
     def note(self, text: str) -> None:
         """Prints what a user must know of the input."""
         if not self._quiet:
-            say(f"edgelaunch: {text}")
+            say(text, about="edgelaunch", event="input")
 
     def item(self, entry: Entry, read: Callable[[], Mapping[str, Any]]) -> Item:
         """The item as `read` gives it. Raises UserError where that fails and no gap is wanted."""
@@ -53,5 +54,6 @@ class BadItems:
         self.num_items += 1
         if not self._quiet and self.num_items <= MOST_SAID:
             more = "; the next ones are only counted" if self.num_items == MOST_SAID else ""
-            say(f"item {entry.index}: left out: {' '.join(error.split())}{more}")
+            say(f"left out: {' '.join(error.split())}{more}", level=logging.WARNING, about=f"item {entry.index}",
+                event="bad_item", item=entry.index)  # fmt: skip
         return Item(replace(entry, error=error), self._filler)

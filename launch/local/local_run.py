@@ -23,7 +23,7 @@ from edgelaunch.common.addresses import LOOPBACK, Address
 from edgelaunch.common.failures import EXIT_CODES, Failure, FailureKind, rank_name
 from edgelaunch.common.reports import KillRequest, read_report
 from edgelaunch.local.forked import Forked, ForkServer, Spare, adopt_orphans
-from edgelaunch.local.restarts import Restarts
+from edgelaunch.local.restarts import Restarts, restart_line
 from edgelaunch.local.watch_parent import TERMINATE_S
 from edgelaunch.process.cores import local_threads
 from edgelaunch.request.links_request import LinksRequest
@@ -246,8 +246,8 @@ class Children:
         reason = self._restarts.reason(child.rank, child.code, child.report) if leader else None
         if child.told_to_end or reason is None or self._place.why_killed(child.rank) is not None:
             return False
-        name = rank_name(self._plan, child.rank)
-        self._tell("err", f"edgelaunch: {name} {reason}: restarting it\n")
+        if line := restart_line(self._request.log_form, self._plan, child.rank, reason):
+            self._tell("err", line)
         self._children.remove(child)
         if child.report in self._reports:
             self._reports.remove(child.report)

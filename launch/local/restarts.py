@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 from collections import Counter
 
 from edgecompile.contract.plan import Plan
-from edgelaunch.common.failures import Failure, FailureKind
+from edgecompile.terminal.logs import LogForm, log_line
+from edgelaunch.common.failures import Failure, FailureKind, rank_name
 
-__all__ = ["Restarts"]
+__all__ = ["Restarts", "restart_line"]
 
 
 class Restarts:
@@ -37,3 +39,9 @@ class Restarts:
         if told and report is not None:
             return report.message
         return f"was killed by {signal.Signals(-code).name}" if killed else "lost contact with rank 0"
+
+
+def restart_line(form: LogForm, plan: Plan, rank: int, reason: str) -> str:
+    """What is logged of it, with the line's end; empty where logs leave warnings out."""
+    return log_line(form, f"{rank_name(plan, rank)} {reason}: restarting it", level=logging.WARNING, about="edgelaunch",
+                    event="restarting", lost_rank=rank, lost_host=plan.hosts[rank].name)  # fmt: skip

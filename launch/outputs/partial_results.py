@@ -17,7 +17,7 @@ from edgecompile.contract.errors import UserError
 from edgecompile.contract.files.atomic_files import file_sha256
 from edgecompile.contract.plan import Plan
 from edgelaunch.inputs.folders import find_images
-from edgelaunch.process.stderr import say
+from edgelaunch.process.stderr import say_last
 from edgelaunch.request.run_request import RunRequest
 
 __all__ = [
@@ -228,4 +228,4 @@ def say_left_behind(output: Path | None) -> None:
     """Once no rank is running: tells where the results of an incomplete output are."""
     told = left_behind(output) if output is not None else None
     if told is not None:
-        say(f"edgelaunch: {told}")
+        say_last(told, event="left_behind", folder=str(output))

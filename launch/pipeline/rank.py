@@ -16,7 +16,7 @@ from typing import Protocol
 from torch._C._distributed_c10d import Store as GroupStore
 
 from edgecompile.contract.plan import Plan
-from edgelaunch.common.failures import Abandoned
+from edgelaunch.common.failures import Abandoned, rank_name
 from edgelaunch.common.rank_options import RankOptions
 from edgelaunch.common.rank_summary import RankSummary
 from edgelaunch.process.processes import boot_identity
@@ -104,6 +104,7 @@ class Rank:
         self._board: Board | None = None
         self._meeting: Meeting | None = None
         self.threads: list[threading.Thread] = []
+        self._peers: tuple[int, ...] = ()
 
     # --- of the process that it runs in ------------------------------------------------------------------------------
 
@@ -168,6 +169,7 @@ class Rank:
     def connect(self, peers: Iterable[int]) -> None:
         """Meets the whole group, and connects to the peers; each of them must do the same."""
         options, role = self.options, self.role
+        self._peers = tuple(peers)
         timeout_s = min(CONNECT_S, role.plan.runtime.timeout_s)
         # of its own: one that waits for a rank that never comes would block all other calls
         self._board = Board(options.endpoint, serve=False, timeout_s=timeout_s, seal=self._seal)
@@ -175,7 +177,7 @@ class Rank:
         self._meeting.all_ready(self._rank)
         address = local_address(role.plan.hosts[self._rank].address, options.endpoint.address)
         member = Member(
-            epoch=role.number, rank=self._rank, group=role.group, peers=tuple(peers), address=address,
+            epoch=role.number, rank=self._rank, group=role.group, peers=self._peers, address=address,
             timeout_s=timeout_s,
         )  # fmt: skip
         epoch = Epoch(self._group_store, member, _weakly(self._link_failed))
@@ -188,6 +190,9 @@ class Rank:
     def begin_streaming(self) -> None:
         """All ranks are connected."""
         self.check()
+        peers = list(self._peers)
+        names = ", ".join(rank_name(self.options.plan, peer) for peer in peers) or "nobody: it is alone"
+        self.options.log.trace(f"connected to {names}", "connected", peers=peers)
         self.streaming = True
         self._callbacks.streaming.set()
 

@@ -43,6 +43,7 @@ class Loader:
         self._loaded = (stage.sha256, module)
         first, last = stage.units
         threads = f"{self._options.threads} thread" + ("s" if self._options.threads > 1 else "")
-        self._options.log(f"stage {stage.stage}, units {first}-{last}, {self._options.device}, {threads}: ready")
+        text = f"stage {stage.stage}, units {first}-{last}, {self._options.device}, {threads}: ready"
+        self._options.log(text, event="ready")
         self.set_ready(True)
         return module

@@ -77,7 +77,7 @@ class StageWork:
                 self.load(stage)
             return
         keep_freed_memory()
-        self.options.log("the data host, no stage: ready")
+        self.options.log("the data host, no stage: ready", event="ready")
 
     def in_epoch(self, role: EpochRole) -> StageEpoch:
         return StageEpoch(self, role)

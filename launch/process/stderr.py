@@ -1,18 +1,25 @@
-"""Writes whole lines to standard error from any thread."""
+"""Writes whole lines to standard error from any thread, as --log-level and --log-json say."""
 
 from __future__ import annotations
 
-import sys
+import logging
+from typing import Any
 
-__all__ = ["say", "say_error"]
+from edgecompile.terminal.logs import tell
 
-
-def say(text: str) -> None:
-    """`print` writes the end of the line by itself: another thread's line comes between, or the process's end."""
-    sys.stderr.write(f"{text}\n")
-    sys.stderr.flush()
+__all__ = ["say", "say_error", "say_last"]
 
 
-def say_error(message: str) -> None:
+def say(text: str, *, level: int = logging.INFO, about: str = "", event: str = "message", **fields: Any) -> None:
+    """`about`: who says it, to stand before the text; `fields`: what a log in JSON has of the event."""
+    tell(text, level=level, about=about, event=event, **fields)
+
+
+def say_error(message: str, *, trace: str = "", **fields: Any) -> None:
     """What ends the command, in one line."""
-    say(f"edgelaunch: error: {' '.join(message.split())}")
+    tell(" ".join(message.split()), level=logging.ERROR, about="edgelaunch", event="failed", trace=trace, **fields)
+
+
+def say_last(message: str, *, event: str, **fields: Any) -> None:
+    """How the command ends, where that is no failure of its own; an error among lines with a level."""
+    tell(message, level=logging.ERROR, about="edgelaunch", event=event, **fields)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from edgecompile.contract.quantities import format_items_rate
+from edgecompile.terminal.logs import log_form
 from edgelaunch.control.pace import Overview
 from edgelaunch.process.stderr import say
 
@@ -54,7 +55,7 @@ class Meter:
         self._done += count
         if self._live is None and now >= self._next:
             self._next = now + PLAIN_EVERY_S
-            say(self._line(now))
+            say(self._line(now), event="progress", items=self._done, total=self._total)
 
     def stop(self) -> None:
         if self._live is not None:
@@ -63,7 +64,7 @@ class Meter:
 
     def _start(self, now: float) -> None:
         self._begin, self._next = now, now + FIRST_S
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and not log_form().dated:
             from rich.console import Console  # only where something is drawn: it takes 50 ms of the start
             from rich.live import Live
 

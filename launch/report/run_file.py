@@ -21,7 +21,7 @@ from edgecompile.contract.run_record import (
     run_text,
 )
 from edgelaunch.control.supervisor import Run
-from edgelaunch.process.stderr import say
+from edgelaunch.process.stderr import say_last
 from edgelaunch.report.run_report import bottleneck, rates, transfer_s
 
 __all__ = ["check_record", "keep_record", "record_of", "write_record"]
@@ -65,7 +65,7 @@ def keep_record(record: RunRecord, path: Path, *, named: bool) -> None:
             check_record(path)
         write_record(record, path)
     except UserError as error:
-        say(f"edgelaunch: {error}")
+        say_last(str(error), event="no_record")
 
 
 def _stages(plan: Plan, run: Run) -> list[StageRecord]:

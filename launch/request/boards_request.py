@@ -10,6 +10,7 @@ from typing import ClassVar
 from edgecompile.contract.errors import UserError
 from edgelaunch.common.addresses import Address
 from edgelaunch.common.board_addresses import AGENT_PORT, read_joins
+from edgelaunch.request.log_options import LogOptions
 from edgelaunch.request.option_fields import option, words_argument
 
 __all__ = ["AgentRequest", "BoardsRequest", "ProfileRequest"]
@@ -28,10 +29,11 @@ MODEL = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
 
 @dataclass(frozen=True, kw_only=True)
-class AgentRequest:
+class AgentRequest(LogOptions):
     """Raises UserError where a value is out of its range."""
 
     COMMAND: ClassVar[str] = "agent"
+    SERVICE: ClassVar[bool] = True
 
     name: str | None = field(default=None, metadata=option(
         "--name", str, why=OWN, metavar="NAME", help="what the board is called, else its host name"))  # fmt: skip
@@ -58,7 +60,7 @@ class AgentRequest:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BoardsRequest:
+class BoardsRequest(LogOptions):
     """Raises UserError where a value is out of its range."""
 
     COMMAND: ClassVar[str] = "boards"
@@ -90,7 +92,7 @@ class BoardsRequest:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProfileRequest:
+class ProfileRequest(LogOptions):
     """Raises UserError where a value is out of its range."""
 
     COMMAND: ClassVar[str] = "profile"

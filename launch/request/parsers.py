@@ -11,6 +11,7 @@ from edgecompile.contract.errors import UserError
 from edgecompile.terminal.options import Parser, add_completion, nearest
 from edgelaunch.request.boards_request import AgentRequest, BoardsRequest, ProfileRequest
 from edgelaunch.request.links_request import DoctorRequest, LinksRequest
+from edgelaunch.request.log_options import check_log
 from edgelaunch.request.option_fields import add_options, read_options
 from edgelaunch.request.run_request import RunRequest
 from edgelaunch.request.serve_request import ServeRequest
@@ -60,7 +61,9 @@ class _ShowVersion(argparse.Action):
 def parse(words: Sequence[str]) -> Request:
     """Raises UserError where the words are not a request. --help, --version and --completion end the process."""
     if words[:1] and words[0] in COMMANDS:
-        return read_options(COMMANDS[words[0]][0], command_parser(words[0]).parse_args(words[1:]))
+        request = read_options(COMMANDS[words[0]][0], command_parser(words[0]).parse_args(words[1:]))
+        check_log(request.log_level, quiet=request.quiet)
+        return request
     if words:
         _check_first_word(words[0])
     return parse_run(words)
@@ -68,7 +71,9 @@ def parse(words: Sequence[str]) -> Request:
 
 def parse_run(words: Sequence[str]) -> RunRequest:
     """As `parse`, of words that begin with no command."""
-    return read_options(RunRequest, run_parser().parse_args(words))
+    request = read_options(RunRequest, run_parser().parse_args(words))
+    check_log(request.log_level, quiet=request.quiet)
+    return request
 
 
 def _check_first_word(word: str) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from edgelaunch.common.addresses import Address, read_address
+from edgelaunch.request.log_options import LogOptions
 from edgelaunch.request.option_fields import Reach, option, plan_argument, words_of
 
 __all__ = ["ALL_RANKS", "CHOSEN", "WHICH_RANK", "RankRequest"]
@@ -18,7 +19,7 @@ CHOSEN = "the parent chooses one for each rank"
 
 
 @dataclass(frozen=True, kw_only=True)
-class RankRequest:
+class RankRequest(LogOptions):
     COMMAND: ClassVar[str] = ""
     """The word between `edgelaunch` and the plan."""
 

@@ -26,6 +26,7 @@ class ServeRequest(RankRequest):
     """Raises UserError where a value is out of its range, or two of them do not go together."""
 
     COMMAND: ClassVar[str] = "serve"
+    SERVICE: ClassVar[bool] = True
 
     plan_path: Path = field(metadata=plan_argument("plan.yaml: rank 0 answers requests, any other runs as usual"))
     local: bool = field(default=False, metadata=option(
@@ -81,5 +82,5 @@ class ServeRequest(RankRequest):
         """Of the rank that this process runs."""
         return RunRequest(
             plan_path=self.plan_path, rank=self.rank, master=self.master, secret_file=self.secret_file,
-            quiet=self.quiet,
+            quiet=self.quiet, log_level=self.log_form.level if not self.quiet else None, log_json=self.log_json,
         )  # fmt: skip

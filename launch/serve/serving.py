@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -53,13 +54,14 @@ def serve(request: ServeRequest, key_file: Path | None, environ: dict[str, str],
         raise UserError(f"the HTTP server ended: {server.error}")
     except KeyboardInterrupt:
         if not request.quiet:
-            say(f"edgelaunch: stopping; what is under way may take {request.grace:g} s")
+            say(f"stopping; what is under way may take {request.grace:g} s", about="edgelaunch", event="stopping")
         server.stop()
     finally:
         server.force()
         running.close()
     if not request.quiet:
-        say(f"edgelaunch: answered {service.counts.num_requests:,} requests")
+        say(f"answered {service.counts.num_requests:,} requests", about="edgelaunch", event="stopped",
+            num_requests=service.counts.num_requests)  # fmt: skip
 
 
 def _tell(request: ServeRequest, service: Service, port: int) -> None:
@@ -69,6 +71,7 @@ def _tell(request: ServeRequest, service: Service, port: int) -> None:
         print(json.dumps({"url": url, "model": service.name}), flush=True)
     if request.quiet:
         return
-    say(f"edgelaunch: {service.name} at {url}: see {url}/docs")
+    say(f"{service.name} at {url}: see {url}/docs", about="edgelaunch", event="serving", url=url)
     if service.settings.key is None and not is_loopback(request.bind):
-        say("edgelaunch: there is no API key: whoever reaches this address may use it (--api-key-file FILE)")
+        say("there is no API key: whoever reaches this address may use it (--api-key-file FILE)", level=logging.WARNING,
+            about="edgelaunch", event="no_key")  # fmt: skip

@@ -17,6 +17,7 @@ import secrets
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from edgecompile.contract.errors import UserError
@@ -99,7 +100,7 @@ def meet(options: RankOptions) -> tuple[Board, Door | None]:
         PeerLostError: the store does not answer.
     """
     endpoint, timeout_s = options.endpoint, options.plan.runtime.timeout_s
-    waiting = Waiting(options.log)
+    waiting = Waiting(partial(options.log, event="waiting"))
     serve = options.rank == 0 and not endpoint.agent
     board, door = Board(endpoint, serve=serve, timeout_s=timeout_s, waiting=waiting), None
     if options.rank == 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import stat
@@ -65,7 +66,7 @@ def _waiting(path: Path) -> Iterator[None]:
         yield
         return
     text = f"{path} is a pipe: waiting until all of it has been written"
-    timer = threading.Timer(SAY_AFTER_S, lambda: print(text, file=sys.stderr, flush=True))
+    timer = threading.Timer(SAY_AFTER_S, lambda: logging.getLogger("edgecompile").warning(text))
     timer.daemon = True
     timer.start()
     try:

@@ -42,7 +42,7 @@ def run_agent(request: AgentRequest) -> int:
 
     def tell(text: str) -> None:
         if not request.quiet:
-            say(f"edgelaunch agent: {text}")
+            say(text, about="edgelaunch agent", event="agent")
 
     agent = BoardAgent(name, secret, secret_file, folder, tell)
     with AgentServer(Address(request.address, request.port), agent) as server, contextlib.ExitStack() as stack:

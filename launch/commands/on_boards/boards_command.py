@@ -30,7 +30,7 @@ from edgelaunch.common.failures import failure_words
 from edgelaunch.common.identity import address_is_here
 from edgelaunch.common.secret import stated_secret
 from edgelaunch.link_test.hosts_option import Figures
-from edgelaunch.process.stderr import say
+from edgelaunch.process.stderr import say, say_last
 from edgelaunch.request.boards_request import BoardsRequest
 from edgelaunch.request.links_request import LinksRequest
 
@@ -67,7 +67,7 @@ def list_boards(request: BoardsRequest) -> int:
     else:
         _show(boards, links, request.output, quiet=request.quiet)
     for problem in found.problems:
-        say(f"edgelaunch: {problem}")
+        say_last(problem, event="problem")
     return 2 if found.problems else 0
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import sys
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +18,7 @@ from edgelaunch.boards.board_list import Board, find_boards
 from edgelaunch.boards.job_orders import JobKind, JobOrder
 from edgelaunch.commands.on_boards.run_on_boards import caller_name
 from edgelaunch.common.secret import stated_secret
-from edgelaunch.process.stderr import say
+from edgelaunch.process.stderr import say, say_last
 from edgelaunch.request.boards_request import ProfileRequest
 
 __all__ = ["profile_boards"]
@@ -54,7 +53,8 @@ def profile_boards(request: ProfileRequest) -> int:
         if request.quiet:
             return
         with lock:
-            sys.stderr.write("".join(f"{board.facts.name}: {line}\n" for line in text.splitlines()))
+            for line in text.splitlines():
+                say(line, about=board.facts.name, event="profiling", board=board.facts.name)
 
     with ThreadPoolExecutor(len(chosen)) as pool:
         results = list(pool.map(lambda board: _profile(board, request, partial(show, board)), chosen))
@@ -68,7 +68,7 @@ def profile_boards(request: ProfileRequest) -> int:
         if files and not request.quiet:
             print(f"edgecompile profile=measured profile.folder={request.output} plans with them")
     for problem in problems:
-        say(f"edgelaunch: {problem}")
+        say_last(problem, event="problem")
     return 2 if problems else 0
 
 

@@ -25,6 +25,7 @@ from edgelaunch.common.secret import VARIABLE, stated_secret
 from edgelaunch.process.limits import check_limits
 from edgelaunch.process.stderr import say
 from edgelaunch.request.boards_request import DEFAULT_WAIT_S
+from edgelaunch.request.option_fields import Reach, options_of
 from edgelaunch.request.run_request import DEFAULT_RESTARTS, RunRequest
 
 __all__ = ["caller_name", "run_on_boards"]
@@ -102,8 +103,8 @@ def _by_agents(request: RunRequest, plan: Plan, restarts: int, here: bool) -> Se
                 order = replace(order, output_name=f"output{request.output.suffix}")
             order = replace(order, options=options_of_data_host(request))
             sent = Sent(plan_path=request.plan_path, plan=plan, input=request.input, results=results)
-        elif request.quiet:
-            order = replace(order, options=(("quiet", ""),))
+        else:
+            order = replace(order, options=options_of_rank(request))
         ranks.append(AgentRank(board, order, sent, say))
     return ranks
 
@@ -154,6 +155,12 @@ def options_of_data_host(request: RunRequest) -> tuple[tuple[str, str], ...]:
     return tuple(found)
 
 
+def options_of_rank(request: RunRequest) -> tuple[tuple[str, str], ...]:
+    """Of any other rank."""
+    everywhere = {item.name for item, known in options_of(RunRequest) if known.reach is Reach.EVERY_RANK}
+    return tuple((name, word) for name, word in options_of_data_host(request) if name in everywhere)
+
+
 def _check_remote_data_host(request: RunRequest, host: Host) -> None:
     """Raises UserError where an option needs the data host's own terminal or files, and that is another machine."""
     why = ""
@@ -186,7 +193,7 @@ def _by_ssh(request: RunRequest, plan: Plan, restarts: int, here: bool) -> Seque
     for other in plan.hosts[1:]:
         order = JobOrder(job=secrets.token_hex(16), kind=JobKind.RUN, caller=caller_name(), rank=other.rank,
                          master=master, restarts=restarts, threads=request.threads,
-                         options=(("quiet", ""),) if request.quiet else ())  # fmt: skip
+                         options=options_of_rank(request))  # fmt: skip
         ranks.append(SshRank(order, request.plan_path, login=f"{request.ssh}{other.address}", secret=secret,
                              program=request.ssh_program, tell=say))  # fmt: skip
     return ranks

@@ -30,6 +30,7 @@ from edgelaunch.common import software
 from edgelaunch.common.failures import Failure, FailureBox, FailureKind
 from edgelaunch.common.identity import Endpoint
 from edgelaunch.common.items import Entry, Item, Source
+from edgelaunch.common.rank_log import RankLog
 from edgelaunch.common.rank_options import RankOptions
 from edgelaunch.common.rank_summary import Durations, LinkSummary, RankSummary, StageSummary
 from edgelaunch.common.software import Software
@@ -132,7 +133,8 @@ def start(
 ) -> Process:
     options = RankOptions(
         plan=written.plan, folder=written.path.parent, plan_sha256=file_sha256(written.path), rank=rank,
-        endpoint=Endpoint(address="127.0.0.1", port=port), threads=1, device="cpu", log=log,
+        endpoint=Endpoint(address="127.0.0.1", port=port), threads=1, device="cpu",
+        log=RankLog(written.plan, rank, tell=lambda text, **more: log(text)),
         secret=SECRET,
     )  # fmt: skip
     ends = None
