@@ -226,7 +226,17 @@ COMPLETED = [
     ("edgeplan --comp", "", {"--completion"}),
     ("edgelaunch l", "", {"links"}),
     ("edgelaunch pl", "", {"plan.yaml"}),
-    ("edgelaunch plan.yaml --lo", "", {"--local"}),
+    ("edgelaunch plan.yaml --loc", "", {"--local"}),
+    ("edgelaunch plan.yaml --log-level", " ", {"debug", "info", "warning", "error"}),
+    ("edgelaunch s", "", {"serve"}),
+    ("edgelaunch serve pl", "", {"plan.yaml"}),
+    ("edgelaunch serve plan.yaml --max", "", {"--max-queue", "--max-body"}),
+    ("edgelaunch agent --fol", "", {"--folder"}),
+    ("edgelaunch agent --folder fol", "", {"folder"}),
+    ("edgelaunch boards --li", "", {"--links"}),
+    ("edgelaunch profile --bo", "", {"--boards"}),
+    ("edgeplan figure pl", "", {"plan.yaml"}),
+    ("edgeplan compare --cs", "", {"--csv"}),
     ("edgelaunch links plan.yaml --sec", "", {"--seconds", "--secret-file"}),
     ("edgelaunch doctor plan.yaml --js", "", {"--json"}),
     ("edgelaunch plan.yaml --on-bad-item", " ", {"stop", "gap"}),
@@ -235,6 +245,8 @@ COMPLETED = [
     ("edgecompile --multi", "", {"--multirun"}),
     ("edgecompile --config-dir fol", "", {"folder"}),
     ("edgeprofile --qu", "", {"--quiet"}),
+    ("edgecompile --log", "", {"--log-level", "--log-json"}),
+    ("edgeprofile --log-level", " ", {"debug", "info", "warning", "error"}),
 ]
 
 

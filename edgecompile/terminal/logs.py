@@ -1,4 +1,4 @@
-"""What commands say on standard error, through `logging`: bare lines, lines with time and level, or JSON objects."""
+"""Logs of all commands on standard error, through `logging`: bare lines, lines with time and level, or JSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one rank says of a run: lines with its name, host and epoch. Imports no torch."""
+"""The log of one rank: lines with its name, host and epoch. Imports no torch."""
 
 from __future__ import annotations
 

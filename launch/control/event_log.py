@@ -1,4 +1,4 @@
-"""Events of a run as log lines: words, level, and fields for logs in JSON."""
+"""The log lines of a run's events: words, level, and fields for JSON."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ LATE = 1 / 3
 
 
 def log_event(log: RankLog, plan: Plan, event: RunEvent) -> None:
-    """What is no news at a terminal has a line in logs alone."""
+    """At a terminal some events are not worth a line; they have one in logs."""
     if isinstance(event, EpochBegan):
         log.enter(event.number)
     text = describe(plan, event)

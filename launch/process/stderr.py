@@ -21,5 +21,5 @@ def say_error(message: str, *, trace: str = "", **fields: Any) -> None:
 
 
 def say_last(message: str, *, event: str, **fields: Any) -> None:
-    """How the command ends, where that is no failure of its own; an error among lines with a level."""
+    """How the command ends where it has not failed itself; among lines with a level an error."""
     tell(message, level=logging.ERROR, about="edgelaunch", event=event, **fields)

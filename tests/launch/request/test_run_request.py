@@ -13,12 +13,14 @@ from hypothesis import strategies as st
 from launch_plans import Written
 
 from edgecompile.contract.errors import UserError
+from edgecompile.terminal.logs import LogLevel
 from edgelaunch.common.addresses import Address
 from edgelaunch.common.items import OnBadItem, WhenFull
 from edgelaunch.emulation.emulated_run import Emulation, OnEmulatedHosts
 from edgelaunch.local.forked import Forked
 from edgelaunch.local.local_run import Children, LocalRun, OnLoopback, RankPlacement
 from edgelaunch.request.links_request import DoctorRequest, LinksRequest
+from edgelaunch.request.log_options import check_log
 from edgelaunch.request.option_fields import Option, Reach, options_of
 from edgelaunch.request.parsers import Request, command_parser, parse, parse_run, run_parser
 from edgelaunch.request.run_request import RunRequest
@@ -51,6 +53,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "tuple[Address, ...]": st.lists(ADDRESSES, max_size=2).map(tuple),
     "WhenFull | None": st.sampled_from(WhenFull),
     "OnBadItem | None": st.sampled_from(OnBadItem),
+    "LogLevel | None": st.sampled_from(LogLevel),
 }
 """By the annotation of a field: values that may not be its default."""
 
@@ -58,7 +61,9 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
 def valid(request: type[Any], values: dict[str, Any]) -> Any:
     """None where the values do not go together."""
     try:
-        return request(**values)
+        found = request(**values)
+        check_log(found.log_level, quiet=found.quiet)
+        return found
     except UserError:
         return None
 
@@ -121,7 +126,7 @@ def changed(item: Field[Any]) -> Any:
     return {
         "bool": True, "int | None": 7, "float | None": 12.5, "float": 1.25, "int": -3, "Path": PLAN,
         "Path | None": Path("-odd name.jsonl"), "Address | None": Address("::1", 9400),
-        "WhenFull | None": WhenFull.DROP_OLDEST, "OnBadItem | None": OnBadItem.GAP,
+        "WhenFull | None": WhenFull.DROP_OLDEST, "LogLevel | None": LogLevel.WARNING, "OnBadItem | None": OnBadItem.GAP,
         "str | None": "-5 degrees\n--json",
     }[str(item.type)]  # fmt: skip
 
