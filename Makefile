@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 CONSTRAINTS := constraints.txt
-SOURCES := $(shell find edgecompile launch conf native_sched native_text -type f -not -path '*/__pycache__/*' -not -name '*.so' -not -name '*.pyc') CMakeLists.txt
+SOURCES := $(shell find edgecompile launch conf native_sched native_text docs/man -type f -not -path '*/__pycache__/*' -not -name '*.so' -not -name '*.pyc') CMakeLists.txt
 PACKAGES := edgecompile launch tests benchmarks demo tools
 NATIVE := build/native
 AARCH64 := build/native-aarch64
@@ -123,9 +123,10 @@ hooks: $(VENV)/.dependencies ## check what is committed, with the tools of .venv
 
 venv: $(VENV)/.installed ## only set up .venv
 
-reference: $(VENV)/.installed ## write docs/reference.md from the schema and the boards, and the rooms of docs/architecture.md
+reference: $(VENV)/.installed ## write docs/reference.md from the schema and the boards, the rooms of docs/architecture.md, docs/man
 	$(BIN)/python tools/reference.py
 	$(BIN)/python tools/rooms.py
+	$(BIN)/python tools/man_pages.py
 
 # Torch first and pinned: a plain range would bring another build of it, of several gigabytes.
 $(VENV)/.dependencies: $(CONSTRAINTS) pyproject.toml

@@ -14,7 +14,7 @@ from edgecompile.terminal.console import choose_output
 from edgecompile.terminal.logs import LogForm, LogLevel, show_logs
 from edgecompile.terminal.options import SHELLS, Parser, add_log_options, add_output_options, completion_script
 
-__all__ = ["read_options"]
+__all__ = ["hydra_parser", "read_options"]
 
 _OURS = ("--json", "--quiet", "--log-json")
 _OURS_WITH_VALUE = "--log-level"
@@ -52,7 +52,7 @@ def read_options(command: str) -> None:
     show_logs(LogForm(json="--log-json" in words))  # what is wrong with the words, too
     chosen = parser.parse_args(words)
     if chosen.completion is not None:
-        print(_completion(parser, chosen.completion))
+        print(_completion(hydra_parser(command), chosen.completion))
         raise SystemExit(0)
     wrong = [word for word in chosen.overrides if "=" not in word and not word.startswith("~")]
     if wrong and not chosen.shell_completion:
@@ -93,6 +93,19 @@ def _options_first(parser: Parser, words: Sequence[str]) -> list[str]:
     return [*options, *others]
 
 
+def hydra_parser(command: str) -> Parser:
+    """For texts about the command: what it takes, but for what Hydra does by itself."""
+    parser = _parser(command)
+    for action in parser._actions:
+        if action.dest in ("config_dir", "config_path"):
+            action.metavar = "DIR"
+        elif action.dest in ("shell_completion", "experimental_rerun"):
+            action.help = argparse.SUPPRESS
+        elif action.dest == "overrides":
+            action.metavar = "KEY=VALUE"
+    return parser
+
+
 def _parser(command: str) -> Parser:
     parser = Parser(prog=command, parents=[get_args_parser()], add_help=False, conflict_handler="resolve")
     parser.add_argument("--version", action="version", version=f"{command} {__version__}")
@@ -108,8 +121,4 @@ def _completion(parser: Parser, shell: str) -> str:
     for action in parser._actions:
         if action.dest == "overrides":
             action.complete = dict.fromkeys(SHELLS, name)  # type: ignore[attr-defined]
-        elif action.dest in ("config_dir", "config_path"):
-            action.metavar = "DIR"
-        elif action.dest in ("shell_completion", "experimental_rerun"):
-            action.help = argparse.SUPPRESS
     return completion_script(parser, shell, {key: text.format(command=parser.prog) for key, text in _OVERRIDES.items()})

@@ -28,7 +28,7 @@ from edgecompile.terminal.console import run_command
 from edgecompile.terminal.encoding import restart_in_utf8
 from edgecompile.terminal.options import Parser, add_completion, add_output_options
 
-__all__ = ["main"]
+__all__ = ["main", "make_parser"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         restart_in_utf8()
 
     def body() -> int:
-        _run(_parser().parse_args(argv))
+        _run(make_parser().parse_args(argv))
         return 0
 
     return run_command("edgesched", body)
@@ -54,7 +54,7 @@ def _count(least: int) -> type[int]:
     return parse  # type: ignore[return-value]
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
     from importlib.metadata import PackageNotFoundError, version
 
     try:

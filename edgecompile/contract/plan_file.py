@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
@@ -47,15 +48,42 @@ def read_plan(path: str | Path) -> Plan:
     document = load_yaml(path, what="plan", max_bytes=MAX_PLAN_BYTES, hint="compile one with edgecompile")
     if not isinstance(document, dict):
         raise UserError(f"{path}: not a plan: the top level must be a mapping, not {type(document).__name__}")
-    version = document.get("version")
-    if version not in VERSIONS.values() or isinstance(version, bool):
+    form = document.get("version")
+    if form not in VERSIONS.values() or isinstance(form, bool):
         raise UserError(
-            f"{path}: version is {version!r}, this edgecompile reads the versions 1 and 2: "
+            f"{path}: version is {form!r}, this edgecompile reads the versions 1 and 2: "
             "compile the plan again, or install the edgecompile that wrote it"
         )
-    plan = decode(Plan, document, where=str(path))
+    try:
+        plan = decode(Plan, document, where=str(path))
+    except UserError as error:
+        own, writer = _own_version(), _writer(document)
+        if _parts(writer) <= _parts(own):
+            raise
+        raise UserError(f"{error}; edgecompile {writer} wrote it, and this is {own}",
+                        fix="install that version here, or compile the plan again with this one") from None  # fmt: skip
     check_plan(plan, str(path))
     return plan
+
+
+def _writer(document: Mapping[Any, Any]) -> str:
+    """The version of the edgecompile that wrote a plan, as the plan says; empty where it does not."""
+    provenance = document.get("provenance")
+    writer = provenance.get("edgecompile") if isinstance(provenance, dict) else None
+    return writer if isinstance(writer, str) and re.fullmatch(r"[0-9.]{1,20}", writer) else ""
+
+
+def _own_version() -> str:
+    from importlib.metadata import PackageNotFoundError, version  # 50 ms, which few commands need
+
+    try:
+        return version("edgecompile")
+    except PackageNotFoundError:  # a source tree that was never installed
+        return ""
+
+
+def _parts(number: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in number.split(".") if part.isdecimal())
 
 
 def check_place(path: Path) -> None:

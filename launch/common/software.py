@@ -10,7 +10,7 @@ from typing import Any
 from edgecompile.contract.errors import UserError
 from edgelaunch.common.failures import NamedRankError
 
-__all__ = ["PROTOCOL", "Software", "mismatch"]
+__all__ = ["PROTOCOL", "Software", "mismatch", "own_version"]
 
 PROTOCOL = 7
 """Of all that ranks say to each other: messages, their layout, texts in the store. Changed with any of them."""
@@ -29,9 +29,7 @@ class Software:
     def own() -> Software:
         import torch
 
-        from edgelaunch import __version__
-
-        return Software(protocol=PROTOCOL, edgecompile=__version__, torch=str(torch.__version__),
+        return Software(protocol=PROTOCOL, edgecompile=own_version(), torch=str(torch.__version__),
                         python=platform.python_version())  # fmt: skip
 
     @staticmethod
@@ -54,6 +52,13 @@ class Software:
         names = {"edgecompile": "edgecompile", "torch": "torch", "python": "Python"}
         own, others = self.values(), other.values()
         return ", ".join(f"{name} {own[key]}" for key, name in names.items() if own[key] != others[key])
+
+
+def own_version() -> str:
+    """Of the package."""
+    from edgelaunch import __version__
+
+    return __version__
 
 
 def mismatch(name: str, software: Software, other_name: str, other: Software) -> UserError | None:

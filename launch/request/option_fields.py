@@ -103,7 +103,7 @@ def add_options(
 ) -> None:
     """Adds all options of a dataclass; `plan`: the plan's path too. `grouped`: --help shows them by group."""
     groups: dict[str, Any] = {"": parser}
-    for item, known in options_of(request):
+    for item, known in sorted(options_of(request), key=lambda pair: pair[1].flag.startswith("--log-")):
         if not known.flag:
             if plan:
                 parser.add_argument(item.name, **known.settings)

@@ -17,7 +17,7 @@ from edgelaunch.boards.agent.rank_job import Job
 from edgelaunch.boards.job_orders import JobNews, JobOrder, read_object
 from edgelaunch.common.failures import Failure
 from edgelaunch.common.secret import VARIABLE
-from edgelaunch.common.software import PROTOCOL
+from edgelaunch.common.software import PROTOCOL, own_version
 
 __all__ = ["serve_stdio"]
 
@@ -52,7 +52,8 @@ def _begin(folders: PlanFolders) -> Job:
     opened = read_object(sys.stdin.buffer.readline(MOST_BYTES))
     order, plan, secret = (opened.get(name) for name in ("order", "plan", "secret"))
     if opened.get("protocol") != PROTOCOL:
-        raise UserError("this board has another version of edgecompile: install the same one on both ends")
+        raise UserError(f"this board has edgecompile {own_version()} (protocol {PROTOCOL}), and who asks protocol "
+                        f"{opened.get('protocol')}", fix="install the same version of edgecompile on both")  # fmt: skip
     if not isinstance(order, str) or not isinstance(plan, str) or not isinstance(secret, str):
         raise UserError("what came is not for an agent: edgelaunch PLAN --ssh starts this")
     read, data = JobOrder.read(order.encode()), plan.encode()

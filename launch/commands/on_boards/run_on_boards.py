@@ -22,6 +22,7 @@ from edgelaunch.common.addresses import Address
 from edgelaunch.common.failures import Failure
 from edgelaunch.common.identity import address_is_here, address_towards, is_loopback, is_this_machine, resolve
 from edgelaunch.common.secret import VARIABLE, stated_secret
+from edgelaunch.common.software import PROTOCOL, own_version
 from edgelaunch.process.limits import check_limits
 from edgelaunch.process.stderr import say
 from edgelaunch.request.boards_request import DEFAULT_WAIT_S
@@ -140,6 +141,11 @@ def match_boards(hosts: Sequence[Host], boards: Sequence[Board], problems: Seque
     bare = [board.title for board in found.values() if not board.facts.torch]
     if bare:
         raise UserError(f"torch is not installed on {', '.join(bare)}", fix="install one that fits the board there")
+    unlike = [f"{board.title} has edgecompile {board.facts.edgecompile} (protocol {board.facts.protocol})"
+              for board in found.values() if board.facts.protocol != PROTOCOL]  # fmt: skip
+    if unlike:
+        raise UserError(f"{'; '.join(unlike)}, and this machine {own_version()} (protocol {PROTOCOL})",
+                        fix="install the same version of edgecompile on all")  # fmt: skip
     return found
 
 
