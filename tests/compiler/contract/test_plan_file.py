@@ -10,6 +10,7 @@ import pytest
 import yaml
 from compiler_helpers import command, compile_into, hand_written
 
+from edgecompile import __version__
 from edgecompile.commands.compile_command import compose, recorded_overrides
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan_file import read_plan
@@ -155,6 +156,16 @@ def test_a_broken_rule_is_named(document: dict[str, Any], tmp_path: Path, path: 
     file.write_text(yaml.safe_dump(change(document, path, value)))
     with pytest.raises(UserError, match=message):
         read_plan(file)
+
+
+def test_a_key_of_a_later_edgecompile_names_its_version(document: dict[str, Any], tmp_path: Path) -> None:
+    file = tmp_path / "plan.yaml"
+    for writer, more in (("999.1.0", "; edgecompile 999.1.0 wrote it, and this is .*: install that version here"),
+                         (__version__, "$"), ("0.0.1", "$"), ("x", "$"), (999, "$")):  # fmt: skip
+        provenance = {"edgecompile": writer, "torch": "2", "python": "3", "overrides": []}
+        file.write_text(yaml.safe_dump(document | {"provenance": provenance, "nonsense": 1}))
+        with pytest.raises(UserError, match=rf"unknown key nonsense: the keys here are [a-z_, ]*{more}"):
+            read_plan(file)
 
 
 @pytest.mark.parametrize(
