@@ -109,10 +109,7 @@ def see_commands(program: str, names: Iterator[tuple[str, str]]) -> str:
 
 
 def hydra_pages() -> Iterator[Page]:
-    keys = entries(
-        (f"{key}={default}" if default else key, said)
-        for key, default, said in rows(classes(), "Conf", "")
-    )
+    keys = entries((f"{key}={default}" if default else key, said) for key, default, said in rows(classes(), "Conf", ""))
     for name in ("edgecompile", "edgeprofile"):
         overrides = (f"Options of groups are chosen as GROUP=OPTION, and keys set as KEY=VALUE; {name} --help lists "
                      "the groups and the config.")  # fmt: skip
