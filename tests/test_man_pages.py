@@ -42,15 +42,16 @@ def test_every_command_and_subcommand_has_one() -> None:
     plans = inner._group_actions[0].choices
     assert plans is not None
     wanted = [*programs, *(f"edgelaunch-{name}" for name in COMMANDS), *(f"edgeplan-{name}" for name in plans)]
-    assert [page.stem for page in PAGES] == sorted(wanted)
+    assert {page.stem for page in PAGES} == set(wanted)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=[page.stem for page in PAGES])
 def test_it_renders_without_a_warning(page: Path) -> None:
     text = rendered(page)
+    words = " ".join(text.split())
     for heading in ("NAME", "SYNOPSIS", "DESCRIPTION", "OPTIONS", "EXIT STATUS", "SEE ALSO"):
         assert f"\n{heading}\n" in text
-    assert f"{page.stem} - " in text
+    assert f" NAME {page.stem} - " in words
 
 
 def test_texts_are_whole() -> None:

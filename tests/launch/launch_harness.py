@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -16,6 +17,7 @@ from typing import IO
 
 DEADLINE_S = 60.0
 NPY_HEADER_BYTES = 128
+ERROR = re.compile(r"edgelaunch: error:|\S+ error +edgelaunch: ")
 PROGRAM = (sys.executable, "-m", "edgelaunch")
 
 
@@ -34,7 +36,8 @@ class Ended:
     def expect_error(self, *parts: str) -> Ended:
         """Exit 2 and one line, with these parts in it."""
         self.expect(2)
-        lines = [line for line in self.err.splitlines() if line.startswith("edgelaunch: error:")]
+        # a service's lines have time and level
+        lines = [line for line in self.err.splitlines() if ERROR.match(line)]
         assert len(lines) == 1, self.err
         assert "Traceback" not in self.err, self.err
         for part in parts:
