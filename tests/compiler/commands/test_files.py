@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from dataclasses import replace
@@ -78,25 +79,31 @@ def test_names_that_nothing_can_print() -> None:
     assert printable("half \ud83d") == r"half \ud83d"
 
 
-def test_a_pipe_is_read_and_a_wait_is_told(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_pipe_is_read_and_a_wait_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "SAY_AFTER_S", 0.0)
     path = tmp_path / "plan.yaml"
     os.mkfifo(path)
-    told = threading.Event()
-    monkeypatch.setattr("builtins.print", lambda text, **_: (told.text.append(text), told.set()))  # type: ignore[attr-defined]
-    told.text = []  # type: ignore[attr-defined]
+    told, texts = threading.Event(), list[str]()
+
+    class Recorder(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            texts.append(record.getMessage())
+            told.set()
 
     def write() -> None:
-        assert told.wait(30)
+        told.wait(30)  # whatever happens the reader is let go
         path.write_bytes(b"\xef\xbb\xbfa: 1\r\n")
 
-    writer = threading.Thread(target=write)
-    writer.start()
-    assert read_text(path, what="plan", max_bytes=100) == "a: 1\n"
-    writer.join()
-    assert told.text == [f"{path} is a pipe: waiting until all of it has been written"]  # type: ignore[attr-defined]
+    recorder, logger = Recorder(), logging.getLogger("edgecompile")
+    logger.addHandler(recorder)
+    try:
+        writer = threading.Thread(target=write)
+        writer.start()
+        assert read_text(path, what="plan", max_bytes=100) == "a: 1\n"
+        writer.join()
+    finally:
+        logger.removeHandler(recorder)
+    assert texts == [f"{path} is a pipe: waiting until all of it has been written"]
 
 
 def test_what_never_ends_is_not_read_to_its_end() -> None:
