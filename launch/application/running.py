@@ -29,7 +29,7 @@ from edgelaunch.request.run_request import RunRequest
 from edgelaunch.request.started_rank import request_of_rank
 
 if TYPE_CHECKING:
-    from edgelaunch.control.supervisor import Supervisor
+    from edgelaunch.control.supervisor import Run, Supervisor
     from edgelaunch.generation.text_calls import TextCalls
     from edgelaunch.pipeline.feed import StreamEnds
     from edgelaunch.pipeline.result_counters import Ends
@@ -135,6 +135,12 @@ class Running:
         """What happened, oldest first; the last 10,000, or `most` of them."""
         run = self._rank.run if self._rank is not None else None
         return events_of(self.plan, run.events, most) if run is not None else ()
+
+    @property
+    def concluded(self) -> Run | None:
+        """What all ranks counted, once the run has ended well."""
+        rank = self._rank
+        return rank.run if rank is not None and rank.box.finished and rank.run is not None and rank.run.ranks else None
 
     # --- its end -----------------------------------------------------------------------------------------------------
 

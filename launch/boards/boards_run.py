@@ -16,6 +16,7 @@ from edgelaunch.common.failures import Failure, FailureKind
 from edgelaunch.local.local_run import LAST_WORDS_S, Children
 from edgelaunch.request.links_request import LinksRequest
 from edgelaunch.request.run_request import RunRequest
+from edgelaunch.request.serve_request import ServeRequest
 
 __all__ = ["BoardsRun"]
 
@@ -26,8 +27,8 @@ PARTING_S = 10.0
 
 class BoardsRun:
     def __init__(
-        self, plan: Plan, request: RunRequest | LinksRequest, elsewhere: Sequence[RankElsewhere],
-        here: AcrossMachines | None, *, capture: bool = False,
+        self, plan: Plan, request: RunRequest | LinksRequest | ServeRequest,
+        elsewhere: Sequence[RankElsewhere], here: AcrossMachines | None, *, capture: bool = False,
     ) -> None:  # fmt: skip
         """`elsewhere`: all ranks, but rank 0 where it is `here`. `capture`: keeps what rank 0 prints to `printed`."""
         self._elsewhere = {rank.order.rank: rank for rank in elsewhere}

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from edgelaunch.commands.text_session import TextSession
     from edgelaunch.inputs.live import Live
 
-__all__ = ["Channel", "describe", "import_torch", "own_process", "rank_failure", "run_rank"]
+__all__ = ["Channel", "describe", "import_torch", "own_process", "rank_failure", "report", "run_rank"]
 
 SWITCH_S = 0.0005
 
@@ -95,7 +95,7 @@ def run_rank(request: R, plan: Plan, work: RankWork[R]) -> NoReturn:
         failure = _unwritten(rank)
     if failure is not None:
         if channel is not None:
-            _report(channel, failure)
+            report(channel, failure)
         else:
             if rank == 0 and isinstance(request, RunRequest):
                 say_left_behind(request.output)
@@ -110,9 +110,9 @@ def _unwritten(rank: int) -> Failure | None:
     return None if problem is None else Failure.of(rank, UserError(problem))
 
 
-def _report(channel: socket.socket, report: Report) -> None:
+def report(channel: socket.socket, told: Report) -> None:
     with contextlib.suppress(OSError):  # the parent is gone: there is no one left to tell
-        channel.sendall(report.to_json().encode() + b"\n")
+        channel.sendall(told.to_json().encode() + b"\n")
 
 
 # --- the pipeline's part ---------------------------------------------------------------------------------------------
@@ -130,7 +130,7 @@ def rank_failure(
 
     def request_kill(request: KillRequest) -> None:
         if channel is not None:
-            _report(channel, request)
+            report(channel, request)
 
     def last_resort(failure: Failure) -> None:
         say_error(failure.message)

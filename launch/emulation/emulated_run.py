@@ -31,6 +31,7 @@ from edgelaunch.process.cores import available_cores, local_threads
 from edgelaunch.process.processes import start_time
 from edgelaunch.process.stderr import say
 from edgelaunch.request.run_request import DEFAULT_RESTARTS, RunRequest
+from edgelaunch.request.serve_request import ServeRequest
 from edgelaunch.request.started_rank import RankSettings
 
 __all__ = ["EmulatedRun", "Emulation", "check_can_emulate", "describe", "interface_rates", "pinned_cores"]
@@ -191,7 +192,7 @@ class EmulatedRun:
     def __init__(
         self,
         plan: Plan,
-        request: RunRequest,
+        request: RunRequest | ServeRequest,
         *,
         max_threads: int | None,
         restarts: int = DEFAULT_RESTARTS,

@@ -18,7 +18,9 @@ LABEL_KEY = "label"
 """An array of this name in a .npz or .safetensors file, where no input is called so, holds class numbers."""
 
 
-def fit(value: Any, spec: TensorSpec, where: str, ranges: Mapping[str, tuple[int, int]] | None = None) -> NDArray[Any]:
+def fit(
+    value: Any, spec: TensorSpec, where: str, ranges: Mapping[str, tuple[int, int]] | None = None, *, own: bool = False
+) -> NDArray[Any]:  # fmt: skip
     """One item's array in the input's dtype, without batch dimension; a bfloat16 input takes float32.
 
     Floats become floats of the input's width, whole numbers become whole numbers, where they fit; truth values count as
@@ -26,6 +28,7 @@ def fit(value: Any, spec: TensorSpec, where: str, ranges: Mapping[str, tuple[int
 
     Args:
         ranges: of Varying, where the plan has dimensions that vary.
+        own: nobody else changes the array: it is copied only where it must be another to be computed with.
 
     Raises:
         UserError: the shape differs, the dtype is of another kind, or a value does not fit.
@@ -44,6 +47,8 @@ def fit(value: Any, spec: TensorSpec, where: str, ranges: Mapping[str, tuple[int
         for extreme in (int(array.min()), int(array.max())):
             if not low <= extreme <= high:
                 raise UserError(f"{where}: {spec.name} holds {extreme}, the model takes {wanted}: {low} to {high}")
+    if own and array.dtype == target:
+        return np.require(array, requirements=("C", "A", "W"))
     with np.errstate(over="ignore"):
         converted = np.array(array, dtype=target, order="C")
     if target.kind == "f" and target.itemsize < array.itemsize:

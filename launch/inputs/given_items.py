@@ -40,8 +40,11 @@ class GivenItems:
         """Whether it is an item by itself: a sentence or an image."""
         return isinstance(value, str) or _is_image(value)
 
-    def arrays(self, value: Any, where: str) -> dict[str, Any]:
+    def arrays(self, value: Any, where: str, *, own: bool = False) -> dict[str, Any]:
         """An array for each input, without batch dimension, of an array, a mapping by name, a sentence or an image.
+
+        Args:
+            own: nobody else changes its arrays, so that those that fit need no copy.
 
         Raises:
             UserError: the model does not take it.
@@ -56,7 +59,7 @@ class GivenItems:
             value = {self._names[0]: value}
         self._check_names(value, where)
         ranges = self._varying.ranges
-        arrays = {spec.name: fit(value[spec.name], spec, where, ranges) for spec in self._plan.inputs}
+        arrays = {spec.name: fit(value[spec.name], spec, where, ranges, own=own) for spec in self._plan.inputs}
         self._varying.check(arrays, where)
         return arrays
 

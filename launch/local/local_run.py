@@ -28,12 +28,15 @@ from edgelaunch.local.watch_parent import TERMINATE_S
 from edgelaunch.process.cores import local_threads
 from edgelaunch.request.links_request import LinksRequest
 from edgelaunch.request.run_request import DEFAULT_RESTARTS, RunRequest
+from edgelaunch.request.serve_request import ServeRequest
 from edgelaunch.request.started_rank import RankSettings, request_of_rank
 
 __all__ = ["Children", "LocalRun", "OnLoopback", "RankPlacement"]
 
 LAST_WORDS_S = 4.0
 """How long the other ranks may take to end by themselves once one has failed."""
+SERVICE_ENDS_S = 15.0
+"""Beyond the time that a service has for what is under way: for ending the run."""
 BEGIN_S = 120.0
 """For importing torch, on a slow board."""
 PIECE = 1 << 16
@@ -102,7 +105,7 @@ class Children:
     def __init__(
         self,
         plan: Plan,
-        request: RunRequest | LinksRequest,
+        request: RunRequest | LinksRequest | ServeRequest,
         place: RankPlacement,
         *,
         restarts: int = DEFAULT_RESTARTS,
@@ -141,7 +144,8 @@ class Children:
         ours, theirs = socket.socketpair()
         settings, channel = self._place.settings(rank), theirs.fileno()
         words = request_of_rank(self._request, rank, settings, supervisor_fd=channel, listen_fd=listen_fd).words()
-        keep = (channel,) if listen_fd is None else (channel, listen_fd)
+        http_fd = self._request.http_fd if isinstance(self._request, ServeRequest) and rank == 0 else None
+        keep = tuple(number for number in (channel, listen_fd, http_fd) if number is not None)
         if fork_server is not None:
             process: Forked | subprocess.Popen[bytes] = fork_server.fork(words, keep, show=show)
         elif self.spare is not None and (forked := self.spare.fork(words, keep)) is not None:
@@ -277,6 +281,8 @@ class Children:
             self._restarts.stop()
             self._end_spare()
         self._wait(grace_s)
+        if isinstance(self._request, ServeRequest):
+            self._end_service(self._request.grace + SERVICE_ENDS_S)
         for child in self._children:
             if child.process.poll() is None:
                 child.told_to_end = True
@@ -287,6 +293,17 @@ class Children:
                 child.process.kill()
             child.process.wait()
             child.channel.close()
+
+    def _end_service(self, timeout_s: float) -> None:
+        """Rank 0 alone is told: what it answers meanwhile needs the other ranks, which end with it."""
+        for child in self._children:
+            if child.rank == 0 and child.process.poll() is None:
+                child.told_to_end = True
+                child.process.terminate()
+                deadline = time.monotonic() + timeout_s
+                while child.process.poll() is None and time.monotonic() < deadline:
+                    time.sleep(0.02)
+                self._wait(TERMINATE_S)
 
     def _end_spare(self) -> None:
         if self.spare is not None:

@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import ClassVar
 
 from edgecompile.contract.errors import UserError, invalid_value
-from edgelaunch.common.addresses import LOOPBACK
-from edgelaunch.request.option_fields import option, plan_argument
-from edgelaunch.request.rank_request import ALL_RANKS, WHICH_RANK, RankRequest
-from edgelaunch.request.run_request import DEFAULT_RESTARTS, RunRequest
+from edgelaunch.common.addresses import LOOPBACK, Address
+from edgelaunch.common.board_addresses import read_joins, read_login
+from edgelaunch.request.option_fields import Reach, option, plan_argument
+from edgelaunch.request.rank_request import ALL_RANKS, CHOSEN, WHICH_RANK, RankRequest
+from edgelaunch.request.run_request import BOARDS, DEFAULT_RESTARTS, EACH_BOARD, RunRequest
 
 __all__ = ["ServeRequest"]
 
 HTTP = "HTTP, on rank 0"
-OWN = "rank 0 is this process"
 DEFAULT_PORT = 8000
 LEAST_BODY = 1024
 MOST_SECONDS = 86_400.0
@@ -31,38 +31,74 @@ class ServeRequest(RankRequest):
     plan_path: Path = field(metadata=plan_argument("plan.yaml: rank 0 answers requests, any other runs as usual"))
     local: bool = field(default=False, metadata=option(
         "--local", why=ALL_RANKS, group=WHICH_RANK, help="start every rank on this machine, on the CPU"))  # fmt: skip
+    emulate: bool = field(default=False, metadata=option(
+        "--emulate", why=ALL_RANKS, group=WHICH_RANK,
+        help="the same, each rank with its host's bandwidth, CPU share and memory limit (Linux, root)"))  # fmt: skip
+    threads: int | None = field(default=None, metadata=option(
+        "--threads", int, why=f"{CHOSEN}, which this limits", group=WHICH_RANK, metavar="N",
+        help="intra-op threads, else as the plan says"))  # fmt: skip
     restarts: int | None = field(default=None, metadata=option(
-        "--restarts", int, why=OWN, group=WHICH_RANK, metavar="N",
-        help="with --local: how often to restart a rank that was killed or lost "
+        "--restarts", int, why="the parent starts ranks again", group=WHICH_RANK, metavar="N",
+        help="where this command starts all ranks: how often to restart one that was killed or lost "
         f"(default {DEFAULT_RESTARTS})"))  # fmt: skip
+    boards: bool = field(default=False, metadata=option(
+        "--boards", why=EACH_BOARD, group=BOARDS,
+        help="start the other ranks on their boards, by their agents"))  # fmt: skip
+    join: tuple[Address, ...] = field(default=(), metadata=option(
+        "--join", read_joins, why=EACH_BOARD, group=BOARDS, metavar="ADDRESS[:PORT]", several=True,
+        help="with --boards: ask this board, and those that joined it, instead of mDNS"))  # fmt: skip
+    ssh: str | None = field(default=None, metadata=option(
+        "--ssh", read_login, why=EACH_BOARD, group=BOARDS, metavar="USER@", without="",
+        help="start the other ranks on their boards by ssh, without agents"))  # fmt: skip
+    ssh_program: str = field(default="edgelaunch", metadata=option(
+        "--ssh-program", str, why=EACH_BOARD, group=BOARDS, metavar="PATH",
+        help="with --ssh: edgelaunch on the boards (default: as their PATH finds it)"))  # fmt: skip
     port: int = field(default=DEFAULT_PORT, metadata=option(
-        "--port", int, why=OWN, group=HTTP, metavar="PORT",
+        "--port", int, reach=Reach.DATA_HOST, group=HTTP, metavar="PORT",
         help=f"default {DEFAULT_PORT}; 0: any that is free"))  # fmt: skip
     bind: str = field(default=LOOPBACK, metadata=option(
-        "--bind", str, why=OWN, group=HTTP, metavar="ADDRESS",
+        "--bind", str, reach=Reach.DATA_HOST, group=HTTP, metavar="ADDRESS",
         help=f"default {LOOPBACK}, this machine alone; 0.0.0.0: all its networks"))  # fmt: skip
     api_key_file: Path | None = field(default=None, metadata=option(
-        "--api-key-file", Path, why=OWN, group=HTTP, metavar="FILE",
+        "--api-key-file", Path, reach=Reach.DATA_HOST, group=HTTP, metavar="FILE",
         help="the key that requests must have, else $EDGELAUNCH_API_KEY, else none"))  # fmt: skip
     max_queue: int = field(default=256, metadata=option(
-        "--max-queue", int, why=OWN, group=HTTP, metavar="N",
+        "--max-queue", int, reach=Reach.DATA_HOST, group=HTTP, metavar="N",
         help="items, or texts, that may be under way and wait; more are refused with 429 (default 256)"))  # fmt: skip
     max_body: int = field(default=16 << 20, metadata=option(
-        "--max-body", int, why=OWN, group=HTTP, metavar="BYTES",
+        "--max-body", int, reach=Reach.DATA_HOST, group=HTTP, metavar="BYTES",
         help="of a request; a larger one is refused with 413 (default 16777216)"))  # fmt: skip
+    max_connections: int = field(default=512, metadata=option(
+        "--max-connections", int, reach=Reach.DATA_HOST, group=HTTP, metavar="N",
+        help="that are open at once; more are refused with 503 (default 512)"))  # fmt: skip
     request_timeout: float = field(default=120.0, metadata=option(
-        "--request-timeout", float, why=OWN, group=HTTP, metavar="S",
+        "--request-timeout", float, reach=Reach.DATA_HOST, group=HTTP, metavar="S",
         help="for a result, or a stream's next piece; then 504 (default 120)"))  # fmt: skip
     grace: float = field(default=10.0, metadata=option(
-        "--grace", float, why=OWN, group=HTTP, metavar="S",
+        "--grace", float, reach=Reach.DATA_HOST, group=HTTP, metavar="S",
         help="for what is under way when it is told to stop (default 10)"))  # fmt: skip
     json: bool = field(default=False, metadata=option(
-        "--json", why=OWN, help="once it answers: one JSON object with url and model on standard output"))  # fmt: skip
+        "--json", reach=Reach.DATA_HOST,
+        help="once it answers: one JSON object with url and model on standard output"))  # fmt: skip
+    run: Path | None = field(default=None, metadata=option(
+        "--run", Path, reach=Reach.DATA_HOST, metavar="FILE",
+        help="at the end: the run's record for edgeplan report (default: run.json by the plan)"))  # fmt: skip
+    http_fd: int | None = field(default=None, metadata=option(
+        "--http-fd", int, reach=Reach.DATA_HOST))  # fmt: skip
 
     def __post_init__(self) -> None:
-        if self.local and (self.rank is not None or self.master is not None):
-            raise UserError("--local starts every rank here: leave out --rank and --master")
-        if self.local and self.secret_file is not None:
+        asked = {"--local": self.local, "--emulate": self.emulate, "--boards": self.boards,
+                 "--ssh": self.ssh is not None}  # fmt: skip
+        ways = [flag for flag, given in asked.items() if given]
+        if len(ways) > 1:
+            raise UserError(f"{ways[0]} and {ways[1]} both start every rank: give one of them")
+        if ways and (self.rank is not None or self.master is not None):
+            raise UserError(f"{ways[0]} starts every rank: leave out --rank and --master")
+        if self.ssh is not None and self.secret_file is not None:
+            raise UserError("--ssh draws a secret for the run itself: leave out --secret-file")
+        if self.join and not self.boards:
+            raise UserError("--join names a board for --boards")
+        if (self.local or self.emulate) and self.secret_file is not None:
             raise UserError(
                 "--secret-file is for ranks on several machines: those of this command share one of their own"
             )
@@ -70,7 +106,8 @@ class ServeRequest(RankRequest):
             raise invalid_value(self.port, "--port", "0 to 65535")
         for name, value, least in (
             ("--max-queue", self.max_queue, 1), ("--max-body", self.max_body, LEAST_BODY),
-            ("--restarts", self.restarts or 0, 0),
+            ("--max-connections", self.max_connections, 1),
+            ("--restarts", self.restarts or 0, 0), ("--threads", 1 if self.threads is None else self.threads, 1),
         ):  # fmt: skip
             if value < least:
                 raise invalid_value(value, name, f"{least} or more")
@@ -78,9 +115,15 @@ class ServeRequest(RankRequest):
             if not 0 < seconds <= MOST_SECONDS:
                 raise invalid_value(seconds, name, f"a number greater than 0, at most {MOST_SECONDS:g}")
 
+    @property
+    def starts_others(self) -> bool:
+        """Whether rank 0 too is a process that this command starts."""
+        return self.emulate or self.boards or self.ssh is not None
+
     def run_request(self) -> RunRequest:
         """Of the rank that this process runs."""
         return RunRequest(
             plan_path=self.plan_path, rank=self.rank, master=self.master, secret_file=self.secret_file,
             quiet=self.quiet, log_level=self.log_form.level if not self.quiet else None, log_json=self.log_json,
+            threads=self.threads, listen_fd=self.listen_fd, supervisor_fd=self.supervisor_fd, loopback=self.loopback,
         )  # fmt: skip

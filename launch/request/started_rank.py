@@ -9,10 +9,11 @@ from edgelaunch.common.addresses import Address
 from edgelaunch.request.links_request import LinksRequest
 from edgelaunch.request.option_fields import Reach, options_of
 from edgelaunch.request.run_request import RunRequest
+from edgelaunch.request.serve_request import ServeRequest
 
 __all__ = ["RankSettings", "request_of_rank"]
 
-R = TypeVar("R", bound=RunRequest | LinksRequest)
+R = TypeVar("R", bound=RunRequest | LinksRequest | ServeRequest)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
+import socket
 import time
 from collections.abc import Callable
+from datetime import datetime, timezone
 from pathlib import Path
 
 from edgecompile.contract.errors import UserError
+from edgecompile.contract.files.atomic_files import file_sha256
 from edgelaunch.application.running import Running
 from edgelaunch.common.addresses import Address
 from edgelaunch.common.identity import is_loopback
@@ -16,14 +19,16 @@ from edgelaunch.process.stderr import say
 from edgelaunch.request.run_request import DEFAULT_RESTARTS
 from edgelaunch.request.serve_request import ServeRequest
 from edgelaunch.serve.http.access_key import find_key
+from edgelaunch.serve.http.listener import listen_at, url_of
 from edgelaunch.serve.http.service import Service, Settings
 from edgelaunch.serve.http_app import make_app
-from edgelaunch.serve.http_server import HttpServer, listen_at
+from edgelaunch.serve.http_server import HttpServer
 from edgelaunch.serve.live.live_routes import live_routes
 
 __all__ = ["serve"]
 
 LOOK_S = 0.1
+RECORD = "run.json"
 
 
 def serve(request: ServeRequest, key_file: Path | None, environ: dict[str, str], prepare: Callable[[], None]) -> None:
@@ -40,9 +45,13 @@ def serve(request: ServeRequest, key_file: Path | None, environ: dict[str, str],
     )  # fmt: skip
     restarts = DEFAULT_RESTARTS if request.restarts is None else request.restarts
     running = Running(request.run_request(), local=request.local, restarts=restarts)
-    listener = listen_at(Address(request.bind, request.port))
+    began = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    listener = (
+        listen_at(Address(request.bind, request.port)) if request.http_fd is None
+        else socket.socket(fileno=request.http_fd)
+    )  # fmt: skip
     service = Service(running, settings)
-    server = HttpServer(make_app(service, live_routes(service)), listener, request.grace)
+    server = HttpServer(make_app(service, live_routes(service)), listener, request.grace, request.max_connections)
     server.start()
     try:
         prepare()
@@ -59,14 +68,14 @@ def serve(request: ServeRequest, key_file: Path | None, environ: dict[str, str],
     finally:
         server.force()
         running.close()
+    _keep_record(request, running, began)
     if not request.quiet:
         say(f"answered {service.counts.num_requests:,} requests", about="edgelaunch", event="stopped",
             num_requests=service.counts.num_requests)  # fmt: skip
 
 
 def _tell(request: ServeRequest, service: Service, port: int) -> None:
-    host = f"[{request.bind}]" if ":" in request.bind else request.bind
-    url = f"http://{host}:{port}"
+    url = url_of(request.bind, port)
     if request.json:
         print(json.dumps({"url": url, "model": service.name}), flush=True)
     if request.quiet:
@@ -75,3 +84,15 @@ def _tell(request: ServeRequest, service: Service, port: int) -> None:
     if service.settings.key is None and not is_loopback(request.bind):
         say("there is no API key: whoever reaches this address may use it (--api-key-file FILE)", level=logging.WARNING,
             about="edgelaunch", event="no_key")  # fmt: skip
+
+
+def _keep_record(request: ServeRequest, running: Running, began: str) -> None:
+    """As a run leaves it, where there were results."""
+    run = running.concluded
+    if run is None or not run.collector.num_items:
+        return
+    from edgelaunch.report.run_file import keep_record, record_of
+
+    path = request.run if request.run is not None else request.plan_path.resolve().parent / RECORD
+    record = record_of(run.plan, run, file_sha256(request.plan_path), began)
+    keep_record(record, path, named=request.run is not None)

@@ -28,11 +28,12 @@ from edgelaunch.process.stderr import say
 from edgelaunch.request.boards_request import DEFAULT_WAIT_S
 from edgelaunch.request.option_fields import Reach, options_of
 from edgelaunch.request.run_request import DEFAULT_RESTARTS, RunRequest
+from edgelaunch.request.serve_request import ServeRequest
 
 __all__ = ["caller_name", "run_on_boards"]
 
 
-def run_on_boards(request: RunRequest, plan: Plan) -> Failure | None:
+def run_on_boards(request: RunRequest | ServeRequest, plan: Plan) -> Failure | None:
     """Returns the first cause where the ranks have not all ended well.
 
     Raises:
@@ -79,7 +80,7 @@ def _own_endpoint(plan: Plan) -> Address:
 # --- by agents -------------------------------------------------------------------------------------------------------
 
 
-def _by_agents(request: RunRequest, plan: Plan, restarts: int, here: bool) -> Sequence[RankElsewhere]:
+def _by_agents(request: RunRequest | ServeRequest, plan: Plan, restarts: int, here: bool) -> Sequence[RankElsewhere]:
     if not here:
         _check_remote_data_host(request, plan.hosts[0])
     secret = stated_secret(request.secret_file, os.environ)
@@ -96,7 +97,7 @@ def _by_agents(request: RunRequest, plan: Plan, restarts: int, here: bool) -> Se
         order = JobOrder(job=secrets.token_hex(16), kind=JobKind.RUN, caller=caller_name(), rank=rank,
                          master=str(master), restarts=restarts, threads=request.threads)  # fmt: skip
         sent = Sent(plan_path=request.plan_path)
-        if rank == 0:
+        if rank == 0 and isinstance(request, RunRequest):
             record = request.run if request.run is not None else request.plan_path.resolve().parent / "run.json"
             results = {"run.json": record}
             if request.output is not None:
@@ -161,16 +162,19 @@ def options_of_data_host(request: RunRequest) -> tuple[tuple[str, str], ...]:
     return tuple(found)
 
 
-def options_of_rank(request: RunRequest) -> tuple[tuple[str, str], ...]:
+def options_of_rank(request: RunRequest | ServeRequest) -> tuple[tuple[str, str], ...]:
     """Of any other rank."""
+    own = request if isinstance(request, RunRequest) else request.run_request()
     everywhere = {item.name for item, known in options_of(RunRequest) if known.reach is Reach.EVERY_RANK}
-    return tuple((name, word) for name, word in options_of_data_host(request) if name in everywhere)
+    return tuple((name, word) for name, word in options_of_data_host(own) if name in everywhere)
 
 
-def _check_remote_data_host(request: RunRequest, host: Host) -> None:
+def _check_remote_data_host(request: RunRequest | ServeRequest, host: Host) -> None:
     """Raises UserError where an option needs the data host's own terminal or files, and that is another machine."""
     why = ""
-    if request.chat or request.from_stdin:
+    if isinstance(request, ServeRequest):
+        why = "edgelaunch serve answers on the data host"
+    elif request.chat or request.from_stdin:
         why = "--chat and --input - need a terminal on the data host"
     elif request.resume:
         why = "--resume needs the earlier output on the data host"
@@ -186,7 +190,7 @@ def _check_remote_data_host(request: RunRequest, host: Host) -> None:
 # --- by ssh ----------------------------------------------------------------------------------------------------------
 
 
-def _by_ssh(request: RunRequest, plan: Plan, restarts: int, here: bool) -> Sequence[RankElsewhere]:
+def _by_ssh(request: RunRequest | ServeRequest, plan: Plan, restarts: int, here: bool) -> Sequence[RankElsewhere]:
     check_ssh()
     host = plan.hosts[0]
     if not here:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Coroutine
+import itertools
+from collections.abc import Coroutine, Sequence
+from concurrent.futures import Future
 from typing import Any, TypeVar
 
 from starlette.types import Receive
 
 from edgelaunch.serve.http.api_error import ApiError, ClientGone
 
-__all__ = ["answered", "first_of", "left"]
+__all__ = ["all_results", "answered", "first_of", "left"]
 
 T = TypeVar("T")
 
@@ -33,7 +35,42 @@ async def answered(work: Coroutine[Any, Any, T], receive: Receive, timeout_s: fl
         return task.result()
     if gone.done() and not gone.cancelled():
         raise ClientGone
-    raise ApiError(504, f"no result within {timeout_s:g} s (--request-timeout)", code="timeout")
+    raise _too_late(timeout_s)
+
+
+async def all_results(futures: Sequence[Future[Any]], receive: Receive, timeout_s: float) -> list[Any]:
+    """Of the pipeline's futures, likewise: one step of the loop once the last is there, and not some for each."""
+    loop = asyncio.get_running_loop()
+    end: asyncio.Future[None] = loop.create_future()
+    count = itertools.count(1)  # the results come in another thread
+
+    def finish(error: BaseException | None = None) -> None:
+        if not end.done():
+            end.set_result(None) if error is None else end.set_exception(error)
+
+    def came(future: Future[Any]) -> None:
+        if next(count) == len(futures) or future.cancelled() or future.exception() is not None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                loop.call_soon_threadsafe(finish)
+
+    gone = asyncio.ensure_future(left(receive))
+    gone.add_done_callback(lambda done: finish(ClientGone()))
+    timer = loop.call_later(timeout_s, lambda: finish(_too_late(timeout_s)))
+    try:
+        for future in futures:
+            future.add_done_callback(came)
+        await end
+        failed = next((future for future in futures if future.done() and future.exception() is not None), None)
+        return [future.result() for future in ([failed] if failed is not None else futures)]
+    finally:
+        timer.cancel()
+        gone.cancel()
+        for future in futures:
+            future.cancel()
+
+
+def _too_late(timeout_s: float) -> ApiError:
+    return ApiError(504, f"no result within {timeout_s:g} s (--request-timeout)", code="timeout")
 
 
 async def first_of(task: asyncio.Future[Any], other: asyncio.Future[Any], timeout_s: float | None = None) -> None:

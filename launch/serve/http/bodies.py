@@ -12,8 +12,10 @@ from edgelaunch.serve.http.api_error import ApiError, ClientGone
 __all__ = ["read_body"]
 
 
-async def read_body(request: Request, *, most_bytes: int, most_s: float, hold: Callable[[int], None]) -> bytes:
-    """Args:
+async def read_body(request: Request, *, most_bytes: int, most_s: float, hold: Callable[[int], None]) -> bytearray:
+    """What the caller may change, so that an array can be a view of it.
+
+    Args:
         hold: as of Admission.memory.
 
     Raises:
@@ -31,7 +33,7 @@ async def read_body(request: Request, *, most_bytes: int, most_s: float, hold: C
         raise ClientGone from None
 
 
-async def _read(request: Request, most_bytes: int, hold: Callable[[int], None]) -> bytes:
+async def _read(request: Request, most_bytes: int, hold: Callable[[int], None]) -> bytearray:
     pieces, total = [], 0
     async for piece in request.stream():
         total += len(piece)
@@ -39,7 +41,7 @@ async def _read(request: Request, most_bytes: int, hold: Callable[[int], None]) 
             raise _too_large(most_bytes)
         hold(len(piece))
         pieces.append(piece)
-    return b"".join(pieces)
+    return bytearray().join(pieces)
 
 
 def _too_large(most_bytes: int) -> ApiError:

@@ -56,7 +56,7 @@ async def embeddings(request: Request) -> Response:
     return json_answer({"object": "list", "data": data, "model": service.name, "usage": usage})
 
 
-def _reader(body: bytes) -> Any:
+def _reader(body: bytes | bytearray) -> Any:
     return lambda: read_object(body)
 
 

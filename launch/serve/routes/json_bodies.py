@@ -19,7 +19,7 @@ def check_json(request: Request) -> None:
         raise ApiError(415, f"content type {kind[:100] or 'none'!r}: expected application/json", code="content_type")
 
 
-def read_object(body: bytes) -> dict[str, Any]:
+def read_object(body: bytes | bytearray) -> dict[str, Any]:
     """Raises ApiError 400 where it is not a JSON object; NaN and infinity are none of JSON."""
     try:
         value = json.loads(body.decode("utf-8"), parse_constant=_refuse)

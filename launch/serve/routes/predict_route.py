@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from starlette.requests import Request
@@ -13,7 +12,7 @@ from starlette.responses import Response
 from edgecompile.contract.errors import UserError
 from edgelaunch.common.failures import RankFailedError
 from edgelaunch.serve.http.api_error import ApiError
-from edgelaunch.serve.http.awaiting import answered
+from edgelaunch.serve.http.awaiting import all_results
 from edgelaunch.serve.http.bodies import read_body
 from edgelaunch.serve.http.service import Service, refused, unavailable
 from edgelaunch.serve.routes.predict_input import NPY, SAFETENSORS, Items, form_images, items_of
@@ -45,7 +44,7 @@ async def predict(request: Request) -> Response:
         return await in_a_thread(service, lambda: answer_of(plan, results, kind), at_once=small)
 
 
-async def body_of(request: Request, service: Service, hold: Callable[[int], None]) -> bytes:
+async def body_of(request: Request, service: Service, hold: Callable[[int], None]) -> bytearray:
     """Raises ApiError where it is refused: 408, 413, 429."""
     service.admission.check_room()
     settings = service.settings
@@ -58,7 +57,7 @@ async def results_for(request: Request, service: Service, items: Items) -> list[
     with service.admission.places(len(items), "items"):
         futures = [service.running.streams.submit(item) for item in items]
         try:
-            return await answered(_all(futures), request.receive, service.settings.request_timeout_s)
+            return await all_results(futures, request.receive, service.settings.request_timeout_s)
         except (RankFailedError, RuntimeError) as error:
             raise unavailable(error) from None
 
@@ -73,7 +72,7 @@ async def in_a_thread(service: Service, work: Callable[[], T], *, at_once: bool 
         raise refused(error) from None
 
 
-async def _items(request: Request, service: Service, body: bytes) -> tuple[Items, Any]:
+async def _items(request: Request, service: Service, body: bytearray) -> tuple[Items, Any]:
     running, most = service.running, service.admission.most
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "multipart/form-data":
@@ -90,8 +89,3 @@ async def _items(request: Request, service: Service, body: bytes) -> tuple[Items
 def _num_bytes(result: Any) -> int:
     arrays = result.values() if isinstance(result, dict) else [result]
     return sum(array.nbytes for array in arrays)
-
-
-async def _all(futures: Sequence[Future[Any]]) -> list[Any]:
-    """Cancelled, it frees the places of those that have no result."""
-    return list(await asyncio.gather(*map(asyncio.wrap_future, futures)))
