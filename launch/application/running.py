@@ -20,7 +20,8 @@ from edgelaunch.common.failures import Failure, RankFailedError, failure_words, 
 from edgelaunch.common.items import Entry, Source
 from edgelaunch.composition import RankStart, run_supervisor, supervised
 from edgelaunch.inputs.given_items import GivenItems
-from edgelaunch.local.local_run import Children, OnLoopback, listen_on_loopback
+from edgelaunch.local.local_run import Children
+from edgelaunch.local.placement import OnLoopback, listen_on_loopback
 from edgelaunch.outputs.result_files import as_numpy
 from edgelaunch.pipeline.callers import Streams
 from edgelaunch.process.abandoned_threads import await_at_exit

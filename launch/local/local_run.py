@@ -14,24 +14,23 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import IO, Protocol
+from typing import IO
 
 from edgecompile.contract.plan import Plan
 from edgecompile.execution.allocator import heap_environment
 from edgecompile.terminal.process import CLOSED_PIPE, tell_reader_left
-from edgelaunch.common.addresses import LOOPBACK, Address
 from edgelaunch.common.failures import EXIT_CODES, Failure, FailureKind, rank_name
 from edgelaunch.common.reports import KillRequest, read_report
 from edgelaunch.local.forked import Forked, ForkServer, Spare, adopt_orphans
+from edgelaunch.local.placement import OnLoopback, RankPlacement, listen_on_loopback
 from edgelaunch.local.restarts import Restarts, restart_line
 from edgelaunch.local.watch_parent import TERMINATE_S
-from edgelaunch.process.cores import local_threads
 from edgelaunch.request.links_request import LinksRequest
 from edgelaunch.request.run_request import DEFAULT_RESTARTS, RunRequest
 from edgelaunch.request.serve_request import ServeRequest
-from edgelaunch.request.started_rank import RankSettings, request_of_rank
+from edgelaunch.request.started_rank import request_of_rank
 
-__all__ = ["Children", "LocalRun", "OnLoopback", "RankPlacement"]
+__all__ = ["Children", "LocalRun"]
 
 LAST_WORDS_S = 4.0
 """How long the other ranks may take to end by themselves once one has failed."""
@@ -46,36 +45,6 @@ WELL = (0, CLOSED_PIPE)
 """Statuses of a rank that did its work; the second where its output pipe was closed."""
 SAYS_WHY = (EXIT_CODES[FailureKind.LOST], EXIT_CODES[FailureKind.LEFT])
 """Statuses of a child whose report says why."""
-
-
-class RankPlacement(Protocol):
-    """Where on this machine ranks are started."""
-
-    def prefix(self, rank: int) -> Sequence[str]:
-        """What stands before the rank's command."""
-
-    def settings(self, rank: int) -> RankSettings:
-        """Where it meets the others, and with how many threads."""
-
-    def why_killed(self, rank: int) -> str | None:
-        """In words, where the place itself is why the rank was killed."""
-
-
-class OnLoopback:
-    """Ranks that meet at a port of the loopback interface and share this machine's cores."""
-
-    def __init__(self, plan: Plan, port: int, max_threads: int | None = None) -> None:
-        self._plan, self._port, self._max_threads = plan, port, max_threads
-
-    def prefix(self, rank: int) -> Sequence[str]:
-        return []
-
-    def settings(self, rank: int) -> RankSettings:
-        threads = local_threads(self._plan, rank, len(self._plan.hosts))
-        return RankSettings(master=Address(LOOPBACK, self._port), threads=min(threads, self._max_threads or threads))
-
-    def why_killed(self, rank: int) -> str | None:
-        return None
 
 
 @dataclass
@@ -403,11 +372,3 @@ class LocalRun:
         finally:
             self.listener.close()
             self.children.end(0.0)
-
-
-def listen_on_loopback() -> socket.socket:
-    """A free port, held until rank 0 takes it over, so that no other process can."""
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    listener.bind((LOOPBACK, 0))
-    listener.listen(256)
-    return listener

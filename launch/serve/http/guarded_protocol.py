@@ -59,7 +59,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         if not self._in_head:
-            self._head_bytes = 0
+            self._head_bytes = 1  # and what comes from now on: a body's end may have come with its beginning
             self._begin_head()
 
     def on_headers_complete(self) -> None:
@@ -115,7 +115,7 @@ class GuardedProtocol(HttpToolsProtocol):
     # --- answers -----------------------------------------------------------------------------------------------------
 
     def on_response_complete(self) -> None:
-        if self._in_body:  # whoever was refused and still sends has been heard out for long enough
+        if self._in_body and self.cycle.response_complete:  # who still sends has been heard out for long enough
             self.transport.close()
         super().on_response_complete()
 

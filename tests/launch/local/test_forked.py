@@ -15,7 +15,8 @@ from launch_plans import Written
 
 from edgelaunch.local import forked
 from edgelaunch.local.forked import Forked
-from edgelaunch.local.local_run import Children, OnLoopback
+from edgelaunch.local.local_run import Children
+from edgelaunch.local.placement import OnLoopback
 from edgelaunch.request.run_request import RunRequest
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="ranks are forked on Linux alone")

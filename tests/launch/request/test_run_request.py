@@ -18,7 +18,8 @@ from edgelaunch.common.addresses import Address
 from edgelaunch.common.items import OnBadItem, WhenFull
 from edgelaunch.emulation.emulated_run import Emulation, OnEmulatedHosts
 from edgelaunch.local.forked import Forked
-from edgelaunch.local.local_run import Children, LocalRun, OnLoopback, RankPlacement
+from edgelaunch.local.local_run import Children, LocalRun
+from edgelaunch.local.placement import OnLoopback, RankPlacement
 from edgelaunch.request.links_request import DoctorRequest, LinksRequest
 from edgelaunch.request.log_options import check_log
 from edgelaunch.request.option_fields import Option, Reach, options_of
