@@ -7,6 +7,8 @@ Measured in one run, the two sides of each figure in turn:
 
 - throughput: 32 clients, each with one item a request as .npy, over the steady rate of `--input` with the same items
   (target 0.95);
+- work: processor time an item of all ranks and the clients, beside that of `--input`'s ranks: what the throughput would
+  be on a machine with nothing else to do, where its cores are all busy;
 - latency: the median of one client that asks for one item after another, less that of `Pipeline.submit` (target 3 ms);
 - malformed requests, each different: all are to be answered with 4xx and one line in an error object;
 - memory: rank 0's after the load and after the malformed requests, over that after the first hundred.
@@ -20,6 +22,7 @@ import io
 import json
 import os
 import random
+import resource
 import signal
 import statistics
 import subprocess
@@ -43,11 +46,15 @@ WARM = 100
 
 
 class Service:
-    def __init__(self, plan: Path) -> None:
+    def __init__(self, plan: Path, *more: str) -> None:
         words = [sys.executable, "-m", "edgelaunch", "serve", str(plan), "--local", "--port", "0", "--json", "--quiet"]
-        self.process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, cwd=tempfile.gettempdir())
+        self.process = subprocess.Popen([*words, *more], stdout=subprocess.PIPE, text=True, cwd=tempfile.gettempdir())
         assert self.process.stdout is not None
         self.port = int(json.loads(self.process.stdout.readline())["url"].rpartition(":")[2])
+
+    def cpu_s(self) -> float:
+        """Of all its ranks so far."""
+        return sum(map(cpu_s, (self.process.pid, *descendants(self.process.pid))))
 
     def memory(self) -> int:
         found = figures(self.process.pid)
@@ -57,6 +64,22 @@ class Service:
     def stop(self) -> None:
         self.process.send_signal(signal.SIGTERM)
         assert self.process.wait(60) == 0
+
+
+def descendants(process: int) -> list[int]:
+    children = [int(word) for path in Path(f"/proc/{process}/task").glob("*/children")
+                for word in path.read_text().split()]  # fmt: skip
+    return children + [other for child in children for other in descendants(child)]
+
+
+def cpu_s(process: int) -> float:
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def own_cpu_s(who: int = resource.RUSAGE_SELF) -> float:
+    used = resource.getrusage(who)
+    return used.ru_utime + used.ru_stime
 
 
 def items_of(plan: Plan, count: int) -> np.ndarray:
@@ -100,9 +123,8 @@ async def client(port: int, requests: list[bytes], until: float, done: list[floa
     writer.close()
 
 
-async def throughput(port: int, requests: list[bytes], seconds: float) -> float:
-    """Items a second of all clients, without the first fifth of the time."""
-    done: list[float] = []
+async def throughput(port: int, requests: list[bytes], seconds: float, done: list[float]) -> float:
+    """Items a second of all clients, without the first fifth of the time. `done`: gets when each came."""
     begin = time.perf_counter()
     await asyncio.gather(*(client(port, requests, begin + seconds, done) for _ in range(CLIENTS)))
     counted = [at for at in done if begin + seconds / 5 <= at <= begin + seconds]
@@ -214,14 +236,18 @@ def measure(path: Path, folder: Path, args: argparse.Namespace) -> int:
     few = items_of(plan, 16)
     np.save(path.with_name("few.npy"), few)
     requests = [request(npy(item[None]), "application/x-npy") for item in few]
-    shares, rates, waits, bare = [], [], [], []
+    shares, rates, waits, bare, works = [], [], [], [], []
     load = os.getloadavg()[0]
     print(f"{plan.model.name}, microbatch {plan.model.microbatch}, {len(plan.stages)} stages; load {load:.1f}")
     for _ in range(args.rounds):
         alone = run_input(path, folder, plan, args.seconds, rates[-1] if rates else None)
         service = Service(path)
         try:
-            rates.append(asyncio.run(throughput(service.port, requests, args.seconds)))
+            asyncio.run(latencies(service.port, requests, WARM))
+            done: list[float] = []
+            ranks_s, clients_s = service.cpu_s(), own_cpu_s()
+            rates.append(asyncio.run(throughput(service.port, requests, args.seconds, done)))
+            works.append(((service.cpu_s() - ranks_s) / len(done), (own_cpu_s() - clients_s) / len(done)))
             waits += asyncio.run(latencies(service.port, requests, 2 * WARM))[WARM:]
         finally:
             service.stop()
@@ -229,6 +255,10 @@ def measure(path: Path, folder: Path, args: argparse.Namespace) -> int:
         shares.append(rates[-1] / alone)
         print(f"{CLIENTS} clients {rates[-1]:.1f} items/s, --input {alone:.1f}: {shares[-1]:.3f}", flush=True)
     share, more_ms = statistics.median(shares), (statistics.median(waits) - statistics.median(bare)) * 1e3
+    ranks, clients = (statistics.median(column) for column in zip(*works, strict=True))
+    alone_s = work_of_input(path, folder, plan, 800)
+    print(f"work: {ranks * 1e3:.2f} ms an item and {clients * 1e3:.2f} ms of the clients, --input {alone_s * 1e3:.2f} "
+          f"ms: {alone_s / (ranks + clients):.3f}, without the clients {alone_s / ranks:.3f}")  # fmt: skip
     print(f"throughput: {share:.3f} of --input's (target {TARGET_SHARE}) {verdict(share >= TARGET_SHARE)}")
     print(f"latency: {statistics.median(waits) * 1e3:.2f} ms, the pipeline's {statistics.median(bare) * 1e3:.2f} ms: "
           f"{more_ms:+.2f} ms (target {TARGET_MS}) {verdict(more_ms <= TARGET_MS)}")  # fmt: skip
@@ -236,9 +266,22 @@ def measure(path: Path, folder: Path, args: argparse.Namespace) -> int:
     return int(not (well and share >= TARGET_SHARE and more_ms <= TARGET_MS))
 
 
+def work_of_input(path: Path, folder: Path, plan: Plan, count: int) -> float:
+    """Processor time an item: a long run's less a short one's."""
+    used = []
+    for number in (count // 8, count):
+        before = own_cpu_s(resource.RUSAGE_CHILDREN)
+        run_items(path, folder, plan, number)
+        used.append(own_cpu_s(resource.RUSAGE_CHILDREN) - before)
+    return (used[1] - used[0]) / (count - count // 8)
+
+
 def run_input(path: Path, folder: Path, plan: Plan, seconds: float, rate: float | None) -> float:
     """The steady rate of so many items as take about so long."""
-    count = max(64, round(seconds * (rate or plan.predicted.throughput_items_per_s)))
+    return run_items(path, folder, plan, max(64, round(seconds * (rate or plan.predicted.throughput_items_per_s))))
+
+
+def run_items(path: Path, folder: Path, plan: Plan, count: int) -> float:
     np.save(folder / "items.npy", items_of(plan, min(count, 2000)))
     run("edgelaunch", path, "--local", "--quiet", "--input", folder / "items.npy", "--output", folder / "out.npy",
         "--run", folder / "run.json")  # fmt: skip
@@ -249,14 +292,14 @@ def endure(path: Path, plan: Plan, requests: list[bytes], args: argparse.Namespa
     service = Service(path)
     try:
         asyncio.run(latencies(service.port, requests, WARM))
-        asyncio.run(throughput(service.port, requests, args.seconds))
+        asyncio.run(throughput(service.port, requests, args.seconds, []))
         asyncio.run(answered_with_4xx(service.port, plan, requests[0].partition(b"\r\n\r\n")[2], 500, 1))
         before = service.memory()
         wrong = asyncio.run(
             answered_with_4xx(service.port, plan, requests[0].partition(b"\r\n\r\n")[2], args.malformed, 2)
         )
         middle = service.memory()
-        asyncio.run(throughput(service.port, requests, args.seconds))
+        asyncio.run(throughput(service.port, requests, args.seconds, []))
         after = service.memory()
         asyncio.run(latencies(service.port, requests, 1))
     finally:

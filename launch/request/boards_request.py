@@ -101,6 +101,9 @@ class ProfileRequest(LogOptions):
         "MODEL", "a model option that comes with edgecompile, such as deit_tiny; or several"))  # fmt: skip
     boards: bool = field(default=False, metadata=option(
         "--boards", why=OWN, help="on all boards at once: the files come here"))  # fmt: skip
+    each: bool = field(default=False, metadata=option(
+        "--each", why=OWN,
+        help="also boards of a kind that is measured already: says which differ by more than 10 %"))  # fmt: skip
     secret_file: Path | None = field(default=None, metadata=SECRET)
     join: tuple[Address, ...] = field(default=(), metadata=JOIN)
     wait: float = field(default=DEFAULT_WAIT_S, metadata=WAIT)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import socket
@@ -56,6 +57,8 @@ def serve(request: ServeRequest, key_file: Path | None, environ: dict[str, str],
     try:
         prepare()
         running.start()
+        gc.collect()
+        gc.freeze()  # what is there stays: looking through it would keep a request waiting
         _tell(request, service, listener.getsockname()[1])
         while server.alive:
             running.check()

@@ -6,11 +6,13 @@ import json
 import os
 import secrets
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+
+import yaml
 
 from edgecompile.contract.errors import UserError
 from edgelaunch.boards.agent_rank import AgentRank, Sent
@@ -24,16 +26,21 @@ from edgelaunch.request.boards_request import ProfileRequest
 __all__ = ["profile_boards"]
 
 
+DIFFERENT = 0.1
+"""A board that is so much slower or faster than the first of its kind is told of."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Profiled:
-    board: str
-    files: tuple[str, ...]
-    """Where they are here."""
+    board: Board
+    files: Mapping[str, Path]
+    """By model: where they are here."""
     problem: str = ""
 
 
 def profile_boards(request: ProfileRequest) -> int:
-    """Returns 0, or 2 where a board was not measured: a line says why. Kinds that are there twice are measured once.
+    """Returns 0, or 2 where a board was not measured: a line says why. Kinds that are there twice are measured once,
+    unless each is asked for.
 
     Raises:
         UserError: there is no board.
@@ -46,7 +53,13 @@ def profile_boards(request: ProfileRequest) -> int:
         request.output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{request.output}: cannot be made: {error.strerror}") from None
-    chosen = _one_a_kind(found.boards, quiet=request.quiet)
+    firsts = _first_of_kind(found.boards)
+    chosen = [board for board in found.boards if request.each or firsts[board.facts.kind] is board]
+    if not request.quiet:
+        for board in found.boards:
+            if board not in chosen:
+                alike = f"of the same kind as {firsts[board.facts.kind].facts.name}, {board.facts.kind}"
+                say(f"{board.facts.name} is {alike}: measured there alone (--each: on both)")
     lock = threading.Lock()
 
     def show(board: Board, stream: str, text: str) -> None:
@@ -56,44 +69,74 @@ def profile_boards(request: ProfileRequest) -> int:
             for line in text.splitlines():
                 say(line, about=board.facts.name, event="profiling", board=board.facts.name)
 
+    def measured(board: Board) -> Profiled:
+        first = firsts[board.facts.kind] is board
+        return _profile(board, request, board.facts.kind if first else board.facts.name, partial(show, board))
+
     with ThreadPoolExecutor(len(chosen)) as pool:
-        results = list(pool.map(lambda board: _profile(board, request, partial(show, board)), chosen))
-    problems = [*found.problems, *(f"{item.board}: {item.problem}" for item in results if item.problem)]
-    files = [name for item in results for name in item.files]
+        results = list(pool.map(measured, chosen))
+    return _tell(request, results, found.problems)
+
+
+def _tell(request: ProfileRequest, results: Sequence[Profiled], problems: Sequence[str]) -> int:
+    problems = [*problems, *(f"{item.board.title}: {item.problem}" for item in results if item.problem)]
+    files = [str(path) for item in results for path in item.files.values()]
+    differing = [line for item in results for line in _differences(item, results)]
     if request.json:
-        print(json.dumps({"profiles": files, "problems": problems}, indent=1))
+        print(json.dumps({"profiles": files, "differing": differing, "problems": problems}, indent=1))
     else:
         for name in files:
             print(name)
         if files and not request.quiet:
             print(f"edgecompile profile=measured profile.folder={request.output} plans with them")
+        for line in differing:
+            print(line)
     for problem in problems:
         say_last(problem, event="problem")
     return 2 if problems else 0
 
 
-def _one_a_kind(boards: Sequence[Board], *, quiet: bool) -> list[Board]:
-    """A profile is of a kind of device: of equal boards the first is measured."""
-    chosen: dict[str, Board] = {}
+def _first_of_kind(boards: Sequence[Board]) -> dict[str, Board]:
+    """A profile is of a kind of device: that of equal boards is the first's."""
+    found: dict[str, Board] = {}
     for board in boards:
-        first = chosen.setdefault(board.facts.kind, board)
-        if first is not board and not quiet:
-            alike = f"{board.facts.name} is of the same kind as {first.facts.name}, {board.facts.kind}"
-            say(f"{alike}: measured there alone")
-    return list(chosen.values())
+        found.setdefault(board.facts.kind, board)
+    return found
 
 
-def _profile(board: Board, request: ProfileRequest, show: partial[None]) -> Profiled:
+def _differences(one: Profiled, results: Sequence[Profiled]) -> list[str]:
+    """Where a board is not as fast as the one whose profile stands for its kind: what to do about it."""
+    first = next(item for item in results if item.board.facts.kind == one.board.facts.kind)
+    lines = []
+    for model, path in one.files.items():
+        if first is one or model not in first.files:
+            continue
+        ratio = _seconds(path) / _seconds(first.files[model])
+        if abs(ratio - 1) > DIFFERENT:
+            name, other = one.board.facts.name, first.board.facts.name
+            lines.append(f"{name} takes {ratio:.2f} times as long for {model} as {other}, of the same kind: in the "
+                         f"devices option give it a device of its own, with profile.files.NAME={path}")  # fmt: skip
+    return lines
+
+
+def _seconds(profile: Path) -> float:
+    """Of all units, at the least microbatch."""
+    values = yaml.safe_load(profile.read_text(encoding="utf-8"))
+    return float(sum(values["microbatches"][0]["wall_s"]))
+
+
+def _profile(board: Board, request: ProfileRequest, name: str, show: partial[None]) -> Profiled:
+    """`name`: what its files begin with here."""
     order = JobOrder(job=secrets.token_hex(16), kind=JobKind.PROFILE, caller=caller_name(), models=request.models)
-    results = {f"{board.facts.kind}-{model}.yaml": request.output / f"{board.facts.kind}-{model}.yaml"
-               for model in request.models}  # fmt: skip
+    paths = {model: request.output / f"{name}-{model}.yaml" for model in request.models}
+    results = {f"{board.facts.kind}-{model}.yaml": path for model, path in paths.items()}
     rank = AgentRank(board, order, Sent(plan_path=Path(), results=results), lambda line: None)
     try:
         failure = rank.run(show)
     except UserError as error:
-        return Profiled(board=board.title, files=(), problem=str(error))
+        return Profiled(board=board, files={}, problem=str(error))
     except BaseException:
         rank.end()
         raise
-    came = tuple(str(path) for path in results.values() if path.is_file())
-    return Profiled(board=board.title, files=came, problem="" if failure is None else failure.message)
+    came = {model: path for model, path in paths.items() if path.is_file()}
+    return Profiled(board=board, files=came, problem="" if failure is None else failure.message)

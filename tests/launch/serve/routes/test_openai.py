@@ -136,6 +136,14 @@ def test_chat(text_service: Served, whole: Pipeline) -> None:
     assert chunks[0].choices[0].delta.role == "assistant"
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == wanted.text
     assert chunks[-1].choices[0].finish_reason == wanted.finish
+    counted = list(client.chat.completions.create(
+        model=name, messages=MESSAGES, max_tokens=20, temperature=0, stream=True, stop="\x00", seed=3,
+        stream_options={"include_usage": True},
+    ))  # fmt: skip
+    assert [chunk.usage for chunk in counted[:-1]] == [None] * (len(counted) - 1)
+    assert counted[-1].choices == []
+    assert counted[-1].usage is not None
+    assert counted[-1].usage.completion_tokens == len(wanted.tokens)
     raw = text_service.post("/v1/chat/completions", json={"messages": MESSAGES, "max_tokens": 2, "stream": True}).text
     assert raw.endswith("data: [DONE]\n\n")
     until_full = client.chat.completions.create(model=name, messages=MESSAGES, temperature=0)
@@ -159,6 +167,7 @@ def test_chat(text_service: Served, whole: Pipeline) -> None:
         ({"messages": MESSAGES, "response_format": {"type": "json_object"}}, "response_format is not supported"),
         ({"messages": MESSAGES, "presence_penalty": 0.5}, "presence_penalty is not supported"),
         ({"messages": MESSAGES, "logprobs": True}, "logprobs is not supported"),
+        ({"messages": MESSAGES, "logprobs": True, "top_logprobs": 3}, "logprobs is not supported"),
         ({"messages": MESSAGES, "surprise": 1}, "unknown parameter 'surprise'"),
         ({"messages": MESSAGES, "max_tokens": 0}, "max_tokens"),
         ({"messages": MESSAGES, "max_tokens": 1.5}, "max_tokens: expected a whole number"),
