@@ -44,7 +44,8 @@ def test_each_board_is_measured_and_a_plan_made_of_it(tmp_path: Path) -> None:
     assert f"pi-1 is of the same kind as pi-0, {kind}: measured there alone" in unknown.err
     assert "edgeprofile of surprise ended with status 2" in unknown.err
     for group, text in (("devices", f"defaults:\n  - /board@{kind}: {kind}\n"),
-                        ("hosts", f"members:\n  a: {{device: {kind}}}\n  b: {{device: {kind}}}\n")):  # fmt: skip
+                        ("hosts", f"members:\n  a: {{device: {kind}, address: 10.9.0.1}}\n"
+                                  f"  b: {{device: {kind}, address: 10.9.0.2}}\n")):  # fmt: skip
         (tmp_path / "conf" / group).mkdir(parents=True)
         (tmp_path / "conf" / group / "board.yaml").write_text(text)
     compiled = Running(

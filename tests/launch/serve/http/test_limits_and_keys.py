@@ -221,6 +221,7 @@ def responds(url: str) -> bool:
         (["--local", "--port", 70000], "invalid value 70000 for --port"),
         (["--local", "--max-queue", 0], "invalid value 0 for --max-queue"),
         (["--local", "--max-body", 5], "invalid value 5 for --max-body"),
+        (["--local", "--max-connections", 0], "invalid value 0 for --max-connections"),
         (["--local", "--request-timeout", "nan"], "for --request-timeout"),
         (["--local", "--bind", "192.0.2.1"], "nothing can listen at 192.0.2.1:8000"),
         (["--prot", 3], "did you mean --port"),
