@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from edgecompile.contract.files.atomic_files import file_sha256
 from edgecompile.contract.plan import Plan
+from edgelaunch.common.addresses import Address
 from edgelaunch.common.failures import Failure, FailureKind
 from edgelaunch.common.identity import (
     Endpoint,
@@ -29,6 +30,8 @@ from edgelaunch.process.cores import available_cores, local_threads
 from edgelaunch.process.limits import check_limits
 from edgelaunch.request.rank_request import RankRequest
 from edgelaunch.request.run_request import RunRequest
+from edgelaunch.watching.runs_here import announce
+from edgelaunch.watching.watched_rank import show_state
 
 if TYPE_CHECKING:
     from edgelaunch.control.supervisor import Supervisor
@@ -131,7 +134,18 @@ def run_supervisor(
     """A rank of the pipeline; `ends` makes rank 0's, the rest as of Supervisor. Imports torch."""
     threads = start.request.threads or start.threads()
     options = start.options(threads=threads, device=start.device(), lacking=lacking)
-    return pipeline_rank(options, ends, request_kill, last_resort)
+    runner = pipeline_rank(options, ends, request_kill, last_resort)
+    _let_watch(start, options, runner)
+    return runner
+
+
+def _let_watch(start: RankStart[RunRequest], options: RankOptions, runner: Supervisor) -> None:
+    """Lets `edgelaunch top` find this rank here, and see the run where it is rank 0."""
+    endpoint = start.endpoint
+    here = announce(rank=start.rank, plan=start.request.plan_path, plan_sha256=options.plan_sha256,
+                    model=start.plan.model.name, master=str(Address(endpoint.address, endpoint.port)))  # fmt: skip
+    if start.rank == 0:
+        runner.beside("watched", lambda: show_state(runner, here, start.log))
 
 
 def pipeline_rank(

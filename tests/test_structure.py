@@ -69,7 +69,8 @@ ROOMS: dict[str, dict[str, str]] = {
         "doctor": "process common store transport pipeline link_test",
         "boards": "process common request local link_test",
         "boards.agent": "process common request local boards",
-        "composition": "process common request pipeline control link_test",
+        "watching": "process common store control.core control",
+        "composition": "process common request pipeline control link_test watching",
         "application": "process common request inputs outputs pipeline generation control.core control local "
         "composition",
         "api": "common request generation application",
@@ -78,7 +79,7 @@ ROOMS: dict[str, dict[str, str]] = {
         "serve.live": "application serve.http",
         "serve": "process common request report application serve.http serve.routes serve.live",
         "commands": "process common request inputs outputs generation pipeline report control local emulation "
-        "link_test doctor boards boards.agent composition serve.http serve",
+        "link_test doctor boards boards.agent watching composition serve.http serve",
         "entry": "process commands",
         "__init__": "common api",
         "__main__": "entry",

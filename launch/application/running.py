@@ -15,7 +15,7 @@ from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Plan
 from edgecompile.contract.plan_file import read_run_plan
 from edgecompile.execution.allocator import use_one_arena
-from edgelaunch.application.statistics import Event, Rate, Statistics, events_of
+from edgelaunch.application.statistics import Statistics
 from edgelaunch.common.failures import Failure, RankFailedError, failure_words, rank_name
 from edgelaunch.common.items import Entry, Source
 from edgelaunch.composition import RankStart, run_supervisor, supervised
@@ -30,6 +30,7 @@ from edgelaunch.request.run_request import RunRequest
 from edgelaunch.request.started_rank import request_of_rank
 
 if TYPE_CHECKING:
+    from edgelaunch.control.pipeline_state import Event, PipelineState
     from edgelaunch.control.supervisor import Run, Supervisor
     from edgelaunch.generation.text_calls import TextCalls
     from edgelaunch.pipeline.feed import StreamEnds
@@ -67,10 +68,7 @@ class Running:
         self._children: Children | None = None
         self._rank: Supervisor | None = None
         self._stream_ends: StreamEnds | None = None
-        self._counted: Ends | None = None
-        """Those, or a text plan's: who counts results."""
         self._supervisor: threading.Thread | None = None
-        self._rate, self._looking = Rate(), threading.Lock()
         self._process = os.getpid()
         self.closed = self.started = False
 
@@ -129,13 +127,17 @@ class Running:
         return not self.closed and self._rank is not None and self._rank.ready
 
     def statistics(self) -> Statistics:
-        with self._looking:
-            return Statistics.of(self.runner, self._rate, self.streams.num_waiting())
+        state, num_waiting = self.state()
+        predicted = self.runner.overview().plan.predicted.throughput_items_per_s
+        return Statistics.of(state, predicted, num_waiting)
+
+    def state(self) -> tuple[PipelineState, int]:
+        """As everybody is shown it; and how many items were submitted and not fed yet."""
+        return self.runner.state(), self.streams.num_waiting()
 
     def events(self, most: int | None = None) -> tuple[Event, ...]:
         """What happened, oldest first; the last 10,000, or `most` of them."""
-        run = self._rank.run if self._rank is not None else None
-        return events_of(self.plan, run.events, most) if run is not None else ()
+        return self._rank.events(most) if self._rank is not None else ()
 
     @property
     def concluded(self) -> Run | None:
@@ -199,12 +201,11 @@ class Running:
 
     def _ends(self, plan: Plan) -> Ends:
         if self.texts is not None:
-            self._counted = self.texts.ends(plan)
-            return self._counted
+            return self.texts.ends(plan)
         from edgelaunch.pipeline.feed import StreamEnds
 
         source = Source(items=self.streams.items(), num_items=None, what="an application's items")
-        self._counted = self._stream_ends = StreamEnds(plan, source, _Results(self.streams))
+        self._stream_ends = StreamEnds(plan, source, _Results(self.streams))
         return self._stream_ends
 
     def _enough_under_way(self) -> bool:
@@ -234,8 +235,6 @@ class Running:
                 return
             except RuntimeError:
                 return
-            if self._counted is not None:
-                self._rate.add(self._counted.num_items, time.monotonic())
             time.sleep(POLL_S)
 
     @property

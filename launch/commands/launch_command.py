@@ -20,6 +20,7 @@ from edgelaunch.request.boards_request import AgentRequest, BoardsRequest, Profi
 from edgelaunch.request.links_request import DoctorRequest, LinksRequest
 from edgelaunch.request.parsers import parse
 from edgelaunch.request.serve_request import ServeRequest
+from edgelaunch.request.top_request import TopRequest
 
 __all__ = ["main"]
 
@@ -55,8 +56,8 @@ def _answer(words: Sequence[str], *, own_process: bool) -> int:
 def _run(words: Sequence[str], *, own_process: bool) -> int:
     request = parse(words)
     show_logs(request.log_form)
-    if isinstance(request, AgentRequest | BoardsRequest | ProfileRequest):
-        return _of_boards(request)
+    if isinstance(request, AgentRequest | BoardsRequest | ProfileRequest | TopRequest):
+        return _without_run(request)
     plan = read_run_plan(request.plan_path)
     if isinstance(request, LinksRequest):
         return _links(request, plan)
@@ -78,7 +79,12 @@ def _run(words: Sequence[str], *, own_process: bool) -> int:
     return _status(run_together(request, plan, own_process=own_process), plan)
 
 
-def _of_boards(request: AgentRequest | BoardsRequest | ProfileRequest) -> int:
+def _without_run(request: AgentRequest | BoardsRequest | ProfileRequest | TopRequest) -> int:
+    """What starts no rank of a plan's."""
+    if isinstance(request, TopRequest):
+        from edgelaunch.commands.top_command import run_top
+
+        return run_top(request)
     if isinstance(request, AgentRequest):
         from edgelaunch.commands.on_boards.agent_command import run_agent
 

@@ -9,10 +9,12 @@ from dataclasses import dataclass, field
 
 from edgecompile.contract.plan import Plan
 from edgelaunch.common.plan_parts import plan_without
+from edgelaunch.common.rank_figures import PARTS, RankFigures
 from edgelaunch.common.rank_options import RankOptions
 from edgelaunch.control.core.membership import Announcement, Load
 from edgelaunch.control.core.rules import Route
 from edgelaunch.pipeline.rank import EpochRole, Rank, RankCallbacks, RankWork
+from edgelaunch.process.own_memory import own_memory
 from edgelaunch.store.seal import Seal
 
 __all__ = ["Epochs"]
@@ -23,7 +25,7 @@ JOIN_S = 0.5
 
 @dataclass
 class Epochs:
-    """Used by the main thread; `load` and `plan` by any."""
+    """Used by the main thread; `load`, `figures` and `plan` by any."""
 
     options: RankOptions
     work: RankWork
@@ -58,7 +60,7 @@ class Epochs:
         current, self.current = self.current, None
         if current is not None:
             self.options.log.trace("leaves this epoch", "epoch_left")
-            self._received_bytes = current.received_bytes()
+            self._received_bytes = _total(current)
             current.abandon()
             threads = (*self._left_behind, *current.threads)
             self._left_behind = [thread for thread in threads if thread.is_alive()]
@@ -78,6 +80,20 @@ class Epochs:
     def load(self) -> Load:
         """What this rank has done."""
         clocks, current = list(self.work.clocks.values()), self.current
-        self._received_bytes = current.received_bytes() if current is not None else self._received_bytes
+        self._received_bytes = _total(current) if current is not None else self._received_bytes
         compute_ns = sum(clock.compute.total_ns for clock in clocks)
         return Load(at_ns=time.monotonic_ns(), compute_ns=compute_ns, received_bytes=self._received_bytes)
+
+    def figures(self) -> RankFigures:
+        """The same, in more detail."""
+        clocks, current = list(self.work.clocks.values()), self.current
+        memory_bytes, resident_bytes = own_memory()
+        return RankFigures(
+            at_ns=time.monotonic_ns(), epoch=self.number, memory_bytes=memory_bytes, resident_bytes=resident_bytes,
+            parts_ns=tuple(sum(getattr(clock, part).total_ns for clock in clocks) for part in PARTS),
+            received=current.received() if current is not None else {},
+        )  # fmt: skip
+
+
+def _total(rank: Rank) -> int:
+    return sum(link.num_bytes for link in rank.received().values())

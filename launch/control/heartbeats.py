@@ -12,9 +12,10 @@ from collections.abc import Callable
 from edgecompile.contract.plan import Plan
 from edgelaunch.common.detection import beat_s
 from edgelaunch.common.failures import Failure, FailureBox, PeerLostError
+from edgelaunch.common.rank_figures import RankFigures
 from edgelaunch.control.core.membership import Announcement, Beat, Hello, Leave, Load, StoreSnapshot, Suspicion, Verdict
 from edgelaunch.control.core.rules import Rules
-from edgelaunch.control.listening import NEWS, Errands, FollowerSide, LeaderSide, beat_key
+from edgelaunch.control.listening import NEWS, Errands, FollowerSide, LeaderSide, beat_key, figures_key
 from edgelaunch.process.abandoned_threads import await_at_exit
 from edgelaunch.store.joining import Door
 from edgelaunch.store.meeting import Board
@@ -45,11 +46,12 @@ class Watch:
         box: FailureBox,
         links: LinkWatch,
         load: Callable[[], Load] = Load,
+        figures: Callable[[], RankFigures] = RankFigures,
         door: Door | None = None,
     ) -> None:
-        """`links`: this rank's; `load`: what this rank has done, to be said with each beat. `door`: rank 0's, for those
-        who come."""
-        self._links, self._load = links, load
+        """`links`: this rank's; `load`: what this rank has done, to be said with each beat, and `figures` beside it.
+        `door`: rank 0's, for those who come."""
+        self._links, self._load, self._figures = links, load, figures
         self._board, self._rank, self._box = board, rank, box
         self._detect_s, self._beat_s = plan.runtime.detect_s, beat_s(plan)
         self._urgent = True  # until `hurry` says otherwise: the first epoch is about to form
@@ -236,6 +238,8 @@ class Watch:
             left=state.left if state is not None else 0, ready=ready, link=self._links.own.identity,
             silent=self._links.silent(), load=self._load(),
         )  # fmt: skip
+        if self._rank:  # before the beat, which is what rank 0 looks at
+            self._board.put(figures_key(self._rank, beat.incarnation), self._figures().to_json())
         self._board.put(beat_key(self._rank, beat.incarnation), beat.to_text())
         if num_changes == self._num_changes:
             self._flushed.set()

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from edgecompile.contract.plan import Plan
 from edgelaunch.common.failures import FailureBox
+from edgelaunch.common.rank_figures import RankFigures
 from edgelaunch.control.core import follower, leader
 from edgelaunch.control.core import follower_events as follow
 from edgelaunch.control.core import leader_events as leading
@@ -22,6 +23,7 @@ from edgelaunch.control.core.membership import (
     Hello,
     Holder,
     Leave,
+    Load,
     Suspicion,
     Verdict,
     read_news,
@@ -37,7 +39,7 @@ from edgelaunch.store.list_reader import ListReader
 from edgelaunch.store.meeting import Board
 from edgelaunch.transport.link_watch import LinkWatch
 
-__all__ = ["NEWS", "WAITS_FOR", "Errands", "FollowerSide", "LeaderSide", "beat_key", "publish"]
+__all__ = ["NEWS", "WAITS_FOR", "Errands", "FollowerSide", "LeaderSide", "beat_key", "figures_key", "publish"]
 
 NEWS = "news"
 WAITS_FOR = "waits-for"
@@ -59,6 +61,11 @@ class Errands:
 def beat_key(rank: int, incarnation: str) -> str:
     """Each process beats for itself: two that want one rank would hide each other's beats. Rank 0 is there once."""
     return f"beat/{rank}/{incarnation}" if rank else "beat/0"
+
+
+def figures_key(rank: int, incarnation: str) -> str:
+    """Beside the beat and not in it: a rank 0 of an older version reads beats, and knows of nothing else."""
+    return f"figures/{rank}/{incarnation}"
 
 
 def publish(board: Board, actions: tuple[leading.Action, ...]) -> None:
@@ -103,6 +110,14 @@ class LeaderSide:
         """Of the ranks that are there."""
         holders = enumerate(self.state.roster.holders)
         return {rank: self._paces.get(member.incarnation, Pace()) for rank, member in holders if member is not None}
+
+    def joining(self) -> frozenset[int]:
+        """Ranks that load their shard, and those whose place another process asks for."""
+        roster = self.state.roster
+        return frozenset(
+            rank for rank, (member, waiting) in enumerate(zip(roster.holders, roster.waiting, strict=True))
+            if waiting is not None or (member is not None and not member.ready)
+        )  # fmt: skip
 
     def take_remarks(self) -> list[str]:
         """What is to be logged since the last call."""
@@ -186,9 +201,17 @@ class LeaderSide:
             beat = Beat.from_text(text)
             self._feed(leading.BeatCame(now, rank, beat))
             if beat.is_after(member.beat):
-                self._paces.setdefault(member.incarnation, Pace()).add(beat.load)
+                self._note_pace(rank, member.incarnation, beat.load)
         present = {member.incarnation for member in self.state.roster.holders if member is not None}
         self._paces = {incarnation: pace for incarnation, pace in self._paces.items() if incarnation in present}
+
+    def _note_pace(self, rank: int, incarnation: str, load: Load) -> None:
+        pace = self._paces.setdefault(incarnation, Pace())
+        pace.add(load)
+        told = self._errands.board.get(figures_key(rank, incarnation))
+        figures = RankFigures.from_json(told) if told is not None else None
+        if figures is not None:
+            pace.add_figures(figures)
 
     def _remark(self, text: str) -> None:
         """Once."""

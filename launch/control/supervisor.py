@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -17,28 +18,32 @@ import torch
 
 from edgecompile.contract.errors import UserError
 from edgelaunch.common.failures import Failure, FailureBox, PeerLostError, rank_name
+from edgelaunch.common.rank_figures import PARTS
 from edgelaunch.common.rank_options import RankOptions
 from edgelaunch.common.reports import KillRequest
 from edgelaunch.control.core.membership import RUN, Announcement
-from edgelaunch.control.core.run_events import ResultsAgain, RunEvent, StoreGone
+from edgelaunch.control.core.run_events import RankJoined, RankLost, ResultsAgain, RunEvent, StoreGone
 from edgelaunch.control.epochs import JOIN_S, Epochs
 from edgelaunch.control.event_log import log_event
+from edgelaunch.control.events import events_of
 from edgelaunch.control.heartbeats import Watch
 from edgelaunch.control.main_thread import Following, Leading, Run
-from edgelaunch.control.pace import Counters, Overview, Pace
+from edgelaunch.control.pace import Counters, Overview, Pace, Rate
+from edgelaunch.control.pipeline_state import Event, PipelineState
 from edgelaunch.control.wording import failure_of
 from edgelaunch.pipeline.rank import RankCallbacks, RankWork
 from edgelaunch.pipeline.result_counters import Ends
 from edgelaunch.process.abandoned_threads import await_at_exit
 from edgelaunch.store.joining import meet
 from edgelaunch.store.meeting import Board
-from edgelaunch.transport.counters import PARTS
 from edgelaunch.transport.link_watch import LinkWatch
 from edgelaunch.transport.shard_transfer import ShardServer, TransferContext, fetch_shards
 
 __all__ = ["Run", "Supervisor"]
 
 POLL_S = 0.2
+EVENTS = 30
+"""So many are shown."""
 URGENT_POLL_S = 0.01
 STALL_S = 2.0
 """A main loop that was so long away, or half the time of detection, stood still together with all other threads."""
@@ -72,7 +77,8 @@ class Supervisor:
         self._main: Leading | Following | None = None
         self._server: ShardServer | None = None
         self._epochs = Epochs(options, work, self._callbacks)
-        self._pace = Pace()
+        self._pace, self._rate = Pace(), Rate()
+        self._num_lost, self._num_joined = Counter[int](), Counter[int]()
         self._given_up = False
         self._threads: list[threading.Thread] = []
 
@@ -103,28 +109,54 @@ class Supervisor:
         current = self._epochs.current
         return current is not None and current.streaming and not self.box.ended
 
+    @property
+    def over(self) -> bool:
+        """Whether it has ended, or is about to."""
+        return self.box.ended or self._given_up
+
     def counters(self) -> Counters:
         """From any thread."""
         clocks = list(self._work.clocks.values())
-        leader = self._watch.leader if self._watch is not None else None
-        holders = leader.state.roster.holders if leader is not None else ()
         return Counters(
             rank=self._rank, host=self._plan.hosts[self._rank].name, epoch=self._epochs.number,
             num_microbatches=sum(clock.compute.count for clock in clocks),
             stage_ns={part: sum(getattr(clock, part).total_ns for clock in clocks) for part in PARTS},
             received_bytes=self._epochs.load().received_bytes,
-            num_items=self._ends.num_items if self._ends is not None else None,
-            num_ranks=1 + sum(member is not None for member in holders),
-            predicted_items_per_s=self._epochs.plan.predicted.throughput_items_per_s,
         )  # fmt: skip
 
     def overview(self) -> Overview:
-        """On rank 0, from any one thread: the run as it is now."""
-        self._pace.add(self._epochs.load())
-        leader = self._watch.leader if self._watch is not None else None
-        others = leader.paces() if leader is not None else {}
-        num_in_flight = self._ends.num_in_flight() if self._ends is not None else 0
-        return Overview(plan=self._epochs.plan, paces={0: self._pace, **others}, num_in_flight=num_in_flight)
+        """On rank 0, from any thread: the run as it is now."""
+        leader, ends = self._watch.leader if self._watch is not None else None, self._ends
+        shares = _shares_of_ends(ends) if ends is not None else {}
+        latencies = ends.collector.latencies if ends is not None else None
+        num_items = ends.num_items if ends is not None else 0
+        return Overview(
+            plan=self._epochs.plan, paces={0: self._pace, **(leader.paces() if leader is not None else {})},
+            joining=leader.joining() if leader is not None else frozenset(), ready=self.ready,
+            epoch=self._epochs.number, num_in_flight=ends.num_in_flight() if ends is not None else 0,
+            num_items=num_items, items_per_s=self._rate.per_s(num_items, time.monotonic()),
+            latency=latencies.summary() if latencies is not None and latencies.count else None,
+            num_lost=self._num_lost, num_joined=self._num_joined, **shares,
+        )  # fmt: skip
+
+    def state(self, number: int = 0) -> PipelineState:
+        """On rank 0, from any thread: the same as everybody is shown it."""
+        return PipelineState.of(self.overview(), self.events(EVENTS), number=number, ended=self.box.finished)
+
+    def events(self, most: int | None = None) -> tuple[Event, ...]:
+        """On rank 0, from any thread: what happened, oldest first; the last 10,000, or `most` of them."""
+        return events_of(self._plan, self.run.events, most) if self.run is not None else ()
+
+    def store_board(self) -> Board | None:
+        """A connection to the store for a thread of the caller's; None before there is one, and for a rank alone."""
+        if self._main is None:
+            return None
+        return Board(self._options.endpoint, serve=False, timeout_s=self._plan.runtime.timeout_s,
+                     seal=self._epochs.seal)  # fmt: skip
+
+    def beside(self, name: str, work: Callable[[], None]) -> None:
+        """Runs it in a thread that ends once this is `over`, and that is waited for like its own."""
+        self._thread(name, work)
 
     def tell(self, failure: Failure) -> None:
         """Tells the other ranks why this one ends. Takes 1.5 s at most."""
@@ -224,7 +256,8 @@ class Supervisor:
         seal = self._epochs.seal = main_board.seal
         board = Board(options.endpoint, serve=False, timeout_s=timeout_s, seal=seal)
         links = LinkWatch.of(options, seal, self.fail)
-        watch = Watch(board, self._plan, self._rank, options.plan_sha256, self.box, links, self._epochs.load, door)
+        watch = Watch(board, self._plan, self._rank, options.plan_sha256, self.box, links, self._epochs.load,
+                      self._epochs.figures, door)  # fmt: skip
         self._watch = watch
         if door is not None:
             self._main = Leading(
@@ -249,6 +282,7 @@ class Supervisor:
 
     def _step(self, now: float) -> None:
         self._tell_pauses(now)
+        self._note_pace(now)
         if self._main is not None:
             self._main.step(now)
         elif len(self._plan.hosts) == 1 and self._epochs.complete:
@@ -261,8 +295,19 @@ class Supervisor:
             for pause_ns in self._ends.collector.take_pauses():
                 self._tell(ResultsAgain(now, pause_ns / 1e9))
 
+    def _note_pace(self, now: float) -> None:
+        if self._ends is not None and self.streaming.is_set():
+            self._rate.add(self._ends.num_items, now)
+            if self._pace.is_due(time.monotonic_ns()):
+                self._pace.add(self._epochs.load())
+                self._pace.add_figures(self._epochs.figures())
+
     def _tell(self, event: RunEvent) -> None:
         """In the main thread: something happened."""
+        if isinstance(event, RankLost):
+            self._num_lost[event.loss.rank] += 1
+        elif isinstance(event, RankJoined):
+            self._num_joined[event.rank] += 1
         if self.run is not None:
             self.run.events.append(event)
         log_event(self._options.log, self._plan, event)
@@ -287,3 +332,12 @@ class Supervisor:
                 self.fail(error)
 
         return fail
+
+
+def _shares_of_ends(ends: Ends) -> dict[str, float]:
+    """Of a message's period, what feeding it and taking its results take, over the whole run."""
+    arrivals = ends.collector.arrivals
+    period_ns = arrivals.total_ns / arrivals.count if arrivals.count else 0.0
+    parts = {"feeding": ends.feeder.busy, "writing": ends.collector.busy}
+    return {name: min(1.0, busy.total_ns / busy.count / period_ns) if period_ns and busy.count else 0.0
+            for name, busy in parts.items()}  # fmt: skip

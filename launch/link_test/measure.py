@@ -21,6 +21,7 @@ import torch.distributed as dist
 
 from edgecompile.execution.message_layout import PIECE_BYTES, piece_sizes
 from edgelaunch.common.failures import PeerLostError, rank_name
+from edgelaunch.common.rank_figures import LinkCount
 from edgelaunch.common.rank_options import RankOptions
 from edgelaunch.common.rank_summary import RankSummary
 from edgelaunch.link_test.hosts_option import Figures
@@ -198,8 +199,8 @@ class LinkEpoch:
     def summary(self) -> RankSummary:
         return RankSummary()
 
-    def received_bytes(self) -> int:
-        return 0
+    def received(self) -> dict[int, LinkCount]:
+        return {}
 
     def _gather(self, rank: Rank, pair: tuple[int, int]) -> None:
         for way in (pair, pair[::-1]):

@@ -17,6 +17,7 @@ from torch._C._distributed_c10d import Store as GroupStore
 
 from edgecompile.contract.plan import Plan
 from edgelaunch.common.failures import Abandoned, rank_name
+from edgelaunch.common.rank_figures import LinkCount
 from edgelaunch.common.rank_options import RankOptions
 from edgelaunch.common.rank_summary import RankSummary
 from edgelaunch.process.processes import boot_identity
@@ -68,7 +69,8 @@ class EpochWork(Protocol):
     def summary(self) -> RankSummary:
         """Its counters for rank 0's report, but for the machine."""
 
-    def received_bytes(self) -> int: ...
+    def received(self) -> dict[int, LinkCount]:
+        """Of the links that end here, by the number of the boundary."""
 
 
 class RankWork(Protocol):
@@ -126,9 +128,9 @@ class Rank:
         """This rank's counters for rank 0's report."""
         return replace(self._work.summary(), machine=boot_identity())
 
-    def received_bytes(self) -> int:
-        """Of the links that end here."""
-        return self._work.received_bytes()
+    def received(self) -> dict[int, LinkCount]:
+        """Of the links that end here, by the number of the boundary."""
+        return self._work.received()
 
     # --- of its work -------------------------------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ from edgecompile.execution.allocator import keep_freed_memory
 from edgecompile.execution.slot_state import SlotState
 from edgecompile.execution.torchscript import plain_execution
 from edgelaunch.common.plan_parts import links_of, result_specs, state_of_stage
+from edgelaunch.common.rank_figures import LinkCount
 from edgelaunch.common.rank_options import RankOptions
 from edgelaunch.common.rank_summary import LinkSummary, RankSummary, StageSummary
 from edgelaunch.pipeline.rank import EpochRole, Rank
@@ -132,8 +133,8 @@ class StageEpoch:
         stage = self._clock(self._stage).summary() if self._stage is not None else StageSummary()
         return RankSummary(stage=stage, send=send, receive=receive)
 
-    def received_bytes(self) -> int:
-        return sum(link.busy.num_bytes for _, link in list(self._wires) if isinstance(link, ReceiveLink))
+    def received(self) -> dict[int, LinkCount]:
+        return {boundary: link.busy.counted() for boundary, link in list(self._wires) if isinstance(link, ReceiveLink)}
 
     # --- boundaries --------------------------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ from edgecompile.contract.errors import UserError
 from edgelaunch.common.addresses import Address
 
 if TYPE_CHECKING:
+    from edgelaunch.control.pipeline_state import PipelineState
     from edgelaunch.control.supervisor import Supervisor
 
 __all__ = ["RankCollector", "check_installed", "serve_metrics"]
@@ -65,13 +66,38 @@ class RankCollector:
                                        labels=("rank", "host"))  # fmt: skip
         epoch.add_metric(rank, counters.epoch)
         yield epoch
-        if counters.num_items is not None:
-            items = CounterMetricFamily("edgelaunch_items", "Items with results")
-            items.add_metric([], counters.num_items)
-            yield items
-            predicted = GaugeMetricFamily("edgelaunch_predicted_items_per_second", "As the plan says")
-            predicted.add_metric([], counters.predicted_items_per_s)
-            yield predicted
-            present = GaugeMetricFamily("edgelaunch_ranks_present", "Ranks that are present, rank 0 included")
-            present.add_metric([], counters.num_ranks)
-            yield present
+        if counters.rank == 0:
+            yield from _of_run(self._runner.state())
+
+
+def _of_run(state: PipelineState) -> Iterator[Any]:
+    """What rank 0 alone knows, as the live page shows it."""
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+    items = CounterMetricFamily("edgelaunch_items", "Items with results")
+    items.add_metric([], state.num_items)
+    yield items
+    predicted = GaugeMetricFamily("edgelaunch_predicted_items_per_second", "As the plan says")
+    predicted.add_metric([], state.predicted_per_s)
+    yield predicted
+    present = GaugeMetricFamily("edgelaunch_ranks_present", "Ranks that are present, rank 0 included")
+    present.add_metric([], state.num_present)
+    yield present
+    busy = GaugeMetricFamily("edgelaunch_busy_share", "Of the last ten seconds, what a host computed",
+                             labels=("rank", "host"))  # fmt: skip
+    memory = GaugeMetricFamily("edgelaunch_memory_bytes", "Of a rank's process, what no file backs",
+                               labels=("rank", "host"))  # fmt: skip
+    lost = CounterMetricFamily("edgelaunch_losses", "How often a rank was lost", labels=("rank", "host"))
+    for host in state.hosts:
+        labels = [str(host.rank), host.name]
+        for family, value in ((busy, host.busy), (memory, host.memory_bytes), (lost, host.num_lost)):
+            if value is not None:
+                family.add_metric(labels, value)
+    yield from (busy, memory, lost)
+    link_rate = GaugeMetricFamily("edgelaunch_link_bytes_per_second", "Of the last ten seconds, what a link carried",
+                                  labels=("source", "destination", "boundary"))  # fmt: skip
+    for link in state.links:
+        if link.bytes_per_s is not None:
+            names = [state.hosts[end].name for end in (link.source, link.destination)]
+            link_rate.add_metric([*names, str(link.boundary)], link.bytes_per_s)
+    yield link_rate

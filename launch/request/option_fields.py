@@ -51,9 +51,10 @@ class Option:
     """The title that it stands under in --help."""
 
 
-def plan_argument(help: str) -> Mapping[str, Option]:
+def plan_argument(help: str, *, optional: bool = False) -> Mapping[str, Option]:
     """The metadata of the field that holds the plan's path."""
-    settings = {"metavar": "PLAN", "help": help}
+    settings: dict[str, Any] = {"metavar": "PLAN", "help": help}
+    settings |= {"nargs": "?", "default": argparse.SUPPRESS} if optional else {}
     return {KEY: Option(flag="", read=Path, reach=Reach.EVERY_RANK, why="", settings=settings)}
 
 

@@ -15,10 +15,20 @@ from edgelaunch.request.log_options import check_log
 from edgelaunch.request.option_fields import add_options, read_options
 from edgelaunch.request.run_request import RunRequest
 from edgelaunch.request.serve_request import ServeRequest
+from edgelaunch.request.top_request import TopRequest
 
 __all__ = ["Request", "command_parser", "parse", "parse_run", "run_parser"]
 
-Request = RunRequest | LinksRequest | DoctorRequest | ServeRequest | AgentRequest | BoardsRequest | ProfileRequest
+Request = (
+    RunRequest
+    | LinksRequest
+    | DoctorRequest
+    | ServeRequest
+    | TopRequest
+    | AgentRequest
+    | BoardsRequest
+    | ProfileRequest
+)
 COMMANDS: dict[str, tuple[type[Request], str]] = {
     LinksRequest.COMMAND: (
         LinksRequest,
@@ -32,6 +42,11 @@ COMMANDS: dict[str, tuple[type[Request], str]] = {
     ServeRequest.COMMAND: (
         ServeRequest,
         "Serve a plan over HTTP: predictions, embeddings, completions and chat, as OpenAI's clients ask for them.",
+    ),
+    TopRequest.COMMAND: (
+        TopRequest,
+        "Watch a pipeline that runs, from any board: its stages, rates and links beside what was predicted. Without a "
+        "plan: list those that run on this machine.",
     ),
     AgentRequest.COMMAND: (
         AgentRequest,
@@ -97,8 +112,8 @@ def run_parser(*, plan: bool = True) -> Parser:
         prog="edgelaunch",
         description="Run one rank of a plan, or with --local, --emulate, --boards or --ssh all of them.",
         epilog="edgelaunch links PLAN measures the links between a plan's hosts; edgelaunch doctor PLAN checks a rank "
-        "before a run; edgelaunch serve PLAN answers HTTP requests; edgelaunch agent on each board lets edgelaunch "
-        "boards list them, and --boards start ranks on them: see their --help",
+        "before a run; edgelaunch top shows what runs; edgelaunch serve PLAN answers HTTP requests; edgelaunch agent "
+        "on each board lets edgelaunch boards list them, and --boards start ranks on them: see their --help",
     )
     parser.add_argument("--version", action=_ShowVersion, nargs=0, help="show the version and exit")
     add_options(parser, RunRequest, plan=plan, grouped=True)

@@ -33,11 +33,13 @@ from edgelaunch.store.seal import Seal
 if TYPE_CHECKING:
     from edgelaunch.common.rank_options import RankOptions
 
-__all__ = ["Door", "Signed", "greeting", "join", "meet"]
+__all__ = ["WATCHER", "Door", "Signed", "greeting", "join", "meet"]
 
 GREETING = "charter"
 """Rank 0's software, for whoever looks (`edgelaunch doctor`); not sealed, so that it proves nothing."""
 REQUESTS = "join"
+WATCHER = -1
+"""In a rank's place: who asks only watches, and is no member of anything."""
 OLD_REFUSED = "refused"
 """Where a rank of protocol 1, which finds no nonce in the greeting, says that it was refused."""
 NONCE_BYTES = 16
@@ -158,7 +160,7 @@ class Door:
         return Signed.of(self._secret, "welcome", json.dumps({"run": run, **self._software.values()}), nonce)
 
     def _remark(self, request: Signed, values: dict[str, Any], rank: int) -> str:
-        name = rank_name(self._plan, rank)
+        name = "a watcher" if rank == WATCHER else rank_name(self._plan, rank)
         if self._secret is not None and not request.proves(self._secret, "join"):
             reason = "did not present the secret" if request.mac is None else "has a different secret"
         elif self._secret is None and request.mac is not None:
@@ -172,6 +174,8 @@ class Door:
                 self.turned_away.pop(rank, None)
                 unlike = theirs.unlike(self._software)
                 own = self._software.unlike(theirs)
+                if rank == WATCHER:
+                    return ""
                 return f"{name} has {unlike}, and this rank {own}" if unlike else ""
             self.turned_away[rank] = str(wrong)
             return f"rejected: {wrong}"
@@ -203,6 +207,7 @@ def join(
     """Proves to rank 0 that this rank knows the secret, and has it prove the same, now.
 
     Args:
+        rank: WATCHER: it only watches.
         where: rank 0's address and port, for messages.
 
     Returns:
@@ -214,6 +219,7 @@ def join(
         PeerLostError: the store does not answer.
     """
     plain, own, name = board.plain(), Software.own(), rank_name(plan, 0)
+    ours = "watcher" if rank == WATCHER else "rank"
     nonce = secrets.token_bytes(NONCE_BYTES)
     body = json.dumps({"rank": rank, "nonce": nonce.hex(), **own.values()})
     plain.append(REQUESTS, Signed.of(secret, "join", body).text())
@@ -223,20 +229,22 @@ def join(
             raise UserError(_silence(plain, name, where, timeout_s))
         waiting.tell(f"the answer of {name} at {where}", timeout_s)
         time.sleep(POLL_S)
+    if rank == WATCHER:  # they come and go, as often as they like
+        plain.forget(f"welcome/{nonce.hex()}")
     answer = Signed.read(text) or Signed(mac=None, body="")
     run = _bytes(answer.values(), "run")
     if secret is None and (run or answer.mac):
-        raise UserError(f"rank 0 asks for a shared secret, and this rank has none: {HOW}")
+        raise UserError(f"rank 0 asks for a shared secret, and this {ours} has none: {HOW}")
     if secret is not None and not answer.mac:
-        raise UserError(f"rank 0 was started without the secret that this rank has: set {VARIABLE} there too")
+        raise UserError(f"rank 0 was started without the secret that this {ours} has: set {VARIABLE} there too")
     if secret is not None and not answer.proves(secret, "welcome", nonce):
         raise UserError(
-            f"the secret of this rank is not rank 0's: give every rank the same ({VARIABLE} or --secret-file)"
+            f"the secret of this {ours} is not rank 0's: give every rank the same ({VARIABLE} or --secret-file)"
         )
     theirs = Software.read(answer.values())
     if theirs is None:
         raise UserError(f"what answers at {where} is not an edgelaunch rank 0", fix="give --master ADDRESS:PORT")
-    wrong = mismatch(rank_name(plan, rank), own, name, theirs)
+    wrong = mismatch(rank_name(plan, rank) if rank != WATCHER else "this watcher", own, name, theirs)
     if wrong is not None:
         raise wrong
     return Seal(secret, run) if secret is not None else None

@@ -112,6 +112,10 @@ class Board:
         except UnicodeDecodeError:
             return True, None
 
+    def forget(self, key: str) -> None:
+        with _answers():
+            self._store.delete_key(key)
+
     def append(self, name: str, text: str) -> None:
         """Adds a text to a list that any rank may add to."""
         with _answers():

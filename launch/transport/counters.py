@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from array import array
 
+import numpy as np
+import numpy.typing as npt
+
 from edgecompile.contract.run_record import Percentiles
+from edgelaunch.common.rank_figures import LinkCount
 from edgelaunch.common.rank_summary import Durations, StageSummary, Stamps
 
-__all__ = ["PARTS", "ItemRates", "Latencies", "Series", "StageClock", "Transfers"]
+__all__ = ["ItemRates", "Latencies", "Series", "StageClock", "Transfers"]
 
-PARTS = ("wait_input", "compute", "wait_output", "pack")
-"""Of a stage's time, in the order in which they come."""
 KEPT = 4096
 BUCKETS_A_DECADE = 500
 """Two neighbours differ by 0.46 %."""
@@ -65,6 +67,9 @@ class Transfers(Series):
         self.num_bytes += num_bytes
         self.timed_bytes += timed_bytes
 
+    def counted(self) -> LinkCount:
+        return LinkCount(num_bytes=self.num_bytes, busy_ns=self.total_ns, timed_bytes=self.timed_bytes)
+
     @property
     def share_timed(self) -> float:
         return self.timed_bytes / self.num_bytes if self.num_bytes else 0.0
@@ -86,16 +91,18 @@ class Latencies:
 
     def percentile_s(self, percent: float) -> float:
         """The least duration that so many percent of all stay below or reach; 0 where there are none."""
-        wanted = math.ceil(self.count * percent / 100)
-        seen = 0
-        for place, count in enumerate(self._buckets):
-            seen += count
-            if count and seen >= wanted:
-                return min(10 ** ((place + 0.5) / BUCKETS_A_DECADE), self.max_ns) / 1e9
-        return 0.0
+        return self._reached(np.cumsum(np.frombuffer(self._buckets, np.int64)), percent)
+
+    def _reached(self, seen: npt.NDArray[np.int64], percent: float) -> float:
+        """`seen`: up to each bucket, how many."""
+        if not seen[-1]:
+            return 0.0
+        place = int(np.searchsorted(seen, max(1, math.ceil(int(seen[-1]) * percent / 100))))
+        return float(min(10 ** ((place + 0.5) / BUCKETS_A_DECADE), self.max_ns)) / 1e9
 
     def summary(self) -> Percentiles:
-        p50_s, p95_s, p99_s = (self.percentile_s(percent) for percent in (50, 95, 99))
+        seen = np.cumsum(np.frombuffer(self._buckets, np.int64))
+        p50_s, p95_s, p99_s = (self._reached(seen, percent) for percent in (50, 95, 99))
         return Percentiles(count=self.count, p50_s=p50_s, p95_s=p95_s, p99_s=p99_s, max_s=self.max_ns / 1e9)
 
 
