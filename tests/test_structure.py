@@ -76,10 +76,10 @@ ROOMS: dict[str, dict[str, str]] = {
         "api": "common request generation application",
         "serve.http": "common control report application",
         "serve.routes": "common inputs generation application serve.http",
-        "serve.live": "application serve.http",
-        "serve": "process common request report application serve.http serve.routes serve.live",
+        "serve.live": "control serve.http",
+        "serve": "process common request report control application serve.http serve.routes serve.live",
         "commands": "process common request inputs outputs generation pipeline report control local emulation "
-        "link_test doctor boards boards.agent watching composition serve.http serve",
+        "link_test doctor boards boards.agent watching composition serve serve.http",
         "entry": "process commands",
         "__init__": "common api",
         "__main__": "entry",

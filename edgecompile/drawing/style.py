@@ -33,7 +33,7 @@ svg text { fill: var(--ink); font: 12px system-ui, sans-serif; } svg .soft { fil
 .graph .node rect { fill: var(--card); stroke: var(--line); stroke-width: 1.5; }
 .graph .node rect.track { fill: var(--idle); stroke: none; }
 .graph .node rect.fill { fill: var(--compute); stroke: none; }
-.graph .node.spare rect.box, .graph .node.joining rect.box { stroke-dasharray: 5 4; }
+.graph .node.spare rect.box, .graph .node.joining rect.box, .graph .node.awaited rect.box { stroke-dasharray: 5 4; }
 .graph .node.lost rect.box { stroke: var(--block); stroke-dasharray: 2 4; stroke-width: 3; }
 .graph .node.lost .name { text-decoration: line-through; }
 .graph .node.bottleneck rect.box { stroke: var(--block); stroke-width: 3; }

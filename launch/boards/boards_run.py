@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 import threading
 import time
@@ -29,10 +30,12 @@ class BoardsRun:
     def __init__(
         self, plan: Plan, request: RunRequest | LinksRequest | ServeRequest,
         elsewhere: Sequence[RankElsewhere], here: AcrossMachines | None, *, capture: bool = False,
+        web: socket.socket | None = None,
     ) -> None:  # fmt: skip
-        """`elsewhere`: all ranks, but rank 0 where it is `here`. `capture`: keeps what rank 0 prints to `printed`."""
+        """`elsewhere`: all ranks, but rank 0 where it is `here`. `capture`: keeps what rank 0 prints to `printed`.
+        `web`: of the page of a rank 0 that is here."""
         self._elsewhere = {rank.order.rank: rank for rank in elsewhere}
-        self._here = Children(plan, request, here, restarts=0) if here is not None else None
+        self._here = Children(plan, request, here, restarts=0, web=web) if here is not None else None
         self._ended: dict[int, Failure | None] = {}
         self._threads: dict[int, threading.Thread] = {}
         self._capture, self._lock = capture, threading.Lock()

@@ -128,7 +128,8 @@ class JobOrder:
 
 
 def words_for_data_host(request: type[Any]) -> Mapping[str, Any]:
-    """The options that a caller may set for a rank, with what reads their words: none names a file or a port."""
+    """The options that a caller may set for a rank, with what reads their words: none names a file, or what is at
+    another's terminal. The page is asked for as the rank itself is, by who knows the secret."""
     return {
         item.name: known.read
         for item, known in options_of(request)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NoReturn
 from edgecompile.contract.plan import Plan
 from edgecompile.execution.allocator import use_one_arena
 from edgelaunch.commands.one_rank import import_torch, rank_failure, run_rank
+from edgelaunch.commands.web_option import open_page
 from edgelaunch.common.failures import Failure
 from edgelaunch.common.shard_files import check_rank
 from edgelaunch.composition import quiet_peers
@@ -38,13 +39,16 @@ def run_together(request: RunRequest, plan: Plan, *, own_process: bool) -> Failu
         option = "--emulate" if request.emulate else "--local"
         say(f"{option} runs every rank on the CPU, also those planned for cuda", about="edgelaunch")
     restarts = DEFAULT_RESTARTS if request.restarts is None else request.restarts
+    web = open_page(request)
     if request.emulate:
         from edgelaunch.emulation.emulated_run import EmulatedRun
 
-        run: LocalRun | EmulatedRun = EmulatedRun(plan, request, max_threads=request.threads, restarts=restarts)
+        run: LocalRun | EmulatedRun = EmulatedRun(
+            plan, request, max_threads=request.threads, restarts=restarts, web=web
+        )
     else:
         forks = partial(fork_server, plan, request.plan_path) if own_process and sys.platform == "linux" else None
-        run = LocalRun(plan, request, max_threads=request.threads, restarts=restarts, forks=forks)
+        run = LocalRun(plan, request, max_threads=request.threads, restarts=restarts, forks=forks, web=web)
     try:
         return run.run()
     finally:

@@ -16,6 +16,7 @@ from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Plan
 from edgecompile.terminal.logs import mark_logs, show_logs
 from edgecompile.terminal.process import abrupt_interrupts, final_status, unwritten
+from edgelaunch.commands.web_option import open_page, serve_page
 from edgelaunch.common.failures import Failure, FailureKind, exit_code, failure_words, rank_name
 from edgelaunch.common.reports import KillRequest, Report
 from edgelaunch.common.shard_files import StageFile
@@ -124,6 +125,7 @@ def rank_failure(
     """Runs one rank of the pipeline. `checked`: its shards' hashes are known to be right."""
     start.check()
     request = start.request
+    page = open_page(request) if start.rank == 0 else None
     session, lacking = _prepared(start, discard, checked=checked)
     own_process()
     live = _live(start, session) if session is not None else None
@@ -140,6 +142,8 @@ def rank_failure(
     runner = run_supervisor(start, lacking, ends, request_kill, last_resort)
     if session is not None:
         session.look_at(runner)
+    if page is not None:
+        serve_page(page, start, runner)
     if request.metrics_port is not None:
         from edgelaunch.report.metrics import serve_metrics
 

@@ -78,12 +78,12 @@ def _with_all_ranks(request: ServeRequest, plan: Plan) -> int:
     restarts = DEFAULT_RESTARTS if request.restarts is None else request.restarts
     try:
         if request.emulate:
+            from edgelaunch.common.listener import OTHER_PLACE, listen_at
             from edgelaunch.emulation.emulated_run import EmulatedRun
-            from edgelaunch.serve.http.listener import listen_at
 
             check_limits(plan, tuple(range(len(plan.hosts))))
             # made here: rank 0 has a network of its own, which nobody reaches
-            with listen_at(Address(request.bind, request.port)) as listener:
+            with listen_at(Address(request.bind, request.port), OTHER_PLACE) as listener:
                 request = replace(request, http_fd=listener.fileno())
                 failure = EmulatedRun(plan, request, max_threads=request.threads, restarts=restarts).run()
         else:

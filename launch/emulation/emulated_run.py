@@ -12,6 +12,7 @@ import os
 import re
 import secrets
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -196,13 +197,14 @@ class EmulatedRun:
         *,
         max_threads: int | None,
         restarts: int = DEFAULT_RESTARTS,
+        web: socket.socket | None = None,
     ) -> None:
-        """`request` and `restarts`: as of Children; `max_threads`: of each rank."""
+        """`request`, `restarts` and `web`: as of Children; `max_threads`: of each rank."""
         self._plan, self._quiet = plan, request.quiet
         self._emulation = Emulation(plan)
         secret = {VARIABLE: secrets.token_hex(32)}
         place = OnEmulatedHosts(self._emulation, max_threads)
-        self.children = Children(plan, request, place, restarts=restarts, environ=secret)
+        self.children = Children(plan, request, place, restarts=restarts, environ=secret, web=web)
 
     def run(self) -> Failure | None:
         """As LocalRun.run; leaves no namespace and no group behind.

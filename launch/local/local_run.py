@@ -80,15 +80,16 @@ class Children:
         restarts: int = DEFAULT_RESTARTS,
         environ: Mapping[str, str] | None = None,
         relay: Callable[[str, str], None] | None = None,
+        web: socket.socket | None = None,
     ) -> None:
-        """`request`: of the command that starts them. `environ`: more variables for them.
+        """`request`: of the command that starts them. `environ`: more variables for them. `web`: of rank 0's page.
 
         `relay`: takes what they print, with "out" or "err" before it; None: all goes to standard error.
 
         `restarts`: how often each rank but 0 is started again after it was killed or lost.
         """
         self._plan, self._request, self._place = plan, request, place
-        self._environ, self._relay_to = dict(environ or {}), relay
+        self._environ, self._relay_to, self._web = dict(environ or {}), relay, web
         self._children: list[Child] = []
         self._reports: list[Failure] = []
         self._restarts = Restarts(plan, restarts)
@@ -112,9 +113,13 @@ class Children:
         """
         ours, theirs = socket.socketpair()
         settings, channel = self._place.settings(rank), theirs.fileno()
-        words = request_of_rank(self._request, rank, settings, supervisor_fd=channel, listen_fd=listen_fd).words()
+        web_fd = self._web.fileno() if self._web is not None and not rank else None
         http_fd = self._request.http_fd if isinstance(self._request, ServeRequest) and rank == 0 else None
-        keep = tuple(number for number in (channel, listen_fd, http_fd) if number is not None)
+        request = request_of_rank(
+            self._request, rank, settings, supervisor_fd=channel, listen_fd=listen_fd, web_fd=web_fd
+        )
+        words = request.words()
+        keep = tuple(number for number in (channel, listen_fd, web_fd, http_fd) if number is not None)
         if fork_server is not None:
             process: Forked | subprocess.Popen[bytes] = fork_server.fork(words, keep, show=show)
         elif self.spare is not None and (forked := self.spare.fork(words, keep)) is not None:
@@ -342,15 +347,16 @@ class LocalRun:
         max_threads: int | None,
         restarts: int = DEFAULT_RESTARTS,
         forks: Callable[[], ForkServer] | None = None,
+        web: socket.socket | None = None,
     ) -> None:
-        """`request` and `restarts`: as of Children; `max_threads`: of each rank.
+        """`request`, `restarts` and `web`: as of Children; `max_threads`: of each rank.
 
         `forks`: makes what the ranks are forked from; this process must have no other threads. None: each is started.
         """
         self._num_ranks, self._forks = len(plan.hosts), forks
         self.listener = listen_on_loopback()
         place = OnLoopback(plan, self.listener.getsockname()[1], max_threads)
-        self.children = Children(plan, request, place, restarts=restarts)
+        self.children = Children(plan, request, place, restarts=restarts, web=web)
 
     def run(self) -> Failure | None:
         """Until all ranks have ended well (None), or one has not: then the first cause, and none runs any longer.

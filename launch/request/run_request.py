@@ -115,6 +115,14 @@ class RunRequest(RankRequest):
     metrics_port: Address | None = field(default=None, metadata=option(
         "--metrics-port", partial(read_port, "--metrics-port"), reach=Reach.DATA_HOST, metavar="[ADDR:]PORT",
         help="serve this rank's counters to Prometheus there"))  # fmt: skip
+    web: Address | None = field(default=None, metadata=option(
+        "--web", partial(read_port, "--web"), reach=Reach.DATA_HOST, metavar="[ADDR:]PORT",
+        help="on rank 0: a live page of the run there (default: for this machine alone)"))  # fmt: skip
+    web_fd: int | None = field(default=None, metadata=option(
+        "--web-fd", int, why="the parent gives rank 0 the socket of its page"))  # fmt: skip
+    api_key_file: Path | None = field(default=None, metadata=option(
+        "--api-key-file", Path, reach=Reach.DATA_HOST, metavar="FILE",
+        help="with --web: the key that the page asks for, else $EDGELAUNCH_API_KEY, else none"))  # fmt: skip
 
     def __post_init__(self) -> None:
         for name, value in (("items", self.items), ("threads", self.threads), ("max-tokens", self.max_tokens)):
@@ -127,6 +135,8 @@ class RunRequest(RankRequest):
         self._check_which_ranks()
         if self.resume and (self.live or (self.output is None and self.has_data_host)):
             raise UserError("--resume continues an --output, with the same --input as before: a file or a folder")
+        if self.api_key_file is not None and self.web is None:
+            raise UserError("--api-key-file is the key of the page that --web serves: add --web PORT")
         if self.when_full is not None and not self.live:
             raise UserError("--when-full is for live items: give --rate R, or --input - for standard input")
         if self.drops_oldest and self.output is not None and not self.output.name.lower().endswith(".jsonl"):

@@ -28,8 +28,9 @@ class RankSettings:
 
 
 def request_of_rank(
-    request: R, rank: int, settings: RankSettings, *, supervisor_fd: int | None = None, listen_fd: int | None = None
-) -> R:
+    request: R, rank: int, settings: RankSettings, *, supervisor_fd: int | None = None, listen_fd: int | None = None,
+    web_fd: int | None = None,
+) -> R:  # fmt: skip
     """All that the user asked for, but what is the parent's own, or the data host's on another rank."""
     values: dict[str, Any] = {
         item.name: item.default
@@ -38,4 +39,6 @@ def request_of_rank(
     }
     values |= {"rank": rank, "master": settings.master, "threads": settings.threads, "loopback": settings.loopback,
                "supervisor_fd": supervisor_fd, "listen_fd": listen_fd}  # fmt: skip
+    if web_fd is not None:
+        values["web_fd"] = web_fd
     return replace(request, **values)

@@ -16,15 +16,16 @@ from edgecompile.contract.files.atomic_files import file_sha256
 from edgelaunch.application.running import Running
 from edgelaunch.common.addresses import Address
 from edgelaunch.common.identity import is_loopback
+from edgelaunch.common.listener import OTHER_PLACE, listen_at, url_of
 from edgelaunch.process.stderr import say
 from edgelaunch.request.run_request import DEFAULT_RESTARTS
 from edgelaunch.request.serve_request import ServeRequest
 from edgelaunch.serve.http.access_key import find_key
-from edgelaunch.serve.http.listener import listen_at, url_of
 from edgelaunch.serve.http.service import Service, Settings
 from edgelaunch.serve.http_app import make_app
 from edgelaunch.serve.http_server import HttpServer
 from edgelaunch.serve.live.live_routes import live_routes
+from edgelaunch.serve.live.live_state import LiveSource
 
 __all__ = ["serve"]
 
@@ -48,11 +49,12 @@ def serve(request: ServeRequest, key_file: Path | None, environ: dict[str, str],
     running = Running(request.run_request(), local=request.local, restarts=restarts)
     began = datetime.now(timezone.utc).isoformat(timespec="seconds")
     listener = (
-        listen_at(Address(request.bind, request.port)) if request.http_fd is None
+        listen_at(Address(request.bind, request.port), OTHER_PLACE) if request.http_fd is None
         else socket.socket(fileno=request.http_fd)
     )  # fmt: skip
     service = Service(running, settings)
-    server = HttpServer(make_app(service, live_routes(service)), listener, request.grace, request.max_connections)
+    app = make_app(service, live_routes(LiveSource.of_service(service)))
+    server = HttpServer(app, listener, request.grace, request.max_connections)
     server.start()
     try:
         prepare()

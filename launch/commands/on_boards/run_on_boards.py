@@ -18,6 +18,7 @@ from edgelaunch.boards.board_list import Board, find_boards
 from edgelaunch.boards.boards_run import BoardsRun
 from edgelaunch.boards.job_orders import JobKind, JobOrder, words_for_data_host
 from edgelaunch.boards.ssh_rank import SshRank, check_ssh
+from edgelaunch.commands.web_option import open_page
 from edgelaunch.common.addresses import Address
 from edgelaunch.common.failures import Failure
 from edgelaunch.common.identity import address_is_here, address_towards, is_loopback, is_this_machine, resolve
@@ -46,6 +47,7 @@ def run_on_boards(request: RunRequest | ServeRequest, plan: Plan) -> Failure | N
                             "run it with --local")  # fmt: skip
     restarts = DEFAULT_RESTARTS if request.restarts is None else request.restarts
     here = is_this_machine(plan.hosts[0])
+    web = open_page(request) if here else None
     elsewhere = _by_ssh(request, plan, restarts, here) if request.ssh is not None else (
         _by_agents(request, plan, restarts, here)
     )  # fmt: skip
@@ -53,7 +55,7 @@ def run_on_boards(request: RunRequest | ServeRequest, plan: Plan) -> Failure | N
     if here:
         check_limits(plan, (0,))
         place = AcrossMachines(_own_endpoint(plan), request.threads)
-    return BoardsRun(plan, request, elsewhere, place).run()
+    return BoardsRun(plan, request, elsewhere, place, web=web).run()
 
 
 def caller_name() -> str:
@@ -103,12 +105,19 @@ def _by_agents(request: RunRequest | ServeRequest, plan: Plan, restarts: int, he
             if request.output is not None:
                 results[f"output{request.output.suffix}"] = request.output
                 order = replace(order, output_name=f"output{request.output.suffix}")
-            order = replace(order, options=options_of_data_host(request))
+            order = replace(order, options=options_of_data_host(_page_on(board, request)))
             sent = Sent(plan_path=request.plan_path, plan=plan, input=request.input, results=results)
         else:
             order = replace(order, options=options_of_rank(request))
         ranks.append(AgentRank(board, order, sent, say))
     return ranks
+
+
+def _page_on(board: Board, request: RunRequest) -> RunRequest:
+    """A page for one machine alone would be for the board alone: it is served where rank 0 is met."""
+    if request.web is None or not is_loopback(request.web.host):
+        return request
+    return replace(request, web=Address(board.address.host, request.web.port))
 
 
 def match_boards(hosts: Sequence[Host], boards: Sequence[Board], problems: Sequence[str]) -> Mapping[int, Board]:
@@ -180,6 +189,8 @@ def _check_remote_data_host(request: RunRequest | ServeRequest, host: Host) -> N
         why = "--resume needs the earlier output on the data host"
     elif request.metrics_port is not None:
         why = "--metrics-port is the data host's"
+    elif request.api_key_file is not None:
+        why = "--api-key-file is read on the data host"
     elif request.input is not None and not request.input.is_file():
         why = f"--input {request.input} is not a file, and a folder is read on the data host"
     if why:

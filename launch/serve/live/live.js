@@ -37,18 +37,20 @@ async function look() {
 }
 function state(text, waits) { put("state", text); $("state").className = waits ? "waits" : ""; }
 function show(seen) {
-  const missing = Object.values(seen.hosts).filter(host => !host.present).map(host => host.name);
-  state(missing.length ? missing.join(", ") + " not there" + (seen.ready ? "" : ": waiting") :
+  const missing = Object.values(seen.hosts).filter(host => host.state !== "present")
+    .map(host => host.name + " " + host.state);
+  state(seen.ended ? "done" : missing.length ? missing.join(", ") + (seen.ready ? "" : ": waiting") :
         seen.ready ? "running" : "the ranks connect", missing.length > 0 || !seen.ready);
   put("rate", round(seen.items_per_s) + " /s"); put("predicted", round(seen.predicted_per_s) + " /s");
   put("latency", time(seen.latency_s)); put("predicted-latency", time(seen.predicted_latency_s));
-  put("items", seen.items.toLocaleString("en"));
-  put("flight", seen.in_flight + " in flight, " + seen.waiting + " waiting");
-  put("places", seen.places[0] + " of " + seen.places[1]); put("ranks", seen.present + " of " + seen.ranks);
-  for (const [rank, host] of Object.entries(seen.hosts)) drawHost(rank, host, seen.bottleneck === rank);
-  for (const [ends, lines] of Object.entries(seen.links)) all("lines", ends, node => {
-    node.querySelectorAll("tspan").forEach((part, number) => { part.textContent = lines[number] || ""; });
-  });
+  put("items", seen.num_items.toLocaleString("en"));
+  put("flight", seen.num_in_flight + " in flight" + (seen.waiting === undefined ? "" : ", " + seen.waiting + " waiting"));
+  if (seen.places) put("places", seen.places[0] + " of " + seen.places[1]);
+  const again = Object.values(seen.hosts).reduce((sum, host) => sum + host.num_restarts, 0);
+  put("ranks", seen.present + " of " + seen.ranks + (again ? ", came again " + again + "\u00d7" : ""));
+  put("bottleneck", seen.bottleneck || "none"); put("predicted-bottleneck", seen.predicted_bottleneck);
+  for (const [rank, host] of Object.entries(seen.hosts)) drawHost(rank, host);
+  for (const [ends, link] of Object.entries(seen.links)) drawLink(ends, link);
   events(seen.events);
   const now = (performance.now() - begun) / 1000;
   history.push([now, seen.items_per_s, seen.latency_s]);
@@ -59,16 +61,29 @@ function show(seen) {
     chart($("latencies"), 2, seen.predicted_latency_s, "ms", 1000);
   }
 }
-function drawHost(rank, host, slowest) {
+function drawHost(rank, host) {
   all("node", rank, node => {
-    node.classList.toggle("lost", !host.present);
-    node.classList.toggle("bottleneck", slowest && host.present);
+    for (const name of ["lost", "joining", "awaited"]) node.classList.toggle(name, host.state === name);
+    node.classList.toggle("bottleneck", host.bottleneck);
   });
-  all("state", rank, node => { node.textContent = host.present ? slowest ? "bottleneck" : "" : "lost"; });
-  all("gauge", "busy-" + rank, node => node.setAttribute("width", (host.busy || 0) * node.dataset.whole));
-  all("said", "busy-" + rank, node => {
-    node.textContent = host.busy === null || host.busy === undefined ? "busy" : "busy " + Math.round(host.busy * 100) + "%";
+  all("state", rank, node => {
+    node.textContent = host.state !== "present" ? host.state : host.bottleneck ? "bottleneck" : "";
   });
+  const share = value => value === null || value === undefined ? null : Math.round(value * 100) + "%";
+  gauge("busy-" + rank, host.busy, "busy" + (share(host.busy) ? " " + share(host.busy) : "") +
+        (share(host.predicted_busy) ? ", predicted " + share(host.predicted_busy) : ""));
+  gauge("memory-" + rank, host.memory_share, host.memory);
+}
+function gauge(name, share, text) {
+  all("gauge", name, node => node.setAttribute("width", Math.min(1, share || 0) * node.dataset.whole));
+  all("said", name, node => { if (node.textContent !== text) node.textContent = text; });
+}
+function drawLink(ends, link) {
+  all("link", ends, node => node.classList.toggle("bottleneck", link.bottleneck));
+  all("lines", ends, node => node.querySelectorAll("tspan").forEach((part, number) => {
+    const line = (link.lines || [])[number] || "";
+    if (part.textContent !== line) part.textContent = line;
+  }));
 }
 let told = "";
 function events(list) {

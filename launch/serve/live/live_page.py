@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from html import escape
 from pathlib import Path
 
 from edgecompile.contract.plan import Plan
 from edgecompile.contract.quantities import format_items_rate, format_number
-from edgecompile.drawing.cluster_graph import graph_of_plan
+from edgecompile.drawing.cluster_graph import Graph, graph_of_plan
 from edgecompile.drawing.graph_svg import draw_graph
 from edgecompile.drawing.style import STYLE
 
-__all__ = ["SCRIPT", "live_html"]
+__all__ = ["SCRIPT", "draw_live", "live_html"]
 
 NOTHING = "\u2013"
+LINES = 2
+"""Of what a link carries."""
 OWN_STYLE = """
 header { display: flex; flex-wrap: wrap; gap: .5rem 1rem; align-items: baseline; }
 header h1 { margin-right: auto; } header a { color: var(--send); }
@@ -35,17 +38,29 @@ button { font: inherit; padding: .45rem 1rem; border-radius: .4rem; border: 1px 
 SCRIPT = (Path(__file__).parent / "live.js").read_text(encoding="utf-8")
 
 
-def live_html(plan: Plan, *, keyed: bool) -> str:
-    """`keyed`: whether the service asks for an API key."""
+def draw_live(plan: Plan) -> str:
+    """The cluster, with room for what is measured of links."""
+    return draw_graph(_with_room(graph_of_plan(plan)))
+
+
+def _with_room(graph: Graph) -> Graph:
+    links = tuple(replace(link, lines=(*link.lines, *[""] * LINES)[:LINES]) for link in graph.links)
+    return replace(graph, links=links)
+
+
+def live_html(plan: Plan, *, keyed: bool, serves: bool = True) -> str:
+    """`keyed`: whether it asks for an API key; `serves`: whether requests are answered here, too."""
     name = escape(plan.model.name)
+    docs = '<a href="/docs">how to call it</a>' if serves else ""
+    places = _tile("places of requests", "places", NOTHING) if serves else ""
     text = plan.generation is not None
     what = "Tokens and pieces of prompts" if text else "Items"
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{name} \u2013 edgelaunch</title>
 <meta name="viewport" content="width=device-width, initial-scale=1"><meta name="color-scheme" content="light dark">
 <style>{STYLE}{OWN_STYLE}</style></head><body><main>
-<header><h1>{name}</h1><span id="state" role="status">\u2026</span><a href="/docs">how to call it</a></header>
-<form id="unlock" aria-label="API key"{"" if keyed else " hidden"}><span id="locked" hidden>This service asks for an API
+<header><h1>{name}</h1><span id="state" role="status">\u2026</span>{docs}</header>
+<form id="unlock" aria-label="API key"{"" if keyed else " hidden"}><span id="locked" hidden>This page asks for an API
 key.</span><input id="key" type="password" autocomplete="off" aria-label="API key" placeholder="API key">
 <button>Show</button></form>
 <section aria-label="Figures" class="tiles">
@@ -55,11 +70,14 @@ key.</span><input id="key" type="password" autocomplete="off" aria-label="API ke
 {_tile("predicted latency", "predicted-latency", NOTHING)}
 {_tile("done", "items", "0")}
 {_tile("under way", "flight", NOTHING)}
-{_tile("places of requests", "places", NOTHING)}
+{places}
 {_tile("ranks present", "ranks", NOTHING)}
+{_tile("bottleneck now", "bottleneck", NOTHING)}
+{_tile("predicted bottleneck", "predicted-bottleneck", escape(plan.predicted.bottleneck))}
 </section>
-<section><h2>Cluster</h2><p>How busy hosts and links are now. The busiest has a thick frame; memory is as planned.</p>
-<div id="cluster">{draw_graph(graph_of_plan(plan))}</div></section>
+<section><h2>Cluster</h2><p>How busy hosts and links are now, and the memory of each rank beside what was planned.
+What holds the rest back is thick; a board that is lost is struck out, an awaited or joining one has a broken line.</p>
+<div id="cluster">{draw_live(plan)}</div></section>
 <section><h2>The last two minutes</h2><div class="charts">
 <figure style="margin:0"><figcaption>{what} a second</figcaption>
 <svg id="rates" class="chart" viewBox="0 0 440 200" role="img"
@@ -68,7 +86,7 @@ key.</span><input id="key" type="password" autocomplete="off" aria-label="API ke
 <figure style="margin:0"><figcaption>Latency, the median so far</figcaption>
 <svg id="latencies" class="chart" viewBox="0 0 440 200" role="img" aria-label="latency, beside the prediction"></svg>
 {_key()}</figure></div></section>
-{_chat() if text else ""}
+{_chat() if text and serves else ""}
 <section><h2>Events</h2><ol id="events" reversed tabindex="0" aria-label="Events, the last one first"></ol></section>
 </main><script>{SCRIPT}</script></body></html>
 """

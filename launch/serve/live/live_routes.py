@@ -9,12 +9,9 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
-from edgecompile.drawing.cluster_graph import graph_of_plan
-from edgecompile.drawing.graph_svg import draw_graph
 from edgelaunch.serve.http.api_error import json_answer
-from edgelaunch.serve.http.service import Service
-from edgelaunch.serve.live.live_page import SCRIPT, live_html
-from edgelaunch.serve.live.live_state import LiveState, running_plan
+from edgelaunch.serve.live.live_page import SCRIPT, draw_live, live_html
+from edgelaunch.serve.live.live_state import LiveSource, LiveState
 
 __all__ = ["live_routes"]
 
@@ -26,17 +23,15 @@ POLICY = (
 """Nothing but this page's own script runs, and it asks this service alone."""
 
 
-def live_routes(service: Service) -> list[Route]:
-    state = LiveState(service)
+def live_routes(source: LiveSource) -> list[Route]:
+    state = LiveState(source)
 
     async def page(request: Request) -> Response:
-        plan = service.running.plan
-        return HTMLResponse(live_html(plan, keyed=service.settings.key is not None),
+        return HTMLResponse(live_html(source.plan, keyed=source.keyed, serves=source.serves),
                             headers={"content-security-policy": POLICY})  # fmt: skip
 
     async def cluster(request: Request) -> Response:
-        service.check()
-        return HTMLResponse(draw_graph(graph_of_plan(running_plan(service))))
+        return HTMLResponse(draw_live(source.running_plan()))
 
     async def figures(request: Request) -> Response:
         return json_answer(state.values())

@@ -10,7 +10,7 @@ from edgelaunch.serve.http.service import Service
 from edgelaunch.serve.routes.docs_page import docs_html
 from edgelaunch.serve.routes.openapi import openapi_document
 
-__all__ = ["docs", "health", "metrics", "model", "models", "openapi", "ready"]
+__all__ = ["docs", "metrics", "model", "models", "openapi", "ready"]
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 NOTHING_ELSE = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
@@ -29,11 +29,6 @@ async def model(request: Request) -> Response:
 
 def _model(service: Service) -> dict[str, object]:
     return {"id": service.name, "object": "model", "created": service.begun, "owned_by": "edgecompile"}
-
-
-async def health(request: Request) -> Response:
-    """Whether this process lives."""
-    return json_answer({"status": "ok"})
 
 
 async def ready(request: Request) -> Response:

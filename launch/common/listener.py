@@ -1,4 +1,4 @@
-"""The socket that HTTP requests come to. Imports no server: a parent may make it for the process that serves."""
+"""A socket that listens where a user said. Imports no torch."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ import socket
 from edgecompile.contract.errors import UserError
 from edgelaunch.common.addresses import Address
 
-__all__ = ["listen_at", "url_of"]
+__all__ = ["OTHER_PLACE", "listen_at", "url_of"]
 
 BACKLOG = 1024
+OTHER_PLACE = "choose another --port or --bind"
+"""Of a service."""
 
 
-def listen_at(address: Address) -> socket.socket:
-    """Port 0: any that is free. Raises UserError where nothing can listen there."""
+def listen_at(address: Address, fix: str) -> socket.socket:
+    """Port 0: any that is free. Raises UserError where nothing can listen there; `fix`: what to do then."""
     try:
         family, kind, protocol, _, place = socket.getaddrinfo(
             address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -27,10 +29,9 @@ def listen_at(address: Address) -> socket.socket:
             listener.close()
             raise
     except OSError as error:
-        raise UserError(f"nothing can listen at {address}: {error.strerror}: choose another --port or --bind") from None
+        raise UserError(f"nothing can listen at {address}: {error.strerror}: {fix}") from None
     return listener
 
 
-def url_of(bind: str, port: int) -> str:
-    host = f"[{bind}]" if ":" in bind else bind
-    return f"http://{host}:{port}"
+def url_of(host: str, port: int) -> str:
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
