@@ -15,6 +15,8 @@ def check_run(request: RunRequest, plan: Plan) -> None:
         raise UserError(f"{request.input}: no such input")
     if request.run is not None and not request.run.absolute().parent.is_dir():
         raise UserError(f"{request.run}: its folder does not exist: create it, or name another --run")
+    if request.api_key_file is not None and request.web is None:
+        raise UserError("--api-key-file is the key of the page that --web serves: add --web PORT")
     if request.metrics_port is not None:
         from edgelaunch.report.metrics import check_installed
 

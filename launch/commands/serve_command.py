@@ -10,7 +10,6 @@ from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Plan
 from edgelaunch.commands.check_request import check_run
 from edgelaunch.commands.one_rank import describe, own_process, rank_failure, report, run_rank
-from edgelaunch.common.addresses import Address
 from edgelaunch.common.failures import Failure, FailureKind, RankFailedError, exit_code
 from edgelaunch.common.identity import choose_rank, rank_environment
 from edgelaunch.local.watch_parent import watch_parent
@@ -78,12 +77,12 @@ def _with_all_ranks(request: ServeRequest, plan: Plan) -> int:
     restarts = DEFAULT_RESTARTS if request.restarts is None else request.restarts
     try:
         if request.emulate:
-            from edgelaunch.common.listener import OTHER_PLACE, listen_at
             from edgelaunch.emulation.emulated_run import EmulatedRun
+            from edgelaunch.process.listener import OTHER_PLACE, listen_at
 
             check_limits(plan, tuple(range(len(plan.hosts))))
             # made here: rank 0 has a network of its own, which nobody reaches
-            with listen_at(Address(request.bind, request.port), OTHER_PLACE) as listener:
+            with listen_at(request.bind, request.port, OTHER_PLACE) as listener:
                 request = replace(request, http_fd=listener.fileno())
                 failure = EmulatedRun(plan, request, max_threads=request.threads, restarts=restarts).run()
         else:

@@ -36,7 +36,8 @@ FIRST_S = 10.0
 LIST_S = 2.0
 SILENT_S = 5.0
 JOIN_S = 1.0
-PLAIN_WIDTH = 120
+PLAIN_WIDTH, MOST_WIDTH = 120, 10_000
+"""Where there is no terminal: of views, and of lists, whose paths stay whole."""
 
 Look = Callable[[], PipelineState | None]
 """A newer state than the last one, or None; raises PeerLostError once the pipeline has ended."""
@@ -246,7 +247,7 @@ def _on_boards(request: TopRequest) -> list[dict[str, Any]]:
 
 
 def _print_list(runs: Sequence[dict[str, Any]], boards: Sequence[dict[str, Any]]) -> None:
-    out = Console() if sys.stdout.isatty() else Console(width=PLAIN_WIDTH, highlight=False, soft_wrap=True)
+    out = Console() if sys.stdout.isatty() else Console(width=MOST_WIDTH, highlight=False)
     if not runs and not boards:
         print(
             "no pipeline of this user runs on this machine: name a plan, and --master ADDRESS:PORT, for one elsewhere"

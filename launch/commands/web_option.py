@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from edgecompile.contract.errors import UserError
 from edgelaunch.common.identity import is_loopback
-from edgelaunch.common.listener import listen_at, url_of
+from edgelaunch.process.listener import listen_at, url_of
 from edgelaunch.request.run_request import RunRequest
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def open_page(request: RunRequest) -> socket.socket | None:
         if find_spec(package) is None:
             raise UserError(f"--web needs {package}: pip install 'edgecompile[serve]'")
     _key(request)
-    return listen_at(request.web, "choose another --web [ADDRESS:]PORT")
+    return listen_at(request.web.host, request.web.port, "choose another --web [ADDRESS:]PORT")
 
 
 def serve_page(listener: socket.socket, start: RankStart[RunRequest], runner: Supervisor) -> None:

@@ -1,4 +1,4 @@
-"""What a rank tells of itself beside its heartbeats, for those who watch a run. An older rank tells nothing."""
+"""Figures that a rank tells beside its heartbeats, for those who watch a run. An older rank tells none."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What happened to a pipeline, as values for who watches it. Imports no torch."""
+"""The events of a run as values for who watches it. Imports no torch."""
 
 from __future__ import annotations
 

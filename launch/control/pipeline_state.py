@@ -144,7 +144,7 @@ class PipelineState:
 
     @property
     def picture(self) -> str:
-        """Changes where the cluster has to be drawn anew: its stages are others."""
+        """Changes where the cluster has to be drawn again: its stages are others."""
         return f"{self.epoch} {[(host.rank, host.stage) for host in self.hosts]}"
 
     def values(self) -> dict[str, Any]:

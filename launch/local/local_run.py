@@ -115,11 +115,9 @@ class Children:
         settings, channel = self._place.settings(rank), theirs.fileno()
         web_fd = self._web.fileno() if self._web is not None and not rank else None
         http_fd = self._request.http_fd if isinstance(self._request, ServeRequest) and rank == 0 else None
-        request = request_of_rank(
-            self._request, rank, settings, supervisor_fd=channel, listen_fd=listen_fd, web_fd=web_fd
-        )
-        words = request.words()
-        keep = tuple(number for number in (channel, listen_fd, web_fd, http_fd) if number is not None)
+        given = {"supervisor_fd": channel, "listen_fd": listen_fd, "web_fd": web_fd}
+        words = request_of_rank(self._request, rank, settings, **given).words()
+        keep = tuple(number for number in (*given.values(), http_fd) if number is not None)
         if fork_server is not None:
             process: Forked | subprocess.Popen[bytes] = fork_server.fork(words, keep, show=show)
         elif self.spare is not None and (forked := self.spare.fork(words, keep)) is not None:

@@ -1,4 +1,4 @@
-"""What this process holds in memory, as the kernel counts it. Linux; elsewhere nothing is known."""
+"""The memory of this process, as the kernel counts it. Linux; elsewhere nothing is known."""
 
 from __future__ import annotations
 

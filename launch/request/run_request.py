@@ -135,8 +135,6 @@ class RunRequest(RankRequest):
         self._check_which_ranks()
         if self.resume and (self.live or (self.output is None and self.has_data_host)):
             raise UserError("--resume continues an --output, with the same --input as before: a file or a folder")
-        if self.api_key_file is not None and self.web is None:
-            raise UserError("--api-key-file is the key of the page that --web serves: add --web PORT")
         if self.when_full is not None and not self.live:
             raise UserError("--when-full is for live items: give --rate R, or --input - for standard input")
         if self.drops_oldest and self.output is not None and not self.output.name.lower().endswith(".jsonl"):

@@ -14,9 +14,8 @@ from pathlib import Path
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.files.atomic_files import file_sha256
 from edgelaunch.application.running import Running
-from edgelaunch.common.addresses import Address
 from edgelaunch.common.identity import is_loopback
-from edgelaunch.common.listener import OTHER_PLACE, listen_at, url_of
+from edgelaunch.process.listener import OTHER_PLACE, listen_at, url_of
 from edgelaunch.process.stderr import say
 from edgelaunch.request.run_request import DEFAULT_RESTARTS
 from edgelaunch.request.serve_request import ServeRequest
@@ -49,7 +48,7 @@ def serve(request: ServeRequest, key_file: Path | None, environ: dict[str, str],
     running = Running(request.run_request(), local=request.local, restarts=restarts)
     began = datetime.now(timezone.utc).isoformat(timespec="seconds")
     listener = (
-        listen_at(Address(request.bind, request.port), OTHER_PLACE) if request.http_fd is None
+        listen_at(request.bind, request.port, OTHER_PLACE) if request.http_fd is None
         else socket.socket(fileno=request.http_fd)
     )  # fmt: skip
     service = Service(running, settings)

@@ -1,4 +1,4 @@
-"""The live page of a run that is no service (`edgelaunch PLAN --web`): in a thread of rank 0's process."""
+"""The live page of a run that is not a service (`edgelaunch PLAN --web`): in a thread of rank 0's process."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ GREETING = "charter"
 """Rank 0's software, for whoever looks (`edgelaunch doctor`); not sealed, so that it proves nothing."""
 REQUESTS = "join"
 WATCHER = -1
-"""In a rank's place: who asks only watches, and is no member of anything."""
+"""In a rank's place: who asks only watches, and is not a member of anything."""
 OLD_REFUSED = "refused"
 """Where a rank of protocol 1, which finds no nonce in the greeting, says that it was refused."""
 NONCE_BYTES = 16
@@ -179,7 +179,8 @@ class Door:
                 return f"{name} has {unlike}, and this rank {own}" if unlike else ""
             self.turned_away[rank] = str(wrong)
             return f"rejected: {wrong}"
-        self.turned_away[rank] = f"{name} {reason}"
+        if rank != WATCHER:
+            self.turned_away[rank] = f"{name} {reason}"
         return f"{name} {reason}: rejected"
 
     def _refused_by_old_ranks(self, plain: Board) -> Iterator[str]:

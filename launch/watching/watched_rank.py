@@ -1,7 +1,7 @@
-"""Rank 0's side of watching: writes the run's state where somebody asks for it, and does next to nothing else.
+"""Rank 0's side of watching: writes the run's state while it is asked for, and does next to nothing else.
 
 Those on this machine ask through files (`runs_here`). Those on others ask through the store, as ranks do, and read the
-state there: the watcher proves that it knows the secret, and takes rank 0's word only under the run's seal. It is no
+state there: the watcher proves that it knows the secret, and takes rank 0's word only under the run's seal. It is not a
 member of anything. Who reads slowly, or never, keeps nobody waiting, since what it did not read is written over.
 """
 

@@ -1,4 +1,4 @@
-"""Whether the process lives."""
+"""The route that says whether the process lives."""
 
 from __future__ import annotations
 

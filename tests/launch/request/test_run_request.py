@@ -29,7 +29,7 @@ from edgelaunch.request.run_request import RunRequest
 REQUESTS: tuple[type[Any], ...] = (RunRequest, LinksRequest, DoctorRequest)
 PLAN = Path("folder/plan.yaml")
 PARENTS_OWN = {"boards", "join", "ssh", "ssh_program",
-               "rank", "master", "listen_fd", "supervisor_fd", "loopback", "local", "emulate", "threads",
+               "rank", "master", "listen_fd", "web_fd", "supervisor_fd", "loopback", "local", "emulate", "threads",
                "restarts"}  # fmt: skip
 
 NAMES = st.text(st.characters(blacklist_categories=("Cs",), blacklist_characters="\0"), min_size=1, max_size=12)

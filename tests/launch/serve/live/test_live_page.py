@@ -6,9 +6,7 @@ import base64
 import hashlib
 import os
 import re
-import shutil
 import signal
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,12 +14,12 @@ from typing import Any
 
 import launch_plans
 import pytest
+from browser import CHROMIUM, dom
 from launch_harness import DEADLINE_S, rank_process
 from served import Served, expect_error
 
 from edgelaunch.serve.live.live_page import SCRIPT
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 MOST_BYTES = 200_000
 ONE = {"items": [[1, 2, 3, 4]]}
 
@@ -31,20 +29,6 @@ def until(work: Callable[[], bool]) -> None:
     while not work():
         assert time.monotonic() < deadline
         time.sleep(0.05)
-
-
-def dom(url: str, folder: Path, *options: str) -> str:
-    """Of the page after some seconds, in which nothing was said on the console."""
-    assert CHROMIUM is not None
-    command = [
-        CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
-        "--enable-logging=stderr", f"--user-data-dir={folder / 'profile'}", "--virtual-time-budget=4000", "--dump-dom",
-        *options, url,
-    ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env={**os.environ, "HOME": str(folder)})
-    assert done.returncode == 0, done.stderr
-    assert "CONSOLE" not in done.stderr, done.stderr
-    return done.stdout
 
 
 @pytest.mark.slow
@@ -67,12 +51,12 @@ def test_the_page_is_one_piece_that_may_ask_its_service_alone(floats_service: Se
 def test_figures_are_what_was_counted(floats_service: Served) -> None:
     before = floats_service.get("/live/figures").json()
     assert floats_service.post("/v1/predict", json={"items": [[1, 2, 3, 4]] * 5}).status_code == 200
-    until(lambda: figures(floats_service)["items"] == before["items"] + 5)
+    until(lambda: figures(floats_service)["num_items"] == before["num_items"] + 5)
     after = figures(floats_service)
     assert after["ready"] is True
     assert after["present"] == after["ranks"] == len(after["hosts"]) == 2
     assert after["predicted_per_s"] > 0
-    assert all(host["present"] for host in after["hosts"].values())
+    assert all(host["state"] == "present" for host in after["hosts"].values())
     picture = floats_service.get("/live/cluster").text
     for rank in after["hosts"]:
         assert f'data-node="{rank}"' in picture
@@ -83,10 +67,10 @@ def test_figures_are_what_was_counted(floats_service: Served) -> None:
 @pytest.mark.slow
 def test_a_service_of_texts_has_a_rate_too(text_service: Served) -> None:
     asked = {"prompt": "the cat", "max_tokens": 8}
-    seen = figures(text_service)["items"]
+    seen = figures(text_service)["num_items"]
     until(lambda: text_service.post("/v1/completions", json=asked).status_code == 200
           and (figures(text_service)["items_per_s"] or 0.0) > 0.0)  # fmt: skip
-    assert figures(text_service)["items"] > seen
+    assert figures(text_service)["num_items"] > seen
 
 
 def figures(service: Served) -> dict[str, Any]:

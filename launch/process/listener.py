@@ -5,7 +5,6 @@ from __future__ import annotations
 import socket
 
 from edgecompile.contract.errors import UserError
-from edgelaunch.common.addresses import Address
 
 __all__ = ["OTHER_PLACE", "listen_at", "url_of"]
 
@@ -14,11 +13,11 @@ OTHER_PLACE = "choose another --port or --bind"
 """Of a service."""
 
 
-def listen_at(address: Address, fix: str) -> socket.socket:
+def listen_at(host: str, port: int, fix: str) -> socket.socket:
     """Port 0: any that is free. Raises UserError where nothing can listen there; `fix`: what to do then."""
     try:
         family, kind, protocol, _, place = socket.getaddrinfo(
-            address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         listener = socket.socket(family, kind, protocol)
         try:
@@ -29,9 +28,13 @@ def listen_at(address: Address, fix: str) -> socket.socket:
             listener.close()
             raise
     except OSError as error:
-        raise UserError(f"nothing can listen at {address}: {error.strerror}: {fix}") from None
+        raise UserError(f"nothing can listen at {_at(host, port)}: {error.strerror}: {fix}") from None
     return listener
 
 
 def url_of(host: str, port: int) -> str:
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"http://{_at(host, port)}"
+
+
+def _at(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
