@@ -67,8 +67,10 @@ class Network:
         environ.setdefault("EDGELAUNCH_SECRET", SECRET)
         return Running(words, [*self._spaces.prefix(number), *program], **environ)
 
-    def run(self, number: int, *words: object, deadline_s: float = 120.0, **environ: str) -> Ended:
-        return self.start(number, *words, **environ).wait(deadline_s)
+    def run(
+        self, number: int, *words: object, deadline_s: float = 120.0, program: Sequence[str] = PROGRAM, **environ: str
+    ) -> Ended:
+        return self.start(number, *words, program=program, **environ).wait(deadline_s)
 
 
 def run_ip(*words: str) -> None:

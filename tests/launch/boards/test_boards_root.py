@@ -255,3 +255,23 @@ def test_by_ssh_as_it_is(empty: Network, plan: launch_plans.Written, x: Path, tm
     finally:
         for server in servers:
             end(server)
+
+
+def test_rank_0s_board_serves_the_page_and_shows_the_run_to_all(network: Network, plan: launch_plans.Written) -> None:
+    caller = network.start(LAPTOP, plan.path, "--boards", "--items", 100_000, "--web", 8080)
+    url = f"http://{network.address(0)}:8080"
+    caller.wait_for(f"a live page of this run is at {url}", 90.0)
+    caller.wait_for("the page has no API key")
+    asks = f"import urllib.request as r; print(r.urlopen('{url}/live/figures', timeout=20).read().decode())"
+    figures = json.loads(network.run(LAPTOP, "-c", asks, program=(sys.executable,)).expect(0).out)
+    assert [host["name"] for host in figures["hosts"].values()] == ["pi-0", "pi-1", "pi-2"]
+    master = f"{network.address(0)}:{plan.plan.hosts[0].port}"
+    for number in (2, LAPTOP):
+        seen = network.run(number, "top", plan.path, "--once", "--json", "--master", master).expect(0)
+        assert json.loads(seen.out)["model"] == "tiny"
+    network.run(LAPTOP, "top", plan.path, "--once", "--master", master,
+                EDGELAUNCH_SECRET="of somebody else altogether").expect_error("is not rank 0's")  # fmt: skip
+    listed = network.run(LAPTOP, "top", "--boards").expect(0)
+    assert "rank 0 of a run that" in listed.out
+    os.kill(caller.process.pid, signal.SIGINT)
+    caller.wait()
