@@ -16,7 +16,8 @@ pytestmark = pytest.mark.slow
 
 sys.path.pop(0)
 
-LACKING = ("hydra", "omegaconf", "transformers", "matplotlib", "prometheus_client", "sklearn", "zeroconf")
+LACKING = ("hydra", "omegaconf", "transformers", "matplotlib", "prometheus_client", "sklearn", "zeroconf",
+           "uvicorn")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +48,9 @@ def test_a_rank_needs_none_of_them(bare: dict[str, str], two_stages: launch_plan
     done = call(bare, "edgelaunch", written.path, "--local", "--metrics-port", 9400)
     assert done.returncode == 2
     assert "edgecompile[metrics]" in done.stderr
+    done = call(bare, "edgelaunch", written.path, "--local", "--web", 9401)
+    assert done.returncode == 2
+    assert "edgecompile[serve]" in done.stderr
     for words in (["boards"], ["agent"]):
         done = call({**bare, "EDGELAUNCH_SECRET": "sixteen letters or more"}, "edgelaunch", *words)
         assert done.returncode == 2

@@ -108,6 +108,7 @@ class _Watching:
         self.state: PipelineState | None = None
         self.seen_s = time.monotonic()
         """When the last state came."""
+        self.connected_s: float | None = None
         self.error: Exception | None = None
         self.ended = False
         self._stop, self._news = threading.Event(), threading.Event()
@@ -130,6 +131,7 @@ class _Watching:
     def _run(self) -> None:
         try:
             look = self._connect()
+            self.connected_s = time.monotonic()
             while not self._stop.wait(LOOK_S):
                 state = look()
                 if state is not None:
@@ -162,16 +164,16 @@ def _show(watching: _Watching, request: TopRequest) -> None:
                 live.refresh()
                 _pause(watching, request.every)
     if not request.json:
-        print(f"{state.model}: the pipeline has ended" if watching.ended else "", flush=True)
+        print(f"{state.model}: the pipeline has ended", flush=True)
 
 
 def _first(watching: _Watching) -> PipelineState:
-    deadline = time.monotonic() + FIRST_S
     while watching.state is None:
         watching.wait(LOOK_S)
         if watching.ended:
             raise UserError("the pipeline has ended: there is nothing to be shown")
-        if watching.state is None and time.monotonic() > deadline:
+        connected_s = watching.connected_s
+        if watching.state is None and connected_s is not None and time.monotonic() > connected_s + FIRST_S:
             raise UserError(f"rank 0 showed no state within {FIRST_S:g} s: it has an older edgecompile, or hangs",
                             fix="install the same version there")  # fmt: skip
     return watching.state

@@ -107,6 +107,8 @@ def _runs(folder: Path) -> Iterator[RunHere]:
             run = RunHere(**{**values, "process": Process.read(values["process"])})
         except (KeyError, OSError, TypeError, ValueError):
             continue
+        if run.process.machine != own_process().machine:  # of another container, where its number says nothing
+            continue
         if run.ended:
             run.remove()
         else:
