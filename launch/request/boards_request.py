@@ -103,7 +103,7 @@ class ProfileRequest(LogOptions):
         "--boards", why=OWN, help="on all boards at once: the files come here"))  # fmt: skip
     each: bool = field(default=False, metadata=option(
         "--each", why=OWN,
-        help="also boards of a kind that is measured already: says which differ by more than 10 %"))  # fmt: skip
+        help="also boards of a kind that is measured already: says which differ by more than 10 %%"))  # fmt: skip
     secret_file: Path | None = field(default=None, metadata=SECRET)
     join: tuple[Address, ...] = field(default=(), metadata=JOIN)
     wait: float = field(default=DEFAULT_WAIT_S, metadata=WAIT)

@@ -77,7 +77,7 @@ def parse(words: Sequence[str]) -> Request:
     """Raises UserError where the words are not a request. --help, --version and --completion end the process."""
     if words[:1] and words[0] in COMMANDS:
         request = read_options(COMMANDS[words[0]][0], command_parser(words[0]).parse_args(words[1:]))
-        check_log(request.log_level, quiet=request.quiet)
+        check_log(request.log_level, quiet=not isinstance(request, TopRequest) and request.quiet)
         return request
     if words:
         _check_first_word(words[0])

@@ -10,6 +10,7 @@ from typing import ClassVar
 from edgecompile.contract.errors import UserError
 from edgelaunch.common.addresses import Address, read_address
 from edgelaunch.common.board_addresses import read_joins
+from edgelaunch.request.log_options import LogOptions
 from edgelaunch.request.option_fields import option, plan_argument
 
 __all__ = ["TopRequest"]
@@ -19,7 +20,7 @@ LEAST_S, MOST_S = 0.2, 3600.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class TopRequest:
+class TopRequest(LogOptions):
     """Raises UserError where a value is out of its range, or two of them do not go together."""
 
     COMMAND: ClassVar[str] = "top"

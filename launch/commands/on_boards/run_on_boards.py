@@ -47,7 +47,7 @@ def run_on_boards(request: RunRequest | ServeRequest, plan: Plan) -> Failure | N
                             "run it with --local")  # fmt: skip
     restarts = DEFAULT_RESTARTS if request.restarts is None else request.restarts
     here = is_this_machine(plan.hosts[0])
-    web = open_page(request) if here else None
+    web = open_page(request) if here and isinstance(request, RunRequest) else None
     elsewhere = _by_ssh(request, plan, restarts, here) if request.ssh is not None else (
         _by_agents(request, plan, restarts, here)
     )  # fmt: skip
