@@ -25,16 +25,16 @@ _SIZES = (4 << 10, 256 << 10, 2 << 20, 8 << 20)
 _DEADLINE_S = 600
 
 
-def measure_messages(threads: int) -> tuple[Messages, int]:
+def measure_messages(threads: int, deadline_s: float = _DEADLINE_S) -> tuple[Messages, int]:
     """The costs of messages, and the bytes of a rank without weights and activations.
 
     Raises:
-        UserError: the two processes do not come to an end.
+        UserError: the two processes do not come to a good end, or not by the deadline.
     """
     with tempfile.TemporaryDirectory(prefix="edgeprofile-") as folder:
         module = Path(folder, "module.pt")
         _write_module(module)
-        sender, receiver = _exchange(threads, module)
+        sender, receiver = _exchange(threads, module, deadline_s)
     costs = Messages(
         send=_cpu_cost(sender["cpu_s"]), receive=_cpu_cost(receiver["cpu_s"]), item_cpu_s=measure_items(),
         text=measure_text(),
@@ -48,7 +48,7 @@ def _write_module(path: Path) -> None:
     torchscript.save(torchscript.freeze(traced), str(path))
 
 
-def _exchange(threads: int, module: Path) -> list[dict[str, Any]]:
+def _exchange(threads: int, module: Path, deadline_s: float) -> list[dict[str, Any]]:
     """What both processes tell."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -65,16 +65,18 @@ def _exchange(threads: int, module: Path) -> list[dict[str, Any]]:
         for rank in range(2)
     ]
     try:
-        texts = [peer.communicate(timeout=_DEADLINE_S)[0] for peer in peers]
+        texts = [peer.communicate(timeout=deadline_s)[0] for peer in peers]
     except subprocess.TimeoutExpired:
         raise UserError(
-            f"two processes did not exchange messages on 127.0.0.1 within {_DEADLINE_S} s: is the machine overloaded?"
+            f"two processes did not exchange messages on 127.0.0.1 within {deadline_s:g} s: is the machine overloaded?"
         ) from None
     finally:
         for peer in peers:
             peer.kill()
             peer.wait()
-    assert all(peer.returncode == 0 for peer in peers), "a process that measured messages failed"
+    failed = [peer.returncode for peer in peers if peer.returncode]
+    if failed:
+        raise UserError(f"a process that was to exchange messages on 127.0.0.1 ended with status {failed[0]}")
     return [json.loads(text) for text in texts]
 
 

@@ -37,7 +37,7 @@ from edgecompile.measure.machine_costs.wires import measure_wires
 from edgecompile.measure.quick.quick_sizes import QuickSizes, WorkAt, choose_sizes
 from edgecompile.measure.quick.this_machine import busy_beside, is_here
 from edgecompile.measure.rounds import Effort, Measured, measure_chain, spans_of
-from edgecompile.measure.sizes import MeasuredSize
+from edgecompile.measure.sizes import MeasuredSize, chain_at
 from edgecompile.profile.kept_profiles import AskedSizes, ProfileCache, kept_folder
 from edgecompile.profile.profile_file import Messages, Rates, read_profile, write_profile
 from edgecompile.profile.profile_fit import check_fit, given_path, measured_precisions, threads_of, usual_path
@@ -46,8 +46,14 @@ __all__ = ["OwnKinds", "own_kinds"]
 
 _ROUNDS = 15
 _MAX_BYTES = 1 << 30
+_MEMORY_SHARE = 8
+"""Or this part of the machine's memory, if that is less."""
 _LEAST_S = 2.0
 """For the units, whatever the machine's own figures have taken."""
+
+_MESSAGES_S = 60.0
+_OF_THE_MODEL = (RuntimeError, LookupError, TypeError, ValueError, AssertionError)
+"""Raised by operators that insist on values which random tensors do not have."""
 
 Step = Callable[[str], AbstractContextManager[object]]
 
@@ -144,6 +150,8 @@ class _Search:
             reason = f"one item alone takes too long for profile.quick={self._request.profile.quick_s:g}s"
         except (UserError, NotSymbolic, OSError) as error:
             reason = str(error)
+        except _OF_THE_MODEL as error:  # a plan needs no measurement, and edgeprofile shows where it came from
+            reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
         self.notes.append(f"{device.name} is this machine, but was not measured: {reason}")
         return None
 
@@ -160,6 +168,7 @@ class _Measuring:
         self._threads = threads_of(request.cluster, device, cores)
         self._busy = busy_beside(request.cluster, cores, self._threads)
         self._dim = _dim(chain)
+        self._max_bytes = min(_MAX_BYTES, machine_info("cpu").memory_bytes // _MEMORY_SHARE)
         self.asked = _asked(request, chain, self._dim, len(examples[0]), lengths)
         self.cache = ProfileCache(
             kept_folder(), f"{device.profile_of}-{request.model.spec.name}-{device.precision.value}", self._settings()
@@ -200,10 +209,10 @@ class _Measuring:
             same = (found.versions.torch, found.machine.processor, found.machine.cores, found.threads)
             if same == (str(torch.__version__), *_processor(), self._threads):
                 return found.messages, found.runtime_bytes
-        return measure_messages(self._threads)
+        return measure_messages(self._threads, _MESSAGES_S)
 
     def _sizes(self, rates: Rates, limit_s: float) -> QuickSizes | None:
-        spans = spans_of(self._chain, _MAX_BYTES, self._request.model.seed, entire=True)
+        spans = spans_of(self._chain, self._max_bytes, self._request.model.seed, entire=True)
         positions = self._chain.captured.dims[TOKENS].max if self._request.generation is not None else None
         return choose_sizes(self.asked, self._dim, self._work(), spans, rates, limit_s, positions)
 
@@ -231,16 +240,19 @@ class _Measuring:
             chain = with_limit(chain, examples)
         microbatches = len({size.microbatch for size in chosen.sizes})
         effort = Effort(
-            rounds=_ROUNDS, time_limit_s=limit_s / 2 / microbatches, max_bytes=_MAX_BYTES, seed=request.model.seed,
+            rounds=_ROUNDS, time_limit_s=limit_s / 2 / microbatches, max_bytes=self._max_bytes, seed=request.model.seed,
             device=self._device.execution.value, prepack=request.profile.prepack.value,
             precision=self._device.precision, keep=request.precision.keep, vary=varies, entire=chosen.entire,
         )  # fmt: skip
+        solved = None
         try:
             spans, found = measure_chain(chain, examples, chosen.sizes, effort, _Unkept(), lambda *_: None)
             solved = solved_sizes(chain, examples, spans, found, chosen.sizes, self._threads)
         finally:
-            if fewer:
-                with_limit(chain, self._examples)  # the graph has the numbers of these again
+            if fewer:  # the graph has the numbers of these again
+                with_limit(chain, self._examples)
+            elif varies and solved is None:
+                chain_at(chain, self._examples, MeasuredSize(microbatch=len(self._examples[0])))
         path = self.cache.path(self.asked)
         profile = device_profile(self._as_measure(chosen), self._threads, chain, self._fingerprint, solved, around)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -253,7 +265,7 @@ class _Measuring:
             model=request.model, capture=request.capture, cluster=request.cluster,
             device=replace(self._device, name=self._device.profile_of), folder=str(self.cache.folder),
             microbatches=tuple(sorted({size.microbatch for size in chosen.sizes})), dim=self._dim, extents=(),
-            named_extents=False, rounds=_ROUNDS, time_limit_s=request.profile.quick_s, max_bytes=_MAX_BYTES,
+            named_extents=False, rounds=_ROUNDS, time_limit_s=request.profile.quick_s, max_bytes=self._max_bytes,
             busy_cores=self._busy, prepack=request.profile.prepack, keep=request.precision.keep,
             candidates=0 if request.generation is None else request.generation.candidates,
         )  # fmt: skip

@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 
 from edgecompile.api.composing import composed_request
 from edgecompile.config.cluster_spec import Cluster
+from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Plan
+from edgecompile.measure.quick import own_kinds
 from edgecompile.measure.quick.quick_sizes import choose_sizes
 from edgecompile.measure.quick.this_machine import busy_beside, is_here, own_address
 from edgecompile.measure.rounds import Span, spans_of
@@ -24,7 +26,7 @@ from edgecompile.measure.stretches import Atom, classes, stretches_of
 from edgecompile.pipeline import compile_model
 from edgecompile.profile import kept_profiles
 from edgecompile.profile.kept_profiles import AskedSizes, ProfileCache
-from edgecompile.profile.profile_file import Cost, Rates, read_profile
+from edgecompile.profile.profile_file import Cost, Messages, Rates, read_profile
 from edgecompile.terminal.console import steps
 
 HOSTS = {
@@ -34,6 +36,7 @@ HOSTS = {
     }
 }
 QUICK = "profile.quick=4s"
+NO_MESSAGES = Messages(send=Cost(), receive=Cost())
 
 
 def compiled(folder: Path, *words: str) -> Plan:
@@ -123,6 +126,28 @@ def test_without_time_nothing_is_measured(tmp_path: Path, monkeypatch: pytest.Mo
     plan = compiled(tmp_path / "out", "profile.quick=0s", "artifact=none")
     assert not (tmp_path / "cache").exists()
     assert [note for note in plan.notes if note.startswith("times of local, board: by data sheet")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("broken", "error", "told"), [
+    ("measure_messages", UserError("no loopback here"), "no loopback here"),
+    ("measure_chain", RuntimeError("index out of range\nat node 7"), "RuntimeError: index out of range"),
+    ("solved_sizes", PermissionError(13, "Permission denied"), "[Errno 13] Permission denied"),
+])  # fmt: skip
+def test_what_cannot_be_measured_is_planned_for_by_data_sheet(
+    broken: str, error: Exception, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise error
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(own_kinds, "measure_messages", lambda *_: (NO_MESSAGES, 0))
+    monkeypatch.setattr(own_kinds, broken, fails)
+    plan = compiled(tmp_path / "out", QUICK)
+    assert f"local is this machine, but was not measured: {told}" in plan.notes
+    assert [note for note in plan.notes if note.startswith("times of local, board: by data sheet")]
+    assert not list((tmp_path / "cache").rglob("*.yaml"))
+    assert plan.golden.num_items  # the shards equal the model: the graph is as it was
 
 
 @pytest.mark.slow
