@@ -1,4 +1,4 @@
-"""Which profile holds for a kind of device, and whether a profile is of what the plan will run there."""
+"""Finds the profile that holds for a kind of device, and whether it is of what the plan will run there."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from edgecompile.contract.errors import UserError
 from edgelaunch.common.addresses import Address
-from edgelaunch.common.board_addresses import AGENT_PORT, read_joins
+from edgelaunch.request.board_addresses import AGENT_PORT, read_joins
 from edgelaunch.request.log_options import LogOptions
 from edgelaunch.request.option_fields import option, words_argument
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from edgecompile.contract.errors import UserError, invalid_value
 from edgelaunch.common.addresses import Address, read_port
-from edgelaunch.common.board_addresses import read_joins, read_login
 from edgelaunch.common.items import DEFAULT_ITEMS, STDIN, OnBadItem, WhenFull
+from edgelaunch.request.board_addresses import read_joins, read_login
 from edgelaunch.request.option_fields import Reach, option, plan_argument
 from edgelaunch.request.rank_request import ALL_RANKS, CHOSEN, WHICH_RANK, RankRequest
 

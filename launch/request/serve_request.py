@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from edgecompile.contract.errors import UserError, invalid_value
 from edgelaunch.common.addresses import LOOPBACK, Address
-from edgelaunch.common.board_addresses import read_joins, read_login
+from edgelaunch.request.board_addresses import read_joins, read_login
 from edgelaunch.request.option_fields import Reach, option, plan_argument
 from edgelaunch.request.rank_request import ALL_RANKS, CHOSEN, WHICH_RANK, RankRequest
 from edgelaunch.request.run_request import BOARDS, DEFAULT_RESTARTS, EACH_BOARD, RunRequest

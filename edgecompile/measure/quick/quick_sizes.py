@@ -1,4 +1,4 @@
-"""Which sizes profile=auto measures, so that it ends in time: as many of those that the plan is made of as it can."""
+"""Chooses the sizes that profile=auto measures, so that it ends in time: as many of the plan's own as it can."""
 
 from __future__ import annotations
 

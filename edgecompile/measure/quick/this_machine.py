@@ -1,4 +1,4 @@
-"""Which kinds of device are this machine, and whether profile=auto can measure them here."""
+"""Tells the kinds of device that are this machine, and that profile=auto can measure here."""
 
 from __future__ import annotations
 

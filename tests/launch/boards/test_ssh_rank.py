@@ -16,7 +16,7 @@ from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Plan
 from edgelaunch.boards.discovery import own_addresses
 from edgelaunch.boards.ssh_rank import check_ssh
-from edgelaunch.common.board_addresses import read_login
+from edgelaunch.request.board_addresses import read_login
 
 SSH = """#!/bin/sh
 echo "$@" >> {folder}/called

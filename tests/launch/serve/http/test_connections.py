@@ -15,10 +15,10 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from edgelaunch.common.addresses import LOOPBACK, Address
+from edgelaunch.common.addresses import LOOPBACK
+from edgelaunch.process.listener import listen_at
 from edgelaunch.serve.http import guarded_protocol
 from edgelaunch.serve.http.api_error import ApiError, error_answer
-from edgelaunch.serve.http.listener import listen_at
 from edgelaunch.serve.http_server import HttpServer
 
 LARGE = 64 << 20
@@ -44,7 +44,7 @@ class Server:
     def __init__(self, most: int) -> None:
         routes = [Route("/size", size, methods=["POST"]), Route("/refuse", refuse, methods=["POST"]),
                   Route("/large", large)]  # fmt: skip
-        listener = listen_at(Address(LOOPBACK, 0))
+        listener = listen_at(LOOPBACK, 0, "choose another")
         self.port = listener.getsockname()[1]
         self.server = HttpServer(Starlette(routes=routes), listener, 1.0, most)
         self.server.start()
