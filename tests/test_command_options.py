@@ -230,7 +230,7 @@ COMPLETED = [
     ("edgelaunch plan.yaml --log-level", " ", {"debug", "info", "warning", "error"}),
     ("edgelaunch s", "", {"serve"}),
     ("edgelaunch serve pl", "", {"plan.yaml"}),
-    ("edgelaunch serve plan.yaml --max", "", {"--max-queue", "--max-body"}),
+    ("edgelaunch serve plan.yaml --max", "", {"--max-queue", "--max-body", "--max-connections"}),
     ("edgelaunch agent --fol", "", {"--folder"}),
     ("edgelaunch agent --folder fol", "", {"folder"}),
     ("edgelaunch boards --li", "", {"--links"}),

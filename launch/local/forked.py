@@ -23,11 +23,14 @@ from typing import IO, NoReturn
 
 from edgecompile.contract.errors import UserError
 
-__all__ = ["ForkServer", "Forked", "Spare", "adopt_orphans", "check_beside"]
+__all__ = ["ForkServer", "Forked", "Spare", "adopt_orphans", "check_beside", "leave_orphans"]
 
 POLL_S = 0.01
-ADOPT_ORPHANS = 36
-"""PR_SET_CHILD_SUBREAPER: whose parent has ended becomes this process's child."""
+ADOPT_ORPHANS, DOES_ADOPT = 36, 37
+"""PR_SET_CHILD_SUBREAPER: whose parent has ended becomes this process's child; and PR_GET_CHILD_SUBREAPER."""
+_ADOPTERS: list[bool] = []
+"""An entry for each that needs it now; the first: whether the process did so already."""
+_ADOPTING = threading.Lock()
 MOST_BYTES, MOST_FILES = 1 << 16, 8
 FILES_FROM = 512
 """Above the numbers that a rank's words name."""
@@ -171,7 +174,24 @@ class ForkServer:
 
 def adopt_orphans() -> bool:
     """From now on descendants whose parent has ended are this process's children; False: the system has no such way."""
-    return sys.platform == "linux" and not ctypes.CDLL(None).prctl(ADOPT_ORPHANS, 1, 0, 0, 0)
+    if sys.platform != "linux":
+        return False
+    libc, given = ctypes.CDLL(None), ctypes.c_int(0)
+    with _ADOPTING:
+        if not _ADOPTERS:
+            libc.prctl(DOES_ADOPT, ctypes.byref(given), 0, 0, 0)
+        if libc.prctl(ADOPT_ORPHANS, 1, 0, 0, 0):
+            return False
+        _ADOPTERS.append(bool(given.value))
+    return True
+
+
+def leave_orphans() -> None:
+    """Once for each time that `adopt_orphans` was true: after the last one all is as it was before the first."""
+    with _ADOPTING:
+        before = _ADOPTERS.pop()
+        if not _ADOPTERS and not before:
+            ctypes.CDLL(None).prctl(ADOPT_ORPHANS, 0, 0, 0, 0)
 
 
 class Spare:

@@ -21,7 +21,7 @@ from edgecompile.execution.allocator import heap_environment
 from edgecompile.terminal.process import CLOSED_PIPE, tell_reader_left
 from edgelaunch.common.failures import EXIT_CODES, Failure, FailureKind, rank_name
 from edgelaunch.common.reports import KillRequest, read_report
-from edgelaunch.local.forked import Forked, ForkServer, Spare, adopt_orphans
+from edgelaunch.local.forked import Forked, ForkServer, Spare, adopt_orphans, leave_orphans
 from edgelaunch.local.placement import OnLoopback, RankPlacement, listen_on_loopback
 from edgelaunch.local.restarts import Restarts, restart_line
 from edgelaunch.local.watch_parent import TERMINATE_S
@@ -96,6 +96,7 @@ class Children:
         self.spare: Spare | None = None
         """Forks the ranks that are started again, if there is one."""
         self._spare_process: subprocess.Popen[bytes] | None = None
+        self._adopts = False
         self._lock = threading.RLock()
 
     def start(
@@ -133,6 +134,7 @@ class Children:
         """A process that imports what ranks need, and forks all that are started from now on."""
         if not adopt_orphans():
             return
+        self._adopts = True
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         words = [str(self._request.plan_path), str(theirs.fileno()), ROOM]
         command = [sys.executable, "-m", "edgelaunch.commands.spare_process", *words]
@@ -265,6 +267,9 @@ class Children:
                 child.process.kill()
             child.process.wait()
             child.channel.close()
+        if self._adopts:
+            self._adopts = False
+            leave_orphans()
 
     def _end_service(self, timeout_s: float) -> None:
         """Rank 0 alone is told: what it answers meanwhile needs the other ranks, which end with it."""

@@ -62,10 +62,11 @@ def command(
 
 
 def compile_into(folder: Path, *overrides: str) -> Plan:
-    """Compiles these overrides into `folder`, in this process."""
+    """Compiles these overrides into `folder`, in this process; by data sheets, unless they say otherwise."""
     from edgecompile.pipeline import compile_model
 
-    return compile_model(compose([*overrides, f"output_dir={folder}"]), steps)
+    sheets = [] if any(word.startswith("profile") for word in overrides) else ["profile=analytic"]
+    return compile_model(compose([*sheets, *overrides, f"output_dir={folder}"]), steps)
 
 
 TINY_VIT = (

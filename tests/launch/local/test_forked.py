@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -14,7 +15,7 @@ from launch_harness import Running, free_port, processes_of, rank_process, run, 
 from launch_plans import Written
 
 from edgelaunch.local import forked
-from edgelaunch.local.forked import Forked
+from edgelaunch.local.forked import Forked, adopt_orphans, leave_orphans
 from edgelaunch.local.local_run import Children
 from edgelaunch.local.placement import OnLoopback
 from edgelaunch.request.run_request import RunRequest
@@ -81,3 +82,21 @@ def test_ranks_that_are_forked_and_ranks_that_are_started_give_the_same(two_stag
     finally:
         children.end(0.0)
     assert (tmp_path / "forked.jsonl").read_text() == (tmp_path / "started.jsonl").read_text()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a call of Linux")
+def test_orphans_are_adopted_only_as_long_as_somebody_needs_it() -> None:
+    """Otherwise they would stay in the process table of a program that never waits for them."""
+
+    def adopts() -> bool:
+        given = ctypes.c_int(-1)
+        assert not ctypes.CDLL(None).prctl(37, ctypes.byref(given), 0, 0, 0)  # PR_GET_CHILD_SUBREAPER
+        return bool(given.value)
+
+    before = adopts()
+    assert adopt_orphans()
+    assert adopt_orphans()
+    leave_orphans()
+    assert adopts()
+    leave_orphans()
+    assert adopts() is before
