@@ -117,7 +117,7 @@ def _measured_profile(
         unit_s[device.name] = figures.unit_s
         activations = [max(most, round(value)) for most, value in zip(activations, figures.live, strict=True)]
         runtime[device.name] = found.runtime_bytes or device.runtime_bytes
-        wires[device.name] = MeasuredWires(found, figures.call_s, cores)
+        wires[device.name] = MeasuredWires(found, figures.call_s, cores, device.cpu_share is None)
         items[device.name] = _item_cost(found, cores)
         if found.candidates is not None:
             fixed_s, one_s = (found.candidates.seconds(rows, cores) for rows in (0, 1))

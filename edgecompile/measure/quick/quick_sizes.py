@@ -18,8 +18,9 @@ __all__ = ["QuickSizes", "WorkAt", "choose_sizes", "round_s"]
 WorkAt = Callable[[MeasuredSize], tuple[NDArray[np.float64], NDArray[np.float64]]]
 """Operations and bytes of each unit at a size."""
 
-_STEP = 4
-"""From one measured microbatch to the next."""
+_STEPS = (2, 4)
+"""From one measured microbatch to the next, where there is time and where there is not: products of 80 rows may take
+more than those of 64 and 176 rows tell."""
 _MIDDLE = 6
 """An extent between is measured where the largest is so many times the least."""
 _LAUNCH_S = 6e-6
@@ -84,18 +85,17 @@ def _grids(asked: AskedSizes, dim: str | None, positions: int | None) -> Iterato
     fewer = dict.fromkeys([whole, (*whole[:1], *whole[-1:]), whole[-1:]])
     most = asked.microbatch
     while True:
-        for extents in fewer:
-            microbatches = _microbatches(most)
-            yield tuple(grid_of(microbatches, dim, sorted(set(extents)), positions))
+        for extents, step in ((extents, step) for extents in fewer for step in _STEPS):
+            yield tuple(grid_of(_microbatches(most, step), dim, sorted(set(extents)), positions))
         if most == 1:
             return
         most = max(1, most // 2)
 
 
-def _microbatches(most: int) -> tuple[int, ...]:
+def _microbatches(most: int, step: int) -> tuple[int, ...]:
     sizes = {1, most}
-    while most > _STEP:
-        most //= _STEP
+    while most > step:
+        most //= step
         sizes.add(most)
     return tuple(sorted(sizes))
 
