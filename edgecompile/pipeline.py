@@ -240,7 +240,7 @@ def _with_profiles(
     request: CompileRequest, chain: Chain, examples: Batch, data: DataSpec, step: Step
 ) -> tuple[CompileRequest, tuple[str, ...]]:
     """With profile=auto: the request with the profiles that fit, measured here where a kind is this machine."""
-    if request.profile.method is not ProfileMethod.auto or request.profile.measured:
+    if request.profile.method is not ProfileMethod.auto or request.profile.measured is not None:
         return request, ()
     found = own_kinds(request, chain, examples, workload_extents(request, chain, data), step)
     return replace(request, profile=replace(request.profile, measured=found.measured)), found.notes

@@ -7,7 +7,7 @@ compiler takes its own part of that.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgecompile.config.cluster_spec import Cluster, cluster_of
@@ -105,8 +105,8 @@ class ProfileRequest:
     """`precision.keep`"""
     quick_s: float = 0.0
     """With auto: what measuring a kind that is this machine may take; 0: it is not measured."""
-    measured: Mapping[tuple[str, Precision], Path] = field(default_factory=dict)
-    """With auto, once it is known: the profiles that fit, by the kind of device and its precision."""
+    measured: Mapping[tuple[str, Precision], Path] | None = None
+    """With auto: the profiles that fit, by the kind of device and its precision; None: nobody has looked yet."""
 
     @property
     def by_data_sheet(self) -> bool:
@@ -116,7 +116,7 @@ class ProfileRequest:
 
     def precisions_of(self, device: str) -> tuple[Precision, ...]:
         """Those in which a profile of this kind fits."""
-        return tuple(precision for name, precision in self.measured if name == device)
+        return tuple(precision for name, precision in self.measured or () if name == device)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -79,15 +79,14 @@ class ProfileCache:
             own = AskedSizes.of_name(path.name) if path.name.startswith(self._begin) else None
             if own is None or not own.covers(asked):
                 continue
-            found = _readable(path)
-            if found is not None and max(item.disturbed for item in found.microbatches) <= _MOST_DISTURBED:
+            if _in_peace(path) is not None:
                 return path
         return None
 
     def others(self) -> Iterator[DeviceProfile]:
-        """Those of other models too, the newest first."""
+        """Those of other models too that were measured in peace, the newest first."""
         for path in _files(self.folder):
-            found = _readable(path)
+            found = _in_peace(path)
             if found is not None:
                 yield found
 
@@ -101,9 +100,10 @@ def _files(folder: Path) -> list[Path]:
     return [path for _, path in sorted(found, reverse=True)]
 
 
-def _readable(path: Path) -> DeviceProfile | None:
-    """None where it is not a whole profile of this version: it is measured again."""
+def _in_peace(path: Path) -> DeviceProfile | None:
+    """None where it was disturbed, or is not a whole profile of this version: it is measured again."""
     try:
-        return read_profile(path)
+        found = read_profile(path)
     except (UserError, OSError):
         return None
+    return found if max(item.disturbed for item in found.microbatches) <= _MOST_DISTURBED else None

@@ -54,7 +54,7 @@ def make_profile(
         return analytic_profile(chain, cluster.devices, request.keep)
     if request.method is ProfileMethod.measured:
         return _measured_profile(chain, cluster, cluster.devices, request, messages)
-    known = {device.name for device in cluster.devices if (device.name, device.precision) in request.measured}
+    known = {device.name for device in cluster.devices if (device.name, device.precision) in (request.measured or {})}
     others = [device for device in cluster.devices if device.name not in known]
     sheets = analytic_profile(chain, others, request.keep)
     if others:

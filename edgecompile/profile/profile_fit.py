@@ -72,7 +72,7 @@ def path_of(device: Device, request: ProfileRequest) -> Path:
     Raises:
         UserError: there is no file.
     """
-    path = request.measured.get((device.name, device.precision))
+    path = (request.measured or {}).get((device.name, device.precision))
     path = path or given_path(device, request) or usual_path(device, request)
     if not path.exists():
         raise UserError(

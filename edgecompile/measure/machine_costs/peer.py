@@ -120,22 +120,26 @@ def _message_s(group: Any, rank: int, num_bytes: int, computation: _Computation)
     """CPU seconds of this process for one message of this size, without those of the computation between two."""
     count = max(8, min(_MOST_MESSAGES, _MOST_BYTES // num_bytes))
     group.barrier().wait(_TIMEOUT)
+    alone_s = computation.cpu_s(_NUM_ALONE)
+    group.barrier().wait(_TIMEOUT)
     took_s = _exchange(group, rank, num_bytes, count, computation.run)
-    return max(_LEAST_S, took_s / count)
+    group.barrier().wait(_TIMEOUT)
+    alone_s = (alone_s + computation.cpu_s(_NUM_ALONE)) / 2
+    return max(_LEAST_S, took_s / count - alone_s)
 
 
 def _exchange(group: Any, rank: int, num_bytes: int, count: int, compute: Callable[[], None]) -> float:
     """CPU seconds of this process for so many messages with a computation before each."""
     link = _Link(group, rank, num_bytes)
-    begin_s = time.process_time() - time.thread_time()
     thread = link.run(count)
+    begin_s = time.process_time()
     for number in range(count):
         buffer = link.ready.get()
         compute()
         if rank == 0 or number < count - NUM_BUFFERS_IN:  # no receive is left over
             link.pass_on(buffer)
     thread.join()
-    return time.process_time() - time.thread_time() - begin_s
+    return time.process_time() - begin_s
 
 
 def _runtime_bytes(path: str) -> int:

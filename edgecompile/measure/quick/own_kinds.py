@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +16,6 @@ import torch
 import edgecompile
 from edgecompile.config.cluster_spec import Device
 from edgecompile.config.measure_request import MeasureRequest
-from edgecompile.config.methods import ProfileMethod
 from edgecompile.config.request import CompileRequest
 from edgecompile.contract.closed_sets import WEIGHT_ONLY, Precision
 from edgecompile.contract.dim_rules import BATCH
@@ -34,7 +33,7 @@ from edgecompile.measure.machine_costs.busy import busy_cores
 from edgecompile.measure.machine_costs.machine import available_cores, machine_info, measure_rates
 from edgecompile.measure.machine_costs.messages import measure_messages
 from edgecompile.measure.machine_costs.wires import measure_wires
-from edgecompile.measure.quick.quick_sizes import QuickSizes, WorkAt, choose_sizes
+from edgecompile.measure.quick.quick_sizes import QuickSizes, WorkAt, choose_sizes, grids_of
 from edgecompile.measure.quick.this_machine import busy_beside, is_here
 from edgecompile.measure.rounds import Effort, Measured, measure_chain, spans_of
 from edgecompile.measure.sizes import MeasuredSize, chain_at
@@ -79,8 +78,6 @@ def own_kinds(
     Raises:
         UserError: a file that the user named is not there, or is not a profile.
     """
-    if request.profile.method is not ProfileMethod.auto:
-        return OwnKinds(measured={})
     search = _Search(request, chain, examples, lengths, step)
     for device in request.cluster.devices:
         for precision in _precisions(device, request):
@@ -183,6 +180,7 @@ class _Measuring:
             "prepack": self._request.profile.prepack.value,
             "context": self._request.model.spec.usual_context,
             "varies": self._chain.captured.sampling is not None,
+            "quick_s": self._request.profile.quick_s,
             "versions": [edgecompile.__version__, str(torch.__version__), platform.python_version()],
             "machine": [machine.processor, machine.cores, machine.memory_bytes],
         }
@@ -206,15 +204,21 @@ class _Measuring:
     def _messages(self) -> tuple[Messages, int]:
         """As they were measured before on this machine, or now."""
         for found in self.cache.others():
-            same = (found.versions.torch, found.machine.processor, found.machine.cores, found.threads)
-            if same == (str(torch.__version__), *_processor(), self._threads):
+            versions, machine = found.versions, found.machine
+            same = (versions.edgecompile, versions.torch, machine.processor, machine.cores, found.threads)
+            if same == (edgecompile.__version__, str(torch.__version__), *_processor(), self._threads):
                 return found.messages, found.runtime_bytes
         return measure_messages(self._threads, _MESSAGES_S)
 
     def _sizes(self, rates: Rates, limit_s: float) -> QuickSizes | None:
         spans = spans_of(self._chain, self._max_bytes, self._request.model.seed, entire=True)
-        positions = self._chain.captured.dims[TOKENS].max if self._request.generation is not None else None
-        return choose_sizes(self.asked, self._dim, self._work(), spans, rates, limit_s, positions)
+        return choose_sizes(self._grids(), self._work(), spans, rates, limit_s)
+
+    def _grids(self) -> Iterable[tuple[MeasuredSize, ...]]:
+        captured = self._chain.captured
+        if captured.sampling is None:
+            return [(MeasuredSize(microbatch=len(self._examples[0])),)]
+        return grids_of(self.asked, self._dim, captured.dims[TOKENS].max if self._request.generation else None)
 
     def _work(self) -> WorkAt:
         chain = self._chain

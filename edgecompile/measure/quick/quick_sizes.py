@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,7 @@ from edgecompile.measure.sizes import MeasuredSize, grid_of
 from edgecompile.profile.kept_profiles import AskedSizes
 from edgecompile.profile.profile_file import Rates
 
-__all__ = ["QuickSizes", "WorkAt", "choose_sizes", "round_s"]
+__all__ = ["QuickSizes", "WorkAt", "choose_sizes", "grids_of"]
 
 WorkAt = Callable[[MeasuredSize], tuple[NDArray[np.float64], NDArray[np.float64]]]
 """Operations and bytes of each unit at a size."""
@@ -41,29 +41,20 @@ class QuickSizes:
         """The largest."""
         return max(size.microbatch for size in self.sizes)
 
-    def most_in(self, dim: str) -> int:
-        return max(size.extents.get(dim, 0) for size in self.sizes)
-
 
 def choose_sizes(
-    asked: AskedSizes, dim: str | None, work: WorkAt, spans: Sequence[Span], rates: Rates, limit_s: float,
-    positions: int | None,
-) -> QuickSizes | None:  # fmt: skip
-    """The first of `_grids` that ends in time; None: not even one item does.
-
-    Args:
-        dim: whose extents are asked for; None: only the batch varies, or nothing does.
-        positions: as for grid_of.
-    """
-    for sizes in _grids(asked, dim, positions):
+    grids: Iterable[tuple[MeasuredSize, ...]], work: WorkAt, spans: Sequence[Span], rates: Rates, limit_s: float
+) -> QuickSizes | None:
+    """The first of the grids that is measured in time; None: none is."""
+    for sizes in grids:
         for entire in (True, False):
-            takes_s = _REPEATS * sum(round_s(size, work, spans, rates, entire=entire) for size in sizes)
+            takes_s = _REPEATS * sum(_round_s(size, work, spans, rates, entire=entire) for size in sizes)
             if takes_s <= limit_s:
                 return QuickSizes(sizes=sizes, entire=entire, takes_s=takes_s)
     return None
 
 
-def round_s(size: MeasuredSize, work: WorkAt, spans: Sequence[Span], rates: Rates, *, entire: bool) -> float:
+def _round_s(size: MeasuredSize, work: WorkAt, spans: Sequence[Span], rates: Rates, *, entire: bool) -> float:
     """Of all spans once, as far as the rates of the machine tell."""
     flops, moved = work(size)
     each_s = flops / rates.matrix_flops_per_s + moved / rates.memory_bytes_per_s + _LAUNCH_S
@@ -79,8 +70,13 @@ def round_s(size: MeasuredSize, work: WorkAt, spans: Sequence[Span], rates: Rate
     return total_s
 
 
-def _grids(asked: AskedSizes, dim: str | None, positions: int | None) -> Iterator[tuple[MeasuredSize, ...]]:
-    """From the most to the least: large microbatches matter most, then extents between."""
+def grids_of(asked: AskedSizes, dim: str | None, positions: int | None = None) -> Iterator[tuple[MeasuredSize, ...]]:
+    """Of a chain whose sizes vary, from the most to the least: large microbatches matter most, then extents between.
+
+    Args:
+        dim: whose extents are asked for; None: only the batch varies.
+        positions: as for grid_of.
+    """
     whole = _extents(asked)
     fewer = dict.fromkeys([whole, (*whole[:1], *whole[-1:]), whole[-1:]])
     most = asked.microbatch

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from compiler_helpers import TINY_VIT, captured_chain
+from compiler_helpers import TINY_VIT, captured_chain, hand_written
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,7 +18,7 @@ from edgecompile.config.cluster_spec import Cluster
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Plan
 from edgecompile.measure.quick import own_kinds
-from edgecompile.measure.quick.quick_sizes import choose_sizes
+from edgecompile.measure.quick.quick_sizes import QuickSizes, choose_sizes, grids_of
 from edgecompile.measure.quick.this_machine import busy_beside, is_here, own_address
 from edgecompile.measure.rounds import Span, spans_of
 from edgecompile.measure.sizes import MeasuredSize
@@ -39,10 +39,10 @@ QUICK = "profile.quick=4s"
 NO_MESSAGES = Messages(send=Cost(), receive=Cost())
 
 
-def compiled(folder: Path, *words: str) -> Plan:
+def compiled(folder: Path, *words: str, model: tuple[str, ...] = (*TINY_VIT, "microbatch=2")) -> Plan:
     """Of a host that is this machine, and one that is not."""
     devices = {"local": "local", "board": "raspberry_pi_5"}
-    given = [*TINY_VIT, "microbatch=2", f"output_dir={folder}", *words]
+    given = [*model, f"output_dir={folder}", *words]
     request, _ = composed_request(given, devices, HOSTS, None)
     return compile_model(request, steps)
 
@@ -121,6 +121,37 @@ def test_a_file_of_edgeprofile_that_fits_is_taken_and_one_that_does_not_is_named
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    "model", [(*hand_written("Convolutions"), "capture=symbolic_trace", "microbatch=3"), (*TINY_VIT, "microbatch=1")]
+)
+def test_shapes_that_are_fixed_are_measured_as_they_are(
+    model: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(own_kinds, "measure_messages", lambda *_: (NO_MESSAGES, 0))
+    plan = compiled(tmp_path / "out", QUICK, "artifact=none", model=model)
+    (path,) = kept(tmp_path / "cache")
+    assert read_profile(path).sizes == (plan.model.microbatch,)
+    assert [note for note in plan.notes if note.startswith("times of local: measured")]
+
+
+@pytest.mark.slow
+def test_what_failed_is_tried_once_and_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With microbatch=auto profiles are looked for before it is chosen, and hold for the plan."""
+    tried = []
+
+    def fails(*_: object) -> None:
+        tried.append(1)
+        raise UserError("no loopback here")
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(own_kinds, "measure_messages", fails)
+    plan = compiled(tmp_path / "out", QUICK, "artifact=none", model=(*TINY_VIT, "microbatch=auto"))
+    assert len(tried) == 1
+    assert len([note for note in plan.notes if "no loopback here" in note]) == 1
+
+
+@pytest.mark.slow
 def test_without_time_nothing_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     plan = compiled(tmp_path / "out", "profile.quick=0s", "artifact=none")
@@ -191,20 +222,24 @@ def work(size: MeasuredSize) -> tuple[np.ndarray, np.ndarray]:
 @given(st.floats(0.5, 1e4), st.integers(1, 64), st.integers(1, 32), st.integers(1, 64))
 def test_as_much_is_measured_as_there_is_time_for(limit_s: float, microbatch: int, least: int, most: int) -> None:
     asked = AskedSizes(microbatch=microbatch, least=min(least, most), most=most)
-    chosen = choose_sizes(asked, "length", work, [SPAN], RATES, limit_s, None)
+
+    def choose(seconds: float) -> QuickSizes | None:
+        return choose_sizes(grids_of(asked, "length"), work, [SPAN], RATES, seconds)
+
+    chosen = choose(limit_s)
     if chosen is None:
         assert limit_s < 12 * 2 * 0.1001 * most  # not even one item of the largest extent
         return
     assert chosen.takes_s <= limit_s
     assert min(size.microbatch for size in chosen.sizes) == 1
     assert {size.extents["length"] for size in chosen.sizes} <= set(range(asked.least, most + 1))
-    twice = choose_sizes(asked, "length", work, [SPAN], RATES, 2 * limit_s, None)
+    twice = choose(2 * limit_s)
     assert twice is not None
     assert twice.microbatch >= chosen.microbatch
-    everything = choose_sizes(asked, "length", work, [SPAN], RATES, 1e12, None)
+    everything = choose(1e12)
     assert everything is not None
     assert everything.microbatch == microbatch
-    assert everything.most_in("length") == most
+    assert max(size.extents["length"] for size in everything.sizes) == most
 
 
 def cluster(*hosts: str) -> Cluster:
