@@ -20,7 +20,8 @@ from edgelaunch.application.running import Running
 from edgelaunch.application.statistics import Event, Statistics
 from edgelaunch.application.streaming import results_of, results_of_async
 from edgelaunch.common.addresses import read_address
-from edgelaunch.request.run_request import DEFAULT_RESTARTS, RunRequest
+from edgelaunch.request.run_request import RunRequest
+from edgelaunch.request.start_request import DEFAULT_RESTARTS
 
 if TYPE_CHECKING:
     from PIL.Image import Image

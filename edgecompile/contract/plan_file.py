@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+import edgecompile
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.files.atomic_files import replacing
 from edgecompile.contract.files.user_files import check_ours, check_regular, check_utf8, printable
@@ -57,7 +58,7 @@ def read_plan(path: str | Path) -> Plan:
     try:
         plan = decode(Plan, document, where=str(path))
     except UserError as error:
-        own, writer = _own_version(), _writer(document)
+        own, writer = edgecompile.__version__, _writer(document)
         if _parts(writer) <= _parts(own):
             raise
         raise UserError(f"{error}; edgecompile {writer} wrote it, and this is {own}",
@@ -71,15 +72,6 @@ def _writer(document: Mapping[Any, Any]) -> str:
     provenance = document.get("provenance")
     writer = provenance.get("edgecompile") if isinstance(provenance, dict) else None
     return writer if isinstance(writer, str) and re.fullmatch(r"[0-9.]{1,20}", writer) else ""
-
-
-def _own_version() -> str:
-    from importlib.metadata import PackageNotFoundError, version  # 50 ms, which few commands need
-
-    try:
-        return version("edgecompile")
-    except PackageNotFoundError:  # a source tree that was never installed
-        return ""
 
 
 def _parts(number: str) -> tuple[int, ...]:

@@ -127,7 +127,9 @@ def log_form() -> LogForm:
 
 def show_logs(form: LogForm) -> None:
     """From now on. With time and level come the lines and warnings of libraries, too."""
-    _State.form = form
+    before, _State.form = _State.form, form
+    if form.dated == before.dated:
+        return
     root = logging.getLogger()
     if form.dated and _HANDLER not in root.handlers:
         root.addHandler(_HANDLER)

@@ -21,7 +21,7 @@ from edgelaunch.outputs.partial_results import say_left_behind
 from edgelaunch.process.limits import check_limits
 from edgelaunch.process.stderr import say
 from edgelaunch.request.parsers import parse_run
-from edgelaunch.request.run_request import DEFAULT_RESTARTS, RunRequest
+from edgelaunch.request.run_request import RunRequest
 
 if TYPE_CHECKING:
     from edgelaunch.emulation.emulated_run import EmulatedRun
@@ -38,7 +38,7 @@ def run_together(request: RunRequest, plan: Plan, *, own_process: bool) -> Failu
     if not request.quiet and any(host.execution == "cuda" for host in plan.hosts):
         option = "--emulate" if request.emulate else "--local"
         say(f"{option} runs every rank on the CPU, also those planned for cuda", about="edgelaunch")
-    restarts = DEFAULT_RESTARTS if request.restarts is None else request.restarts
+    restarts = request.most_restarts
     web = open_page(request)
     if request.emulate:
         from edgelaunch.emulation.emulated_run import EmulatedRun

@@ -15,7 +15,6 @@ from edgelaunch.common.identity import choose_rank, rank_environment
 from edgelaunch.local.watch_parent import watch_parent
 from edgelaunch.process.limits import check_limits
 from edgelaunch.process.stderr import say_error
-from edgelaunch.request.run_request import DEFAULT_RESTARTS
 from edgelaunch.request.serve_request import ServeRequest
 
 __all__ = ["run_serve"]
@@ -25,7 +24,7 @@ PACKAGES = ("starlette", "uvicorn", "httptools", "python_multipart", "prometheus
 
 def run_serve(request: ServeRequest, plan: Plan) -> int:
     """Returns 0 once a signal has ended it, 2 where a rank failed. Another rank than 0 ends this process itself."""
-    if request.starts_others:
+    if request.starts_rank_0:
         _check_packages()
         return _with_all_ranks(request, plan)
     if not request.local:
@@ -74,7 +73,7 @@ def _for_parent(request: ServeRequest, descriptor: int) -> int:
 
 def _with_all_ranks(request: ServeRequest, plan: Plan) -> int:
     """Rank 0, which answers, and the others, each where it belongs."""
-    restarts = DEFAULT_RESTARTS if request.restarts is None else request.restarts
+    restarts = request.most_restarts
     try:
         if request.emulate:
             from edgelaunch.emulation.emulated_run import EmulatedRun

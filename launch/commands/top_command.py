@@ -203,10 +203,10 @@ def _list(request: TopRequest) -> int:
     here = runs_here()
     own = {(run.plan_sha256, run.master) for run in here if run.rank == 0}
     shown = [run for run in here if run.rank == 0 or (run.plan_sha256, run.master) not in own]
-    found = [_described(run, state) for run, state in _states(shown)]
+    found = _states(shown)
     boards = _on_boards(request) if request.boards or request.join else []
     if request.json:
-        print(json.dumps({"runs": found, "boards": boards}), flush=True)
+        print(json.dumps({"runs": [_described(*pair) for pair in found], "boards": boards}), flush=True)
     else:
         _print_list(found, boards)
     return 0
@@ -248,7 +248,7 @@ def _on_boards(request: TopRequest) -> list[dict[str, Any]]:
             for board in found.boards]  # fmt: skip
 
 
-def _print_list(runs: Sequence[dict[str, Any]], boards: Sequence[dict[str, Any]]) -> None:
+def _print_list(runs: Sequence[tuple[RunHere, PipelineState | None]], boards: Sequence[dict[str, Any]]) -> None:
     out = Console() if sys.stdout.isatty() else Console(width=MOST_WIDTH, highlight=False)
     if not runs and not boards:
         print(
@@ -258,17 +258,16 @@ def _print_list(runs: Sequence[dict[str, Any]], boards: Sequence[dict[str, Any]]
         table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
         for name in ("model", "rank", "process", "state", "plan"):
             table.add_column(name, justify="left" if name in ("model", "state", "plan") else "right", overflow="fold")
-        for run in runs:
-            table.add_row(run["model"], str(run["rank"]), str(run["process"]), _said(run), run["plan"])
+        for run, state in runs:
+            table.add_row(run.model, str(run.rank), str(run.process.number), _said(run, state), run.plan)
         out.print(table)
     for board in boards:
         print(f"{board['board']} ({board['address']}): {board['busy'] or 'nothing runs'}", flush=True)
 
 
-def _said(run: dict[str, Any]) -> str:
-    if run["rank"]:
-        return f"rank 0 is at {run['master']}"
-    state = PipelineState.from_json(json.dumps(run["state"])) if run["state"] is not None else None
+def _said(run: RunHere, state: PipelineState | None) -> str:
+    if run.rank:
+        return f"rank 0 is at {run.master}"
     if state is None:
         return "starting"
     rate = f", {state.items_per_s:,.4g} {state.unit}/s" if state.items_per_s is not None else ""

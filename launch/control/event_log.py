@@ -14,7 +14,6 @@ from edgelaunch.common.rank_log import RankLog
 from edgelaunch.control.core.roster import Member
 from edgelaunch.control.core.run_events import (
     EpochBegan,
-    EpochEnded,
     LinkCut,
     Loss,
     RankJoined,
@@ -22,7 +21,7 @@ from edgelaunch.control.core.run_events import (
     Rejoins,
     RunEvent,
 )
-from edgelaunch.control.wording import describe
+from edgelaunch.control.wording import describe, quiet_words
 
 __all__ = ["LateBeats", "log_event"]
 
@@ -40,17 +39,7 @@ def log_event(log: RankLog, plan: Plan, event: RunEvent) -> None:
     text = describe(plan, event)
     level = logging.WARNING if isinstance(event, WARNINGS) else logging.INFO
     name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(event).__name__).lower()
-    log(text or _detail(plan, event), level=level, event=name, detail=text is None, **_fields(plan, event))
-
-
-def _detail(plan: Plan, event: RunEvent) -> str:
-    if isinstance(event, RankJoined):
-        return f"{rank_name(plan, event.rank)} joined"
-    if isinstance(event, EpochBegan):
-        return "an epoch begins: all ranks are present"
-    if isinstance(event, EpochEnded):
-        return "the epoch is over early: all ranks leave it"
-    return "a link is up again"
+    log(text or quiet_words(plan, event), level=level, event=name, detail=text is None, **_fields(plan, event))
 
 
 def _fields(plan: Plan, event: RunEvent) -> dict[str, Any]:

@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from itertools import islice
 
 from edgecompile.contract.plan import Plan
-from edgelaunch.common.failures import link_name, rank_name
 from edgelaunch.control.core.run_events import (
     EpochBegan,
     EpochEnded,
@@ -19,7 +18,7 @@ from edgelaunch.control.core.run_events import (
     RunEvent,
 )
 from edgelaunch.control.pipeline_state import Event
-from edgelaunch.control.wording import describe
+from edgelaunch.control.wording import describe, quiet_words
 
 __all__ = ["events_of"]
 
@@ -35,7 +34,7 @@ def events_of(plan: Plan, events: Iterable[RunEvent], most: int | None = None) -
     known = list(islice((event for event in reversed(tuple(events)) if type(event) in _KINDS), most))
     return tuple(
         Event(at=round(event.at + offset, 2), kind=_KINDS[type(event)],
-              text=describe(plan, event) or _words(plan, event), rank=_rank(event))
+              text=describe(plan, event) or quiet_words(plan, event), rank=_rank(event))
         for event in reversed(known)
     )  # fmt: skip
 
@@ -44,15 +43,3 @@ def _rank(event: RunEvent) -> int | None:
     if isinstance(event, RankLost):
         return event.loss.rank
     return event.rank if isinstance(event, RankJoined) else None
-
-
-def _words(plan: Plan, event: RunEvent) -> str:
-    """Of what is not worth a line of a log."""
-    if isinstance(event, RankJoined):
-        return f"{rank_name(plan, event.rank)} joined"
-    if isinstance(event, LinkHealed):
-        return f"{link_name(plan, event.ranks)} is no longer watched: one of its ends is gone"
-    if isinstance(event, EpochEnded):
-        return f"epoch {event.number} ended early"
-    assert isinstance(event, EpochBegan)
-    return f"epoch {event.number} began"

@@ -20,6 +20,7 @@ from edgelaunch.control.core.membership import Awaited, Verdict
 from edgelaunch.control.core.run_events import (
     Cause,
     EpochBegan,
+    EpochEnded,
     LeaderSilent,
     LinkCut,
     LinkHealed,
@@ -29,6 +30,7 @@ from edgelaunch.control.core.run_events import (
     NotBack,
     NotHealed,
     NotJoined,
+    RankJoined,
     RankLost,
     Rejected,
     Rejoins,
@@ -39,7 +41,7 @@ from edgelaunch.control.core.run_events import (
     WrongPlan,
 )
 
-__all__ = ["awaited_words", "describe", "failure_of", "loss_words", "verdict_words"]
+__all__ = ["awaited_words", "describe", "failure_of", "loss_words", "quiet_words", "verdict_words"]
 
 LATE = "the run is over: this rank joined after the last result and did nothing: start it again for the next run"
 
@@ -66,6 +68,18 @@ def describe(plan: Plan, event: RunEvent) -> str | None:
     elif isinstance(event, Rejoins):
         text = "was unreachable and considered lost: rejoining"
     return text
+
+
+def quiet_words(plan: Plan, event: RunEvent) -> str:
+    """Of an event that is not worth a line at a terminal, for logs with levels and for who watches."""
+    if isinstance(event, RankJoined):
+        return f"{rank_name(plan, event.rank)} joined"
+    if isinstance(event, LinkHealed):
+        return f"{link_name(plan, event.ranks)} is no longer watched: one of its ends is gone"
+    if isinstance(event, EpochEnded):
+        return f"epoch {event.number} ended early"
+    assert isinstance(event, EpochBegan)
+    return f"epoch {event.number} began"
 
 
 def loss_words(loss: Loss) -> str:

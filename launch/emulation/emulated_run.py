@@ -31,8 +31,9 @@ from edgelaunch.local.local_run import Children
 from edgelaunch.process.cores import available_cores, local_threads
 from edgelaunch.process.processes import start_time
 from edgelaunch.process.stderr import say
-from edgelaunch.request.run_request import DEFAULT_RESTARTS, RunRequest
+from edgelaunch.request.run_request import RunRequest
 from edgelaunch.request.serve_request import ServeRequest
+from edgelaunch.request.start_request import DEFAULT_RESTARTS
 from edgelaunch.request.started_rank import RankSettings
 
 __all__ = ["EmulatedRun", "Emulation", "check_can_emulate", "describe", "interface_rates", "pinned_cores"]

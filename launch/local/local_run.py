@@ -26,8 +26,9 @@ from edgelaunch.local.placement import OnLoopback, RankPlacement, listen_on_loop
 from edgelaunch.local.restarts import Restarts, restart_line
 from edgelaunch.local.watch_parent import TERMINATE_S
 from edgelaunch.request.links_request import LinksRequest
-from edgelaunch.request.run_request import DEFAULT_RESTARTS, RunRequest
+from edgelaunch.request.run_request import RunRequest
 from edgelaunch.request.serve_request import ServeRequest
+from edgelaunch.request.start_request import DEFAULT_RESTARTS
 from edgelaunch.request.started_rank import request_of_rank
 
 __all__ = ["Children", "LocalRun"]

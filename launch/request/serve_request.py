@@ -6,12 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
-from edgecompile.contract.errors import UserError, invalid_value
-from edgelaunch.common.addresses import LOOPBACK, Address
-from edgelaunch.request.board_addresses import read_joins, read_login
+from edgecompile.contract.errors import invalid_value
+from edgelaunch.common.addresses import LOOPBACK
 from edgelaunch.request.option_fields import Reach, option, plan_argument
-from edgelaunch.request.rank_request import ALL_RANKS, CHOSEN, WHICH_RANK, RankRequest
-from edgelaunch.request.run_request import BOARDS, DEFAULT_RESTARTS, EACH_BOARD, RunRequest
+from edgelaunch.request.run_request import RunRequest
+from edgelaunch.request.start_request import StartRequest
 
 __all__ = ["ServeRequest"]
 
@@ -22,37 +21,13 @@ MOST_SECONDS = 86_400.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class ServeRequest(RankRequest):
+class ServeRequest(StartRequest):
     """Raises UserError where a value is out of its range, or two of them do not go together."""
 
     COMMAND: ClassVar[str] = "serve"
     SERVICE: ClassVar[bool] = True
 
     plan_path: Path = field(metadata=plan_argument("plan.yaml: rank 0 answers requests, any other runs as usual"))
-    local: bool = field(default=False, metadata=option(
-        "--local", why=ALL_RANKS, group=WHICH_RANK, help="start every rank on this machine, on the CPU"))  # fmt: skip
-    emulate: bool = field(default=False, metadata=option(
-        "--emulate", why=ALL_RANKS, group=WHICH_RANK,
-        help="the same, each rank with its host's bandwidth, CPU share and memory limit (Linux, root)"))  # fmt: skip
-    threads: int | None = field(default=None, metadata=option(
-        "--threads", int, why=f"{CHOSEN}, which this limits", group=WHICH_RANK, metavar="N",
-        help="intra-op threads, else as the plan says"))  # fmt: skip
-    restarts: int | None = field(default=None, metadata=option(
-        "--restarts", int, why="the parent starts ranks again", group=WHICH_RANK, metavar="N",
-        help="where this command starts all ranks: how often to restart one that was killed or lost "
-        f"(default {DEFAULT_RESTARTS})"))  # fmt: skip
-    boards: bool = field(default=False, metadata=option(
-        "--boards", why=EACH_BOARD, group=BOARDS,
-        help="start the other ranks on their boards, by their agents"))  # fmt: skip
-    join: tuple[Address, ...] = field(default=(), metadata=option(
-        "--join", read_joins, why=EACH_BOARD, group=BOARDS, metavar="ADDRESS[:PORT]", several=True,
-        help="with --boards: ask this board, and those that joined it, instead of mDNS"))  # fmt: skip
-    ssh: str | None = field(default=None, metadata=option(
-        "--ssh", read_login, why=EACH_BOARD, group=BOARDS, metavar="USER@", without="",
-        help="start the other ranks on their boards by ssh, without agents"))  # fmt: skip
-    ssh_program: str = field(default="edgelaunch", metadata=option(
-        "--ssh-program", str, why=EACH_BOARD, group=BOARDS, metavar="PATH",
-        help="with --ssh: edgelaunch on the boards (default: as their PATH finds it)"))  # fmt: skip
     port: int = field(default=DEFAULT_PORT, metadata=option(
         "--port", int, reach=Reach.DATA_HOST, group=HTTP, metavar="PORT",
         help=f"default {DEFAULT_PORT}; 0: any that is free"))  # fmt: skip
@@ -87,27 +62,12 @@ class ServeRequest(RankRequest):
         "--http-fd", int, reach=Reach.DATA_HOST))  # fmt: skip
 
     def __post_init__(self) -> None:
-        asked = {"--local": self.local, "--emulate": self.emulate, "--boards": self.boards,
-                 "--ssh": self.ssh is not None}  # fmt: skip
-        ways = [flag for flag, given in asked.items() if given]
-        if len(ways) > 1:
-            raise UserError(f"{ways[0]} and {ways[1]} both start every rank: give one of them")
-        if ways and (self.rank is not None or self.master is not None):
-            raise UserError(f"{ways[0]} starts every rank: leave out --rank and --master")
-        if self.ssh is not None and self.secret_file is not None:
-            raise UserError("--ssh draws a secret for the run itself: leave out --secret-file")
-        if self.join and not self.boards:
-            raise UserError("--join names a board for --boards")
-        if (self.local or self.emulate) and self.secret_file is not None:
-            raise UserError(
-                "--secret-file is for ranks on several machines: those of this command share one of their own"
-            )
+        self.check_ways()
         if not 0 <= self.port <= 65535:
             raise invalid_value(self.port, "--port", "0 to 65535")
         for name, value, least in (
             ("--max-queue", self.max_queue, 1), ("--max-body", self.max_body, LEAST_BODY),
             ("--max-connections", self.max_connections, 1),
-            ("--restarts", self.restarts or 0, 0), ("--threads", 1 if self.threads is None else self.threads, 1),
         ):  # fmt: skip
             if value < least:
                 raise invalid_value(value, name, f"{least} or more")
@@ -116,9 +76,9 @@ class ServeRequest(RankRequest):
                 raise invalid_value(seconds, name, f"a number greater than 0, at most {MOST_SECONDS:g}")
 
     @property
-    def starts_others(self) -> bool:
+    def starts_rank_0(self) -> bool:
         """Whether rank 0 too is a process that this command starts."""
-        return self.emulate or self.boards or self.ssh is not None
+        return self.starts_others and not self.local
 
     def run_request(self) -> RunRequest:
         """Of the rank that this process runs."""

@@ -17,7 +17,6 @@ from edgelaunch.application.running import Running
 from edgelaunch.common.identity import is_loopback
 from edgelaunch.process.listener import OTHER_PLACE, listen_at, url_of
 from edgelaunch.process.stderr import say
-from edgelaunch.request.run_request import DEFAULT_RESTARTS
 from edgelaunch.request.serve_request import ServeRequest
 from edgelaunch.serve.http.access_key import find_key
 from edgelaunch.serve.http.service import Service, Settings
@@ -44,7 +43,7 @@ def serve(request: ServeRequest, key_file: Path | None, environ: dict[str, str],
         max_queue=request.max_queue, max_body=request.max_body, request_timeout_s=request.request_timeout,
         key=find_key(key_file, environ),
     )  # fmt: skip
-    restarts = DEFAULT_RESTARTS if request.restarts is None else request.restarts
+    restarts = request.most_restarts
     running = Running(request.run_request(), local=request.local, restarts=restarts)
     began = datetime.now(timezone.utc).isoformat(timespec="seconds")
     listener = (

@@ -28,7 +28,7 @@ from edgelaunch.process.limits import check_limits
 from edgelaunch.process.stderr import say
 from edgelaunch.request.boards_request import DEFAULT_WAIT_S
 from edgelaunch.request.option_fields import Reach, options_of
-from edgelaunch.request.run_request import DEFAULT_RESTARTS, RunRequest
+from edgelaunch.request.run_request import RunRequest
 from edgelaunch.request.serve_request import ServeRequest
 
 __all__ = ["caller_name", "run_on_boards"]
@@ -45,7 +45,7 @@ def run_on_boards(request: RunRequest | ServeRequest, plan: Plan) -> Failure | N
             raise UserError(f"the plan's host {host.name} is at {host.address}, which is whatever machine asks",
                             fix="compile with the boards' addresses, which edgelaunch boards --output DIR writes, or "
                             "run it with --local")  # fmt: skip
-    restarts = DEFAULT_RESTARTS if request.restarts is None else request.restarts
+    restarts = request.most_restarts
     here = is_this_machine(plan.hosts[0])
     web = open_page(request) if here and isinstance(request, RunRequest) else None
     elsewhere = _by_ssh(request, plan, restarts, here) if request.ssh is not None else (

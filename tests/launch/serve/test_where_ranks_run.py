@@ -61,9 +61,11 @@ def test_a_service_leaves_its_record_as_a_run_does(tmp_path: Path) -> None:
 def test_the_ways_to_start_ranks_are_one_at_a_time(two_stages: Written) -> None:
     for words, said in (
         (["--local", "--emulate"], "--local and --emulate both start every rank"),
-        (["--boards", "--ssh", "pi@"], "--boards and --ssh both start every rank"),
+        (["--boards", "--ssh", "pi@"], "--boards starts ranks by agents, and --ssh without them: give one of them"),
         (["--boards", "--rank", 0], "--boards starts every rank: leave out --rank"),
         (["--join", "10.0.0.1"], "--join names a board for --boards"),
+        (["--restarts", 2], "--restarts needs --local, --emulate, --boards or --ssh"),
+        (["--local", "--threads", 0], "invalid value 0 for --threads"),
     ):
         Running(["serve", two_stages.path, *words]).wait().expect_error(said)
 
