@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import pty
 import re
+import select
 import signal
 import socket
 import subprocess
@@ -115,6 +117,30 @@ def wait_all(started: Sequence[Running], deadline_s: float = DEADLINE_S) -> list
     everything = "\n".join(f"--- rank {index}\n{item.out}{item.err}" for index, item in enumerate(ended))
     assert not stuck, f"ranks {stuck} still ran after {deadline_s} s\n{everything}"
     return ended
+
+
+def on_a_terminal(words: Sequence[object], stream: str, deadline_s: float = DEADLINE_S) -> tuple[int, str, bytes]:
+    """Runs `edgelaunch WORDS` with this standard stream on a terminal: its status, what the other stream got (of
+    `stdout` and `stderr`), and what the terminal got."""
+    master, terminal = pty.openpty()
+    other = "stderr" if stream == "stdout" else "stdout"
+    command = [sys.executable, "-m", "edgelaunch", *map(str, words)]
+    streams: dict[str, int] = {stream: terminal, other: subprocess.PIPE}
+    process = subprocess.Popen(command, env=os.environ | {"TERM": "xterm"}, **streams)  # type: ignore[call-overload]
+    os.close(terminal)
+    seen, deadline = b"", time.monotonic() + deadline_s
+    while time.monotonic() < deadline:
+        if select.select([master], [], [], 0.2)[0]:
+            try:
+                seen += os.read(master, 65536)
+            except OSError:  # the other end is closed
+                break
+        elif process.poll() is not None:
+            break
+    os.close(master)
+    with getattr(process, other) as pipe:
+        told = pipe.read().decode()
+    return process.wait(deadline_s), told, seen
 
 
 def free_port() -> int:

@@ -5,18 +5,13 @@ from __future__ import annotations
 import io
 import json
 import os
-import pty
-import select
 import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import launch_plans
 import pytest
-from launch_harness import DEADLINE_S, Running, rank_process, run
+from launch_harness import Running, on_a_terminal, rank_process, run
 from rich.console import Console
 
 from edgecompile.contract.errors import UserError
@@ -137,24 +132,8 @@ def test_a_terminal_gets_a_live_view_until_the_run_ends(tmp_path: Path) -> None:
     plan = launch_plans.floats(tmp_path / "plan").path
     running = Running([plan, "--local", "--items", 500, "--rate", 100])
     running.wait_for("item 0")
-    master, terminal = pty.openpty()
-    words = [sys.executable, "-m", "edgelaunch", "top", str(plan)]
-    top = subprocess.Popen(words, stdout=terminal, stderr=subprocess.PIPE, env=os.environ | {"TERM": "xterm"})
-    os.close(terminal)
-    seen, deadline = b"", time.monotonic() + DEADLINE_S
-    while time.monotonic() < deadline:
-        if select.select([master], [], [], 0.2)[0]:
-            try:
-                seen += os.read(master, 65536)
-            except OSError:  # the other end is closed
-                break
-        elif top.poll() is not None:
-            break
-    os.close(master)
-    assert top.stderr is not None
-    assert top.stderr.read() == b""
-    top.stderr.close()
-    assert top.wait(DEADLINE_S) == 0
+    status, errors, seen = on_a_terminal(["top", plan], "stdout")
+    assert (status, errors) == (0, "")
     assert b"host-1" in seen
     assert b"the pipeline has ended" in seen
     running.wait().expect(0)

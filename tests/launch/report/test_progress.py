@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import io
-import os
-import pty
 import re
-import select
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import launch_plans
 import pytest
-from launch_harness import run
+from launch_harness import on_a_terminal, run
 from launch_plans import Written
 from rich.console import Console
 
@@ -93,26 +87,8 @@ def test_the_view(three_stages: Written, width: int) -> None:
 @pytest.mark.slow
 def test_a_terminal_gets_the_view_and_keeps_its_results(tmp_path: Path) -> None:
     written = launch_plans.floats(tmp_path, num_stages=2)
-    master, terminal = pty.openpty()
-    words = [written.path, "--local", "--items", "150", "--rate", "50"]
-    process = subprocess.Popen([sys.executable, "-m", "edgelaunch", *map(str, words)], stderr=terminal,
-                               stdout=subprocess.PIPE, env=os.environ | {"TERM": "xterm"})  # fmt: skip
-    os.close(terminal)
-    seen = b""
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        if select.select([master], [], [], 0.2)[0]:
-            try:
-                seen += os.read(master, 65536)
-            except OSError:  # the other end is closed
-                break
-        elif process.poll() is not None:
-            break
-    os.close(master)
-    assert process.stdout is not None
-    out = process.stdout.read().decode()
-    process.stdout.close()
-    assert process.wait(60) == 0, seen.decode(errors="replace")
+    status, out, seen = on_a_terminal([written.path, "--local", "--items", 150, "--rate", 50], "stderr")
+    assert status == 0, seen.decode(errors="replace")
     text = re.sub(rb"\x1b\[[0-9;?]*[A-Za-z]", b"", seen).decode(errors="replace")
     assert re.search(r"of 150 items", text)
     assert re.search(r"in flight", text)
