@@ -22,6 +22,9 @@ from edgecompile.wire.formats import WireFormat, wire_bytes
 
 __all__ = ["Mix", "items_of", "mix_of", "mixed_profile"]
 
+_LEAST_WINDOWS = 16
+"""A shorter list of items is a sample of a stream that goes on: the few that are left at its end say nothing of it."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Mix:
@@ -94,10 +97,11 @@ def mix_of(source: str, extents: Sequence[int], dim: str, dims: Mapping[str, Dim
     Args:
         window: items that are looked at at a time.
     """
-    messages = messages_of([(extent,) for extent in extents], limits, window)
+    again = math.ceil(_LEAST_WINDOWS * window / len(extents))
+    messages = messages_of([(extent,) for extent in extents] * again, limits, window)
     kinds = tuple((len(items), max(extent for (extent,) in items)) for items in messages)
     computed = sum(batch * extent for batch, extent in kinds)
-    return Mix(source=source, dims=dims, dim=dim, messages=kinds, useful=sum(extents) / computed)
+    return Mix(source=source, dims=dims, dim=dim, messages=kinds, useful=again * sum(extents) / computed)
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,8 @@ from edgecompile.wire.formats import WireFormat, is_encoded, items_first, may_cl
 __all__ = ["AnalyticWires", "MeasuredWires", "WireCosts"]
 
 _INTERRUPTS = 2
-"""So many times what a message's calls take alone it takes of a stage whose core it needs. Two ranks of MiniLM on two
-cores are interrupted 650 times a second each: the launcher's own threads take more than the calls, and a core finds its
-caches cold."""
+"""So many times what a message's calls take alone it takes of a stage whose core it needs: the launcher's own threads
+take as much again, and computing finds its caches cold."""
 
 
 class WireCosts(Protocol):

@@ -52,7 +52,7 @@ class Session:
         self._bad = BadItems(plan, gap=request.on_bad_item is OnBadItem.GAP, quiet=request.quiet)
         opened = None
         if request.input is not None:
-            opened = open_source(plan, folder, request.input, request.items, self._bad)
+            opened = open_source(plan, folder, request.input, request.items, self._bad, request.repeat or 1)
         golden = GoldenFile(plan, folder) if request.verify or opened is None else None
         if streams and opened is None:
             assert golden is not None

@@ -21,6 +21,7 @@ from edgelaunch.common.failures import Failure, FailureKind, exit_code, failure_
 from edgelaunch.common.reports import KillRequest, Report
 from edgelaunch.common.shard_files import StageFile
 from edgelaunch.composition import RankStart, import_runtime, run_supervisor, supervised
+from edgelaunch.process.cores import keep_to_cores
 from edgelaunch.process.stderr import say, say_error, say_last
 from edgelaunch.request.rank_request import RankRequest
 from edgelaunch.request.run_request import RunRequest
@@ -71,6 +72,7 @@ def run_rank(request: R, plan: Plan, work: RankWork[R]) -> NoReturn:
     from edgelaunch.outputs.partial_results import say_left_behind
 
     show_logs(request.log_form)
+    keep_to_cores(request.cores)
     use_one_arena()
     channel = watch_parent(request.supervisor_fd) if request.supervisor_fd is not None else None
     discard: list[Any] = []

@@ -50,7 +50,7 @@ def _check(request: RunRequest) -> None:
     """Raises UserError where an option is of items alone."""
     for name, given in (
         ("--input -", request.from_stdin), ("--rate", request.rate), ("--when-full", request.when_full),
-        ("--on-bad-item", request.on_bad_item),
+        ("--on-bad-item", request.on_bad_item), ("--repeat", request.repeat),
     ):  # fmt: skip
         if given:
             raise UserError(f"{name} is for models whose items have one result each: this plan generates text, of "

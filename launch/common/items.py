@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Protocol
@@ -70,6 +70,8 @@ class Source:
     what: str
     """In words: `200 sentences of queries.txt`."""
     labelled: bool = False
+    again: Callable[[], Iterator[Item | Flush]] | None = None
+    """The same items from the first one on; None where they do not come again."""
 
 
 class Results(Protocol):

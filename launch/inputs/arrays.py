@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,8 @@ def open_arrays(plan: ModelFacts, folder: Path, path: Path, bad: BadItems) -> So
         for place in (int(labels.argmin()), int(labels.argmax())):
             class_label(plan, labels[place], f"{path}, item {place}")
     what = f"{count} items of {path.name}"
-    return Source(items=_array_items(plan, path, arrays, labels, count), num_items=count, what=what,
+    again = partial(_array_items, plan, path, arrays, labels, count)
+    return Source(items=again(), again=again, num_items=count, what=what,
                   labelled=labels is not None)  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +48,8 @@ def open_images(plan: ModelFacts, folder: Path, path: Path, bad: BadItems) -> So
         raise UserError(f"{path}: holds no images ({', '.join(SUFFIXES)})")
     labels = _labels(plan, path, [file.relative_to(root) for file in files], bad)
     what = f"{len(files)} image{'s' if len(files) > 1 else ''} of {path.name or path}"
-    items = _items(plan, root, files, labels, bad)
-    return Source(items=items, num_items=len(files), what=what, labelled=None not in labels)
+    again = partial(_items, plan, root, files, labels, bad)
+    return Source(items=again(), again=again, num_items=len(files), what=what, labelled=None not in labels)
 
 
 def check_takes_images(plan: ModelFacts, what: str) -> None:

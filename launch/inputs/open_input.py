@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.files.user_files import check_regular
 from edgecompile.contract.model_facts import ModelFacts
-from edgelaunch.common.items import STDIN, Source
+from edgelaunch.common.items import STDIN, Flush, Item, Source
 from edgelaunch.inputs.bad_items import BadItems
 
 __all__ = ["open_source"]
@@ -18,7 +19,9 @@ TEXT_SUFFIXES = (".txt", ".jsonl", ".tsv")
 ARRAY_SUFFIXES = (".npy", ".npz", ".safetensors")
 
 
-def open_source(plan: ModelFacts, folder: Path, path: Path, limit: int | None, bad: BadItems | None = None) -> Source:
+def open_source(
+    plan: ModelFacts, folder: Path, path: Path, limit: int | None, bad: BadItems | None = None, times: int = 1
+) -> Source:
     """Opens `--input PATH` and checks what can be checked before the run; `-` is standard input.
 
     Args:
@@ -26,6 +29,7 @@ def open_source(plan: ModelFacts, folder: Path, path: Path, limit: int | None, b
         limit: at most so many items; None for all.
         bad: what to do with an image or a line that cannot be read; None: it is an error. A damaged file of arrays
             always is.
+        times: read it so often, one after the other; the limit is of all together.
 
     Raises:
         UserError: the path is missing, of a kind that this model does not take, empty, or has other names, shapes or
@@ -38,10 +42,27 @@ def open_source(plan: ModelFacts, folder: Path, path: Path, limit: int | None, b
     source = _opener(path)(plan, folder, path, bad or BadItems(plan, gap=False))
     if source.num_items == 0:
         raise UserError(f"{path}: holds no items")
+    if times > 1:
+        known = None if source.num_items is None else times * source.num_items
+        source = replace(source, items=_repeated(source, times), num_items=known)
     if limit is None:
         return source
     known = limit if source.num_items is None else min(limit, source.num_items)
-    return Source(items=islice(source.items, limit), num_items=known, what=source.what, labelled=source.labelled)
+    return replace(source, items=islice(source.items, limit), num_items=known)
+
+
+def _repeated(source: Source, times: int) -> Iterator[Item | Flush]:
+    assert source.again is not None
+    first = 0
+    for _ in range(times):
+        count = 0
+        for item in source.again():
+            if isinstance(item, Item):
+                count += 1
+                yield replace(item, entry=replace(item.entry, index=first + item.entry.index))
+            else:
+                yield item
+        first += count
 
 
 def _opener(path: Path) -> Callable[[ModelFacts, Path, Path, BadItems], Source]:

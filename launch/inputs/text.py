@@ -8,6 +8,7 @@ import re
 from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -66,8 +67,9 @@ def open_text(plan: ModelFacts, folder: Path, path: Path, bad: BadItems) -> Sour
     if num_empty:
         bad.note(f"{path}: skipped {num_empty} empty line{'s' if num_empty > 1 else ''}, which have no result")
     what = f"{num_items} sentences of {path.name}"
-    items = _items(path, parse, encoder, bad)
-    return Source(items=items, num_items=num_items, what=what, labelled=0 < num_items == num_labelled)
+    again = partial(_items, path, parse, encoder, bad)
+    labelled = 0 < num_items == num_labelled
+    return Source(items=again(), again=again, num_items=num_items, what=what, labelled=labelled)
 
 
 def _items(path: Path, parse: Parse, encoder: Encoder, bad: BadItems) -> Iterator[Item]:

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from edgecompile.contract.plan import Plan
 from edgelaunch.common.addresses import LOOPBACK, Address
-from edgelaunch.process.cores import local_threads
+from edgelaunch.process.cores import local_threads, share_of_cores
 from edgelaunch.request.started_rank import RankSettings
 
 __all__ = ["OnLoopback", "RankPlacement", "listen_on_loopback"]
@@ -37,8 +37,12 @@ class OnLoopback:
         return []
 
     def settings(self, rank: int) -> RankSettings:
-        threads = local_threads(self._plan, rank, len(self._plan.hosts))
-        return RankSettings(master=Address(LOOPBACK, self._port), threads=min(threads, self._max_threads or threads))
+        num_here = len(self._plan.hosts)
+        threads = local_threads(self._plan, rank, num_here)
+        return RankSettings(
+            master=Address(LOOPBACK, self._port), threads=min(threads, self._max_threads or threads),
+            cores=share_of_cores(rank, num_here),
+        )  # fmt: skip
 
     def why_killed(self, rank: int) -> str | None:
         return None

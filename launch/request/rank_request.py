@@ -39,6 +39,9 @@ class RankRequest(LogOptions):
         "--supervisor-fd", int, why="the parent gives each rank a channel to itself"))  # fmt: skip
     loopback: bool = field(default=False, metadata=option(
         "--loopback", why="the parent says so to each rank that it starts on this machine"))  # fmt: skip
+    cores: tuple[int, ...] = field(default=(), metadata=option(
+        "--core", lambda words: tuple(map(int, words)), several=True,
+        why="the parent gives each rank that it starts on this machine cores of its own"))  # fmt: skip
     local: bool = field(default=False, metadata=option("--local", why=ALL_RANKS, help="all ranks on this machine"))
     quiet: bool = field(default=False, metadata=option(
         "--quiet", reach=Reach.EVERY_RANK, help="only results and errors"))  # fmt: skip

@@ -47,6 +47,9 @@ class RunRequest(StartRequest):
     items: int | None = field(default=None, metadata=option(
         "--items", int, reach=Reach.DATA_HOST, group=DATA, metavar="N",
         help=f"stop after so many; without --input, default {DEFAULT_ITEMS}"))  # fmt: skip
+    repeat: int | None = field(default=None, metadata=option(
+        "--repeat", int, reach=Reach.DATA_HOST, group=DATA, metavar="N",
+        help="read the input so often, to measure for longer than it lasts (default once)"))  # fmt: skip
     verify: bool = field(default=False, metadata=option(
         "--verify", reach=Reach.DATA_HOST, group=DATA, help="compare with the golden items of the plan"))  # fmt: skip
     prompt: str | None = field(default=None, metadata=option(
@@ -98,7 +101,7 @@ class RunRequest(StartRequest):
         help="with --web: the key that the page asks for, else $EDGELAUNCH_API_KEY, else none"))  # fmt: skip
 
     def __post_init__(self) -> None:
-        for name, value in (("items", self.items), ("max-tokens", self.max_tokens)):
+        for name, value in (("items", self.items), ("repeat", self.repeat), ("max-tokens", self.max_tokens)):
             if value is not None and value < 1:
                 raise UserError(f"invalid value {value} for --{name}: expected 1 or more")
         if self.rate is not None and not 0 < self.rate <= MAX_RATE_PER_S:
@@ -108,6 +111,8 @@ class RunRequest(StartRequest):
         self.check_ways()
         if self.resume and (self.live or (self.output is None and self.has_data_host)):
             raise UserError("--resume continues an --output, with the same --input as before: a file or a folder")
+        if self.repeat is not None and (self.from_stdin or (self.input is None and self.has_data_host)):
+            raise UserError("--repeat reads an --input again: a file or a folder")
         if self.when_full is not None and not self.live:
             raise UserError("--when-full is for live items: give --rate R, or --input - for standard input")
         if self.drops_oldest and self.output is not None and not self.output.name.lower().endswith(".jsonl"):

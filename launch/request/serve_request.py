@@ -86,4 +86,5 @@ class ServeRequest(StartRequest):
             plan_path=self.plan_path, rank=self.rank, master=self.master, secret_file=self.secret_file,
             quiet=self.quiet, log_level=self.log_form.level if not self.quiet else None, log_json=self.log_json,
             threads=self.threads, listen_fd=self.listen_fd, supervisor_fd=self.supervisor_fd, loopback=self.loopback,
+            cores=self.cores,
         )  # fmt: skip

@@ -25,6 +25,8 @@ class RankSettings:
     threads: int | None
     loopback: bool = True
     """All ranks are on this machine."""
+    cores: tuple[int, ...] = ()
+    """Which of this machine's the rank is kept to; none: to none of them."""
 
 
 def request_of_rank(
@@ -38,7 +40,7 @@ def request_of_rank(
         if known.reach is Reach.PARENT or (known.reach is Reach.DATA_HOST and rank != 0)
     }
     values |= {"rank": rank, "master": settings.master, "threads": settings.threads, "loopback": settings.loopback,
-               "supervisor_fd": supervisor_fd, "listen_fd": listen_fd}  # fmt: skip
+               "cores": settings.cores, "supervisor_fd": supervisor_fd, "listen_fd": listen_fd}  # fmt: skip
     if web_fd is not None:
         values["web_fd"] = web_fd
     return replace(request, **values)

@@ -20,6 +20,7 @@ from edgelaunch.emulation.emulated_run import Emulation, OnEmulatedHosts
 from edgelaunch.local.forked import Forked
 from edgelaunch.local.local_run import Children, LocalRun
 from edgelaunch.local.placement import OnLoopback, RankPlacement
+from edgelaunch.process.cores import share_of_cores
 from edgelaunch.request.links_request import DoctorRequest, LinksRequest
 from edgelaunch.request.log_options import check_log
 from edgelaunch.request.option_fields import Option, Reach, options_of
@@ -30,7 +31,7 @@ REQUESTS: tuple[type[Any], ...] = (RunRequest, LinksRequest, DoctorRequest)
 PLAN = Path("folder/plan.yaml")
 PARENTS_OWN = {"boards", "join", "ssh", "ssh_program",
                "rank", "master", "listen_fd", "web_fd", "supervisor_fd", "loopback", "local", "emulate", "threads",
-               "restarts"}  # fmt: skip
+               "restarts", "cores"}  # fmt: skip
 
 NAMES = st.text(st.characters(blacklist_categories=("Cs",), blacklist_characters="\0"), min_size=1, max_size=12)
 PATHS = st.builds(lambda begin, name, end: Path(begin + name + end), st.sampled_from(["", "-", "--", "./-", "/"]),
@@ -51,6 +52,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "Path": PATHS,
     "Path | None": st.just(Path("-")) | PATHS,
     "Address | None": ADDRESSES,
+    "tuple[int, ...]": st.lists(st.integers(0, 4095), max_size=3).map(tuple),
     "tuple[Address, ...]": st.lists(ADDRESSES, max_size=2).map(tuple),
     "WhenFull | None": st.sampled_from(WhenFull),
     "OnBadItem | None": st.sampled_from(OnBadItem),
@@ -134,7 +136,11 @@ def changed(item: Field[Any]) -> Any:
 
 def asked(request: type[Any], item: Field[Any]) -> Any:
     """A request of all ranks in which this option was given."""
-    beside = {"resume": {"output": Path("y.jsonl")}, "when_full": {"rate": 3.0}}.get(item.name, {})
+    beside = {
+        "resume": {"output": Path("y.jsonl")},
+        "when_full": {"rate": 3.0},
+        "repeat": {"input": Path("x.npy")},
+    }.get(item.name, {})
     value = Path("y.yaml") if request is LinksRequest and item.name == "output" else changed(item)
     return request(**{"plan_path": PLAN, "local": True, **beside, item.name: value})
 
@@ -191,3 +197,4 @@ def test_the_parent_gives_each_rank_its_own(two_stages: Written) -> None:
     assert first.master == second.master
     assert (first.threads, second.threads, first.restarts, second.restarts) == (1, 1, None, None)
     assert (first.items, second.items) == (7, None)
+    assert (first.cores, second.cores) == (share_of_cores(0, 2), share_of_cores(1, 2))
