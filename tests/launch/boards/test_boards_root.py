@@ -225,6 +225,14 @@ def test_another_secret_is_one_line(network: Network, plan: launch_plans.Written
     assert processes_of(plan.path) == []
 
 
+def live_hosts(network: Network, number: int, address: str) -> list[str]:
+    """The names of the hosts on the page of a run at an address, as a board sees it."""
+    url = f"http://{address}:8080/live/figures"
+    asks = f"import urllib.request as r; print(r.urlopen('{url}', timeout=20).read().decode())"
+    figures = json.loads(network.run(number, "-c", asks, program=(sys.executable,)).expect(0).out)
+    return [host["name"] for host in figures["hosts"].values()]
+
+
 def test_by_ssh_as_it_is(empty: Network, plan: launch_plans.Written, x: Path, tmp_path: Path) -> None:
     """OpenSSH's own server in each namespace, a key for this test alone."""
     sshd = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
@@ -244,14 +252,19 @@ def test_by_ssh_as_it_is(empty: Network, plan: launch_plans.Written, x: Path, tm
     )
     (tmp_path / "bin" / "ssh").chmod(0o755)
     servers = [empty.start(number, "-D", "-f", tmp_path / "sshd_config", program=[sshd]) for number in (1, 2)]
-    program = Path(sys.executable).with_name("edgelaunch")
+    words = [plan.path, "--ssh", "root@", "--ssh-program", Path(sys.executable).with_name("edgelaunch")]
+    environ = {"PATH": f"{tmp_path}/bin:{os.environ['PATH']}", "EDGELAUNCH_SECRET": ""}
     try:
         output = tmp_path / "y.npy"
-        ended = empty.run(0, plan.path, "--ssh", "root@", "--ssh-program", program, "--input", x, "--output", output,
-                          PATH=f"{tmp_path}/bin:{os.environ['PATH']}", EDGELAUNCH_SECRET="").expect(0)  # fmt: skip
+        ended = empty.run(0, *words, "--input", x, "--output", output, **environ).expect(0)
         check(output, x)
         assert "rank 2 (pi-2): done" in ended.err
         assert SECRET not in ended.err
+        caller = empty.start(0, *words, "--items", 100_000, "--web", 8080, **environ)
+        caller.wait_for("a live page of this run is at http://127.0.0.1:8080", 90.0)
+        assert live_hosts(empty, 0, "127.0.0.1") == ["pi-0", "pi-1", "pi-2"]
+        os.kill(caller.process.pid, signal.SIGINT)
+        caller.wait()
     finally:
         for server in servers:
             end(server)
@@ -262,9 +275,7 @@ def test_rank_0s_board_serves_the_page_and_shows_the_run_to_all(network: Network
     url = f"http://{network.address(0)}:8080"
     caller.wait_for(f"a live page of this run is at {url}", 90.0)
     caller.wait_for("the page has no API key")
-    asks = f"import urllib.request as r; print(r.urlopen('{url}/live/figures', timeout=20).read().decode())"
-    figures = json.loads(network.run(LAPTOP, "-c", asks, program=(sys.executable,)).expect(0).out)
-    assert [host["name"] for host in figures["hosts"].values()] == ["pi-0", "pi-1", "pi-2"]
+    assert live_hosts(network, LAPTOP, network.address(0)) == ["pi-0", "pi-1", "pi-2"]
     master = f"{network.address(0)}:{plan.plan.hosts[0].port}"
     for number in (2, LAPTOP):
         seen = network.run(number, "top", plan.path, "--once", "--json", "--master", master).expect(0)
