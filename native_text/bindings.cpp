@@ -5,10 +5,12 @@
 #include <nanobind/stl/vector.h>
 
 #include <stdexcept>
+#include <string>
 #include <tuple>
 
 #include "native_text/attend.hpp"
 #include "native_text/candidates.hpp"
+#include "native_text/packed_rows.hpp"
 #include "native_text/rows.hpp"
 
 namespace nb = nanobind;
@@ -135,6 +137,32 @@ void bind_rows(nb::module_& m) {
       Alone());
 }
 
+void bind_packed_rows(nb::module_& m) {
+  using Alone = nb::call_guard<nb::gil_scoped_release>;
+  m.def("packed_size", &native_text::packed_size);
+  m.def(
+      "pack_weights",
+      [](Address codes, Address worth, i64 channels, i64 inputs, Address packed) {
+        native_text::pack_weights(at<const std::uint8_t>(codes), at<const std::uint32_t>(worth), channels,
+                                  inputs, at<std::uint8_t>(packed));
+      },
+      Alone());
+  m.def(
+      "multiply",
+      [](Address x, i64 stride, i64 rows, i64 size, Address kept, i64 kept_stride, i64 kept_size,
+         Address products, Address result, Address last_kept) {
+        const auto found = native_text::products_in(at<const std::uint8_t>(products));
+        if (kept != 0 && found.front().channels != kept_size) {
+          throw std::invalid_argument("rows of " + std::to_string(kept_size) +
+                                      " are to be added to rows of " +
+                                      std::to_string(found.front().channels));
+        }
+        native_text::multiply(rows_in(x, stride, rows, size), rows_in(kept, kept_stride, rows, kept_size),
+                              found, at<float>(result), at<float>(last_kept));
+      },
+      Alone());
+}
+
 }  // namespace
 
 NB_MODULE(_native_text, m) {
@@ -142,6 +170,7 @@ NB_MODULE(_native_text, m) {
   m.doc() =
       "Kernels of a language model's step, for one thread. Tensors are addresses of float32 and strides.";
   bind_rows(m);
+  bind_packed_rows(m);
   nb::class_<Rows>(m, "Rows").def(nb::init<const std::vector<std::tuple<i64, i64, bool>>&>(), nb::arg("rows"),
                                   "Each: slot, position, and whether all before is there.");
   nb::class_<Room>(m, "Room")

@@ -18,7 +18,8 @@ ROOMS: dict[str, dict[str, str]] = {
     "edgecompile": {
         "contract": "",
         "terminal": "contract",
-        "execution": "contract",
+        "execution.packing": "",
+        "execution": "contract execution.packing",
         "config": "contract execution",
         "planning": "contract",
         "sweep": "contract terminal",

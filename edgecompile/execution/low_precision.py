@@ -16,6 +16,7 @@ import torch
 from torch.nn import functional
 
 from edgecompile.contract.closed_sets import WEIGHT_ONLY, Precision
+from edgecompile.execution.packing.packed_products import packs_here
 from edgecompile.execution.weight_only import kernels_here
 
 __all__ = [
@@ -111,7 +112,7 @@ def fast_here(precision: Precision) -> bool:
     if precision is Precision.FP32:
         return True
     if precision in WEIGHT_ONLY:
-        return kernels_here()
+        return kernels_here() or (precision is Precision.INT4_WEIGHTS and packs_here())
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
     flags = cpu_flags()

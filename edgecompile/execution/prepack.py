@@ -24,6 +24,8 @@ from edgecompile.contract.closed_sets import WEIGHT_ONLY, Precision
 from edgecompile.execution.graph_folding import fold_graph
 from edgecompile.execution.integer_kernels import integer_exported, integer_traced
 from edgecompile.execution.low_precision import fast_here
+from edgecompile.execution.packing.packed_products import packs_here
+from edgecompile.execution.packing.product_chains import pack_chains
 from edgecompile.execution.weight_only import kernels_here, weights_exported, weights_traced
 
 if TYPE_CHECKING:
@@ -161,17 +163,24 @@ def prepack_traced(
             _replace(graph, product, place)
         if consume and alone:
             own.set_()
-    if fast_here(Precision.INT8):
-        packed += integer_traced(graph, max(rows, default=_USUAL_ROWS), consume=consume)
-    if kernels_here():
-        packed += weights_traced(graph, consume=consume)
-    if not fold_graph(graph) and not packed:
+    coded, num_folded = _rewrite_codes(graph, max(rows, default=_USUAL_ROWS), consume=consume)
+    packed += coded
+    if not num_folded and not packed:
         return module  # type: ignore[no-any-return]
     if has_self:
         graph.eraseInput(0)
     torch._C._jit_pass_dce(graph)
     function = torch._C._create_function_from_graph("forward", graph)
     return lambda *inputs: function(*inputs, *packed)
+
+
+def _rewrite_codes(graph: Any, num_rows: int, *, consume: bool) -> tuple[list[Any], int]:
+    """What the graph takes behind its inputs for its products of codes, and how many patterns were folded."""
+    given = integer_traced(graph, num_rows, consume=consume) if fast_here(Precision.INT8) else []
+    num_folded = fold_graph(graph)
+    given += pack_chains(graph, consume=consume) if packs_here() else []
+    given += weights_traced(graph, consume=consume) if kernels_here() else []
+    return given, num_folded
 
 
 def _product_nodes(graph: Any) -> list[Any]:
@@ -264,6 +273,6 @@ def prepack_exported(module: fx.GraphModule, rows: Sequence[int]) -> fx.GraphMod
     if by_weight:
         module.graph.eliminate_dead_code()
         module.recompile()
-    if kernels_here():
+    if kernels_here() or packs_here():
         module = weights_exported(module)
     return integer_exported(module, max(rows, default=_USUAL_ROWS)) if fast_here(Precision.INT8) else module

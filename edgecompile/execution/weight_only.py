@@ -16,6 +16,7 @@ import torch
 from torch.nn import functional
 
 from edgecompile.execution import torchscript
+from edgecompile.execution.packing.packed_products import Product, multiply_rows, pack_products, packs_here
 
 if TYPE_CHECKING:
     from torch import fx
@@ -190,26 +191,37 @@ def _alike(graph: Any) -> list[list[Any]]:
     return list(found.values())
 
 
+def _by_native(x: torch.Tensor, products: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    product = multiply_rows(x, None, products, scale.shape[1])
+    return product if bias is None else product.add_(bias)
+
+
 # --- torch.export ----------------------------------------------------------------------------------------------------
 
 
 def weights_exported(module: fx.GraphModule) -> fx.GraphModule:
-    """The same for an exported program's module, which is changed in place."""
+    """The same for an exported program's module, which is changed in place; by native code where that computes here."""
     found = [node for node in module.graph.nodes if str(node.target).startswith("edgecompile.linear_weights")]
     read: list[torch.Tensor] = []
     for index, node in enumerate(found):
         x, codes, scale, *rest = node.args
-        if codes.op != "get_attr" or not _has_kernel(own := attrgetter(str(codes.target))(module)):
+        if codes.op != "get_attr" or scale.op != "get_attr":
             continue
-        helper, packed = _kernel(own.detach())
+        own, worth = (attrgetter(str(item.target))(module).detach() for item in (codes, scale))
+        if own.dtype is torch.uint8 and packs_here():
+            helper, made = _by_native, pack_products([Product(codes=own, scale=worth)])
+        elif kernels_here() and _has_kernel(own):
+            helper, made = _kernel(own)
+        else:
+            continue
         name = f"packed_codes_{index}"
-        module.register_buffer(name, packed, persistent=False)
+        module.register_buffer(name, made, persistent=False)
         bias = rest[0] if rest else node.kwargs.get("bias")
         with module.graph.inserting_before(node):
-            made = module.graph.call_function(helper, (x, module.graph.get_attr(name), scale, bias))
-        node.replace_all_uses_with(made)
+            call = module.graph.call_function(helper, (x, module.graph.get_attr(name), scale, bias))
+        node.replace_all_uses_with(call)
         module.graph.erase_node(node)
-        read += [own] if own.data_ptr() != packed.data_ptr() else []
+        read += [attrgetter(str(codes.target))(module)] if own.data_ptr() != made.data_ptr() else []
     if found:
         module.graph.eliminate_dead_code()
         module.recompile()

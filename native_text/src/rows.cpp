@@ -72,6 +72,12 @@ void normalize_and_scale(const RowsIn& x, const float* weights, float epsilon, c
   }
 }
 
+void gate(const RowsIn& gate, const RowsIn& up, float* result) {
+  for (i64 row = 0; row < gate.rows; ++row) {
+    gate_row(gate.data + row * gate.stride, up.data + row * up.stride, gate.size, result + row * gate.size);
+  }
+}
+
 void gate_and_scale(const RowsIn& gate, const RowsIn& up, const ScaledRows& result) {
   for (i64 row = 0; row < gate.rows; ++row) {
     float* place = result.data + row * gate.size;

@@ -33,7 +33,10 @@ void normalize(const RowsIn& x, const float* weights, float epsilon, float* resu
 // The same, scaled: `result` is written twice.
 void normalize_and_scale(const RowsIn& x, const float* weights, float epsilon, const ScaledRows& result);
 
-// gate / (1 + exp(-gate)) * up, scaled (Shazeer, GLU Variants Improve Transformer, 2020).
+// gate / (1 + exp(-gate)) * up (Shazeer, GLU Variants Improve Transformer, 2020).
+void gate(const RowsIn& gate, const RowsIn& up, float* result);
+
+// The same, scaled.
 void gate_and_scale(const RowsIn& gate, const RowsIn& up, const ScaledRows& result);
 
 // (rows, heads, tokens, size) with strides, the numbers of a head behind each other.
