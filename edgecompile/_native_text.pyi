@@ -14,6 +14,26 @@ def rotate(
 ) -> None: ...  # fmt: skip
 def candidates(scores: int, rows: int, size: int, count: int, best: int, places: int, log_sums: int) -> None: ...
 
+most_summed: int
+
+def product_instructions() -> str: ...
+def codes_size(out: int, in_: int) -> int: ...
+def pack_codes(codes: int, out: int, in_: int, packed: int) -> None: ...
+
+class Stretch:
+    def __init__(
+        self,
+        sizes: list[int],
+        links: list[
+            tuple[tuple[int, int, int, int, int], tuple[int, int], tuple[int, int], int, float, tuple[int, int]]
+        ],
+    ) -> None:
+        """Each link: packed codes, scale, bias, outputs and inputs; x; what gates it; weights of its normalization and
+        epsilon; what is added. Operands are the number of a value, -1 for none, and where the part begins."""
+
+    def run(self, rows: int, given: list[tuple[int, int]], results: list[int]) -> None:
+        """Addresses of float32 and strides of rows; results: 0 where they are not asked for."""
+
 class Rows:
     def __init__(self, rows: list[tuple[int, int, bool]]) -> None:
         """Each: slot, position, and whether all before is there."""

@@ -1,6 +1,7 @@
 // The Python module. Tensors come as addresses and strides: a call for each layer and token must cost next to
 // nothing.
 #include <nanobind/nanobind.h>
+#include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
@@ -11,7 +12,9 @@
 #include "native_text/attend.hpp"
 #include "native_text/candidates.hpp"
 #include "native_text/packed_rows.hpp"
+#include "native_text/products.hpp"
 #include "native_text/rows.hpp"
+#include "native_text/stretch.hpp"
 
 namespace nb = nanobind;
 using native_text::i64;
@@ -163,6 +166,68 @@ void bind_packed_rows(nb::module_& m) {
       Alone());
 }
 
+using PlainWeights = std::tuple<Address, Address, Address, i64, i64>;
+using PlainOperand = std::tuple<i64, i64>;
+using PlainLink = std::tuple<PlainWeights, PlainOperand, PlainOperand, Address, float, PlainOperand>;
+
+native_text::Link link_of(const PlainLink& plain) {
+  const auto& [weights, x, gated, normalizing, epsilon, added] = plain;
+  const auto [packed, scale, bias, out, in] = weights;
+  const auto operand = [](const PlainOperand& given) {
+    return native_text::Operand{std::get<0>(given), std::get<1>(given)};
+  };
+  return {{at<const std::uint8_t>(packed), at<const float>(scale), at<const float>(bias), in, out},
+          operand(x),
+          operand(gated),
+          at<const float>(normalizing),
+          epsilon,
+          operand(added)};
+}
+
+class Stretch {
+ public:
+  Stretch(const std::vector<i64>& sizes, const std::vector<PlainLink>& links)
+      : sizes_(sizes), stretch_(sizes, links_of(links)) {}
+
+  void run(i64 rows, const std::vector<std::tuple<Address, i64>>& given,
+           const std::vector<Address>& results) const {
+    std::vector<native_text::RowsIn> values;
+    for (std::size_t i = 0; i < given.size() && i < sizes_.size(); ++i) {
+      values.push_back(rows_in(std::get<0>(given[i]), std::get<1>(given[i]), rows, sizes_[i]));
+    }
+    std::vector<float*> places;
+    for (const Address result : results) places.push_back(at<float>(result));
+    stretch_.run(rows, values, places);
+  }
+
+ private:
+  static std::vector<native_text::Link> links_of(const std::vector<PlainLink>& links) {
+    std::vector<native_text::Link> found;
+    for (const PlainLink& link : links) found.push_back(link_of(link));
+    return found;
+  }
+
+  std::vector<i64> sizes_;
+  native_text::Stretch stretch_;
+};
+
+void bind_products(nb::module_& m) {
+  using Alone = nb::call_guard<nb::gil_scoped_release>;
+  m.attr("most_summed") = native_text::kMostSummed;
+  m.def("product_instructions", [] { return std::string(native_text::product_instructions()); });
+  m.def("codes_size", &native_text::codes_size, nb::arg("out"), nb::arg("in_"));
+  m.def(
+      "pack_codes",
+      [](Address codes, i64 out, i64 in, Address packed) {
+        native_text::pack(at<const std::int8_t>(codes), out, in, at<std::uint8_t>(packed));
+      },
+      Alone());
+  nb::class_<Stretch>(m, "Stretch")
+      .def(nb::init<const std::vector<i64>&, const std::vector<PlainLink>&>(), nb::arg("sizes"),
+           nb::arg("links"))
+      .def("run", &Stretch::run, Alone(), nb::arg("rows"), nb::arg("given"), nb::arg("results"));
+}
+
 }  // namespace
 
 NB_MODULE(_native_text, m) {
@@ -171,6 +236,7 @@ NB_MODULE(_native_text, m) {
       "Kernels of a language model's step, for one thread. Tensors are addresses of float32 and strides.";
   bind_rows(m);
   bind_packed_rows(m);
+  bind_products(m);
   nb::class_<Rows>(m, "Rows").def(nb::init<const std::vector<std::tuple<i64, i64, bool>>&>(), nb::arg("rows"),
                                   "Each: slot, position, and whether all before is there.");
   nb::class_<Room>(m, "Room")

@@ -19,7 +19,7 @@ from edgecompile.execution.row_kernels import register_row_kernels
 if TYPE_CHECKING:
     from torch import fx
 
-__all__ = ["integer_exported", "integer_traced"]
+__all__ = ["integer_exported", "integer_traced", "join_products"]
 
 _MOST_SUMMED = (2**31 - 1) // (255 * LEVELS)
 """Wider rows could pass what the sums of the integer kernel hold, whose activations run from 0 to 255."""
@@ -152,7 +152,7 @@ def integer_traced(graph: Any, num_rows: int = 256, *, consume: bool = False) ->
         consume: lets go of the codes themselves.
     """
     packed: list[Any] = []
-    _join(graph)
+    join_products(graph)
     few_rows = graph.findNode(ATTEND, recurse=True) is not None
     for node in [*graph.findAllNodes(LINEAR_INT8, recurse=True), *graph.findAllNodes(CONV_INT8, recurse=True)]:
         x, codes, scale, bias, *rest = node.inputs()
@@ -182,27 +182,29 @@ def integer_traced(graph: Any, num_rows: int = 256, *, consume: bool = False) ->
     return packed
 
 
-def _join(graph: Any) -> None:
+def join_products(graph: Any) -> None:
     """Products of the same activations become one, whose result is cut: queries, keys and values of attention, say.
 
     So activations are turned into codes once, and what a call costs beside its work is spent once.
     """
-    alike: dict[str, list[Any]] = {}
+    alike: dict[tuple[str, bool], list[Any]] = {}
     for node in graph.findAllNodes(LINEAR_INT8, recurse=False):
         x, codes, scale, bias = node.inputs()
         constant = all(value.node().kind() == "prim::Constant" for value in (codes, scale, bias))
-        if constant and bias.toIValue() is None and _has_kernel(codes.node().t("value"), ()):
-            alike.setdefault(x.debugName(), []).append(node)
-    for nodes in alike.values():
+        if constant and _has_kernel(codes.node().t("value"), ()):
+            alike.setdefault((x.debugName(), bias.toIValue() is not None), []).append(node)
+    for (_, biased), nodes in alike.items():
         if len(nodes) < 2:
             continue
-        weights = [tuple(value.node().t("value") for value in list(node.inputs())[1:3]) for node in nodes]
+        count = 4 if biased else 3
+        weights = [tuple(value.node().t("value") for value in list(node.inputs())[1:count]) for node in nodes]
         first = nodes[0]
         graph.setInsertPoint(first)
         joined = [graph.insertConstant(torch.cat(parts)) for parts in zip(*weights, strict=True)]
-        made = graph.create(LINEAR_INT8, [first.inputsAt(0), *joined, first.inputsAt(3)], 1)
+        rest = [] if biased else [first.inputsAt(3)]
+        made = graph.create(LINEAR_INT8, [first.inputsAt(0), *joined, *rest], 1)
         graph.insertNode(made)
-        torchscript.share_out(graph, nodes, made.output(), [len(codes) for codes, _ in weights])
+        torchscript.share_out(graph, nodes, made.output(), [len(parts[0]) for parts in weights])
 
 
 def _has_kernel(codes: torch.Tensor, rest: Sequence[Any]) -> bool:

@@ -21,11 +21,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from edgecompile.contract.closed_sets import WEIGHT_ONLY, Precision
-from edgecompile.execution.graph_folding import fold_graph
+from edgecompile.execution.graph_folding import fold_graph, fold_products
 from edgecompile.execution.integer_kernels import integer_exported, integer_traced
 from edgecompile.execution.low_precision import fast_here
 from edgecompile.execution.packing.packed_products import packs_here
 from edgecompile.execution.packing.product_chains import pack_chains
+from edgecompile.execution.row_kernels import native_products_run
 from edgecompile.execution.weight_only import kernels_here, weights_exported, weights_traced
 
 if TYPE_CHECKING:
@@ -163,15 +164,28 @@ def prepack_traced(
             _replace(graph, product, place)
         if consume and alone:
             own.set_()
+    stretches = fold_products(graph, consume=consume) if native_products_run() else []
     coded, num_folded = _rewrite_codes(graph, max(rows, default=_USUAL_ROWS), consume=consume)
     packed += coded
-    if not num_folded and not packed:
+    if not num_folded and not packed and not stretches:
         return module  # type: ignore[no-any-return]
     if has_self:
         graph.eraseInput(0)
     torch._C._jit_pass_dce(graph)
     function = torch._C._create_function_from_graph("forward", graph)
-    return lambda *inputs: function(*inputs, *packed)
+    return _Prepacked(function, packed, stretches)
+
+
+@dataclass(frozen=True)
+class _Prepacked:
+    function: Any
+    packed: Sequence[Any]
+    """What it takes behind its inputs."""
+    stretches: Sequence[Any]
+    """What its graph knows by number: kept as long as it may run."""
+
+    def __call__(self, *inputs: torch.Tensor) -> Any:
+        return self.function(*inputs, *self.packed)
 
 
 def _rewrite_codes(graph: Any, num_rows: int, *, consume: bool) -> tuple[list[Any], int]:

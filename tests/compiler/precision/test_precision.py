@@ -17,7 +17,7 @@ from edgecompile.contract.closed_sets import Precision
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Plan
 from edgecompile.contract.plan_file import read_plan
-from edgecompile.execution import integer_kernels, opened_shard, prepack
+from edgecompile.execution import integer_kernels, opened_shard, prepack, row_kernels
 from edgecompile.execution.low_precision import fast_here, linear_int8
 from edgecompile.execution.opened_shard import open_stage
 
@@ -421,7 +421,9 @@ def test_kernels_of_this_machine_that_compute_something_else_are_found_out(
     def broken(codes: torch.Tensor, *rest: Any, **options: Any) -> Any:
         return whole(-codes, *rest, **options)
 
+    packed = row_kernels.PackedWeights.add
     monkeypatch.setattr(integer_kernels, "_kernel", broken)
+    monkeypatch.setattr(row_kernels.PackedWeights, "add", lambda room, codes: packed(room, -codes))
     with pytest.raises(UserError, match=r"kernels that this machine has.*runtime\.prepack=never"):
         compile_here(*MLP, "hosts.count=1", "precision=int8")
     assert not (tmp_path / "outputs" / "plan.yaml").exists()
