@@ -25,6 +25,7 @@ from edgelaunch.local.placement import OnLoopback, listen_on_loopback
 from edgelaunch.outputs.result_files import as_numpy
 from edgelaunch.pipeline.callers import Streams
 from edgelaunch.process.abandoned_threads import await_at_exit
+from edgelaunch.process.cores import keep_to_cores
 from edgelaunch.process.limits import check_limits
 from edgelaunch.request.run_request import RunRequest
 from edgelaunch.request.started_rank import request_of_rank
@@ -48,14 +49,16 @@ WINDOWS = 2
 class Running:
     """One run, from `start` to `close`; any thread may call it."""
 
-    def __init__(self, request: RunRequest, *, local: bool, restarts: int) -> None:
-        """`local`: the other ranks are started here, each `restarts` times again.
+    def __init__(self, request: RunRequest, *, local: bool, restarts: int, own_process: bool = False) -> None:
+        """`local`: the other ranks are started here, each `restarts` times again. `own_process`: this one does nothing
+        else, so that this thread and those that it starts may be kept to rank 0's cores.
 
         Raises:
             UserError: the plan or one of its files is invalid.
         """
         self.plan = plan = read_run_plan(request.plan_path)
         self._request, self._local, self._restarts = request, local, restarts
+        self._own_process = own_process
         folder = request.plan_path.resolve().parent
         self.items = GivenItems(plan, folder)
         self.streams = Streams(self.most_under_way(), self._arrays, self._enough_under_way)
@@ -179,6 +182,8 @@ class Running:
         if self._local:
             check_limits(self.plan, tuple(range(len(self.plan.hosts))))
         request = self._prepare_children() if self._local else self._request
+        if self._own_process:
+            keep_to_cores(request.cores)
         start = RankStart.of(request, self.plan, {})
         if start.rank != 0:
             name = rank_name(self.plan, start.rank)

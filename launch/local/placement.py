@@ -32,6 +32,7 @@ class OnLoopback:
 
     def __init__(self, plan: Plan, port: int, max_threads: int | None = None) -> None:
         self._plan, self._port, self._max_threads = plan, port, max_threads
+        self._cores = [share_of_cores(rank, len(plan.hosts)) for rank in range(len(plan.hosts))]
 
     def prefix(self, rank: int) -> Sequence[str]:
         return []
@@ -41,7 +42,7 @@ class OnLoopback:
         threads = local_threads(self._plan, rank, num_here)
         return RankSettings(
             master=Address(LOOPBACK, self._port), threads=min(threads, self._max_threads or threads),
-            cores=share_of_cores(rank, num_here),
+            cores=self._cores[rank],
         )  # fmt: skip
 
     def why_killed(self, rank: int) -> str | None:

@@ -44,7 +44,7 @@ def serve(request: ServeRequest, key_file: Path | None, environ: dict[str, str],
         key=find_key(key_file, environ),
     )  # fmt: skip
     restarts = request.most_restarts
-    running = Running(request.run_request(), local=request.local, restarts=restarts)
+    running = Running(request.run_request(), local=request.local, restarts=restarts, own_process=True)
     began = datetime.now(timezone.utc).isoformat(timespec="seconds")
     listener = (
         listen_at(request.bind, request.port, OTHER_PLACE) if request.http_fd is None
