@@ -1,20 +1,22 @@
 // The Python module. Tensors come as addresses and strides: a call for each layer and token must cost next to
 // nothing.
 #include <nanobind/nanobind.h>
+#include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
+#include <memory>
 #include <stdexcept>
 #include <string>
 #include <tuple>
 
 #include "native_text/attend.hpp"
 #include "native_text/candidates.hpp"
-#include "native_text/packed_rows.hpp"
-#include "native_text/products.hpp"
+#include "native_text/fused_products.hpp"
+#include "native_text/products4.hpp"
+#include "native_text/products8.hpp"
 #include "native_text/rows.hpp"
-#include "native_text/stretch.hpp"
 
 namespace nb = nanobind;
 using native_text::i64;
@@ -140,54 +142,14 @@ void bind_rows(nb::module_& m) {
       Alone());
 }
 
-void bind_packed_rows(nb::module_& m) {
-  using Alone = nb::call_guard<nb::gil_scoped_release>;
-  m.def("packed_size", &native_text::packed_size);
-  m.def(
-      "pack_weights",
-      [](Address codes, Address worth, i64 channels, i64 inputs, Address packed) {
-        native_text::pack_weights(at<const std::uint8_t>(codes), at<const std::uint32_t>(worth), channels,
-                                  inputs, at<std::uint8_t>(packed));
-      },
-      Alone());
-  m.def(
-      "multiply",
-      [](Address x, i64 stride, i64 rows, i64 size, Address kept, i64 kept_stride, i64 kept_size,
-         Address products, Address result, Address last_kept) {
-        const auto found = native_text::products_in(at<const std::uint8_t>(products));
-        if (kept != 0 && found.front().channels != kept_size) {
-          throw std::invalid_argument("rows of " + std::to_string(kept_size) +
-                                      " are to be added to rows of " +
-                                      std::to_string(found.front().channels));
-        }
-        native_text::multiply(rows_in(x, stride, rows, size), rows_in(kept, kept_stride, rows, kept_size),
-                              found, at<float>(result), at<float>(last_kept));
-      },
-      Alone());
-}
-
-using PlainWeights = std::tuple<Address, Address, Address, i64, i64>;
 using PlainOperand = std::tuple<i64, i64>;
-using PlainLink = std::tuple<PlainWeights, PlainOperand, PlainOperand, Address, float, PlainOperand>;
+using SharedWeights = std::shared_ptr<native_text::Weights>;
+using PlainProduct = std::tuple<SharedWeights, PlainOperand, PlainOperand, Address, float, PlainOperand>;
 
-native_text::Link link_of(const PlainLink& plain) {
-  const auto& [weights, x, gated, normalizing, epsilon, added] = plain;
-  const auto [packed, scale, bias, out, in] = weights;
-  const auto operand = [](const PlainOperand& given) {
-    return native_text::Operand{std::get<0>(given), std::get<1>(given)};
-  };
-  return {{at<const std::uint8_t>(packed), at<const float>(scale), at<const float>(bias), in, out},
-          operand(x),
-          operand(gated),
-          at<const float>(normalizing),
-          epsilon,
-          operand(added)};
-}
-
-class Stretch {
+class FusedProducts {
  public:
-  Stretch(const std::vector<i64>& sizes, const std::vector<PlainLink>& links)
-      : sizes_(sizes), stretch_(sizes, links_of(links)) {}
+  FusedProducts(const std::vector<i64>& sizes, const std::vector<PlainProduct>& products)
+      : sizes_(sizes), products_(sizes, products_of(products)) {}
 
   void run(i64 rows, const std::vector<std::tuple<Address, i64>>& given,
            const std::vector<Address>& results) const {
@@ -197,35 +159,62 @@ class Stretch {
     }
     std::vector<float*> places;
     for (const Address result : results) places.push_back(at<float>(result));
-    stretch_.run(rows, values, places);
+    products_.run(rows, values, places);
   }
 
  private:
-  static std::vector<native_text::Link> links_of(const std::vector<PlainLink>& links) {
-    std::vector<native_text::Link> found;
-    for (const PlainLink& link : links) found.push_back(link_of(link));
+  static std::vector<native_text::Product> products_of(const std::vector<PlainProduct>& products) {
+    const auto operand = [](const PlainOperand& given) {
+      return native_text::Operand{std::get<0>(given), std::get<1>(given)};
+    };
+    std::vector<native_text::Product> found;
+    for (const auto& [weights, x, gated, normalizing, epsilon, added] : products) {
+      found.push_back(
+          {weights, operand(x), operand(gated), at<const float>(normalizing), epsilon, operand(added)});
+    }
     return found;
   }
 
   std::vector<i64> sizes_;
-  native_text::Stretch stretch_;
+  native_text::FusedProducts products_;
 };
 
-void bind_products(nb::module_& m) {
+void bind_weights(nb::module_& m) {
   using Alone = nb::call_guard<nb::gil_scoped_release>;
   m.attr("most_summed") = native_text::kMostSummed;
   m.def("product_instructions", [] { return std::string(native_text::product_instructions()); });
-  m.def("codes_size", &native_text::codes_size, nb::arg("out"), nb::arg("in_"));
+  m.def("packed_size8", &native_text::packed_size8);
   m.def(
-      "pack_codes",
-      [](Address codes, i64 out, i64 in, Address packed) {
-        native_text::pack(at<const std::int8_t>(codes), out, in, at<std::uint8_t>(packed));
+      "pack8",
+      [](Address codes, i64 out, i64 in, i64 first, Address packed) {
+        native_text::pack8(at<const std::int8_t>(codes), out, in, first, at<std::uint8_t>(packed));
       },
       Alone());
-  nb::class_<Stretch>(m, "Stretch")
-      .def(nb::init<const std::vector<i64>&, const std::vector<PlainLink>&>(), nb::arg("sizes"),
-           nb::arg("links"))
-      .def("run", &Stretch::run, Alone(), nb::arg("rows"), nb::arg("given"), nb::arg("results"));
+  m.def("packed_size4", &native_text::packed_size4);
+  m.def(
+      "pack4",
+      [](Address codes, Address worth, i64 out, i64 in, i64 first, Address packed) {
+        native_text::pack4(at<const std::uint8_t>(codes), at<const std::uint32_t>(worth), out, in, first,
+                           at<std::uint8_t>(packed));
+      },
+      Alone());
+  nb::class_<native_text::Weights>(m, "Weights");
+  m.def("eight_bits", [](Address packed, Address scale, Address bias, i64 out, i64 in) -> SharedWeights {
+    return std::make_shared<native_text::EightBits>(native_text::CodedWeights{
+        at<const std::uint8_t>(packed), at<const float>(scale), at<const float>(bias), in, out});
+  });
+  m.def("four_bits", [](Address packed, Address bias, i64 out, i64 in) -> SharedWeights {
+    return std::make_shared<native_text::FourBits>(at<const std::uint8_t>(packed), at<const float>(bias), in,
+                                                   out);
+  });
+}
+
+void bind_fused_products(nb::module_& m) {
+  nb::class_<FusedProducts>(m, "FusedProducts")
+      .def(nb::init<const std::vector<i64>&, const std::vector<PlainProduct>&>(), nb::arg("sizes"),
+           nb::arg("products"))
+      .def("run", &FusedProducts::run, nb::call_guard<nb::gil_scoped_release>(), nb::arg("rows"),
+           nb::arg("given"), nb::arg("results"));
 }
 
 }  // namespace
@@ -235,8 +224,8 @@ NB_MODULE(_native_text, m) {
   m.doc() =
       "Kernels of a language model's step, for one thread. Tensors are addresses of float32 and strides.";
   bind_rows(m);
-  bind_packed_rows(m);
-  bind_products(m);
+  bind_weights(m);
+  bind_fused_products(m);
   nb::class_<Rows>(m, "Rows").def(nb::init<const std::vector<std::tuple<i64, i64, bool>>&>(), nb::arg("rows"),
                                   "Each: slot, position, and whether all before is there.");
   nb::class_<Room>(m, "Room")

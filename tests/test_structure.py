@@ -18,8 +18,8 @@ ROOMS: dict[str, dict[str, str]] = {
     "edgecompile": {
         "contract": "",
         "terminal": "contract",
-        "execution.packing": "",
-        "execution": "contract execution.packing",
+        "execution.fusion": "",
+        "execution": "contract execution.fusion",
         "config": "contract execution",
         "planning": "contract",
         "sweep": "contract terminal",

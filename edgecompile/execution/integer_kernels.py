@@ -13,13 +13,14 @@ from torch import nn
 
 from edgecompile.execution import torchscript
 from edgecompile.execution.attention import ATTEND
+from edgecompile.execution.fusion.graph_nodes import share_out
 from edgecompile.execution.low_precision import CONV_INT8, LEAST, LEVELS, LINEAR_INT8, cpu_flags
 from edgecompile.execution.row_kernels import register_row_kernels
 
 if TYPE_CHECKING:
     from torch import fx
 
-__all__ = ["integer_exported", "integer_traced", "join_products"]
+__all__ = ["integer_exported", "integer_traced"]
 
 _MOST_SUMMED = (2**31 - 1) // (255 * LEVELS)
 """Wider rows could pass what the sums of the integer kernel hold, whose activations run from 0 to 255."""
@@ -152,7 +153,7 @@ def integer_traced(graph: Any, num_rows: int = 256, *, consume: bool = False) ->
         consume: lets go of the codes themselves.
     """
     packed: list[Any] = []
-    join_products(graph)
+    _join_products(graph)
     few_rows = graph.findNode(ATTEND, recurse=True) is not None
     for node in [*graph.findAllNodes(LINEAR_INT8, recurse=True), *graph.findAllNodes(CONV_INT8, recurse=True)]:
         x, codes, scale, bias, *rest = node.inputs()
@@ -182,7 +183,7 @@ def integer_traced(graph: Any, num_rows: int = 256, *, consume: bool = False) ->
     return packed
 
 
-def join_products(graph: Any) -> None:
+def _join_products(graph: Any) -> None:
     """Products of the same activations become one, whose result is cut: queries, keys and values of attention, say.
 
     So activations are turned into codes once, and what a call costs beside its work is spent once.
@@ -204,7 +205,7 @@ def join_products(graph: Any) -> None:
         rest = [] if biased else [first.inputsAt(3)]
         made = graph.create(LINEAR_INT8, [first.inputsAt(0), *joined, *rest], 1)
         graph.insertNode(made)
-        torchscript.share_out(graph, nodes, made.output(), [len(parts[0]) for parts in weights])
+        share_out(graph, nodes, made.output(), [len(parts[0]) for parts in weights])
 
 
 def _has_kernel(codes: torch.Tensor, rest: Sequence[Any]) -> bool:

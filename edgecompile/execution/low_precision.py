@@ -16,7 +16,7 @@ import torch
 from torch.nn import functional
 
 from edgecompile.contract.closed_sets import WEIGHT_ONLY, Precision
-from edgecompile.execution.packing.packed_products import packs_here
+from edgecompile.execution.fusion.product_kinds import EIGHT_BITS, FOUR_BITS
 from edgecompile.execution.weight_only import kernels_here
 
 __all__ = [
@@ -34,7 +34,7 @@ __all__ = [
 LEVELS = 127
 LEAST = 1e-30
 """Where a row is all zeros."""
-LINEAR_INT8, CONV_INT8 = "edgecompile::linear_int8", "edgecompile::conv_int8"
+LINEAR_INT8, CONV_INT8 = EIGHT_BITS.operator, "edgecompile::conv_int8"
 _REGISTERED: list[Any] = []
 """What is registered goes with the last reference to its library."""
 _SCHEMAS = (
@@ -112,7 +112,7 @@ def fast_here(precision: Precision) -> bool:
     if precision is Precision.FP32:
         return True
     if precision in WEIGHT_ONLY:
-        return kernels_here() or (precision is Precision.INT4_WEIGHTS and packs_here())
+        return kernels_here() or (precision is Precision.INT4_WEIGHTS and FOUR_BITS.runs())
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
     flags = cpu_flags()

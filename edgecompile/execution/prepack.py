@@ -21,12 +21,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from edgecompile.contract.closed_sets import WEIGHT_ONLY, Precision
-from edgecompile.execution.graph_folding import fold_graph, fold_products
+from edgecompile.execution.fusion.product_finder import fuse_products
+from edgecompile.execution.graph_folding import fold_graph
 from edgecompile.execution.integer_kernels import integer_exported, integer_traced
 from edgecompile.execution.low_precision import fast_here
-from edgecompile.execution.packing.packed_products import packs_here
-from edgecompile.execution.packing.product_chains import pack_chains
-from edgecompile.execution.row_kernels import native_products_run
 from edgecompile.execution.weight_only import kernels_here, weights_exported, weights_traced
 
 if TYPE_CHECKING:
@@ -164,16 +162,16 @@ def prepack_traced(
             _replace(graph, product, place)
         if consume and alone:
             own.set_()
-    stretches = fold_products(graph, consume=consume) if native_products_run() else []
+    fused = fuse_products(graph, consume=consume)
     coded, num_folded = _rewrite_codes(graph, max(rows, default=_USUAL_ROWS), consume=consume)
     packed += coded
-    if not num_folded and not packed and not stretches:
+    if not num_folded and not packed and not fused:
         return module  # type: ignore[no-any-return]
     if has_self:
         graph.eraseInput(0)
     torch._C._jit_pass_dce(graph)
     function = torch._C._create_function_from_graph("forward", graph)
-    return _Prepacked(function, packed, stretches)
+    return _Prepacked(function, packed, fused)
 
 
 @dataclass(frozen=True)
@@ -181,7 +179,7 @@ class _Prepacked:
     function: Any
     packed: Sequence[Any]
     """What it takes behind its inputs."""
-    stretches: Sequence[Any]
+    fused: Sequence[Any]
     """What its graph knows by number: kept as long as it may run."""
 
     def __call__(self, *inputs: torch.Tensor) -> Any:
@@ -192,7 +190,6 @@ def _rewrite_codes(graph: Any, num_rows: int, *, consume: bool) -> tuple[list[An
     """What the graph takes behind its inputs for its products of codes, and how many patterns were folded."""
     given = integer_traced(graph, num_rows, consume=consume) if fast_here(Precision.INT8) else []
     num_folded = fold_graph(graph)
-    given += pack_chains(graph, consume=consume) if packs_here() else []
     given += weights_traced(graph, consume=consume) if kernels_here() else []
     return given, num_folded
 
@@ -287,6 +284,5 @@ def prepack_exported(module: fx.GraphModule, rows: Sequence[int]) -> fx.GraphMod
     if by_weight:
         module.graph.eliminate_dead_code()
         module.recompile()
-    if kernels_here() or packs_here():
-        module = weights_exported(module)
+    module = weights_exported(module)
     return integer_exported(module, max(rows, default=_USUAL_ROWS)) if fast_here(Precision.INT8) else module

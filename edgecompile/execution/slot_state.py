@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from edgecompile.contract.generation import StateSpec
 from edgecompile.execution.attention import Rotation, masked_attention
-from edgecompile.execution.row_kernels import native, native_runs
+from edgecompile.execution.fusion.native_code import native, native_runs
 
 __all__ = ["SlotState", "Step", "is_lost", "layer_without_state", "lost", "slot_value"]
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import IO, Any
@@ -25,7 +25,6 @@ __all__ = [
     "save",
     "save_graph",
     "script",
-    "share_out",
     "silence_deprecation",
     "trace",
     "why_unusable",
@@ -102,17 +101,3 @@ def load(file: str | Path | IO[bytes], device: str = "cpu", extra: dict[str, str
 def graph_of(function: Callable[..., torch.Tensor]) -> Any:
     """A function's graph, to be put into others."""
     return script(function).graph
-
-
-def share_out(graph: Any, nodes: Sequence[Any], result: Any, sizes: Sequence[int]) -> None:
-    """Each node's part of the common result takes its place."""
-    end = 0
-    for node, size in zip(nodes, sizes, strict=True):
-        begin, end, part = end, end + size, result
-        if len(nodes) > 1:
-            bounds = [graph.insertConstant(number) for number in (-1, begin, end, 1)]
-            cut = graph.create("aten::slice", [result, *bounds], 1)
-            part = graph.insertNode(cut).output()
-        node.output().replaceAllUsesWith(part)
-    for node in nodes:
-        node.destroy()

@@ -13,10 +13,13 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 from torch.nn import functional
 
 from edgecompile.execution import torchscript
-from edgecompile.execution.packing.packed_products import Product, multiply_rows, pack_products, packs_here
+from edgecompile.execution.fusion.fused_products import FusedProducts, one_product
+from edgecompile.execution.fusion.graph_nodes import share_out
+from edgecompile.execution.fusion.product_kinds import FOUR_BITS, Codes
 
 if TYPE_CHECKING:
     from torch import fx
@@ -168,7 +171,7 @@ def weights_traced(graph: Any, *, consume: bool = False) -> list[torch.Tensor]:
         (result,) = graph.insertGraph(
             torchscript.graph_of(helper), [nodes[0].inputsAt(0), *places, nodes[0].inputsAt(3)]
         )
-        torchscript.share_out(graph, nodes, result, [len(item) for item, _ in own])
+        share_out(graph, nodes, result, [len(item) for item, _ in own])
         kept = packed.data_ptr()
         for (value, _), (item, _) in zip(read, own, strict=True):
             if consume and not value.uses() and item.data_ptr() != kept:
@@ -191,9 +194,16 @@ def _alike(graph: Any) -> list[list[Any]]:
     return list(found.values())
 
 
-def _by_native(x: torch.Tensor, products: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    product = multiply_rows(x, None, products, scale.shape[1])
-    return product if bias is None else product.add_(bias)
+class _NativeModule(nn.Module):
+    """For graphs of torch.fx, which hold tensors and modules alone."""
+
+    def __init__(self, product: FusedProducts) -> None:
+        super().__init__()
+        self._product = product
+
+    def forward(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        (product,) = self._product([x])
+        return product if bias is None else product.add_(bias)
 
 
 # --- torch.export ----------------------------------------------------------------------------------------------------
@@ -208,20 +218,23 @@ def weights_exported(module: fx.GraphModule) -> fx.GraphModule:
         if codes.op != "get_attr" or scale.op != "get_attr":
             continue
         own, worth = (attrgetter(str(item.target))(module).detach() for item in (codes, scale))
-        if own.dtype is torch.uint8 and packs_here():
-            helper, made = _by_native, pack_products([Product(codes=own, scale=worth)])
+        bias, name = rest[0] if rest else node.kwargs.get("bias"), f"packed_codes_{index}"
+        native = own.dtype is torch.uint8 and FOUR_BITS.runs()
+        if native:
+            module.add_submodule(name, _NativeModule(one_product(FOUR_BITS, Codes(own, worth))))
         elif kernels_here() and _has_kernel(own):
             helper, made = _kernel(own)
+            module.register_buffer(name, made, persistent=False)
         else:
             continue
-        name = f"packed_codes_{index}"
-        module.register_buffer(name, made, persistent=False)
-        bias = rest[0] if rest else node.kwargs.get("bias")
         with module.graph.inserting_before(node):
-            call = module.graph.call_function(helper, (x, module.graph.get_attr(name), scale, bias))
+            if native:
+                call = module.graph.call_module(name, (x, bias))
+            else:
+                call = module.graph.call_function(helper, (x, module.graph.get_attr(name), scale, bias))
         node.replace_all_uses_with(call)
         module.graph.erase_node(node)
-        read += [attrgetter(str(codes.target))(module)] if own.data_ptr() != made.data_ptr() else []
+        read += [attrgetter(str(codes.target))(module)] if own.dtype is torch.uint8 else []
     if found:
         module.graph.eliminate_dead_code()
         module.recompile()

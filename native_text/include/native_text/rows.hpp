@@ -15,6 +15,12 @@ struct RowsIn {
   i64 stride = 0;
 };
 
+// (rows, size), likewise, to be written.
+struct RowsOut {
+  float* data = nullptr;
+  i64 stride = 0;
+};
+
 // Rows as products of eight bits take them. A row with a number that is not finite has a worth that is not
 // one.
 struct ScaledRows {

@@ -14,20 +14,16 @@ from torch.nn import functional
 
 from edgecompile.execution import torchscript
 from edgecompile.execution.attention import register_attention
-from edgecompile.execution.graph_folding import fold_graph, fold_products
-from edgecompile.execution.low_precision import register_operators
+from edgecompile.execution.graph_folding import fold_graph
 from edgecompile.execution.row_kernels import (
     GATE_AND_SCALE,
     NORMALIZE,
     NORMALIZE_AND_SCALE,
-    STRETCH,
-    native_products_run,
     register_row_kernels,
 )
 
 register_attention()
 register_row_kernels()
-needs_products = pytest.mark.skipif(not native_products_run(), reason="needs instructions for eight bits")
 WEIGHTS = torch.randn(16, generator=torch.Generator().manual_seed(0))
 POSITIONS, SLOTS = torch.arange(3).repeat(2, 1), torch.arange(2)
 
@@ -186,79 +182,3 @@ def test_what_is_not_quite_a_rotation_stays(what: str) -> None:
     )
     assert "edgecompile::attend_rotated" not in kinds(graph)
     torch.testing.assert_close(found, wanted)
-
-
-class _Layers(torch.nn.Module):
-    """Two layers of a language model with products of eight bits; something else reads what stands between them."""
-
-    def __init__(self, *, biased: bool) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.normal = torch.nn.Parameter(torch.randn(16))
-        for index in range(2):
-            for name, (out, size) in {"q": (16, 16), "k": (8, 16), "v": (8, 16), "o": (16, 16), "gate": (24, 16),
-                                      "up": (24, 16), "down": (16, 24)}.items():  # fmt: skip
-                codes = torch.randint(-127, 128, (out, size), dtype=torch.int8)
-                for kind, value in {"codes": codes, "scale": torch.rand(out) / 50,
-                                    "bias": torch.randn(out) if biased else None}.items():  # fmt: skip
-                    self.register_buffer(f"{name}_{kind}_{index}", value)
-
-    def product(self, x: torch.Tensor, name: str, index: int) -> torch.Tensor:
-        result: torch.Tensor = torch.ops.edgecompile.linear_int8(
-            x, *(getattr(self, f"{name}_{kind}_{index}") for kind in ("codes", "scale", "bias"))
-        )
-        return result
-
-    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        between = x
-        for index in range(2):
-            between = x
-            y = normal(x, self.normal)
-            q, k, v = (self.product(y, name, index).reshape(2, 3, -1, 8).transpose(1, 2) for name in "qkv")
-            x = x + self.product(attention(q, k, v).reshape(2, 3, 16), "o", index)
-            y = normal(x, self.normal)
-            y = functional.silu(self.product(y, "gate", index)) * self.product(y, "up", index)
-            x = self.product(y, "down", index) + x
-        return x, between
-
-
-@needs_products
-@pytest.mark.parametrize("consume", [False, True])
-@pytest.mark.parametrize("biased", [False, True])
-def test_products_become_stretches_from_one_attention_to_the_next(*, biased: bool, consume: bool) -> None:
-    register_operators()
-    x = torch.randn(2, 3, 16)
-    module = torchscript.freeze(torchscript.trace(_Layers(biased=biased).eval(), (x,)))
-    wanted = module(x)
-    graph = module.graph.copy()
-    stretches = fold_products(graph, consume=consume)
-    graph.eraseInput(0)
-    torch._C._jit_pass_dce(graph)
-    found = torch._C._create_function_from_graph("forward", graph)(x)
-    assert kinds(graph).count(STRETCH) == len(stretches)
-    assert len(stretches) == 3
-    assert not {"edgecompile::linear_int8", "edgecompile::link", "aten::rsqrt", "aten::silu"} & set(kinds(graph))
-    for one, other in zip(found, wanted, strict=True):  # a number between two codes may become the other one
-        torch.testing.assert_close(one, other, atol=0.2, rtol=0.05)
-
-
-@needs_products
-def test_a_product_added_to_what_comes_later_or_read_twice() -> None:
-    register_operators()
-    codes, scale = torch.randint(-127, 128, (16, 16), dtype=torch.int8), torch.rand(16) / 50
-
-    def function(x: torch.Tensor, weights: torch.Tensor) -> Any:
-        product = torch.ops.edgecompile.linear_int8(x, codes, scale, None)
-        twice = torch.ops.edgecompile.linear_int8(x + 1, codes, scale, None)
-        return product + weights.cumsum(0) * x.exp(), twice + x, twice + twice, twice * 2
-
-    x = torch.randn(2, 3, 16)
-    module = torchscript.freeze(torchscript.trace(_Module(function).eval(), (x,)))
-    wanted = module(x)
-    graph = module.graph.copy()
-    stretches = fold_products(graph)
-    assert stretches
-    graph.eraseInput(0)
-    torch._C._jit_pass_dce(graph)
-    for one, other in zip(torch._C._create_function_from_graph("forward", graph)(x), wanted, strict=True):
-        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,8 @@ from edgecompile.contract.closed_sets import Precision
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Plan
 from edgecompile.contract.plan_file import read_plan
-from edgecompile.execution import integer_kernels, opened_shard, prepack, row_kernels
+from edgecompile.execution import integer_kernels, opened_shard, prepack
+from edgecompile.execution.fusion.product_kinds import EIGHT_BITS, Codes, Kind, PackedWeights
 from edgecompile.execution.low_precision import fast_here, linear_int8
 from edgecompile.execution.opened_shard import open_stage
 
@@ -421,9 +424,14 @@ def test_kernels_of_this_machine_that_compute_something_else_are_found_out(
     def broken(codes: torch.Tensor, *rest: Any, **options: Any) -> Any:
         return whole(-codes, *rest, **options)
 
-    packed = row_kernels.PackedWeights.add
+    kind = type(EIGHT_BITS)
+    pack = kind.pack
+
+    def packed(self: Kind, products: Sequence[Codes], place: torch.Tensor) -> PackedWeights:
+        return pack(self, [replace(product, codes=-product.codes) for product in products], place)
+
     monkeypatch.setattr(integer_kernels, "_kernel", broken)
-    monkeypatch.setattr(row_kernels.PackedWeights, "add", lambda room, codes: packed(room, -codes))
+    monkeypatch.setattr(kind, "pack", packed)
     with pytest.raises(UserError, match=r"kernels that this machine has.*runtime\.prepack=never"):
         compile_here(*MLP, "hosts.count=1", "precision=int8")
     assert not (tmp_path / "outputs" / "plan.yaml").exists()

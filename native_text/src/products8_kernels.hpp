@@ -1,7 +1,7 @@
 // The versions of multiply() for processors with instructions for codes, and how weights lie in memory.
 #pragma once
 
-#include "native_text/products.hpp"
+#include "native_text/products8.hpp"
 
 namespace native_text {
 
@@ -20,12 +20,12 @@ constexpr int kZero = 128;
 #if defined(__x86_64__) && defined(__GNUC__)
 #define NATIVE_TEXT_AVX512
 bool avx512_runs();
-void multiply_avx512(const CodedRows& rows, const Weights& weights, const RowsIn& added,
+void multiply_avx512(const CodedRows& rows, const CodedWeights& weights, const RowsIn& added,
                      const RowsOut& result);
 #elif defined(__aarch64__) && defined(__GNUC__)
 #define NATIVE_TEXT_DOTPROD
 bool dotprod_runs();
-void multiply_dotprod(const CodedRows& rows, const Weights& weights, const RowsIn& added,
+void multiply_dotprod(const CodedRows& rows, const CodedWeights& weights, const RowsIn& added,
                       const RowsOut& result);
 #endif
 

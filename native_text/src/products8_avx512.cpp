@@ -1,5 +1,5 @@
 // Products by AVX-512's instruction for codes: 64 products and their sums at once.
-#include "product_kernels.hpp"
+#include "products8_kernels.hpp"
 
 #ifdef NATIVE_TEXT_AVX512
 
@@ -121,7 +121,7 @@ bool avx512_runs() {
          __builtin_cpu_supports("avx512vnni") != 0;
 }
 
-void multiply_avx512(const CodedRows& rows, const Weights& weights, const RowsIn& added,
+void multiply_avx512(const CodedRows& rows, const CodedWeights& weights, const RowsIn& added,
                      const RowsOut& result) {
   const i64 groups = (weights.in + kGroup - 1) / kGroup;
   const i64 panel_bytes = groups * kGroup * kPanel;

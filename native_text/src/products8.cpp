@@ -1,12 +1,14 @@
-#include "native_text/products.hpp"
+#include "native_text/products8.hpp"
 
-#include "product_kernels.hpp"
+#include <stdexcept>
+
+#include "products8_kernels.hpp"
 #include "simd.hpp"
 
 namespace native_text {
 namespace {
 
-using Multiply = void (*)(const CodedRows&, const Weights&, const RowsIn&, const RowsOut&);
+using Multiply = void (*)(const CodedRows&, const CodedWeights&, const RowsIn&, const RowsOut&);
 
 Multiply fastest() {
 #ifdef NATIVE_TEXT_AVX512
@@ -20,6 +22,11 @@ Multiply fastest() {
 
 i64 groups_of(i64 in) { return (in + kGroup - 1) / kGroup; }
 
+constexpr float kLeast = 1e-30F;
+
+// What the worth and the sum of each row take, before their codes.
+i64 head_size(i64 rows) { return rows * static_cast<i64>(sizeof(float) + sizeof(std::int32_t)); }
+
 }  // namespace
 
 std::string_view product_instructions() {
@@ -32,19 +39,18 @@ std::string_view product_instructions() {
   return "";
 }
 
-i64 codes_size(i64 out, i64 in) { return (out + kPanel - 1) / kPanel * kPanel * groups_of(in) * kGroup; }
+i64 packed_size8(i64 out, i64 in) { return (out + kPanel - 1) / kPanel * kPanel * groups_of(in) * kGroup; }
 
-void pack(const std::int8_t* codes, i64 out, i64 in, std::uint8_t* packed) {
+void pack8(const std::int8_t* codes, i64 out, i64 in, i64 first, std::uint8_t* packed) {
   const i64 groups = groups_of(in);
-  for (i64 panel = 0; panel < out; panel += kPanel) {
-    for (i64 channel = panel; channel < panel + kPanel; ++channel) {
-      std::uint8_t* place = packed + panel * groups * kGroup + (channel - panel) * kGroup;
-      for (i64 group = 0; group < groups; ++group, place += kPanel * kGroup) {
-        for (i64 i = 0; i < kGroup; ++i) {
-          const i64 input = group * kGroup + i;
-          const int code = channel < out && input < in ? codes[channel * in + input] : 0;
-          place[i] = static_cast<std::uint8_t>(code + kZero);
-        }
+  for (i64 channel = 0; channel < out; ++channel) {
+    const i64 within = (first + channel) % kPanel;
+    std::uint8_t* place = packed + (first + channel - within) * groups * kGroup + within * kGroup;
+    for (i64 group = 0; group < groups; ++group, place += kPanel * kGroup) {
+      for (i64 i = 0; i < kGroup; ++i) {
+        const i64 input = group * kGroup + i;
+        const int code = input < in ? codes[channel * in + input] : 0;
+        place[i] = static_cast<std::uint8_t>(code + kZero);
       }
     }
   }
@@ -78,12 +84,13 @@ FOR_EACH_PROCESSOR void code_row(const float* x, i64 size, float least, std::int
   sum = total;
 }
 
-void multiply(const CodedRows& rows, const Weights& weights, const RowsIn& added, const RowsOut& result) {
+void multiply(const CodedRows& rows, const CodedWeights& weights, const RowsIn& added,
+              const RowsOut& result) {
   static const Multiply kFastest = fastest();
   kFastest(rows, weights, added, result);
 }
 
-void multiply_plainly(const CodedRows& rows, const Weights& weights, const RowsIn& added,
+void multiply_plainly(const CodedRows& rows, const CodedWeights& weights, const RowsIn& added,
                       const RowsOut& result) {
   const i64 groups = groups_of(weights.in);
   for (i64 row = 0; row < rows.rows; ++row) {
@@ -104,6 +111,29 @@ void multiply_plainly(const CodedRows& rows, const Weights& weights, const RowsI
       result.data[row * result.stride + channel] = value;
     }
   }
+}
+
+EightBits::EightBits(const CodedWeights& weights) : Weights(weights.out, weights.in), weights_(weights) {
+  if (weights.in > kMostSummed) throw std::invalid_argument("sums of so many codes could wrap");
+}
+
+i64 EightBits::most_rows() const { return 240; }
+
+i64 EightBits::prepared_size(i64 rows) const { return head_size(rows) + rows * coded_size(in()); }
+
+void EightBits::prepare(const float* x, i64 row, i64 rows, std::uint8_t* prepared) const {
+  float* worth = reinterpret_cast<float*>(prepared) + row;
+  std::int32_t* sum = reinterpret_cast<std::int32_t*>(prepared) + rows + row;
+  std::uint8_t* codes = prepared + head_size(rows) + row * coded_size(in());
+  code_row(x, in(), kLeast, reinterpret_cast<std::int8_t*>(codes), *worth, *sum);
+}
+
+void EightBits::multiply(const std::uint8_t* prepared, i64 rows, const RowsIn& added,
+                         const RowsOut& result) const {
+  native_text::multiply({reinterpret_cast<const std::int8_t*>(prepared + head_size(rows)),
+                         reinterpret_cast<const float*>(prepared),
+                         reinterpret_cast<const std::int32_t*>(prepared) + rows, rows, coded_size(in())},
+                        weights_, added, result);
 }
 
 }  // namespace native_text

@@ -1,4 +1,4 @@
-#include "packed_tile.hpp"
+#include "products4_tile.hpp"
 
 #include "simd.hpp"
 
@@ -74,6 +74,9 @@ WIDE void wide_rows(const Tile& tile, i64 channels) {
     const auto rounded = (__m256i)_mm512_cvtneps_pbh(total[row]);
     __m512 result = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(rounded), 16));
     if (tile.bias != nullptr) result = _mm512_add_ps(result, _mm512_maskz_loadu_ps(there, tile.bias));
+    if (tile.added != nullptr) {
+      result = _mm512_add_ps(result, _mm512_maskz_loadu_ps(there, tile.added + row * tile.added_stride));
+    }
     _mm512_mask_storeu_ps(tile.result + row * tile.stride, there, result);
   }
 }
@@ -173,8 +176,10 @@ ALWAYS_INLINE void portable_rows(const Tile& tile, i64 channels) {
   for (int part = 0; part < kParts; ++part) portable_part<ROWS>(tile, part, found);
   for (int row = 0; row < ROWS; ++row) {
     for (i64 i = 0; i < channels; ++i) {
-      const float product = nearest_bf16(found[row * kTileChannels + i]);
-      tile.result[row * tile.stride + i] = tile.bias == nullptr ? product : product + tile.bias[i];
+      float result = nearest_bf16(found[row * kTileChannels + i]);
+      if (tile.bias != nullptr) result += tile.bias[i];
+      if (tile.added != nullptr) result += tile.added[row * tile.added_stride + i];
+      tile.result[row * tile.stride + i] = result;
     }
   }
 }

@@ -1,11 +1,12 @@
 // Products of packed weights are those of the numbers that the codes stand for, in doubles, by either kernel,
 // and a row's results are the same bits however many rows there are.
-#include "native_text/packed_rows.hpp"
+#include "native_text/products4.hpp"
 
 #include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <random>
+#include <stdexcept>
 #include <vector>
 
 #include "check.hpp"
@@ -38,36 +39,43 @@ std::vector<float> numbers(i64 count, unsigned seed) {
   return found;
 }
 
-// Random codes, and the weights that they stand for.
-struct Weights {
+// Codes, and the weights that they stand for; packed in two parts.
+struct Random {
   i64 channels, inputs;
   std::vector<float> plain;
   std::vector<std::uint8_t> packed;
 
-  Weights(i64 num_channels, i64 num_inputs, unsigned seed)
+  Random(i64 num_channels, i64 num_inputs, unsigned seed)
       : channels(num_channels), inputs(num_inputs), plain(at(channels * inputs)) {
     std::mt19937 engine(seed);
     std::uniform_int_distribution<unsigned> code(0, 15);
     const std::vector<float> steps = numbers(channels * inputs / kPackedGroup * 2, seed + 1);
     std::vector<std::uint8_t> codes(plain.size() / 2);
-    std::vector<std::uint32_t> worth(plain.size() / at(kPackedGroup));
+    const i64 groups = inputs / kPackedGroup;
+    const i64 half = channels / 2;
+    std::vector<std::uint32_t> lower(at(groups * half));
+    std::vector<std::uint32_t> upper(at(groups * (channels - half)));
     for (i64 channel = 0; channel < channels; ++channel) {
       for (i64 input = 0; input < inputs; ++input) {
-        const i64 group = input / kPackedGroup * channels + channel;
-        const float step = to_bf16(steps[at(2 * group)] * 0.1F);
-        const float zero = to_bf16(steps[at(2 * group + 1)] * 0.1F);
+        const i64 place = channel * groups + input / kPackedGroup;
+        const float step = to_bf16(steps[at(2 * place)] * 0.1F);
+        const float zero = to_bf16(steps[at(2 * place + 1)] * 0.1F);
         const unsigned one = code(engine);
-        worth[at(group)] = upper_half(step) | upper_half(zero) << 16U;
+        const std::uint32_t both_worth = upper_half(step) | upper_half(zero) << 16U;
+        if (channel < half) {
+          lower[at(input / kPackedGroup * half + channel)] = both_worth;
+        } else {
+          upper[at(input / kPackedGroup * (channels - half) + channel - half)] = both_worth;
+        }
         auto& both = codes[at((channel * inputs + input) / 2)];
         both = static_cast<std::uint8_t>(both | one << (input % 2 * 4));
         plain[at(channel * inputs + input)] = (static_cast<float>(one) - 8.0F) * step + zero;
       }
     }
-    packed.resize(at(packed_size(channels, inputs)));
-    pack_weights(codes.data(), worth.data(), channels, inputs, packed.data());
+    packed.resize(at(packed_size4(channels, inputs)));
+    pack4(codes.data(), lower.data(), half, inputs, 0, packed.data());
+    pack4(codes.data() + half * inputs / 2, upper.data(), channels - half, inputs, half, packed.data());
   }
-
-  Product product() const { return {packed.data(), channels, inputs}; }
 
   // Of one row, before rounding; and the largest that sums on the way may have been.
   std::vector<double> times(const float* row, std::vector<double>& sizes) const {
@@ -90,16 +98,25 @@ void check_near(float found, double wanted, double size) {
   CHECK(std::abs(static_cast<double>(found) - wanted) <= std::abs(wanted) / 256.0 + size * 1e-5);
 }
 
+std::vector<float> products(const FourBits& weights, const float* x, i64 stride, i64 rows,
+                            const RowsIn& added = {}) {
+  std::vector<std::uint8_t> prepared(at(weights.prepared_size(rows)));
+  for (i64 row = 0; row < rows; ++row) weights.prepare(x + row * stride, row, rows, prepared.data());
+  std::vector<float> found(at(rows * weights.out()));
+  weights.multiply(prepared.data(), rows, added, {found.data(), weights.out()});
+  return found;
+}
+
 void check_one(i64 channels, i64 inputs, Kernel kernel) {
   const i64 rows = 61;
   const i64 stride = inputs + 3;
-  const Weights weights(channels, inputs, 7);
+  const Random random(channels, inputs, 7);
+  const FourBits weights(random.packed.data(), nullptr, inputs, channels, kernel);
   const std::vector<float> x = numbers(rows * stride, 8);
-  std::vector<float> found(at(rows * channels));
-  multiply({x.data(), rows, inputs, stride}, {}, {weights.product()}, found.data(), nullptr, kernel);
+  const std::vector<float> found = products(weights, x.data(), stride, rows);
   std::vector<double> sizes;
   for (i64 row = 0; row < rows; ++row) {
-    const std::vector<double> wanted = weights.times(x.data() + row * stride, sizes);
+    const std::vector<double> wanted = random.times(x.data() + row * stride, sizes);
     for (i64 channel = 0; channel < channels; ++channel) {
       const float one = found[at(row * channels + channel)];
       CHECK(one == to_bf16(one));
@@ -107,73 +124,44 @@ void check_one(i64 channels, i64 inputs, Kernel kernel) {
     }
   }
   for (const i64 count : {1, 2, 3, 5, 8, 13, 50}) {  // from another row on: in other tiles
-    std::vector<float> some(at(count * channels));
-    multiply({x.data() + 3 * stride, count, inputs, stride}, {}, {weights.product()}, some.data(), nullptr,
-             kernel);
+    const std::vector<float> some = products(weights, x.data() + 3 * stride, stride, count);
     CHECK(std::equal(some.begin(), some.end(), found.begin() + 3 * channels));
   }
 }
 
-// Several products in one call give what they give one by one.
-void check_chain(Kernel kernel) {
-  const i64 rows = 53;
-  const i64 width = 64;
-  const i64 wide = 96;
-  const Weights out(width, width, 1);
-  const Weights gates(2 * wide, width, 2);
-  const Weights down(width, wide, 3);
-  const Weights next(40, width, 4);
-  const std::vector<float> x = numbers(rows * width, 5);
-  const std::vector<float> kept = numbers(rows * (width + 1), 6);
-  const std::vector<float> norms = numbers(2 * width, 9);
-  const std::vector<float> bias = numbers(width, 10);
-
-  Product first = out.product();
-  first.bias = bias.data();
-  first.added = true;
-  Product second = gates.product();
-  second.norm = norms.data();
-  second.epsilon = 1e-5F;
-  Product third = down.product();
-  third.gated = third.added = true;
-  Product fourth = next.product();
-  fourth.norm = norms.data() + width;
-  fourth.epsilon = 1e-6F;
-
-  std::vector<float> result(at(rows * 40));
-  std::vector<float> last(at(rows * width));
-  multiply({x.data(), rows, width, width}, {kept.data(), rows, width, width + 1},
-           {first, second, third, fourth}, result.data(), last.data(), kernel);
-
-  const auto alone = [kernel](const std::vector<float>& in, i64 size, const Weights& weights) {
-    const auto count = static_cast<i64>(in.size()) / size;
-    std::vector<float> found(at(count * weights.channels));
-    multiply({in.data(), count, size, size}, {}, {weights.product()}, found.data(), nullptr, kernel);
-    return found;
-  };
-  std::vector<float> stream = alone(x, width, out);
-  for (i64 i = 0; i < rows * width; ++i) {
-    stream[at(i)] = (stream[at(i)] + bias[at(i % width)]) + kept[at(i / width * (width + 1) + i % width)];
+void check_more(i64 channels, Kernel kernel) {
+  const i64 rows = 7;
+  const i64 inputs = 64;
+  const Random random(channels, inputs, 1);
+  const std::vector<float> x = numbers(rows * inputs, 2);
+  const std::vector<float> bias = numbers(channels, 3);
+  const std::vector<float> added = numbers(rows * (channels + 1), 4);
+  const FourBits plain(random.packed.data(), nullptr, inputs, channels, kernel);
+  const FourBits biased(random.packed.data(), bias.data(), inputs, channels, kernel);
+  std::vector<float> wanted = products(plain, x.data(), inputs, rows);
+  for (i64 i = 0; i < rows * channels; ++i) {
+    wanted[at(i)] =
+        (wanted[at(i)] + bias[at(i % channels)]) + added[at(i / channels * (channels + 1) + i % channels)];
   }
-  std::vector<float> normal(stream.size());
-  normalize({stream.data(), rows, width, width}, norms.data(), 1e-5F, normal.data());
-  const std::vector<float> both = alone(normal, width, gates);
-  std::vector<float> gated(at(rows * wide));
-  gate({both.data(), rows, wide, 2 * wide}, {both.data() + wide, rows, wide, 2 * wide}, gated.data());
-  const std::vector<float> more = alone(gated, wide, down);
-  for (i64 i = 0; i < rows * width; ++i) stream[at(i)] += more[at(i)];
-  normalize({stream.data(), rows, width, width}, norms.data() + width, 1e-6F, normal.data());
-  CHECK(last == stream);
-  CHECK(result == alone(normal, width, next));
+  CHECK(products(biased, x.data(), inputs, rows, {added.data(), rows, channels, channels + 1}) == wanted);
 }
 
 void check_spoiled_row(Kernel kernel) {
-  const Weights weights(20, 32, 11);
+  const Random random(20, 32, 11);
   std::vector<float> x = numbers(3 * 32, 12);
   x[35] = std::nanf("");
-  std::vector<float> found(60);
-  multiply({x.data(), 3, 32, 32}, {}, {weights.product()}, found.data(), nullptr, kernel);
+  const std::vector<float> found =
+      products(FourBits(random.packed.data(), nullptr, 32, 20, kernel), x.data(), 32, 3);
   for (i64 i = 0; i < 60; ++i) CHECK(std::isnan(found[at(i)]) == (i / 20 == 1));
+}
+
+void check_refusal() {
+  try {
+    const FourBits weights(nullptr, nullptr, 48, 16);
+  } catch (const std::invalid_argument&) {
+    return;
+  }
+  CHECK(false);
 }
 
 }  // namespace
@@ -183,8 +171,9 @@ int main() {
     for (const i64 channels : {1, 16, 40, 64}) {
       for (const i64 inputs : {32, 96, 576}) check_one(channels, inputs, kernel);
     }
-    check_chain(kernel);
+    for (const i64 channels : {5, 16, 40}) check_more(channels, kernel);
     check_spoiled_row(kernel);
   }
+  check_refusal();
   return 0;
 }

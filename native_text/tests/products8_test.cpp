@@ -1,10 +1,11 @@
 // Products of codes are those of doubles, by every version, whatever the sizes and the number of rows.
-#include "native_text/products.hpp"
+#include "native_text/products8.hpp"
 
 #include <cmath>
 #include <cstdlib>
 #include <limits>
 #include <random>
+#include <stdexcept>
 #include <vector>
 
 #include "check.hpp"
@@ -60,10 +61,12 @@ void check_sizes(i64 rows, i64 out, i64 in) {
   const std::vector<float> bias = numbers(out, 3);
   const std::vector<float> added = numbers(rows * (out + 3), 4);
   const Coded x = coded(numbers(rows * in, 5), rows, in);
-  std::vector<std::uint8_t> packed(static_cast<std::size_t>(codes_size(out, in)));
-  pack(codes.data(), out, in, packed.data());
+  std::vector<std::uint8_t> packed(static_cast<std::size_t>(packed_size8(out, in)));
+  const i64 half = out / 2;
+  pack8(codes.data(), half, in, 0, packed.data());
+  pack8(codes.data() + half * in, out - half, in, half, packed.data());
   for (const bool more : {false, true}) {
-    const Weights weights{packed.data(), scale.data(), more ? bias.data() : nullptr, in, out};
+    const CodedWeights weights{packed.data(), scale.data(), more ? bias.data() : nullptr, in, out};
     const RowsIn also{more ? added.data() : nullptr, rows, out, out + 3};
     const i64 stride = out + 2;
     const float untouched = -1234.5F;
@@ -107,8 +110,8 @@ void check_extremes() {
   const i64 in = kMostSummed;
   for (const int sign : {-1, 1}) {
     const std::vector<std::int8_t> codes(static_cast<std::size_t>(in), static_cast<std::int8_t>(127 * sign));
-    std::vector<std::uint8_t> packed(static_cast<std::size_t>(codes_size(1, in)));
-    pack(codes.data(), 1, in, packed.data());
+    std::vector<std::uint8_t> packed(static_cast<std::size_t>(packed_size8(1, in)));
+    pack8(codes.data(), 1, in, 0, packed.data());
     const Coded x = coded(std::vector<float>(static_cast<std::size_t>(in), 1.0F), 1, in);
     const float scale = 1.0F;
     float found = 0.0F;
@@ -133,6 +136,33 @@ void check_codes() {
   }
 }
 
+// Rows that are prepared one by one give the same.
+void check_prepared(i64 rows, i64 out, i64 in) {
+  const std::vector<std::int8_t> codes = whole_numbers(out * in, 6);
+  const std::vector<float> scale = numbers(out, 7);
+  const std::vector<float> x = numbers(rows * in, 8);
+  std::vector<std::uint8_t> packed(static_cast<std::size_t>(packed_size8(out, in)));
+  pack8(codes.data(), out, in, 0, packed.data());
+  const CodedWeights plain{packed.data(), scale.data(), nullptr, in, out};
+  const EightBits weights(plain);
+  std::vector<std::uint8_t> prepared(static_cast<std::size_t>(weights.prepared_size(rows)));
+  for (i64 row = 0; row < rows; ++row) weights.prepare(x.data() + row * in, row, rows, prepared.data());
+  std::vector<float> found(static_cast<std::size_t>(rows * out));
+  std::vector<float> wanted = found;
+  weights.multiply(prepared.data(), rows, {}, {found.data(), out});
+  multiply(coded(x, rows, in).from(0, rows), plain, {}, {wanted.data(), out});
+  CHECK(found == wanted);
+}
+
+void check_refusal() {
+  try {
+    const EightBits weights({nullptr, nullptr, nullptr, kMostSummed + 1, 1});
+  } catch (const std::invalid_argument&) {
+    return;
+  }
+  CHECK(false);
+}
+
 }  // namespace
 
 int main() {
@@ -141,7 +171,9 @@ int main() {
   }
   for (const i64 out : {1, 15, 16, 17, 63, 64, 65, 128, 200}) check_sizes(5, out, 64);
   for (const i64 in : {1, 2, 3, 4, 5, 31, 576}) check_sizes(7, 67, in);
+  for (const i64 rows : {1, 5, 64}) check_prepared(rows, 70, 37);
   check_extremes();
   check_codes();
+  check_refusal();
   return 0;
 }

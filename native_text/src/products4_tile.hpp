@@ -1,7 +1,7 @@
-// The products of a few rows with 16 output channels: what packed_rows.cpp calls for all of them.
+// The products of a few rows with 16 output channels: what products4.cpp calls for all of them.
 #pragma once
 
-#include "native_text/packed_rows.hpp"
+#include "native_text/products4.hpp"
 
 namespace native_text {
 
@@ -19,15 +19,19 @@ struct Tile {
   const float* sums;  // (rows, groups): of the activations
   i64 groups;
   const float* bias;
+  const float* added;
+  i64 added_stride;
   float* result;
   i64 stride;
 
-  Tile at(i64 channel, i64 row, bool wide) const {
+  Tile at(i64 channel, i64 row, i64 row_size) const {
     return {packed + channel / kTileChannels * groups * kGroupBytes,
-            static_cast<const std::uint8_t*>(rows) + row * groups * kPackedGroup * (wide ? 2 : 4),
+            static_cast<const std::uint8_t*>(rows) + row * row_size,
             sums + row * groups,
             groups,
             bias == nullptr ? nullptr : bias + channel,
+            added == nullptr ? nullptr : added + row * added_stride + channel,
+            added_stride,
             result + row * stride + channel,
             stride};
   }

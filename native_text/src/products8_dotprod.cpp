@@ -1,5 +1,5 @@
 // Products by the 64-bit ARM instruction for codes: 16 products and their sums at once.
-#include "product_kernels.hpp"
+#include "products8_kernels.hpp"
 
 #ifdef NATIVE_TEXT_DOTPROD
 
@@ -26,7 +26,7 @@ constexpr unsigned long kHasDotprod = 1UL << 20U;
 // Some channels of a panel, and a few rows.
 struct Block {
   const CodedRows& rows;
-  const Weights& weights;
+  const CodedWeights& weights;
   const RowsIn& added;
   const RowsOut& result;
   i64 row;
@@ -79,7 +79,7 @@ DOTPROD_INLINE void compute(const Block& block, std::index_sequence<kPlaces...> 
 
 // `kWidth` vectors of channels at once.
 template <std::size_t kCount, std::size_t kWidth>
-DOTPROD void compute(const CodedRows& rows, const Weights& weights, const RowsIn& added,
+DOTPROD void compute(const CodedRows& rows, const CodedWeights& weights, const RowsIn& added,
                      const RowsOut& result, i64 row, i64 panel, i64 groups) {
   const i64 step = static_cast<i64>(kWidth) * kChannels;
   for (i64 channel = panel; channel < std::min(panel + kPanel, weights.out); channel += step) {
@@ -93,7 +93,7 @@ DOTPROD void compute(const CodedRows& rows, const Weights& weights, const RowsIn
 
 bool dotprod_runs() { return (getauxval(AT_HWCAP) & kHasDotprod) != 0; }
 
-void multiply_dotprod(const CodedRows& rows, const Weights& weights, const RowsIn& added,
+void multiply_dotprod(const CodedRows& rows, const CodedWeights& weights, const RowsIn& added,
                       const RowsOut& result) {
   const i64 groups = (weights.in + kGroup - 1) / kGroup;
   const i64 blocks = (rows.rows + kRows - 1) / kRows;

@@ -1,0 +1,1 @@
+"""Products of codes, and what stands between them, by native code: in a language model one call between attentions."""
