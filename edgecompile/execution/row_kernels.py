@@ -114,9 +114,6 @@ def candidates(logits: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Te
     return scores, ids, logits.logsumexp(-1)
 
 
-# --- rows ------------------------------------------------------------------------------------------------------------
-
-
 def _one_each(weights: torch.Tensor, x: torch.Tensor) -> bool:
     """Whether there is a weight for each number of a row, behind each other: a single one for all is torch's."""
     return weights.shape == x.shape[-1:] and weights.is_contiguous()

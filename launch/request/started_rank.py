@@ -26,7 +26,7 @@ class RankSettings:
     loopback: bool = True
     """All ranks are on this machine."""
     cores: tuple[int, ...] = ()
-    """Which of this machine's the rank is kept to; none: to none of them."""
+    """Of this machine, which the rank is kept to; none: it may use all."""
 
 
 def request_of_rank(

@@ -8,21 +8,13 @@
 namespace native_text {
 namespace {
 
-std::uint32_t rounded_bits(float x) {
-  std::uint32_t bits = 0;
-  std::memcpy(&bits, &x, sizeof bits);
-  const std::uint32_t nan = (bits & 0x7FFFFFFFU) > 0x7F800000U ? 0x00400000U : 0U;
-  const std::uint32_t nearest = nan != 0U ? 0U : 0x7FFFU + ((bits >> 16U) & 1U);
-  return ((bits | nan) + nearest) & 0xFFFF0000U;
-}
-
 // One row's activations as the tiles take them; `sums`: of each group.
 FOR_EACH_PROCESSOR void prepare_bf16(const float* x, i64 groups, std::uint16_t* row, float* sums) {
   for (i64 group = 0; group < groups; ++group, x += kPackedGroup, row += kPackedGroup) {
     float sum = 0.0F;
 #pragma omp simd reduction(+ : sum)
     for (i64 i = 0; i < kPackedGroup; ++i) {
-      const std::uint32_t bits = rounded_bits(x[i]);
+      const std::uint32_t bits = bf16_bits(x[i]);
       row[i] = static_cast<std::uint16_t>(bits >> 16U);
       float value = 0.0F;
       std::memcpy(&value, &bits, sizeof value);
@@ -37,7 +29,7 @@ FOR_EACH_PROCESSOR void prepare_floats(const float* x, i64 groups, float* row, f
     float sum = 0.0F;
 #pragma omp simd reduction(+ : sum)
     for (i64 i = 0; i < kPackedGroup; ++i) {
-      const std::uint32_t bits = rounded_bits(x[i]);
+      const std::uint32_t bits = bf16_bits(x[i]);
       float value = 0.0F;
       std::memcpy(&value, &bits, sizeof value);
       row[i] = value * kShares[i % 8];

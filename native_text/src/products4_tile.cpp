@@ -119,15 +119,6 @@ using Floats = float __attribute__((vector_size(4 * kLanes)));
 using Words = std::int32_t __attribute__((vector_size(4 * kLanes)));
 constexpr int kParts = kTileChannels / kLanes;
 
-float nearest_bf16(float x) {
-  std::uint32_t bits = 0;
-  std::memcpy(&bits, &x, sizeof bits);
-  if ((bits & 0x7FFFFFFFU) > 0x7F800000U) return x;
-  bits = (bits + 0x7FFFU + ((bits >> 16U) & 1U)) & 0xFFFF0000U;
-  std::memcpy(&x, &bits, sizeof x);
-  return x;
-}
-
 // Half of the channels after the other: both would not find room in 16 registers.
 template <int ROWS>
 ALWAYS_INLINE void portable_part(const Tile& tile, int part, float* found) {
@@ -176,7 +167,9 @@ ALWAYS_INLINE void portable_rows(const Tile& tile, i64 channels) {
   for (int part = 0; part < kParts; ++part) portable_part<ROWS>(tile, part, found);
   for (int row = 0; row < ROWS; ++row) {
     for (i64 i = 0; i < channels; ++i) {
-      float result = nearest_bf16(found[row * kTileChannels + i]);
+      const std::uint32_t bits = bf16_bits(found[row * kTileChannels + i]);
+      float result = 0.0F;
+      std::memcpy(&result, &bits, sizeof result);
       if (tile.bias != nullptr) result += tile.bias[i];
       if (tile.added != nullptr) result += tile.added[row * tile.added_stride + i];
       tile.result[row * tile.stride + i] = result;

@@ -60,14 +60,7 @@ FOR_EACH_PROCESSOR void code_row(const float* x, i64 size, float least, std::int
                                  std::int32_t& sum) {
   constexpr float kNearest = 12582912.0F;  // 1.5 * 2**23: what is added to it becomes a whole number
   constexpr std::uint32_t kBits = 0x4B400000;
-  float largest = 0.0F;
-  float spoiled = 0.0F;  // not a number if any is not finite: comparisons pass those over
-#pragma omp simd reduction(max : largest) reduction(+ : spoiled)
-  for (i64 i = 0; i < size; ++i) {
-    largest = std::max(largest, std::abs(x[i]));
-    spoiled += x[i] * 0.0F;
-  }
-  largest = std::max(largest, least);
+  const auto [largest, spoiled] = largest_of(x, size, least);
   const float factor = 127.0F / largest;
   std::int32_t total = 0;
 #pragma omp simd reduction(+ : total)

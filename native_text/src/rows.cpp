@@ -7,14 +7,7 @@ namespace {
 
 // Scales one row in place, or to elsewhere.
 FOR_EACH_PROCESSOR void scale_row(const float* x, i64 size, const ScaledRows& result, i64 row) {
-  float largest = 0.0F;
-  float spoiled = 0.0F;  // not a number if any is not finite: comparisons pass those over
-#pragma omp simd reduction(max : largest) reduction(+ : spoiled)
-  for (i64 i = 0; i < size; ++i) {
-    largest = std::max(largest, std::abs(x[i]));
-    spoiled += x[i] * 0.0F;
-  }
-  const float worth = std::max(largest, result.least);
+  const auto [worth, spoiled] = largest_of(x, size, result.least);
   const float factor = result.most / worth;
   float* scaled = result.data + row * size;
 #pragma omp simd

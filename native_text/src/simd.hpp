@@ -6,6 +6,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "native_text/rows.hpp"
+
 // One binary for processors with and without wide vectors: the loader takes the version that fits.
 #if defined(__x86_64__) && defined(__gnu_linux__) && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__)
 #define FOR_EACH_PROCESSOR __attribute__((target_clones("arch=x86-64-v3", "default")))
@@ -34,6 +36,32 @@ inline float exponential(float x) {
   float scale = 0.0F;
   std::memcpy(&scale, &bits, sizeof scale);
   return x < -87.0F ? 0.0F : power * scale;
+}
+
+// The largest absolute value of a row, `least` at least.
+struct Largest {
+  float value;
+  float spoiled;  // 0, or not a number if any is not finite: comparisons pass those over
+};
+
+ALWAYS_INLINE Largest largest_of(const float* x, i64 size, float least) {
+  float largest = 0.0F;
+  float spoiled = 0.0F;
+#pragma omp simd reduction(max : largest) reduction(+ : spoiled)
+  for (i64 i = 0; i < size; ++i) {
+    largest = std::max(largest, std::abs(x[i]));
+    spoiled += x[i] * 0.0F;
+  }
+  return {std::max(largest, least), spoiled};
+}
+
+// The bits of the nearest number that bf16 has, ties to even.
+inline std::uint32_t bf16_bits(float x) {
+  std::uint32_t bits = 0;
+  std::memcpy(&bits, &x, sizeof bits);
+  const std::uint32_t nan = (bits & 0x7FFFFFFFU) > 0x7F800000U ? 0x00400000U : 0U;
+  const std::uint32_t nearest = nan != 0U ? 0U : 0x7FFFU + ((bits >> 16U) & 1U);
+  return ((bits | nan) + nearest) & 0xFFFF0000U;
 }
 
 }  // namespace native_text

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "check.hpp"
+#include "random.hpp"
 
 using namespace native_text;  // NOLINT(google-build-using-namespace): every name here is of what is
                               // tested
@@ -32,7 +33,7 @@ class Check {
     values_.assign(tokens * static_cast<std::size_t>(shape.value_size), kUntouched);
     filled_.assign(kSlots, 0);
     const i64 heads = shape.groups * shape.each;
-    sinks_ = numbers(heads);
+    sinks_ = numbers(heads, engine_);
   }
 
   // One message: each slot in turn may have a row, whole or not.
@@ -46,9 +47,9 @@ class Check {
     const i64 heads = shape_.groups * shape_.each;
     // q lies with its heads behind each other, k and v within rows of something wider, as parts of a joined
     // product do
-    const std::vector<float> q = numbers(count * heads * shape_.key_size);
+    const std::vector<float> q = numbers(count * heads * shape_.key_size, engine_);
     const i64 wide = shape_.groups * (shape_.key_size + shape_.value_size) + 3;
-    const std::vector<float> joined = numbers(count * wide);
+    const std::vector<float> joined = numbers(count * wide, engine_);
     std::vector<float> result(static_cast<std::size_t>(count * heads * shape_.value_size), kUntouched);
     Query query;
     query.q = {q.data(), heads * shape_.key_size, shape_.key_size};
@@ -60,7 +61,7 @@ class Check {
     query.window = shape_.window;
     query.softcap = shape_.softcap;
     query.sinks = shape_.sinks ? sinks_.data() : nullptr;
-    const std::vector<float> angles = numbers(count * 2 * shape_.key_size);
+    const std::vector<float> angles = numbers(count * 2 * shape_.key_size, engine_);
     const Rotation rotation{angles.data(), 2 * shape_.key_size, angles.data() + shape_.key_size,
                             2 * shape_.key_size};
     if (shape_.rotated) query.rotation = rotation;
@@ -84,13 +85,6 @@ class Check {
 
  private:
   static constexpr float kUntouched = 12345.0F;
-
-  std::vector<float> numbers(i64 count) {
-    std::normal_distribution<float> normal;
-    std::vector<float> found(static_cast<std::size_t>(count));
-    for (float& number : found) number = normal(engine_);
-    return found;
-  }
 
   // x * cos + (-its second half, its first half) * sin
   float rotated(const Query& query, const float* x, i64 row, i64 i) const {

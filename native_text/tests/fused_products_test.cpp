@@ -9,6 +9,7 @@
 #include "check.hpp"
 #include "native_text/products4.hpp"
 #include "native_text/products8.hpp"
+#include "random.hpp"
 
 using namespace native_text;  // NOLINT(google-build-using-namespace): every name here is of what is tested
 
@@ -22,21 +23,6 @@ std::size_t at(i64 place) { return static_cast<std::size_t>(place); }
 
 std::mt19937 engine(7);  // NOLINT(cert-msc51-cpp): the same numbers each time
 
-std::vector<float> numbers(i64 count) {
-  std::normal_distribution<float> normal;
-  std::vector<float> found(at(count));
-  for (float& number : found) number = normal(engine);
-  return found;
-}
-
-template <typename Code>
-std::vector<Code> whole_numbers(i64 count, int least, int most) {
-  std::uniform_int_distribution<int> any(least, most);
-  std::vector<Code> found(at(count));
-  for (Code& code : found) code = static_cast<Code>(any(engine));
-  return found;
-}
-
 // What weights read, and they.
 struct Packed {
   std::vector<std::uint8_t> codes;
@@ -47,11 +33,11 @@ struct Packed {
 enum class Kind { eight, four, portable_four };
 
 Packed packed(Kind kind, i64 out, i64 in) {
-  Packed found{{}, numbers(out), numbers(out), nullptr};
+  Packed found{{}, numbers(out, engine), numbers(out, engine), nullptr};
   if (kind == Kind::eight) {
     for (float& scale : found.scale) scale /= 1000.0F;
     found.codes.resize(at(packed_size8(out, in)));
-    pack8(whole_numbers<std::int8_t>(out * in, -127, 127).data(), out, in, 0, found.codes.data());
+    pack8(whole_numbers<std::int8_t>(out * in, -127, 127, engine).data(), out, in, 0, found.codes.data());
     found.weights = std::make_shared<EightBits>(
         CodedWeights{found.codes.data(), found.scale.data(), found.bias.data(), in, out});
     return found;
@@ -59,7 +45,7 @@ Packed packed(Kind kind, i64 out, i64 in) {
   found.codes.resize(at(packed_size4(out, in)));
   // a step of 1/16, and nothing added
   const std::vector<std::uint32_t> worth(at(out * in / kPackedGroup), 0x3D80U);
-  pack4(whole_numbers<std::uint8_t>(out * in / 2, 0, 255).data(), worth.data(), out, in, 0,
+  pack4(whole_numbers<std::uint8_t>(out * in / 2, 0, 255, engine).data(), worth.data(), out, in, 0,
         found.codes.data());
   found.weights = std::make_shared<FourBits>(found.codes.data(), found.bias.data(), in, out,
                                              kind == Kind::four ? Kernel::fastest : Kernel::portable);
@@ -87,9 +73,9 @@ void check_layer(i64 rows, Kind kind, Kind other) {
   const Packed wide = packed(other, 2 * kInner, kWidth);
   const Packed back = packed(kind, kWidth, kInner);
   const Packed next = packed(kind, kNext, kWidth);
-  const std::vector<float> norms = numbers(2 * kWidth);
-  const std::vector<float> x = numbers(rows * kWidth);
-  const std::vector<float> before = numbers(rows * (kWidth + 1));
+  const std::vector<float> norms = numbers(2 * kWidth, engine);
+  const std::vector<float> x = numbers(rows * kWidth, engine);
+  const std::vector<float> before = numbers(rows * (kWidth + 1), engine);
   const FusedProducts products({kWidth, kWidth},
                                {{first.weights, {0, 0}, {}, nullptr, 0.0F, {1, 0}},
                                 {wide.weights, {2, 0}, {}, norms.data(), 1e-5F, {}},

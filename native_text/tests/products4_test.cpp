@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "check.hpp"
+#include "random.hpp"
 
 using namespace native_text;  // NOLINT(google-build-using-namespace): every name here is of what is tested
 
@@ -29,14 +30,6 @@ std::uint32_t upper_half(float x) {
   std::uint32_t bits = 0;
   std::memcpy(&bits, &x, sizeof bits);
   return bits >> 16U;
-}
-
-std::vector<float> numbers(i64 count, unsigned seed) {
-  std::mt19937 engine(seed);
-  std::normal_distribution<float> normal;
-  std::vector<float> found(at(count));
-  for (float& number : found) number = normal(engine);
-  return found;
 }
 
 // Codes, and the weights that they stand for; packed in two parts.

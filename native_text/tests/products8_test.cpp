@@ -9,25 +9,15 @@
 #include <vector>
 
 #include "check.hpp"
+#include "random.hpp"
 
 using namespace native_text;  // NOLINT(google-build-using-namespace): every name here is of what is tested
 
 namespace {
 
-std::vector<float> numbers(i64 count, unsigned seed) {
-  std::mt19937 engine(seed);
-  std::normal_distribution<float> normal;
-  std::vector<float> found(static_cast<std::size_t>(count));
-  for (float& number : found) number = normal(engine);
-  return found;
-}
-
 std::vector<std::int8_t> whole_numbers(i64 count, unsigned seed) {
   std::mt19937 engine(seed);
-  std::uniform_int_distribution<int> any(-127, 127);
-  std::vector<std::int8_t> found(static_cast<std::size_t>(count));
-  for (std::int8_t& number : found) number = static_cast<std::int8_t>(any(engine));
-  return found;
+  return ::whole_numbers<std::int8_t>(count, -127, 127, engine);
 }
 
 struct Coded {

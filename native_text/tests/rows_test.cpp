@@ -9,20 +9,13 @@
 #include <vector>
 
 #include "check.hpp"
+#include "random.hpp"
 
 using namespace native_text;  // NOLINT(google-build-using-namespace): every name here is of what is tested
 
 namespace {
 
 constexpr float kLeast = 1e-30F;
-
-std::vector<float> numbers(i64 count, unsigned seed) {
-  std::mt19937 engine(seed);
-  std::normal_distribution<float> normal;
-  std::vector<float> found(static_cast<std::size_t>(count));
-  for (float& number : found) number = normal(engine);
-  return found;
-}
 
 bool near(double found, double wanted) {
   return std::abs(found - wanted) <= 1e-5 * std::max(1.0, std::abs(wanted));

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from launch_harness import Running, rank_process
+from launch_plans import Written
 
 from edgelaunch.common.addresses import Address
 from edgelaunch.process import cores
-from edgelaunch.process.cores import keep_to_cores, share_of_cores
+from edgelaunch.process.cores import available_cores, keep_to_cores, share_of_cores
 from edgelaunch.request.parsers import parse_run
 from edgelaunch.request.run_request import RunRequest
 from edgelaunch.request.started_rank import RankSettings, request_of_rank
@@ -64,6 +67,26 @@ def test_all_that_a_rank_starts_is_kept_to_them() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout.strip()) == (0, f"{{{core}}}")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(available_cores() < 2, reason="with one core, ranks share it")
+def test_ranks_of_a_run_share_no_core(two_stages: Written) -> None:
+    each, left_over = divmod(available_cores(), 2)
+    running = Running([two_stages.path, "--local", "--items", 100_000, "--rate", 50])
+    for rank in (0, 1):
+        running.wait_for(f"rank {rank} (host-{rank}): stage")
+    first, second = (
+        {core for thread in threads_of(two_stages.path, rank) for core in os.sched_getaffinity(thread)}
+        for rank in (0, 1)
+    )
+    assert (len(first), len(second), len(first & second)) == (each + left_over, each + left_over, left_over)
+    os.kill(running.process.pid, signal.SIGINT)
+    running.wait()
+
+
+def threads_of(plan: Path, rank: int) -> list[int]:
+    return [int(thread.name) for thread in Path(f"/proc/{rank_process(plan, rank)}/task").iterdir()]
 
 
 def test_a_core_that_went_away_ends_nothing() -> None:
