@@ -16,6 +16,7 @@ MOST_TEMPERATURE, MOST_PENALTY = 100.0, 100.0
 MOST_SEED = 1 << 63
 _LEAST = 1e-30
 """What is less than this acts as this, so that scores that are divided by it stay finite."""
+_STEP, _FIRST, _SECOND = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 
 
 USUAL_TOP_K = 50
@@ -83,9 +84,24 @@ def choose(
     shares /= shares.sum()
     if sampling.top_p < 1.0:
         before_it = np.cumsum(shares) - shares
-        shares = np.where(before_it < sampling.top_p, shares, 0.0)
-        shares /= shares.sum()
-    generator = np.random.Generator(np.random.Philox(key=sampling.seed % (1 << 64), counter=position))
-    place = int(np.searchsorted(np.cumsum(shares), generator.random(), side="right"))
-    last = int(np.flatnonzero(shares)[-1])
-    return int(ids[order[min(place, last)]])
+        order, ordered = order[before_it < sampling.top_p], ordered[before_it < sampling.top_p]
+    # The Gumbel-max trick: each token's own noise is added to its score, and the largest sum wins. Scores that rounding
+    # changed change the draw only where the two largest sums are as close; a place in the shares' running sum, as of a
+    # search, would depend on the order of all tokens before it, and on what top_p leaves out.
+    drawn = ordered - np.log(-np.log(_uniform(sampling.seed, position, ids[order])))
+    return int(ids[order[int(np.argmax(drawn))]])
+
+
+def _uniform(seed: int, position: int, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """More than 0 and less than 1, for each token its own, the same on every machine.
+
+    Reference: the output function of SplitMix64 (Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators,
+    OOPSLA 2014), applied to the seed, the position and the token in turn.
+    """
+    mixed = np.zeros(len(ids), dtype=np.uint64)
+    for part in (np.uint64(seed % (1 << 64)), np.uint64(position), ids.astype(np.uint64)):
+        mixed = (mixed ^ part) + _STEP
+        mixed = (mixed ^ (mixed >> np.uint64(30))) * _FIRST
+        mixed = (mixed ^ (mixed >> np.uint64(27))) * _SECOND
+        mixed ^= mixed >> np.uint64(31)
+    return ((mixed >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
