@@ -66,6 +66,8 @@ def choose(
         position: makes the draw depend on the seed and the place alone.
         whole: whether the candidates are all tokens that there are.
     """
+    if sampling.temperature == 0.0 and sampling.repetition_penalty == 1.0 and len(scores) > 1 and scores[0] > scores[1]:
+        return int(ids[0])  # as below, in a tenth of the time
     values = scores.astype(np.float64)
     if sampling.repetition_penalty != 1.0:
         seen = np.isin(ids, np.fromiter(before, dtype=np.int64, count=len(before)))
