@@ -13,6 +13,7 @@ from typing import Any
 
 from edgecompile.contract.errors import UserError, choices
 from edgecompile.contract.plan import Plan
+from edgecompile.contract.run_record import TextRecord
 from edgelaunch.generation.answers import Answer, TextRequest
 from edgelaunch.generation.dialogue import Spelling
 from edgelaunch.generation.prompt_lines import Defaults, request_from
@@ -75,6 +76,12 @@ class TextCalls:
     def ends(self, plan: Plan) -> TextEnds:
         self._ends = TextEnds(plan, self._folder, lambda ends: _wait(self._closed), spelling=self._spelling)
         return self._ends
+
+    def record(self, machine: str) -> TextRecord | None:
+        """Of the requests that have ended, for the run's record; None: there were none. `machine`: the data host's."""
+        if self._ends is None or not self._ends.tally.requests:
+            return None
+        return self._ends.tally.record(self._generation, machine)
 
     @property
     def spelling(self) -> Spelling | None:

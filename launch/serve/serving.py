@@ -97,5 +97,6 @@ def _keep_record(request: ServeRequest, running: Running, began: str) -> None:
     from edgelaunch.report.run_file import keep_record, record_of
 
     path = request.run if request.run is not None else request.plan_path.resolve().parent / RECORD
-    record = record_of(run.plan, run, file_sha256(request.plan_path), began)
+    text = running.texts.record(run.ranks[0].machine) if running.texts is not None else None
+    record = record_of(run.plan, run, file_sha256(request.plan_path), began, text)
     keep_record(record, path, named=request.run is not None)

@@ -58,6 +58,18 @@ def test_a_service_leaves_its_record_as_a_run_does(tmp_path: Path) -> None:
     assert read_run(plan.path.parent / "run.json").num_items == 1
 
 
+def test_a_service_of_text_records_its_requests(text_plan: Path, tmp_path: Path) -> None:
+    with Served(text_plan, "--run", tmp_path / "served.json") as service:
+        asked = {"prompt": [3, 4, 5], "max_tokens": 4}
+        used = [service.post("/v1/completions", json=asked).json()["usage"] for _ in range(2)]
+    text = read_run(tmp_path / "served.json").text
+    assert text is not None
+    assert (text.requests, text.cancelled, text.prompt_tokens) == (2, 0, 6)
+    assert text.tokens == sum(one["completion_tokens"] for one in used) == 8
+    assert [request.prompt_tokens for request in text.trace] == [3, 3]
+    assert text.first_token.count == 2
+
+
 def test_the_ways_to_start_ranks_are_one_at_a_time(two_stages: Written) -> None:
     for words, said in (
         (["--local", "--emulate"], "--local and --emulate both start every rank"),
