@@ -38,7 +38,7 @@ from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Accuracy, DataSpec, Plan
 from edgecompile.contract.plan_file import check_place, write_plan
 from edgecompile.frontend.capture.dims import NotSymbolic
-from edgecompile.frontend.capture.export_graph import library_notes
+from edgecompile.frontend.capture.export_graph import libraries_of, library_notes
 from edgecompile.frontend.capture.flat_model import FlatModel
 from edgecompile.frontend.chain.build_chain import chain_of, sized_chain_of, with_limit
 from edgecompile.frontend.chain.products import check_kept
@@ -121,6 +121,7 @@ def _compiled_in(
         whole, sized = _captured(flat, spec, examples, golden, settled)
         chain = keep_exact(whole, golden, microbatch, request.wire.may_lose)
         check_kept(chain, request.precision.keep)
+        request = _with_libraries(request, chain)
         data = data_spec(request.data, chain.captured.output_names, request.weights.file, folder)
         check_labels(data, chain.boundaries[-1])
     request, own_notes = _with_profiles(request, chain, examples, data, step)
@@ -150,6 +151,13 @@ def _compiled_in(
         plan = assemble_plan(request, planned.inputs, compiled, overrides)
         write_plan(plan, folder / "plan.yaml")
     return plan
+
+
+def _with_libraries(request: CompileRequest, chain: Chain) -> CompileRequest:
+    """The modules that ranks import, where the config names none."""
+    libraries = request.model.imports or libraries_of(chain.captured.graph_module.graph)
+    return replace(request, model=replace(request.model, imports=libraries),
+                   runtime=replace(request.runtime, imports=libraries))  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

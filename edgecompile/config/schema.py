@@ -295,7 +295,7 @@ class RuntimeConf:
     __annotations__["import"] = "Any"
     vars()["import"] = field(default=None, init=False, repr=False, compare=False)
     """Modules that register operators of the model's own (torch.library): a list of names, which every rank imports
-    before it loads its shard."""
+    before it loads its shard. null: those that the model's operators name, where all do."""
 
 
 @dataclass

@@ -13,7 +13,7 @@ from edgecompile.contract.errors import UserError
 from edgecompile.frontend.capture.graphs import OperatorFailed, attribute, constant_nodes, erase_dead
 from edgecompile.frontend.capture.source_lines import first_line, node_place, operator_at
 
-__all__ = ["explain_operator", "library_notes", "plain_graph", "refuse_control_flow"]
+__all__ = ["explain_operator", "libraries_of", "library_notes", "plain_graph", "refuse_control_flow"]
 
 _ASSERTIONS = frozenset(
     {
@@ -112,24 +112,35 @@ def library_notes(graph: fx.Graph, libraries: Sequence[str]) -> list[str]:
     Args:
         libraries: the modules that ranks import.
     """
-    schemas = [getattr(node.target, "_schema", None) for node in graph.nodes if node.op == "call_function"]
-    names = sorted({schema.name for schema in schemas if schema is not None})
-    foreign = [name for name in names if name.partition("::")[0] not in _OF_TORCH]
+    foreign = _foreign(graph)
     if not foreign:
         return []
     needed = f"the model uses operators that torch does not have ({', '.join(foreign)}), so that every rank needs"
     if libraries:
         return [f"{needed} {' and '.join(libraries)}, which it imports (runtime.import)"]
-    modules = sorted({module for name in foreign if (module := _registered_by(name))})
-    named = ",".join(modules) or "MODULE"
+    named = ",".join(sorted({module for name in foreign if (module := _registered_by(name))})) or "MODULE"
     return [f"{needed} the library that registers them: name its module with runtime.import=[{named}]"]
 
 
+def libraries_of(graph: fx.Graph) -> tuple[str, ...]:
+    """The modules that register the operators that torch does not have; none where those of one are not known."""
+    modules = [_registered_by(name) for name in _foreign(graph)]
+    return tuple(sorted({module for module in modules if module})) if all(modules) else ()
+
+
+def _foreign(graph: fx.Graph) -> list[str]:
+    """The operators that torch does not have."""
+    schemas = [getattr(node.target, "_schema", None) for node in graph.nodes if node.op == "call_function"]
+    names = sorted({schema.name for schema in schemas if schema is not None})
+    return [name for name in names if name.partition("::")[0] not in _OF_TORCH]
+
+
 def _registered_by(name: str) -> str | None:
-    """The module that made the operator with torch.library.custom_op; None for one that C++ registers."""
+    """The module that made the operator with torch.library.custom_op; None: C++ did, or what was run as a script."""
     from torch._library.custom_ops import OPDEFS
 
-    return OPDEFS[name]._init_fn.__module__ if name in OPDEFS else None
+    module = OPDEFS[name]._init_fn.__module__ if name in OPDEFS else None
+    return None if module == "__main__" else module
 
 
 def _mutates(node: fx.Node) -> bool:

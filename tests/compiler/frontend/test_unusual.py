@@ -7,6 +7,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import own_operators
 import pytest
 import torch
 import unusual
@@ -146,8 +147,11 @@ def test_a_meta_module_takes_its_values_from_a_file(compile_here: Compile, tmp_p
 # --- operators of a model's own --------------------------------------------------------------------------------------
 
 
-def test_ranks_import_what_registers_a_models_operators(compile_here: Compile, tmp_path: Path) -> None:
-    plan = compile_here(*words("own_operators.Doubled"), "runtime.import=[own_operators]")
+@pytest.mark.parametrize("named", [[], ["runtime.import=[own_operators]"]])
+def test_ranks_import_what_registers_a_models_operators(
+    compile_here: Compile, tmp_path: Path, named: list[str]
+) -> None:
+    plan = compile_here(*words("own_operators.Doubled"), *named)
     path = tmp_path / "outputs" / "plan.yaml"
     assert read_plan(path).runtime.imports == ("own_operators",)
     (note,) = plan.notes
@@ -172,10 +176,12 @@ def test_doctor_looks_for_the_libraries(compile_here: Compile, tmp_path: Path) -
     assert "PYTHONPATH" in gone.fix
 
 
-def test_operators_without_their_library_are_told_of(compile_here: Compile) -> None:
-    (note,) = compile_here(*words("own_operators.Doubled")).notes
+def test_operators_without_their_library_are_told_of(compile_here: Compile, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(own_operators.double._init_fn, "__module__", "__main__")  # as in a script, which no rank has
+        (note,) = compile_here(*words("own_operators.Doubled")).notes
     assert "edgecompile_tests::double" in note
-    assert "runtime.import=[own_operators]" in note
+    assert "runtime.import=[MODULE]" in note
     with pytest.raises(UserError, match=r"shapeless at \S*own_operators\.py:\d+: .*no fake impl"):
         compile_here(*words("own_operators.Shapeless"))
     with pytest.raises(UserError, match=r"edgecompile_tests\.fill\S* at \S*own_operators\.py:\d+, which writes into"):
