@@ -92,6 +92,8 @@ class Scheduling:
     feed_s: float = field(default=0.0, metadata={OMITTED: True})
     """Seconds that the data host's cores take for the items of a message, beside the stage that it runs: reading and
     tokenising them, and handing on their results. 0: not known, or done by cores that are idle otherwise."""
+    messages: int = field(default=1, metadata={OMITTED: True})
+    """Where the objective is the latency, it is of so many messages that follow each other: the chunks of a prompt."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -288,6 +288,7 @@ def _check_scheduling(plan: Plan, where: str) -> None:
         good = value is None or 0 < value <= most
         require(good, where, f"scheduling.{name}", value, f"a number greater than 0, at most {most:.0f}, or null")
     require(asked.state_budget > 0, where, "scheduling.state_budget", asked.state_budget, "a number greater than 0")
+    require(asked.messages > 0, where, "scheduling.messages", asked.messages, "a number greater than 0")
 
 
 def _check_stages(plan: Plan, stages: tuple[Stage, ...], where: str, base: str) -> None:

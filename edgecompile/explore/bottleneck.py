@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from edgecompile.contract.plan import Plan
 from edgecompile.contract.quantities import format_time
+from edgecompile.explore.proof import figure_of
 from edgecompile.explore.timeline.simulation import interfaces_of
 from edgecompile.planning.from_plan import of_plan
 from edgecompile.planning.problem import Assignment, Infeasible, Problem, Schedule
@@ -114,8 +115,7 @@ def ideal_period_s(problem: Problem) -> float:
 def certificate_in_words(plan: Plan, best: Schedule) -> str:
     """What is proved about the plan, and what is not; `best` is what solving again gives."""
     found = plan.certificate
-    figure = "latency" if plan.objective == "latency" else "period"
-    own_s = plan.predicted.latency_s if figure == "latency" else plan.predicted.period_s
+    figure, own_s = figure_of(plan)
     space = f"{len(plan.units)} units on {len(plan.cluster)} hosts" + (
         ", within what was asked for," if _is_constrained(plan) else ""
     )

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from edgecompile.contract.plan import Certificate
+from edgecompile.contract.plan import Certificate, Plan
 from edgecompile.contract.quantities import format_time
 
-__all__ = ["distance", "proof"]
+__all__ = ["distance", "figure_of", "proof"]
 
 _GIVEN = ("even", "manual", "single", "pipeedge", "pipeedge_shipped", "greedy_memory")
 
@@ -17,9 +17,20 @@ def distance(certificate: Certificate) -> str:
     return f"within {certificate.gap:.1%} of the best possible"
 
 
-def proof(certificate: Certificate, objective: str) -> str:
+def figure_of(plan: Plan) -> tuple[str, float]:
+    """What the objective makes least: its name, and the plan's own in seconds."""
+    predicted, messages = plan.predicted, plan.scheduling.messages
+    if plan.objective != "latency":
+        return "period", predicted.period_s
+    if messages == 1:
+        return "latency", predicted.latency_s
+    return f"time of {messages} messages", predicted.latency_s + (messages - 1) * predicted.period_s
+
+
+def proof(plan: Plan) -> str:
     """A sentence about the schedule: how it was found, and how far it may be from the best on this cost model."""
-    figure, bound = "latency" if objective == "latency" else "period", format_time(certificate.lower_bound_s)
+    certificate, (figure, _) = plan.certificate, figure_of(plan)
+    bound = format_time(certificate.lower_bound_s)
     if certificate.gap == 0:
         said = "no plan does better on this cost model (gap 0)"
     elif certificate.method in _GIVEN:

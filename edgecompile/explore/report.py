@@ -191,7 +191,7 @@ def _summary(plan: Plan, record: RunRecord | None) -> str:
             facts.insert(3, ("measured latency, median", format_time(record.latency.p50_s)))
         if record.bottleneck:
             facts.append(("measured bottleneck", record.bottleneck.replace("->", "\u2192")))
-    words = [proof(plan.certificate, plan.objective), *([workload_line(plan)] if item_dims(plan) else [])]
+    words = [proof(plan), *([workload_line(plan)] if item_dims(plan) else [])]
     return tiles(facts) + "".join(f"<p>{escape(line[0].upper() + line[1:])}.</p>" for line in words)
 
 

@@ -204,7 +204,7 @@ def plan_tables(plan: Plan, width: int = WIDE) -> Iterator[Table | str]:
         yield workload_line(plan)
     if plan.generation is not None:
         yield from text_lines(plan.generation)
-    yield proof(plan.certificate, plan.objective)
+    yield proof(plan)
     if any(stage.precision != "fp32" for stage in plan.stages):
         places = (f"{stage.precision} on {plan.hosts[stage.rank].name}" for stage in plan.stages)
         yield f"products and convolutions with weights in {', '.join(places)}; all else in fp32"

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from math import ceil
 
 from edgecompile.config.cluster_spec import Cluster
+from edgecompile.config.generation_request import GenerationRequest
+from edgecompile.config.methods import TextObjective
 from edgecompile.config.request import CompileRequest, WireRequest
 from edgecompile.config.schedule_request import ConstraintsRequest
 from edgecompile.contract.closed_sets import DataKind
@@ -213,7 +216,15 @@ def _scheduling(request: CompileRequest, chain: Chain, items: float) -> Scheduli
         ),
         together=tuple(units for units in _together(limits, chain) if units not in uncuttable),
         state_budget=asked.state_budget,
+        messages=_messages(request.generation),
     )
+
+
+def _messages(generation: GenerationRequest | None) -> int:
+    """That follow each other, where what counts is the last one's end: a prompt's chunks."""
+    if generation is None or generation.objective is not TextObjective.FIRST_TOKEN:
+        return 1
+    return ceil(generation.prompt / generation.chunk)
 
 
 def _together(limits: ConstraintsRequest, chain: Chain) -> list[tuple[int, int]]:

@@ -123,6 +123,7 @@ def state_problem(inputs: PlanningInputs, formats: CutFormats) -> Problem:
         exit_bytes=tuple(runtime.num_buffers_out * size for size in buffers),
         data_host=0,
         objective=inputs.objective,
+        messages=asked.messages,
         latency_limit_s=asked.latency_limit_s,
         period_limit_s=asked.period_limit_s,
         pins=tuple(Pin(units=pin.units, hosts=tuple(place[host] for host in pin.hosts)) for pin in asked.pins),

@@ -157,6 +157,9 @@ class Problem:
     """Where inputs come from and results go; None where both cost nothing."""
     objective: Objective = Objective.PERIOD
     """What to make least."""
+    messages: int = 1
+    """What the objective `latency` is of: so many messages that follow each other, such as a prompt's chunks. The last
+    of them is through after latency + (messages - 1) * period."""
     latency_limit_s: float | None = None
     """No plan above this latency, whatever the objective."""
     pins: tuple[Pin, ...] = ()
@@ -228,7 +231,7 @@ class Certificate:
     period_s: float
     """The plan's period."""
     lower_bound_s: float
-    """No plan within the constraints has less; of the latency, where that is the objective."""
+    """No plan within the constraints has less; of the latency of all messages, where that is the objective."""
     gap: float
     """1 - lower bound / the plan's own figure: 0.0 means proved best."""
 
@@ -247,3 +250,7 @@ class Schedule:
     """What sets the period."""
     certificate: Certificate
     """What is proved."""
+
+    def flow_s(self, messages: int) -> float:
+        """Until the last of so many messages that follow each other is through."""
+        return self.latency_s + (messages - 1) * self.period_s

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
+from edgecompile.contract.closed_sets import Objective
 from edgecompile.contract.quantities import format_bytes
 from edgecompile.planning.infeasible import explain
 from edgecompile.planning.native_bridge import (
@@ -14,9 +16,14 @@ from edgecompile.planning.native_bridge import (
     schedule_of,
     spec_of,
 )
-from edgecompile.planning.problem import Assignment, Infeasible, Problem, Schedule
+from edgecompile.planning.problem import Assignment, Certificate, Infeasible, Problem, Schedule
 
 __all__ = ["evaluate", "pareto", "solve"]
+
+_MOST_STEPS = 100
+"""Of the search for several messages. It took 1 to 6 on the clusters of benchmarks/schedulers.py."""
+_PS = 10**12
+"""The scheduler's own unit: whole picoseconds."""
 
 
 def solve(problem: Problem, words: Mapping[str, str] | None = None) -> Schedule:
@@ -29,6 +36,14 @@ def solve(problem: Problem, words: Mapping[str, str] | None = None) -> Schedule:
         ValueError: the problem is malformed; names field and index.
         Infeasible: no plan fits; says why.
     """
+    if problem.messages < 1:
+        raise ValueError(f"messages is {problem.messages}: expected 1 or more")
+    if problem.objective is Objective.LATENCY and problem.messages > 1:
+        return _of_several(problem, words)
+    return _best(problem, words)
+
+
+def _best(problem: Problem, words: Mapping[str, str] | None) -> Schedule:
     spec = spec_of(problem)
     solution = native_module().solve(spec)
     if not solution.feasible:
@@ -39,6 +54,47 @@ def solve(problem: Problem, words: Mapping[str, str] | None = None) -> Schedule:
             "which does not prove that there is none: raise the budget, or leave hosts out"
         )
     return schedule_of(problem, solution)
+
+
+def _of_several(problem: Problem, words: Mapping[str, str] | None) -> Schedule:
+    """The plan that has the least latency + (messages - 1) * period.
+
+    Every plan that is better than the best so far has a shorter period than (its time - the least latency) / (messages
+    - 1). So plans of the least latency are searched for below that limit, which falls with each, until there is none:
+    a few searches for one message, and as exact as they are.
+    """
+    more = problem.messages - 1
+
+    def whole_ps(schedule: Schedule) -> int:
+        return round(schedule.latency_s * _PS) + more * round(schedule.period_s * _PS)
+
+    found = _best(problem, words)
+    fastest = _best(replace(problem, objective=Objective.PERIOD), words)
+    best = min(found, fastest, key=whole_ps)
+    exact = found.certificate.gap == fastest.certificate.gap == 0
+    least_ps, least_period_ps = (round(item.certificate.lower_bound_s * _PS) for item in (found, fastest))
+    closed = False
+    for _ in range(_MOST_STEPS):
+        limit_ps = (whole_ps(best) - least_ps - 1) // more  # the longest period that a better plan may have
+        closed = limit_ps < least_period_ps
+        if closed:
+            break
+        limit_s = limit_ps / _PS if problem.period_limit_s is None else min(limit_ps / _PS, problem.period_limit_s)
+        solution = native_module().solve(spec_of(replace(problem, period_limit_s=limit_s)))
+        if not solution.feasible:
+            closed = is_proved(solution)
+            break
+        found = schedule_of(problem, solution)
+        exact = exact and found.certificate.gap == 0
+        least_ps = max(least_ps, round(found.certificate.lower_bound_s * _PS))
+        best = min(best, found, key=whole_ps)
+    value_ps = whole_ps(best)
+    bound_ps = value_ps if closed and exact else min(value_ps, least_ps + more * least_period_ps)
+    certificate = Certificate(
+        method="exact" if closed and exact else "bounded", period_s=best.period_s, lower_bound_s=bound_ps / _PS,
+        gap=1 - bound_ps / value_ps if value_ps > bound_ps else 0.0,
+    )  # fmt: skip
+    return replace(best, certificate=certificate)
 
 
 def pareto(problem: Problem) -> tuple[Schedule, ...]:

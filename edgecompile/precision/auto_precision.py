@@ -80,7 +80,7 @@ class Planned:
     def figure_s(self) -> float:
         """What the objective makes least."""
         by_latency = self.request.schedule.objective is Objective.LATENCY
-        return self.schedule.latency_s if by_latency else self.schedule.period_s
+        return self.schedule.flow_s(self.inputs.scheduling.messages) if by_latency else self.schedule.period_s
 
     @property
     def pipelines(self) -> tuple[tuple[Span, ...], ...]:
@@ -114,7 +114,8 @@ def plan_with(request: CompileRequest, chain: Chain, profile: Profile, mix: Mix 
     """
     inputs = planning_inputs(request, chain, profile, mix)
     by_latency = request.schedule.objective is Objective.LATENCY
-    schedule = check_schedule(partition(inputs, chain, request.schedule), chain, by_latency=by_latency)
+    schedule = partition(inputs, chain, request.schedule)
+    check_schedule(schedule, chain, by_latency=by_latency, messages=inputs.scheduling.messages)
     contingencies = find_contingencies(inputs, schedule) if request.contingency else Contingencies()
     return Planned(request=request, profile=profile, mix=mix, inputs=inputs, schedule=schedule,
                    contingencies=contingencies,
@@ -328,7 +329,7 @@ def _notes(
 
     def told(planned: Planned) -> str:
         if request.schedule.objective is Objective.LATENCY:
-            return format_time(planned.schedule.latency_s)
+            return format_time(planned.figure_s)
         return format_items_rate(items / planned.schedule.period_s)
 
     def words(planned: Planned) -> str:

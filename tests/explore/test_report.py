@@ -105,10 +105,17 @@ def test_the_report_says_what_the_commands_say_of_a_poor_plan(
     assert "faster" not in text
 
 
-@pytest.mark.parametrize("objective", ["period", "latency"])
+@pytest.mark.parametrize("objective", ["period", "latency", "time of 3 messages"])
 @pytest.mark.parametrize("gap", [0.0, 0.25])
 def test_what_is_proved_names_the_figure_that_was_sought(objective: str, gap: float) -> None:
-    words = proof(Certificate(method="bounded", period_s=1.0, lower_bound_s=0.75, gap=gap), objective)
+    made = make_plan({"slow": [0.01] * 4}, [("a", "slow")], [1] * 5, assignments=[(0, 3, 0)])
+    messages = 3 if objective.startswith("time") else 1
+    certificate = Certificate(method="bounded", period_s=1.0, lower_bound_s=0.75, gap=gap)
+    plan = replace(
+        made, objective="period" if objective == "period" else "latency", certificate=certificate,
+        scheduling=replace(made.scheduling, messages=messages),
+    )  # fmt: skip
+    words = proof(plan)
     if gap:
         assert words == f"schedule bounded: within 25.0% of the least {objective} possible (lower bound 750 ms)"
     else:

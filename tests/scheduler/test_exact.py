@@ -60,6 +60,26 @@ def test_shrinking_problems_equal_brute_force(rng: random.Random) -> None:
 
 
 @pytest.mark.slow
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.randoms(use_true_random=False), st.integers(2, 40))
+def test_several_messages_equal_brute_force(rng: random.Random, messages: int) -> None:
+    """The chunks of a prompt: neither the least latency nor the least period need be best."""
+    problem = replace(draw_problem(rng), objective=Objective.LATENCY, messages=messages)
+    found = oracle.plans(problem)
+    if not found:
+        with pytest.raises(Infeasible):
+            solve(problem)
+        return
+    got = solve(problem)
+    period, latency, _ = figures(got)
+    want = min(plan.latency + (messages - 1) * plan.period for plan in found)
+    assert latency + (messages - 1) * period == want
+    assert (period, latency) in {(plan.period, plan.latency) for plan in found}
+    assert (got.certificate.gap, got.certificate.method) == (0.0, "exact")
+    assert oracle.ps(got.certificate.lower_bound_s) == want
+
+
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.randoms(use_true_random=False))
 def test_pareto_equals_brute_force(rng: random.Random) -> None:

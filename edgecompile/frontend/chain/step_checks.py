@@ -54,11 +54,12 @@ def check_outputs(chain: Chain, microbatch: int) -> None:
             )
 
 
-def check_schedule(schedule: Schedule, chain: Chain, *, by_latency: bool = False) -> Schedule:
+def check_schedule(schedule: Schedule, chain: Chain, *, by_latency: bool = False, messages: int = 1) -> Schedule:
     """The schedule: its stages cover the chain without gap or overlap, each on its own host, cut where one can be.
 
     Args:
         by_latency: its certificate bounds the latency, and not the period.
+        messages: that the latency is of.
     """
     assert schedule.stages[0].first == 0, "the first units are missing"
     assert schedule.stages[-1].last == len(chain.units) - 1, "the last units are missing"
@@ -67,6 +68,6 @@ def check_schedule(schedule: Schedule, chain: Chain, *, by_latency: bool = False
         assert chain.boundaries[after.first].cuttable, f"unit {after.first} cannot begin a stage"
     hosts = [stage.host for stage in schedule.stages]
     assert len(set(hosts)) == len(hosts), "a host runs two stages"
-    figure, value_s = ("latency", schedule.latency_s) if by_latency else ("period", schedule.period_s)
+    figure, value_s = ("latency", schedule.flow_s(messages)) if by_latency else ("period", schedule.period_s)
     assert schedule.certificate.lower_bound_s <= value_s * (1 + 1e-9), f"the lower bound is over the {figure}"
     return schedule
