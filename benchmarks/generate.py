@@ -77,7 +77,16 @@ def llama(file: Path, *, over_rpc: bool) -> dict[str, float]:
     """llama.cpp in a process of its own, which knows no more devices than it is to have."""
     command = [sys.executable, str(Path(__file__).parent / "llama_cpp_contender.py"), str(file)]
     command += ["--rpc"] if over_rpc else []
-    command += ["--streams", *map(str, STREAMS), "--prompt", str(PROMPT), "--tokens", str(TOKENS), "--long", *map(str, LONG)]
+    command += [
+        "--streams",
+        *map(str, STREAMS),
+        "--prompt",
+        str(PROMPT),
+        "--tokens",
+        str(TOKENS),
+        "--long",
+        *map(str, LONG),
+    ]
     found: dict[str, float] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     return found
 
