@@ -45,6 +45,8 @@ def fuse_products(graph: Any, *, consume: bool = False) -> list[FusedProducts]:
         found[product.place.output().debugName()] = product
     if not found:
         return []
+    for product in found.values():
+        product.look_again()
     room = WeightRoom([product.packed_size() for product in found.values()])
     readers = _readers(graph, found.values()) if consume else None
     return [_put_call(graph, group, room, readers) for group in _groups(graph, found)]
@@ -77,6 +79,11 @@ class _Found:
 
     def operands(self) -> list[_Part]:
         return [part for part in (self.x, self.gated, self.added) if part is not None]
+
+    def look_again(self) -> None:
+        """For the values that it takes by now: what others compute has another one since they were found."""
+        for part, value in zip(self.operands(), self.place.inputs(), strict=True):
+            part.value = value
 
     def outs(self) -> list[int]:
         return [self.kind.shape(one.codes)[0] for one in self.codes]
@@ -204,9 +211,8 @@ def _readers(graph: Any, found: Any) -> Counter[int]:
 
 def _put_call(graph: Any, group: Sequence[_Found], room: WeightRoom, readers: Counter[int] | None) -> FusedProducts:
     """One node in the place of the group's."""
-    for product in group:  # what a call before this one computes has another value by now
-        for part, value in zip(product.operands(), product.place.inputs(), strict=True):
-            part.value = value
+    for product in group:
+        product.look_again()
     results = [product.place.output().debugName() for product in group]
     given: dict[str, _Part] = {}
     for part in (part for product in group for part in product.operands()):

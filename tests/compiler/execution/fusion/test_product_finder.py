@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from typing import Any
 
@@ -203,12 +204,63 @@ def test_layers_with_attention_are_one_call_each_and_one_before(kind: Kind, *, c
         pytest.param(
             lambda of, x, _: of.product("out", of.product("q", x)[..., :32].repeat(1, 1, 2)), [FUSED_PRODUCTS] * 2,
             id="something else between"),
+        pytest.param(
+            lambda of, x, other: of.product("out", other) + of.product("q", x.relu()), [FUSED_PRODUCTS],
+            id="two products added"),
+        pytest.param(
+            lambda of, x, other: x + (of.product("out", other) + gated(of, of.product("gate", x), of.product("up", x))),
+            [FUSED_PRODUCTS], id="attention and what follows it side by side"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_stays(kind: Kind, function: Any, kinds: list[str]) -> None:
     before, wanted, found = fused(kind, function)
     assert before == kinds
     near(found, wanted)
+
+
+@each_kind
+@pytest.mark.slow
+@pytest.mark.parametrize("block", range(8))
+def test_any_graph_gives_what_it_gave(kind: Kind, block: int) -> None:
+    for seed in range(block * 25, (block + 1) * 25):
+        try:
+            _, wanted, found = fused(kind, drawn(random.Random(seed)), consume=bool(seed % 2))
+            near(found, wanted)
+        except Exception as error:
+            raise AssertionError(f"seed {seed}") from error
+
+
+def drawn(chance: random.Random) -> Callable[..., tuple[torch.Tensor, ...]]:
+    """Products, sums, gates and normalizations of each other's results, in any order, some of them used elsewhere."""
+    steps = [
+        (chance.randrange(7), chance.random(), chance.random(), chance.random()) for _ in range(chance.randint(2, 9))
+    ]
+    kept = [chance.random() < 0.3 for _ in steps]
+
+    def function(of: Weights, x: torch.Tensor, other: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        values = [x, other]
+        for what, first, second, third in steps:
+            one, two = (values[int(place * len(values))] for place in (first, second))
+            name, biased = ("out", "q")[third < 0.5], third * 7 % 1 < 0.3
+            if what == 0:
+                made = of.product(name, one, biased=biased)
+            elif what == 1:
+                made = of.product(name, of.normal(one), biased=biased)
+            elif what == 2:
+                made = one + of.product(name, two, biased=biased)
+            elif what == 3:
+                made = of.product("out", one) + of.product("q", two)
+            elif what == 4:
+                made = gated(of, of.product("gate", of.normal(one)), of.product("up", of.normal(two)))
+            elif what == 5:
+                made = of.product(name, torch.cat([of.product("k", one), of.product("v", one)], -1)) + two
+            else:
+                made = of.normal(one + two)
+            values.append(made)
+        results = [value for value, keep in zip(values[2:], kept, strict=True) if keep]
+        return *results, values[-1]
+
+    return function
 
 
 @each_kind
