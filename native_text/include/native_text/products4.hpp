@@ -25,9 +25,6 @@ i64 packed_size4(i64 out, i64 in);
 void pack4(const std::uint8_t* codes, const std::uint32_t* worth, i64 out, i64 in, i64 first,
            std::uint8_t* packed);
 
-// Which code computes: what is fastest on this processor, or what runs on every one.
-enum class Kernel { fastest, portable };
-
 class FourBits final : public Weights {
  public:
   // `bias`: (out,); null: there is none. Throws std::invalid_argument where the last group would not be

@@ -7,6 +7,9 @@ namespace native_text {
 
 using i64 = std::int64_t;
 
+// Which code computes: what is fastest on this processor, or what runs on every one.
+enum class Kernel { fastest, portable };
+
 // (rows, size), the numbers of a row behind each other.
 struct RowsIn {
   const float* data = nullptr;
