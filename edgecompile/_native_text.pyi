@@ -73,3 +73,40 @@ class Room:
         sin_row: int,
     ) -> None:
         """Addresses of float32, with strides of rows and heads in numbers: see attend.hpp."""
+
+class Chunks:
+    def __init__(self, rows: list[tuple[int, int, int, bool]]) -> None:
+        """Each: slot, first position, number of tokens, and whether all before is there."""
+
+class HalfRoom:
+    def __init__(
+        self, keys: int, values: int, slots: int, groups: int, context: int, key_size: int, value_size: int
+    ) -> None:
+        """Of bf16 (slots, groups, context, size) at these addresses, which must outlive it."""
+
+    def attend(
+        self,
+        chunks: Chunks,
+        tokens: int,
+        q: int,
+        q_strides: tuple[int, int, int],
+        k: int,
+        k_strides: tuple[int, int, int],
+        v: int,
+        v_strides: tuple[int, int, int],
+        result: int,
+        heads: int,
+        scale: float,
+        window: int,
+        softcap: float,
+        sinks: int,
+        cos: int,
+        cos_row: int,
+        cos_token: int,
+        sin: int,
+        sin_row: int,
+        sin_token: int,
+        threads: int,
+        /,
+    ) -> None:
+        """Addresses of float32, with strides of rows, heads and tokens in numbers: see attend_bf16.hpp."""

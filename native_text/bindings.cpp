@@ -12,6 +12,7 @@
 #include <tuple>
 
 #include "native_text/attend.hpp"
+#include "native_text/attend_bf16.hpp"
 #include "native_text/candidates.hpp"
 #include "native_text/fused_products.hpp"
 #include "native_text/products4.hpp"
@@ -79,6 +80,65 @@ class Room {
 };
 
 using Address = std::uintptr_t;
+
+class Chunks {
+ public:
+  explicit Chunks(const std::vector<std::tuple<i64, i64, i64, bool>>& rows) {
+    for (const auto& [slot, start, count, whole] : rows) rows_.push_back({slot, start, count, whole});
+  }
+
+  const std::vector<native_text::Chunk>& rows() const { return rows_; }
+
+ private:
+  std::vector<native_text::Chunk> rows_;
+};
+
+class HalfRoom {
+ public:
+  HalfRoom(Address keys, Address values, i64 slots, i64 groups, i64 context, i64 key_size, i64 value_size)
+      : room_{at<std::uint16_t>(keys), at<std::uint16_t>(values), groups, context, key_size, value_size},
+        slots_(slots) {}
+
+  using Strides = std::tuple<i64, i64, i64>;
+
+  // A rank computes one message at a time, layer after layer: the scratch serves all of a thread's.
+  void attend(const Chunks& chunks, i64 tokens, Address q, const Strides& q_strides, Address k,
+              const Strides& k_strides, Address v, const Strides& v_strides, Address result, i64 heads,
+              float scale, i64 window, float softcap, Address sinks, Address cos, i64 cos_row, i64 cos_token,
+              Address sin, i64 sin_row, i64 sin_token, i64 threads) const {
+    for (const auto& row : chunks.rows()) {
+      if (row.slot < 0 || row.slot >= slots_ || row.start < 0 || row.count < 0 || row.count > tokens ||
+          (row.whole && row.start + row.count > room_.context)) {
+        throw std::out_of_range("a row beyond the room");
+      }
+    }
+    thread_local std::vector<std::vector<float>> scratches;
+    const auto count = static_cast<std::size_t>(std::max<i64>(1, threads));
+    if (scratches.size() < count) scratches.resize(count);
+    const auto heads_at = [](Address data, const Strides& strides) {
+      return native_text::TokenHeads{at<const float>(data), std::get<0>(strides), std::get<1>(strides),
+                                     std::get<2>(strides)};
+    };
+    native_text::attend(room_, chunks.rows(),
+                        {heads_at(q, q_strides),
+                         heads_at(k, k_strides),
+                         heads_at(v, v_strides),
+                         at<float>(result),
+                         tokens,
+                         heads,
+                         scale,
+                         window,
+                         softcap,
+                         at<const float>(sinks),
+                         {at<const float>(cos), cos_row, cos_token},
+                         {at<const float>(sin), sin_row, sin_token}},
+                        std::span(scratches).first(count));
+  }
+
+ private:
+  native_text::HalfRoom room_;
+  i64 slots_;
+};
 
 native_text::RowsIn rows_in(Address x, i64 stride, i64 rows, i64 size) {
   return {at<const float>(x), rows, size, stride};
@@ -235,4 +295,14 @@ NB_MODULE(_native_text, m) {
            "Of float32 (slots, groups, context, size) at these addresses, which must outlive it.")
       .def("attend", &Room::attend, nb::call_guard<nb::gil_scoped_release>(),
            "Addresses of float32, with strides of rows and heads in numbers: see attend.hpp.");
+  nb::class_<Chunks>(m, "Chunks")
+      .def(nb::init<const std::vector<std::tuple<i64, i64, i64, bool>>&>(), nb::arg("rows"),
+           "Each: slot, first position, number of tokens, and whether all before is there.");
+  nb::class_<HalfRoom>(m, "HalfRoom")
+      .def(nb::init<Address, Address, i64, i64, i64, i64, i64>(), nb::arg("keys"), nb::arg("values"),
+           nb::arg("slots"), nb::arg("groups"), nb::arg("context"), nb::arg("key_size"),
+           nb::arg("value_size"),
+           "Of bf16 (slots, groups, context, size) at these addresses, which must outlive it.")
+      .def("attend", &HalfRoom::attend, nb::call_guard<nb::gil_scoped_release>(),
+           "Addresses of float32, with strides of rows, heads and tokens in numbers: see attend_bf16.hpp.");
 }

@@ -55,7 +55,7 @@ def measure_of(conf: Conf) -> MeasureRequest:
     """
     check_values(conf)
     cluster, given = cluster_of(conf), conf.profile
-    model = model_request(conf)
+    model = model_request(conf, cluster)
     dim, extents = _extents(given.extents, model.spec)
     generation = generation_of(conf)
     return MeasureRequest(

@@ -9,6 +9,7 @@ from typing import Any
 from edgecompile.config.methods import Fill
 from edgecompile.config.schema import DimConf, InputConf, ModelConf
 from edgecompile.config.value_checks import at_least, member, named
+from edgecompile.contract.closed_sets import Cache
 from edgecompile.contract.dim_rules import BATCH, MOST_EXTENT
 from edgecompile.contract.dtypes import DTYPE_BYTES
 from edgecompile.contract.errors import UserError, invalid_value
@@ -41,6 +42,8 @@ class ModelSpec:
     """Those that the inputs name."""
     usual_context: int = 0
     """Of a model that generates text: the tokens that a step sees before its own, on average."""
+    cache: Cache = Cache.FP32
+    """What its keys and values are kept in."""
 
 
 def model_of(conf: ModelConf) -> ModelSpec:

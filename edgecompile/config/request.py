@@ -12,7 +12,7 @@ from pathlib import Path
 
 from edgecompile.config.cluster_spec import Cluster, cluster_of
 from edgecompile.config.data_request import DataRequest, Scaling, check_data_words, data_of, pixel_scaling
-from edgecompile.config.generation_request import GenerationRequest, generation_of
+from edgecompile.config.generation_request import GenerationRequest, cache_of, generation_of
 from edgecompile.config.methods import (
     PASS_NAMES,
     CaptureMethod,
@@ -199,7 +199,8 @@ def request_of(asked: Asked) -> CompileRequest:
     microbatch, generation = _microbatch(conf), generation_of(conf)
     if generation is not None and conf.microbatch == AUTO:
         microbatch = generation.slots
-    cluster, model = cluster_of(conf), model_request(conf)
+    cluster = cluster_of(conf)
+    model = model_request(conf, cluster)
     if conf.weights is not None:
         resource_path(conf.weights, "weights")
     return CompileRequest(
@@ -255,11 +256,11 @@ def _microbatch(conf: Conf) -> int:
     return given
 
 
-def model_request(conf: Conf) -> ModelRequest:
+def model_request(conf: Conf, cluster: Cluster) -> ModelRequest:
     """Raises UserError where the model option is not complete, or does not fit `data.pixels`."""
     spec, generation = model_of(conf.model), generation_of(conf)
     if generation is not None:
-        spec = replace(spec, usual_context=generation.usual_context)
+        spec = replace(spec, usual_context=generation.usual_context, cache=cache_of(generation, cluster))
     pixels = pixel_scaling(conf.data, spec)
     return ModelRequest(
         spec=spec if pixels is None else as_pixels(spec),

@@ -314,6 +314,9 @@ class GenerationConf:
     """That usually follow it."""
     candidates: int = 64
     """The most likely next tokens, of which the data host chooses: top_k is at most as large."""
+    cache: str = "auto"
+    """What keys and values are kept in: fp32, or bf16, which takes half the memory and rounds what attention weighs.
+    auto: bf16 where every kind of device computes in a lower precision that was asked for by name, else fp32."""
     tokenizer: str | None = None
     """tokenizer.json, or a folder with one and its chat template; null: what lies beside the weights, or in them."""
 

@@ -7,6 +7,7 @@ from enum import Enum
 __all__ = [
     "WEIGHT_ONLY",
     "Artifact",
+    "Cache",
     "DataKind",
     "Execution",
     "Interpolation",
@@ -79,6 +80,14 @@ class Precision(str, Enum):
 
 WEIGHT_ONLY = (Precision.INT8_WEIGHTS, Precision.INT4_WEIGHTS)
 """The precisions of weights alone."""
+
+
+class Cache(str, Enum):
+    """What the keys and values of a language model are kept in."""
+
+    FP32 = "fp32"
+    BF16 = "bf16"
+    """Half the memory, and shares of attention are rounded alike."""
 
 
 class Artifact(str, Enum):

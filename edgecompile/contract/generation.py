@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from edgecompile.contract.closed_sets import Cache
 from edgecompile.contract.yaml_decode import OMITTED
 
 __all__ = [
@@ -17,8 +18,8 @@ __all__ = [
     "state_within",
 ]
 
-STATE_BYTES = 4
-"""Of a number of it: float32."""
+STATE_BYTES: Mapping[str, int] = {Cache.FP32.value: 4, Cache.BF16.value: 2}
+"""Of a number of it."""
 
 
 def candidate_bytes(count: int) -> int:
@@ -39,10 +40,12 @@ class StateSpec:
     value_size: int
     window: int = field(default=0, metadata={OMITTED: True})
     """How many tokens back a token sees, itself included; 0: all."""
+    dtype: str = field(default=Cache.FP32.value, metadata={OMITTED: True})
+    """As closed_sets.Cache has them."""
 
     @property
     def token_bytes(self) -> int:
-        return STATE_BYTES * self.groups * (self.key_size + self.value_size)
+        return STATE_BYTES[self.dtype] * self.groups * (self.key_size + self.value_size)
 
 
 def state_within(state: Sequence[StateSpec], units: tuple[int, int]) -> tuple[StateSpec, ...]:

@@ -365,11 +365,14 @@ class Plan:
         found = [f"products are in {' and '.join(precisions)}"] if precisions else []
         if any(spec.wire != "raw" for stage in stages for spec in stage.outputs):
             found.append("the wire formats are lossy")
+        kept = set() if self.generation is None else {spec.dtype for spec in self.generation.state} - {"fp32"}
+        if kept:
+            found.append(f"keys and values are kept in {' and '.join(sorted(kept))}")
         return ", ".join(found)
 
     @property
     def lossy(self) -> bool:
-        """Whether any tensor is rounded, as it travels or in a stage's products."""
+        """Whether any tensor is rounded, as it travels, as it is kept, or in a stage's products."""
         return bool(self.rounding)
 
     @property

@@ -5,8 +5,9 @@ from __future__ import annotations
 from math import inf
 from typing import TYPE_CHECKING
 
+from edgecompile.contract.closed_sets import Cache, words_of
 from edgecompile.contract.dim_rules import BATCH
-from edgecompile.contract.errors import require
+from edgecompile.contract.errors import choices, require
 
 if TYPE_CHECKING:
     from edgecompile.contract.generation import Generation, Perplexity
@@ -61,6 +62,8 @@ def _check_state(found: Generation, num_units: int, where: str) -> None:
             value = getattr(spec, name)
             require(1 <= value <= MOST_CONTEXT, where, f"{key}.{name}", value, "1 or more")
         require(spec.window >= 0, where, f"{key}.window", spec.window, "0 or more")
+        words = words_of(Cache)
+        require(spec.dtype in words, where, f"{key}.dtype", spec.dtype, f"one of {choices(words)}")
 
 
 def _check_golden(found: Generation, where: str) -> None:

@@ -16,7 +16,8 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 
-__all__ = ["ATTEND", "KeysAndValues", "Rotation", "attend", "bound", "masked_attention", "register_attention"]
+__all__ = ["ATTEND", "KeysAndValues", "Rotation", "attend", "bound", "masked_attention", "register_attention",
+           "rounded_attention"]  # fmt: skip
 
 ATTEND = "edgecompile::attend"
 _SCHEMA = (
@@ -146,25 +147,63 @@ def masked_attention(
         k: (rows, groups, context, size); v: likewise.
         seen: (rows, 1, tokens, context) bool; None: all are.
     """
-    rows, heads, tokens, size = q.shape
-    groups, context = k.shape[1], k.shape[2]
-    each = heads // groups
-    # Heads that share keys are further rows of one product: nothing of the keys is copied.
-    query = (q * scale).reshape(rows * groups, each * tokens, size)
-    scores = torch.bmm(query, k.reshape(rows * groups, context, size).transpose(1, 2))
-    if softcap:
-        scores = torch.tanh(scores / softcap) * softcap
-    scores = scores.reshape(rows, heads, tokens, context)
-    if seen is not None:
-        scores = scores.masked_fill(~seen, -math.inf)
+    rows, heads, tokens, _ = q.shape
+    scores = _scores(q * scale, k, seen, softcap)
     if sinks is not None:
         column = sinks.to(scores.dtype).reshape(1, heads, 1, 1).expand(rows, heads, tokens, 1)
         shares = torch.softmax(torch.cat([scores, column], -1), -1)[..., :-1]
     else:
         shares = torch.softmax(scores, -1)
-    values = v.reshape(rows * groups, context, v.shape[-1])
-    result = torch.bmm(shares.reshape(rows * groups, each * tokens, context), values)
-    return result.reshape(rows, heads, tokens, v.shape[-1]).transpose(1, 2).contiguous()
+    return _mixed(shares, v).transpose(1, 2).contiguous()
+
+
+def rounded_attention(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    seen: torch.Tensor | None,
+    scale: float,
+    softcap: float,
+    sinks: torch.Tensor | None,
+) -> torch.Tensor:
+    """As masked_attention, of keys and values kept in bf16, as native code has it (attend_bf16.hpp): scaled queries
+    and shares are rounded to bf16, sums are of float32.
+
+    Args:
+        k: (rows, groups, context, size) bf16; v: likewise.
+    """
+    scores = _scores((q * scale).to(torch.bfloat16).to(torch.float32), k.to(torch.float32), seen, softcap)
+    most = scores.amax(-1, keepdim=True)
+    if sinks is not None:
+        sink = sinks.to(torch.float32).reshape(1, -1, 1, 1)
+        most = torch.maximum(most, sink)
+    shares = torch.exp(scores - most).to(torch.bfloat16).to(torch.float32)
+    total = shares.sum(-1, keepdim=True)
+    if sinks is not None:
+        total = total + torch.exp(sink - most)
+    return (_mixed(shares, v.to(torch.float32)) / total).transpose(1, 2).contiguous()
+
+
+def _scores(q: torch.Tensor, k: torch.Tensor, seen: torch.Tensor | None, softcap: float) -> torch.Tensor:
+    """(rows, heads, tokens, context), of scaled queries."""
+    rows, heads, tokens, size = q.shape
+    groups, context = k.shape[1], k.shape[2]
+    # Heads that share keys are further rows of one product: nothing of the keys is copied.
+    query = q.reshape(rows * groups, heads // groups * tokens, size)
+    scores = torch.bmm(query, k.reshape(rows * groups, context, size).transpose(1, 2))
+    if softcap:
+        scores = torch.tanh(scores / softcap) * softcap
+    scores = scores.reshape(rows, heads, tokens, context)
+    return scores if seen is None else scores.masked_fill(~seen, -math.inf)
+
+
+def _mixed(shares: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    """(rows, heads, tokens, value size)."""
+    rows, heads, tokens, context = shares.shape
+    groups, size = v.shape[1], v.shape[-1]
+    values = v.reshape(rows * groups, context, size)
+    result = torch.bmm(shares.reshape(rows * groups, heads // groups * tokens, context), values)
+    return result.reshape(rows, heads, tokens, size)
 
 
 def _shape_alone(

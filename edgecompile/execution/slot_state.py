@@ -1,7 +1,8 @@
 """The keys and values that a rank keeps: for each call of attention of its stage, room for every slot's tokens.
 
 Room is anonymous memory that the system gives page by page when it is first written, so that a slot takes what its
-sequence has written and not what it may; a slot that begins again keeps its pages. A rank also knows of which sequence
+sequence has written and not what it may; a slot that begins again keeps its pages. What is kept in bf16 is rounded when it is written, keys after their rotation,
+and single tokens attend to it as chunks of them do: a sequence that is made again goes on as before. A rank also knows of which sequence
 a slot holds what, and how much: a step that needs more than is there says so, and the data host sends the sequence
 again.
 """
@@ -17,8 +18,9 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from edgecompile.contract.closed_sets import Cache
 from edgecompile.contract.generation import StateSpec
-from edgecompile.execution.attention import Rotation, masked_attention
+from edgecompile.execution.attention import Rotation, masked_attention, rounded_attention
 from edgecompile.execution.fusion.native_code import native, native_runs
 
 __all__ = ["SlotState", "Step", "is_lost", "layer_without_state", "lost", "slot_value"]
@@ -93,13 +95,16 @@ class _Room:
     """For one call of attention: every slot's tokens."""
 
     def __init__(self, spec: StateSpec, slots: int, context: int, device: str) -> None:
+        self.half = spec.dtype == Cache.BF16.value
+        dtype = torch.bfloat16 if self.half else torch.float32
         self.keys, self.values = (
-            _zeros((slots, spec.groups, context, size), device) for size in (spec.key_size, spec.value_size)
+            _zeros((slots, spec.groups, context, size), dtype, device) for size in (spec.key_size, spec.value_size)
         )
         self.native: Any = None
         if device == "cpu" and native is not None:
-            self.native = native.Room(self.keys.data_ptr(), self.values.data_ptr(), slots, spec.groups, context,
-                                      spec.key_size, spec.value_size)  # fmt: skip
+            kind = native.HalfRoom if self.half else native.Room
+            self.native = kind(self.keys.data_ptr(), self.values.data_ptr(), slots, spec.groups, context,
+                               spec.key_size, spec.value_size)  # fmt: skip
 
 
 class Step:
@@ -116,8 +121,13 @@ class Step:
         self._whole = all(row.whole for row in rows)
         self._decoding = self._tokens == 1 and self._whole and not self._alone
         self._singles: Any = None
-        if self._tokens == 1 and native_runs(*next(((room.keys,) for room in rooms.values()), ())):
-            self._singles = native.Rows([(row.slot, max(row.start, 0), row.whole) for row in rows])
+        self._chunks: Any = None
+        some = next(iter(rooms.values()), None)
+        if some is not None and some.native is not None:
+            if some.half:
+                self._chunks = native.Chunks([(row.slot, max(row.start, 0), row.count, row.whole) for row in rows])
+            elif self._tokens == 1 and torch.get_num_threads() == 1:
+                self._singles = native.Rows([(row.slot, max(row.start, 0), row.whole) for row in rows])
         self._positions = positions.clamp(min=0)
         self._index = torch.tensor(slots, dtype=torch.int64, device=positions.device)
         self._masks: dict[tuple[int, int], torch.Tensor] = {}
@@ -133,6 +143,8 @@ class Step:
         room = self._rooms[layer]
         if self._singles is not None and room.native is not None and q.dtype is k.dtype is v.dtype is torch.float32:
             return _attend_singles(room.native, self._singles, q, k, v, scale, window, softcap, sinks, rotation)
+        if self._chunks is not None and q.dtype is k.dtype is v.dtype is torch.float32:
+            return _attend_chunks(room.native, self._chunks, q, k, v, scale, window, softcap, sinks, rotation)
         if rotation is not None:
             q, k = _rotated(rotation, q), _rotated(rotation, k)
         keys, values = room.keys, room.values
@@ -140,6 +152,8 @@ class Step:
         self._write(values, v)
         begin, seen = self._sight(window)
         old_keys, old_values = self._read(keys, begin), self._read(values, begin)
+        if room.half:
+            return rounded_attention(q, old_keys, old_values, seen, scale, softcap, sinks)
         if softcap or sinks is not None or keys.shape[-1] != values.shape[-1]:
             return masked_attention(q, old_keys, old_values, seen, scale, softcap, sinks)
         rows, heads, tokens, size = q.shape
@@ -216,6 +230,29 @@ def _attend_singles(
     return result
 
 
+def _attend_chunks(
+    room: Any, chunks: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, window: int,
+    softcap: float, sinks: torch.Tensor | None, rotation: Rotation | None,
+) -> torch.Tensor:  # fmt: skip
+    """As attention.attend, over what is kept in bf16."""
+    rows, heads, tokens, size = q.shape
+    cos, sin = (0, 0, 0), (0, 0, 0)
+    if rotation is not None:
+        if _by_halves(rotation, (rows, 1, tokens, size)):
+            cos, sin = ((x.data_ptr(), x.stride(0), x.stride(2)) for x in (rotation.cos, rotation.sin))
+        else:
+            q, k = rotation(q), rotation(k)
+    q, k, v = (tensor if tensor.stride(-1) == 1 else tensor.contiguous() for tensor in (q, k, v))
+    sinks = sinks if sinks is None else sinks.to(torch.float32).contiguous()
+    result = q.new_empty(rows, tokens, heads, v.shape[-1])
+    room.attend(
+        chunks, tokens, q.data_ptr(), q.stride()[:3], k.data_ptr(), k.stride()[:3], v.data_ptr(), v.stride()[:3],
+        result.data_ptr(), heads, scale, window, softcap, 0 if sinks is None else sinks.data_ptr(), *cos, *sin,
+        torch.get_num_threads(),
+    )  # fmt: skip
+    return result
+
+
 def _rotated(rotation: Rotation, x: torch.Tensor) -> torch.Tensor:
     rows, _, tokens, size = x.shape
     cos, sin = rotation.cos, rotation.sin
@@ -238,10 +275,10 @@ def _by_halves(rotation: Rotation, wanted: tuple[int, ...]) -> bool:
     )
 
 
-def _zeros(shape: tuple[int, ...], device: str) -> torch.Tensor:
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> torch.Tensor:
     num = 1
     for extent in shape:
         num *= extent
     if device != "cpu":
-        return torch.zeros(shape, device=device)
-    return torch.frombuffer(mmap.mmap(-1, 4 * num), dtype=torch.float32).view(shape)
+        return torch.zeros(shape, dtype=dtype, device=device)
+    return torch.frombuffer(mmap.mmap(-1, dtype.itemsize * num), dtype=dtype).view(shape)

@@ -10,7 +10,7 @@ import torch
 
 from edgecompile.artifacts.compiled_stage import CompiledStage, StageWriter
 from edgecompile.config.request import CompileRequest
-from edgecompile.contract.closed_sets import Precision
+from edgecompile.contract.closed_sets import Cache, Precision
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.generation import GeneratedText, Generation, Perplexity, StateSpec, TextPrediction
 from edgecompile.contract.text_rules import TOKENS
@@ -113,6 +113,7 @@ def _tried(
         runs = [_run_stage(writer, stage, chain, request.runtime.prepack) for stage in stages]
         rounded = any(stage.precision is not Precision.FP32 for stage in stages)
         lossy = any(stage.incoming.name != "fp32" for stage in stages)
+        lossy = lossy or any(spec.dtype != Cache.FP32.value for spec in state)
         found = compare_texts(module, texts, runs, state, asked.chunk, request.microbatch, rounded=rounded or lossy)
     perplexity, why = _perplexity(module, files, request, vocabulary, runs, state, rounded=rounded or lossy, step=step)
     if rounded or lossy:

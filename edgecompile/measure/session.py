@@ -248,6 +248,7 @@ def _settings(setup: _Setup, request: MeasureRequest, fingerprint: str) -> dict[
         "precision": [setup.device.precision.value, *request.keep],
         "seed": request.model.seed,
         "context": request.model.spec.usual_context,
+        "cache": request.model.spec.cache.value,
         "versions": [edgecompile.__version__, str(torch.__version__)],
         "machine": [platform.node(), available_cores()],
     }

@@ -1,6 +1,8 @@
 #include "native_text/attend_bf16.hpp"
 
+#include <atomic>
 #include <limits>
+#include <thread>
 
 #include "attend_bf16_kernels.hpp"
 #include "simd.hpp"
@@ -8,7 +10,9 @@
 namespace native_text {
 namespace {
 
-constexpr i64 kLine = 16;  // floats of a line of the cache
+constexpr i64 kLine = 16;                 // floats of a line of the cache
+constexpr i64 kLeastTokens = 16;          // of a part: keys are packed for each
+constexpr i64 kThreadProducts = 4000000;  // that take longer than a thread does to start
 
 constexpr i64 whole_lines(i64 floats) { return (floats + kLine - 1) / kLine * kLine; }
 
@@ -45,64 +49,66 @@ class Group {
         key_words_((room.key_size + kernels.numbers - 1) / kernels.numbers),
         value_panels_(panels_of(room.value_size)) {}
 
-  void attend(const Chunk& row, i64 number, i64 group) {
-    row_ = row;
-    const i64 place = (row.slot * room_.groups + group) * room_.context;
-    keys_ = room_.keys + place * room_.key_size;
-    values_ = room_.values + place * room_.value_size;
-    write(number, group);
-    take_queries(number, group);
-    begin_ = first_seen(0) / kPanelLanes * kPanelLanes;
-    const i64 queries = row.count * each_;
+  void write(const Chunk& row, i64 number, i64 group) {
+    take(row, number, group);
+    for (i64 token = 0; token < row.count; ++token) {
+      const i64 place = row.start + token;
+      write_half(turned(query_.k, group, token, true), room_.key_size, keys_ + place * room_.key_size);
+      write_half(turned(query_.v, group, token, false), room_.value_size, values_ + place * room_.value_size);
+    }
+  }
+
+  // Of the row's tokens from one to before another; all keys that they see are written.
+  void attend(const Chunk& row, i64 number, i64 group, i64 from, i64 to) {
+    take(row, number, group);
+    const i64 queries = (to - from) * each_;
     const bool kept = queries > kMostQueries;
-    if (kept) pack();
-    float* result =
-        query_.result + (number * query_.tokens * query_.heads + group * each_) * room_.value_size;
+    take_queries(from, to);
+    begin_ = first_seen(from) / kPanelLanes * kPanelLanes;
+    if (kept) pack(row.start + to);
     for (i64 first = 0; first < queries; first += kMostQueries) {
-      attend_few(first, std::min(kMostQueries, queries - first), kept, group * each_, result);
+      attend_few(from, first, std::min(kMostQueries, queries - first), kept);
     }
   }
 
  private:
+  void take(const Chunk& row, i64 number, i64 group) {
+    row_ = row;
+    number_ = number;
+    group_ = group;
+    const i64 place = (row.slot * room_.groups + group) * room_.context;
+    keys_ = room_.keys + place * room_.key_size;
+    values_ = room_.values + place * room_.value_size;
+  }
+
   i64 first_seen(i64 token) const {
     return query_.window > 0 ? std::max<i64>(0, row_.start + token + 1 - query_.window) : 0;
   }
 
   // The numbers of a head, rotated if they are to be.
-  const float* turned(const TokenHeads& heads, i64 row, i64 head, i64 token, bool rotated) const {
+  const float* turned(const TokenHeads& heads, i64 head, i64 token, bool rotated) const {
     const float* given =
-        heads.data + row * heads.row_stride + head * heads.head_stride + token * heads.token_stride;
+        heads.data + number_ * heads.row_stride + head * heads.head_stride + token * heads.token_stride;
     if (!rotated || query_.cos.data == nullptr) return given;
     float* place = scratch_ + places_.turned;
     const auto at = [&](const Angles& angles) {
-      return angles.data + row * angles.row_stride + token * angles.token_stride;
+      return angles.data + number_ * angles.row_stride + token * angles.token_stride;
     };
     rotate(given, at(query_.cos), at(query_.sin), room_.key_size, place);
     return place;
   }
 
-  void write(i64 number, i64 group) const {
-    for (i64 token = 0; token < row_.count; ++token) {
-      const i64 place = row_.start + token;
-      write_half(turned(query_.k, number, group, token, true), room_.key_size,
-                 keys_ + place * room_.key_size);
-      write_half(turned(query_.v, number, group, token, false), room_.value_size,
-                 values_ + place * room_.value_size);
-    }
-  }
-
-  void take_queries(i64 number, i64 group) const {
+  void take_queries(i64 from, i64 to) const {
     float* place = scratch_ + places_.queries;
-    for (i64 token = 0; token < row_.count; ++token) {
+    for (i64 token = from; token < to; ++token) {
       for (i64 head = 0; head < each_; ++head, place += key_words_) {
-        const float* query = turned(query_.q, number, group * each_ + head, token, true);
+        const float* query = turned(query_.q, group_ * each_ + head, token, true);
         kernels_.round(query, query_.scale, room_.key_size, place);
       }
     }
   }
 
-  void pack() const {
-    const i64 end = row_.start + row_.count;
+  void pack(i64 end) const {
     float* keys = scratch_ + places_.keys;
     float* values = scratch_ + places_.values;
     for (i64 token = begin_; token < end; token += kPanelLanes) {
@@ -115,10 +121,10 @@ class Group {
     }
   }
 
-  // What a few queries attend to, from the first on.
-  void attend_few(i64 first, i64 count, bool kept, i64 first_head, float* result) const {
-    const i64 begin = first_seen(first / each_) / kPanelLanes * kPanelLanes;
-    const i64 tokens = row_.start + (first + count - 1) / each_ + 1 - begin;
+  // What a few queries of the tokens from one on attend to, from the first query on.
+  void attend_few(i64 from, i64 first, i64 count, bool kept) const {
+    const i64 begin = first_seen(from + first / each_) / kPanelLanes * kPanelLanes;
+    const i64 tokens = row_.start + from + (first + count - 1) / each_ + 1 - begin;
     const i64 panels = panels_of(tokens);
     const i64 stride = panels * kPanelLanes;
     float* scores = scratch_ + places_.scores;
@@ -128,8 +134,8 @@ class Group {
     if (query_.softcap != 0.0F) cap(scores, count * stride, query_.softcap);
     float over[kMostQueries];
     for (i64 i = 0; i < count; ++i) {
-      const i64 token = (first + i) / each_;
-      const i64 head = first_head + (first + i) % each_;
+      const i64 token = from + (first + i) / each_;
+      const i64 head = group_ * each_ + (first + i) % each_;
       const Seen seen{first_seen(token) - begin, row_.start + token + 1 - begin};
       float most = query_.sinks == nullptr ? -std::numeric_limits<float>::infinity() : query_.sinks[head];
       float sum = kernels_.share(scores + i * stride, panels, seen, most, shares + i * share_stride);
@@ -140,7 +146,9 @@ class Group {
     const i64 wide = value_panels_ * kPanelLanes;
     for (i64 i = 0; i < count; ++i) {
       const float* sums = scratch_ + places_.sums + i * wide;
-      float* place = result + ((first + i) / each_ * query_.heads + (first + i) % each_) * room_.value_size;
+      const i64 token = number_ * query_.tokens + from + (first + i) / each_;
+      const i64 head = group_ * each_ + (first + i) % each_;
+      float* place = query_.result + (token * query_.heads + head) * room_.value_size;
       for (i64 j = 0; j < room_.value_size; ++j) place[j] = sums[j] * over[i];
     }
   }
@@ -189,7 +197,7 @@ class Group {
   float* scratch_;
   i64 each_, key_words_, value_panels_;
   Chunk row_;
-  i64 begin_ = 0;
+  i64 number_ = 0, group_ = 0, begin_ = 0;
   std::uint16_t* keys_ = nullptr;
   std::uint16_t* values_ = nullptr;
 };
@@ -225,25 +233,78 @@ Places places_for(const HalfRoom& room, std::span<const Chunk> rows, const Chunk
   return places;
 }
 
+// Part of a message that any thread may compute.
+struct Part {
+  i64 number, group, from, to;
+};
+
+std::vector<Part> parts_of(const HalfRoom& room, std::span<const Chunk> rows, i64 threads) {
+  const auto whole = std::count_if(rows.begin(), rows.end(), [](const Chunk& row) { return row.whole; });
+  const i64 units = std::max<i64>(1, static_cast<i64>(whole) * room.groups);
+  const i64 wanted = threads > 1 ? (3 * threads + units - 1) / units : 1;
+  std::vector<Part> parts;
+  for (std::size_t index = 0; index < rows.size(); ++index) {
+    const Chunk& row = rows[index];
+    if (!row.whole) continue;
+    const i64 tokens = std::max(kLeastTokens, (row.count + wanted - 1) / wanted);
+    for (i64 group = 0; group < room.groups; ++group) {
+      for (i64 from = 0; from < row.count; from += tokens) {
+        parts.push_back({static_cast<i64>(index), group, from, std::min(row.count, from + tokens)});
+      }
+    }
+  }
+  return parts;
+}
+
+// How many threads are worth what it takes to start them.
+i64 useful_threads(const HalfRoom& room, std::span<const Chunk> rows, const ChunkQuery& query, i64 threads) {
+  i64 products = 0;
+  for (const Chunk& row : rows) {
+    const i64 before = query.window > 0 ? std::min(row.start, query.window) : row.start;
+    if (row.whole) products += row.count * (before + row.count) * query.heads;
+  }
+  return std::clamp<i64>(products * (room.key_size + room.value_size) / kThreadProducts, 1, threads);
+}
+
+float* aligned(std::vector<float>& scratch, i64 size) {
+  const auto needed = static_cast<std::size_t>(size + kLine);
+  if (scratch.size() < needed) scratch.resize(needed + needed / 2);
+  const auto beyond = reinterpret_cast<std::uintptr_t>(scratch.data()) / sizeof(float) % kLine;
+  return scratch.data() + (kLine - static_cast<i64>(beyond)) % kLine;
+}
+
 }  // namespace
 
 void attend(const HalfRoom& room, std::span<const Chunk> rows, const ChunkQuery& query,
-            std::vector<float>& scratch, Kernel kernel) {
+            std::span<std::vector<float>> scratches, Kernel kernel) {
   const HalfKernels* wide = kernel == Kernel::fastest ? wide_half_kernels() : nullptr;
   const HalfKernels& kernels = wide != nullptr ? *wide : portable_half_kernels();
   const Places places = places_for(room, rows, query, kernels.numbers);
-  const auto needed = static_cast<std::size_t>(places.size + kLine);
-  if (scratch.size() < needed) scratch.resize(needed + needed / 2);
-  const auto beyond = reinterpret_cast<std::uintptr_t>(scratch.data()) / sizeof(float) % kLine;
-  Group work(room, query, kernels, places, scratch.data() + (kLine - static_cast<i64>(beyond)) % kLine);
   const i64 token_size = query.heads * room.value_size;
+  Group writing(room, query, kernels, places, aligned(scratches.front(), places.size));
   for (std::size_t index = 0; index < rows.size(); ++index) {
     const auto number = static_cast<i64>(index);
     const i64 count = rows[index].whole ? rows[index].count : 0;
     float* result = query.result + number * query.tokens * token_size;
     std::fill(result + count * token_size, result + query.tokens * token_size, 0.0F);
-    for (i64 group = 0; count > 0 && group < room.groups; ++group) work.attend(rows[index], number, group);
+    for (i64 group = 0; count > 0 && group < room.groups; ++group) writing.write(rows[index], number, group);
   }
+  const i64 threads = useful_threads(room, rows, query, static_cast<i64>(scratches.size()));
+  const std::vector<Part> parts = parts_of(room, rows, threads);
+  std::atomic<std::size_t> next = 0;
+  const auto work = [&](float* scratch) {
+    Group group(room, query, kernels, places, scratch);
+    for (std::size_t part = next++; part < parts.size(); part = next++) {
+      const Part& own = parts[part];
+      group.attend(rows[static_cast<std::size_t>(own.number)], own.number, own.group, own.from, own.to);
+    }
+  };
+  std::vector<std::thread> others;
+  for (i64 other = 1; other < threads; ++other) {
+    others.emplace_back(work, aligned(scratches[static_cast<std::size_t>(other)], places.size));
+  }
+  work(aligned(scratches.front(), places.size));
+  for (std::thread& other : others) other.join();
 }
 
 }  // namespace native_text

@@ -65,7 +65,8 @@ class Check {
 
   // All tokens of all slots: (slots, context, heads, value size), in chunks of these sizes, drawn anew each
   // time.
-  std::vector<float> results(const std::vector<i64>& sizes, Kernel kernel) {
+  std::vector<float> results(const std::vector<i64>& sizes, Kernel kernel, std::size_t threads) {
+    scratches_.resize(threads);
     keys_.assign(static_cast<std::size_t>(slots_ * shape_.groups * context_ * shape_.key_size), kUntouched);
     values_.assign(static_cast<std::size_t>(slots_ * shape_.groups * context_ * shape_.value_size),
                    kUntouched);
@@ -148,7 +149,7 @@ class Check {
     }
     const std::vector<std::uint16_t> before = keys_;
     attend({keys_.data(), values_.data(), shape_.groups, context_, shape_.key_size, shape_.value_size},
-           message.rows, query, scratch_, kernel);
+           message.rows, query, scratches_, kernel);
     check_untouched(message, before);
     for (std::size_t index = 0; index < message.rows.size(); ++index) {
       const Chunk& row = message.rows[index];
@@ -243,7 +244,8 @@ class Check {
   Shape shape_;
   i64 slots_, context_, heads_;
   std::mt19937 engine_;
-  std::vector<float> sinks_, q_, k_, v_, angles_, scratch_;
+  std::vector<float> sinks_, q_, k_, v_, angles_;
+  std::vector<std::vector<float>> scratches_;
   std::vector<std::uint16_t> keys_, values_;
 };
 
@@ -256,10 +258,11 @@ void check_shape(const Shape& shape, i64 slots, i64 context, unsigned seed) {
   const std::vector<i64> alone{1};
   const std::vector<i64> any{1, 2, 3, 5, 16, 17, 31, 64, 100};
   for (const Kernel kernel : {Kernel::fastest, Kernel::portable}) {
-    const std::vector<float> singles = check.results(alone, kernel);
+    const std::vector<float> singles = check.results(alone, kernel, 1);
     check.check(singles);
-    const std::vector<float> chunks = check.results(any, kernel);
+    const std::vector<float> chunks = check.results(any, kernel, 1);
     check.check(chunks);
+    CHECK(same(chunks, check.results(any, kernel, 3)) || kernel == Kernel::portable);
     if (kernel == Kernel::fastest && wide_half_kernels() != nullptr) CHECK(same(singles, chunks));
   }
 }
@@ -271,7 +274,7 @@ void check_extremes(Kernel kernel, i64 tokens) {
   constexpr std::uint16_t kNan = 0x7FC0;
   std::vector<std::uint16_t> keys(2 * 20, kNan);
   std::vector<std::uint16_t> values(2 * 20, kNan);
-  std::vector<float> scratch;
+  std::vector<std::vector<float>> scratch(1);
   std::vector<float> q(static_cast<std::size_t>(2 * tokens), 3e18F);
   q[0] = nan;
   const std::vector<float> kv(static_cast<std::size_t>(2 * tokens), 1.0F);

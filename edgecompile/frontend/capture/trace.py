@@ -97,7 +97,7 @@ def capture(flat: FlatModel, spec: ModelSpec, inputs: Sequence[torch.Tensor], me
         raise UserError(_explain(error, method, spec.name, called)) from error
     finally:
         state.restore()  # a model that stores what it computes would hold the tracer's tensors
-    _note_context(graph_module, spec.usual_context)
+    _note_state(graph_module, spec)
     return Captured(
         graph_module=graph_module,
         input_names=tuple(item.name for item in spec.inputs),
@@ -105,11 +105,11 @@ def capture(flat: FlatModel, spec: ModelSpec, inputs: Sequence[torch.Tensor], me
     )
 
 
-def _note_context(graph_module: fx.GraphModule, context: int) -> None:
-    """What attention over kept keys and values reads beside its own step, for its cost."""
+def _note_state(graph_module: fx.GraphModule, spec: ModelSpec) -> None:
+    """What attention over kept keys and values reads beside its own step, for its cost, and what they are kept in."""
     for node in graph_module.graph.nodes:
         if op_name(node) == "attend":
-            node.meta["context"] = context
+            node.meta["context"], node.meta["cache"] = spec.usual_context, spec.cache.value
 
 
 def capture_sized(flat: FlatModel, spec: ModelSpec, inputs: Sequence[torch.Tensor], sampling: Sampling) -> Captured:
@@ -142,7 +142,7 @@ def capture_sized(flat: FlatModel, spec: ModelSpec, inputs: Sequence[torch.Tenso
         raise NotSymbolic(_why_not(error, sampling)) from error
     finally:
         state.restore()
-    _note_context(graph_module, spec.usual_context)
+    _note_state(graph_module, spec)
     return Captured(
         graph_module=graph_module,
         input_names=tuple(item.name for item in spec.inputs),

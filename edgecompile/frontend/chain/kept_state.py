@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from edgecompile.contract.closed_sets import Cache
 from edgecompile.contract.generation import StateSpec
 from edgecompile.frontend.capture.graphs import facts_of, op_name
 from edgecompile.frontend.chain.units import Chain
@@ -20,7 +21,8 @@ def state_of(chain: Chain) -> tuple[StateSpec, ...]:
             (_, groups, _, key_size), (*_, value_size) = (facts_of(item)[0].shape for item in (keys, values))  # type: ignore[arg-type]
             found.append(
                 StateSpec(unit=unit.index, layer=int(str(layer)), groups=groups, key_size=key_size,
-                          value_size=value_size, window=int(str(window)))
+                          value_size=value_size, window=int(str(window)),
+                          dtype=node.meta.get("cache", Cache.FP32.value))
             )  # fmt: skip
     return tuple(found)
 

@@ -179,6 +179,7 @@ class _Measuring:
             "keep": list(self._request.precision.keep),
             "prepack": self._request.profile.prepack.value,
             "context": self._request.model.spec.usual_context,
+            "cache": self._request.model.spec.cache.value,
             "varies": self._chain.captured.sampling is not None,
             "quick_s": self._request.profile.quick_s,
             "versions": [edgecompile.__version__, str(torch.__version__), platform.python_version()],

@@ -50,9 +50,9 @@ struct ChunkQuery {
 // holds up to each token. Queries are rotated, scaled, then rounded to bf16. A token's shares are e to the
 // power of its scores less their largest, rounded to bf16 before they are summed up; all sums are of float32.
 // A token's result depends on nothing but what its slot holds up to it, and by AVX-512 to the last bit: so
-// one that came with others is as one that came alone. `scratch` grows as needed and may be kept between
-// calls.
+// one that came with others is as one that came alone. One thread for each scratch at most; these grow as
+// needed and may be kept between calls.
 void attend(const HalfRoom& room, std::span<const Chunk> rows, const ChunkQuery& query,
-            std::vector<float>& scratch, Kernel kernel = Kernel::fastest);
+            std::span<std::vector<float>> scratches, Kernel kernel = Kernel::fastest);
 
 }  // namespace native_text
