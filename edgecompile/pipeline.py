@@ -41,6 +41,7 @@ from edgecompile.frontend.capture.dims import NotSymbolic
 from edgecompile.frontend.capture.export_graph import libraries_of, library_notes
 from edgecompile.frontend.capture.flat_model import FlatModel
 from edgecompile.frontend.chain.build_chain import chain_of, sized_chain_of, with_limit
+from edgecompile.frontend.chain.kept_state import keeps_bf16
 from edgecompile.frontend.chain.products import check_kept
 from edgecompile.frontend.chain.units import Chain
 from edgecompile.frontend.golden.eager import Batch
@@ -181,7 +182,8 @@ def _with_shards(
     planned: Planned, chain: Chain, judged: Judged, sized: OtherSizes, memory: MappedMemory, step: Step
 ) -> _Made:
     request, reference, designs = planned.request, judged.reference, _designs(planned)
-    start = Flow.of(reference, request.microbatch, is_lossy(chain, designs), sized.items)
+    lossy = is_lossy(chain, designs)
+    start = Flow.of(reference, request.microbatch, lossy, sized.items, in_bf16=keeps_bf16(chain))
     writer = StageWriter.of(chain, request, memory)
     pipeline = _write_stages(writer, planned.schedule, designs, start, step)
     fallbacks = _write_fallbacks(writer, planned.contingencies, request, start, step)

@@ -15,6 +15,7 @@ from edgecompile.artifacts.compiled_stage import CompiledPipeline, StageDesign
 from edgecompile.artifacts.shards import stage_module
 from edgecompile.artifacts.wire_loss import is_coded, is_lossy, lossy_note, too_lossy, wire_losses, worst_tensor
 from edgecompile.contract.errors import UserError
+from edgecompile.execution.attention import kept_in_bf16
 from edgecompile.execution.closeness import SLACK, difference, scale_of
 from edgecompile.frontend.chain.units import Chain
 from edgecompile.frontend.golden.eager import groups_of
@@ -54,15 +55,21 @@ class Flow:
     lossy: bool
     others: tuple[tuple[torch.Tensor, ...], ...] = ()
     """Messages of other sizes."""
+    in_bf16: bool = False
+    """Whether keys and values of attention are rounded, as ranks keep them."""
 
     @classmethod
-    def of(cls, reference: Reference, microbatch: int, lossy: bool, others: Sequence[SizedItems] = ()) -> Flow:
-        """At the model's inputs. `lossy`: whether some wire format on the way loses precision."""
+    def of(
+        cls, reference: Reference, microbatch: int, lossy: bool, others: Sequence[SizedItems] = (), *,
+        in_bf16: bool = False,
+    ) -> Flow:  # fmt: skip
+        """At the model's inputs. `lossy`: whether something on the way loses precision."""
         count = len(reference.inputs[0])
         groups = [*groups_of(count, microbatch), *_exchanged(count, microbatch)]
         batches = tuple(tuple(value[group] for value in reference.inputs) for group in groups)
         rows = tuple(row for group in groups for row in group)
-        return cls(batches=batches, rows=rows, lossy=lossy, others=tuple(item.inputs for item in others))
+        return cls(batches=batches, rows=rows, lossy=lossy, others=tuple(item.inputs for item in others),
+                   in_bf16=in_bf16)  # fmt: skip
 
     def through(self, stage: Stage, what: str) -> Flow:
         """After this stage, which at last runs on its first microbatch again: a run must leave nothing to the next.
@@ -70,7 +77,7 @@ class Flow:
         Raises:
             UserError: `what`, such as stage 1 of 3, gives another result when it runs again.
         """
-        with torch.no_grad():
+        with torch.no_grad(), kept_in_bf16(on=self.in_bf16):
             first = tuple(part.clone() for part in self.batches[0])
             batches = tuple(tuple(part.contiguous() for part in stage(*batch)) for batch in self.batches)
             pairs = list(zip(batches[0], stage(*first), strict=True))

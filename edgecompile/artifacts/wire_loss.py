@@ -14,6 +14,7 @@ from edgecompile.artifacts.shards import stage_module
 from edgecompile.contract.closed_sets import Precision
 from edgecompile.contract.errors import UserError
 from edgecompile.execution.closeness import difference
+from edgecompile.frontend.chain.kept_state import keeps_bf16
 from edgecompile.frontend.chain.units import BoundaryTensor, Chain
 from edgecompile.frontend.golden.eager import groups_of
 from edgecompile.frontend.golden.golden_items import Reference
@@ -51,8 +52,9 @@ class _Culprit:
 
 
 def is_lossy(chain: Chain, stages: Sequence[StageDesign]) -> bool:
-    """Whether anything is encoded at the cuts, or computed in another precision."""
-    return any(stage.precision is not Precision.FP32 for stage in stages) or is_coded(chain, stages)
+    """Whether anything is encoded at the cuts, kept in bf16, or computed in another precision."""
+    lower = any(stage.precision is not Precision.FP32 for stage in stages)
+    return lower or keeps_bf16(chain) or is_coded(chain, stages)
 
 
 def is_coded(chain: Chain, stages: Sequence[StageDesign]) -> bool:

@@ -127,6 +127,11 @@ class Generation:
     """None: it was not measured."""
 
     @property
+    def in_bf16(self) -> bool:
+        """Whether keys and values are kept so."""
+        return any(spec.dtype == Cache.BF16.value for spec in self.state)
+
+    @property
     def slot_bytes(self) -> int:
         """Of one slot's state, all stages together."""
         return self.context * sum(spec.token_bytes for spec in self.state)

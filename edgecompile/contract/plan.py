@@ -365,9 +365,8 @@ class Plan:
         found = [f"products are in {' and '.join(precisions)}"] if precisions else []
         if any(spec.wire != "raw" for stage in stages for spec in stage.outputs):
             found.append("the wire formats are lossy")
-        kept = set() if self.generation is None else {spec.dtype for spec in self.generation.state} - {"fp32"}
-        if kept:
-            found.append(f"keys and values are kept in {' and '.join(sorted(kept))}")
+        if self.generation is not None and self.generation.in_bf16:
+            found.append("keys and values are kept in bf16")
         return ", ".join(found)
 
     @property

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 
-__all__ = ["ATTEND", "KeysAndValues", "Rotation", "attend", "bound", "masked_attention", "register_attention",
-           "rounded_attention"]  # fmt: skip
+__all__ = ["ATTEND", "KeysAndValues", "Rotation", "attend", "bound", "kept_in_bf16", "masked_attention",
+           "register_attention", "rounded_attention"]  # fmt: skip
 
 ATTEND = "edgecompile::attend"
 _SCHEMA = (
@@ -55,6 +55,8 @@ class KeysAndValues(Protocol):
 
 class _Bound(threading.local):
     state: KeysAndValues | None = None
+    in_bf16 = False
+    """Whether keys and values are rounded where no state is bound."""
 
 
 _BOUND = _Bound()
@@ -68,6 +70,16 @@ def bound(state: KeysAndValues) -> Iterator[None]:
         yield
     finally:
         _BOUND.state = before
+
+
+@contextmanager
+def kept_in_bf16(*, on: bool) -> Iterator[None]:
+    """While its context is open, attention without state computes as over keys and values that are kept in bf16."""
+    before, _BOUND.in_bf16 = _BOUND.in_bf16, on
+    try:
+        yield
+    finally:
+        _BOUND.in_bf16 = before
 
 
 def attend(
@@ -107,6 +119,9 @@ def attend(
     # a token behind a row's last sees the row's first: its result means nothing, and must be a number
     first = torch.ones_like(positions).cumsum(-1) == 1
     seen = seen | ((positions < 0).unsqueeze(-1) & first.unsqueeze(-2))
+    if _BOUND.in_bf16:
+        k, v = k.to(torch.bfloat16), v.to(torch.bfloat16)
+        return rounded_attention(q, k, v, seen.unsqueeze(1), scale, softcap, sinks)
     return masked_attention(q, k, v, seen.unsqueeze(1), scale, softcap, sinks)
 
 

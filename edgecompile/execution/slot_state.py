@@ -1,10 +1,10 @@
 """The keys and values that a rank keeps: for each call of attention of its stage, room for every slot's tokens.
 
 Room is anonymous memory that the system gives page by page when it is first written, so that a slot takes what its
-sequence has written and not what it may; a slot that begins again keeps its pages. What is kept in bf16 is rounded when it is written, keys after their rotation,
-and single tokens attend to it as chunks of them do: a sequence that is made again goes on as before. A rank also knows of which sequence
+sequence has written and not what it may; a slot that begins again keeps its pages. A rank also knows of which sequence
 a slot holds what, and how much: a step that needs more than is there says so, and the data host sends the sequence
-again.
+again. What is kept in bf16 is rounded when it is written, keys after their rotation, and single tokens attend to it as
+chunks of them do: a sequence that is sent again goes on as before.
 """
 
 from __future__ import annotations
@@ -175,7 +175,7 @@ class Step:
 
     def _write(self, room: torch.Tensor, new: torch.Tensor) -> None:
         if self._decoding:
-            room[self._index, :, self._positions[:, 0]] = new[:, :, 0]
+            room[self._index, :, self._positions[:, 0]] = new[:, :, 0].to(room.dtype)
             return
         for index, row in enumerate(self._rows):
             if row.whole:

@@ -168,7 +168,7 @@ def text_lines(generation: Generation) -> Iterator[str]:
     kept = generation.slots * generation.slot_bytes
     yield (
         f"keys and values: {format_bytes(kept)} for {generation.slots} slots of {generation.context} tokens, "
-        f"{format_bytes(generation.slot_bytes // generation.context)} a token"
+        f"{format_bytes(generation.slot_bytes // generation.context)} a token{', in bf16' if generation.in_bf16 else ''}"
     )
     if generation.perplexity is not None:
         yield perplexity_line(generation.perplexity)
@@ -207,7 +207,8 @@ def plan_tables(plan: Plan, width: int = WIDE) -> Iterator[Table | str]:
     yield proof(plan)
     if any(stage.precision != "fp32" for stage in plan.stages):
         places = (f"{stage.precision} on {plan.hosts[stage.rank].name}" for stage in plan.stages)
-        yield f"products and convolutions with weights in {', '.join(places)}; all else in fp32"
+        kept = ", keys and values in bf16" if plan.generation is not None and plan.generation.in_bf16 else ""
+        yield f"products and convolutions with weights in {', '.join(places)}{kept}; all else in fp32"
     yield _stages(plan, width)
     if plan.hosts and plan.stage_of_rank(0) is None:
         yield f"rank 0, {plan.hosts[0].name}, feeds inputs and takes results; it runs no stage"

@@ -47,19 +47,32 @@ def copied(two_stages: launch_plans.Written, tmp_path: Path) -> launch_plans.Wri
 @pytest.fixture(scope="session")
 def text_plan(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """plan.yaml of a tiny Llama in two stages, whose answers end at no token; four slots of 128 tokens."""
+    return _text_plan(tmp_path_factory.mktemp("text"))
+
+
+_RECENT = ("model.build.architecture=MistralForCausalLM", "+model.build.config.sliding_window=20")
+
+
+@pytest.fixture(scope="session", params=[(), _RECENT], ids=["all", "window"])
+def bf16_text_plan(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same in int8 with keys and values in bf16; a token of the second sees the last 20 alone."""
+    return _text_plan(tmp_path_factory.mktemp("bf16"), "precision=int8", "generation.cache=bf16", *request.param)
+
+
+def _text_plan(folder: Path, *words: str) -> Path:
     from edgecompile.commands.compile_command import compose
     from edgecompile.pipeline import compile_model
 
-    folder = tmp_path_factory.mktemp("text")
     write_byte_level(folder)
-    words = {"bos_token": "<s>", "eos_token": "</s>", "chat_template": CHATML}
-    (folder / "tokenizer_config.json").write_text(json.dumps(words), encoding="utf-8")
+    special = {"bos_token": "<s>", "eos_token": "</s>", "chat_template": CHATML}
+    (folder / "tokenizer_config.json").write_text(json.dumps(special), encoding="utf-8")
     sizes = [
         f"{'+' * key.startswith('+')}model.build.config.{key.removeprefix('+')}={size}" for key, size in _SIZES.items()
     ]
     compile_model(compose([
         "model=smollm2_135m", *sizes, "generation.context=128", "generation.chunk=16", "generation.prompt=16",
         "generation.tokens=32", f"generation.tokenizer={folder}", f"output_dir={folder / 'out'}",
+        *words,
     ]), nullcontext)  # fmt: skip
     return folder / "out" / "plan.yaml"
 

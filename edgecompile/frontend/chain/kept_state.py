@@ -7,7 +7,7 @@ from edgecompile.contract.generation import StateSpec
 from edgecompile.frontend.capture.graphs import facts_of, op_name
 from edgecompile.frontend.chain.units import Chain
 
-__all__ = ["seen_context", "state_of", "usual_context"]
+__all__ = ["keeps_bf16", "seen_context", "state_of", "usual_context"]
 
 
 def state_of(chain: Chain) -> tuple[StateSpec, ...]:
@@ -25,6 +25,11 @@ def state_of(chain: Chain) -> tuple[StateSpec, ...]:
                           dtype=node.meta.get("cache", Cache.FP32.value))
             )  # fmt: skip
     return tuple(found)
+
+
+def keeps_bf16(chain: Chain) -> bool:
+    """Whether its keys and values are rounded where they are kept."""
+    return any(spec.dtype == Cache.BF16.value for spec in state_of(chain))
 
 
 def seen_context(context: int, window: int) -> int:

@@ -29,8 +29,10 @@ def test_a_value_that_the_shards_do_not_have_is_refused(text_facts: Plan, key: s
         check_plan(edited, "plan.yaml")
 
 
-@pytest.mark.parametrize("change", [{"layer": 7}, {"unit": -1}, {"unit": 1 << 20}, {"groups": 0}, {"window": -1}])
-def test_state_that_no_unit_keeps_is_refused(text_facts: Plan, change: dict[str, int]) -> None:
+@pytest.mark.parametrize(
+    "change", [{"layer": 7}, {"unit": -1}, {"unit": 1 << 20}, {"groups": 0}, {"window": -1}, {"dtype": "fp16"}]
+)
+def test_state_that_no_unit_keeps_is_refused(text_facts: Plan, change: dict[str, Any]) -> None:
     assert text_facts.generation is not None
     first, *others = text_facts.generation.state
     edited = replace(text_facts.generation, state=(replace(first, **change), *others))
