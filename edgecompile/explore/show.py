@@ -168,7 +168,8 @@ def text_lines(generation: Generation) -> Iterator[str]:
     kept = generation.slots * generation.slot_bytes
     yield (
         f"keys and values: {format_bytes(kept)} for {generation.slots} slots of {generation.context} tokens, "
-        f"{format_bytes(generation.slot_bytes // generation.context)} a token{', in bf16' if generation.in_bf16 else ''}"
+        f"{format_bytes(generation.slot_bytes // generation.context)} a token"
+        f"{', in bf16' if generation.in_bf16 else ''}"
     )
     if generation.perplexity is not None:
         yield perplexity_line(generation.perplexity)
