@@ -41,29 +41,50 @@ FOR_EACH_PROCESSOR void pack_values(const std::uint16_t* values, i64 tokens, i64
   }
 }
 
-// Half of the lanes after the other: both would not find room in 16 registers.
+// Six rows of a panel: as many sums as AVX2's 16 registers and NEON's 32 have room for beside what they are
+// made of.
 template <int ROWS>
-ALWAYS_INLINE void multiply_half(const Panels& tile, i64 row, i64 lane) {
+ALWAYS_INLINE void multiply_panel(const Panels& tile, i64 row, i64 number) {
+  constexpr int kParts = kPanelLanes / kLanes;
   const float* rows = tile.rows + row * tile.row_stride;
-  const float* panel = tile.panels + lane / kPanelLanes * tile.panel_stride + lane % kPanelLanes;
-  float* result = tile.result + row * tile.result_stride + lane;
-  Floats sum[ROWS];
-  for (int i = 0; i < ROWS; ++i) std::memcpy(&sum[i], result + i * tile.result_stride, sizeof sum[i]);
-  for (i64 word = 0; word < tile.words; ++word) {
-    Floats lanes;
-    std::memcpy(&lanes, panel + word * tile.word_stride, sizeof lanes);
+  const float* panel = tile.panels + number * tile.panel_stride;
+  float* result = tile.result + row * tile.result_stride + number * kPanelLanes;
+  Floats sum[ROWS][kParts];
 #pragma GCC unroll 6
-    for (int i = 0; i < ROWS; ++i) sum[i] += lanes * rows[i * tile.row_stride + word];
+  for (int i = 0; i < ROWS; ++i) {
+#pragma GCC unroll 2
+    for (int part = 0; part < kParts; ++part) {
+      std::memcpy(&sum[i][part], result + i * tile.result_stride + part * kLanes, sizeof(Floats));
+    }
   }
-  for (int i = 0; i < ROWS; ++i) std::memcpy(result + i * tile.result_stride, &sum[i], sizeof sum[i]);
+  for (i64 word = 0; word < tile.words; ++word) {
+    Floats lanes[kParts];
+#pragma GCC unroll 2
+    for (int part = 0; part < kParts; ++part) {
+      std::memcpy(&lanes[part], panel + word * tile.word_stride + part * kLanes, sizeof(Floats));
+    }
+#pragma GCC unroll 6
+    for (int i = 0; i < ROWS; ++i) {
+      const float number_of_row = rows[i * tile.row_stride + word];
+#pragma GCC unroll 2
+      for (int part = 0; part < kParts; ++part) sum[i][part] += lanes[part] * number_of_row;
+    }
+  }
+#pragma GCC unroll 6
+  for (int i = 0; i < ROWS; ++i) {
+#pragma GCC unroll 2
+    for (int part = 0; part < kParts; ++part) {
+      std::memcpy(result + i * tile.result_stride + part * kLanes, &sum[i][part], sizeof(Floats));
+    }
+  }
 }
 
 FOR_EACH_PROCESSOR void multiply(const Panels& tile, i64 rows, i64 panels) {
-  for (i64 lane = 0; lane < panels * kPanelLanes; lane += kLanes) {
+  for (i64 panel = 0; panel < panels; ++panel) {
     i64 row = 0;
-    for (; row + 6 <= rows; row += 6) multiply_half<6>(tile, row, lane);
-    for (; row + 3 <= rows; row += 3) multiply_half<3>(tile, row, lane);
-    for (; row < rows; ++row) multiply_half<1>(tile, row, lane);
+    for (; row + 6 <= rows; row += 6) multiply_panel<6>(tile, row, panel);
+    for (; row + 3 <= rows; row += 3) multiply_panel<3>(tile, row, panel);
+    for (; row < rows; ++row) multiply_panel<1>(tile, row, panel);
   }
 }
 
