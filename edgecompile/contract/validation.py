@@ -284,11 +284,10 @@ def _check_scheduling(plan: Plan, where: str) -> None:
     for key, (first, final) in ranges:
         require(0 <= first <= final <= last, where, f"scheduling.{key}", [first, final], f"units, 0 to {last}")
     for name, most in (("latency_limit_s", MOST_S), ("period_limit_s", MOST_S), ("max_hosts", MOST_HOSTS)):
-        value = getattr(asked, name)
-        good = value is None or 0 < value <= most
+        good = (value := getattr(asked, name)) is None or 0 < value <= most
         require(good, where, f"scheduling.{name}", value, f"a number greater than 0, at most {most:.0f}, or null")
-    require(asked.state_budget > 0, where, "scheduling.state_budget", asked.state_budget, "a number greater than 0")
-    require(asked.messages > 0, where, "scheduling.messages", asked.messages, "a number greater than 0")
+    for name in ("state_budget", "messages"):
+        require(getattr(asked, name) > 0, where, f"scheduling.{name}", getattr(asked, name), "a number greater than 0")
 
 
 def _check_stages(plan: Plan, stages: tuple[Stage, ...], where: str, base: str) -> None:
