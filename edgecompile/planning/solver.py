@@ -21,7 +21,7 @@ from edgecompile.planning.problem import Assignment, Certificate, Infeasible, Pr
 __all__ = ["evaluate", "pareto", "solve"]
 
 _MOST_STEPS = 100
-"""Of the search for several messages. It took 1 to 6 on the clusters of benchmarks/schedulers.py."""
+"""Of the search for several messages, each as long as one for a single message; what is open then is the gap."""
 _PS = 10**12
 """The scheduler's own unit: whole picoseconds."""
 
