@@ -96,11 +96,14 @@ class CausalStep(nn.Module):
             self.model.set_attn_implementation(NAME)
 
 
+_RECURRENT = ("linear_attention",)
+
+
 def causal_lm_of(cls: Any, config: Any, context: int) -> CausalStep:
     """A model of random weights.
 
     Raises:
-        UserError: as CausalStep; or the class has no scores of a next token.
+        UserError: as CausalStep; or the class has no scores of a next token, or layers of another kind than attention.
     """
     config = config.__class__.from_dict({**config.to_dict(), "use_cache": False})
     config._attn_implementation = NAME
@@ -115,7 +118,20 @@ def causal_lm_of(cls: Any, config: Any, context: int) -> CausalStep:
     model = model.float().eval()
     if model.get_output_embeddings() is None:
         raise UserError(f"{cls.__name__}: it has no output embeddings, which score the next token")
-    return CausalStep(model, context)
+    step = CausalStep(model, context)
+    _check_layers(cls, config)
+    return step
+
+
+def _check_layers(cls: Any, config: Any) -> None:
+    """A convolution or a recurrence over tokens has a state of its own: steps without it would be wrong in silence."""
+    named = getattr(config, "layer_types", None) or getattr(config, "layers_block_type", None) or ()
+    others = sorted({str(kind) for kind in named if not str(kind).endswith("attention") or str(kind) in _RECURRENT})
+    if others:
+        raise UserError(
+            f"{cls.__name__}: it has layers of the kind {', '.join(others)}, whose state no slot keeps: take a model "
+            "of attention alone"
+        )
 
 
 # --- attention -------------------------------------------------------------------------------------------------------

@@ -88,6 +88,12 @@ def test_attention_that_is_not_transformers_is_refused(architecture: str, config
     assert "\n" not in said
 
 
+def test_layers_with_another_state_are_refused() -> None:
+    with pytest.raises(UserError, match="Lfm2ForCausalLM: it has layers of the kind conv, whose state no slot keeps"):
+        tiny("Lfm2ForCausalLM", "Lfm2Config", full_attn_idxs=[1])
+    tiny("Lfm2ForCausalLM", "Lfm2Config", full_attn_idxs=[0, 1, 2])
+
+
 def test_attention_that_sees_what_comes_later_is_refused() -> None:
     config, values, _ = CASES["Gemma3ForCausalLM"]
     with pytest.raises(UserError, match="is not causal"):
