@@ -77,16 +77,8 @@ def llama(file: Path, *, over_rpc: bool) -> dict[str, float]:
     """llama.cpp in a process of its own, which knows no more devices than it is to have."""
     command = [sys.executable, str(Path(__file__).parent / "llama_cpp_contender.py"), str(file)]
     command += ["--rpc"] if over_rpc else []
-    command += [
-        "--streams",
-        *map(str, STREAMS),
-        "--prompt",
-        str(PROMPT),
-        "--tokens",
-        str(TOKENS),
-        "--long",
-        *map(str, LONG),
-    ]
+    command += ["--streams", *map(str, STREAMS), "--prompt", str(PROMPT), "--tokens", str(TOKENS)]
+    command += ["--long", *map(str, LONG)]
     found: dict[str, float] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     return found
 
@@ -107,7 +99,7 @@ def main() -> int:
         contenders: dict[str, Callable[[], dict[str, float]]] = {}
         for precision in chosen.precision:
             for name, ranks, more in (("1 rank", 1, ()), ("2 ranks", 2, ()), ("2 ranks for prompts", 2, FOR_PROMPTS)):
-                target = Path(chosen.plans or folder) / f"{precision}, {name}".replace(", ", "-").replace(" ", "-")
+                target = Path(chosen.plans or folder) / f"{precision}-{name.replace(' ', '-')}"
                 plan = target / "plan.yaml"
                 if not plan.exists():
                     plan = compile_plan(

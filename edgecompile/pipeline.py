@@ -51,6 +51,7 @@ from edgecompile.frontend.golden.other_sizes import OtherSizes, other_sizes, pad
 from edgecompile.generation.plan_text import plan_text
 from edgecompile.measure.quick.own_kinds import own_kinds
 from edgecompile.models import build_model
+from edgecompile.models.causal_step import check_state
 from edgecompile.models.given_module import copy_of
 from edgecompile.models.mapped_memory import MappedMemory
 from edgecompile.models.preparation import fill_meta
@@ -113,6 +114,7 @@ def _compiled_in(
     spec, folder = request.model.spec, request.folder
     with step(f"build {spec.name}"), abrupt_interrupts():
         loaded = _model(request, memory, module)
+        check_state(loaded.module)
         flat = FlatModel(loaded.module, [item.name for item in spec.inputs], spec.outputs, request.model.pixels)
         golden = golden_inputs(spec, loaded.module, request.model.seed)
     settled = _settled(request, flat, golden, step)

@@ -10,13 +10,13 @@ import torch
 
 from edgecompile.artifacts.compiled_stage import CompiledStage, StageWriter
 from edgecompile.config.request import CompileRequest
-from edgecompile.contract.closed_sets import Cache, Precision
+from edgecompile.contract.closed_sets import Precision
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.generation import GeneratedText, Generation, Perplexity, StateSpec, TextPrediction
 from edgecompile.contract.text_rules import TOKENS
 from edgecompile.execution.low_precision import fast_here
 from edgecompile.execution.prepack import pays_here
-from edgecompile.frontend.chain.kept_state import state_of
+from edgecompile.frontend.chain.kept_state import keeps_bf16, state_of
 from edgecompile.frontend.chain.sized_work import sized_work
 from edgecompile.frontend.chain.units import Chain
 from edgecompile.generation.golden_texts import RunStage, compare_texts, golden_texts
@@ -112,8 +112,7 @@ def _tried(
     with step("generate the same with the shards"):
         runs = [_run_stage(writer, stage, chain, request.runtime.prepack) for stage in stages]
         rounded = any(stage.precision is not Precision.FP32 for stage in stages)
-        lossy = any(stage.incoming.name != "fp32" for stage in stages)
-        lossy = lossy or any(spec.dtype != Cache.FP32.value for spec in state)
+        lossy = keeps_bf16(chain) or any(stage.incoming.name != "fp32" for stage in stages)
         found = compare_texts(module, texts, runs, state, asked.chunk, request.microbatch, rounded=rounded or lossy)
     perplexity, why = _perplexity(module, files, request, vocabulary, runs, state, rounded=rounded or lossy, step=step)
     if rounded or lossy:

@@ -12,6 +12,7 @@ import torch
 
 import edgecompile
 from edgecompile.config.measure_request import MeasureRequest
+from edgecompile.frontend.chain.kept_state import kept_in
 from edgecompile.frontend.chain.units import Chain
 from edgecompile.measure.machine_costs.busy import busy_cores
 from edgecompile.measure.machine_costs.item_costs import measure_candidates
@@ -111,6 +112,7 @@ def device_profile(
         prepack=request.prepack.value,
         precision=device.precision.value,
         keep=request.keep,
+        cache=kept_in(chain).value,
         candidates=_candidates(request, chain),
     )
 

@@ -12,14 +12,18 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 
 from edgecompile.contract.errors import UserError
-from edgecompile.execution.attention import register_attention
+from edgecompile.execution.attention import bound, register_attention
 
-__all__ = ["CausalStep", "causal_lm_of"]
+__all__ = ["CausalStep", "causal_lm_of", "check_state"]
 
 NAME = "edgecompile"
 """Of our attention, among those of transformers."""
 _MOST_PROBED = 384
 """Positions at which a mask is looked at."""
+_MOST_MIXED = 8
+"""Tokens of which the last one is looked at: more than convolutions reach back."""
+_ROUNDING = 1e-5
+"""Of the largest score. Experts, which compute their tokens together, differ by 7e-7; tiny convolutions by 5e-3."""
 _HARMLESS = frozenset(
     {"dropout", "is_causal", "output_router_logits", "position_ids", "use_cache", "output_attentions", "cache_position",
      "output_hidden_states", "layer_idx", "training", "attention_dropout"}
@@ -96,14 +100,11 @@ class CausalStep(nn.Module):
             self.model.set_attn_implementation(NAME)
 
 
-_RECURRENT = ("linear_attention",)
-
-
 def causal_lm_of(cls: Any, config: Any, context: int) -> CausalStep:
     """A model of random weights.
 
     Raises:
-        UserError: as CausalStep; or the class has no scores of a next token, or layers of another kind than attention.
+        UserError: as CausalStep; or the class has no scores of a next token.
     """
     config = config.__class__.from_dict({**config.to_dict(), "use_cache": False})
     config._attn_implementation = NAME
@@ -118,20 +119,40 @@ def causal_lm_of(cls: Any, config: Any, context: int) -> CausalStep:
     model = model.float().eval()
     if model.get_output_embeddings() is None:
         raise UserError(f"{cls.__name__}: it has no output embeddings, which score the next token")
-    step = CausalStep(model, context)
-    _check_layers(cls, config)
-    return step
+    return CausalStep(model, context)
 
 
-def _check_layers(cls: Any, config: Any) -> None:
-    """A convolution or a recurrence over tokens has a state of its own: steps without it would be wrong in silence."""
-    named = getattr(config, "layer_types", None) or getattr(config, "layers_block_type", None) or ()
-    others = sorted({str(kind) for kind in named if not str(kind).endswith("attention") or str(kind) in _RECURRENT})
-    if others:
+def check_state(module: nn.Module) -> None:
+    """Once a CausalStep has its weights: a token hears of those before it by attention alone, which slots keep.
+
+    A convolution or a recurrence over tokens has a state of its own, and steps without it would be wrong.
+
+    Raises:
+        UserError: with attention that gives nothing, other tokens before the last change its scores.
+    """
+    count = min(_MOST_MIXED, module.context) if isinstance(module, CausalStep) else 0
+    if not isinstance(module, CausalStep) or count < 2:
+        return
+    vocabulary = int(module.model.config.get_text_config().vocab_size)
+    ids = torch.arange(count).unsqueeze(0) % vocabulary
+    other = (ids + count) % vocabulary
+    other[:, -1] = ids[:, -1]
+    positions, slots = torch.arange(count).unsqueeze(0), torch.zeros(1, dtype=torch.int64)
+    with torch.no_grad(), bound(_Nothing()):
+        one, two = (module(tokens, positions, slots)["logits"] for tokens in (ids, other))
+    if float((one - two).abs().max()) > _ROUNDING * float(one.abs().max()):
         raise UserError(
-            f"{cls.__name__}: it has layers of the kind {', '.join(others)}, whose state no slot keeps: take a model "
-            "of attention alone"
+            f"{type(module.model).__name__}: tokens reach those behind them by more than attention, as by a "
+            "convolution or a recurrence, whose state no slot keeps: take a model of attention alone"
         )
+
+
+class _Nothing:
+    """Keys and values of which nothing is seen."""
+
+    def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layer: int, *_: Any) -> torch.Tensor:
+        rows, heads, tokens, _size = q.shape
+        return q.new_zeros(rows, tokens, heads, v.shape[-1])
 
 
 # --- attention -------------------------------------------------------------------------------------------------------

@@ -251,6 +251,6 @@ class Schedule:
     certificate: Certificate
     """What is proved."""
 
-    def flow_s(self, messages: int) -> float:
+    def through_s(self, messages: int) -> float:
         """Until the last of so many messages that follow each other is through."""
         return self.latency_s + (messages - 1) * self.period_s

@@ -80,7 +80,7 @@ class Planned:
     def figure_s(self) -> float:
         """What the objective makes least."""
         by_latency = self.request.schedule.objective is Objective.LATENCY
-        return self.schedule.flow_s(self.inputs.scheduling.messages) if by_latency else self.schedule.period_s
+        return self.schedule.through_s(self.inputs.scheduling.messages) if by_latency else self.schedule.period_s
 
     @property
     def pipelines(self) -> tuple[tuple[Span, ...], ...]:

@@ -13,7 +13,7 @@ from edgecompile.config.cluster_spec import Cluster, Device
 from edgecompile.config.methods import OutsideProfile, ProfileMethod
 from edgecompile.config.request import ProfileRequest
 from edgecompile.frontend.chain.fingerprint import chain_fingerprint
-from edgecompile.frontend.chain.kept_state import seen_context, state_of, usual_context
+from edgecompile.frontend.chain.kept_state import kept_in, seen_context, state_of, usual_context
 from edgecompile.frontend.chain.sized_work import SizedWork
 from edgecompile.frontend.chain.units import Chain
 from edgecompile.planning.memory import heap_bytes
@@ -123,6 +123,11 @@ def _measured_profile(
             fixed_s, one_s = (found.candidates.seconds(rows, cores) for rows in (0, 1))
             candidates[device.name] = CandidateCost(fixed_s=fixed_s, row_s=one_s - fixed_s)
         notes.extend(_notes(found, path, device, figures.note))
+        if found.cache != kept_in(chain).value:
+            notes.append(
+                f"{path.name}: measured with keys and values in {found.cache}, which the plan keeps in "
+                f"{kept_in(chain).value}: attention may take twice or half as long"
+            )
     return Profile(
         unit_s=unit_s,
         wires=wires,

@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from edgecompile.contract.closed_sets import Cache
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.files.atomic_files import replacing
 from edgecompile.contract.files.user_files import check_ours
@@ -189,6 +190,8 @@ class DeviceProfile:
     precision: str = "fp32"
     """Of their products with weights, but for those of the modules of `keep`."""
     keep: tuple[str, ...] = ()
+    cache: str = field(default=Cache.FP32.value, metadata={OMITTED: True})
+    """What attention was measured over: see closed_sets.Cache."""
     candidates: Cost | None = field(default=None, metadata={OMITTED: True})
     """Of a language model: finding the most likely tokens of scores, a message and a row."""
 

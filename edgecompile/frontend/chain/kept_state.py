@@ -7,7 +7,7 @@ from edgecompile.contract.generation import StateSpec
 from edgecompile.frontend.capture.graphs import facts_of, op_name
 from edgecompile.frontend.chain.units import Chain
 
-__all__ = ["keeps_bf16", "seen_context", "state_of", "usual_context"]
+__all__ = ["keeps_bf16", "kept_in", "seen_context", "state_of", "usual_context"]
 
 
 def state_of(chain: Chain) -> tuple[StateSpec, ...]:
@@ -27,9 +27,14 @@ def state_of(chain: Chain) -> tuple[StateSpec, ...]:
     return tuple(found)
 
 
+def kept_in(chain: Chain) -> Cache:
+    """What its keys and values are kept in, if it has any."""
+    return next((Cache(spec.dtype) for spec in state_of(chain)), Cache.FP32)
+
+
 def keeps_bf16(chain: Chain) -> bool:
     """Whether its keys and values are rounded where they are kept."""
-    return any(spec.dtype == Cache.BF16.value for spec in state_of(chain))
+    return kept_in(chain) is Cache.BF16
 
 
 def seen_context(context: int, window: int) -> int:

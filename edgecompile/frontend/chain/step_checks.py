@@ -68,6 +68,6 @@ def check_schedule(schedule: Schedule, chain: Chain, *, by_latency: bool = False
         assert chain.boundaries[after.first].cuttable, f"unit {after.first} cannot begin a stage"
     hosts = [stage.host for stage in schedule.stages]
     assert len(set(hosts)) == len(hosts), "a host runs two stages"
-    figure, value_s = ("latency", schedule.flow_s(messages)) if by_latency else ("period", schedule.period_s)
+    figure, value_s = ("latency", schedule.through_s(messages)) if by_latency else ("period", schedule.period_s)
     assert schedule.certificate.lower_bound_s <= value_s * (1 + 1e-9), f"the lower bound is over the {figure}"
     return schedule

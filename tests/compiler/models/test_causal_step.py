@@ -10,6 +10,7 @@ import torch
 from tiny_language import CONTEXT, VOCABULARY, WINDOW, tiny
 
 from edgecompile.contract.errors import UserError
+from edgecompile.models.causal_step import check_state
 
 LONG, SHORT = 20, 11
 CASES: dict[str, tuple[str, dict[str, Any], list[int]]] = {
@@ -88,10 +89,20 @@ def test_attention_that_is_not_transformers_is_refused(architecture: str, config
     assert "\n" not in said
 
 
-def test_layers_with_another_state_are_refused() -> None:
-    with pytest.raises(UserError, match="Lfm2ForCausalLM: it has layers of the kind conv, whose state no slot keeps"):
-        tiny("Lfm2ForCausalLM", "Lfm2Config", full_attn_idxs=[1])
-    tiny("Lfm2ForCausalLM", "Lfm2Config", full_attn_idxs=[0, 1, 2])
+@pytest.mark.parametrize("attending", [[1], [0, 1]])
+def test_layers_with_another_state_are_refused(attending: list[int]) -> None:
+    with pytest.raises(UserError, match="Lfm2ForCausalLM: tokens reach those behind them by more than attention"):
+        check_state(tiny("Lfm2ForCausalLM", "Lfm2Config", full_attn_idxs=attending).step)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "config", "values"),
+    [("Lfm2ForCausalLM", "Lfm2Config", {"full_attn_idxs": [0, 1, 2]}),
+     ("MixtralForCausalLM", "MixtralConfig", {"num_local_experts": 4, "initializer_range": 0.3}),
+     *((name, config, values) for name, (config, values, _) in CASES.items())],
+)  # fmt: skip
+def test_attention_alone_is_fine(architecture: str, config: str, values: dict[str, Any]) -> None:
+    check_state(tiny(architecture, config, **values).step)
 
 
 def test_attention_that_sees_what_comes_later_is_refused() -> None:

@@ -4,34 +4,19 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import signal
-import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
-from launch_harness import DEADLINE_S, Running, rank_process, run
+from launch_harness import Running, rank_process, run
+from text_requests import random_requests, read_answers, wait_for_answers, write_lines
 
 from edgecompile.contract.plan_file import read_plan
 
 pytestmark = pytest.mark.slow
 
 COUNT = 24
-
-
-def read_answers(path: Path) -> dict[str, Any]:
-    return {value["id"]: value for value in map(json.loads, path.read_text(encoding="utf-8").splitlines())}
-
-
-def wait_for_answers(running: Running, output: Path, count: int) -> None:
-    rows = output.with_name(f"{output.name}.partial") / "rows.jsonl"
-    deadline = time.monotonic() + DEADLINE_S
-    while not rows.exists() or rows.read_bytes().count(b"\n") < count:
-        assert running.process.poll() is None, running.text()
-        assert time.monotonic() < deadline, running.text()
-        time.sleep(0.01)
 
 
 def test_a_plan_tells_of_it_and_is_verified(bf16_text_plan: Path, text_plan: Path) -> None:
@@ -50,18 +35,8 @@ def test_a_plan_tells_of_it_and_is_verified(bf16_text_plan: Path, text_plan: Pat
 
 def test_a_killed_rank_changes_no_answer(bf16_text_plan: Path, tmp_path: Path) -> None:
     """Its tokens are computed again in chunks, where they came one by one before."""
-    rng = random.Random(5)
-    lines = []
-    for number in range(COUNT):
-        line: dict[str, Any] = {
-            "id": f"n{number}", "tokens": [rng.randrange(4, 400) for _ in range(rng.randrange(1, 60))],
-            "max_tokens": rng.randrange(20, 60), "ignore_end": True,
-        }  # fmt: skip
-        if number % 2:
-            line |= {"temperature": 0.9, "seed": number, "top_p": 0.95}
-        lines.append(json.dumps(line) + "\n")
     asked, one, other = tmp_path / "asked.jsonl", tmp_path / "one.jsonl", tmp_path / "other.jsonl"
-    asked.write_text("".join(lines), encoding="utf-8")
+    write_lines(asked, random_requests(5, COUNT, least_tokens=20))
     run(bf16_text_plan, "--local", "--input", asked, "--output", one).expect(0)
     running = Running([bf16_text_plan, "--local", "--json", "--input", asked, "--output", other])
     wait_for_answers(running, other, 3)

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import shutil
 import signal
 import subprocess
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from typing import Any
 import pytest
 from launch_harness import DEADLINE_S, PROGRAM, Running, free_port, rank_process, run, run_ranks, wait_gone
 from launch_plans import Written
+from text_requests import Answers, random_requests, read_answers, wait_for_answers, write_lines
 from tokenizers import Tokenizer
 
 from edgecompile.contract.plan import Plan
@@ -23,36 +22,13 @@ from edgecompile.contract.plan_file import write_plan
 
 pytestmark = pytest.mark.slow
 
-Answers = dict[Any, dict[str, Any]]
-"""By id."""
 COUNT = 40
-
-
-def write_lines(path: Path, lines: list[Any]) -> Path:
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    return path
-
-
-def read_answers(path: Path) -> Answers:
-    values = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    answers = {value["id"]: value for value in values}
-    assert len(answers) == len(values), "an answer came twice"
-    return answers
 
 
 @pytest.fixture(scope="session")
 def asked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Requests of unlike lengths, every other one sampled; more than slots, and a few seconds of work."""
-    rng = random.Random(3)
-    lines = []
-    for number in range(COUNT):
-        line: dict[str, Any] = {
-            "id": f"n{number}", "tokens": [rng.randrange(4, 400) for _ in range(rng.randrange(1, 60))],
-            "max_tokens": rng.randrange(1, 60), "ignore_end": True,
-        }  # fmt: skip
-        if number % 2:
-            line |= {"temperature": 0.9, "seed": number, "top_p": 0.95, "repetition_penalty": 1.1}
-        lines.append(line)
+    lines = random_requests(3, COUNT, repetition_penalty=1.1)
     return write_lines(tmp_path_factory.mktemp("asked") / "asked.jsonl", lines)
 
 
@@ -63,15 +39,6 @@ def undisturbed(text_plan: Path, asked: Path) -> Answers:
     assert f"{COUNT} answers in {output}" in ended.out.replace("\n", "")
     assert not output.with_name(f"{output.name}.partial").exists()
     return read_answers(output)
-
-
-def wait_for_answers(running: Running, output: Path, count: int) -> None:
-    rows = output.with_name(f"{output.name}.partial") / "rows.jsonl"
-    deadline = time.monotonic() + DEADLINE_S
-    while not rows.exists() or rows.read_bytes().count(b"\n") < count:
-        assert running.process.poll() is None, running.text()
-        assert time.monotonic() < deadline, running.text()
-        time.sleep(0.01)
 
 
 # --- the tokens ------------------------------------------------------------------------------------------------------

@@ -121,6 +121,25 @@ def test_a_file_of_edgeprofile_that_fits_is_taken_and_one_that_does_not_is_named
 
 
 @pytest.mark.slow
+def test_a_profile_of_other_keys_and_values_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = ("hidden_size=32", "intermediate_size=64", "num_hidden_layers=2", "num_attention_heads=4",
+             "num_key_value_heads=2", "vocab_size=64")  # fmt: skip
+    model = ("model=smollm2_135m", *(f"model.build.config.{size}" for size in sizes), "generation.context=64",
+             "generation.chunk=8", "generation.prompt=8", "generation.tokens=8", "artifact=none")  # fmt: skip
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    own = compiled(tmp_path / "own", QUICK, "generation.cache=bf16", model=model)
+    (path,) = kept(tmp_path / "cache")
+    assert read_profile(path).cache == "bf16"
+    (tmp_path / "profiles").mkdir()
+    shutil.copyfile(path, tmp_path / "profiles" / "local-smollm2_135m.yaml")
+    named = f"profile.folder={tmp_path / 'profiles'}"
+    other = compiled(tmp_path / "other", named, "generation.cache=fp32", model=model)
+    said = "local-smollm2_135m.yaml: measured with keys and values in bf16, which the plan keeps in fp32"
+    assert [note for note in other.notes if said in note]
+    assert not [note for note in own.notes if "measured with keys and values" in note]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "model", [(*hand_written("Convolutions"), "capture=symbolic_trace", "microbatch=3"), (*TINY_VIT, "microbatch=1")]
 )
