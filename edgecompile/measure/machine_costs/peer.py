@@ -17,7 +17,8 @@ import statistics
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ from edgecompile.execution.torchscript import plain_execution
 _MOST_BYTES = 64 << 20
 _MOST_MESSAGES = 40
 _NUM_ALONE = 10
-_REPEATS = 5
+_ROUNDS = 9
 _LEAST_S = 1e-6
 _TIMEOUT = timedelta(seconds=600)
 
@@ -54,10 +55,11 @@ def main() -> int:
     options._threads = 2
     group = gloo(PrefixStore("peer", store), rank, 2, options)
     keep_freed_memory()
-    _exchange(group, rank, min(sizes), _NUM_ALONE, lambda: None)
+    _exchange(group, rank, min(sizes), _NUM_ALONE, lambda: 0.0)
     runtime_bytes = _runtime_bytes(module)  # before large buffers, which the plan counts for itself
     computation = _Computation()
-    cpu_s = [statistics.median(_message_s(group, rank, size, computation) for _ in range(_REPEATS)) for size in sizes]
+    rounds = [[_message(group, rank, size, computation) for size in sizes] for _ in range(_ROUNDS)]
+    cpu_s = [_cost_s(found) for found in zip(*rounds, strict=True)]
     print(json.dumps({"cpu_s": cpu_s, "runtime_bytes": runtime_bytes}), flush=True)
     group.barrier().wait(_TIMEOUT)
     return 0
@@ -73,12 +75,11 @@ class _Computation:
     def run(self) -> None:
         torch.mm(self._input, self._weights)
 
-    def cpu_s(self, count: int) -> float:
-        """Of one run, without messages."""
-        begin_s = time.process_time()
-        for _ in range(count):
-            self.run()
-        return (time.process_time() - begin_s) / count
+    def cpu_s(self) -> float:
+        """Of one run, without what other threads do meanwhile."""
+        begin_s = time.thread_time()
+        self.run()
+        return time.thread_time() - begin_s
 
 
 class _Link:
@@ -116,30 +117,51 @@ class _Link:
         return [operation([piece], 1 - self._rank, tag) for tag, piece in enumerate(self._pieces[number])]
 
 
-def _message_s(group: Any, rank: int, num_bytes: int, computation: _Computation) -> float:
-    """CPU seconds of this process for one message of this size, without those of the computation between two."""
+@dataclass(frozen=True)
+class _Found:
+    """CPU seconds for a message of one size, in one round."""
+
+    moving_s: float
+    """Of all threads, without the computation."""
+    slower_s: float
+    """By which the computation takes longer, since messages were moved through the caches."""
+
+
+def _cost_s(rounds: Sequence[_Found]) -> float:
+    """Of one message. Each part is a median of its own: the computation is ten times as long as a small message's
+    handling, so that its noise would hide that in a difference of sums."""
+    slower_s = statistics.median(found.slower_s for found in rounds)
+    return max(_LEAST_S, statistics.median(found.moving_s for found in rounds) + max(0.0, slower_s))
+
+
+def _message(group: Any, rank: int, num_bytes: int, computation: _Computation) -> _Found:
     count = max(8, min(_MOST_MESSAGES, _MOST_BYTES // num_bytes))
     group.barrier().wait(_TIMEOUT)
-    alone_s = computation.cpu_s(_NUM_ALONE)
+    alone_s = [computation.cpu_s() for _ in range(_NUM_ALONE)]
     group.barrier().wait(_TIMEOUT)
-    took_s = _exchange(group, rank, num_bytes, count, computation.run)
+    all_s, computing_s = _exchange(group, rank, num_bytes, count, computation.cpu_s)
     group.barrier().wait(_TIMEOUT)
-    alone_s = (alone_s + computation.cpu_s(_NUM_ALONE)) / 2
-    return max(_LEAST_S, took_s / count - alone_s)
+    alone_s += [computation.cpu_s() for _ in range(_NUM_ALONE)]
+    return _Found(
+        moving_s=(all_s - sum(computing_s)) / count,
+        slower_s=statistics.median(computing_s) - statistics.median(alone_s),
+    )
 
 
-def _exchange(group: Any, rank: int, num_bytes: int, count: int, compute: Callable[[], None]) -> float:
-    """CPU seconds of this process for so many messages with a computation before each."""
+def _exchange(
+    group: Any, rank: int, num_bytes: int, count: int, compute: Callable[[], float]
+) -> tuple[float, list[float]]:
+    """CPU seconds of this process for so many messages with a computation before each, and of the computations."""
     link = _Link(group, rank, num_bytes)
     thread = link.run(count)
-    begin_s = time.process_time()
+    begin_s, computing_s = time.process_time(), []
     for number in range(count):
         buffer = link.ready.get()
-        compute()
+        computing_s.append(compute())
         if rank == 0 or number < count - NUM_BUFFERS_IN:  # no receive is left over
             link.pass_on(buffer)
     thread.join()
-    return time.process_time() - begin_s
+    return time.process_time() - begin_s, computing_s
 
 
 def _runtime_bytes(path: str) -> int:

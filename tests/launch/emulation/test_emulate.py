@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +22,8 @@ from edgelaunch.emulation import emulated_run as emulate
 from edgelaunch.process import processes
 
 FAST, SLOW = 12.5e6, 2.5e6
+CORE = str(min(os.sched_getaffinity(0)))
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, for a priority above others'")
 
 
 def cluster(plan: Plan, rates: list[float], shares: list[float | None], model: str = "host") -> Plan:
@@ -184,6 +187,14 @@ def test_version_1_limits_below_the_own_group(tmp_path: Path) -> None:
     assert cgroups.groups_named("edgelaunch-", cgroups.find_controllers(proc)) == list(group.folders)
 
 
+def test_a_share_is_granted_as_often_as_the_kernel_can(tmp_path: Path, version_2: Path) -> None:
+    proc = mounted(tmp_path, [("/", version_2, "cgroup2", "rw")], "0::/\n")
+    group = cgroups.ControlGroup("edgelaunch-1", cgroups.find_controllers(proc))
+    for share, limit in ((0.8, "1000 1250"), (0.3, "1000 3333"), (0.004, "1000 100000")):
+        group.create(cpu_share=share, memory_bytes=1 << 30, period_s=None)
+        assert (version_2 / "edgelaunch-1" / "cpu.max").read_text() == limit
+
+
 def test_no_share_is_no_limit(tmp_path: Path, version_2: Path) -> None:
     proc = mounted(tmp_path, [("/", version_2, "cgroup2", "rw")], "0::/\n")
     cgroups.ControlGroup("edgelaunch-1", cgroups.find_controllers(proc)).create(cpu_share=None, memory_bytes=1 << 30)
@@ -215,20 +226,36 @@ def test_only_what_a_gone_process_left_is_left() -> None:
     assert emulate._is_left(f"{family}{1 << 22}-5-0-hub")
 
 
+def is_idle(process: int) -> bool:
+    return os.sched_getscheduler(process) == os.SCHED_IDLE
+
+
+def goes_first(process: int) -> bool:
+    """Before all that has no priority; where a container grants no real time, and to who may, by niceness."""
+    return os.sched_getscheduler(process) == os.SCHED_FIFO or os.getpriority(os.PRIO_PROCESS, process) < 0
+
+
 @pytest.mark.slow
-def test_what_keeps_a_core_awake_ends_with_its_parent() -> None:
-    script = Path(cgroups.__file__).with_name("busy_core.py")
-    stranger = subprocess.run([sys.executable, "-I", "-S", script, "1"], timeout=60, check=False)
+@pytest.mark.parametrize(
+    ("name", "words", "is_set"),
+    [("busy_core.py", (), is_idle), pytest.param("ticking_core.py", (CORE,), goes_first, marks=needs_root)],
+)
+def test_what_runs_beside_the_hosts_ends_with_its_parent(
+    name: str, words: tuple[str, ...], is_set: Callable[[int], bool]
+) -> None:
+    script = Path(cgroups.__file__).with_name(name)
+    stranger = subprocess.run([sys.executable, "-I", "-S", script, "1", *words], timeout=60, check=False)
     assert stranger.returncode == 0  # not its parent
     code = f"import subprocess, sys, os; p = subprocess.Popen([sys.executable, '-I', '-S', {str(script)!r}, "
-    code += "str(os.getpid())], stdout=subprocess.DEVNULL); print(p.pid, flush=True); sys.stdin.read(1); os._exit(9)"
+    code += f"str(os.getpid()), *{words!r}], stdout=subprocess.DEVNULL)\n"
+    code += "print(p.pid, flush=True); sys.stdin.read(1); os._exit(9)"
     parent = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
     spinning = int(parent.stdout.readline())
     deadline = time.monotonic() + 60
-    while os.sched_getscheduler(spinning) != os.SCHED_IDLE and time.monotonic() < deadline:
+    while not is_set(spinning) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert os.sched_getscheduler(spinning) == os.SCHED_IDLE
+    assert is_set(spinning)
     parent.communicate("x", timeout=60)
     while Path(f"/proc/{spinning}").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
