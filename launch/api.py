@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import os
 import weakref
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
@@ -58,7 +59,7 @@ class Pipeline:
     """
 
     def __init__(
-        self, plan: str | Path, *, local: bool = False, master: str | None = None, secret_file: str | None = None,
+        self, plan: str | os.PathLike[str], *, local: bool = False, master: str | None = None, secret_file: str | None = None,
         restarts: int = DEFAULT_RESTARTS,
     ) -> None:  # fmt: skip
         request = RunRequest(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from edgecompile.api.solving import as_plan
@@ -26,7 +27,8 @@ def simulate(
     warm_up_factor: float = 2.0,
     seed: int = 0,
     trace: bool = False,
-    **changes: Any,
+    changes: Mapping[str, Any] = MappingProxyType({}),
+    **more: Any,
 ) -> Outcome:
     """Runs a plan in a simulation of the runtime: bounded buffers, messages, jitter, arrivals.
 
@@ -40,7 +42,8 @@ def simulate(
         warm_up: so many microbatches of a stage are slow, each `warm_up_factor` times.
         seed: of the jitter.
         trace: keep the times of all microbatches.
-        **changes: as --set names them: **{"hosts.2.bandwidth": "50Mbps", "network.latency": "1ms"}.
+        changes: as --set names them: {"hosts.2.bandwidth": "50Mbps", "network.latency": "1ms"}.
+        **more: changes, likewise.
 
     Returns:
         What was simulated: `simulation` has throughput (items a second), latencies and what each stage and link did
@@ -52,6 +55,6 @@ def simulate(
     """
     chosen = Namespace(
         microbatches=microbatches, drop=list(drop), resolve=resolve, rate=rate, jitter=jitter, warm_up=warm_up,
-        warm_up_factor=warm_up_factor, seed=seed, settings=[f"{key}={value}" for key, value in changes.items()],
+        warm_up_factor=warm_up_factor, seed=seed, settings=[f"{key}={value}" for key, value in {**changes, **more}.items()],
     )  # fmt: skip
     return play(as_plan(plan), chosen, trace=trace)

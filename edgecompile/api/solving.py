@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 from edgecompile.contract.errors import UserError, choices
@@ -93,7 +94,7 @@ def as_plan(given: Any) -> Plan:
 
 def solve(
     given: Plan | str | os.PathLike[str] | Problem, *, scheduler: str = "exact", layers: Sequence[int] | None = None,
-    drop: Sequence[str] = (), **changes: Any,
+    drop: Sequence[str] = (), changes: Mapping[str, Any] = MappingProxyType({}), **more: Any,
 ) -> Partition:  # fmt: skip
     """The best partition there is, with its certificate; needs neither the model nor torch.
 
@@ -103,13 +104,14 @@ def solve(
             that chooses is costed as all partitions are, and its certificate says how far it is from the best.
         layers: for these, the units at which a layer begins, the first one 0; None: every unit is one.
         drop: hosts of the plan that are gone.
-        **changes: of the plan's figures, as `edgeplan simulate --set` names them: **{"hosts.nano.bandwidth": "50Mbps"}.
+        changes: of the plan's figures, as `edgeplan simulate --set` names them: {"hosts.nano.bandwidth": "50Mbps"}.
+        **more: changes, likewise.
 
     Raises:
         UserError: the plan cannot be read, a change names nothing, a figure is not possible, or no partition fits.
     """
     if isinstance(given, Problem):
-        if drop or changes:
+        if drop or changes or more:
             raise UserError("drop and changes are for plans", fix="change the problem with dataclasses.replace")
         try:
             return _by(scheduler, given, solve_problem(given), layers)
@@ -117,7 +119,7 @@ def solve(
             raise
         except ValueError as error:
             raise UserError(f"problem: {error}") from error
-    plan = change(as_plan(given), [f"{key}={value}" for key, value in changes.items()])
+    plan = change(as_plan(given), [f"{key}={value}" for key, value in {**changes, **more}.items()])
     for name in drop:
         plan = without_host(plan, find_host(plan, name, "drop"))
     return _by(scheduler, *planned_again(plan), layers)

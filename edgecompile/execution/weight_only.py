@@ -42,6 +42,9 @@ _BLOCK = 1 << 20
 """Weights that are made of codes at a time."""
 _ROWS = 16
 """Of the kernel for 4 bits: it takes a multiple of so many output channels."""
+_ALIGNED = 16
+"""Bytes. The kernel for 8 bits loads so many codes of a channel at a time. Where a channel does not begin at a multiple
+of them, it ends the process, or reads what lies behind the channel."""
 _SCHEMAS = (
     "linear_weights8(Tensor x, Tensor codes, Tensor scale, Tensor? bias) -> Tensor",
     "linear_weights4(Tensor x, Tensor codes, Tensor scale, Tensor? bias) -> Tensor",
@@ -119,6 +122,18 @@ def _by_codes8(x: torch.Tensor, codes: torch.Tensor, scale: torch.Tensor, bias: 
     return product.reshape(list(x.shape[:-1]) + [codes.size(0)])
 
 
+def _by_padded_codes8(
+    x: torch.Tensor, codes: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None
+) -> torch.Tensor:
+    """Whose channels have been made longer with zeros."""
+    rows = x.reshape([-1, x.size(-1)]).to(torch.bfloat16)
+    rows = torch.constant_pad_nd(rows, [0, codes.size(1) - x.size(-1)])
+    product: torch.Tensor = torch.ops.aten._weight_int8pack_mm(rows, codes, scale).to(torch.float32)
+    if bias is not None:
+        product = product.add_(bias)
+    return product.reshape(list(x.shape[:-1]) + [codes.size(0)])
+
+
 def _by_codes4(x: torch.Tensor, codes: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     rows = x.reshape([-1, x.size(-1)]).to(torch.bfloat16)
     product: torch.Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(rows, codes, 32, scale).to(torch.float32)
@@ -134,7 +149,10 @@ def _has_kernel(codes: torch.Tensor) -> bool:
 def _kernel(codes: torch.Tensor) -> tuple[Callable[..., torch.Tensor], torch.Tensor]:
     """What computes the product with these codes, and the codes as it takes them."""
     if codes.dtype is torch.int8:
-        return _by_codes8, codes
+        missing = -codes.shape[1] % _ALIGNED
+        if missing:
+            return _by_padded_codes8, functional.pad(codes, (0, missing))
+        return _by_codes8, codes if codes.data_ptr() % _ALIGNED == 0 else codes.clone()
     step = max(1, _BLOCK // codes.shape[1] // 64) * 64  # blocks of 64 channels are packed each by itself
     parts = [
         torch.ops.aten._convert_weight_to_int4pack_for_cpu(

@@ -73,7 +73,7 @@ def test_a_plan_is_solved_again_with_changes(tmp_path: Path) -> None:
     assert as_planned.period_s == plan().predicted.period_s
     assert edgecompile.solve(tmp_path / "plan.yaml").schedule == as_planned.schedule
     assert edgecompile.solve(str(tmp_path / "plan.yaml"), drop=["b"]).hosts == ("a",)
-    slower = edgecompile.solve(plan(), **{"hosts.b.speed": 0.25})
+    slower = edgecompile.solve(plan(), changes={"hosts.b.speed": 0.25})
     assert slower.period_s > as_planned.period_s
     with pytest.raises(edgecompile.UserError, match="no such plan"):
         edgecompile.solve("nix.yaml")
@@ -105,6 +105,6 @@ def test_simulate_is_what_the_command_does() -> None:
     assert found.simulation.period_s == pytest.approx(plan().predicted.period_s)
     changed = edgecompile.simulate(plan(), microbatches=50, resolve=True, **{"hosts.b.speed": 0.5})
     assert changed.again
-    assert changed.schedule == edgecompile.solve(plan(), **{"hosts.b.speed": 0.5}).schedule
+    assert changed.schedule == edgecompile.solve(plan(), changes={"hosts.b.speed": 0.5}).schedule
     with pytest.raises(edgecompile.UserError, match="invalid value 0 for --microbatches"):
         edgecompile.simulate(plan(), microbatches=0)

@@ -73,20 +73,25 @@ class FlatModel(nn.Module):
 
 
 def _takes_names(module: nn.Module, names: Sequence[str]) -> bool:
-    """Whether forward() can be called with these names; otherwise inputs go by position.
+    """Whether forward() can be called with these names; where it has none of them, inputs go by position.
 
     Raises:
-        UserError: it can be called in neither way.
+        UserError: it can be called in neither way, or has some of the names: the others may be misspelt, and an input
+            could take the place of another.
     """
     signature = inspect.signature(module.forward)
     try:
         signature.bind(**dict.fromkeys(names))
         return True
     except TypeError as error:
+        wrong = next((name for name in names if name not in signature.parameters), None)
+        in_place = list(names) == list(signature.parameters)[: len(names)]  # of arguments that have no name to be used
+        fits = in_place or not any(name in signature.parameters for name in names)
         try:
             signature.bind(*names)
         except TypeError:
-            wrong = next((name for name in names if name not in signature.parameters), None)
+            fits = False
+        if not fits:
             allowed = choices(signature.parameters, wrong)
             raise UserError(
                 f"model.inputs: {type(module).__name__}.forward cannot take {', '.join(names)} ({error}): "

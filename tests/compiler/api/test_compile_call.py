@@ -260,6 +260,15 @@ class Locked(nn.Linear):
         self.lock = threading.Lock()
 
 
+class Two(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(16, 2)
+
+    def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        return self.linear(ids) - self.linear(mask)  # type: ignore[no-any-return]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -269,7 +278,9 @@ class Locked(nn.Linear):
         ({"inputs": {"x": 3}}, r"inputs\.x: is of type int: expected a tensor"),
         ({"inputs": torch.tensor(1.0)}, r"inputs\.x: a single number: the first dimension counts"),
         ({"inputs": [X, X]}, "2 examples, but forward.. names 1 arguments"),
-        ({"inputs": {"x": X, "y": torch.zeros(3, 1)}}, "the batch, differs: x 2, y 3"),
+        ({"module": Two(), "inputs": {"ids": X, "mask": torch.zeros(3, 1)}}, "the batch, differs: ids 2, mask 3"),
+        ({"module": Two(), "inputs": {"maks": X, "ids": X}}, "inputs: .*has no argument maks: .*did you mean mask"),
+        ({"module": Two(), "inputs": {"ids": X, "maks": X}}, "inputs: .*has no argument maks: .*did you mean mask"),
         ({"inputs": torch.zeros(1, 17)}, "the model fails on inputs"),
         ({"module": 7}, "module is of type int: expected an nn.Module"),
         ({"module": "vit_bse", "inputs": None}, "no option model/vit_bse: .*did you mean vit_base"),

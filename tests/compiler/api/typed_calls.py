@@ -19,4 +19,5 @@ def use(module: nn.Module) -> str:
     assert_type(plan, edgecompile.CompiledPlan)
     assert_type(edgecompile.solve(plan, drop=["nano"]), edgecompile.Partition)
     assert_type(edgecompile.simulate(plan).simulation.throughput_items_per_s, float | None)
-    return repr(Pipeline(plan.path, local=True))
+    edgecompile.simulate(plan, changes={"hosts.nano.bandwidth": "50Mbps"})
+    return repr(Pipeline(plan, local=True))

@@ -83,7 +83,7 @@ class Joined(nn.Module):
         return *found, self.product(found[0], of["one_codes"], of["one_scale"], of["bias"])
 
 
-def _packed(module: Joined, examples: tuple[torch.Tensor, ...]) -> Any:
+def _packed(module: nn.Module, examples: tuple[torch.Tensor, ...]) -> Any:
     graph = torchscript.freeze(torchscript.trace(module.eval(), examples)).graph.copy()
     given = weights_traced(graph, consume=True)
     graph.eraseInput(0)
@@ -92,7 +92,7 @@ def _packed(module: Joined, examples: tuple[torch.Tensor, ...]) -> Any:
     return lambda *inputs: function(*inputs, *given)
 
 
-def _exported(module: Joined, examples: tuple[torch.Tensor, ...]) -> Any:
+def _exported(module: nn.Module, examples: tuple[torch.Tensor, ...]) -> Any:
     traced: Any = fx.symbolic_trace(module)
     packed = weights_exported(traced)
     assert not any("linear_weights" in str(node.target) for node in packed.graph.nodes)
@@ -110,6 +110,41 @@ def test_kernels_give_what_the_operators_give(bits: int, packing: Any) -> None:
     for value, true in zip(found, wanted, strict=True):
         torch.testing.assert_close(value, true, atol=1e-2, rtol=2**-7)
         assert float((value != true).double().mean()) < 0.05  # sums in another order hardly ever round otherwise
+
+
+class OfAnyWidth(nn.Module):
+    def __init__(self, width: int, out: int) -> None:
+        super().__init__()
+        register_weight_operators()
+        for key, value in weight_codes(weights(out, width), 8).items():
+            self.register_buffer(f"of_{key}", value)
+        self.register_buffer("bias", torch.randn(out))
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        product = torch.ops.edgecompile.linear_weights8
+        return product(x, self.of_codes, self.of_scale, None), product(x, self.of_codes, self.of_scale, self.bias)
+
+
+@needs_kernels
+@pytest.mark.parametrize("packing", [_packed, _exported])
+@pytest.mark.parametrize("width", [1, 15, 16, 17, 37, 65, 72, 100, 720, 1000])
+def test_channels_of_any_width(width: int, packing: Any) -> None:
+    for rows, out in ((1, 10), (4, 64), (9, 37)):
+        module, x = OfAnyWidth(width, out), torch.randn(rows, 1, width)
+        wanted = module(x)
+        for value, true in zip(packing(module, (x,))(x), wanted, strict=True):
+            torch.testing.assert_close(value, true, atol=1e-2, rtol=2**-7)
+
+
+@needs_kernels
+def test_codes_that_lie_anywhere_in_memory() -> None:
+    module, x = OfAnyWidth(64, 64), torch.randn(4, 1, 64)
+    wanted, codes = module(x), module.of_codes
+    apart = torch.empty(codes.numel() + 16, dtype=torch.int8)
+    for begin in (1, 8):  # as in a file of which they are a view
+        module.of_codes = apart[begin : begin + codes.numel()].view(codes.shape).copy_(codes)
+        for value, true in zip(_exported(module, (x,))(x), wanted, strict=True):
+            torch.testing.assert_close(value, true, atol=1e-2, rtol=2**-7)
 
 
 @needs_kernels

@@ -6,6 +6,7 @@ import inspect
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import own_operators
 import pytest
@@ -13,11 +14,13 @@ import torch
 import unusual
 from compiler_helpers import Compile, command
 from safetensors.torch import save_file
+from torch import nn
 
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.plan import Plan
 from edgecompile.contract.plan_file import read_plan
 from edgecompile.execution.opened_shard import open_stage
+from edgecompile.frontend.capture.flat_model import FlatModel
 from edgelaunch.doctor.check_software import check_libraries
 from edgelaunch.doctor.findings import FAILS, OK, CheckContext
 
@@ -38,6 +41,28 @@ def results(plan: Plan, folder: Path, x: torch.Tensor) -> tuple[torch.Tensor, ..
         values = open_stage(stage, folder).run(*values)
         values = values if isinstance(values, tuple) else (values,)
     return values
+
+
+class Three(nn.Module):
+    def forward(self, ids: torch.Tensor, kinds: torch.Tensor | None = None, mask: Any = None) -> torch.Tensor:
+        return ids if mask is None else ids * mask
+
+
+class NoNames(nn.Module):
+    def forward(self, x: torch.Tensor, /, y: torch.Tensor) -> torch.Tensor:
+        return x - y
+
+
+def test_inputs_go_by_name_or_all_by_position() -> None:
+    one, two = torch.ones(2, 3), torch.full((2, 3), 2.0)
+    assert torch.equal(FlatModel(Three(), ["mask", "ids"], ())(two, one)[0], two)
+    assert torch.equal(FlatModel(Three(), ["a", "b"], ())(one, two)[0], one), "by position: the second is not the mask"
+    assert torch.equal(FlatModel(NoNames(), ["x", "y"], ())(one, two)[0], one - two)
+    for names in (["maks", "ids"], ["ids", "maks"]):  # by position, one would take another's place
+        with pytest.raises(UserError, match=r"Three\.forward cannot take .*maks.*did you mean mask"):
+            FlatModel(Three(), names, ())
+    with pytest.raises(UserError, match=r"NoNames\.forward cannot take y, x"):
+        FlatModel(NoNames(), ["y", "x"], ())
 
 
 @pytest.mark.parametrize("name", ["Mapped", "Scaled", "Bits", "Wrapped", "Compiled", "compiled", "parallel", "Lazy"])
