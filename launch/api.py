@@ -59,8 +59,8 @@ class Pipeline:
     """
 
     def __init__(
-        self, plan: str | os.PathLike[str], *, local: bool = False, master: str | None = None, secret_file: str | None = None,
-        restarts: int = DEFAULT_RESTARTS,
+        self, plan: str | os.PathLike[str], *, local: bool = False, master: str | None = None,
+        secret_file: str | None = None, restarts: int = DEFAULT_RESTARTS,
     ) -> None:  # fmt: skip
         request = RunRequest(
             plan_path=Path(plan), quiet=True, secret_file=Path(secret_file) if secret_file is not None else None,

@@ -53,8 +53,9 @@ def simulate(
     Raises:
         UserError: the plan cannot be read, a change names nothing, a value is out of range, or nothing fits.
     """
+    settings = [f"{key}={value}" for key, value in {**changes, **more}.items()]
     chosen = Namespace(
         microbatches=microbatches, drop=list(drop), resolve=resolve, rate=rate, jitter=jitter, warm_up=warm_up,
-        warm_up_factor=warm_up_factor, seed=seed, settings=[f"{key}={value}" for key, value in {**changes, **more}.items()],
+        warm_up_factor=warm_up_factor, seed=seed, settings=settings,
     )  # fmt: skip
     return play(as_plan(plan), chosen, trace=trace)
