@@ -194,5 +194,7 @@ def import_runtime() -> None:
 
 
 def quiet_peers() -> None:
-    """Before torch is imported: a peer that ends must not print a page of C++ frames."""
+    """Before torch is imported: a peer that ends must not print a page of C++ frames, and where no name server answers,
+    as in a network of boards alone, the name of its address, which torch asks for, must not take 10 s."""
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    os.environ.setdefault("RES_OPTIONS", "timeout:1 attempts:1")
