@@ -59,6 +59,9 @@ def choose(
 ) -> int | None:  # fmt: skip
     """The token at a position of a sequence; None: after the penalty another than the candidates may be likelier.
 
+    Of the candidates that the penalty put behind the last one none is chosen: top_k and top_p are then of fewer tokens
+    than transformers would draw from, and each of those is one that it would.
+
     Args:
         scores: of the most likely tokens, the largest first.
         ids: the tokens themselves.
@@ -74,8 +77,11 @@ def choose(
         penalty = sampling.repetition_penalty
         less = np.where(values > 0, values / penalty, values * penalty)
         values = np.where(seen, less, values)
-        if not whole and values.max() < scores[-1]:
-            return None
+        if not whole:
+            known = values >= scores[-1]  # what is behind may be less likely than a token that was not sent
+            if not known.any():
+                return None
+            values, ids = values[known], ids[known]
     if sampling.temperature == 0.0:
         best = int(np.argmax(values))
         equal = ids[values == values[best]]  # none where it is NaN

@@ -32,3 +32,7 @@ def test_an_application_has_one_pipeline_for_all_its_requests(tmp_path: Path) ->
         lines = client.post("/many", json=rows).text.splitlines()
         assert [json.loads(line) for line in lines] == [[4 * number, 0, 0, 0] for number in range(7)]
         assert client.post("/one", json=["a"]).status_code == 422
+        for path, body in (("/one", [1, 2]), ("/many", [[1, 2, 3, 4], [1, 2]])):
+            refused = client.post(path, json=body)
+            assert refused.status_code == 400
+            assert "the model takes float32 (4,)" in refused.json()["detail"]

@@ -111,6 +111,19 @@ def test_one_candidate_is_chosen_whatever_is_asked() -> None:
     assert choose(scores[:1], ids[:1], Sampling(temperature=1.0, top_k=50), [], 0) == int(ids[0])
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_a_penalty_draws_none_that_transformers_would_not(seed: int) -> None:
+    """Candidates that fall behind the last one: tokens that were not sent may be likelier."""
+    scores, ids = candidates(seed, 60)
+    sampling = Sampling(temperature=20.0, top_k=COUNT, repetition_penalty=5.0)
+    before = [int(token) for token in ids[:COUNT:3]]
+    likely = wanted(scores, ids, sampling, before)
+    allowed = {int(token) for token, share in zip(ids, likely, strict=True) if share > 0}
+    drawn = {choose(scores[:COUNT], ids[:COUNT], sampling, before, place, whole=False) for place in range(500)}
+    assert drawn <= allowed
+    assert drawn >= {int(token) for token in ids[:COUNT] if token not in before}
+
+
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_a_penalty_that_puts_all_candidates_behind_others_tells_so(temperature: float) -> None:
     scores, ids = np.array([3.0, 2.5, 2.0], np.float32), np.array([4, 5, 6])
