@@ -18,6 +18,7 @@ __all__ = [
     "at_interrupt",
     "begin",
     "closed_output",
+    "end_at_next_signal",
     "final_status",
     "run_to_end",
     "tell_reader_left",
@@ -164,6 +165,17 @@ def abrupt_interrupts() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def end_at_next_signal() -> None:
+    """Once a signal has begun the end: whoever sends another one does not want to wait. Threads of libraries that are
+    cut short by an exception would abort the process."""
+    if not _Command.name:
+        return
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if callable(signal.getsignal(number)):
+            with suppress(ValueError):  # another thread than the main one
+                signal.signal(number, _end)
 
 
 def _end(signum: int, frame: object) -> None:

@@ -14,8 +14,8 @@ from edgelaunch.commands.check_request import check_run
 from edgelaunch.commands.one_rank import describe, rank_failure, run_rank
 from edgelaunch.common.failures import Failure, exit_code
 from edgelaunch.process.limits import local_shortage
-from edgelaunch.process.stderr import say_error, say_last
-from edgelaunch.process.stopping import hear_signals
+from edgelaunch.process.stderr import say, say_error, say_last
+from edgelaunch.process.stopping import ToldToStop, hear_signals
 from edgelaunch.request.boards_request import AgentRequest, BoardsRequest, ProfileRequest
 from edgelaunch.request.links_request import DoctorRequest, LinksRequest
 from edgelaunch.request.parsers import parse
@@ -43,7 +43,10 @@ def _answer(words: Sequence[str], *, own_process: bool) -> int:
     except UserError as error:
         say_error(str(error))
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
+        if isinstance(stop, ToldToStop) and words[:1] == ["serve"]:
+            say("stopped before it served", about="edgelaunch", event="stopped")
+            return 0  # as a service that has begun: who manages it must not take this for a failure
         say_last("interrupted", event="interrupted")
         return 130
     except Exception as error:

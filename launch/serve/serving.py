@@ -13,6 +13,7 @@ from pathlib import Path
 
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.files.atomic_files import file_sha256
+from edgecompile.terminal.process import end_at_next_signal
 from edgelaunch.application.running import Running
 from edgelaunch.common.identity import is_loopback
 from edgelaunch.process.listener import OTHER_PLACE, listen_at, url_of
@@ -37,7 +38,6 @@ def serve(request: ServeRequest, key_file: Path | None, environ: dict[str, str],
     Raises:
         UserError: nothing can listen there, or the plan or a file is invalid.
         RankFailedError: a rank failed; every request has been answered.
-        KeyboardInterrupt: a second signal.
     """
     settings = Settings(
         max_queue=request.max_queue, max_body=request.max_body, request_timeout_s=request.request_timeout,
@@ -65,6 +65,7 @@ def serve(request: ServeRequest, key_file: Path | None, environ: dict[str, str],
             time.sleep(LOOK_S)
         raise UserError(f"the HTTP server ended: {server.error}")
     except KeyboardInterrupt:
+        end_at_next_signal()
         if not request.quiet:
             say(f"stopping; what is under way may take {request.grace:g} s", about="edgelaunch", event="stopping")
         server.stop()

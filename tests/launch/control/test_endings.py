@@ -12,6 +12,9 @@ from pathlib import Path
 import pytest
 from launch_plans import Written
 
+from edgelaunch.commands import launch_command
+from edgelaunch.process.stopping import ToldToStop
+
 pytestmark = pytest.mark.slow
 
 
@@ -37,6 +40,18 @@ def test_what_was_done_is_told_on_ctrl_c(two_stages: Written, tmp_path: Path) ->
     assert run.returncode == 130
     assert error.endswith("edgelaunch: interrupted\n")
     assert re.search(r"^stopped after [\d,]+ items", out, re.MULTILINE), out
+
+
+@pytest.mark.parametrize(("words", "status"), [(["serve", "plan.yaml"], 0), (["plan.yaml", "--local"], 130)])
+def test_a_service_that_is_stopped_while_it_starts_has_not_failed(
+    words: list[str], status: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def told(*_: object, **__: object) -> int:
+        raise ToldToStop(signal.SIGTERM)
+
+    monkeypatch.setattr(launch_command, "read_run_plan", told)
+    assert launch_command.main(words) == status
+    assert ("stopped before it served" in capsys.readouterr().err) == (status == 0)
 
 
 def test_links_that_were_measured_are_told_on_ctrl_c(three_stages: Written, tmp_path: Path) -> None:

@@ -174,6 +174,35 @@ def test_told_to_stop_it_finishes_what_is_under_way(tmp_path: Path) -> None:
         wait_gone(plan.path, 3.0)
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_ends_it_at_once(number: signal.Signals, tmp_path: Path) -> None:
+    plan = slow_plan(tmp_path)
+    with Served(plan.path) as service:
+        body = {"items": [[2000, 0, 0, 0]] * 4}
+        unanswered: list[httpx.HTTPError] = []
+
+        def call() -> None:
+            try:
+                service.post("/v1/predict", json=body)
+            except httpx.HTTPError as error:
+                unanswered.append(error)
+
+        caller = threading.Thread(target=call)
+        caller.start()
+        until(lambda: "edgelaunch_http_places 4.0" in service.get("/metrics").text)
+        service.running.process.send_signal(number)
+        service.running.wait_for("stopping")
+        service.running.process.send_signal(number)
+        service.running.process.send_signal(number)
+        ended = service.running.wait()
+        caller.join(30)
+    ended.expect(130)
+    assert unanswered
+    assert "terminate" not in ended.err
+    assert "Traceback" not in ended.err
+    wait_gone(plan.path, 10.0)
+
+
 def test_a_rank_that_fails_ends_it(tmp_path: Path) -> None:
     plan = launch_plans.floats(tmp_path, num_stages=3, middle=launch_plans.Failing())
     with Served(plan.path) as service:
