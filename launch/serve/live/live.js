@@ -134,6 +134,9 @@ function bubble(text, kind) {
   $("said").append(node);
   return node;
 }
+// Of a server-sent event. Comments, such as the service's sign of life, and other fields are none of it.
+const dataOf = part => part.split(/\r?\n/).filter(line => line.startsWith("data:"))
+  .map(line => line.slice(5).replace(/^ /, "")).join("\n");
 async function talk(event) {
   event.preventDefault();
   const text = $("question").value.trim();
@@ -147,20 +150,22 @@ async function talk(event) {
       body: JSON.stringify({messages, stream: true})});
     if (!answer.ok) throw new Error((await answer.json()).error.message);
     const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+    let whole = false;
     for (let rest = "";;) {
       const {value, done} = await reader.read();
       if (done) break;
-      const parts = (rest + value).split("\n\n");
+      const parts = (rest + value).split(/\r?\n\r?\n/);
       rest = parts.pop();
-      for (const part of parts) {
-        const data = part.replace(/^data: /, "");
-        if (data === "[DONE]") continue;
+      for (const data of parts.map(dataOf)) {
+        if (!data) continue;
+        if (data === "[DONE]") { whole = true; continue; }
         const piece = JSON.parse(data);
         if (piece.error) throw new Error(piece.error.message);
         const delta = piece.choices.length ? piece.choices[0].delta.content : "";
         if (delta) node.textContent += delta;
       }
     }
+    if (!whole) throw new Error("the answer was cut off");
     messages.push({role: "assistant", content: node.textContent});
   } catch (error) {
     node.classList.add("failed"); node.textContent += " [" + error.message + "]";
