@@ -68,7 +68,10 @@ def serve(request: ServeRequest, key_file: Path | None, environ: dict[str, str],
         end_at_next_signal()
         if not request.quiet:
             say(f"stopping; what is under way may take {request.grace:g} s", about="edgelaunch", event="stopping")
-        server.stop()
+        cut_off = server.stop()
+        if cut_off:
+            say(f"{cut_off:,} requests had no result within {request.grace:g} s (--grace)", level=logging.WARNING,
+                about="edgelaunch", event="cut_off", num_requests=cut_off)  # fmt: skip
     finally:
         server.force()
         running.close()

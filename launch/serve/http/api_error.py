@@ -8,7 +8,7 @@ from typing import Any
 
 from starlette.responses import Response
 
-__all__ = ["ApiError", "ClientGone", "error_answer", "json_answer"]
+__all__ = ["ApiError", "ClientGone", "ending", "error_answer", "json_answer"]
 
 MOST_CHARACTERS = 600
 TYPES = {401: "authentication_error", 429: "rate_limit_error"}
@@ -35,6 +35,12 @@ class ApiError(Exception):
 
 class ClientGone(Exception):
     """Whoever asked has closed the connection."""
+
+
+def ending() -> ApiError:
+    """Of what is still under way when the service ends."""
+    return ApiError(503, "the service ends, and this had no result in time (--grace)", code="stopping",
+                    headers={"Connection": "close"})  # fmt: skip
 
 
 def json_answer(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

@@ -16,6 +16,7 @@ from edgelaunch.serve.http.api_error import ApiError, ClientGone
 __all__ = ["all_results", "answered", "first_of", "left"]
 
 T = TypeVar("T")
+AGAIN_S = 0.1
 
 
 async def answered(work: Coroutine[Any, Any, T], receive: Receive, timeout_s: float) -> T:
@@ -80,9 +81,17 @@ async def first_of(task: asyncio.Future[Any], other: asyncio.Future[Any], timeou
     finally:
         for item in (task, other):
             if not item.done():
-                item.cancel()
-                with contextlib.suppress(asyncio.CancelledError, Exception):
-                    await item
+                await _cancelled(item)
+
+
+async def _cancelled(item: asyncio.Future[Any]) -> None:
+    """Told so again where what it waited for came at the same moment: before Python 3.12 `wait_for` forgets it then."""
+    while not item.done():
+        item.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.wait({item}, timeout=AGAIN_S)
+    if not item.cancelled():
+        item.exception()  # is nobody's
 
 
 async def left(receive: Receive) -> None:

@@ -1,4 +1,4 @@
-"""The outermost layer of the service: asks for the API key, counts requests, and hears a refused body out."""
+"""The outermost layer of the service: its key, its counts, and an answer for whoever still sends, or waits at the end."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from edgelaunch.serve.http.access_key import has_key
-from edgelaunch.serve.http.api_error import ApiError, error_answer
+from edgelaunch.serve.http.api_error import ApiError, ending, error_answer
 
 __all__ = ["OPEN_PATHS", "Gate"]
 
@@ -41,6 +41,8 @@ class Gate:
                 error = ApiError(401, "the API key is missing or wrong: send Authorization: Bearer KEY",
                                  code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})  # fmt: skip
                 await error_answer(error)(scope, exchange.receive, exchange.send)
+        except asyncio.CancelledError:  # the service ends
+            await exchange.cut_off(scope)
         finally:
             self._count(path if path in self._known else "other", exchange.status, perf_counter() - begin)
 
@@ -56,7 +58,7 @@ class _Exchange:
 
     def __init__(self, receive: Receive, send: Send) -> None:
         self._receive, self._send = receive, send
-        self._heard = False
+        self._heard = self._begun = False
         self.status = 500
 
     async def receive(self) -> Message:
@@ -70,7 +72,15 @@ class _Exchange:
             self.status = message["status"]
             if self.status >= 400 and not self._heard:
                 await self._hear_out()
+            self._begun = True
         await self._send(message)
+
+    async def cut_off(self, scope: Scope) -> None:
+        """Without hearing the rest of a body. An answer that has begun ends as it is."""
+        if not self._begun:
+            self._heard = True
+            with contextlib.suppress(asyncio.CancelledError):  # nobody reads
+                await error_answer(ending())(scope, self.receive, self.send)
 
     async def _hear_out(self) -> None:
         with contextlib.suppress(asyncio.TimeoutError):

@@ -203,6 +203,25 @@ def test_a_second_signal_ends_it_at_once(number: signal.Signals, tmp_path: Path)
     wait_gone(plan.path, 10.0)
 
 
+def test_what_has_no_end_in_time_is_told_so(tmp_path: Path) -> None:
+    plan = slow_plan(tmp_path)
+    answers: list[httpx.Response] = []
+    with Served(plan.path, "--grace", 1) as service:
+        body = {"items": [[2000, 0, 0, 0]] * 4}
+        caller = threading.Thread(target=lambda: answers.append(service.post("/v1/predict", json=body)))
+        caller.start()
+        until(lambda: "edgelaunch_http_places 4.0" in service.get("/metrics").text)
+        asked = int(service.get("/live/figures").json()["requests"])
+        ended = service.stop(signal.SIGTERM)
+        caller.join(30)
+    assert expect_error(answers[0], 503, "--grace")["code"] == "stopping"
+    ended.expect(0)
+    assert "1 requests had no result within 1 s (--grace)" in ended.err
+    assert f"answered {asked + 2} requests" in ended.err
+    assert "uvicorn" not in ended.err
+    wait_gone(plan.path, 3.0)
+
+
 def test_a_rank_that_fails_ends_it(tmp_path: Path) -> None:
     plan = launch_plans.floats(tmp_path, num_stages=3, middle=launch_plans.Failing())
     with Served(plan.path) as service:
