@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import httptools
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -28,9 +29,10 @@ class GuardedProtocol(HttpToolsProtocol):
 
     _timer: asyncio.TimerHandle | None = None
     _stuck: asyncio.TimerHandle | None = None
-    _refusal: ApiError | None = None
     _in_head, _in_body = True, False
     _head_bytes = 0
+    _late: ApiError | None = None
+    """Of what came behind a request that has no answer yet."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -49,10 +51,43 @@ class GuardedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        if self._late is not None or self.transport.is_closing():
+            return
         self._head_bytes += len(data)
-        super().data_received(data)
-        if self._in_head and self._head_bytes > MOST_HEAD_BYTES and not self.transport.is_closing():
-            self._refuse(ApiError(431, f"the headers have more than {MOST_HEAD_BYTES} bytes", code="headers_too_large"))
+        self._unset_keepalive_if_required()
+        try:
+            self._feed(data)
+        except httptools.HttpParserError as error:
+            why = error.__context__
+            self._refuse(why if isinstance(why, ApiError) else ApiError(400, "the request is not valid HTTP"))
+            return
+        if self._in_head and self._head_bytes > MOST_HEAD_BYTES:
+            self._refuse(_too_large())
+
+    def _feed(self, data: bytes) -> None:
+        """An upgrade to another protocol is ignored (RFC 9110, 7.8): its request is read again without."""
+        while True:
+            try:
+                self.parser.feed_data(data)
+                return
+            except httptools.HttpParserUpgrade as upgrade:
+                if self.parser.get_method() == b"CONNECT":
+                    self._refuse(ApiError(405, "CONNECT is not for this service"))
+                    return
+                head = self._head_without_upgrade()
+                self.parser = httptools.HttpRequestParser(self)
+                self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+                data = head + data[upgrade.args[0] :]
+
+    def _head_without_upgrade(self) -> bytes:
+        lines = [b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())]
+        for name, value in self.headers:
+            if name == b"connection":
+                kept = [word.strip() for word in value.split(b",") if word.strip().lower() != b"upgrade"]
+                lines += [b"connection: %s" % b", ".join(kept)] if kept else []
+            elif name != b"upgrade":
+                lines.append(b"%s: %s" % (name, value))
+        return b"\r\n".join([*lines, b"\r\n"])
 
     # --- headers -----------------------------------------------------------------------------------------------------
 
@@ -63,6 +98,10 @@ class GuardedProtocol(HttpToolsProtocol):
             self._begin_head()
 
     def on_headers_complete(self) -> None:
+        if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > MOST_HEAD_BYTES:
+            raise _too_large()
+        if self.parser.should_upgrade():
+            return
         self._end_head()
         self._in_body = True
         super().on_headers_complete()
@@ -99,6 +138,8 @@ class GuardedProtocol(HttpToolsProtocol):
             self.cycle.message_event.set()
 
     def on_message_complete(self) -> None:
+        if self.parser.should_upgrade():
+            return
         self._in_body = False
         self._hand_on()
         super().on_message_complete()
@@ -117,7 +158,10 @@ class GuardedProtocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         if self._in_body and self.cycle.response_complete:  # who still sends has been heard out for long enough
             self.transport.close()
+        last = not self.pipeline
         super().on_response_complete()
+        if last and self._late is not None:
+            self._write(self._late)
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -129,16 +173,35 @@ class GuardedProtocol(HttpToolsProtocol):
             self._stuck = None
         super().resume_writing()
 
-    def send_400_response(self, msg: str) -> None:
-        """What is not HTTP is refused in the same shape as any other request."""
-        self._refuse(ApiError(400, msg))
-
     def _refuse(self, error: ApiError) -> None:
+        """In the same shape as any other request; behind the answers to those that came before."""
         self._end_head()
+        if self.transport.is_closing():
+            return
+        if self._in_body and self.pipeline:  # what is wrong is a body of which nothing has been seen yet
+            self.pipeline.popleft()
+            self._in_body, self._late = False, error
+            return
+        if self.cycle is not None and not self.cycle.response_complete:
+            if not self._in_body:
+                self._late = error
+                return
+            if self.cycle.response_started:
+                self.transport.close()
+                return
+        self._write(error)
+
+    def _write(self, error: ApiError) -> None:
+        if self.transport.is_closing():
+            return
         answer = error_answer(error)
         head = f"HTTP/1.1 {error.status} Refused\r\ncontent-type: {answer.media_type}\r\nconnection: close\r\n"
         self.transport.write(f"{head}content-length: {len(answer.body)}\r\n\r\n".encode() + bytes(answer.body))
         self.transport.close()
+
+
+def _too_large() -> ApiError:
+    return ApiError(431, f"the headers have more than {MOST_HEAD_BYTES} bytes", code="headers_too_large")
 
 
 def protocol_for(most_connections: int) -> type[GuardedProtocol]:

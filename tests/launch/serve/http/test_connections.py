@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import socket
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import httpx
 import pytest
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from edgelaunch.common.addresses import LOOPBACK
@@ -39,15 +41,24 @@ async def large(request: Request) -> Response:
 
 
 class Server:
-    """One that has no pipeline; `lost` counts connections that it has given up."""
+    """One that has no pipeline. `begin`: then /parts sends its second part."""
 
     def __init__(self, most: int) -> None:
         routes = [Route("/size", size, methods=["POST"]), Route("/refuse", refuse, methods=["POST"]),
-                  Route("/large", large)]  # fmt: skip
+                  Route("/large", large), Route("/parts", self.parts, methods=["POST"])]  # fmt: skip
+        self.begin = threading.Event()
         listener = listen_at(LOOPBACK, 0, "choose another")
         self.port = listener.getsockname()[1]
         self.server = HttpServer(Starlette(routes=routes), listener, 1.0, most)
         self.server.start()
+
+    async def parts(self, request: Request) -> Response:
+        async def both() -> AsyncIterator[str]:
+            yield "one"
+            await asyncio.get_running_loop().run_in_executor(None, self.begin.wait, WAIT_S)
+            yield "two"
+
+        return StreamingResponse(both())
 
     def connect(self) -> socket.socket:
         return socket.create_connection((LOOPBACK, self.port), WAIT_S)
@@ -172,3 +183,80 @@ def test_requests_behind_one_another_are_answered_in_order(served: Callable[...,
         found = read_all(connection)
     bodies = [part.partition(b"HTTP/1.1")[0] for part in found.split(b"\r\n\r\n")[1:]]
     assert bodies[:3] == [b"1", b"300000", b"22"]
+
+
+UPGRADE = b"connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAEAAEAA\r\n"
+CHUNKS = b"3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n"
+
+
+@pytest.mark.parametrize("step", [1 << 20, 1, 50, 140], ids=["whole", "bytes", "pieces", "at the body"])
+@pytest.mark.parametrize(
+    ("how", "body"),
+    [(b"content-length: 5\r\n", b"abcde"), (b"transfer-encoding: chunked\r\n", CHUNKS)],
+    ids=["length", "chunked"],
+)
+def test_an_upgrade_is_ignored(served: Callable[..., Server], step: int, how: bytes, body: bytes) -> None:
+    """As curl --http2 and Java's client ask for it; the connection goes on, also with another such request."""
+    one = b"POST /size HTTP/1.1\r\nhost: a\r\n" + UPGRADE + how + b"\r\n" + body
+    sent = one + one + b"GET /nothing HTTP/1.1\r\nhost: a\r\nupgrade: h2c\r\nconnection: close, upgrade\r\n\r\n"
+    with served().connect() as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for begin in range(0, len(sent), step):
+            connection.sendall(sent[begin : begin + step])
+        found = read_all(connection)
+    bodies = [part.partition(b"HTTP/1.1")[0] for part in found.split(b"\r\n\r\n")[1:]]
+    assert bodies == [b"5", b"5", b"Not Found"]
+
+
+def test_a_tunnel_is_refused(served: Callable[..., Server]) -> None:
+    with served().connect() as connection:
+        connection.sendall(b"CONNECT a:1 HTTP/1.1\r\nhost: a\r\n\r\nabc")
+        status, error = answer(connection)
+    assert b" 405 " in status
+    assert "CONNECT" in error["message"]
+
+
+def test_headers_that_are_too_large_in_one_piece(served: Callable[..., Server]) -> None:
+    with served().connect() as large:
+        large.sendall(b"POST /size HTTP/1.1\r\nx: " + b"y" * (guarded_protocol.MOST_HEAD_BYTES + 1) + b"\r\n\r\n")
+        status, error = answer(large)
+    assert b" 431 " in status
+    assert error["code"] == "headers_too_large"
+
+
+GARBAGE = b"GARBAGE\r\n\r\n"
+BAD_BODY = b"POST /size HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n"
+LARGE_HEAD = b"GET /size HTTP/1.1\r\nx: " + b"y" * (guarded_protocol.MOST_HEAD_BYTES + 1)
+SLOW_HEAD = b"GET /size HTTP/1.1\r\nx: "
+
+
+@pytest.mark.parametrize("apart", [False, True])
+@pytest.mark.parametrize("wrong", [GARBAGE, BAD_BODY, LARGE_HEAD, SLOW_HEAD], ids=["garbage", "body", "head", "slow"])
+def test_what_is_wrong_behind_requests_is_told_behind_their_answers(
+    served: Callable[..., Server], monkeypatch: pytest.MonkeyPatch, wrong: bytes, apart: bool
+) -> None:
+    """Also where an answer is under way: what comes of it is whole."""
+    monkeypatch.setattr(guarded_protocol, "HEAD_S", 0.2)
+    server = served()
+    with server.connect() as connection:
+        right = (b"POST /parts HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n\r\n"
+                 b"POST /size HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\n\r\nab")  # fmt: skip
+        connection.sendall(right + (b"" if apart else wrong))
+        found = connection.recv(1 << 16) if apart else b""
+        connection.sendall(wrong if apart else b"")
+        server.begin.wait(0.0 if wrong is not SLOW_HEAD else 0.5)
+        server.begin.set()
+        found += read_all(connection)
+    first, second, third = found.split(b"HTTP/1.1 ")[1:]
+    assert first.startswith(b"200")
+    assert first.endswith(b"\r\n\r\n3\r\none\r\n3\r\ntwo\r\n0\r\n\r\n")
+    assert second.startswith(b"200")
+    assert second.endswith(b"\r\n\r\n2")
+    assert third.partition(b" ")[0] in (b"400", b"408", b"431")
+    assert set(json.loads(third.partition(b"\r\n\r\n")[2])) == {"error"}
+
+
+def test_a_damaged_body_is_told_at_once(served: Callable[..., Server]) -> None:
+    with served().connect() as connection:
+        connection.sendall(BAD_BODY)
+        assert b" 400 " in answer(connection)[0]

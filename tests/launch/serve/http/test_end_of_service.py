@@ -1,4 +1,4 @@
-"""What is still under way when the service's last time is over gets an answer that says so, and is counted as it was told."""
+"""What is still under way when the service's last time is over is told so, and counted as it was told."""
 
 from __future__ import annotations
 
