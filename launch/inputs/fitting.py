@@ -63,13 +63,37 @@ def fit(
 
 def fit_json(value: Any, spec: TensorSpec, where: str, ranges: Mapping[str, tuple[int, int]]) -> NDArray[Any]:
     """As fit, of nested lists: JSON writes 1.0 as 1 where it likes, so whole numbers do for floats."""
+    wanted = f"{spec.dtype} {shape_words(spec, ranges)}"
     try:
         array = np.asarray(value)
-    except (ValueError, OverflowError) as error:
-        raise UserError(f"{where}: {spec.name} is not an array: {error}") from None
+    except (ValueError, OverflowError):
+        raise UserError(
+            f"{where}: {spec.name} is not an array, its lists differ in length, the model takes {wanted}"
+        ) from None
+    problem = _json_problem(array, spec, ranges)
+    if problem is not None:
+        raise UserError(f"{where}: {spec.name} {problem}, the model takes {wanted}")
     if "float" in spec.dtype and array.dtype.kind in "iu":
         array = array.astype(np.float64)
     return fit(array, spec, where, ranges)
+
+
+def _json_problem(array: NDArray[Any], spec: TensorSpec, ranges: Mapping[str, tuple[int, int]]) -> str | None:
+    """In JSON's words; the rest is the array's."""
+    kind, floats = array.dtype.kind, "float" in spec.dtype
+    if kind == "O":
+        words = {type(None): "null", str: "text", dict: "an object", list: "lists of unlike depth"}
+        odd = next((words[type(value)] for value in array.flat if type(value) in words), None)
+        return f"holds {odd} where numbers are expected" if odd is not None else "holds a number that is too large"
+    if kind == "U":
+        return "holds text where numbers are expected"
+    if not fits(array.shape, spec, ranges):
+        if array.ndim == 1 and len(spec.shape) == 2 and not any(spec.dims[1:]):
+            return f"holds {array.size} numbers where {spec.shape[1]} are expected"
+        return f"is of shape {array.shape}"
+    if kind == "b" and floats:
+        return "holds true or false where numbers are expected"
+    return "holds numbers with a decimal point" if kind == "f" and not floats else None
 
 
 def convertible(dtype: np.dtype[Any], spec: TensorSpec) -> bool:

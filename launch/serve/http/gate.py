@@ -1,4 +1,4 @@
-"""The outermost layer of the service: its key, its counts, and an answer for whoever still sends, or waits at the end."""
+"""The outermost layer of the service: its key, its counts, an answer for whoever still sends, or waits at the end."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Gate:
             await self._app(scope, receive, send)
             return
         begin, path = perf_counter(), scope["path"]
-        exchange = _Exchange(receive, send)
+        exchange = _Exchange(receive, send, waits=(b"expect", b"100-continue") in scope["headers"])
         try:
             if self._may_pass(scope):
                 await self._app(scope, exchange.receive, exchange.send)
@@ -56,12 +56,14 @@ class Gate:
 class _Exchange:
     """One request and its answer."""
 
-    def __init__(self, receive: Receive, send: Send) -> None:
-        self._receive, self._send = receive, send
+    def __init__(self, receive: Receive, send: Send, *, waits: bool) -> None:
+        """`waits`: whether the client sends no body before it is asked for."""
+        self._receive, self._send, self._waits = receive, send, waits
         self._heard = self._begun = False
         self.status = 500
 
     async def receive(self) -> Message:
+        self._waits = False
         message = await self._receive()
         if message["type"] != "http.request" or not message.get("more_body", False):
             self._heard = True
@@ -70,7 +72,7 @@ class _Exchange:
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            if self.status >= 400 and not self._heard:
+            if self.status >= 400 and not self._heard and not self._waits:
                 await self._hear_out()
             self._begun = True
         await self._send(message)

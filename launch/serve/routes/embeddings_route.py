@@ -38,7 +38,7 @@ async def embeddings(request: Request) -> Response:
     running = service.running
     spec = vector_of(running.plan)
     if spec is None or running.texts is not None:
-        raise ApiError(400, f"{service.name} gives no vector for a text: see /docs for what it does")
+        raise ApiError(400, f"{service.name} gives no vector for a text: {_why_none(running.plan)}")
     check_json(request)
     with service.admission.memory() as hold:
         asked = await in_a_thread(service, _reader(await body_of(request, service, hold)))
@@ -54,6 +54,20 @@ async def embeddings(request: Request) -> Response:
     ]
     usage = {"prompt_tokens": count, "total_tokens": count}
     return json_answer({"object": "list", "data": data, "model": service.name, "usage": usage})
+
+
+def _why_none(plan: Plan) -> str:
+    """And what to do instead."""
+    data, elsewhere = plan.data, "POST /v1/predict"
+    if plan.generation is not None:
+        return "it generates text: POST /v1/completions or /v1/chat/completions"
+    if data.kind != "text" or data.text is None:
+        return f"it takes {data.kind} input: {elsewhere}"
+    if data.text.tokenizer is None:
+        return f"the plan has no tokenizer: compile with data.text.tokenizer, or {elsewhere} with token ids"
+    if data.result == "labels":
+        return f"its results are labels: {elsewhere}"
+    return f"none of its outputs alone is one: {elsewhere}"
 
 
 def _reader(body: bytes | bytearray) -> Any:

@@ -14,7 +14,8 @@ __all__ = ["openapi_document"]
 
 ERRORS = {
     "400": "The request is wrong: the message says what.", "401": "The API key is missing or wrong.",
-    "408": "The body came too slowly.", "413": "The body is too large.", "415": "The content type is unknown.",
+    "408": "The body came too slowly.", "413": "The body is too large.",
+    "415": "The content type is unknown, or the body is compressed.",
     "429": "The queue is full: try again after Retry-After seconds.", "503": "No results now.",
     "504": "No result in time.",
 }  # fmt: skip
@@ -86,7 +87,8 @@ def _predict(plan: Plan) -> dict[str, Any]:
     }
     text = plan.data.text
     if plan.data.kind == "text" and text is not None and text.tokenizer is not None:
-        one_of["texts"] = {"type": "array", "items": {"type": "string"}, "description": "Sentences."}
+        about = "Sentences. Longer ones are cut to the model's length."
+        one_of["texts"] = {"type": "array", "items": {"type": "string"}, "description": about}
     content: dict[str, Any] = {
         "application/json": {"schema": {"type": "object", "properties": one_of, "maxProperties": 2}}
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 from collections.abc import AsyncGenerator, Mapping
@@ -23,6 +24,8 @@ __all__ = ["NPY", "SAFETENSORS", "form_images", "items_of"]
 
 NPY, SAFETENSORS = "application/x-npy", "application/x-safetensors"
 KINDS = f"application/json, {NPY}, {SAFETENSORS}, image/*, multipart/form-data"
+TAKEN = ("BOOL", "U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64", "F16", "F32", "F64")
+"""Of .safetensors: those that numpy has."""
 MOST_HEADER_CHARACTERS = 10_000
 Items = list[dict[str, Any]]
 """For each item an array for each input, as Item has them."""
@@ -178,12 +181,20 @@ def _npy_header(header: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
 
 
 def _safetensors(body: bytearray) -> dict[str, NDArray[Any]]:
+    from safetensors import deserialize
     from safetensors.numpy import load
 
+    data = bytes(body)
     try:
-        return load(bytes(body))
+        return load(data)
     except Exception as error:  # the Rust side raises its own, numpy's another for a dtype that it lacks
-        raise ApiError(400, f"the body is not a .safetensors: {_first_line(error)}") from None
+        reason = f"the body is not a .safetensors: {_first_line(error)}"
+    with contextlib.suppress(Exception):
+        tensors = deserialize(data)  # type: ignore[no-untyped-call]
+        odd = [f"{name[:100]} is {tensor['dtype']}" for name, tensor in tensors if tensor["dtype"] not in TAKEN]
+        if odd:
+            reason = f"{odd[0]}, which is not taken: convert it to F32 or F16"
+    raise ApiError(400, reason)
 
 
 def _check_count(count: int, most: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,28 +18,47 @@ from edgelaunch.serve.routes.predict_input import NPY, SAFETENSORS
 
 __all__ = ["answer_of", "kind_of"]
 
+JSON = "application/json"
+QUALITY = re.compile(r"[01](\.[0-9]{0,3})?")
 Result = NDArray[Any] | dict[str, NDArray[Any]]
 
 
 def kind_of(plan: Plan, accept: str) -> str:
-    """The first kind that the header names and that there is; JSON where it names none.
+    """The kind that the header likes best of those there are, the first of equals; JSON where it names none.
 
     Raises:
         ApiError: 406, a .npy cannot hold the model's outputs.
     """
-    named = [word.partition(";")[0].strip().lower() for word in accept.split(",")]
-    kind = next((word for word in named if word in (NPY, SAFETENSORS, "application/json")), "application/json")
+    liked: dict[str, float] = {}
+    for word in accept.lower().split(","):
+        named, *parameters = (part.strip() for part in word.split(";"))
+        kind = JSON if named in ("*/*", "application/*") else named
+        if kind in (JSON, NPY, SAFETENSORS):
+            liked[kind] = max(liked.get(kind, 0.0), _quality(parameters))
+    liked = {kind: quality for kind, quality in liked.items() if quality} or {JSON: 1.0}
+    kind = max(liked, key=lambda kind: (liked[kind], -_place(accept.lower(), kind)))
     if kind == NPY and len(plan.outputs) > 1:
         names = ", ".join(spec.name for spec in plan.outputs)
         raise ApiError(406, f"a .npy holds one array and the model has {names}: accept {SAFETENSORS}")
     return kind
 
 
+def _quality(parameters: Sequence[str]) -> float:
+    """1 where none is given, or one that is no number."""
+    given = next((part.partition("=")[2] for part in parameters if part.startswith("q=")), "1")
+    return float(given) if QUALITY.fullmatch(given) else 1.0
+
+
+def _place(accept: str, kind: str) -> int:
+    """Where it stands in the header; what only a wildcard names comes last."""
+    return accept.find(kind) if kind in accept else len(accept)
+
+
 def answer_of(plan: Plan, results: Sequence[Result], kind: str) -> Response:
     """Raises ApiError 406 where the items' results differ in shape, which only JSON can hold."""
     names = [spec.name for spec in plan.outputs]
     columns = {name: [result[name] if isinstance(result, dict) else result for result in results] for name in names}
-    if kind == "application/json":
+    if kind == JSON:
         content: dict[str, Any] = {
             "model": plan.model.name, "outputs": {name: list(map(_plain, column)) for name, column in columns.items()},
         }  # fmt: skip

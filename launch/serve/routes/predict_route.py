@@ -45,7 +45,11 @@ async def predict(request: Request) -> Response:
 
 
 async def body_of(request: Request, service: Service, hold: Callable[[int], None]) -> bytearray:
-    """Raises ApiError where it is refused: 408, 413, 429."""
+    """Raises ApiError where it is refused: 408, 413, 415, 429."""
+    coding = request.headers.get("content-encoding", "").strip().lower()
+    if coding not in ("", "identity"):
+        raise ApiError(415, f"content encoding {coding[:100]!r}: expected none, send the body as it is",
+                       code="content_encoding", headers={"Accept-Encoding": "identity"})  # fmt: skip
     service.admission.check_room()
     settings = service.settings
     most_s = min(MOST_BODY_S, settings.request_timeout_s)

@@ -71,7 +71,10 @@ def test_wrong_embeddings(embedding_service: Served, asked: dict[str, Any], said
 
 
 def test_models_of_other_kinds_say_where_to_ask(floats_service: Served, text_service: Served) -> None:
-    expect_error(floats_service.post("/v1/embeddings", json={"input": "a"}), 400, "gives no vector")
+    answer = floats_service.post("/v1/embeddings", json={"input": "a"})
+    expect_error(answer, 400, "gives no vector for a text: it takes tensor input: POST /v1/predict")
+    answer = text_service.post("/v1/embeddings", json={"input": "a"})
+    expect_error(answer, 400, "it generates text: POST /v1/completions")
     expect_error(floats_service.post("/v1/completions", json={"prompt": "a"}), 400, "POST /v1/predict")
     expect_error(text_service.post("/v1/predict", json={"texts": ["a"]}), 400, "POST /v1/completions")
     found = client_of(text_service).models.list().data

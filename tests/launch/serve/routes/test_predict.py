@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import gzip
 import io
+import socket
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
 import numpy as np
 import pytest
+import torch
 from launch_plans import Written
 from PIL import Image
 from safetensors.numpy import load, save
+from safetensors.torch import save as bf16
 from served import IMAGE, Served, expect_error
 
 from edgelaunch.inputs.images import prepare
@@ -93,7 +97,14 @@ WRONG = [
     (b"[" * 50_000, "application/json", 400, "nested too deeply"),
     (b'{"inputs": {"x": [[NaN, 1, 2, 3]]}}', "application/json", 400, "NaN is not a JSON number"),
     (b'{"inputs": {"x": [[1e999, 1, 2, 3]]}}', "application/json", 400, "holds NaN or infinity"),
-    (b'{"inputs": {"x": [[' + b"9" * 400 + b', 1, 2, 3]]}}', "application/json", 400, "x is object"),
+    (b'{"inputs": {"x": [[' + b"9" * 400 + b', 1, 2, 3]]}}', "application/json", 400, "a number that is too large"),
+    (b'{"inputs": {"x": [[null, 1, 2, 3]]}}', "application/json", 400, "x holds null where numbers are expected"),
+    (b'{"inputs": {"x": [["a", 1, 2, 3]]}}', "application/json", 400, "x holds text where numbers are expected"),
+    (b'{"inputs": {"x": [[{}, 1, 2, 3]]}}', "application/json", 400, "x holds an object where numbers are expected"),
+    (b'{"inputs": {"x": [[true, true, true, true]]}}', "application/json", 400, "x holds true or false"),
+    (b'{"inputs": {"x": [[[1], [2, 3]]]}}', "application/json", 400, "its lists differ in length"),
+    (b'{"inputs": {"x": [[1, 2, 3]]}}', "application/json", 400, "x holds 3 numbers where 4 are expected"),
+    (b'{"inputs": {"x": [[[1, 2, 3, 4]]]}}', "application/json", 400, "x is of shape (1, 4), the model takes"),
     (b'{"inputs": {"x": [[' + b"9" * 5000 + b', 1, 2, 3]]}}', "application/json", 400, "not JSON"),
     (b'{"inputs": {"x": [[1, 2, 3]]}}', "application/json", 400, "the model takes float32 (4,)"),
     (b'{"inputs": {"x": [[1, 2], [3]]}}', "application/json", 400, "the model takes float32 (4,)"),
@@ -115,6 +126,7 @@ WRONG = [
     (npy(X).replace(b"(3, 4)", b"(300000000000, 4)"), NPY, 400, "damaged .npy"),
     (npy(X * np.float32(np.nan)), NPY, 400, "holds NaN or infinity"),
     (save({"x": X})[:-1], SAFETENSORS, 400, "not a .safetensors"),
+    (bf16({"x": torch.ones(3, 4, dtype=torch.bfloat16)}), SAFETENSORS, 400, "x is BF16, which is not taken"),
     (b"\xff" * 64, SAFETENSORS, 400, "not a .safetensors"),
     (save({"z": X}), SAFETENSORS, 400, "the model takes x"),
     (b"GIF89a", "image/gif", 400, "takes tensor input"),
@@ -128,6 +140,52 @@ WRONG = [
 def test_a_wrong_request_gets_one_line(floats_service: Served, body: bytes, kind: str, status: int, said: str) -> None:
     answer = floats_service.post("/v1/predict", content=body, headers={"content-type": kind})
     expect_error(answer, status, said)
+
+
+@pytest.mark.parametrize("path", ["/v1/predict", "/v1/embeddings"])
+def test_a_compressed_body(embedding_service: Served, path: str) -> None:
+    body = gzip.compress(b'{"texts": ["the cat"]}')
+    headers = {"content-type": "application/json", "content-encoding": "gzip"}
+    answer = embedding_service.post(path, content=body, headers=headers)
+    assert expect_error(answer, 415, "content encoding 'gzip'")["code"] == "content_encoding"
+    plain = {"content-type": "application/json", "content-encoding": "identity"}
+    body = b'{"texts": ["the cat"]}' if path == "/v1/predict" else b'{"input": ["the cat"]}'
+    assert embedding_service.post(path, content=body, headers=plain).status_code == 200
+
+
+def test_a_large_body_that_waits_to_be_asked_for(floats_service: Served) -> None:
+    host, _, port = floats_service.url.removeprefix("http://").partition(":")
+    with socket.create_connection((host, int(port)), 4) as connection:  # before a body would be given up
+        connection.sendall(b"POST /v1/predict HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n"
+                           b"expect: 100-continue\r\ncontent-length: 100001\r\n\r\n")  # fmt: skip
+        found = b"".join(iter(lambda: connection.recv(1 << 16), b""))
+        assert found.startswith(b"HTTP/1.1 413 ")
+    with socket.create_connection((host, int(port)), 60) as connection:
+        connection.sendall(b"POST /v1/predict HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n"
+                           b"expect: 100-continue\r\nconnection: close\r\ncontent-length: 2\r\n\r\n")  # fmt: skip
+        assert connection.recv(1 << 16).startswith(b"HTTP/1.1 100 ")
+        connection.sendall(b"{}")
+        assert connection.recv(1 << 16).startswith(b"HTTP/1.1 400 ")
+
+
+@pytest.mark.parametrize(
+    ("accept", "kind"),
+    [
+        (f"{NPY};q=0.1, application/json", "application/json"),
+        (f"{NPY};q=0.1, {SAFETENSORS}; q=0.5", SAFETENSORS),
+        (f"application/json;q=0.2, {NPY};q=x", NPY),
+        (f"{SAFETENSORS}, {NPY}", SAFETENSORS),
+        (f"{NPY};q=0", "application/json"),
+        (f"{NPY};q=0.5, */*", "application/json"),
+        (f"{NPY}, */*", NPY),
+        ("image/png, */*;q=0.1", "application/json"),
+        ("", "application/json"),
+    ],
+)
+def test_what_is_liked_best(floats_service: Served, accept: str, kind: str) -> None:
+    answer = floats_service.post("/v1/predict", json={"inputs": {"x": X.tolist()}}, headers={"accept": accept})
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == kind
 
 
 def test_wrong_images(image_service: Served) -> None:
