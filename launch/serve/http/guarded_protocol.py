@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Any
 
 import httptools
@@ -76,7 +77,8 @@ class GuardedProtocol(HttpToolsProtocol):
                     return
                 head = self._head_without_upgrade()
                 self.parser = httptools.HttpRequestParser(self)
-                self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+                with contextlib.suppress(AttributeError):  # before 0.6.3; as uvicorn's own
+                    self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
                 data = head + data[upgrade.args[0] :]
 
     def _head_without_upgrade(self) -> bytes:

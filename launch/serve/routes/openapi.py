@@ -65,7 +65,8 @@ def _work(plan: Plan) -> dict[str, Any]:
                 "/v1/chat/completions": _post("Answer a conversation.", _chat())}  # fmt: skip
     found = {"/v1/predict": _predict(plan)}
     if vector_of(plan) is not None:
-        found["/v1/embeddings"] = _post("One vector a text. Longer texts are cut to the model's length.", _embeddings())
+        about = "One vector a text. Longer texts are cut to the model's length, longer lists of token ids are refused."
+        found["/v1/embeddings"] = _post(about, _embeddings())
     return found
 
 

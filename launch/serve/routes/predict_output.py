@@ -44,7 +44,7 @@ def kind_of(plan: Plan, accept: str) -> str:
 
 
 def _quality(parameters: Sequence[str]) -> float:
-    """1 where none is given, or one that is no number."""
+    """1 where none is given, or none that can be read."""
     given = next((part.partition("=")[2] for part in parameters if part.startswith("q=")), "1")
     return float(given) if QUALITY.fullmatch(given) else 1.0
 

@@ -328,7 +328,8 @@ def test_standard_input_reaches_rank_0(two_stages: Written, tmp_path: Path) -> N
     ended = piped(lines, two_stages.path, "--local", "--input", "-", "--output", tmp_path / "y.npy").expect(0)
     np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), [[4, 8, 12, 16], [2, 4, 4, 4], [0, 0, 0, 4]])
     assert "live: items as they came: 3 items, 3 done" in ended.out
-    piped("[1, 2]", two_stages.path, "--local", "--input", "-").expect_error("standard input:1", "x holds 2 numbers where 4 are expected")
+    ended = piped("[1, 2]", two_stages.path, "--local", "--input", "-")
+    ended.expect_error("standard input:1", "x holds 2 numbers where 4 are expected")
 
 
 @pytest.mark.slow

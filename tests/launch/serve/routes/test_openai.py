@@ -40,6 +40,10 @@ def test_embeddings(embedding_service: Served) -> None:
     assert (many.model, many.usage.prompt_tokens, many.usage.total_tokens) == ("tiny", 3, 3)
     one = client.embeddings.create(model="tiny", input="the cat", encoding_format="float", dimensions=3, user="me")
     assert [item.embedding for item in one.data] == [[5, 2, 2]]
+    long = client.embeddings.create(model="tiny", input="the dog sat on the mat", encoding_format="float")
+    assert long.data[0].embedding == [2 + 1 + 4 + 5 + 2, 5, 2]
+    assert long.usage.prompt_tokens == 5
+    assert "Longer texts are cut" in embedding_service.get("/docs").text
     tokens = client.embeddings.create(model="tiny", input=[[2, 3], [6]], encoding_format="float")
     assert [item.embedding for item in tokens.data] == [[5, 2, 2], [6, 1, 6]]
     assert client.embeddings.create(model="tiny", input=[2, 3]).data[0].embedding == [5, 2, 2]
