@@ -53,7 +53,7 @@ class Pipeline:
         restarts: with `local`, how often each of the other ranks is started again after it was killed or lost.
 
     Raises:
-        UserError: the plan or one of its files is invalid.
+        UserError: the plan or one of its files is invalid; from any method with a `timeout` that is no number.
         RankFailedError: from any method, once a rank has failed; names the rank.
         TimeoutError: from any method with a `timeout`, in seconds; what has no result by then is cancelled.
     """
@@ -130,7 +130,8 @@ class Pipeline:
             RuntimeError: the pipeline is not in its with statement.
         """
         self._check_items("stream", items)
-        yield from results_of(self._running.streams.open(items), self._running, Deadline(timeout, self._running.check))
+        deadline = Deadline(timeout, self._running.check)
+        yield from results_of(self._running.streams.open(items), self._running, deadline)
 
     def map(self, items: Iterable[Item], timeout: float | None = None) -> Iterator[Result]:
         """As stream, but begins at once: `timeout` counts from this call on, as that of an Executor's map."""
@@ -173,6 +174,7 @@ class Pipeline:
         Raises:
             UserError: the batch is empty, lacks an input, or its inputs differ in length; or as `stream`.
         """
+        self._check_no_text("pipeline(batch)")
         results = list(self.stream(self._rows(batch), timeout=timeout))
         first = results[0]
         if isinstance(first, dict):

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Se
 from concurrent.futures import Future
 from typing import Any
 
-from edgelaunch.application.deadlines import Deadline
+from edgelaunch.application.deadlines import Deadline, checked_timeout
 from edgelaunch.application.running import POLL_S, Running
 from edgelaunch.pipeline.callers import Stream
 
@@ -37,6 +37,7 @@ async def results_of_async(
     running: Running, items: Iterable[Any] | AsyncIterable[Any], timeout: float | None
 ) -> AsyncIterator[Any]:
     """Likewise. A task draws the items, so that a result is there although the next item is not."""
+    timeout = checked_timeout(timeout)
     drawn: asyncio.Queue[Future[Any] | BaseException | None] = asyncio.Queue()
     room = asyncio.Semaphore(running.most_under_way())
     task = asyncio.create_task(_draw(running, items, drawn, room))

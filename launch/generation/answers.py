@@ -108,18 +108,19 @@ class Answer:
         return text
 
     def pieces(self, check: Callable[[], None] = lambda: None) -> Iterator[str]:
-        """The text as it comes. `check` is called now and then, and may raise."""
+        """The text as it comes. `check` is called at each piece, and now and then; it may raise. What has come to its
+        end is given without."""
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._pieces or self.done, POLL_S)
                 piece = self._pieces.popleft() if self._pieces else None
-                over = piece is None and self.done
+                over = self.done
+            if not over:
+                check()
             if piece is not None:
                 yield piece
             elif over:
                 return
-            else:
-                check()
 
     def wait(self, check: Callable[[], None] = lambda: None) -> None:
         for _ in self.pieces(check):

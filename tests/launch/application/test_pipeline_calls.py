@@ -104,6 +104,16 @@ with edgelaunch.Pipeline({str(two_stages.path)!r}, local=True) as p:
 """)
 
 
+def test_a_timeout_that_is_no_number_leaves_nothing_open(two_stages: Written) -> None:
+    good(f"""
+with edgelaunch.Pipeline({str(two_stages.path)!r}, local=True) as p:
+    for wrong in ('1', float('nan')):
+        for call in (lambda: p(x, timeout=wrong), lambda: list(p.map(x, timeout=wrong))):
+            expect(edgelaunch.UserError, 'for timeout: expected a number of seconds', call)
+    assert np.array_equal(p(x, timeout=np.float64(30)), 4 * x)
+""")
+
+
 def test_a_lost_rank_is_an_event_and_no_error(tmp_path: Path) -> None:
     path = launch_plans.floats(tmp_path, rejoin_s=30.0).path
     good(f"""

@@ -100,6 +100,25 @@ def test_a_cancelled_task_frees_its_slot(running: Pipeline) -> None:
 
 
 @pytest.mark.slow
+def test_a_timeout_ends_texts_that_flow(running: Pipeline) -> None:
+    """The answers together take far longer, and each of them has a piece whenever it is looked at."""
+    with pytest.raises(TimeoutError, match="no result within 0.2 s"):
+        running.generate([[5, 6, 7]] * 200, max_tokens=120, ignore_end=True, timeout=0.2)
+    with pytest.raises(TimeoutError, match="no result within 0 s"):
+        running.generate([[5, 6, 7]], max_tokens=120, ignore_end=True, timeout=0)
+    with pytest.raises(UserError, match="invalid value '1' for timeout"):
+        running.generate([[5, 6, 7]], timeout="1")  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+def test_calls_of_items_point_at_generate(running: Pipeline) -> None:
+    batch: Any = {"input_ids": np.zeros((1, 4), np.int64)}
+    for call in (running, running.submit, lambda items: next(running.stream(items)), running.map):
+        with pytest.raises(UserError, match=r"generates text: call generate\(\)"):
+            call(batch)
+
+
+@pytest.mark.slow
 def test_asyncio_gives_the_same_text(running: Pipeline) -> None:
     async def read() -> str:
         return "".join([piece async for piece in running.generate_async([5, 6, 7], max_tokens=30)])
