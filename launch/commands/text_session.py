@@ -85,7 +85,8 @@ class TextSession:
             raise UserError("--chat: the model has no template of conversations: give --prompt")
         self._writer: AnswerFile | None = None
         if request.output is not None:
-            self._writer = AnswerFile(request.output, origin_of(plan, request), resume=request.resume)
+            origin = replace(origin_of(plan, request), options=self._options())
+            self._writer = AnswerFile(request.output, origin, resume=request.resume)
         self._tally = TextTally()
         """Of the ends, once they are made. Answers are let go of as soon as they are written."""
         self._prompted: Answer | None = None
@@ -93,6 +94,8 @@ class TextSession:
         self._errors = 0
         self._wrong: list[str] = []
         self._lock = threading.Lock()
+        self._over = False
+        """Whether nothing is written any more."""
         self._unwritten: UserError | None = None
         self._golden = GoldenFile(plan, folder) if request.verify else None
         self._num_equal = self._num_scored = 0
@@ -107,6 +110,15 @@ class TextSession:
             value = {"messages": [{"role": "user", "content": request.prompt}]}
         return request_from(value, "--prompt", self._generation, spelling, self._defaults)
 
+    def _options(self) -> dict[str, Any]:
+        """Those of which answers depend, as they hold for lines that say nothing."""
+        said, sampling = self._defaults, self._defaults.sampling
+        return {
+            "--max-tokens": said.max_tokens, "--stop": said.stops[0] if said.stops else None,
+            "--temperature": sampling.temperature, "--top-k": sampling.top_k, "--top-p": sampling.top_p,
+            "--repetition-penalty": sampling.repetition_penalty, "--seed": sampling.seed, "--raw": self._request.raw,
+        }  # fmt: skip
+
     # --- of the rank -------------------------------------------------------------------------------------------------
 
     def ends(self, plan: Plan) -> TextEnds:
@@ -119,7 +131,9 @@ class TextSession:
 
     def discard(self) -> None:
         if self._writer is not None:
-            self._writer.close()
+            with self._lock:  # an answer may just be written
+                self._writer.close()
+                self._over = True
 
     def tell_interrupted(self, rank: Supervisor) -> None:
         if not self._request.json and self._tally.requests:
@@ -229,7 +243,8 @@ class TextSession:
             key = (type(asked.id).__name__, asked.id)
             said = f"{path}:{asked.line}: the id {asked.id!r} is another line's too: give each line one of its own"
             yield replace(asked, request=None, error=said) if key in seen else asked
-            seen.add(key)
+            if asked.id is not None:
+                seen.add(key)
 
     def _answer_lines(self, ends: TextEnds) -> None:
         assert self._request.input is not None
@@ -238,7 +253,7 @@ class TextSession:
         writer.start()
         count = 0
         for asked in islice(self._asked_lines(self._request.input), self._request.items):
-            if self._writer is not None and self._writer.has(asked.id):
+            if self._writer is not None and self._writer.has(asked.line):
                 continue
             if asked.request is None:
                 say(str(asked.error), level=logging.WARNING, about="edgelaunch", event="bad_item")
@@ -263,8 +278,8 @@ class TextSession:
                 continue
             try:
                 self._write(*found)
-            except OSError as error:
-                self._unwritten = UserError(f"{self._request.output}: cannot be written: {error.strerror}")
+            except UserError as error:
+                self._unwritten = error
                 return
             done += 1
             self._room.release()
@@ -277,9 +292,11 @@ class TextSession:
         return False
 
     def _write(self, asked: Asked, answer: Answer | None) -> None:
-        values: dict[str, Any] = {"id": asked.id}
-        values |= {"error": asked.error} if answer is None else self._as_json(answer)
+        """Raises UserError where it cannot be written."""
+        values = asked.shown | ({"error": asked.error} if answer is None else self._as_json(answer))
         with self._lock:
+            if self._over or (answer is not None and answer.finish == "cancelled"):
+                return  # the run has ended before: it is no answer, and a later run asks again
             self._errors += answer is None
             if self._writer is not None:
                 self._writer.add(values)

@@ -36,9 +36,17 @@ class Asked:
     """A line's request, or why it is none."""
 
     id: Any
+    """As the line states it, or None: no other line's is ever taken for it."""
     line: int
     request: TextRequest | None = None
     error: str | None = None
+
+    @property
+    def shown(self) -> dict[str, Any]:
+        """What its answer, or its error, begins with. Lines that state no id go by their number; one that is no request
+        may be part of another, and has none."""
+        unnamed = self.line if self.request is not None else None
+        return {"id": unnamed if self.id is None else self.id, "line": self.line}
 
 
 def read_lines(path: Path, generation: Generation, spelling: Spelling | None, defaults: Defaults) -> Iterator[Asked]:
@@ -55,7 +63,7 @@ def read_lines(path: Path, generation: Generation, spelling: Spelling | None, de
                 where = f"{path}:{number}"
                 if len(line) > MAX_LINE_BYTES:
                     skip_line(file, line, MAX_LINE_BYTES)
-                    yield Asked(id=number, line=number, error=f"{where}: a line of more than {MAX_LINE_BYTES} bytes")
+                    yield Asked(id=None, line=number, error=f"{where}: a line of more than {MAX_LINE_BYTES} bytes")
                 elif line.strip():
                     yield _asked(line, where, number, path.suffix.lower(), generation, spelling, defaults)
     except OSError as error:
@@ -66,7 +74,7 @@ def _asked(
     line: bytes, where: str, number: int, suffix: str, generation: Generation, spelling: Spelling | None,
     defaults: Defaults,
 ) -> Asked:  # fmt: skip
-    own: Any = number
+    own: Any = None
     try:
         text = decode_line(line, where)
         value: Any = text if suffix == ".txt" else _json(text, where)

@@ -15,6 +15,7 @@ from typing import Any
 
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.files.atomic_files import file_sha256
+from edgecompile.contract.files.user_files import printable
 from edgecompile.contract.plan import Plan
 from edgelaunch.inputs.folders import find_images
 from edgelaunch.process.stderr import say_last
@@ -50,6 +51,8 @@ class Origin:
     """The plan's sha256."""
     input: Mapping[str, Any] | None
     """What tells the input from others; None where it does not come again: standard input, or items at a rate."""
+    options: Mapping[str, Any] | None = None
+    """By name, those of which the results depend, as JSON has them; None: on none."""
 
 
 def origin_of(plan: Plan, request: RunRequest) -> Origin:
@@ -84,7 +87,7 @@ class Partial:
 
         Raises:
             UserError: another run writes there, the folder is not ours, or `resume` and what is there comes from
-                another plan or input.
+                another plan or input, or of other options.
             OSError: it cannot be written.
         """
         self.path, self.folder = path, partial_folder(path)
@@ -95,14 +98,23 @@ class Partial:
             self.folder / RECORD, "a+", encoding="utf-8", errors="replace", opener=_not_through_links
         )
         try:
+            self.resumes = self._open(origin, resume=resume)
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self, origin: Origin | None, *, resume: bool) -> bool:
+        """Whether an earlier run is gone on with."""
+        try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise UserError(f"{path}: another run writes this output: wait for it, or name another file") from None
+            raise UserError(f"{self.path}: another run writes this output: wait for it, or name another file") from None
         self._lock.seek(0)
         text = self._lock.read(MAX_RECORD)
-        self.resumes = resume and self._check(text, origin)
-        if not self.resumes:
+        resumes = resume and self._check(text, origin)
+        if not resumes:
             self._begin(origin)
+        return resumes
 
     def _check(self, text: str, origin: Origin | None) -> bool:
         """Whether there is something to resume."""
@@ -116,7 +128,23 @@ class Partial:
                     f"{self.folder}: holds results of another {key} than this run's, so --resume cannot continue it: "
                     f"give the same {key}, or leave out --resume to start over"
                 )
+        if origin.options is not None:
+            self._check_options(record.get("options"), origin.options)
         return True
+
+    def _check_options(self, earlier: Any, wanted: Mapping[str, Any]) -> None:
+        if not isinstance(earlier, dict):
+            raise UserError(
+                f"{self.folder}: an earlier edgelaunch began it, which did not keep the options of its answers: finish "
+                "it with that one, or leave out --resume to start over"
+            )
+        for name, value in wanted.items():
+            if earlier.get(name) != value:
+                raise UserError(
+                    f"{self.folder}: holds answers with another {name} ({_shown(earlier.get(name))}) than this run's "
+                    f"({_shown(value)}), so --resume cannot continue it: give the same {name}, or leave out --resume "
+                    "to start over"
+                )
 
     def _begin(self, origin: Origin | None) -> None:
         for file in _our_files(self.folder):
@@ -125,6 +153,8 @@ class Partial:
             "what": MARK, "version": VERSION, "plan": origin.plan if origin else "",
             "input": origin.input if origin else None,
         }  # fmt: skip
+        if origin is not None and origin.options is not None:
+            record["options"] = dict(origin.options)
         self._lock.seek(0)
         self._lock.truncate()
         self._lock.write(json.dumps(record) + "\n")
@@ -137,10 +167,15 @@ class Partial:
 
     def remove(self) -> None:
         _remove(self.folder)
-        self._lock.close()
+        self.close()
 
     def close(self) -> None:
-        self._lock.close()
+        with suppress(OSError):  # where the disk is full, what it did not take is tried again
+            self._lock.close()
+
+
+def _shown(value: Any) -> str:
+    return "none" if value is None else printable(json.dumps(value, ensure_ascii=False))
 
 
 def partial_folder(path: Path) -> Path:

@@ -49,7 +49,11 @@ def test_lines_that_are_requests(tmp_path: Path, spelling: Spelling) -> None:
         tmp_path, spelling, "the dog", {"prompt": "the dog", "id": "a"}, {"messages": talk, "id": 7}, b"", b"  \t",
         {"tokens": [5, 6]}, {"prompt": [5, 6]}, [5, 6],
     )  # fmt: skip
-    assert [item.id for item in found] == [1, "a", 7, 6, 7, 8]
+    assert [item.id for item in found] == [None, "a", 7, None, None, None]
+    lines = [1, 2, 3, 6, 7, 8]
+    assert [item.shown for item in found] == [
+        {"id": key, "line": line} for key, line in zip([1, "a", 7, 6, 7, 8], lines, strict=True)
+    ]
     words = tuple(spelling.prompt_tokens("the dog"))
     assert [request_of(item).prompt for item in found] == [
         words, words, tuple(spelling.dialogue_tokens(talk, "")), (5, 6), (5, 6), (5, 6)
@@ -143,12 +147,13 @@ def test_lines_that_are_none(tmp_path: Path, spelling: Spelling, number: int) ->
     assert bad.error.startswith(f"{tmp_path / 'x.jsonl'}:2: ")
     assert said in bad.error
     assert "\n" not in bad.error
-    assert bad.id == 2
+    assert bad.id is None
+    assert bad.shown == {"id": None, "line": 2}
 
 
 def test_an_error_has_the_id_of_its_line(tmp_path: Path, spelling: Spelling) -> None:
     (bad,) = asked(tmp_path, spelling, {"id": "mine", "prompt": 5})
-    assert bad.id == "mine"
+    assert bad.shown == {"id": "mine", "line": 1}
     assert bad.error is not None
 
 
@@ -156,13 +161,14 @@ def test_a_line_that_is_too_long_is_skipped(tmp_path: Path, spelling: Spelling) 
     long = json.dumps({"prompt": "a" * (1 << 20)}).encode()
     first, bad, last = asked(tmp_path, spelling, {"prompt": "a"}, long * 3, {"prompt": "a"})
     assert request_of(first) == request_of(last)
-    assert (bad.id, last.id) == (2, 3)
+    assert (bad.id, bad.line, last.id, last.line) == (None, 2, None, 3)
     assert "a line of more than 1048576 bytes" in str(bad.error)
 
 
 def test_lines_of_a_text_file_are_prompts(tmp_path: Path, spelling: Spelling) -> None:
     found = asked(tmp_path, spelling, b'{"prompt": 5}', b"", b"the dog\r", b"\xff", name="x.TXT")
-    assert [item.id for item in found] == [1, 3, 4]
+    assert [item.shown["id"] for item in found] == [1, 3, None]
+    assert [item.line for item in found] == [1, 3, 4]
     assert request_of(found[0]).prompt == tuple(spelling.prompt_tokens('{"prompt": 5}'))
     assert request_of(found[1]).prompt == tuple(spelling.prompt_tokens("the dog"))
     assert "is not UTF-8 text" in str(found[2].error)

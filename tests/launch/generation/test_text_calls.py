@@ -102,7 +102,7 @@ def test_a_cancelled_task_frees_its_slot(running: Pipeline) -> None:
 @pytest.mark.slow
 def test_a_timeout_ends_texts_that_flow(running: Pipeline) -> None:
     """The answers together take far longer, and each of them has a piece whenever it is looked at."""
-    with pytest.raises(TimeoutError, match="no result within 0.2 s"):
+    with pytest.raises(TimeoutError, match=r"no result within 0\.2 s"):
         running.generate([[5, 6, 7]] * 200, max_tokens=120, ignore_end=True, timeout=0.2)
     with pytest.raises(TimeoutError, match="no result within 0 s"):
         running.generate([[5, 6, 7]], max_tokens=120, ignore_end=True, timeout=0)

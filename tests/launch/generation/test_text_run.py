@@ -119,19 +119,22 @@ def test_bad_lines_have_an_error_and_the_others_an_answer(
     path.write_bytes(path.read_bytes() + b"{\n")
     output = tmp_path / "y.jsonl"
     ended = run(text_plan, "--local", "--input", path, "--output", output).expect(0)
-    answers = read_answers(output)
-    assert set(answers) == {"n0", "bad", "n1", 4, 5, 6, 7}
-    assert {key for key, value in answers.items() if "error" in value} == {"bad", 5, 6, 7}
-    assert (answers["n0"], answers["n1"]) == (undisturbed["n0"], undisturbed["n1"])
-    assert answers["bad"] == {"id": "bad", "error": f"{path}:2: invalid value 5 for prompt: expected a string"}
+    answers = {value["line"]: value for value in map(json.loads, output.read_text().splitlines())}
+    ids = {line: value["id"] for line, value in answers.items()}
+    assert ids == {1: "n0", 2: "bad", 3: "n1", 4: 4, 5: None, 6: None, 7: None}
+    assert {line for line, value in answers.items() if "error" in value} == {2, 5, 6, 7}
+    assert (answers[1], answers[3] | {"line": 2}) == (undisturbed["n0"], undisturbed["n1"])
+    assert answers[2] == {
+        "id": "bad", "line": 2, "error": f"{path}:2: invalid value 5 for prompt: expected a string"
+    }  # fmt: skip
     assert "7 answers" in ended.out
     assert "4 with an error" in ended.out
-    for key in ("bad", 5, 6, 7):
-        assert answers[key]["error"] in ended.err
+    for line in (2, 5, 6, 7):
+        assert answers[line]["error"] in ended.err
 
 
 def test_two_lines_with_one_id_are_told(text_plan: Path, tmp_path: Path) -> None:
-    path = write_lines(tmp_path / "x.jsonl", [{"id": 2, "tokens": [5], "max_tokens": 1}, {"tokens": [6]}])
+    path = write_lines(tmp_path / "x.jsonl", [{"id": 2, "tokens": [5], "max_tokens": 1}, {"id": 2, "tokens": [6]}])
     ended = run(text_plan, "--local", "--quiet", "--input", path).expect(0)
     assert f"{path}:2: the id 2 is another line's too" in ended.err
     assert [json.loads(line).get("finish") for line in ended.out.splitlines() if line.startswith("{")] == [
@@ -144,7 +147,7 @@ def test_without_an_output_answers_are_printed(text_plan: Path, tmp_path: Path) 
     path = write_lines(tmp_path / "x.jsonl", [{"tokens": [5, 6], "max_tokens": 2}, {"tokens": []}])
     ended = run(text_plan, "--local", "--quiet", "--input", path).expect(0)
     found = [json.loads(line) for line in ended.out.splitlines() if line.startswith("{")]
-    assert {value["id"]: "error" in value for value in found} == {1: False, 2: True}
+    assert {(value["id"], value["line"]): "error" in value for value in found} == {(1, 1): False, (None, 2): True}
 
 
 def test_json_is_one_object(text_plan: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import threading
 import weakref
 from collections.abc import Callable
@@ -114,15 +115,11 @@ def test_answers_are_let_go_of_once_they_are_written_however_slow_the_disk_is(
 
 
 @pytest.mark.slow
-def test_where_answers_cannot_be_written_no_more_are_asked_for(
-    session: TextSession, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_where_answers_cannot_be_written_no_more_are_asked_for(session: TextSession) -> None:
     ends = FakeEnds()
 
-    def full(self: AnswerFile, values: dict[str, Any]) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(AnswerFile, "add", full)
+    assert session._writer is not None
+    os.dup2(os.open("/dev/full", os.O_WRONLY), session._writer._file.fileno())
     with pytest.raises(text_session.UserError, match=r"y\.jsonl: cannot be written: No space left on device"):
         session._answer_lines(ends)  # type: ignore[arg-type]
     assert len(ends.asked) <= MOST_UNWRITTEN
