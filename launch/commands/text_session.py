@@ -320,6 +320,13 @@ class TextSession:
         for answer in asked:
             answer.wait()
 
+    def _greedy(self, prompt: tuple[int, ...], count: int, *, keep_scores: bool = False) -> TextRequest:
+        """For so many tokens, each the most likely one, of a plan with however few candidates."""
+        sampling = Sampling(top_k=usual_top_k(None, self._generation.candidates))
+        return TextRequest(
+            prompt=prompt, sampling=sampling, max_tokens=count, ignore_end=True, keep_scores=keep_scores
+        )  # fmt: skip
+
     def _verify_scores(self, ends: TextEnds) -> None:
         """Of the golden items' next tokens, in whatever precision: within what the plan allows of the logits."""
         assert self._golden is not None
@@ -329,7 +336,7 @@ class TextSession:
             prompt = tuple(ids[positions >= 0].tolist())
             if len(prompt) >= self._generation.context:
                 continue
-            answer = ends.ask(TextRequest(prompt=prompt, max_tokens=1, ignore_end=True, keep_scores=True))
+            answer = ends.ask(self._greedy(prompt, 1, keep_scores=True))
             answer.wait()
             if answer.scores is None:  # the run is over before
                 return
@@ -348,9 +355,7 @@ class TextSession:
         """Greedily, as generate() made them; without a tokenizer's help."""
         self._verify_scores(ends)
         texts = self._generation.golden
-        asked = [
-            ends.ask(TextRequest(prompt=text.prompt, max_tokens=len(text.tokens), ignore_end=True)) for text in texts
-        ]
+        asked = [ends.ask(self._greedy(text.prompt, len(text.tokens))) for text in texts]
         for index, (text, answer) in enumerate(zip(texts, asked, strict=True)):
             answer.wait()
             same = [one == other for one, other in zip(answer.tokens, text.tokens, strict=False)]

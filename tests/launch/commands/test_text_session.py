@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ class FakeEnds:
         self._finish, self._most = finish, most
         self.asked: list[tuple[int, ...]] = []
 
-    def ask(self, request: TextRequest, *, ended: Callable[[Answer], None]) -> Answer:
+    def ask(self, request: TextRequest, *, ended: Callable[[Answer], None] = lambda answer: None) -> Answer:
         if len(self.asked) == self._most:
             raise BrokenOff
         self.asked.append(request.prompt)
@@ -134,3 +135,23 @@ def test_a_full_disk_is_one_clear_error(asking: Asking, lines: tuple[str, ...]) 
     with pytest.raises(UserError, match=r"y\.jsonl: cannot be written: No space left on device$"):
         session._answer_lines(FakeEnds())  # type: ignore[arg-type]
     session.discard()
+
+
+@pytest.mark.parametrize("candidates", [1, 49, 64])
+def test_golden_texts_are_asked_for_whatever_candidates_a_plan_keeps(
+    text_plan: Path, text_facts: Plan, candidates: int
+) -> None:
+    assert text_facts.generation is not None
+    few = replace(text_facts.generation, candidates=candidates)
+    session = TextSession(RunRequest(plan_path=text_plan, verify=True), replace(text_facts, generation=few),
+                          text_plan.parent)  # fmt: skip
+    asked = list[TextRequest]()
+
+    class Checking(FakeEnds):
+        def ask(self, request: TextRequest, *, ended: Callable[[Answer], None] = lambda answer: None) -> Answer:
+            request.check(few)
+            asked.append(request)
+            return super().ask(request, ended=ended)
+
+    session._verify(Checking())  # type: ignore[arg-type]
+    assert [request.keep_scores for request in asked] == [True] + [False] * len(few.golden)
