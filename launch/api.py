@@ -53,7 +53,7 @@ class Pipeline:
         restarts: with `local`, how often each of the other ranks is started again after it was killed or lost.
 
     Raises:
-        UserError: the plan or one of its files is invalid; from any method with a `timeout` that is no number.
+        UserError: the plan or one of its files is invalid; from any method whose `timeout` is not a number.
         RankFailedError: from any method, once a rank has failed; names the rank.
         TimeoutError: from any method with a `timeout`, in seconds; what has no result by then is cancelled.
     """

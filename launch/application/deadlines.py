@@ -13,7 +13,7 @@ __all__ = ["Deadline", "checked_timeout"]
 
 
 def checked_timeout(timeout: object) -> float | None:
-    """Seconds; None: never. Zero and less have passed already. Raises UserError where it is no number."""
+    """Seconds; None: never. Zero and less have passed already. Raises UserError where it is not a number."""
     if timeout is None:
         return None
     try:
@@ -32,7 +32,7 @@ class Deadline:
         """`timeout`: seconds from now; None: never. `check`: raises where nothing is to be waited for.
 
         Raises:
-            UserError: the timeout is no number.
+            UserError: the timeout is not a number.
         """
         self._timeout, self._check = checked_timeout(timeout), check
         self._at = None if self._timeout is None else time.monotonic() + self._timeout

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import sys
 import threading
 from collections import deque
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from edgecompile.contract.files.atomic_files import file_sha256
 from edgecompile.contract.files.user_files import printable
 from edgecompile.contract.plan import Plan
 from edgecompile.execution.closeness import SLACK
+from edgelaunch.commands.conversation import converse, cut_off
 from edgelaunch.control.supervisor import Run, Supervisor
 from edgelaunch.generation.answers import Answer, TextRequest
 from edgelaunch.generation.dialogue import Spelling
@@ -204,6 +204,9 @@ class TextSession:
         for piece in answer.pieces():
             self._show(piece)
         self._show("\n")
+        why = cut_off(answer, self._generation)
+        if why is not None and not self._request.json:
+            say(f"({why})", event="cut_off", finish=answer.finish)
         return answer
 
     def _show(self, piece: str) -> None:
@@ -212,29 +215,14 @@ class TextSession:
                 print(piece, end="", flush=True)
 
     def _converse(self, ends: TextEnds) -> None:
-        """Reads what a person says, until the end of the input."""
-        spelling, messages = self._spelling, list[dict[str, Any]]()
+        spelling = self._spelling
         assert spelling is not None
-        asks = sys.stdin.isatty()
-        while True:
-            if asks:
-                print("> ", end="", flush=True, file=sys.stderr)
-            line = sys.stdin.readline()
-            if not line:
-                return
-            if not line.strip():
-                continue
-            if not asks:
-                self._show(f"> {line.strip()}\n")
-            messages.append({"role": "user", "content": line.strip()})
-            try:
-                request = request_from({"messages": messages}, "--chat", self._generation, spelling, self._defaults)
-            except UserError as error:
-                messages.pop()
-                say(str(error), level=logging.WARNING, about="edgelaunch", event="bad_item")
-                continue
-            answer = self._stream(ends, request)
-            messages.append({"role": "assistant", "content": answer.text})
+
+        def answer_to(messages: list[dict[str, Any]]) -> Answer:
+            request = request_from({"messages": messages}, "--chat", self._generation, spelling, self._defaults)
+            return self._stream(ends, request)
+
+        converse(answer_to, self._show, self._generation, quiet=self._request.quiet)
 
     def _asked_lines(self, path: Path) -> Iterator[Asked]:
         """The lines; one with the id of an earlier one has a reason in place of a request."""
@@ -296,7 +284,7 @@ class TextSession:
         values = asked.shown | ({"error": asked.error} if answer is None else self._as_json(answer))
         with self._lock:
             if self._over or (answer is not None and answer.finish == "cancelled"):
-                return  # the run has ended before: it is no answer, and a later run asks again
+                return  # the run has ended before: whoever resumes it asks again
             self._errors += answer is None
             if self._writer is not None:
                 self._writer.add(values)

@@ -15,9 +15,13 @@ from edgecompile.contract.errors import UserError
 from edgecompile.contract.generation import Generation
 from edgelaunch.generation.token_choice import Sampling
 
-__all__ = ["Answer", "TextRequest"]
+__all__ = ["Answer", "TextRequest", "TooLong"]
 
 POLL_S = 0.1
+
+
+class TooLong(UserError):
+    """The context does not hold the prompt."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +49,7 @@ class TextRequest:
         if wrong is not None:
             raise UserError(f"{start}token {wrong} is none of the model's {generation.vocabulary}")
         if len(self.prompt) >= generation.context:
-            raise UserError(
+            raise TooLong(
                 f"{start}the prompt has {len(self.prompt)} tokens, and the context {generation.context}, of which the "
                 "answer needs one at least: shorten it, or compile with a larger generation.context"
             )

@@ -43,7 +43,7 @@ class Asked:
 
     @property
     def shown(self) -> dict[str, Any]:
-        """What its answer, or its error, begins with. Lines that state no id go by their number; one that is no request
+        """What its answer, or its error, begins with. Lines that state no id go by their number; one without a request
         may be part of another, and has none."""
         unnamed = self.line if self.request is not None else None
         return {"id": unnamed if self.id is None else self.id, "line": self.line}

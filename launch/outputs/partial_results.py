@@ -104,7 +104,7 @@ class Partial:
             raise
 
     def _open(self, origin: Origin | None, *, resume: bool) -> bool:
-        """Whether an earlier run is gone on with."""
+        """Whether an earlier run is resumed."""
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

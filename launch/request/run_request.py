@@ -57,7 +57,8 @@ class RunRequest(StartRequest):
         help="generate an answer, and print it as it comes; a model with a template of conversations is asked it, any "
         "other continues it"))  # fmt: skip
     chat: bool = field(default=False, metadata=option(
-        "--chat", reach=Reach.DATA_HOST, group=TEXT, help="converse in the terminal, a line a message"))  # fmt: skip
+        "--chat", reach=Reach.DATA_HOST, group=TEXT, help="converse in the terminal, a line a message; the line /new "
+        "begins a new conversation"))  # fmt: skip
     raw: bool = field(default=False, metadata=option(
         "--raw", reach=Reach.DATA_HOST, group=TEXT,
         help="continue the prompt as it is, without a template"))  # fmt: skip

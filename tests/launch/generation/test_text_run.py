@@ -216,6 +216,22 @@ def test_a_conversation_remembers_what_was_said(text_plan: Path) -> None:
     assert again[1] not in ("", other[0])
 
 
+def test_a_conversation_that_is_too_long_is_begun_anew(text_plan: Path) -> None:
+    """The context has 128 tokens. Cut answers are marked, and not in their text."""
+    lines = ["the dog", *["a word " * 10] * 4, "/new", "the dog"]
+    ended = subprocess.run(
+        [*PROGRAM, str(text_plan), "--local", "--quiet", "--chat", "--max-tokens", "5"],
+        input="".join(line + "\n" for line in lines), capture_output=True, text=True, timeout=DEADLINE_S,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    assert "the conversation is too long for the context of 128 tokens: begin a new one with /new" in ended.stderr
+    assert "(cut off after 5 tokens: --max-tokens)" in ended.stderr
+    assert "cut off" not in ended.stdout
+    first, anew = ended.stdout.partition("> the dog\n")[2], ended.stdout.partition("> /new\n> the dog\n")[2]
+    assert anew
+    assert first.partition("\n> ")[0] == anew.rstrip("\n")
+
+
 # --- what may happen -------------------------------------------------------------------------------------------------
 
 
