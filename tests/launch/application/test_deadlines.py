@@ -58,6 +58,7 @@ def test_a_deadline_is_kept_while_text_flows() -> None:
     def read_all() -> None:
         for piece in answer.pieces(check):
             read.append(piece)
+            assert len(read) < 5, "it is never checked"
             answer.give("b")
 
     with pytest.raises(TimeoutError):
