@@ -40,6 +40,8 @@ __all__ = ["EmulatedRun", "Emulation", "check_can_emulate", "describe", "interfa
 
 MASTER_PORT = 29500
 SLOWEST_UNSEEN_LATENCY_S = 0.001
+STEP_PERIODS = 2
+"""In which a stage of one stream computes its step."""
 
 _numbers = itertools.count()
 """Of this process's emulations."""
@@ -84,7 +86,10 @@ class Emulation:
                 self._groups.append(group)
                 limits = host.limits
                 group.create(
-                    cpu_share=limits.cpu_share, memory_bytes=limits.memory_bytes, period_s=self._period_s(host.rank)
+                    cpu_share=limits.cpu_share,
+                    memory_bytes=limits.memory_bytes,
+                    period_s=self._period_s(host.rank),
+                    ticking=self._plan.generation is not None,
                 )
             self._connect()
             if any(host.limits.cpu_share is not None for host in self._plan.hosts):
@@ -133,10 +138,17 @@ class Emulation:
         """The most memory that the rank held, page cache included."""
         return self._groups[rank].peak_bytes()
 
-    def _period_s(self, rank: int) -> float | None:
-        """How often a host's share is granted; None: as often as may be."""
-        if self._plan.generation is not None:
-            return None  # a step for one stream is shorter than a period, so that no share would ever hold it up
+    def _period_s(self, rank: int) -> float:
+        """How often a host's share is granted, where the kernel can.
+
+        A period's first part is computed at full speed, so that it is to be short beside a step for one stream, but a
+        core that changes hands loses its caches. SmolLM2 in fp32 over hosts of 0.8, 0.5 and 0.3 cores: with half of the
+        step one stream is 17 % faster than on slower cores, where it was 34 %, and prompts are 5 % slower; with a fourth
+        3 %, and prompts 19 % slower.
+        """
+        generation = self._plan.generation
+        if generation is not None:
+            return generation.predicted.token_s / len(self._plan.stages) / STEP_PERIODS
         # a core that changes hands loses its caches: as seldom as a few times a microbatch
         stage = self._plan.stage_of_rank(rank)
         return stage.predicted.compute_s / 2 if stage is not None else 0.0

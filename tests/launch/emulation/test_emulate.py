@@ -190,8 +190,8 @@ def test_version_1_limits_below_the_own_group(tmp_path: Path) -> None:
 def test_a_share_is_granted_as_often_as_the_kernel_can(tmp_path: Path, version_2: Path) -> None:
     proc = mounted(tmp_path, [("/", version_2, "cgroup2", "rw")], "0::/\n")
     group = cgroups.ControlGroup("edgelaunch-1", cgroups.find_controllers(proc))
-    for share, limit in ((0.8, "1000 1250"), (0.3, "1000 3333"), (0.004, "1000 100000")):
-        group.create(cpu_share=share, memory_bytes=1 << 30, period_s=None)
+    for share, limit in ((0.8, "2000 2500"), (0.3, "1000 3333"), (0.004, "1000 100000")):
+        group.create(cpu_share=share, memory_bytes=1 << 30, period_s=0.0025, ticking=True)
         assert (version_2 / "edgelaunch-1" / "cpu.max").read_text() == limit
 
 
