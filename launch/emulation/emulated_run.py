@@ -142,9 +142,9 @@ class Emulation:
         """How often a host's share is granted, where the kernel can.
 
         A period's first part is computed at full speed, so that it is to be short beside a step for one stream, but a
-        core that changes hands loses its caches. SmolLM2 in fp32 over hosts of 0.8, 0.5 and 0.3 cores: with half of the
-        step one stream is 17 % faster than on slower cores, where it was 34 %, and prompts are 5 % slower; with a fourth
-        3 %, and prompts 19 % slower.
+        core that changes hands loses its caches. SmolLM2 in fp32 over hosts of 0.8, 0.5 and 0.3 cores: with half of
+        the step one stream is 17 % faster than on slower cores, where it was 34 %, and prompts are 5 % slower; with a
+        fourth 3 %, and prompts 19 % slower.
         """
         generation = self._plan.generation
         if generation is not None:
