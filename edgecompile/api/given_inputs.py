@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from edgecompile.contract.errors import UserError, choices
+from edgecompile.contract.errors import UserError
 
 __all__ = ["Inputs", "input_specs"]
 
@@ -55,20 +55,9 @@ def _spec(name: str, value: Any) -> dict[str, Any]:
     return {"shape": [int(extent) for extent in value.shape[1:]], "dtype": str(value.dtype).removeprefix("torch.")}
 
 
-def _known(named: dict[str, Any], forward: Callable[..., Any]) -> dict[str, Any]:
-    """Raises UserError where forward() has no such argument: of several, one could take the place of another."""
-    parameters = inspect.signature(forward).parameters
-    free = any(item.kind in (item.VAR_POSITIONAL, item.VAR_KEYWORD) for item in parameters.values())
-    wrong = next((name for name in named if name not in parameters), None)
-    if wrong is not None and len(named) > 1 and not free:
-        allowed = choices(parameters, wrong)
-        raise UserError(f"forward() has no argument {wrong}: its arguments are {allowed}", key="inputs")
-    return named
-
-
 def _named(inputs: Inputs, forward: Callable[..., Any]) -> dict[str, Any]:
     if isinstance(inputs, Mapping):
-        return _known({str(name): value for name, value in inputs.items()}, forward)
+        return {str(name): value for name, value in inputs.items()}
     if _is_example(inputs):
         examples: Sequence[Any] = [inputs]
     elif isinstance(inputs, (list, tuple)):

@@ -126,12 +126,7 @@ def _by_padded_codes8(
     x: torch.Tensor, codes: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None
 ) -> torch.Tensor:
     """Whose channels have been made longer with zeros."""
-    rows = x.reshape([-1, x.size(-1)]).to(torch.bfloat16)
-    rows = torch.constant_pad_nd(rows, [0, codes.size(1) - x.size(-1)])
-    product: torch.Tensor = torch.ops.aten._weight_int8pack_mm(rows, codes, scale).to(torch.float32)
-    if bias is not None:
-        product = product.add_(bias)
-    return product.reshape(list(x.shape[:-1]) + [codes.size(0)])
+    return _by_codes8(torch.constant_pad_nd(x, [0, codes.size(1) - x.size(-1)]), codes, scale, bias)
 
 
 def _by_codes4(x: torch.Tensor, codes: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:

@@ -130,12 +130,12 @@ def check_state(module: nn.Module) -> None:
     Raises:
         UserError: with attention that gives nothing, other tokens before the last change its scores.
     """
-    count = min(_MOST_MIXED, module.context) if isinstance(module, CausalStep) else 0
-    if not isinstance(module, CausalStep) or count < 2:
+    if not isinstance(module, CausalStep) or module.context < 2:
         return
+    count = min(_MOST_MIXED, module.context)
     vocabulary = int(module.model.config.get_text_config().vocab_size)
     ids = torch.arange(count).unsqueeze(0) % vocabulary
-    other = (ids + count) % vocabulary
+    other = (ids + 1) % vocabulary
     other[:, -1] = ids[:, -1]
     positions, slots = torch.arange(count).unsqueeze(0), torch.zeros(1, dtype=torch.int64)
     with torch.no_grad(), bound(_Nothing()):

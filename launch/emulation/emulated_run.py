@@ -93,7 +93,7 @@ class Emulation:
                 )
             self._connect()
             if any(host.limits.cpu_share is not None for host in self._plan.hosts):
-                self._keep_cores_awake(controllers)
+                self._run_beside(controllers)
         except BaseException:
             self._remove()
             raise
@@ -164,22 +164,18 @@ class Emulation:
         else:
             self._namespaces.star(interface_rates(plan))
 
-    def _keep_cores_awake(self, controllers: dict[str, cgroups.Controller]) -> None:
-        """Something on each core that gives way to all else; its file says why. Ends with this process."""
+    def _run_beside(self, controllers: dict[str, cgroups.Controller]) -> None:
+        """On each core what keeps it awake, and for text what interrupts it; their files say why. They end with this
+        process."""
         group = cgroups.ControlGroup(f"{self._mark}-spin", controllers)
         self._groups.append(group)
         group.create_idle()
         cores = {core for chosen in self._cores for core in chosen} or os.sched_getaffinity(0)
         for core in sorted(cores):
-            self._beside(_entering(group, (core,)), "busy_core.py", os.getpid())
-            if self._plan.generation is not None:
-                self._beside([], "ticking_core.py", os.getpid(), core)
-
-    def _beside(self, prefix: Sequence[str], name: str, *words: int) -> None:
-        """Starts one of this folder's files."""
-        script = str(Path(__file__).with_name(name))
-        command = [*prefix, sys.executable, "-I", "-S", script, *map(str, words)]
-        self._spinning.append(subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True))
+            commands = [[*_entering(group, (core,)), *_own_file("busy_core.py")]]
+            commands += [[*_own_file("ticking_core.py"), str(core)]] if self._plan.generation is not None else []
+            for command in commands:
+                self._spinning.append(subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True))
 
     def _remove(self) -> None:
         with _undisturbed():
@@ -189,6 +185,11 @@ class Emulation:
             for group in self._groups:
                 group.remove()
             self._namespaces.remove()
+
+
+def _own_file(name: str) -> list[str]:
+    """Runs one of this folder's files, until this process is gone."""
+    return [sys.executable, "-I", "-S", str(Path(__file__).with_name(name)), str(os.getpid())]
 
 
 def _entering(group: cgroups.ControlGroup, cores: Sequence[int]) -> list[str]:

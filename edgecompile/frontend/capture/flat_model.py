@@ -73,11 +73,12 @@ class FlatModel(nn.Module):
 
 
 def _takes_names(module: nn.Module, names: Sequence[str]) -> bool:
-    """Whether forward() can be called with these names; where it has none of them, inputs go by position.
+    """Whether forward() can be called with these names. Otherwise inputs go by position: one alone, or arguments that
+    can be given in no other way.
 
     Raises:
-        UserError: it can be called in neither way, or has some of the names: the others may be misspelt, and an input
-            could take the place of another.
+        UserError: it can be called in neither way, or its arguments have other names: of several inputs one could take
+            the place of another.
     """
     signature = inspect.signature(module.forward)
     try:
@@ -85,8 +86,9 @@ def _takes_names(module: nn.Module, names: Sequence[str]) -> bool:
         return True
     except TypeError as error:
         wrong = next((name for name in names if name not in signature.parameters), None)
-        in_place = list(names) == list(signature.parameters)[: len(names)]  # of arguments that have no name to be used
-        fits = in_place or not any(name in signature.parameters for name in names)
+        in_place = list(names) == list(signature.parameters)[: len(names)]
+        nameless = any(item.kind is item.VAR_POSITIONAL for item in signature.parameters.values())
+        fits = len(names) == 1 or in_place or nameless
         try:
             signature.bind(*names)
         except TypeError:

@@ -50,7 +50,8 @@ def check_decisions(captured: Captured, golden: Sequence[torch.Tensor], microbat
     graph.graph_copy(captured.graph_module.graph, copies)
     graph.output({name: copies[source] for name, source in deciding.items()})
     erase_dead(graph)
-    flat = FlatModel(fx.GraphModule(captured.graph_module, graph), captured.input_names, ())
+    own_names = [str(node.target) for node in graph.nodes if node.op == "placeholder"]
+    flat = FlatModel(fx.GraphModule(captured.graph_module, graph), own_names, ())
     eager = Eager(flat, golden)
     influence = find_influence(eager, eager.run_groups(microbatch), microbatch)
     if influence is not None:

@@ -29,14 +29,16 @@ def kind_of(plan: Plan, accept: str) -> str:
     Raises:
         ApiError: 406, a .npy cannot hold the model's outputs.
     """
-    liked: dict[str, float] = {}
+    liked, rest = dict[str, float](), 0.0
     for word in accept.lower().split(","):
         named, *parameters = (part.strip() for part in word.split(";"))
-        kind = JSON if named in ("*/*", "application/*") else named
-        if kind in (JSON, NPY, SAFETENSORS):
-            liked[kind] = max(liked.get(kind, 0.0), _quality(parameters))
-    liked = {kind: quality for kind, quality in liked.items() if quality} or {JSON: 1.0}
-    kind = max(liked, key=lambda kind: (liked[kind], -_place(accept.lower(), kind)))
+        if named in (JSON, NPY, SAFETENSORS):
+            liked[named] = max(liked.get(named, 0.0), _quality(parameters))
+        elif named in ("*/*", "application/*"):
+            rest = max(rest, _quality(parameters))
+    liked.setdefault(JSON, rest)
+    best = max(liked, key=lambda kind: liked[kind])
+    kind = best if liked[best] else JSON
     if kind == NPY and len(plan.outputs) > 1:
         names = ", ".join(spec.name for spec in plan.outputs)
         raise ApiError(406, f"a .npy holds one array and the model has {names}: accept {SAFETENSORS}")
@@ -47,11 +49,6 @@ def _quality(parameters: Sequence[str]) -> float:
     """1 where none is given, or none that can be read."""
     given = next((part.partition("=")[2] for part in parameters if part.startswith("q=")), "1")
     return float(given) if QUALITY.fullmatch(given) else 1.0
-
-
-def _place(accept: str, kind: str) -> int:
-    """Where it stands in the header; what only a wildcard names comes last."""
-    return accept.find(kind) if kind in accept else len(accept)
 
 
 def answer_of(plan: Plan, results: Sequence[Result], kind: str) -> Response:

@@ -53,16 +53,24 @@ class NoNames(nn.Module):
         return x - y
 
 
-def test_inputs_go_by_name_or_all_by_position() -> None:
+class OfAnyNumber(nn.Module):
+    def forward(self, *values: torch.Tensor) -> torch.Tensor:
+        return values[0] - values[1]
+
+
+def test_several_inputs_go_by_name_where_there_are_names() -> None:
     one, two = torch.ones(2, 3), torch.full((2, 3), 2.0)
     assert torch.equal(FlatModel(Three(), ["mask", "ids"], ())(two, one)[0], two)
-    assert torch.equal(FlatModel(Three(), ["a", "b"], ())(one, two)[0], one), "by position: the second is not the mask"
+    assert torch.equal(FlatModel(Three(), ["a"], ())(two)[0], two)
+    assert torch.equal(FlatModel(OfAnyNumber(), ["a", "b"], ())(one, two)[0], one - two)
     assert torch.equal(FlatModel(NoNames(), ["x", "y"], ())(one, two)[0], one - two)
     for names in (["maks", "ids"], ["ids", "maks"]):  # by position, one would take another's place
         with pytest.raises(UserError, match=r"Three\.forward cannot take .*maks.*did you mean mask"):
             FlatModel(Three(), names, ())
     with pytest.raises(UserError, match=r"NoNames\.forward cannot take y, x"):
         FlatModel(NoNames(), ["y", "x"], ())
+    with pytest.raises(UserError, match=r"Three\.forward cannot take a, b"):
+        FlatModel(Three(), ["a", "b"], ())
 
 
 @pytest.mark.parametrize("name", ["Mapped", "Scaled", "Bits", "Wrapped", "Compiled", "compiled", "parallel", "Lazy"])
