@@ -9,7 +9,7 @@ from edgecompile.contract.dim_rules import BATCH
 from edgecompile.contract.generation import StateSpec, state_within
 from edgecompile.contract.plan import Plan, Stage, TensorSpec
 
-__all__ = ["Pair", "links_of", "links_watched", "plan_without", "result_specs", "state_of_stage"]
+__all__ = ["Pair", "links_of", "links_watched", "plan_without", "result_specs", "slowest_message_s", "state_of_stage"]
 
 Pair = frozenset[int]
 """Two ranks."""
@@ -23,10 +23,27 @@ def links_of(plan: Plan) -> set[Pair]:
 
 def links_watched(plan: Plan, rank: int) -> set[int]:
     """The other ends of a rank's links, of the plan and of all that replace it; rank 0 has one to each."""
-    plans = [plan, *(plan_without(plan, item.lost) for item in plan.contingencies)]
-    pairs = set().union(*(links_of(item) for item in plans))
+    pairs = set().union(*(links_of(item) for item in _with_contingencies(plan)))
     pairs |= {frozenset((0, other)) for other in range(1, len(plan.hosts))}
     return {other for pair in pairs if rank in pair for other in pair - {rank}}
+
+
+def slowest_message_s(plan: Plan) -> float:
+    """How long the largest message takes on the slowest of the links that it passes, as the plan has their rates; 0
+    where no rate is known."""
+    times = [0.0]
+    for item in _with_contingencies(plan):
+        messages = [*(stage.inputs for stage in item.stages), result_specs(item)]
+        for (source, destination), specs in zip(itertools.pairwise(item.way), messages, strict=True):
+            link = item.link(source, destination) if source != destination else None
+            if link is not None:
+                num_bytes = sum(spec.num_bytes for spec in specs)
+                times.append(link.latency_s + num_bytes / link.bandwidth_bytes_per_s)
+    return max(times)
+
+
+def _with_contingencies(plan: Plan) -> list[Plan]:
+    return [plan, *(plan_without(plan, item.lost) for item in plan.contingencies)]
 
 
 def plan_without(plan: Plan, host: str | None) -> Plan:

@@ -9,6 +9,7 @@ from dataclasses import fields
 from typing import Any
 
 from edgecompile.contract.plan import Plan
+from edgelaunch.common.detection import detection_s
 from edgelaunch.common.failures import rank_name
 from edgelaunch.common.rank_log import RankLog
 from edgelaunch.control.core.roster import Member
@@ -69,7 +70,7 @@ class LateBeats:
     def look(self, plan: Plan, holders: Sequence[Member | None], now: float) -> None:
         for rank, member in enumerate(holders):
             silent_s = round(now - member.alive, 3) if member is not None and rank else 0.0
-            if silent_s <= LATE * plan.runtime.detect_s:
+            if silent_s <= LATE * detection_s(plan):
                 self._late.discard(rank)
             elif rank not in self._late:
                 self._late.add(rank)

@@ -17,6 +17,7 @@ from dataclasses import replace
 import torch
 
 from edgecompile.contract.errors import UserError
+from edgelaunch.common.detection import detection_s
 from edgelaunch.common.failures import Failure, FailureBox, PeerLostError, rank_name
 from edgelaunch.common.rank_figures import PARTS
 from edgelaunch.common.rank_options import RankOptions
@@ -208,7 +209,7 @@ class Supervisor:
 
     def _watch_over(self) -> None:
         """Rank 0's main thread calls the store too, and such a call may never come back."""
-        limit_s = 3 * self._plan.runtime.detect_s
+        limit_s = 3 * detection_s(self._plan)
         while not self.box.finished and not self._given_up:
             looked = self._looked
             time.sleep(limit_s)

@@ -4,9 +4,10 @@ Heartbeats say which ranks are there: they all go to rank 0, and so know nothing
 between those leaves gloo waiting without a word, since a quiet link is not a failure. Hence, for each link:
 
 - A connection that carries one byte a tick (`light`), apart from the tensors: it waits behind no message in a socket.
-- A link is silent if a byte was sent and has no acknowledgement for most of `runtime.detect`. Kernels acknowledge: a
-  peer that computes, loads its shard or is stopped still has a link. An acknowledgement proves both directions, so a
-  cut of one direction shows at both ends.
+- A link is silent if a byte was sent and has no acknowledgement for most of the time of detection, which is
+  `runtime.detect` or what several of the plan's messages take. Kernels acknowledge: a peer that computes, loads its
+  shard or is stopped still has a link. An acknowledgement proves both directions, so a cut of one direction shows at
+  both ends.
 - Slow is not dead. In the network itself a byte may well wait behind tensors, for seconds at 100 kbit/s. Where it does,
   round trips are long before they are too long: TCP's own measure of how late an answer may be, doubled, counts where
   that is more. And where the tensors themselves make progress, the link is not cut either.
@@ -44,8 +45,8 @@ from edgelaunch.transport.tcp_info import kernel_of, own_connections, plain
 
 __all__ = ["LinkWatch", "Pulse"]
 
-TICKS = 10
-"""In the time of detection."""
+TICKS = 5
+"""In the time after which a link is silent."""
 LEAST_TICK_S, MOST_TICK_S = 0.05, 1.0
 LONGEST_ATTEMPT_S = 8.0
 """To connect: TCP asks at once, after 1, 3 and 7 s."""
@@ -58,8 +59,8 @@ MOST_STRANGERS = 16
 """Connections that have not proved who they are."""
 
 
-def tick_s(detect_s: float) -> float:
-    return min(MOST_TICK_S, max(LEAST_TICK_S, detect_s / TICKS))
+def tick_s(silence_s: float) -> float:
+    return min(MOST_TICK_S, max(LEAST_TICK_S, silence_s / TICKS))
 
 
 class Pulse:
@@ -135,14 +136,15 @@ class LinkWatch:
         rank: int,
         peers: Iterable[int],
         address: str,
-        detect_s: float,
+        silence_s: float,
         seal: Seal | None,
         *,
         store_port: int,
         fail: Callable[[BaseException], None],
     ) -> None:
-        """`peers`: the ranks at the other ends. `address`: this machine's. `store_port`: connections of this port,
-        which every rank has to rank 0, say nothing of a link. `fail` is called with what ended the thread.
+        """`peers`: the ranks at the other ends. `address`: this machine's. After `silence_s` without an answer a link
+        is silent. `store_port`: connections of this port, which every rank has to rank 0, say nothing of a link. `fail`
+        is called with what ended the thread.
 
         Raises OSError where it cannot listen on the address.
         """
@@ -151,7 +153,7 @@ class LinkWatch:
         """Called from the thread, once `silent` says something else."""
         self._store_port, self._fail = store_port, fail
         self._address, self._seal = address, seal
-        self._tick_s, self._silence_s = tick_s(detect_s), silence_s(detect_s)
+        self._tick_s, self._silence_s = tick_s(silence_s), silence_s
         self._links = {peer: _Link(peer, Pulse(self._silence_s), rank < peer) for peer in sorted(peers)}
         self._strangers: list[LivenessConnection] = []
         self._learned: deque[tuple[int, str]] = deque()
@@ -172,9 +174,9 @@ class LinkWatch:
         """Raises UserError where it cannot listen on this machine's address."""
         plan, rank, endpoint = options.plan, options.rank, options.endpoint
         address = local_address(plan.hosts[rank].address, endpoint.address)
-        detect_s, peers = plan.runtime.detect_s, links_watched(plan, rank)
+        peers = links_watched(plan, rank)
         try:
-            return cls(rank, peers, address, detect_s, seal, store_port=endpoint.port, fail=fail)
+            return cls(rank, peers, address, silence_s(plan), seal, store_port=endpoint.port, fail=fail)
         except OSError as error:
             raise NamedRankError(
                 f"{rank_name(plan, rank)} cannot listen on {address} ({error.strerror}): give hosts.members its address"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from edgecompile.contract.plan import Plan
-from edgelaunch.common.detection import beat_s, silence_s
+from edgelaunch.common.detection import beat_s, detection_s, silence_s
 from edgelaunch.common.plan_parts import Pair, links_of, links_watched, plan_without
 
 __all__ = ["Route", "Rules"]
@@ -63,8 +63,8 @@ class Rules:
         return Rules(
             num_ranks=len(plan.hosts), sha256=sha256, routes=tuple(Route.of(plan, without) for without in routes),
             watched=tuple(frozenset(links_watched(plan, rank)) for rank in range(len(plan.hosts))),
-            detect_s=runtime.detect_s, rejoin_s=runtime.rejoin_s, timeout_s=runtime.timeout_s,
-            silence_s=silence_s(runtime.detect_s), beat_s=beat_s(plan),
+            detect_s=detection_s(plan), rejoin_s=runtime.rejoin_s, timeout_s=runtime.timeout_s,
+            silence_s=silence_s(plan), beat_s=beat_s(plan),
         )  # fmt: skip
 
     def route(self, without: str | None) -> Route:

@@ -103,8 +103,8 @@ def test_a_run_goes_on_after_a_heal_and_ends_without_one(spaces: Namespaces, tmp
 
 
 def slow(plan: Plan) -> Plan:
-    """Every host's interface at 100 kbit/s."""
-    limits = Limits(memory_bytes=1 << 30, cpu_share=None, bandwidth_bytes_per_s=12_500.0)
+    """Every host's interface at 48 kbit/s: a queue of 32 kB stands there for more than 5 s."""
+    limits = Limits(memory_bytes=1 << 30, cpu_share=None, bandwidth_bytes_per_s=6_000.0)
     hosts = tuple(replace(host, limits=limits) for host in plan.hosts)
     return replace(plan, hosts=hosts, network=Network(model="host", latency_s=1e-4))
 

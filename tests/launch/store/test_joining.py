@@ -244,9 +244,7 @@ def test_the_end_of_a_run_concerns_its_members_alone(two_stages: Written) -> Non
         boxes, watches = [FailureBox() for _ in range(2)], []
         failures: list[BaseException] = []
         for box in boxes:
-            links = LinkWatch(
-                1, [], "127.0.0.1", two_stages.plan.runtime.detect_s, None, store_port=1, fail=failures.append
-            )
+            links = LinkWatch(1, [], "127.0.0.1", 1.0, None, store_port=1, fail=failures.append)
             watches.append(Watch(meeting.join(SECRET), two_stages.plan, 1, "0" * 64, box, links))
         done = Announcement(number=3, phase=DONE, without=None, members={0: "", 1: watches[0].incarnation}, first=0)
         meeting.board.put("announcement", done.to_json())

@@ -17,7 +17,7 @@ from edgelaunch.transport import liveness_socket as light_module
 from edgelaunch.transport.link_watch import LinkWatch, Pulse
 from edgelaunch.transport.liveness_socket import Heard
 
-DETECT_S = 0.6
+SILENCE_S = 0.33
 SEAL = Seal(b"secret", b"n" * 16)
 
 
@@ -62,7 +62,7 @@ class Pair:
     def __init__(self, seals: tuple[Seal | None, Seal | None] = (SEAL, SEAL)) -> None:
         self.errors: list[BaseException] = []
         self.watches = [
-            LinkWatch(rank, [other], "127.0.0.1", DETECT_S, seal, store_port=1, fail=self.errors.append)
+            LinkWatch(rank, [other], "127.0.0.1", SILENCE_S, seal, store_port=1, fail=self.errors.append)
             for (rank, other), seal in zip(((1, 2), (2, 1)), seals, strict=True)
         ]
 
@@ -111,7 +111,7 @@ def test_who_does_not_know_the_secret_is_no_end_of_a_link(seals: tuple[Seal | No
     try:
         pair.introduce()
         # its machine answers, but that is not the rank: the link is there only once that has proved who it is
-        time.sleep(2 * DETECT_S)
+        time.sleep(4 * SILENCE_S)
         assert [watch.last_sign(3 - watch.own.rank) for watch in pair.watches] == [None, None]
         assert pair.watches[0].wanted() == [2]
     finally:
@@ -129,7 +129,7 @@ def test_strangers_disturb_no_link(pair: Pair) -> None:
                 stranger.sendall(b"edgelink" + bytes(number * 4))
         sign = pair.watches[1].last_sign(1)
         assert sign is not None
-        until(lambda: pair.watches[1].last_sign(1).at > sign.at + DETECT_S)  # type: ignore[union-attr]
+        until(lambda: pair.watches[1].last_sign(1).at > sign.at + 2 * SILENCE_S)  # type: ignore[union-attr]
     assert pair.watches[1].silent() == ()
     assert len(pair.watches[1]._strangers) <= 16
 
@@ -140,7 +140,7 @@ def test_another_process_takes_the_place_of_one_that_ended(pair: Pair) -> None:
     pair.watches[1].stop()
     pair.watches[1]._thread.join(5.0)
     until(lambda: pair.watches[0].silent() == (pair.watches[1].own.identity,))
-    pair.watches[1] = LinkWatch(2, [1], "127.0.0.1", DETECT_S, SEAL, store_port=1, fail=pair.errors.append)
+    pair.watches[1] = LinkWatch(2, [1], "127.0.0.1", SILENCE_S, SEAL, store_port=1, fail=pair.errors.append)
     pair.introduce()
     until(lambda: pair.watches[0].last_sign(2).identity == pair.watches[1].own.identity)  # type: ignore[union-attr]
     until(lambda: pair.watches[0].silent() == ())
@@ -157,10 +157,10 @@ def test_a_process_that_stands_still_has_a_link(pair: Pair) -> None:
     until(lambda: pair.watches[0].last_sign(2) and pair.watches[1].last_sign(1))
     go_on = threading.Event()
     pair.watches[1]._look = lambda link, now: go_on.wait(20.0)  # type: ignore[assignment, return-value]
-    time.sleep(4 * DETECT_S)
+    time.sleep(8 * SILENCE_S)
     sign = pair.watches[0].last_sign(2)
     assert sign is not None
-    assert time.monotonic() - sign.at > 2 * DETECT_S
+    assert time.monotonic() - sign.at > 4 * SILENCE_S
     assert pair.watches[0].silent() == ()
     del pair.watches[1]._look
     go_on.set()
@@ -173,7 +173,7 @@ def test_a_process_that_stands_still_has_a_link(pair: Pair) -> None:
 def test_a_process_that_stands_still_before_it_has_proved_anything_has_a_link(pair: Pair) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         pair.introduce(f"{'0' * 16} {server.getsockname()[1]} 127.0.0.1")
-        time.sleep(4 * DETECT_S)
+        time.sleep(8 * SILENCE_S)
         assert pair.watches[0].silent() == ()
         assert pair.watches[0].last_sign(2) is None
 
