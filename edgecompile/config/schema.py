@@ -279,8 +279,8 @@ class RuntimeConf:
     timeout: Any = "60s"
     """How long ranks wait for each other to join."""
     detect: Any = "10s"
-    """A rank that is silent for so long is lost, and a link through which nothing comes for so long is cut. Where one
-    of the plan's messages takes long on its link, 4.5 times that counts if it is more."""
+    """A rank that is silent for so long is lost, and a link through which nothing comes for so long is cut. On slow
+    links 4.5 times what a message takes, or 64 KiB of it, counts if it is more."""
     rejoin: Any = "60s"
     """How long the others wait for a lost rank or a cut link that they need; 0: the run ends at once."""
     prepack: str = "auto"

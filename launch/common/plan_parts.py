@@ -9,8 +9,11 @@ from edgecompile.contract.dim_rules import BATCH
 from edgecompile.contract.generation import StateSpec, state_within
 from edgecompile.contract.plan import Plan, Stage, TensorSpec
 
-__all__ = ["Pair", "links_of", "links_watched", "plan_without", "result_specs", "slowest_message_s", "state_of_stage"]
+__all__ = ["Pair", "links_of", "links_watched", "plan_without", "result_specs", "slowest_queue_s", "state_of_stage"]
 
+QUEUE_BYTES = 1 << 16
+"""What may stand in an interface's queue at once without a warning: TCP sends more only as answers come, and they tell
+how late they are."""
 Pair = frozenset[int]
 """Two ranks."""
 
@@ -28,16 +31,16 @@ def links_watched(plan: Plan, rank: int) -> set[int]:
     return {other for pair in pairs if rank in pair for other in pair - {rank}}
 
 
-def slowest_message_s(plan: Plan) -> float:
-    """How long the largest message takes on the slowest of the links that it passes, as the plan has their rates; 0
-    where no rate is known."""
+def slowest_queue_s(plan: Plan) -> float:
+    """How long a byte may wait on one of the links behind a message of the plan, of which an interface holds so much
+    before TCP knows of it; 0 where no rate is known."""
     times = [0.0]
     for item in _with_contingencies(plan):
         messages = [*(stage.inputs for stage in item.stages), result_specs(item)]
         for (source, destination), specs in zip(itertools.pairwise(item.way), messages, strict=True):
             link = item.link(source, destination) if source != destination else None
             if link is not None:
-                num_bytes = sum(spec.num_bytes for spec in specs)
+                num_bytes = min(QUEUE_BYTES, sum(spec.num_bytes for spec in specs))
                 times.append(link.latency_s + num_bytes / link.bandwidth_bytes_per_s)
     return max(times)
 

@@ -5,7 +5,7 @@ between those leaves gloo waiting without a word, since a quiet link is not a fa
 
 - A connection that carries one byte a tick (`light`), apart from the tensors: it waits behind no message in a socket.
 - A link is silent if a byte was sent and has no acknowledgement for most of the time of detection, which is
-  `runtime.detect` or what several of the plan's messages take. Kernels acknowledge: a peer that computes, loads its
+  `runtime.detect` or what the queues of a slow link take. Kernels acknowledge: a peer that computes, loads its
   shard or is stopped still has a link. An acknowledgement proves both directions, so a cut of one direction shows at
   both ends.
 - Slow is not dead. In the network itself a byte may well wait behind tensors, for seconds at 100 kbit/s. Where it does,
