@@ -44,7 +44,8 @@ class PlanFolders:
 
     def job(self, job: str) -> Path:
         """Made, and empty; older ones are removed."""
-        return self._emptied("jobs", job)
+        shutil.rmtree(self._folder / "jobs" / job, ignore_errors=True)
+        return self._made("jobs", job)
 
     def plan_path(self, sha256: str) -> Path:
         return self._folder / "plans" / sha256 / "plan.yaml"
@@ -52,9 +53,7 @@ class PlanFolders:
     def keep_plan(self, sha256: str, body: IO[bytes], num_bytes: int) -> None:
         """Raises UserError where it is not a plan of this version, or has other bytes."""
         path = self.plan_path(sha256)
-        folder = path.parent
-        if not folder.exists():
-            self._emptied("plans", sha256)
+        self._made("plans", sha256)
         with replacing(path) as temporary:
             _receive(body, num_bytes, temporary, sha256)
             try:
@@ -91,7 +90,7 @@ class PlanFolders:
     def keep_input(self, sha256: str, name: str, body: IO[bytes], num_bytes: int) -> None:
         """`name`: checked; its ending says what it is."""
         self._check_space(num_bytes)
-        folder = self._emptied("inputs", sha256)
+        folder = self._made("inputs", sha256)
         with replacing(folder / name) as temporary:
             _receive(body, num_bytes, temporary, sha256)
 
@@ -102,20 +101,27 @@ class PlanFolders:
             raise UserError("the input is not here: send it first")
         return path
 
-    def _emptied(self, kind: str, name: str) -> Path:
-        parent = self._folder / kind
-        others = sorted(parent.iterdir(), key=lambda path: path.stat().st_mtime)
-        for old in [path for path in others if path.name != name][: -(KEPT - 1)]:
-            shutil.rmtree(old, ignore_errors=True)
-        folder = parent / name
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(mode=0o700)
+    def _made(self, kind: str, name: str) -> Path:
+        """Older ones are removed. Others may do the same at once: boards can have their homes on one server, and two
+        ranks may be on one machine."""
+        folder = self._folder / kind / name
+        if not folder.is_dir():
+            others = sorted((path for path in folder.parent.iterdir() if path != folder), key=_changed)
+            for old in others[: -(KEPT - 1)]:
+                shutil.rmtree(old, ignore_errors=True)
+            folder.mkdir(mode=0o700, exist_ok=True)
         return folder
 
     def _check_space(self, num_bytes: int) -> None:
         free = shutil.disk_usage(self._folder).free
         if num_bytes + SPARE_BYTES > free:
             raise UserError(f"there is no room for {num_bytes} bytes on this board: {free} are free")
+
+
+def _changed(path: Path) -> float:
+    with contextlib.suppress(OSError):  # another process has just removed it
+        return path.stat().st_mtime
+    return 0.0
 
 
 def _has(path: Path, sha256: str) -> bool:
