@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import io
-import threading
+import shutil
 from pathlib import Path
 
 import launch_plans
+import pytest
 
 from edgecompile.contract.files.atomic_files import file_sha256
 from edgelaunch.boards.agent.plan_folders import KEPT, PlanFolders
-
-NUM_RANKS, NUM_TIMES = 8, 8
 
 
 def keep(folders: PlanFolders, plan: Path) -> str:
@@ -20,28 +19,24 @@ def keep(folders: PlanFolders, plan: Path) -> str:
     return sha256
 
 
-def test_ranks_with_one_home_may_keep_a_plan_at_once(tmp_path: Path) -> None:
-    """A home on a file server, or two ranks on one machine."""
+def test_another_rank_with_the_same_home_keeps_the_plan_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A home on a file server, or two ranks on one machine: nothing fails, and what the other has fetched stays."""
     plan = launch_plans.floats(tmp_path / "plan", 2).path
-    for number in range(NUM_TIMES):
-        ranks = [PlanFolders(tmp_path / f"state-{number}") for _ in range(NUM_RANKS)]
-        errors: list[BaseException] = []
-        ready = threading.Barrier(NUM_RANKS)
+    folders = PlanFolders(tmp_path / "state")
+    for number in range(KEPT):
+        (tmp_path / "state" / "plans" / str(number)).mkdir()
+    theirs = folders.plan_path(file_sha256(plan)).parent / "shards" / "1.pt"
+    remove = shutil.rmtree
 
-        def one(rank: PlanFolders, ready: threading.Barrier = ready, errors: list[BaseException] = errors) -> None:
-            ready.wait()
-            try:
-                sha256 = keep(rank, plan)
-                assert rank.plan_path(sha256).read_bytes() == plan.read_bytes()
-            except BaseException as error:
-                errors.append(error)
+    def meanwhile(folder: Path, ignore_errors: bool = False) -> None:
+        remove(folder, ignore_errors)
+        theirs.parent.mkdir(parents=True)
+        theirs.write_text("a shard")
 
-        threads = [threading.Thread(target=one, args=(rank,)) for rank in ranks]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert not errors
+    monkeypatch.setattr(shutil, "rmtree", meanwhile)
+    sha256 = keep(folders, plan)
+    assert folders.plan_path(sha256).read_bytes() == plan.read_bytes()
+    assert theirs.read_text() == "a shard"
 
 
 def test_the_newest_jobs_are_kept_and_each_begins_empty(tmp_path: Path) -> None:
