@@ -271,7 +271,7 @@ class Runtime:
     timeout_s: float
     """For joining: how long ranks wait for each other."""
     detect_s: float = 10.0
-    """A silent rank is lost, a silent link cut after so long; on slow links after 4.5 times what 64 KiB take."""
+    """A rank that is silent for so long is lost, and a link cut; on slow links it takes longer."""
     rejoin_s: float = 60.0
     """How long the others wait for a lost rank or a cut link that they need; 0: not at all."""
     prepack: str = "auto"

@@ -63,16 +63,17 @@ def _fields(plan: Plan, event: RunEvent) -> dict[str, Any]:
 class LateBeats:
     """Rank 0's, of the other ranks' heartbeats; one line until a rank is heard of again."""
 
-    def __init__(self, log: RankLog) -> None:
-        self._log = log
+    def __init__(self, plan: Plan, log: RankLog) -> None:
+        self._plan, self._log = plan, log
+        self._limit_s = LATE * detection_s(plan)
         self._late = set[int]()
 
-    def look(self, plan: Plan, holders: Sequence[Member | None], now: float) -> None:
+    def look(self, holders: Sequence[Member | None], now: float) -> None:
         for rank, member in enumerate(holders):
             silent_s = round(now - member.alive, 3) if member is not None and rank else 0.0
-            if silent_s <= LATE * detection_s(plan):
+            if silent_s <= self._limit_s:
                 self._late.discard(rank)
             elif rank not in self._late:
                 self._late.add(rank)
-                self._log.trace(f"no heartbeat of {rank_name(plan, rank)} for {silent_s:.1f} s", "late_heartbeat",
-                                late_rank=rank, late_host=plan.hosts[rank].name, silent_s=silent_s)  # fmt: skip
+                self._log.trace(f"no heartbeat of {rank_name(self._plan, rank)} for {silent_s:.1f} s", "late_heartbeat",
+                                late_rank=rank, late_host=self._plan.hosts[rank].name, silent_s=silent_s)  # fmt: skip

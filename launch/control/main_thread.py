@@ -72,7 +72,7 @@ class Leading:
         self._epochs, self._ends, self._tell, self._request_kill = epochs, ends, tell, request_kill
         self._announcement: Announcement | None = None
         self._waiting, self._told = Waiting(partial(options.log, event="waiting")), Awaited()
-        self._late = LateBeats(options.log)
+        self._late = LateBeats(options.plan, options.log)
         self._summaries: dict[int, RankSummary] = {}
 
     @property
@@ -89,7 +89,7 @@ class Leading:
         num_items = self._ends.num_items if self._ends is not None else 0
         self._feed(leading.Tick(now, num_items))
         self._watch.hurry(self.urgent)
-        self._late.look(self._plan, self._side.state.roster.holders, now)
+        self._late.look(self._side.state.roster.holders, now)
         self._say_waiting(now)
 
     def _feed(self, event: leading.Event) -> None:

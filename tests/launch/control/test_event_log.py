@@ -74,16 +74,16 @@ def test_a_cut_link_names_both_ends_and_one_that_healed_is_no_warning(plan: Writ
 
 def test_a_late_heartbeat_is_told_once_until_the_rank_is_heard_of_again(plan: Written) -> None:
     lines: list[Line] = []
-    late = LateBeats(RankLog(plan.plan, 0, tell=lambda text, **more: lines.append({"text": text, **more})))
+    late = LateBeats(plan.plan, RankLog(plan.plan, 0, tell=lambda text, **more: lines.append({"text": text, **more})))
     member = Member("one", Process(), 10.0)
     for now in (10.1, 10.6, 10.8):
-        late.look(plan.plan, [None, member, None], now)
+        late.look([None, member, None], now)
     assert [(line["level"], line["event"], line["late_rank"]) for line in lines] == [
         (logging.DEBUG, "late_heartbeat", 1)
     ]
     heard = Member("one", member.process, 11.0)
     for now in (11.0, 11.7):
-        late.look(plan.plan, [None, heard, None], now)
+        late.look([None, heard, None], now)
     assert len(lines) == 2
 
 
