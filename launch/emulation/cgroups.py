@@ -99,20 +99,17 @@ class ControlGroup:
         self._folder = {key: controller.parent / name for key, controller in controllers.items()}
         self.folders = tuple(dict.fromkeys(self._folder.values()))
 
-    def create(
-        self, *, cpu_share: float | None, memory_bytes: int, period_s: float = LEAST_PERIOD_S, ticking: bool = False
-    ) -> None:
+    def create(self, *, cpu_share: float | None, memory_bytes: int, period_s: float = LEAST_PERIOD_S) -> None:
         """Limits from the start: `cpu_share` cores (None: all), `memory_bytes` with page cache and without swap.
 
-        The share is granted every `period_s`, or as near to that as does; `ticking`: something has the kernel look at
-        the time often (see `ticking_core`), so that short periods do.
+        The share is granted every `period_s`, or as near to that as does.
 
         Raises:
             UserError: the kernel refuses; names the file.
         """
         self._make()
         if cpu_share is not None:
-            self._limit_cpu(cpu_share, period_s, ticking)
+            self._limit_cpu(cpu_share, period_s)
         self._limit_memory(memory_bytes)
 
     def create_idle(self) -> None:
@@ -155,12 +152,9 @@ class ControlGroup:
     def remove(self) -> None:
         remove_groups(self.folders)
 
-    def _limit_cpu(self, share: float, period_s: float, ticking: bool) -> None:
-        if ticking:
-            period_s = min(MOST_PERIOD_S, max(MIN_QUOTA_S / share, period_s))
-        else:
-            period_s = min(MOST_PERIOD_S, max(LEAST_PERIOD_S, period_s))
-            period_s = period_s if share * period_s >= MIN_QUOTA_S else MOST_PERIOD_S
+    def _limit_cpu(self, share: float, period_s: float) -> None:
+        period_s = min(MOST_PERIOD_S, max(LEAST_PERIOD_S, period_s))
+        period_s = period_s if share * period_s >= MIN_QUOTA_S else MOST_PERIOD_S
         period_us, quota_us = round(period_s * 1e6), round(max(share * period_s, MIN_QUOTA_S) * 1e6)
         folder = self._folder["cpu"]
         # the quota alone starves large shares: groups that want to run at once get equal parts by default

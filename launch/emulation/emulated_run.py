@@ -30,6 +30,7 @@ from edgelaunch.emulation import cgroups, netns
 from edgelaunch.local.local_run import Children
 from edgelaunch.process.cores import available_cores, local_threads
 from edgelaunch.process.processes import start_time
+from edgelaunch.process.slower_cores import VARIABLE as SHARE_VARIABLE
 from edgelaunch.process.stderr import say
 from edgelaunch.request.run_request import RunRequest
 from edgelaunch.request.serve_request import ServeRequest
@@ -40,8 +41,6 @@ __all__ = ["EmulatedRun", "Emulation", "check_can_emulate", "describe", "interfa
 
 MASTER_PORT = 29500
 SLOWEST_UNSEEN_LATENCY_S = 0.001
-STEP_PERIODS = 2
-"""In which a stage of one stream computes its step."""
 
 _numbers = itertools.count()
 """Of this process's emulations."""
@@ -89,7 +88,6 @@ class Emulation:
                     cpu_share=limits.cpu_share,
                     memory_bytes=limits.memory_bytes,
                     period_s=self._period_s(host.rank),
-                    ticking=self._plan.generation is not None,
                 )
             self._connect()
             if any(host.limits.cpu_share is not None for host in self._plan.hosts):
@@ -110,7 +108,9 @@ class Emulation:
 
     def prefix(self, rank: int) -> list[str]:
         """Before a command: runs it as on the rank's host. Processes that end with it count against one limit."""
-        return [*_entering(self._groups[rank], self._cores[rank]), *self._namespaces.prefix(rank)]
+        share = self._plan.hosts[rank].limits.cpu_share
+        told = [] if share is None else ["env", f"{SHARE_VARIABLE}={share}"]
+        return [*_entering(self._groups[rank], self._cores[rank]), *told, *self._namespaces.prefix(rank)]
 
     def threads(self, rank: int) -> int:
         """Intra-op threads: as planned, but no more than the host's cores."""
@@ -141,15 +141,11 @@ class Emulation:
     def _period_s(self, rank: int) -> float:
         """How often a host's share is granted, where the kernel can.
 
-        A period's first part is computed at full speed, so that it is to be short beside a step for one stream, but a
-        core that changes hands loses its caches. SmolLM2 in fp32 over hosts of 0.8, 0.5 and 0.3 cores: with half of
-        the step one stream is 17 % faster than on slower cores, where it was 34 %, and prompts are 5 % slower; with a
-        fourth 3 %, and prompts 19 % slower.
+        A core that changes hands loses its caches: as seldom as a few times a microbatch. Steps of text are shorter,
+        and take their time by themselves (see slowed_down).
         """
-        generation = self._plan.generation
-        if generation is not None:
-            return generation.predicted.token_s / len(self._plan.stages) / STEP_PERIODS
-        # a core that changes hands loses its caches: as seldom as a few times a microbatch
+        if self._plan.generation is not None:
+            return cgroups.MOST_PERIOD_S
         stage = self._plan.stage_of_rank(rank)
         return stage.predicted.compute_s / 2 if stage is not None else 0.0
 
@@ -165,17 +161,14 @@ class Emulation:
             self._namespaces.star(interface_rates(plan))
 
     def _run_beside(self, controllers: dict[str, cgroups.Controller]) -> None:
-        """On each core what keeps it awake, and for text what interrupts it; their files say why. They end with this
-        process."""
+        """On each core what keeps it awake; its file says why. It ends with this process."""
         group = cgroups.ControlGroup(f"{self._mark}-spin", controllers)
         self._groups.append(group)
         group.create_idle()
         cores = {core for chosen in self._cores for core in chosen} or os.sched_getaffinity(0)
         for core in sorted(cores):
-            commands = [[*_entering(group, (core,)), *_own_file("busy_core.py")]]
-            commands += [[*_own_file("ticking_core.py"), str(core)]] if self._plan.generation is not None else []
-            for command in commands:
-                self._spinning.append(subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True))
+            command = [*_entering(group, (core,)), *_own_file("busy_core.py")]
+            self._spinning.append(subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True))
 
     def _remove(self) -> None:
         with _undisturbed():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from time import perf_counter_ns
@@ -23,6 +24,7 @@ from edgelaunch.pipeline.result_counters import Ends
 from edgelaunch.pipeline.shard_loader import Loader
 from edgelaunch.pipeline.stage_shard import run_shard
 from edgelaunch.pipeline.text_stage import Run, TextStage
+from edgelaunch.process.slower_cores import cpu_share, slowed_down
 from edgelaunch.transport.counters import StageClock, Transfers
 from edgelaunch.transport.links import Boundary, Consumer, LocalLink, Producer, ReceiveLink, SendLink
 from edgelaunch.transport.message_buffers import END, Layout
@@ -202,10 +204,12 @@ class StageEpoch:
         return self._work.clocks.setdefault(stage.units, StageClock())
 
     def _running(self, module: Callable[..., Any], stage: Stage) -> Run:
+        return slowed_down(self._at_full_speed(module, stage), cpu_share(os.environ))
+
+    def _at_full_speed(self, module: Callable[..., Any], stage: Stage) -> Run:
         device = self._options.device
         if self._plan.generation is not None:
-            state = self._work.state(stage)
-            return TextStage(self._plan, stage, module, device, state)
+            return TextStage(self._plan, stage, module, device, self._work.state(stage))
         return lambda tensors, sizes: run_shard(module, stage, tensors, device, sizes)
 
     def _run_stage(self, stage: Stage, run: Run, source: Consumer, sink: Producer) -> None:

@@ -169,3 +169,18 @@ except edgelaunch.RankFailedError as error:
 else:
     sys.exit('no error')
 """)
+
+
+def test_a_host_that_is_told_its_share_computes_as_slowly(one_stage: Written) -> None:
+    """As an emulated one is, whose quota alone would let short steps run at full speed."""
+    good(f"""
+import os
+from edgelaunch.pipeline import stage_work
+from edgelaunch.process.slower_cores import VARIABLE
+os.environ[VARIABLE] = "0.5"
+asked, slowed_down = [], stage_work.slowed_down
+stage_work.slowed_down = lambda run, share: asked.append(share) or slowed_down(run, share)
+with edgelaunch.Pipeline({str(one_stage.path)!r}, local=True) as p:
+    assert np.array_equal(p.submit(x[0]).result(30), 2 * x[0])
+assert asked == [0.5]
+""")
