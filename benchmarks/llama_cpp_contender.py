@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import ctypes
-import json
 import socket
 import subprocess
 import sys
@@ -13,6 +12,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
+
+from text_turns import Turn, prompt_of, take_turns
 
 OFFLOADED = 12
 """Of SmolLM2's 30 layers and its head, the last ones, which are half of its weights: the head is as large as eight
@@ -29,10 +30,6 @@ rpc.ggml_backend_rpc_start_server.argtypes = [
 ]
 rpc.ggml_backend_rpc_start_server(sys.argv[1].encode(), None, 1, 1, ctypes.pointer(device))
 """
-
-
-def prompt_of(length: int, number: int) -> list[int]:
-    return [(7919 * place + number) % 40000 + 100 for place in range(length)]
 
 
 class LlamaCpp:
@@ -55,9 +52,9 @@ class LlamaCpp:
     def close(self) -> None:
         self._lib.llama_model_free(self._model)
 
-    def streams(self, streams: int, prompt: int, tokens: int) -> float:
+    def rate(self, turn: Turn) -> float:
         """Tokens a second of decoding, or of the prompt where there are none to decode. All streams are one batch."""
-        lib = self._lib
+        lib, streams, prompt, tokens = self._lib, turn.streams, turn.prompt, turn.tokens
         wanted = lib.llama_context_default_params()
         most = max(prompt, streams)
         wanted.n_ctx, wanted.n_batch, wanted.n_seq_max = streams * (prompt + tokens + 32), most, streams
@@ -137,17 +134,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("file", type=Path)
     parser.add_argument("--rpc", action="store_true")
-    parser.add_argument("--streams", type=int, nargs="+", default=[1])
-    for name in ("prompt", "tokens"):
-        parser.add_argument(f"--{name}", type=int, default=128)
-    parser.add_argument("--long", type=int, nargs="+", default=[512])
     chosen = parser.parse_args()
     with rpc_server() if chosen.rpc else nullcontext():
         model = LlamaCpp(chosen.file, offloaded=OFFLOADED if chosen.rpc else 0)
-        found = {f"{count} streams": model.streams(count, chosen.prompt, chosen.tokens) for count in chosen.streams}
-        found |= {f"prompt of {count}": model.streams(1, count, 0) for count in chosen.long}
+        take_turns(model.rate)
         model.close()
-    print(json.dumps(found))
     return 0
 
 
