@@ -11,10 +11,12 @@ import math
 import os
 import re
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -32,6 +34,8 @@ from edgelaunch.process.cores import available_cores, local_threads
 from edgelaunch.process.processes import start_time
 from edgelaunch.process.slower_cores import VARIABLE as SHARE_VARIABLE
 from edgelaunch.process.stderr import say
+from edgelaunch.process.steps_alone import VARIABLE as TURNS_VARIABLE
+from edgelaunch.process.steps_alone import make_turns, told
 from edgelaunch.request.run_request import RunRequest
 from edgelaunch.request.serve_request import ServeRequest
 from edgelaunch.request.start_request import DEFAULT_RESTARTS
@@ -71,6 +75,8 @@ class Emulation:
         self._groups: list[cgroups.ControlGroup] = []
         self._namespaces = netns.Namespaces(self._mark, len(plan.hosts))
         shares = [host.limits.cpu_share for host in plan.hosts]
+        self._turns = Path(tempfile.gettempdir()) / f"{self._mark}-turns"
+        """In which hosts take turns, where steps are short and wait for memory."""
         self._spinning: list[subprocess.Popen[bytes]] = []
         self._cores = pinned_cores(shares, sorted(os.sched_getaffinity(0)))
 
@@ -79,6 +85,8 @@ class Emulation:
         check_can_emulate()
         controllers = cgroups.find_controllers()
         _remove_leftovers(controllers)
+        if self._plan.generation is not None:
+            make_turns(self._turns, len(self._plan.hosts))
         try:
             for host in self._plan.hosts:
                 group = cgroups.ControlGroup(f"{self._mark}-{host.rank}", controllers)
@@ -109,8 +117,10 @@ class Emulation:
     def prefix(self, rank: int) -> list[str]:
         """Before a command: runs it as on the rank's host. Processes that end with it count against one limit."""
         share = self._plan.hosts[rank].limits.cpu_share
-        told = [] if share is None else ["env", f"{SHARE_VARIABLE}={share}"]
-        return [*_entering(self._groups[rank], self._cores[rank]), *told, *self._namespaces.prefix(rank)]
+        words = [] if share is None else ["env", f"{SHARE_VARIABLE}={share}"]
+        if words and self._plan.generation is not None:
+            words.append(f"{TURNS_VARIABLE}={told(self._turns, rank)}")
+        return [*_entering(self._groups[rank], self._cores[rank]), *words, *self._namespaces.prefix(rank)]
 
     def threads(self, rank: int) -> int:
         """Intra-op threads: as planned, but no more than the host's cores."""
@@ -177,6 +187,7 @@ class Emulation:
                 process.wait()
             for group in self._groups:
                 group.remove()
+            shutil.rmtree(self._turns, ignore_errors=True)
             self._namespaces.remove()
 
 
@@ -313,6 +324,9 @@ def _is_left(name: str) -> bool:
 def _remove_leftovers(controllers: dict[str, cgroups.Controller]) -> None:
     groups = [folder for folder in cgroups.groups_named(_family(), controllers) if _is_left(folder.name)]
     cgroups.remove_groups(tuple(groups))
+    for folder in Path(tempfile.gettempdir()).glob(f"{_family()}*-turns"):
+        if _is_left(folder.name):
+            shutil.rmtree(folder, ignore_errors=True)
     netns.remove_namespaces([name for name in netns.namespaces_named(_family()) if _is_left(name)])
 
 

@@ -25,6 +25,7 @@ from edgelaunch.pipeline.shard_loader import Loader
 from edgelaunch.pipeline.stage_shard import run_shard
 from edgelaunch.pipeline.text_stage import Run, TextStage
 from edgelaunch.process.slower_cores import cpu_share, slowed_down
+from edgelaunch.process.steps_alone import steps_alone
 from edgelaunch.transport.counters import StageClock, Transfers
 from edgelaunch.transport.links import Boundary, Consumer, LocalLink, Producer, ReceiveLink, SendLink
 from edgelaunch.transport.message_buffers import END, Layout
@@ -204,7 +205,7 @@ class StageEpoch:
         return self._work.clocks.setdefault(stage.units, StageClock())
 
     def _running(self, module: Callable[..., Any], stage: Stage) -> Run:
-        return slowed_down(self._at_full_speed(module, stage), cpu_share(os.environ))
+        return slowed_down(self._at_full_speed(module, stage), cpu_share(os.environ), steps_alone(os.environ))
 
     def _at_full_speed(self, module: Callable[..., Any], stage: Stage) -> Run:
         device = self._options.device

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from launch_harness import Running
+from tiny_text import generation
 
 from edgecompile.contract.cluster import Limits, Network
 from edgecompile.contract.errors import UserError
@@ -24,6 +26,8 @@ from edgelaunch.emulation import cgroups, netns
 from edgelaunch.emulation import emulated_run as emulate
 from edgelaunch.emulation.emulated_run import Emulation
 from edgelaunch.process.slower_cores import VARIABLE
+from edgelaunch.process.steps_alone import VARIABLE as TURNS
+from edgelaunch.process.steps_alone import steps_alone
 
 DEADLINE_S = 150.0
 """A host with part of a core takes long to import torch."""
@@ -60,7 +64,8 @@ def left_of(process: int) -> list[str]:
     """Namespaces and groups that carry a process's id."""
     mark = f"{emulate._family()}{process}-"
     groups = cgroups.groups_named(mark, cgroups.find_controllers())
-    return [*netns.namespaces_named(mark), *map(str, groups)]
+    folders = Path(tempfile.gettempdir()).glob(f"{mark}*")
+    return [*netns.namespaces_named(mark), *map(str, groups), *map(str, folders)]
 
 
 @pytest.mark.parametrize("model", ["host", "pairwise", "shared"])
@@ -127,6 +132,23 @@ def test_a_share_of_a_core_is_no_more(plan: Plan) -> None:
     told, used = done.stdout.split()
     assert float(told) == 0.2, "what a step of text takes, a quota of 100 ms alone does not hold"
     assert float(used) < 0.24
+
+
+def test_hosts_of_a_language_model_take_turns(plan: Plan) -> None:
+    text = replace(cluster(share=0.2)(plan), generation=generation(None))
+    with Emulation(text) as emulation:
+        values = [
+            subprocess.run(
+                [*emulation.prefix(rank), "printenv", TURNS], capture_output=True, text=True, check=True
+            ).stdout
+            for rank in range(len(plan.hosts))
+        ]
+        numbers, folders = zip(*(value.strip().split(":") for value in values), strict=True)
+        assert numbers == ("0", "1", "2")
+        (folder,) = {*folders}
+        assert folder in left_of(os.getpid())
+        assert steps_alone({TURNS: values[2].strip()}) is not None
+    assert left_of(os.getpid()) == []
 
 
 class Hungry(torch.nn.Module):

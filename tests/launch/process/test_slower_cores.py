@@ -52,15 +52,45 @@ def clocks(monkeypatch: pytest.MonkeyPatch) -> Clocks:
 def test_a_call_takes_its_cpu_seconds_over_the_share(
     clocks: Clocks, share: float, wall_s: float, cpu_s: float, takes_s: float
 ) -> None:
-    run = slowed_down(clocks.compute, share)
+    run = slowed_down(lambda tensors, sizes: clocks.compute(*tensors), share)
     for number in range(1, 4):
-        assert run(wall_s, cpu_s) == "result"
+        assert run((wall_s, cpu_s), {"batch": 2}) == "result"
         assert clocks.wall_s - 100.0 == pytest.approx(number * takes_s)
     assert len(clocks.slept) == (3 if takes_s > wall_s else 0)
 
 
+class Steps:
+    """Takes half of each call's processor time out."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, object]] = []
+
+    def begin(self, kind: object) -> None:
+        self.seen.append(("begin", kind))
+
+    def end(self, kind: object, cpu_s: float) -> float:
+        self.seen.append(("end", kind))
+        return cpu_s / 2
+
+
+def test_what_other_hosts_take_is_taken_out(clocks: Clocks) -> None:
+    steps = Steps()
+    slowed_down(lambda tensors, sizes: clocks.compute(*tensors), 0.25, steps)((1.0, 1.0), {"batch": 2, "tokens": 3})
+    assert clocks.wall_s == pytest.approx(102.0)
+    assert steps.seen == [("begin", (2, 3)), ("end", (2, 3))]
+
+
+def test_a_call_that_fails_ends_its_turn(clocks: Clocks) -> None:
+    steps = Steps()
+    with pytest.raises(ZeroDivisionError):
+        slowed_down(lambda tensors, sizes: tensors / 0, 0.25, steps)(1, {})
+    assert steps.seen == [("begin", ()), ("end", ())]
+
+
 def test_a_host_with_all_cores_is_not_slowed_down(clocks: Clocks) -> None:
-    run = clocks.compute
+    def run(tensors: object, sizes: object) -> str:
+        return "result"
+
     assert slowed_down(run, None) == run
 
 
