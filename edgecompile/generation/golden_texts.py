@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
+from edgecompile.contract.closed_sets import Cache
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.generation import GeneratedText, StateSpec, state_within
 from edgecompile.execution.attention import bound
 from edgecompile.execution.slot_state import SlotState, slot_value
-from edgecompile.models.causal_step import CausalStep
+from edgecompile.models.causal_step import FAR, CausalStep
 
-__all__ = ["NUM_TOKENS", "Comparison", "Divergence", "RunStage", "compare_texts", "divergence", "golden_texts",
-           "scores_through"]  # fmt: skip
+__all__ = ["NUM_TOKENS", "Comparison", "Divergence", "RunStage", "check_steps", "compare_texts", "divergence",
+           "golden_texts", "scores_through"]  # fmt: skip
 
 NUM_TOKENS = 32
-_ROUNDS = 1e-4
-"""Of the largest score: what rounding in float32 may change. SmolLM2's 30 layers change less than 3e-6."""
+_FEW = 3
+"""Tokens of an answer that tell whether steps follow the model."""
 
 Inputs = tuple[torch.Tensor, ...]
 
@@ -58,6 +59,33 @@ class Comparison:
     worst_divergence: float
 
 
+def check_steps(step: CausalStep, texts: Sequence[GeneratedText], state: Sequence[StateSpec], chunk: int) -> None:
+    """The model itself, all in float32, in chunks of the prompts and single tokens: where shards round, what they score
+    otherwise does not tell of it.
+
+    Raises:
+        UserError: it scores the texts otherwise than transformers does.
+    """
+
+    def run(*inputs: torch.Tensor) -> Sequence[torch.Tensor]:
+        found = step(*inputs)
+        return found["logits"], found["slots"]
+
+    exact = [replace(spec, dtype=Cache.FP32.value) for spec in state]
+    whole = RunStage(run=run, units=(0, max((spec.unit for spec in state), default=0)), places=(2, 1))
+    for number, text in enumerate(texts):
+        few = replace(text, tokens=text.tokens[:_FEW])
+        (scores,) = scores_through([few], [whole], exact, step.context, chunk)
+        wanted = step.scores_of((*few.prompt, *few.tokens[:-1]), len(few.tokens))
+        far = divergence(wanted, scores).far
+        if far > FAR:
+            raise UserError(
+                f"{type(step.model).__name__}: in chunks of {chunk} tokens it scores golden text {number}, of "
+                f"{len(text.prompt)} tokens and more, otherwise than transformers scores it as a whole, by {far:.1g} "
+                "of the largest score: it cannot generate text step by step here"
+            )
+
+
 def compare_texts(
     step: CausalStep, texts: Sequence[GeneratedText], stages: Sequence[RunStage], state: Sequence[StateSpec],
     chunk: int, rows: int, *, rounded: bool,
@@ -89,7 +117,7 @@ def compare_texts(
                     f"token {place} is {int(given[place].argmax())}, not {text.tokens[place]}; this is a bug of "
                     "edgecompile: please report it"
                 )
-            if not rounded and found.far > _ROUNDS:
+            if not rounded and found.far > FAR:
                 raise UserError(
                     f"the shards score the tokens of golden prompt {begin + index} otherwise than the model, by "
                     f"{found.far:.1g} of the largest score; this is a bug of edgecompile: please report it"
@@ -122,7 +150,7 @@ def divergence(wanted: torch.Tensor, given: torch.Tensor) -> Divergence:
     logs, own = wanted.double().log_softmax(-1), given.double().log_softmax(-1)
     nats = (logs.exp() * (logs - own)).sum(-1).clamp(min=0)
     most = wanted.abs().max()
-    return Divergence(nats=nats, same=lead <= _ROUNDS * most, far=float((given - wanted).abs().max() / most))
+    return Divergence(nats=nats, same=lead <= FAR * most, far=float((given - wanted).abs().max() / most))
 
 
 def scores_through(

@@ -19,7 +19,7 @@ from edgecompile.execution.prepack import pays_here
 from edgecompile.frontend.chain.kept_state import keeps_bf16, state_of
 from edgecompile.frontend.chain.sized_work import sized_work
 from edgecompile.frontend.chain.units import Chain
-from edgecompile.generation.golden_texts import RunStage, compare_texts, golden_texts
+from edgecompile.generation.golden_texts import RunStage, check_steps, compare_texts, golden_texts
 from edgecompile.generation.perplexity import measured_perplexity, windows_of
 from edgecompile.generation.text_prediction import predict_text
 from edgecompile.generation.tokenizer_files import TokenizerFiles, stop_ids_of, tokenizer_files
@@ -85,7 +85,9 @@ def plan_text(
             vocabulary=vocabulary, state=state, predicted=predicted, prompt=asked.prompt, tokens=asked.tokens,
             tokenizer=files.path, sha256=files.sha256, template=files.template, words=files.words, golden=tried.golden,
             perplexity=tried.perplexity,
-            stop_ids=tuple(sorted({*files.stop_ids, *stop_ids_of(module.model)})),
+            stop_ids=tuple(sorted(
+                number for number in {*files.stop_ids, *stop_ids_of(module.model)} if number < vocabulary
+            )),
         ),
         notes=tuple(notes),
     )  # fmt: skip
@@ -109,6 +111,7 @@ def _tried(
     state, vocabulary = state_of(chain), int(chain.boundaries[-1].tensors[0].shape[-1])
     with step("generate golden texts with the eager model"):
         texts = golden_texts(module, vocabulary, asked.chunk, request.model.seed)
+        check_steps(module, texts, state, asked.chunk)
     with step("generate the same with the shards"):
         runs = [_run_stage(writer, stage, chain, request.runtime.prepack) for stage in stages]
         rounded = any(stage.precision is not Precision.FP32 for stage in stages)

@@ -12,9 +12,11 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 
 from edgecompile.contract.errors import UserError
+from edgecompile.contract.generation import StateSpec
 from edgecompile.execution.attention import bound, register_attention
+from edgecompile.execution.slot_state import SlotState, slot_value
 
-__all__ = ["CausalStep", "causal_lm_of", "check_state"]
+__all__ = ["FAR", "CausalStep", "causal_lm_of", "check_state"]
 
 NAME = "edgecompile"
 """Of our attention, among those of transformers."""
@@ -24,6 +26,8 @@ _MOST_MIXED = 8
 """Tokens of which the last one is looked at: more than convolutions reach back."""
 _ROUNDING = 1e-5
 """Of the largest score. Experts, which compute their tokens together, differ by 7e-7; tiny convolutions by 5e-3."""
+FAR = 1e-4
+"""Of the largest score: what rounding in float32 may change. SmolLM2's 30 layers change less than 3e-6."""
 _HARMLESS = frozenset(
     {"dropout", "is_causal", "output_router_logits", "position_ids", "use_cache", "output_attentions", "cache_position",
      "output_hidden_states", "layer_idx", "training", "attention_dropout"}
@@ -52,6 +56,7 @@ class CausalStep(nn.Module):
         """
         super().__init__()
         register_attention()
+        _hold_frequencies(model, context)
         self.model = model
         self.weights_target = "model"
         _register_interface()
@@ -123,12 +128,15 @@ def causal_lm_of(cls: Any, config: Any, context: int) -> CausalStep:
 
 
 def check_state(module: nn.Module) -> None:
-    """Once a CausalStep has its weights: a token hears of those before it by attention alone, which slots keep.
+    """Once a CausalStep has its weights: a token hears of those before it by attention alone, which slots keep, and its
+    place in a text is what it is told.
 
-    A convolution or a recurrence over tokens has a state of its own, and steps without it would be wrong.
+    A convolution or a recurrence over tokens has a state of its own, and steps without it would be wrong. So would they
+    be where a model numbers its tokens itself: from 2, or within a message.
 
     Raises:
-        UserError: with attention that gives nothing, other tokens before the last change its scores.
+        UserError: with attention that gives nothing, other tokens before the last change its scores; or a text that
+            comes in parts is scored otherwise than transformers scores it as a whole.
     """
     if not isinstance(module, CausalStep) or module.context < 2:
         return
@@ -138,19 +146,78 @@ def check_state(module: nn.Module) -> None:
     other = (ids + 1) % vocabulary
     other[:, -1] = ids[:, -1]
     positions, slots = torch.arange(count).unsqueeze(0), torch.zeros(1, dtype=torch.int64)
-    with torch.no_grad(), bound(_Nothing()):
+    nothing = _Nothing()
+    with torch.no_grad(), bound(nothing):
         one, two = (module(tokens, positions, slots)["logits"] for tokens in (ids, other))
     if float((one - two).abs().max()) > _ROUNDING * float(one.abs().max()):
         raise UserError(
             f"{type(module.model).__name__}: tokens reach those behind them by more than attention, as by a "
             "convolution or a recurrence, whose state no slot keeps: take a model of attention alone"
         )
+    ids = torch.randint(0, vocabulary, (1, count), generator=torch.Generator().manual_seed(0))
+    far = _far_in_parts(module, ids, SlotState(tuple(nothing.seen.values()), 1, count))
+    if far > FAR:
+        raise UserError(
+            f"{type(module.model).__name__}: a text that comes in parts, with the positions of its tokens, is scored "
+            f"otherwise than transformers scores it as a whole, by {far:.1g} of the largest score: it numbers tokens "
+            "in a way of its own, or keeps more of them than keys and values: take another model"
+        )
+
+
+def _far_in_parts(step: CausalStep, ids: torch.Tensor, state: SlotState) -> float:
+    """How far its scores are from those of transformers, over the largest of these: half of a text at once, then a
+    token, then the rest. `ids`: (1, tokens)."""
+    count, half = ids.shape[1], ids.shape[1] // 2
+    wanted, far = step.scores_of(tuple(ids[0].tolist()), count), 0.0
+    for begin, end in ((0, half), (half, half + 1), (half + 1, count)):
+        if begin == end:
+            continue
+        positions, slots = torch.arange(begin, end).unsqueeze(0), torch.tensor([slot_value(1, 0, 1)])
+        with torch.no_grad(), bound(state.step(slots, positions)):
+            scores = step(ids[:, begin:end], positions, slots)["logits"][0]
+        far = max(far, float((scores - wanted[end - 1]).abs().max()))
+    return far / float(wanted.abs().max().clamp_min(torch.finfo(torch.float32).tiny))
+
+
+def _hold_frequencies(model: Any, context: int) -> None:
+    """Rotary embeddings that change with the length of a text keep those of short ones, where no text is longer.
+
+    Raises:
+        UserError: a text may be longer, and what is kept of its tokens would be of other frequencies.
+    """
+    for module in model.modules():
+        kinds = getattr(module, "rope_type", None)
+        if kinds is None or not hasattr(module, "config"):
+            continue
+        for layer, kind in kinds.items() if isinstance(kinds, dict) else ((None, kinds),):
+            if kind != "longrope" and "dynamic" not in str(kind):
+                continue
+            given = getattr(module.config, "rope_parameters", None) or {}
+            most = (given[layer] if layer is not None else given).get("original_max_position_embeddings")
+            most = most if kind == "longrope" else getattr(module, "original_max_seq_len", most)
+            if isinstance(most, int) and context > most:
+                raise UserError(
+                    f"invalid value {context} for generation.context: the model's rotary embedding ({kind}) is another "
+                    f"one for a text of more than {most} tokens, and keys that are kept would be of the wrong one: at "
+                    f"most {most}"
+                )
+            if layer is None:
+                module.rope_type = "default"
+            else:
+                module.rope_type = {**module.rope_type, layer: "default"}
 
 
 class _Nothing:
     """Keys and values of which nothing is seen."""
 
+    def __init__(self) -> None:
+        self.seen: dict[int, StateSpec] = {}
+        """What would be kept, by the call of attention."""
+
     def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layer: int, *_: Any) -> torch.Tensor:
+        self.seen[layer] = StateSpec(
+            unit=0, layer=layer, groups=k.shape[1], key_size=k.shape[-1], value_size=v.shape[-1]
+        )
         rows, heads, tokens, _size = q.shape
         return q.new_zeros(rows, tokens, heads, v.shape[-1])
 

@@ -8,7 +8,7 @@ import torch
 
 from edgecompile.models.causal_step import CausalStep, causal_lm_of
 
-__all__ = ["CONTEXT", "VOCABULARY", "WINDOW", "Tiny", "tiny"]
+__all__ = ["CONTEXT", "VOCABULARY", "WINDOW", "Tiny", "longrope", "tiny"]
 
 VOCABULARY, CONTEXT, WINDOW, LAYERS = 100, 32, 5, 3
 _SIZES = {
@@ -34,3 +34,10 @@ def tiny(architecture: str, config: str, context: int = CONTEXT, **values: Any) 
     reference = cls._from_config(made, dtype=torch.float32, attn_implementation="eager").eval()
     reference.load_state_dict(step.model.state_dict())
     return Tiny(step, reference)
+
+
+def longrope(most: int) -> dict[str, Any]:
+    """A Phi-3 whose rotary embedding is another one for texts of more than so many tokens."""
+    factors = {"short_factor": [1.0, 1.2, 1.4, 1.6], "long_factor": [2.0, 3.0, 4.0, 5.0]}
+    rotary = {"rope_type": "longrope", "rope_theta": 10000.0, "original_max_position_embeddings": most, **factors}
+    return {"rope_parameters": rotary, "original_max_position_embeddings": most, "initializer_range": 0.3}

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from compiler_helpers import Compile
-from tiny_language import VOCABULARY, tiny
+from tiny_language import VOCABULARY, longrope, tiny
 
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.generation import StateSpec
-from edgecompile.generation.golden_texts import RunStage, compare_texts, golden_texts
+from edgecompile.generation.golden_texts import RunStage, check_steps, compare_texts, golden_texts
+from edgecompile.models.causal_step import check_state
 
 STATE = tuple(StateSpec(unit=0, layer=layer, groups=2, key_size=8, value_size=8) for layer in range(3))
 CHUNK, ROWS = 8, 4
@@ -49,6 +51,26 @@ def test_other_tokens_are_refused() -> None:
         compared(lambda scores: -scores)
 
 
+def test_a_model_whose_later_steps_are_others_is_refused_in_any_precision() -> None:
+    """Llama 4 scales what a token looks for by its place in the message, from some place on."""
+    sizes = {"intermediate_size_mlp": 48, "head_dim": 8, "num_local_experts": 2, "initializer_range": 0.3,
+             "no_rope_layers": [1, 0, 1], "attention_chunk_size": 64, "floor_scale": 9, "attn_scale": 1.0}  # fmt: skip
+    step, _ = tiny("Llama4ForCausalLM", "Llama4TextConfig", **sizes)
+    check_state(step)  # too short a text to tell
+    texts = golden_texts(step, VOCABULARY, CHUNK, seed=0)
+    check_steps(step, texts[2:3], STATE, CHUNK)
+    with pytest.raises(
+        UserError, match=r"Llama4ForCausalLM: in chunks of 8 tokens it scores golden text 1, of 15 tokens"
+    ):
+        check_steps(step, texts, STATE, CHUNK)
+
+
+def test_steps_of_a_model_are_right_whatever_the_plan_keeps_keys_in() -> None:
+    step, _ = tiny("LlamaForCausalLM", "LlamaConfig", initializer_range=0.3)
+    state = [replace(spec, dtype="bf16") for spec in STATE]
+    check_steps(step, golden_texts(step, VOCABULARY, CHUNK, seed=0), state, CHUNK)
+
+
 def test_what_rounds_is_counted() -> None:
     assert compared(lambda scores: scores * 1.01, rounded=True) > compared(lambda scores: -scores, rounded=True)
 
@@ -60,3 +82,14 @@ def test_a_model_with_another_state_is_refused_before_anything_is_measured(
     with pytest.raises(UserError, match=r"^Lfm2ForCausalLM: tokens reach those behind them by more than attention"):
         compile_here("model=causal_lm", f"weights={tmp_path / 'lfm2'}", "hosts.count=1", "generation.context=32",
                      "generation.chunk=8", "generation.prompt=8", "generation.tokens=8")  # fmt: skip
+
+
+def test_a_model_of_a_long_rotary_embedding_compiles(compile_here: Compile, tmp_path: Path) -> None:
+    """Phi-3 with a context of 128k has one: it writes its frequencies in place, by the longest text of a message."""
+    tiny("Phi3ForCausalLM", "Phi3Config", **longrope(32)).reference.save_pretrained(tmp_path / "phi3")
+    plan = compile_here(
+        "model=causal_lm", f"weights={tmp_path / 'phi3'}", "hosts.count=2", "generation.context=32",
+        "generation.chunk=8", "generation.prompt=8", "generation.tokens=8",
+    )  # fmt: skip
+    assert plan.generation is not None
+    assert len(plan.generation.golden) == 4

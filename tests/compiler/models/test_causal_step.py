@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_language import CONTEXT, VOCABULARY, WINDOW, tiny
+from tiny_language import CONTEXT, VOCABULARY, WINDOW, longrope, tiny
 
 from edgecompile.contract.errors import UserError
 from edgecompile.models.causal_step import check_state
@@ -103,6 +103,44 @@ def test_layers_with_another_state_are_refused(attending: list[int]) -> None:
 )  # fmt: skip
 def test_attention_alone_is_fine(architecture: str, config: str, values: dict[str, Any]) -> None:
     check_state(tiny(architecture, config, **values).step)
+
+
+def test_a_rotary_embedding_of_short_texts_is_kept_where_no_text_is_longer() -> None:
+    step, reference = tiny("Phi3ForCausalLM", "Phi3Config", **longrope(CONTEXT))
+    check_state(step)
+    ids = torch.randint(0, VOCABULARY, (1, CONTEXT))
+    with torch.no_grad():
+        got = step(ids, torch.arange(CONTEXT).unsqueeze(0), torch.tensor([0]))["logits"]
+        want = reference(input_ids=ids).logits[:, -1]
+        plain = tiny("Phi3ForCausalLM", "Phi3Config", initializer_range=0.3).reference(input_ids=ids).logits[:, -1]
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
+    assert float((want - plain).abs().max()) > 0.01, "its own factors count"
+
+
+def test_a_rotary_embedding_that_changes_within_the_context_is_refused() -> None:
+    with pytest.raises(
+        UserError, match=rf"invalid value {CONTEXT} for generation.context: .* \(longrope\) .* at most 16$"
+    ):
+        tiny("Phi3ForCausalLM", "Phi3Config", **longrope(16))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "config", "values"),
+    [
+        ("RobertaForCausalLM", "RobertaConfig", {"is_decoder": True}),  # its positions begin at 2
+        ("BartForCausalLM", "BartConfig",
+         {"d_model": 32, "decoder_layers": 2, "decoder_attention_heads": 4, "decoder_ffn_dim": 48, "is_decoder": True,
+          "is_encoder_decoder": False}),  # numbers the tokens of a message
+    ],
+)  # fmt: skip
+def test_models_that_number_tokens_themselves_are_refused(
+    architecture: str, config: str, values: dict[str, Any]
+) -> None:
+    step = tiny(architecture, config, initializer_range=0.3, init_std=0.3, **values).step
+    with pytest.raises(
+        UserError, match=f"{architecture}: a text that comes in parts.*it numbers tokens in a way of its"
+    ):
+        check_state(step)
 
 
 def test_attention_that_sees_what_comes_later_is_refused() -> None:
