@@ -117,10 +117,8 @@ def causal_lm_of(cls: Any, config: Any, context: int) -> CausalStep:
     try:
         model = cls._from_config(config, dtype=torch.float32, attn_implementation=NAME)
     except (ValueError, TypeError, KeyError) as error:
-        raise UserError(
-            f"{cls.__name__}: its attention does not go through transformers' AttentionInterface, so that nothing "
-            f"tells where its keys and values are ({str(error).splitlines()[0]})"
-        ) from None
+        said = (str(error).splitlines() or [""])[0]
+        raise _no_interface(cls, "" if NAME in said else f" ({said})") from None
     model = model.float().eval()
     if model.get_output_embeddings() is None:
         raise UserError(f"{cls.__name__}: it has no output embeddings, which score the next token")
@@ -330,7 +328,7 @@ def _windows(model: Any, context: int) -> list[int]:
                 raise
             except Exception as error:  # what a model does with a mask that is none of its own
                 why = f" ({type(error).__name__}: {(str(error).splitlines() or [''])[0]})"
-    raise _no_interface(model, why)
+    raise _no_interface(type(model), why)
 
 
 def _looked(model: Any, context: int) -> list[int]:
@@ -339,14 +337,14 @@ def _looked(model: Any, context: int) -> list[int]:
         ids = torch.zeros(1, 2, dtype=torch.int64)
         model(input_ids=ids, attention_mask=torch.ones_like(ids), position_ids=ids, use_cache=False)
     if not step.windows:
-        raise _no_interface(model, "")
+        raise _no_interface(type(model), "")
     return step.windows
 
 
-def _no_interface(model: Any, why: str) -> UserError:
+def _no_interface(cls: Any, why: str) -> UserError:
     return UserError(
-        f"{type(model).__name__}: its attention does not go through transformers' AttentionInterface, so that nothing "
-        f"tells where its keys and values are{why}"
+        f"{cls.__name__}: its attention does not go through transformers' AttentionInterface, so that nothing tells "
+        f"where its keys and values are{why}"
     )
 
 

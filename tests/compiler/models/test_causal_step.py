@@ -78,7 +78,11 @@ def test_generated_is_what_greedy_choice_gives_step_by_step() -> None:
 
 @pytest.mark.parametrize(
     ("architecture", "config", "values"),
-    [("BloomForCausalLM", "BloomConfig", {}), ("MambaForCausalLM", "MambaConfig", {"state_size": 4})],
+    [
+        ("BloomForCausalLM", "BloomConfig", {}),
+        ("MambaForCausalLM", "MambaConfig", {"state_size": 4}),
+        ("GPTJForCausalLM", "GPTJConfig", {"rotary_dim": 4}),
+    ],
 )
 def test_attention_that_is_not_transformers_is_refused(architecture: str, config: str, values: dict[str, Any]) -> None:
     with pytest.raises(UserError) as caught:
@@ -86,6 +90,7 @@ def test_attention_that_is_not_transformers_is_refused(architecture: str, config
     said = str(caught.value)
     assert "AttentionInterface" in said
     assert architecture in said
+    assert "edgecompile" not in said
     assert "\n" not in said
 
 
