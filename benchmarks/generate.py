@@ -38,6 +38,12 @@ STREAMS = (1, 4, 8)
 FOR_PROMPTS = ("schedule.objective=first_token", f"generation.prompt={LONG[-1]}", "generation.tokens=100")
 """What a plan for long prompts is asked for: its stages take equally long for a chunk, and not for a step of decoding,
 where the last one has the head."""
+OURS: tuple[tuple[str, int, tuple[str, ...]], ...] = (
+    ("1 rank", 1, ()),
+    ("2 ranks", 2, ()),
+    ("2 ranks for prompts", 2, FOR_PROMPTS),
+)
+"""Ranks of each plan, and words for edgecompile."""
 TURNS = {f"{count} streams": Turn(streams=count, prompt=PROMPT, tokens=TOKENS) for count in STREAMS}
 TURNS |= {f"prompt of {length}": Turn(streams=1, prompt=length, tokens=0) for length in LONG}
 LIMIT = "two apart"
@@ -67,7 +73,7 @@ def contenders(chosen: argparse.Namespace, folder: Path, stack: ExitStack) -> di
     """By name; the first is what the others are compared with."""
     found: dict[str, Callable[[Turn], float | None]] = {}
     for precision in chosen.precision:
-        for name, ranks, more in (("1 rank", 1, ()), ("2 ranks", 2, ()), ("2 ranks for prompts", 2, FOR_PROMPTS)):
+        for name, ranks, more in OURS[: 1 if chosen.alone else None]:
             target = folder / f"{precision}-{name.replace(' ', '-')}"
             plan = target / "plan.yaml"
             if not plan.exists():
@@ -77,7 +83,8 @@ def contenders(chosen: argparse.Namespace, folder: Path, stack: ExitStack) -> di
                     f"generation.context={CONTEXT}", *more,
                 )  # fmt: skip
             found[f"{precision}, {name}"] = stack.enter_context(contender(plan)).turn
-        found[f"{precision}, {LIMIT}"] = Apart(folder / f"{precision}-1-rank" / "plan.yaml", stack).turn
+        if not chosen.alone:
+            found[f"{precision}, {LIMIT}"] = Apart(folder / f"{precision}-1-rank" / "plan.yaml", stack).turn
     for file in chosen.llama:
         for name, options in ((file.stem, ()), (f"{file.stem} over RPC", ("--rpc",)))[: 1 + chosen.rpc]:
             found[name] = stack.enter_context(Contender("llama_cpp_contender.py", str(file), *options)).turn
@@ -100,6 +107,7 @@ def show(rounds: list[dict[str, dict[str, float | None]]]) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--precision", nargs="+", default=["int8"])
+    parser.add_argument("--alone", action="store_true", help="one rank, and none of two")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--weights", default=WEIGHTS, help="of SmolLM2; null: random ones, which are as fast")
     parser.add_argument("--llama", nargs="*", type=Path, default=[], help="GGUF files for llama.cpp")
