@@ -97,7 +97,8 @@ def compare_texts(
         rounded: another precision than float32: other tokens are counted, not refused.
 
     Raises:
-        UserError: the shards choose another token than the model, or score it otherwise, which is not due to rounding.
+        UserError: the shards choose another token than the model, or score it otherwise, which is not due to rounding;
+            or transformers' generate() itself does.
     """
     rows = min(rows, len(texts))
     equal, total, nats = 0, 0, list[torch.Tensor]()
@@ -106,6 +107,7 @@ def compare_texts(
         scores = scores_through(part, stages, state, step.context, chunk)
         for index, text in enumerate(part):
             wanted = step.scores_of((*text.prompt, *text.tokens[:-1]), len(text.tokens))
+            _check_agreement(step, text, begin + index, wanted)
             given = scores[index]
             total += len(text.tokens)
             found = divergence(wanted, given)
@@ -126,6 +128,20 @@ def compare_texts(
     joined = torch.cat(nats)
     return Comparison(num_tokens=total, num_equal=equal, mean_divergence=float(joined.mean()),
                       worst_divergence=float(joined.max()))  # fmt: skip
+
+
+def _check_agreement(step: CausalStep, text: GeneratedText, number: int, wanted: torch.Tensor) -> None:
+    """Raises UserError where transformers' generate() chose a token that the model, run over the text at once, scores
+    lower than another one: which of them is right, nobody can tell."""
+    chosen = wanted.gather(-1, torch.tensor(text.tokens).unsqueeze(-1)).squeeze(-1)
+    lower = wanted.max(-1).values - chosen > FAR * wanted.abs().max()
+    if bool(lower.any()):
+        raise UserError(
+            f"{type(step.model).__name__}: transformers' generate() continues golden text {number}, of "
+            f"{len(text.prompt)} tokens and more, otherwise than the model scores it at once, from token "
+            f"{int(lower.nonzero()[0])} of its answer on: it keeps less of a text than it sees, such as the tokens of "
+            "a window that its mask does not have; try a smaller generation.context"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -64,6 +64,7 @@ class CausalStep(nn.Module):
         if isinstance(most, int) and 0 < most < context:
             raise UserError(f"invalid value {context} for generation.context: the model takes at most {most} tokens")
         self.context = context
+        self._all_tokens = _all_tokens(model)
         self.windows = _windows(model, context)
 
     def forward(self, input_ids: torch.Tensor, positions: torch.Tensor, slots: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -73,7 +74,7 @@ class CausalStep(nn.Module):
         with _running(step), _rows_selected(model.get_output_embeddings(), last):
             result = model(
                 input_ids=input_ids, attention_mask=valid.to(torch.int64), position_ids=positions.clamp(min=0),
-                use_cache=False,
+                use_cache=False, **self._all_tokens,
             )  # fmt: skip
         return {"logits": result.logits.squeeze(1).to(torch.float32), "slots": slots}
 
@@ -88,10 +89,11 @@ class CausalStep(nn.Module):
         return [int(number) for number in result[0, prompt.shape[1] :]]
 
     def scores_of(self, tokens: tuple[int, ...], count: int) -> torch.Tensor:
-        """The scores of what follows each of the last so many tokens, (count, vocabulary), as transformers has them."""
+        """The scores of what follows each of the last so many tokens, (count, vocabulary), as transformers has them,
+        with the positions that its generate() gives."""
         with self._of_transformers(), torch.no_grad():
-            ids = torch.tensor([tokens])
-            result = self.model(input_ids=ids, use_cache=False, logits_to_keep=count)
+            ids, positions = torch.tensor([tokens]), torch.arange(len(tokens)).unsqueeze(0)
+            result = self.model(input_ids=ids, position_ids=positions, use_cache=False, logits_to_keep=count)
         scores: torch.Tensor = result.logits[0, -count:].to(torch.float32)
         return scores
 
@@ -117,12 +119,18 @@ def causal_lm_of(cls: Any, config: Any, context: int) -> CausalStep:
     try:
         model = cls._from_config(config, dtype=torch.float32, attn_implementation=NAME)
     except (ValueError, TypeError, KeyError) as error:
-        said = (str(error).splitlines() or [""])[0]
-        raise _no_interface(cls, "" if NAME in said else f" ({said})") from None
+        raise _no_interface(cls, error) from None
     model = model.float().eval()
     if model.get_output_embeddings() is None:
         raise UserError(f"{cls.__name__}: it has no output embeddings, which score the next token")
     return CausalStep(model, context)
+
+
+def _all_tokens(model: Any) -> dict[str, Any]:
+    """For a model that drops tokens before its last layers, where those keep no keys and values of their own (Gemma 4):
+    what makes it leave all in, as transformers' masks are cut for that, and ours are none."""
+    drops = any(hasattr(module, "_maybe_slice_kv_shared_inputs") for module in model.modules())
+    return {"logits_to_keep": slice(None)} if drops else {}
 
 
 def check_state(module: nn.Module) -> None:
@@ -321,30 +329,38 @@ def _windows(model: Any, context: int) -> list[int]:
         except UserError:
             raise
         except Exception:  # such as routing to experts
-            why = ""
             try:
                 return _looked(model, context)
             except UserError:
                 raise
             except Exception as error:  # what a model does with a mask that is none of its own
-                why = f" ({type(error).__name__}: {(str(error).splitlines() or [''])[0]})"
-    raise _no_interface(type(model), why)
+                raise _no_interface(type(model), error) from None
 
 
 def _looked(model: Any, context: int) -> list[int]:
     step = _Look(context)
     with _running(step):
         ids = torch.zeros(1, 2, dtype=torch.int64)
-        model(input_ids=ids, attention_mask=torch.ones_like(ids), position_ids=ids, use_cache=False)
+        model(
+            input_ids=ids, attention_mask=torch.ones_like(ids), position_ids=ids, use_cache=False, **_all_tokens(model)
+        )  # fmt: skip
     if not step.windows:
-        raise _no_interface(type(model), "")
+        raise _no_interface(type(model))
     return step.windows
 
 
-def _no_interface(cls: Any, why: str) -> UserError:
+def _no_interface(cls: Any, error: Exception | None = None) -> UserError:
+    """`error`: what the model raised, perhaps for another reason."""
+    said = "" if error is None else (str(error).splitlines() or [""])[0]
+    if _Mask.__name__ in said:
+        why = " (it computes with its mask itself)"
+    elif error is None or NAME in said:
+        why = ""
+    else:
+        why = f" ({type(error).__name__}: {said})"
     return UserError(
-        f"{cls.__name__}: its attention does not go through transformers' AttentionInterface, so that nothing tells "
-        f"where its keys and values are{why}"
+        f"{cls.__name__}: it does not attend through transformers' AttentionInterface, or not through that alone, so "
+        f"that nothing tells where its keys and values are{why}"
     )
 
 

@@ -65,6 +65,30 @@ def test_a_model_whose_later_steps_are_others_is_refused_in_any_precision() -> N
         check_steps(step, texts, STATE, CHUNK)
 
 
+def test_where_generate_itself_differs_from_the_model_nobody_knows_what_is_right() -> None:
+    """Moshi keeps a window of a text, and its mask has none."""
+    sizes = {"ffn_dim": 64, "audio_vocab_size": 20, "num_codebooks": 2, "initializer_range": 0.3}
+    texts = {}
+    for window in (32, 6):
+        step, _ = tiny("MoshiForCausalLM", "MoshiConfig", sliding_window=window, **sizes)
+        texts[window] = step, golden_texts(step, VOCABULARY, CHUNK, seed=0)
+
+    def compare(window: int) -> None:
+        step, golden = texts[window]
+
+        def run(*values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            found = step(*values)
+            return found["logits"], found["slots"]
+
+        compare_texts(step, golden, [RunStage(run=run, units=(0, 0), places=(2, 1))], STATE, CHUNK, ROWS, rounded=True)
+
+    compare(32)
+    with pytest.raises(
+        UserError, match=r"^MoshiForCausalLM: transformers' generate\(\) continues golden text [0-3], of"
+    ):
+        compare(6)
+
+
 def test_steps_of_a_model_are_right_whatever_the_plan_keeps_keys_in() -> None:
     step, _ = tiny("LlamaForCausalLM", "LlamaConfig", initializer_range=0.3)
     state = [replace(spec, dtype="bf16") for spec in STATE]

@@ -129,23 +129,37 @@ def test_a_rotary_embedding_that_changes_within_the_context_is_refused() -> None
         tiny("Phi3ForCausalLM", "Phi3Config", **longrope(16))
 
 
-@pytest.mark.parametrize(
-    ("architecture", "config", "values"),
-    [
-        ("RobertaForCausalLM", "RobertaConfig", {"is_decoder": True}),  # its positions begin at 2
-        ("BartForCausalLM", "BartConfig",
-         {"d_model": 32, "decoder_layers": 2, "decoder_attention_heads": 4, "decoder_ffn_dim": 48, "is_decoder": True,
-          "is_encoder_decoder": False}),  # numbers the tokens of a message
-    ],
-)  # fmt: skip
-def test_models_that_number_tokens_themselves_are_refused(
-    architecture: str, config: str, values: dict[str, Any]
-) -> None:
-    step = tiny(architecture, config, initializer_range=0.3, init_std=0.3, **values).step
-    with pytest.raises(
-        UserError, match=f"{architecture}: a text that comes in parts.*it numbers tokens in a way of its"
-    ):
+def test_a_model_that_numbers_the_tokens_of_a_message_is_refused() -> None:
+    sizes = {"d_model": 32, "decoder_layers": 2, "decoder_attention_heads": 4, "decoder_ffn_dim": 48, "init_std": 0.3,
+             "is_decoder": True, "is_encoder_decoder": False}  # fmt: skip
+    step = tiny("BartForCausalLM", "BartConfig", **sizes).step
+    with pytest.raises(UserError, match=r"^BartForCausalLM: a text that comes in parts.*it numbers tokens in a"):
         check_state(step)
+
+
+def test_positions_are_those_that_generate_gives() -> None:
+    """RoBERTa's begin at 2 where it is given none."""
+    step, _ = tiny("RobertaForCausalLM", "RobertaConfig", is_decoder=True, initializer_range=0.3)
+    check_state(step)
+    prompt = torch.randint(2, VOCABULARY, (1, 7))
+    (token,) = step.generated(prompt, 1)
+    assert int(step.scores_of(tuple(prompt[0].tolist()), 1).argmax()) == token
+
+
+def test_layers_that_share_keys_and_values_see_all_tokens() -> None:
+    """Gemma 4 leaves out of its last layers what generate() does not ask for."""
+    kinds = ["sliding_attention", "full_attention", "sliding_attention", "full_attention"]
+    step, reference = tiny(
+        "Gemma4ForCausalLM", "Gemma4TextConfig", sliding_window=WINDOW, head_dim=8, global_head_dim=8,
+        num_hidden_layers=4, layer_types=kinds, num_kv_shared_layers=2, hidden_size_per_layer_input=4,
+        vocab_size_per_layer_input=VOCABULARY, initializer_range=0.3,
+    )  # fmt: skip
+    check_state(step)
+    ids = torch.randint(0, VOCABULARY, (1, LONG))
+    with torch.no_grad():
+        got = step(ids, torch.arange(LONG).unsqueeze(0), torch.tensor([0]))["logits"]
+        want = reference(input_ids=ids).logits[:, -1]
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
 
 
 def test_attention_that_sees_what_comes_later_is_refused() -> None:
