@@ -117,6 +117,8 @@ class StepsAlone:
         if not self._alone and not _locked(self._computing, fcntl.LOCK_SH, deadline_s):
             self._given_up = True
         fcntl.flock(self._gate, fcntl.LOCK_UN)
+        if self._given_up:
+            return
         self._begin_ns = time.monotonic_ns()
         self._others_ns = self._others(self._begin_ns)
         self._set(self._begin_ns)

@@ -129,6 +129,7 @@ def test_a_host_that_stops_in_its_turn_alone_holds_the_others_up_once(pair: Pair
     for _ in range(200):
         other()
     assert WAIT_S <= pair.clock.now_s - begin_s < WAIT_S + 0.1
+    assert pair.second._others(pair.clock.monotonic_ns()) == pair.first._done_ns, "it is not said to compute for ever"
 
 
 def test_nobody_computes_beside_a_step_that_is_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
