@@ -20,6 +20,8 @@ _CLOCK_S = 5e-6
 _MOST_CORRECTION = 1.25
 _MOST_START = 0.7
 """Of a stretch's time: what is left is its work."""
+_LEAST_WORK = 0.05
+"""Of a stretch's time is its units', at least: noise can make a short one shorter than a call."""
 _BISECTIONS = 60
 
 
@@ -198,10 +200,13 @@ def _fill(
 ) -> None:
     """Gives a stretch's time to its units; the units of one atom, which no cut can part, get equal parts."""
     net = [item.wall_s - atom_s for item in atoms]
-    net_s = whole.wall_s - (call_s if call_s == atom_s else _start_of(whole.wall_s, call_s))
+    least_s = _LEAST_WORK * whole.wall_s
+    net_s = max(least_s, whole.wall_s - (call_s if call_s == atom_s else _start_of(whole.wall_s, call_s)))
     scale = net_s / sum(net)
     busy = [own * item.cpu_s / item.wall_s for own, item in zip(net, atoms, strict=True)]
-    cpu_scale = whole.cpu_s / sum(busy) * min(1.0, net_s / (whole.wall_s - atom_s)) if sum(busy) > 0 else 0.0
+    cpu_scale = (
+        whole.cpu_s / sum(busy) * min(1.0, net_s / max(least_s, whole.wall_s - atom_s)) if sum(busy) > 0 else 0.0
+    )
     for atom, own, cpu, item in zip(span.atoms, net, busy, atoms, strict=True):
         count = atom.last - atom.first + 1
         figures = _Figures(

@@ -123,6 +123,20 @@ def test_what_all_checks_say_corrects_all_units(chain: Chain) -> None:
     assert solved.wall_s == pytest.approx([1.1 * value for value in seconds])
 
 
+@pytest.mark.parametrize("begin_s", [0.0, 5e-3])
+def test_no_time_is_negative_where_a_stretch_seems_shorter_than_a_call(chain: Chain, begin_s: float) -> None:
+    """As noise makes it with a model of a few thousand numbers."""
+    spans, seconds = spans_of_two_stretches(chain)
+    found = samples_of(spans, seconds, 2e-3, steady)
+    short = next(span for span in spans if span.atoms)
+    found[short.name].whole = [Sample(1e-4, 1e-4)] * 5
+    solved = solve_units(chain, spans, found, 1, begin_s)
+    assert solved.call_s > 1e-4
+    for values in (solved.wall_s, solved.wall_q1_s, solved.wall_q3_s, solved.cpu_s):
+        assert min(values) >= 0
+    assert min(solved.wall_s) > 0
+
+
 def test_two_threads_are_no_disturbance(chain: Chain) -> None:
     spans, seconds = spans_of_two_stretches(chain)
     found = samples_of(spans, seconds, 0.0, lambda value, number: Sample(value, 1.9 * value))

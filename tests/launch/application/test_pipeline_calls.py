@@ -179,8 +179,8 @@ from edgelaunch.pipeline import stage_work
 from edgelaunch.process.slower_cores import VARIABLE
 os.environ[VARIABLE] = "0.5"
 asked, slowed_down = [], stage_work.slowed_down
-stage_work.slowed_down = lambda run, share: asked.append(share) or slowed_down(run, share)
+stage_work.slowed_down = lambda run, *more: asked.append(more) or slowed_down(run, *more)
 with edgelaunch.Pipeline({str(one_stage.path)!r}, local=True) as p:
     assert np.array_equal(p.submit(x[0]).result(30), 2 * x[0])
-assert asked == [0.5]
+assert asked == [(0.5, None)]
 """)
