@@ -138,7 +138,7 @@ def check_state(module: nn.Module) -> None:
     place in a text is what it is told.
 
     A convolution or a recurrence over tokens has a state of its own, and steps without it would be wrong. So would they
-    be where a model numbers its tokens itself: from 2, or within a message.
+    be where a model numbers the tokens of each message itself.
 
     Raises:
         UserError: with attention that gives nothing, other tokens before the last change its scores; or a text that

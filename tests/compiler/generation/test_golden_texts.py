@@ -14,21 +14,26 @@ from tiny_language import VOCABULARY, longrope, tiny
 from edgecompile.contract.errors import UserError
 from edgecompile.contract.generation import StateSpec
 from edgecompile.generation.golden_texts import RunStage, check_steps, compare_texts, golden_texts
-from edgecompile.models.causal_step import check_state
+from edgecompile.models.causal_step import CausalStep, check_state
 
 STATE = tuple(StateSpec(unit=0, layer=layer, groups=2, key_size=8, value_size=8) for layer in range(3))
 CHUNK, ROWS = 8, 4
 
 
-def compared(change: Callable[[torch.Tensor], torch.Tensor], *, rounded: bool = False) -> int:
-    """How many tokens stay the most likely where the stage's scores are changed."""
-    step, _ = tiny("LlamaForCausalLM", "LlamaConfig", initializer_range=0.3)
+def stage_of(step: CausalStep, change: Callable[[torch.Tensor], torch.Tensor] = lambda scores: scores) -> RunStage:
+    """All of a model, whose scores are changed."""
 
     def run(*values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         found = step(*values)
         return change(found["logits"]), found["slots"]
 
-    stage = RunStage(run=run, units=(0, 0), places=(2, 1))
+    return RunStage(run=run, units=(0, 0), places=(2, 1))
+
+
+def compared(change: Callable[[torch.Tensor], torch.Tensor], *, rounded: bool = False) -> int:
+    """How many tokens stay the most likely where the stage's scores are changed."""
+    step, _ = tiny("LlamaForCausalLM", "LlamaConfig", initializer_range=0.3)
+    stage = stage_of(step, change)
     texts = golden_texts(step, VOCABULARY, CHUNK, seed=0)
     found = compare_texts(step, texts, [stage], STATE, CHUNK, ROWS, rounded=rounded)
     assert found.num_tokens == sum(len(text.tokens) for text in texts)
@@ -75,12 +80,7 @@ def test_where_generate_itself_differs_from_the_model_nobody_knows_what_is_right
 
     def compare(window: int) -> None:
         step, golden = texts[window]
-
-        def run(*values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            found = step(*values)
-            return found["logits"], found["slots"]
-
-        compare_texts(step, golden, [RunStage(run=run, units=(0, 0), places=(2, 1))], STATE, CHUNK, ROWS, rounded=True)
+        compare_texts(step, golden, [stage_of(step)], STATE, CHUNK, ROWS, rounded=True)
 
     compare(32)
     with pytest.raises(
